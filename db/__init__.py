@@ -1,0 +1,1 @@
+"""What is stored: one module per noun, and the only place with SQL."""

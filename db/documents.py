@@ -1,0 +1,81 @@
+"""JSON documents on their way into `jsonb`.
+
+PostgreSQL cannot store the character NUL, and JSON knows no NaN. A document that somebody already
+paid for (a result, an answer, a message) must not be lost to that, so NUL becomes the visible
+symbol U+2400 and NaN becomes null; a document that somebody hands in (a payload) is refused.
+"""
+
+import re
+from typing import Any, cast
+
+import orjson
+from pydantic_core import PydanticSerializationError, to_json
+
+from db.errors import InvalidInput
+
+# An escaped NUL that is not itself an escaped backslash followed by "u0000".
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def to_document(value: object, thing: str = "the value") -> str:
+    """JSON text of any value pydantic can serialise (models, dataclasses, dates, UUIDs, …).
+
+    Raises `InvalidInput` naming `thing` when it cannot be JSON.
+    """
+    return _NUL.sub(rb"\1\\u2400", _encode(value, thing)).decode()
+
+
+def to_payload(value: object, thing: str, bytes_max: int = 1_048_576) -> str:
+    """JSON text of an object handed in by a caller: refused if not an object, with NUL, or large.
+
+    Raises `InvalidInput` naming `thing`, the reason and the remedy.
+    """
+    if not isinstance(value, dict):
+        raise InvalidInput(
+            f"{thing} must be a JSON object, not {type(value).__name__}",
+            'pass named arguments, like {"url": "…"}',
+        )
+    encoded = _encode(cast(object, value), thing)
+    if _NUL.search(encoded):
+        raise InvalidInput(
+            f"{thing} contains a NUL character, which PostgreSQL cannot store",
+            "remove it, or encode the bytes (base64)",
+        )
+    if len(encoded) > bytes_max:
+        raise InvalidInput(
+            f"{thing} has {len(encoded):,} bytes; at most {bytes_max:,} are allowed",
+            "store the document as an artifact or a file and pass its address",
+        )
+    return encoded.decode()
+
+
+def parse_payload(text: str, thing: str) -> dict[str, Any]:
+    """The JSON object in `text`; raises `InvalidInput` with the line and column of a mistake."""
+    try:
+        value: object = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(
+            f"{thing} is not JSON: {error.msg}",
+            'write an object, like {"url": "https://example.org"}',
+        ) from error
+    if not isinstance(value, dict):
+        raise InvalidInput(
+            f"{thing} must be a JSON object, not {type(value).__name__}",
+            'pass named arguments, like {"url": "…"}',
+        )
+    return cast(dict[str, Any], value)
+
+
+def to_text(value: str) -> str:
+    """`value` as PostgreSQL `text` can hold it: NUL becomes U+2400, lone surrogates U+FFFD."""
+    return value.replace("\0", "\u2400").encode("utf-8", "replace").decode()
+
+
+def _encode(value: object, thing: str) -> bytes:
+    try:
+        return to_json(value, inf_nan_mode="null")
+    except (PydanticSerializationError, UnicodeEncodeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"{thing} cannot be written as JSON: {error}",
+            "return plain data: dicts, lists, strings, numbers, dataclasses or pydantic models",
+        ) from error

@@ -1,0 +1,138 @@
+"""What can go wrong, whose fault it is, and what to do.
+
+    JobsworthError
+    ├── InvalidInput          the caller's value; nothing was written
+    ├── NotFound              no such row
+    ├── Conflict              the row is in another state, or a key is taken
+    ├── SchemaMismatch        the database's schema is not the one this version knows
+    └── DatabaseError         PostgreSQL said no; `sqlstate` is its code
+        ├── Unavailable       retriable: no connection, shutting down, read-only
+        ├── Contended         retriable: deadlock, lock timeout, serialization
+        ├── Exhausted         retriable: disk full, out of memory or connections
+        └── Refused           not retriable: constraint, bad value, missing right
+
+Each carries its own message and remedy. `retriable` says whether the same call may succeed later.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import psycopg_pool
+
+
+class JobsworthError(Exception):
+    """`message` names the thing and the reason, `remedy` what to do about it."""
+
+    retriable = False
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+class InvalidInput(JobsworthError):
+    """A value from the caller is not usable; nothing was written."""
+
+
+class NotFound(JobsworthError):
+    """The named row does not exist."""
+
+
+class Conflict(JobsworthError):
+    """The row is in a state that does not allow this, or a key is taken."""
+
+
+class SchemaMismatch(JobsworthError):
+    """The schema is missing, older or newer than this version of Jobsworth."""
+
+
+class DatabaseError(JobsworthError):
+    """PostgreSQL refused or could not be asked; `sqlstate` is its five-character code, if any."""
+
+    def __init__(self, message: str, remedy: str = "", sqlstate: str | None = None) -> None:
+        super().__init__(message, remedy)
+        self.sqlstate = sqlstate
+
+
+class Unavailable(DatabaseError):
+    """No connection, or a server that does not take writes now."""
+
+    retriable = True
+
+
+class Contended(DatabaseError):
+    """Another transaction was in the way: deadlock, lock timeout, serialization failure."""
+
+    retriable = True
+
+
+class Exhausted(DatabaseError):
+    """The server is out of disk, memory or connections."""
+
+    retriable = True
+
+
+class Refused(DatabaseError):
+    """The statement itself cannot succeed: a constraint, a bad value, a missing right."""
+
+
+READ_ONLY = "25006"
+_UNAVAILABLE = (READ_ONLY, "08", "57")
+_CONTENDED = ("40", "55P03")
+_EXHAUSTED = ("53", "58")
+_NOT_FOUND = "P0002"
+_CONFLICT = ("23505", "55000", "55006")
+_INVALID = ("22", "23", "54", "P0001")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn driver errors into this module's; everything else passes through unchanged."""
+    try:
+        yield
+    except psycopg_pool.PoolTimeout as error:
+        raise Unavailable(
+            "no database connection became free in time",
+            "check that PostgreSQL answers (jobsworth doctor), or raise JOBSWORTH_POOL_MAX",
+        ) from error
+    except psycopg_pool.PoolClosed as error:
+        raise Unavailable("the connection pool is closed", "the daemon is stopping") from error
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+def translate(error: psycopg.Error) -> JobsworthError:
+    """The error of this module that says the same as a driver error."""
+    code = error.sqlstate
+    message = error.diag.message_primary or str(error).strip() or type(error).__name__
+    hint = error.diag.message_hint or ""
+    if code is None:
+        return _without_code(error, message)
+    if code == _NOT_FOUND:
+        return NotFound(message, hint)
+    if code in _CONFLICT and hint:
+        return Conflict(message, hint)
+    if code.startswith(_UNAVAILABLE):
+        return Unavailable(message, hint or "the server is going away or read-only; retried", code)
+    if code.startswith(_CONTENDED):
+        return Contended(message, hint or "another transaction was in the way; try again", code)
+    if code.startswith(_EXHAUSTED):
+        return Exhausted(message, hint or "free disk, memory or connections on the server", code)
+    if code.startswith(_INVALID) and hint:
+        return InvalidInput(message, hint)
+    detail = error.diag.message_detail
+    return Refused(f"{message}: {detail}" if detail else message, hint, code)
+
+
+def _without_code(error: psycopg.Error, message: str) -> JobsworthError:
+    if isinstance(error, psycopg.OperationalError):
+        return Unavailable(
+            message.splitlines()[0],
+            "check that PostgreSQL runs and JOBSWORTH_DATABASE_URL is right",
+        )
+    return Refused(message)

@@ -1,0 +1,208 @@
+"""Connections, and the four ways to run a statement.
+
+`Database` owns a pool of autocommit connections that know their schema. The functions below run one
+statement of `db/`: they put the schema in (`jobsworth.` in the text), shield it, bound it in time
+and turn driver errors into `db.errors`. Under anyio a cancellation is delivered again at every
+await, so an unshielded statement would lose its connection; here it lands between statements.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString, TypeVar, overload
+
+import anyio
+import psycopg
+from psycopg.rows import class_row, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
+from db.schema import render
+
+T = TypeVar("T")
+Params = Mapping[str, Any] | Sequence[Any] | None
+
+DEFAULT_SCHEMA = "jobsworth"
+STATEMENT_SECONDS = 30.0
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """A psycopg connection that knows which installation (schema) it serves."""
+
+    schema: str = DEFAULT_SCHEMA
+    statement_seconds: float = STATEMENT_SECONDS
+
+
+class Database:
+    """A pool of connections to one installation.
+
+    `open` does not need the server to be there: the pool keeps trying, `ready` says whether it
+    answers. Every connection is in autocommit mode; use `transaction` for a visible block.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = DEFAULT_SCHEMA,
+        pool_min: int = 2,
+        pool_max: int = 10,
+        statement_seconds: float = STATEMENT_SECONDS,
+        acquire_seconds: float = 30.0,
+        application_name: str = "jobsworth",
+    ) -> None:
+        self.url = url
+        self.schema = schema
+        self.statement_seconds = statement_seconds
+        self.pool = AsyncConnectionPool(
+            url,
+            connection_class=Connection,
+            kwargs={"autocommit": True, "application_name": application_name},
+            configure=self._configure,
+            min_size=pool_min,
+            max_size=pool_max,
+            timeout=acquire_seconds,
+            reconnect_timeout=float("inf"),
+            open=False,
+        )
+
+    async def open(self) -> None:
+        """Start the pool; returns at once, connected or not."""
+        await self.pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        with anyio.CancelScope(shield=True):
+            await self.pool.close()
+
+    async def __aenter__(self) -> "Database":
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection]:
+        """Borrow a connection; a read-only one (a standby after failover) is thrown away."""
+        with translated():
+            connection = await self.pool.getconn()
+        try:
+            yield connection
+        except DatabaseError as error:
+            if error.sqlstate == READ_ONLY:
+                await connection.close()
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.pool.putconn(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Connection]:
+        """A connection inside `begin … commit`; an exception rolls back."""
+        async with self.connection() as connection:
+            with translated():
+                async with connection.transaction():
+                    yield connection
+
+    async def execute(self, query: LiteralString, params: Params = None) -> int:
+        """Run your own SQL; returns the number of rows it touched."""
+        async with self.connection() as connection:
+            return await execute(connection, query, params)
+
+    async def fetch_one(self, query: LiteralString, params: Params = None) -> dict[str, Any] | None:
+        """The first row of your own SQL, or None."""
+        async with self.connection() as connection:
+            return await fetch_one(connection, query, params)
+
+    async def fetch_all(self, query: LiteralString, params: Params = None) -> list[dict[str, Any]]:
+        """All rows of your own SQL."""
+        async with self.connection() as connection:
+            return await fetch_all(connection, query, params)
+
+    async def fetch_val(self, query: LiteralString, params: Params = None) -> Any:
+        """The first column of the first row of your own SQL, or None."""
+        async with self.connection() as connection:
+            return await fetch_val(connection, query, params)
+
+    async def _configure(self, connection: Connection) -> None:
+        connection.schema = self.schema
+        connection.statement_seconds = self.statement_seconds
+
+
+async def execute(
+    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params = None
+) -> int:
+    """Run a statement of this package; returns the number of rows it touched."""
+    async with _run(conn, query, params, dict_row) as cursor:
+        return cursor.rowcount
+
+
+@overload
+async def fetch_one(
+    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params = None
+) -> dict[str, Any] | None: ...
+@overload
+async def fetch_one(
+    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params, into: type[T]
+) -> T | None: ...
+async def fetch_one(
+    conn: psycopg.AsyncConnection[Any],
+    query: LiteralString,
+    params: Params = None,
+    into: type[Any] | None = None,
+) -> Any:
+    """The first row, as a dict or as `into(**row)`, or None."""
+    async with _run(conn, query, params, class_row(into) if into else dict_row) as cursor:
+        return await cursor.fetchone()
+
+
+@overload
+async def fetch_all(
+    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params = None
+) -> list[dict[str, Any]]: ...
+@overload
+async def fetch_all(
+    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params, into: type[T]
+) -> list[T]: ...
+async def fetch_all(
+    conn: psycopg.AsyncConnection[Any],
+    query: LiteralString,
+    params: Params = None,
+    into: type[Any] | None = None,
+) -> Any:
+    """All rows, as dicts or as `into(**row)`."""
+    async with _run(conn, query, params, class_row(into) if into else dict_row) as cursor:
+        return await cursor.fetchall()
+
+
+async def fetch_val(
+    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params = None
+) -> Any:
+    """The first column of the first row, or None."""
+    row = await fetch_one(conn, query, params)
+    return None if row is None else next(iter(row.values()))
+
+
+@asynccontextmanager
+async def bounded(seconds: float) -> AsyncGenerator[None]:
+    """Shield what happens inside from cancellation, for at most `seconds`."""
+    try:
+        with anyio.CancelScope(shield=True), anyio.fail_after(seconds):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(
+            f"PostgreSQL did not answer within {seconds:g} s", "see jobsworth doctor"
+        ) from error
+
+
+@asynccontextmanager
+async def _run(
+    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params, row_factory: Any
+) -> AsyncGenerator[psycopg.AsyncCursor[Any]]:
+    seconds = getattr(conn, "statement_seconds", STATEMENT_SECONDS)
+    text = render(query, getattr(conn, "schema", DEFAULT_SCHEMA))
+    async with bounded(seconds):
+        with translated():
+            async with conn.cursor(row_factory=row_factory) as cursor:
+                await cursor.execute(text, params)
+                yield cursor

@@ -1,0 +1,1320 @@
+CREATE SCHEMA jobsworth;
+
+CREATE TYPE jobsworth.approval_status AS ENUM (
+    'pending',
+    'approved',
+    'rejected',
+    'superseded',
+    'expired'
+);
+
+CREATE TYPE jobsworth.call_status AS ENUM (
+    'started',
+    'ok',
+    'error',
+    'cut',
+    'unknown'
+);
+
+CREATE TYPE jobsworth.deployment_status AS ENUM (
+    'building',
+    'testing',
+    'deploying',
+    'healthy',
+    'rolled_back',
+    'failed'
+);
+
+CREATE TYPE jobsworth.job_status AS ENUM (
+    'queued',
+    'waiting',
+    'running',
+    'done',
+    'failed',
+    'canceled'
+);
+
+CREATE TYPE jobsworth.ledger_entry AS ENUM (
+    'reserve',
+    'settle',
+    'release',
+    'adjust'
+);
+
+CREATE TYPE jobsworth.ledger_scope AS ENUM (
+    'proactive',
+    'reactive'
+);
+
+CREATE TYPE jobsworth.message_artifact_kind AS ENUM (
+    'voice_transcript',
+    'image_json',
+    'ocr_text',
+    'file_meta',
+    'tool_result'
+);
+
+CREATE TYPE jobsworth.message_role AS ENUM (
+    'user',
+    'assistant',
+    'system',
+    'tool'
+);
+
+CREATE TYPE jobsworth.step_effect AS ENUM (
+    'pure',
+    'idempotent',
+    'unsafe'
+);
+
+CREATE TYPE jobsworth.thread_status AS ENUM (
+    'active',
+    'archived',
+    'closed',
+    'deleted'
+);
+
+CREATE TYPE jobsworth.usage_source AS ENUM (
+    'provider',
+    'estimated',
+    'unknown'
+);
+
+CREATE TYPE jobsworth.wait_reason AS ENUM (
+    'timer',
+    'lane',
+    'parents',
+    'children',
+    'approval',
+    'signal',
+    'limit',
+    'budget',
+    'handler',
+    'person'
+);
+
+CREATE FUNCTION jobsworth.arrive() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if new.status <> 'queued' and (new.status <> 'waiting' or new.waiting_for <> 'parents') then
+    raise exception 'a job is inserted as queued, not as %', new.status
+      using errcode = 'check_violation',
+      hint = 'Leave status out: the database decides whether the job waits.';
+  end if;
+  if new.lane is null and new.thread_id is not null then
+    new.lane := new.thread_id::text;
+  end if;
+  if new.lane = '' then
+    new.lane := null;
+  end if;
+  if new.run_at <= clock_timestamp() then
+    new.run_at := null;
+  end if;
+  if new.status = 'waiting' then
+    null;
+  elsif new.run_at is not null then
+    new.status := 'waiting';
+    new.waiting_for := 'timer';
+    if new.run_at < clock_timestamp() + interval '1 second' then
+      perform pg_notify('jobsworth.wake', 'timer');
+    end if;
+  end if;
+  if new.lane is not null and new.run_at is null then
+    new.lane_position := coalesce(new.lane_position, nextval('jobsworth.lane_position'));
+    if new.status = 'queued' and jobsworth.lane_blocked(new.lane, new.lane_position, new.id) then
+      new.status := 'waiting';
+      new.waiting_for := 'lane';
+    end if;
+  else
+    new.lane_position := null;
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION jobsworth.cancel(job_id uuid, reason text DEFAULT 'canceled by a person'::text) RETURNS jobsworth.job_status
+    LANGUAGE plpgsql
+    AS $$
+declare
+  j jobsworth.reactive_jobs;
+begin
+  select x.* into j from jobsworth.reactive_jobs x where x.id = cancel.job_id for no key update;
+  if not found then
+    raise exception 'there is no job %', cancel.job_id using errcode = 'no_data_found',
+      hint = 'List jobs: jobsworth jobs.';
+  end if;
+  if j.finished_at is null then
+    perform jobsworth.cancel_locked(array[j.id], cancel.reason);
+  end if;
+  return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
+CREATE FUNCTION jobsworth.cancel_locked(job_ids uuid[], reason text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+  ended uuid[];
+begin
+  update jobsworth.reactive_jobs j
+  set cancel_requested = true, error = reason
+  where j.id = any(job_ids) and j.status = 'running';
+  if found then
+    perform pg_notify('jobsworth.cancel', '');
+  end if;
+  with stopped as (
+    update jobsworth.reactive_jobs j
+    set status = 'canceled', waiting_for = null, waiting_detail = null, run_at = null,
+        cancel_requested = true, error = reason, finished_at = now()
+    where j.id = any(job_ids) and j.status in ('queued', 'waiting')
+    returning j.id)
+  select array_agg(s.id) into ended from stopped s;
+  if ended is not null then
+    perform jobsworth.unblock(ended);
+  end if;
+end $$;
+
+CREATE FUNCTION jobsworth.cosine_distance(a public.halfvec, b public.halfvec) RETURNS double precision
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (a OPERATOR(public.<=>) b);
+
+CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds real DEFAULT NULL::real, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid) RETURNS uuid
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+declare
+  new_id uuid := coalesce(enqueue.id, jobsworth.uuidv7());
+  found_id uuid;
+  needs uuid[] := coalesce(enqueue.after, '{}');
+  unknown uuid;
+begin
+  if enqueue.mode is null or enqueue.mode = '' then
+    raise exception 'a job needs a mode: which handler runs it'
+      using errcode = 'invalid_parameter_value', hint = 'For example: enqueue(''answer'', …).';
+  end if;
+  if pg_column_size(enqueue.payload) > 1048576 then
+    raise exception 'the payload of a % job has % bytes; at most 1048576 are allowed',
+      enqueue.mode, pg_column_size(enqueue.payload)
+      using errcode = 'program_limit_exceeded',
+      hint = 'Store the document as an artifact or a file and pass its address.';
+  end if;
+  select u.id into unknown from unnest(needs) u(id)
+  where not exists (select 1 from jobsworth.reactive_jobs p where p.id = u.id) limit 1;
+  if found then
+    raise exception 'job % in after does not exist', unknown
+      using errcode = 'foreign_key_violation', hint = 'Enqueue the jobs it needs first.';
+  end if;
+  loop
+    insert into jobsworth.reactive_jobs (
+      id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
+      failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
+      status, waiting_for)
+    values (
+      new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
+      coalesce(enqueue.priority, 3)::smallint,
+      coalesce(enqueue.run_at, clock_timestamp() + enqueue.delay),
+      enqueue.thread_id, enqueue.trigger_message_id, enqueue.lane, enqueue.unique_key,
+      enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
+      enqueue.team_id, coalesce(enqueue.holds_lane, false),
+      case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
+      case when needs <> '{}' then 'parents'::jobsworth.wait_reason end)
+    on conflict do nothing
+    returning reactive_jobs.id into found_id;
+    if found_id is not null then
+      if needs <> '{}' then
+        insert into jobsworth.job_edges (job_id, needs_job_id)
+        select found_id, u.id from unnest(needs) u(id) group by u.id;
+        perform jobsworth.reconsider(array[found_id], patient => true);
+      end if;
+      return found_id;
+    end if;
+    -- Its own id came back (a repeated call), or the key's holder: unless that ended just now.
+    select j.id into found_id from jobsworth.reactive_jobs j where j.id = new_id;
+    if not found then
+      select j.id into found_id from jobsworth.reactive_jobs j
+      where j.unique_key = enqueue.unique_key and j.team_id is not distinct from enqueue.team_id
+        and j.finished_at is null;
+    end if;
+    if found_id is not null then
+      return found_id;
+    end if;
+  end loop;
+end $$;
+
+CREATE FUNCTION jobsworth.expire_approvals(most integer) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+declare
+  due record;
+  expired int := 0;
+begin
+  for due in
+    select a.id, a.job_id, a.on_timeout from jobsworth.approvals a
+    where a.status = 'pending' and a.deadline <= clock_timestamp()
+    order by a.deadline limit most for update skip locked
+  loop
+    -- Whatever somebody holds is left for the next round: expiry waits for nobody.
+    perform 1 from jobsworth.reactive_jobs j
+    where j.id = due.job_id for no key update skip locked;
+    continue when not found
+      and exists (select 1 from jobsworth.reactive_jobs j where j.id = due.job_id);
+    perform jobsworth.resolve(due.id, due.on_timeout, 'deadline', 'deadline');
+    expired := expired + 1;
+  end loop;
+  return expired;
+end $$;
+
+CREATE FUNCTION jobsworth.guard_deployment() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  legal boolean := new.status = old.status or case old.status
+      when 'building' then new.status in ('testing', 'deploying', 'failed')
+      when 'testing' then new.status in ('deploying', 'failed')
+      when 'deploying' then new.status in ('healthy', 'rolled_back', 'failed')
+      else false
+    end;
+begin
+  if not legal then
+    raise exception 'deployment % cannot go from % to %', old.id, old.status, new.status
+      using errcode = 'check_violation',
+      hint = 'building, testing, deploying, then healthy, rolled_back or failed; '
+        'a finished deployment stays as it is.';
+  end if;
+  new.updated_at := now();
+  return new;
+end $$;
+
+CREATE FUNCTION jobsworth.halfvec(value text) RETURNS public.halfvec
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (value)::public.halfvec;
+
+CREATE FUNCTION jobsworth.lane_blocked(in_lane text, at_position bigint, job_id uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    AS $$
+begin
+  return exists (
+      select 1 from jobsworth.reactive_jobs o
+      where o.lane = in_lane and o.status = 'running' and o.id <> job_id)
+    or exists (
+      select 1 from jobsworth.reactive_jobs o
+      where o.lane = in_lane and o.lane_position is not null and o.finished_at is null
+        and (o.waiting_for is null or o.waiting_for not in ('approval', 'signal') or o.holds_lane)
+        and (o.lane_position, o.id) < (at_position, job_id));
+end $$;
+
+CREATE FUNCTION jobsworth.lane_head(in_lane text) RETURNS uuid
+    LANGUAGE sql STABLE
+    AS $$
+  select o.id
+  from jobsworth.reactive_jobs o
+  where o.lane = in_lane and o.lane_position is not null and o.finished_at is null
+    and (o.waiting_for is null or o.waiting_for not in ('approval', 'signal') or o.holds_lane)
+  order by o.lane_position, o.id
+  limit 1
+$$;
+
+CREATE FUNCTION jobsworth.uuidv7() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$ select pg_catalog.uuidv7() $$;
+
+CREATE SEQUENCE jobsworth.job_position
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE TABLE jobsworth.reactive_jobs (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    thread_id uuid,
+    trigger_message_id uuid,
+    parent_id uuid,
+    worker_id uuid,
+    lease_no bigint,
+    "position" bigint DEFAULT nextval('jobsworth.job_position'::regclass) NOT NULL,
+    lane_position bigint,
+    run_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    status jobsworth.job_status DEFAULT 'queued'::jobsworth.job_status NOT NULL,
+    waiting_for jobsworth.wait_reason,
+    timeout_seconds real,
+    attempt integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    failures_max integer,
+    crashes_max integer,
+    priority smallint DEFAULT 3 NOT NULL,
+    is_child boolean DEFAULT false NOT NULL,
+    holds_lane boolean DEFAULT false NOT NULL,
+    cancel_requested boolean DEFAULT false NOT NULL,
+    queue text DEFAULT 'default'::text NOT NULL,
+    mode text NOT NULL,
+    lane text,
+    unique_key text,
+    effect_key text,
+    trace_parent text,
+    waiting_detail text,
+    error text,
+    payload jsonb DEFAULT '{}'::jsonb NOT NULL,
+    result jsonb,
+    CONSTRAINT crashes_max_is_positive CHECK ((crashes_max > 0)),
+    CONSTRAINT failures_max_is_positive CHECK ((failures_max > 0)),
+    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['done'::jobsworth.job_status, 'failed'::jobsworth.job_status, 'canceled'::jobsworth.job_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT mode_is_named CHECK ((mode <> ''::text)),
+    CONSTRAINT payload_is_an_object CHECK ((jsonb_typeof(payload) = 'object'::text)),
+    CONSTRAINT payload_is_at_most_1_mib CHECK ((pg_column_size(payload) <= 1048576)),
+    CONSTRAINT priority_is_1_to_4 CHECK (((priority >= 1) AND (priority <= 4))),
+    CONSTRAINT running_has_its_lease CHECK (((status <> 'running'::jobsworth.job_status) OR ((lease_no IS NOT NULL) AND (worker_id IS NOT NULL)))),
+    CONSTRAINT timeout_is_positive CHECK ((timeout_seconds > (0)::double precision)),
+    CONSTRAINT timer_has_its_time CHECK (((waiting_for IS DISTINCT FROM 'timer'::jobsworth.wait_reason) OR (run_at IS NOT NULL))),
+    CONSTRAINT waiting_has_its_reason CHECK (((status = 'waiting'::jobsworth.job_status) = (waiting_for IS NOT NULL)))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.05');
+
+CREATE FUNCTION jobsworth.reason_gone(j jobsworth.reactive_jobs) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    AS $$
+begin
+  return case j.waiting_for
+    when 'timer' then j.run_at <= clock_timestamp()
+    when 'lane' then not jobsworth.lane_blocked(j.lane, j.lane_position, j.id)
+    when 'parents' then not exists (
+      select 1 from jobsworth.job_edges e
+      join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = j.id and p.finished_at is null)
+    when 'children' then not exists (
+      select 1 from jobsworth.reactive_jobs c
+      where c.parent_id = j.id and c.is_child and c.finished_at is null)
+    when 'approval' then not exists (
+      select 1 from jobsworth.approvals a where a.job_id = j.id and a.status = 'pending')
+    when 'signal' then coalesce(j.run_at <= clock_timestamp(), false) or exists (
+      select 1 from jobsworth.signals s
+      where s.job_id = j.id and s.name = j.waiting_detail and s.received_at is null)
+    when 'handler' then exists (
+      select 1 from jobsworth.workers w where j.mode = any(w.modes))
+    else false
+  end;
+end $$;
+
+CREATE FUNCTION jobsworth.reconsider(job_ids uuid[], patient boolean DEFAULT false) RETURNS uuid[]
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+declare
+  held uuid[];
+  gone uuid[];
+  doomed uuid[];
+  moved int;
+begin
+  if patient then
+    held := array(
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(job_ids) and j.status = 'waiting'
+      order by j.id for no key update);
+  else
+    held := array(
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(job_ids) and j.status = 'waiting'
+      order by j.id for no key update skip locked);
+  end if;
+
+  gone := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(held) and j.status = 'waiting' and jobsworth.reason_gone(j));
+
+  -- A job whose parent did not end well cannot run.
+  doomed := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(gone) and j.waiting_for = 'parents' and exists (
+      select 1 from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = j.id and p.status in ('failed', 'canceled')));
+  update jobsworth.reactive_jobs j
+  set status = 'canceled', waiting_for = null, waiting_detail = null, finished_at = now(),
+      error = 'a job it needs did not end well: ' || (
+        select string_agg(p.id || ' is ' || p.status, ', ')
+        from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+        where e.job_id = j.id and p.status in ('failed', 'canceled'))
+  where j.id = any(doomed);
+  if doomed <> '{}' then
+    perform jobsworth.unblock(doomed);
+  end if;
+
+  -- A scheduled job joins its lane when it is due.
+  update jobsworth.reactive_jobs j
+  set lane_position = nextval('jobsworth.lane_position')
+  where j.id = any(gone) and j.status = 'waiting' and j.lane is not null
+    and j.lane_position is null
+    and not (j.waiting_for in ('parents', 'handler') and j.run_at > clock_timestamp());
+
+  update jobsworth.reactive_jobs j
+  set status = n.status, waiting_for = n.waiting_for, waiting_detail = null,
+      run_at = case when n.waiting_for = 'timer' then j.run_at
+        when n.status = 'queued' then clock_timestamp() end,
+      position = case when n.status = 'queued' then nextval('jobsworth.job_position')
+        else j.position end
+  from (
+    select w.id,
+      case when next.reason is null then 'queued' else 'waiting' end::jobsworth.job_status
+        as status,
+      next.reason as waiting_for
+    from jobsworth.reactive_jobs w
+    cross join lateral (
+      select case
+        when w.waiting_for in ('parents', 'handler') and w.run_at > clock_timestamp()
+          then 'timer'::jobsworth.wait_reason
+        when w.lane is not null and jobsworth.lane_blocked(w.lane, w.lane_position, w.id)
+          then 'lane'::jobsworth.wait_reason
+      end as reason
+      offset 0
+    ) next
+    where w.id = any(gone) and w.status = 'waiting'
+  ) n
+  where j.id = n.id;
+  get diagnostics moved = row_count;
+
+  if moved > 0 then
+    perform jobsworth.wake();
+  end if;
+  return array(select u.id from unnest(job_ids) u(id) where u.id <> all(held)
+    and exists (select 1 from jobsworth.reactive_jobs j where j.id = u.id and j.status = 'waiting'));
+end $$;
+
+CREATE FUNCTION jobsworth.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if tg_op = 'DELETE' and current_setting('jobsworth.erase', true) = 'on' then
+    return old;
+  end if;
+  raise exception '% is append-only: % is refused', tg_table_name, lower(tg_op)
+    using errcode = 'restrict_violation',
+    hint = 'Write a new row instead; only erasing a whole thread deletes.';
+end $$;
+
+CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text, channel text DEFAULT 'sql'::text, comment text DEFAULT NULL::text, OUT accepted boolean, OUT status jobsworth.approval_status, OUT chosen_option text) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+declare
+  a jobsworth.approvals;
+begin
+  select x.* into a from jobsworth.approvals x where x.id = resolve.approval_id;
+  if not found then
+    raise exception 'there is no approval %', resolve.approval_id
+      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
+  end if;
+  -- The job's row first, as everybody does, then the approval's.
+  perform 1 from jobsworth.reactive_jobs j where j.id = a.job_id for no key update;
+  select x.* into a from jobsworth.approvals x where x.id = resolve.approval_id for update;
+  if (resolve.option = any(a.options)) is not true then
+    raise exception '% is not an option of approval %', coalesce(resolve.option, 'null'), a.id
+      using errcode = 'invalid_parameter_value',
+      hint = 'Its options are: ' || array_to_string(a.options, ', ');
+  end if;
+
+  if a.status = 'pending' then
+    accepted := a.deadline is null or a.deadline > clock_timestamp();
+    chosen_option := case when accepted then resolve.option else a.on_timeout end;
+    status := case
+      when not accepted then 'expired'
+      when chosen_option = 'reject' then 'rejected'
+      else 'approved'
+    end;
+    update jobsworth.approvals x
+    set status = resolve.status, chosen_option = resolve.chosen_option, closed_at = now()
+    where x.id = a.id;
+    insert into jobsworth.approval_decisions
+      (approval_id, team_id, option, decided_by, channel, comment)
+    values (a.id, a.team_id, chosen_option,
+      case when accepted then resolve.decided_by else 'deadline' end,
+      case when accepted then resolve.channel else 'deadline' end,
+      case when accepted then resolve.comment end);
+    perform jobsworth.reconsider(array[a.job_id], patient => true) where a.job_id is not null;
+  else
+    accepted := false;
+    status := a.status;
+    chosen_option := a.chosen_option;
+  end if;
+end $$;
+
+CREATE FUNCTION jobsworth.retry(job_id uuid) RETURNS jobsworth.job_status
+    LANGUAGE plpgsql
+    AS $$
+declare
+  j jobsworth.reactive_jobs;
+  holder uuid;
+begin
+  select x.* into j from jobsworth.reactive_jobs x where x.id = retry.job_id for no key update;
+  if not found then
+    raise exception 'there is no job %', retry.job_id using errcode = 'no_data_found',
+      hint = 'List jobs: jobsworth jobs.';
+  end if;
+  if j.status = 'waiting' and j.waiting_for = 'timer' then
+    update jobsworth.reactive_jobs x set run_at = clock_timestamp() where x.id = j.id;
+  elsif j.status in ('failed', 'canceled') then
+    select x.id into holder from jobsworth.reactive_jobs x
+    where x.unique_key = j.unique_key and x.team_id is not distinct from j.team_id
+      and x.finished_at is null;
+    if found then
+      raise exception 'job % cannot run again: job % holds its unique key %',
+        j.id, holder, j.unique_key
+        using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
+    end if;
+    -- It waits on a timer that is due, so that reconsider gives it its place.
+    update jobsworth.reactive_jobs x
+    set status = 'waiting', waiting_for = 'timer', run_at = clock_timestamp(), finished_at = null,
+        failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
+        lane_position = null
+    where x.id = j.id;
+  else
+    raise exception 'job % is %: only a failed, canceled or timed job can be run again',
+      j.id, j.status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'See what it waits for: jobsworth why ' || j.id;
+  end if;
+  perform jobsworth.reconsider(array[j.id], patient => true);
+  return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
+CREATE FUNCTION jobsworth.send_signal(job_id uuid, name text, payload jsonb DEFAULT NULL::jsonb) RETURNS uuid
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+declare
+  j jobsworth.reactive_jobs;
+  signal_id uuid;
+begin
+  select x.* into j from jobsworth.reactive_jobs x
+  where x.id = send_signal.job_id for no key update;
+  if not found then
+    raise exception 'there is no job %', send_signal.job_id using errcode = 'no_data_found',
+      hint = 'List jobs: jobsworth jobs.';
+  elsif j.finished_at is not null then
+    raise exception 'job % is already %: it will not read a signal', j.id, j.status
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Retry the job first.';
+  end if;
+  insert into jobsworth.signals (job_id, team_id, name, payload)
+  values (j.id, j.team_id, send_signal.name, send_signal.payload)
+  returning id into signal_id;
+  perform jobsworth.reconsider(array[j.id], patient => true);
+  return signal_id;
+end $$;
+
+CREATE FUNCTION jobsworth.touch() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  new.updated_at := now();
+  return new;
+end $$;
+
+CREATE FUNCTION jobsworth.unblock(job_ids uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql
+    AS $$
+declare
+  candidates uuid[];
+  orphans uuid[];
+  again uuid[];
+begin
+  candidates := array(
+    select jobsworth.lane_head(l.lane)
+    from (select distinct j.lane from jobsworth.reactive_jobs j
+          where j.id = any(job_ids) and j.lane is not null) l
+    union
+    select j.parent_id from jobsworth.reactive_jobs j
+    where j.id = any(job_ids) and j.is_child and j.finished_at is not null
+    union
+    select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(job_ids)
+    union
+    select j.id from jobsworth.reactive_jobs j where j.id = any(job_ids) and j.status = 'waiting');
+  candidates := array_remove(candidates, null);
+  if candidates <> '{}' then
+    again := jobsworth.reconsider(candidates);
+  end if;
+
+  update jobsworth.approvals a
+  set status = 'superseded', closed_at = now()
+  where a.status = 'pending' and a.id = any(array(
+    select p.id from jobsworth.approvals p
+    join jobsworth.reactive_jobs j on j.id = p.job_id
+    where p.job_id = any(job_ids) and p.status = 'pending' and j.finished_at is not null
+    for update of p skip locked));
+
+  orphans := array(
+    select c.id from jobsworth.reactive_jobs c
+    join jobsworth.reactive_jobs p on p.id = c.parent_id
+    where c.parent_id = any(job_ids) and c.is_child and c.finished_at is null
+      and not c.cancel_requested and p.finished_at is not null
+    for no key update of c skip locked);
+  if orphans <> '{}' then
+    perform jobsworth.cancel_locked(orphans, 'the job that spawned it has ended');
+  end if;
+  return coalesce(again, '{}');
+end $$;
+
+CREATE FUNCTION jobsworth.wake() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if exists (select 1 from jobsworth.workers w where w.idle) then
+    perform pg_notify('jobsworth.wake', '');
+  end if;
+end $$;
+
+CREATE FUNCTION jobsworth.wake_on_insert() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform jobsworth.wake();
+  return null;
+end $$;
+
+CREATE FUNCTION jobsworth.why(job_id uuid) RETURNS TABLE(status jobsworth.job_status, reason text, detail text, remedy text)
+    LANGUAGE plpgsql STABLE
+    AS $$
+#variable_conflict use_column
+declare
+  j jobsworth.reactive_jobs;
+  other record;
+begin
+  select x.* into j from jobsworth.reactive_jobs x where x.id = why.job_id;
+  if not found then
+    return;
+  end if;
+  status := j.status;
+  if j.status = 'waiting' then
+    reason := j.waiting_for::text;
+    case j.waiting_for
+    when 'timer' then
+      detail := 'until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+        || case when j.failures > 0 then ', after failure ' || j.failures || ': '
+             || coalesce(j.error, 'no message') else '' end;
+      remedy := 'wait, or run it now: jobsworth retry ' || j.id;
+    when 'lane' then
+      select x.id, x.status into other from jobsworth.reactive_jobs x
+      where x.lane = j.lane and x.status = 'running' limit 1;
+      if not found then
+        select x.id, x.status into other from jobsworth.reactive_jobs x
+        where x.id = jobsworth.lane_head(j.lane) and x.id <> j.id;
+      end if;
+      detail := 'lane ' || j.lane || coalesce(', behind job ' || other.id || ' (' || other.status
+        || ')', ', next to be promoted');
+      remedy := coalesce('jobsworth why ' || other.id, 'nothing to do: a worker promotes it');
+    when 'parents' then
+      select p.id, p.status into other from jobsworth.job_edges e
+      join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = j.id and p.finished_at is null limit 1;
+      detail := coalesce('needs job ' || other.id || ' (' || other.status || ')',
+        'next to be promoted');
+      remedy := coalesce('jobsworth why ' || other.id, 'nothing to do: a worker promotes it');
+    when 'children' then
+      select count(*) as open, min(c.id::text) as id into other from jobsworth.reactive_jobs c
+      where c.parent_id = j.id and c.is_child and c.finished_at is null;
+      detail := other.open || ' of its children have not ended';
+      remedy := coalesce('jobsworth why ' || other.id, 'nothing to do: a worker promotes it');
+    when 'approval' then
+      select a.id, a.proposal_text, a.deadline into other from jobsworth.approvals a
+      where a.job_id = j.id and a.status = 'pending' limit 1;
+      detail := coalesce('approval ' || other.id || ': ' || left(other.proposal_text, 120),
+        'decided, next to be promoted');
+      remedy := coalesce('jobsworth approve ' || other.id || ', or jobsworth reject ' || other.id,
+        'nothing to do: a worker promotes it');
+    when 'signal' then
+      detail := 'signal ' || coalesce(j.waiting_detail, '?')
+        || coalesce(', at most until ' || to_char(j.run_at at time zone 'utc',
+             'YYYY-MM-DD HH24:MI:SS') || ' UTC', '');
+      remedy := format('select jobsworth.send_signal(%L, %L, ''{}'')', j.id, j.waiting_detail);
+    when 'handler' then
+      detail := 'no living worker knows the mode ' || j.mode;
+      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
+    else
+      detail := coalesce(j.waiting_detail, j.waiting_for::text);
+      remedy := 'jobsworth job ' || j.id;
+    end case;
+  elsif j.status = 'queued' then
+    if exists (select 1 from jobsworth.queues q where q.name = j.queue and q.paused) then
+      reason := 'paused';
+      detail := 'queue ' || j.queue || ' is paused';
+      remedy := 'jobsworth queue resume ' || j.queue;
+    elsif not exists (select 1 from jobsworth.workers w
+        where w.beaten_at > now() - interval '12 seconds' and not w.draining) then
+      reason := 'no worker';
+      detail := 'no worker is alive';
+      remedy := 'start one: jobsworth worker';
+    elsif not exists (select 1 from jobsworth.workers w
+        where j.mode = any(w.modes) and w.beaten_at > now() - interval '12 seconds'
+          and not w.draining) then
+      reason := 'no handler';
+      detail := 'no living worker knows the mode ' || j.mode;
+      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
+    elsif not exists (select 1 from jobsworth.workers w
+        where j.mode = any(w.modes) and j.queue = any(w.queues)
+          and w.beaten_at > now() - interval '12 seconds' and not w.draining) then
+      reason := 'no worker';
+      detail := 'no worker that knows ' || j.mode || ' serves the queue ' || j.queue;
+      remedy := 'add ' || j.queue || ' to a worker''s JOBSWORTH_QUEUES';
+    else
+      reason := 'no slot';
+      detail := 'ready: the next free slot takes it in its turn';
+      remedy := 'nothing to do, or add workers or slots (JOBSWORTH_SLOTS)';
+    end if;
+  elsif j.status = 'running' then
+    reason := 'running';
+    select w.host, w.pid into other from jobsworth.workers w where w.id = j.worker_id;
+    detail := 'attempt ' || j.attempt || coalesce(' on ' || other.host || ', process ' || other.pid,
+      ' of a worker that is gone: it will be rescued')
+      || case when j.cancel_requested then ', cancel requested' else '' end;
+    remedy := 'wait, or cancel it: jobsworth cancel ' || j.id;
+  else
+    reason := j.status::text;
+    detail := coalesce(j.error, 'ended at ' || to_char(j.finished_at at time zone 'utc',
+      'YYYY-MM-DD HH24:MI:SS') || ' UTC');
+    remedy := case when j.status = 'done' then 'nothing to do'
+      else 'run it again: jobsworth retry ' || j.id end;
+  end if;
+  return next;
+end $$;
+
+CREATE TABLE jobsworth.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+
+CREATE TABLE jobsworth.approval_decisions (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    approval_id uuid NOT NULL,
+    option text NOT NULL,
+    decided_by text NOT NULL,
+    channel text NOT NULL,
+    comment text,
+    decided_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE jobsworth.approvals (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    thread_id uuid,
+    job_id uuid,
+    effect_key text,
+    proposal_text text NOT NULL,
+    options text[] DEFAULT '{approve,reject}'::text[] NOT NULL,
+    shown jsonb,
+    shown_hash text NOT NULL,
+    status jobsworth.approval_status DEFAULT 'pending'::jobsworth.approval_status NOT NULL,
+    deadline timestamp with time zone,
+    on_timeout text DEFAULT 'reject'::text NOT NULL,
+    chosen_option text,
+    superseded_by uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT a_no_is_always_possible CHECK (('reject'::text = ANY (options))),
+    CONSTRAINT choice_is_an_option CHECK (((chosen_option IS NULL) OR (chosen_option = ANY (options)))),
+    CONSTRAINT decided_has_its_choice CHECK (((status <> ALL (ARRAY['approved'::jobsworth.approval_status, 'rejected'::jobsworth.approval_status, 'expired'::jobsworth.approval_status])) OR (chosen_option IS NOT NULL))),
+    CONSTRAINT pending_is_open CHECK (((status = 'pending'::jobsworth.approval_status) = (closed_at IS NULL))),
+    CONSTRAINT timeout_is_an_option CHECK ((on_timeout = ANY (options)))
+);
+
+CREATE TABLE jobsworth.artifacts (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    job_id uuid NOT NULL,
+    effect_key text NOT NULL,
+    name text NOT NULL,
+    media_type text NOT NULL,
+    bytes bigint,
+    sha256 text,
+    content bytea,
+    uri text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT artifact_has_content_or_uri CHECK (((content IS NULL) <> (uri IS NULL))),
+    CONSTRAINT content_has_its_hash CHECK (((content IS NULL) OR ((sha256 IS NOT NULL) AND (bytes IS NOT NULL))))
+);
+
+CREATE TABLE jobsworth.chat_messages (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    thread_id uuid NOT NULL,
+    role jobsworth.message_role NOT NULL,
+    text text NOT NULL,
+    author_user_id uuid,
+    author_agent_id uuid,
+    recipient_agent_id uuid,
+    request_id text,
+    platform_message_id text,
+    raw_payload jsonb,
+    model text,
+    input_tokens integer,
+    output_tokens integer,
+    latency_ms integer,
+    job_id uuid,
+    effect_key text,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE jobsworth.chat_threads (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    user_id uuid,
+    agent_id uuid,
+    platform text NOT NULL,
+    chat_id text NOT NULL,
+    title text,
+    status jobsworth.thread_status DEFAULT 'active'::jobsworth.thread_status NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    archived_at timestamp with time zone,
+    CONSTRAINT archived_has_its_time CHECK (((status = 'archived'::jobsworth.thread_status) = (archived_at IS NOT NULL)))
+);
+
+CREATE TABLE jobsworth.deployments (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    job_id uuid,
+    step_name text,
+    environment text NOT NULL,
+    repository text,
+    sha text NOT NULL,
+    branch text,
+    status jobsworth.deployment_status DEFAULT 'building'::jobsworth.deployment_status NOT NULL,
+    release text,
+    report_text text,
+    probe jsonb,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['healthy'::jobsworth.deployment_status, 'rolled_back'::jobsworth.deployment_status, 'failed'::jobsworth.deployment_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT healthy_has_a_passing_probe CHECK (((status <> 'healthy'::jobsworth.deployment_status) OR COALESCE(((probe ->> 'passed'::text))::boolean, false)))
+);
+
+CREATE TABLE jobsworth.embedding_outbox (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    thread_id uuid,
+    job_id uuid,
+    effect_key text,
+    source_kind text NOT NULL,
+    source_id text,
+    text text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    next_try_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_error text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE jobsworth.embedding_spaces (
+    id integer NOT NULL,
+    model text NOT NULL,
+    dimensions integer NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT dimensions_fit_halfvec CHECK (((dimensions >= 1) AND (dimensions <= 16000)))
+);
+
+ALTER TABLE jobsworth.embedding_spaces ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME jobsworth.embedding_spaces_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE jobsworth.embeddings (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    thread_id uuid,
+    job_id uuid,
+    effect_key text,
+    space_id integer NOT NULL,
+    source_kind text NOT NULL,
+    source_id text,
+    text text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    vector public.halfvec NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE jobsworth.job_edges (
+    job_id uuid NOT NULL,
+    needs_job_id uuid NOT NULL,
+    CONSTRAINT job_does_not_need_itself CHECK ((job_id <> needs_job_id))
+);
+
+CREATE SEQUENCE jobsworth.lane_position
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE SEQUENCE jobsworth.lease_no
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE TABLE jobsworth.llm_calls (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    job_id uuid,
+    thread_id uuid,
+    lease_no bigint,
+    attempt integer,
+    step_name text,
+    scope jobsworth.ledger_scope DEFAULT 'reactive'::jobsworth.ledger_scope NOT NULL,
+    mode text,
+    agent_id uuid,
+    provider text NOT NULL,
+    model text NOT NULL,
+    status jobsworth.call_status DEFAULT 'started'::jobsworth.call_status NOT NULL,
+    request_id text NOT NULL,
+    estimated_input_tokens integer DEFAULT 0 NOT NULL,
+    estimated_output_tokens integer DEFAULT 0 NOT NULL,
+    estimated_cost numeric,
+    input_tokens integer,
+    output_tokens integer,
+    cache_read_tokens integer,
+    cache_write_tokens integer,
+    usage_source jobsworth.usage_source,
+    cost numeric,
+    price_version text,
+    latency_ms integer,
+    error text,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT started_or_settled CHECK (((status = 'started'::jobsworth.call_status) = (settled_at IS NULL))),
+    CONSTRAINT tokens_are_counts CHECK (((input_tokens >= 0) AND (output_tokens >= 0) AND (cache_read_tokens >= 0) AND (cache_write_tokens >= 0) AND (estimated_input_tokens >= 0) AND (estimated_output_tokens >= 0)))
+);
+
+CREATE TABLE jobsworth.message_artifacts (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    message_id uuid NOT NULL,
+    kind jobsworth.message_artifact_kind NOT NULL,
+    content_json jsonb,
+    uri text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT artifact_has_content_or_uri CHECK (((content_json IS NOT NULL) OR (uri IS NOT NULL)))
+);
+
+CREATE TABLE jobsworth.queues (
+    name text NOT NULL,
+    paused boolean DEFAULT false NOT NULL,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE jobsworth.signals (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    job_id uuid NOT NULL,
+    name text NOT NULL,
+    payload jsonb,
+    sent_at timestamp with time zone DEFAULT now() NOT NULL,
+    received_at timestamp with time zone
+);
+
+CREATE TABLE jobsworth.steps (
+    job_id uuid NOT NULL,
+    team_id uuid,
+    name text NOT NULL,
+    kind text DEFAULT 'step'::text NOT NULL,
+    effect jobsworth.step_effect DEFAULT 'idempotent'::jobsworth.step_effect NOT NULL,
+    input_hash text,
+    output jsonb,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    finished_at timestamp with time zone
+);
+
+CREATE TABLE jobsworth.token_ledger (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    call_id uuid,
+    job_id uuid,
+    thread_id uuid,
+    agent_id uuid,
+    entry jobsworth.ledger_entry NOT NULL,
+    scope jobsworth.ledger_scope DEFAULT 'reactive'::jobsworth.ledger_scope NOT NULL,
+    mode text,
+    provider text NOT NULL,
+    model text NOT NULL,
+    input_tokens bigint DEFAULT 0 NOT NULL,
+    output_tokens bigint DEFAULT 0 NOT NULL,
+    cache_read_tokens bigint DEFAULT 0 NOT NULL,
+    cache_write_tokens bigint DEFAULT 0 NOT NULL,
+    total_tokens bigint GENERATED ALWAYS AS ((input_tokens + output_tokens)) STORED NOT NULL,
+    cost numeric,
+    price_version text,
+    occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE jobsworth.workers (
+    id uuid NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    version text NOT NULL,
+    modes text[] NOT NULL,
+    queues text[] NOT NULL,
+    slots integer NOT NULL,
+    running integer DEFAULT 0 NOT NULL,
+    idle boolean DEFAULT false NOT NULL,
+    draining boolean DEFAULT false NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    beaten_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='50');
+
+CREATE VIEW jobsworth.violations AS
+ SELECT 'two running in a lane'::text AS invariant,
+    j.id AS subject_id,
+    ('lane '::text || j.lane) AS detail
+   FROM jobsworth.reactive_jobs j
+  WHERE ((j.status = 'running'::jobsworth.job_status) AND (j.lane IS NOT NULL) AND (EXISTS ( SELECT 1
+           FROM jobsworth.reactive_jobs o
+          WHERE ((o.lane = j.lane) AND (o.status = 'running'::jobsworth.job_status) AND (o.id <> j.id)))))
+UNION ALL
+ SELECT 'running without a living worker'::text AS invariant,
+    j.id AS subject_id,
+    ('since '::text || j.started_at) AS detail
+   FROM jobsworth.reactive_jobs j
+  WHERE ((j.status = 'running'::jobsworth.job_status) AND (j.started_at < (now() - '00:00:30'::interval)) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.workers w
+          WHERE ((w.id = j.worker_id) AND (w.beaten_at > (now() - '00:00:30'::interval)))))))
+UNION ALL
+ SELECT 'waiting though its reason is gone'::text AS invariant,
+    j.id AS subject_id,
+    (j.waiting_for)::text AS detail
+   FROM jobsworth.reactive_jobs j
+  WHERE ((j.status = 'waiting'::jobsworth.job_status) AND jobsworth.reason_gone(j.*) AND (COALESCE(j.run_at, j.created_at) < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'ended with an open approval'::text AS invariant,
+    a.job_id AS subject_id,
+    ('approval '::text || a.id) AS detail
+   FROM (jobsworth.approvals a
+     JOIN jobsworth.reactive_jobs j ON ((j.id = a.job_id)))
+  WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'settled call without its ledger entry'::text AS invariant,
+    c.id AS subject_id,
+    ((c.provider || ' '::text) || c.model) AS detail
+   FROM jobsworth.llm_calls c
+  WHERE ((c.settled_at IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.token_ledger l
+          WHERE ((l.call_id = c.id) AND (l.entry = 'settle'::jobsworth.ledger_entry))))))
+UNION ALL
+ SELECT 'open call without its attempt'::text AS invariant,
+    c.id AS subject_id,
+    ((c.provider || ' '::text) || c.model) AS detail
+   FROM jobsworth.llm_calls c
+  WHERE ((c.status = 'started'::jobsworth.call_status) AND (c.started_at < (now() - '00:01:00'::interval)) AND (c.job_id IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.reactive_jobs j
+          WHERE ((j.id = c.job_id) AND (j.lease_no = c.lease_no) AND (j.status = 'running'::jobsworth.job_status))))))
+UNION ALL
+ SELECT 'ledger entry that contradicts its call'::text AS invariant,
+    c.id AS subject_id,
+    ((l.cost || ' is not '::text) || c.cost) AS detail
+   FROM (jobsworth.token_ledger l
+     JOIN jobsworth.llm_calls c ON ((c.id = l.call_id)))
+  WHERE ((l.entry = 'settle'::jobsworth.ledger_entry) AND ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0))))
+UNION ALL
+ SELECT 'healthy without a passing probe'::text AS invariant,
+    d.id AS subject_id,
+    d.environment AS detail
+   FROM jobsworth.deployments d
+  WHERE ((d.status = 'healthy'::jobsworth.deployment_status) AND (NOT COALESCE(((d.probe ->> 'passed'::text))::boolean, false)))
+UNION ALL
+ SELECT 'unfinished deployment of a finished job'::text AS invariant,
+    d.id AS subject_id,
+    d.environment AS detail
+   FROM (jobsworth.deployments d
+     JOIN jobsworth.reactive_jobs j ON ((j.id = d.job_id)))
+  WHERE ((d.finished_at IS NULL) AND (j.finished_at < (now() - '00:00:30'::interval)));
+
+ALTER TABLE ONLY jobsworth.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE ONLY jobsworth.approval_decisions
+    ADD CONSTRAINT approval_decisions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.approvals
+    ADD CONSTRAINT approvals_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.artifacts
+    ADD CONSTRAINT artifacts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.chat_messages
+    ADD CONSTRAINT chat_messages_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.chat_threads
+    ADD CONSTRAINT chat_threads_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.approval_decisions
+    ADD CONSTRAINT decided_once UNIQUE (approval_id);
+
+ALTER TABLE ONLY jobsworth.deployments
+    ADD CONSTRAINT deployments_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.embedding_outbox
+    ADD CONSTRAINT embedding_outbox_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.embedding_spaces
+    ADD CONSTRAINT embedding_spaces_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.embeddings
+    ADD CONSTRAINT embeddings_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.job_edges
+    ADD CONSTRAINT job_edges_pkey PRIMARY KEY (job_id, needs_job_id);
+
+ALTER TABLE ONLY jobsworth.llm_calls
+    ADD CONSTRAINT llm_calls_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.message_artifacts
+    ADD CONSTRAINT message_artifacts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.embedding_spaces
+    ADD CONSTRAINT one_space_per_model UNIQUE (model, dimensions);
+
+ALTER TABLE ONLY jobsworth.chat_threads
+    ADD CONSTRAINT one_thread_per_chat UNIQUE NULLS NOT DISTINCT (team_id, platform, chat_id);
+
+ALTER TABLE ONLY jobsworth.queues
+    ADD CONSTRAINT queues_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY jobsworth.reactive_jobs
+    ADD CONSTRAINT reactive_jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.signals
+    ADD CONSTRAINT signals_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.steps
+    ADD CONSTRAINT steps_pkey PRIMARY KEY (job_id, name);
+
+ALTER TABLE ONLY jobsworth.token_ledger
+    ADD CONSTRAINT token_ledger_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.workers
+    ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
+
+CREATE INDEX approvals_due ON jobsworth.approvals USING btree (deadline) WHERE ((status = 'pending'::jobsworth.approval_status) AND (deadline IS NOT NULL));
+
+CREATE UNIQUE INDEX approvals_effect ON jobsworth.approvals USING btree (job_id, effect_key) WHERE ((job_id IS NOT NULL) AND (effect_key IS NOT NULL));
+
+CREATE INDEX approvals_open ON jobsworth.approvals USING btree (job_id, id) WHERE (status = 'pending'::jobsworth.approval_status);
+
+CREATE INDEX approvals_thread ON jobsworth.approvals USING btree (thread_id, id) WHERE (thread_id IS NOT NULL);
+
+CREATE UNIQUE INDEX artifacts_effect ON jobsworth.artifacts USING btree (job_id, effect_key);
+
+CREATE UNIQUE INDEX chat_messages_effect ON jobsworth.chat_messages USING btree (job_id, effect_key) WHERE (job_id IS NOT NULL);
+
+CREATE UNIQUE INDEX chat_messages_platform ON jobsworth.chat_messages USING btree (thread_id, platform_message_id) WHERE (platform_message_id IS NOT NULL);
+
+CREATE INDEX chat_messages_recent ON jobsworth.chat_messages USING btree (thread_id, id);
+
+CREATE INDEX chat_threads_user ON jobsworth.chat_threads USING btree (user_id, id) WHERE (user_id IS NOT NULL);
+
+CREATE UNIQUE INDEX deployments_one_at_a_time ON jobsworth.deployments USING btree (team_id, environment) NULLS NOT DISTINCT WHERE (finished_at IS NULL);
+
+CREATE INDEX deployments_recent ON jobsworth.deployments USING btree (environment, id);
+
+CREATE UNIQUE INDEX deployments_step ON jobsworth.deployments USING btree (job_id, step_name) WHERE (job_id IS NOT NULL);
+
+CREATE INDEX embedding_outbox_due ON jobsworth.embedding_outbox USING btree (next_try_at);
+
+CREATE UNIQUE INDEX embedding_outbox_effect ON jobsworth.embedding_outbox USING btree (job_id, effect_key) WHERE (job_id IS NOT NULL);
+
+CREATE UNIQUE INDEX embeddings_effect ON jobsworth.embeddings USING btree (job_id, effect_key, space_id) WHERE (job_id IS NOT NULL);
+
+CREATE INDEX embeddings_scope ON jobsworth.embeddings USING btree (space_id, team_id);
+
+CREATE INDEX embeddings_source ON jobsworth.embeddings USING btree (source_kind, source_id);
+
+CREATE INDEX job_edges_needs ON jobsworth.job_edges USING btree (needs_job_id, job_id);
+
+CREATE INDEX jobs_due ON jobsworth.reactive_jobs USING btree (run_at) WHERE ((status = 'waiting'::jobsworth.job_status) AND (run_at IS NOT NULL));
+
+CREATE UNIQUE INDEX jobs_effect ON jobsworth.reactive_jobs USING btree (parent_id, effect_key) WHERE (parent_id IS NOT NULL);
+
+CREATE INDEX jobs_failed ON jobsworth.reactive_jobs USING btree (finished_at) WHERE (status = 'failed'::jobsworth.job_status);
+
+CREATE INDEX jobs_lane_open ON jobsworth.reactive_jobs USING btree (lane, lane_position, id) WHERE ((lane IS NOT NULL) AND (lane_position IS NOT NULL) AND (finished_at IS NULL) AND ((waiting_for IS NULL) OR (waiting_for <> ALL (ARRAY['approval'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason])) OR holds_lane));
+
+CREATE UNIQUE INDEX jobs_one_running_in_lane ON jobsworth.reactive_jobs USING btree (lane) WHERE ((status = 'running'::jobsworth.job_status) AND (lane IS NOT NULL));
+
+CREATE INDEX jobs_ready ON jobsworth.reactive_jobs USING btree (queue, priority, "position") WHERE (status = 'queued'::jobsworth.job_status);
+
+CREATE INDEX jobs_running ON jobsworth.reactive_jobs USING btree (worker_id) WHERE (status = 'running'::jobsworth.job_status);
+
+CREATE INDEX jobs_thread ON jobsworth.reactive_jobs USING btree (thread_id, id) WHERE (thread_id IS NOT NULL);
+
+CREATE INDEX jobs_trigger_message ON jobsworth.reactive_jobs USING btree (trigger_message_id) WHERE (trigger_message_id IS NOT NULL);
+
+CREATE UNIQUE INDEX jobs_unique_key ON jobsworth.reactive_jobs USING btree (team_id, unique_key) NULLS NOT DISTINCT WHERE ((unique_key IS NOT NULL) AND (finished_at IS NULL));
+
+CREATE INDEX jobs_waiting ON jobsworth.reactive_jobs USING btree (waiting_for, id) WHERE (status = 'waiting'::jobsworth.job_status);
+
+CREATE INDEX llm_calls_job ON jobsworth.llm_calls USING btree (job_id, id) WHERE (job_id IS NOT NULL);
+
+CREATE INDEX llm_calls_open ON jobsworth.llm_calls USING btree (started_at) WHERE (status = 'started'::jobsworth.call_status);
+
+CREATE UNIQUE INDEX llm_calls_request ON jobsworth.llm_calls USING btree (request_id);
+
+CREATE INDEX llm_calls_settled ON jobsworth.llm_calls USING btree (settled_at) WHERE (settled_at IS NOT NULL);
+
+CREATE INDEX message_artifacts_message ON jobsworth.message_artifacts USING btree (message_id, id);
+
+CREATE INDEX signals_mailbox ON jobsworth.signals USING btree (job_id, name, id) WHERE (received_at IS NULL);
+
+CREATE INDEX signals_of_job ON jobsworth.signals USING btree (job_id);
+
+CREATE INDEX token_ledger_job ON jobsworth.token_ledger USING btree (job_id) WHERE (job_id IS NOT NULL);
+
+CREATE UNIQUE INDEX token_ledger_once ON jobsworth.token_ledger USING btree (call_id, entry) WHERE (entry = ANY (ARRAY['reserve'::jobsworth.ledger_entry, 'settle'::jobsworth.ledger_entry]));
+
+CREATE INDEX token_ledger_time ON jobsworth.token_ledger USING btree (occurred_at);
+
+CREATE TRIGGER arrive BEFORE INSERT ON jobsworth.reactive_jobs FOR EACH ROW WHEN (((new.lane IS NOT NULL) OR (new.thread_id IS NOT NULL) OR (new.run_at IS NOT NULL) OR (new.status <> 'queued'::jobsworth.job_status))) EXECUTE FUNCTION jobsworth.arrive();
+
+CREATE TRIGGER decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.approval_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
+CREATE TRIGGER guard_deployment BEFORE UPDATE ON jobsworth.deployments FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_deployment();
+
+CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR UPDATE ON jobsworth.token_ledger FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
+CREATE TRIGGER messages_are_immutable BEFORE DELETE OR UPDATE ON jobsworth.chat_messages FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
+CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.chat_threads FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.message_artifacts FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
+
+CREATE TRIGGER wake_on_insert AFTER INSERT ON jobsworth.reactive_jobs FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.wake_on_insert();
+
+ALTER TABLE ONLY jobsworth.artifacts
+    ADD CONSTRAINT artifacts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.chat_messages
+    ADD CONSTRAINT chat_messages_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES jobsworth.chat_threads(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.embeddings
+    ADD CONSTRAINT embeddings_space_id_fkey FOREIGN KEY (space_id) REFERENCES jobsworth.embedding_spaces(id);
+
+ALTER TABLE ONLY jobsworth.job_edges
+    ADD CONSTRAINT job_edges_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.job_edges
+    ADD CONSTRAINT job_edges_needs_job_id_fkey FOREIGN KEY (needs_job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.message_artifacts
+    ADD CONSTRAINT message_artifacts_message_id_fkey FOREIGN KEY (message_id) REFERENCES jobsworth.chat_messages(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.signals
+    ADD CONSTRAINT signals_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.steps
+    ADD CONSTRAINT steps_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;

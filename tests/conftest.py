@@ -1,0 +1,172 @@
+"""Real PostgreSQL for every test: one server per version, one fresh database per test.
+
+A test asks for `database_url` (migrated) or `empty_database_url` (no schema). It runs on PostgreSQL
+18; marked `both`, on 18 and on 16; marked `own_server`, on a server nobody else uses, which it may
+stop, restart and break (`server`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+from psycopg.sql import SQL, Identifier
+
+from db.embedded import Embedded, start
+from db.file_lock import FileLock
+from db.migrate import migrate
+from db.schema import DEFAULT_SCHEMA
+from tests.support import Workers, connect
+
+MAJORS = (18, 16)
+TEMPLATE = "migrated"
+DIRECTORIES = "jobsworth-test-"
+SWEEP_SECONDS = 60
+
+# What these give away is lost when the machine goes down, not by `kill -9` of the server.
+CONFIG = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+    "autovacuum_naptime": "10s",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "major" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both"):
+        metafunc.parametrize("major", MAJORS, ids=[f"pg{major}" for major in MAJORS], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture
+def major(request: pytest.FixtureRequest) -> int:
+    """The PostgreSQL version of this test."""
+    return getattr(request, "param", MAJORS[0])
+
+
+@pytest.fixture
+def server(
+    request: pytest.FixtureRequest, shared_servers: SharedServers, major: int
+) -> Iterator[Embedded]:
+    """The server of this test."""
+    if request.node.get_closest_marker("own_server"):
+        with _server(major) as own:
+            yield own
+    else:
+        yield shared_servers.get(major)
+
+
+@pytest.fixture
+def empty_database_url(server: Embedded) -> Iterator[str]:
+    """A fresh database without our schema."""
+    with _database(server, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(server: Embedded) -> Iterator[str]:
+    """A fresh, migrated database."""
+    _make_template(server)
+    with _database(server, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """Starts daemons (`workers.start(url, env, args)`), all killed when the test ends."""
+    started = Workers()
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+@pytest.fixture(scope="session")
+def shared_servers() -> Iterator[SharedServers]:
+    _sweep()
+    with SharedServers() as servers:
+        yield servers
+
+
+class SharedServers(ExitStack):
+    """One server per version, started when its first test comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: dict[int, Embedded] = {}
+
+    def get(self, major: int) -> Embedded:
+        if major not in self._running:
+            self._running[major] = self.enter_context(_server(major))
+        return self._running[major]
+
+
+@contextmanager
+def _server(major: int) -> Generator[Embedded]:
+    directory = Path(tempfile.mkdtemp(prefix=DIRECTORIES, dir="/tmp"))
+    try:
+        with start(directory, major, CONFIG) as server:
+            yield server
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _database(server: Embedded, template: str) -> Generator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    # Copying files is three times as fast as the default, which logs every page.
+    _administer(server, "create database {} template {} strategy file_copy", name, template)
+    try:
+        yield server.database_url(name)
+    finally:
+        if server.running():
+            _administer(server, "drop database {} with (force)", name)
+
+
+# Renamed when it is whole, so a failing migration is tried, and shown, again by the next test.
+def _make_template(server: Embedded) -> None:
+    with _admin(server) as conn:
+        found = conn.execute("select 1 from pg_database where datname = %s", [TEMPLATE]).fetchone()
+    if found is not None:
+        return
+    _administer(server, "drop database if exists migrating with (force)")
+    _administer(server, "create database migrating")
+    migrate(server.database_url("migrating"), DEFAULT_SCHEMA)
+    _administer(server, "alter database migrating rename to {}", TEMPLATE)
+    _administer(server, "alter database {} allow_connections false", TEMPLATE)
+
+
+def _administer(server: Embedded, statement: LiteralString, *names: str) -> None:
+    with _admin(server) as conn:
+        conn.execute(SQL(statement).format(*map(Identifier, names)))
+
+
+def _admin(server: Embedded) -> psycopg.Connection[DictRow]:
+    return connect(server.database_url("postgres"))
+
+
+# What a killed test run left behind: its servers would run, and fill the disk, for ever.
+def _sweep() -> None:
+    for lock_file in Path("/tmp").glob(f"{DIRECTORIES}*/users.lock"):
+        directory = lock_file.parent
+        with suppress(OSError):
+            lock = FileLock(lock_file)
+            if time.time() - lock_file.stat().st_mtime > SWEEP_SECONDS and lock.try_exclusive():
+                for major in MAJORS:
+                    Embedded(directory, major, {}).stop("immediate")
+                shutil.rmtree(directory, ignore_errors=True)
+            lock.release()

@@ -1,0 +1,252 @@
+"""What tests share: bounded waiting, plain connections, the CLI and the daemon as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import anyio
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.02
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+
+async def until(
+    check: Callable[[], Awaitable[T]], seconds: float = 10, what: str | None = None
+) -> T:
+    """The first truthy answer of `check`; fails with the last one after `seconds`."""
+    give_up = time.monotonic() + seconds
+    while not (answer := await check()):
+        if time.monotonic() > give_up:
+            raise AssertionError(_late(what or _name(check), seconds, answer))
+        await anyio.sleep(POLL_SECONDS)
+    return answer
+
+
+def until_sync(check: Callable[[], T], seconds: float = 10, what: str | None = None) -> T:
+    """The first truthy answer of `check`; fails with the last one after `seconds`."""
+    give_up = time.monotonic() + seconds
+    while not (answer := check()):
+        if time.monotonic() > give_up:
+            raise AssertionError(_late(what or _name(check), seconds, answer))
+        time.sleep(POLL_SECONDS)
+    return answer
+
+
+def connect(url: str) -> psycopg.Connection[DictRow]:
+    """A plain connection: every statement commits, rows are dicts."""
+    return psycopg.Connection[DictRow].connect(url, autocommit=True, row_factory=dict_row)
+
+
+def environment(url: str | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The surroundings of a process under test: no settings but `url` and those in `env`."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JOBSWORTH_", "PG"))}
+    clean["PYTHONPATH"] = str(ROOT)
+    if url is not None:
+        clean["JOBSWORTH_DATABASE_URL"] = url
+    return clean | dict(env or {})
+
+
+def run_cli(
+    *args: str,
+    url: str | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    seconds: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """`jobsworth *args` in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "worker.cli", *args],
+        env=environment(url, env),
+        input=stdin or "",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+
+
+def start_worker(
+    url: str | None,
+    env: Mapping[str, str] | None = None,
+    args: Sequence[str] = (),
+) -> WorkerProcess:
+    """`jobsworth worker` as a process; use the `workers` fixture, which also ends it.
+
+    Its health endpoint takes any free port (`JOBSWORTH_HTTP_PORT=0`) unless `env` names one.
+    """
+    return WorkerProcess(
+        [sys.executable, "-m", "worker.cli", "worker", *args],
+        environment(url, {"JOBSWORTH_HTTP_PORT": "0"} | dict(env or {})),
+    )
+
+
+class WorkerProcess:
+    """A daemon under test: its log as records, and every way to hurt it."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        # A session of its own, so `end` reaches what it started and Ctrl-C reaches only pytest.
+        self.process = subprocess.Popen(
+            command,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._lines: list[str] = []
+        self._records: list[Record] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def lines(self) -> list[str]:
+        """Everything it wrote to stderr so far, as it stands."""
+        with self._changed:
+            return list(self._lines)
+
+    @property
+    def records(self) -> list[Record]:
+        """Its log records so far, oldest first."""
+        with self._changed:
+            return list(self._records)
+
+    def events(self, event: str, **fields: object) -> list[Record]:
+        """The records so far of this event with these fields."""
+        return [record for record in self.records if _matches(record, event, fields)]
+
+    def wait_for(self, event: str, seconds: float = 10, since: int = 0, **fields: object) -> Record:
+        """The first record of `event` with these fields, waiting for it at most `seconds`.
+
+        `since` skips that many records: pass `len(worker.records)` to wait for a later one.
+        """
+        give_up = time.monotonic() + seconds
+        with self._changed:
+            while True:
+                for record in self._records[since:]:
+                    if _matches(record, event, fields):
+                        return record
+                left = give_up - time.monotonic()
+                if left <= 0 or self._closed:
+                    raise AssertionError(self._missing(event, fields, seconds))
+                self._changed.wait(left)
+
+    def wait(self, seconds: float = 30) -> int:
+        """Its exit code, once it has ended by itself; -9 after SIGKILL."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"worker still runs after {seconds} s\n{self._tail()}") from None
+        self._reader.join(timeout=5)
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        self.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM; `wait` for what comes of it."""
+        self.process.terminate()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        """Kill whatever is left of it and of what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+        self._reader.join(timeout=5)
+        if self.process.stderr is not None and not self._reader.is_alive():
+            self.process.stderr.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            record = _record(line)
+            with self._changed:
+                self._lines.append(line.rstrip("\n"))
+                if record is not None:
+                    self._records.append(record)
+                self._changed.notify_all()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _missing(self, event: str, fields: Mapping[str, object], seconds: float) -> str:
+        wanted = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
+        ended = f"the worker ended ({self.process.poll()})" if self._closed else f"{seconds} s"
+        return f"no log record {wanted} within {ended}\n{self._tail()}"
+
+    def _tail(self) -> str:
+        with self._changed:
+            return "its last lines:\n" + "\n".join(self._lines[-40:])
+
+
+class Workers:
+    """Starts daemons and sees to their end."""
+
+    def __init__(self) -> None:
+        self._started: list[WorkerProcess] = []
+
+    def start(
+        self,
+        url: str | None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+    ) -> WorkerProcess:
+        worker = start_worker(url, env, args)
+        self._started.append(worker)
+        return worker
+
+    def end(self) -> None:
+        for worker in self._started:
+            worker.end()
+
+
+def _matches(record: Record, event: str, fields: Mapping[str, object]) -> bool:
+    return record.get("event") == event and all(
+        name in record and record[name] == value for name, value in fields.items()
+    )
+
+
+def _record(line: str) -> Record | None:
+    try:
+        record: object = json.loads(line)
+    except ValueError:
+        return None
+    return cast(Record, record) if isinstance(record, dict) else None
+
+
+def _name(check: Callable[..., object]) -> str:
+    return getattr(check, "__qualname__", repr(check))
+
+
+def _late(what: str, seconds: float, answer: object) -> str:
+    return f"{what} did not come true within {seconds} s; last answer: {answer!r}"

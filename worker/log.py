@@ -1,0 +1,217 @@
+"""Logging: one line on stderr for each event, readable on a terminal and JSON anywhere else.
+
+In: events of the catalogue (`worker.events`) with their fields, what is bound to the running job,
+and the lines of libraries that use the standard module. Out: lines with a UTC time. Invariants: no
+line shows a payload, a prompt or a password, whatever was passed under those names; and a line that
+cannot be written stops no job.
+"""
+
+import io
+import json
+import logging
+import re
+import sys
+import threading
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO, Literal, TextIO, cast
+
+import orjson
+import structlog
+from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.processors import ExceptionRenderer, TimeStamper, add_log_level
+from structlog.stdlib import ProcessorFormatter, add_logger_name
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
+
+Format = Literal["auto", "json", "console"]
+Level = Literal["debug", "info", "warning", "error"]
+
+# Libraries whose ordinary lines are noise beside ours, or repeat addresses and statements.
+QUIET_LIBRARIES = ("alembic", "asyncio", "httpcore", "httpx", "psycopg", "stamina", "uvicorn")
+# Values under these names are somebody's content, or a key to it.
+PRIVATE_FIELDS = frozenset(
+    {
+        "answer",
+        "api_key",
+        "authorization",
+        "content",
+        "embedder_key",
+        "password",
+        "payload",
+        "prompt",
+        "result",
+        "secret",
+        "text",
+        "token",
+    }
+)
+VALUE_CHARACTERS_MAX = 2_000
+
+
+def configure_logging(
+    level: Level = "info", line_format: Format = "auto", stream: BinaryIO | None = None
+) -> None:
+    """Send our events and those of the standard `logging` module to `stream` (stderr by default).
+
+    Call it once, first thing in a process: loggers keep the set-up they first logged with.
+    """
+    out = stream if stream is not None else sys.stderr.buffer
+    readable = line_format == "console" or (line_format == "auto" and out.isatty())
+    render = _console_renderer(colors=out.isatty()) if readable else _json_renderer()
+    severity = logging.getLevelNamesMapping()[level.upper()]
+    sink = LineSink(out)
+    structlog.configure(
+        processors=[*_common(), *render],
+        wrapper_class=structlog.make_filtering_bound_logger(severity),
+        logger_factory=lambda *_: sink,
+        cache_logger_on_first_use=True,
+    )
+    _adopt_standard_logging(severity, render, sink)
+
+
+def get_logger() -> FilteringBoundLogger:
+    """A logger for a module to keep; it is set up when it first logs."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def job_bound(
+    *, job_id: object, lease_no: int, mode: str, trace_id: str | None = None
+) -> AbstractContextManager[None]:
+    """Within it, every line of this task, of its children and of their threads names the job."""
+    fields: dict[str, object] = {"job_id": str(job_id), "lease_no": lease_no, "mode": mode}
+    if trace_id is not None:
+        fields["trace_id"] = trace_id
+    return bound_contextvars(**fields)
+
+
+class LineSink:
+    """Writes whole lines; a closed or broken stream loses them and nothing else."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def msg(self, line: str | bytes) -> None:
+        data = line.encode("utf-8", "backslashreplace") if isinstance(line, str) else line
+        with self._lock:
+            try:
+                self._stream.write(data + b"\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                return
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _adopt_standard_logging(severity: int, render: list[Processor], sink: LineSink) -> None:
+    handler = _SinkHandler(sink)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[add_logger_name, *_common()],
+            processors=[ProcessorFormatter.remove_processors_meta, *render, _as_text],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=severity, force=True)
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(max(severity, logging.WARNING))
+
+
+class _SinkHandler(logging.Handler):
+    def __init__(self, sink: LineSink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._sink.msg(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def _common() -> list[Processor]:
+    return [merge_contextvars, add_log_level, TimeStamper(fmt="iso", utc=True), _presentable]
+
+
+def _presentable(_logger: object, _method: str, event: EventDict) -> EventDict:
+    for name, value in event.items():
+        if name in PRIVATE_FIELDS:
+            event[name] = "(hidden)"
+        elif isinstance(value, str):
+            event[name] = _bounded(_without_passwords(value))
+    return event
+
+
+def _json_renderer() -> list[Processor]:
+    return [ExceptionRenderer(_structured_exception), _to_json]
+
+
+def _structured_exception(exc_info: ExcInfo) -> list[dict[str, Any]]:
+    """Types, frames and the first line of each message.
+
+    Only the first, because the further lines are where drivers and validators quote the row or the
+    value (`DETAIL: Failing row contains (…)`); the job's own row keeps the whole text.
+    """
+    return _discreet(_TRACEBACKS(exc_info))
+
+
+def _discreet(chain: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for link in chain:
+        first_line = str(link["exc_value"]).partition("\n")[0]
+        link["exc_value"] = _bounded(_without_passwords(first_line))
+        del link["exc_notes"]
+        for grouped in link["exceptions"]:
+            _discreet(grouped)
+    return chain
+
+
+_TRACEBACKS = ExceptionDictTransformer(show_locals=False, max_frames=30)
+
+
+def _to_json(_logger: object, _method: str, event: EventDict) -> bytes:
+    ordered: dict[str, Any] = {name: event.get(name) for name in _FIRST}
+    ordered.update(event)
+    try:
+        return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # Lone surrogates, integers beyond 64 bits, cycles.
+        plain = {
+            str(name): value if isinstance(value, str) else repr(value)
+            for name, value in ordered.items()
+        }
+        return json.dumps(plain).encode()
+
+
+_FIRST = ("timestamp", "level", "event")
+
+
+def _as_text(_logger: object, _method: str, line: Any) -> str:
+    return line.decode() if isinstance(line, bytes) else str(line)
+
+
+def _console_renderer(*, colors: bool) -> list[Processor]:
+    return [ConsoleRenderer(colors=colors, exception_formatter=_readable_exception)]
+
+
+def _readable_exception(out: TextIO, exc_info: ExcInfo) -> None:
+    text = io.StringIO()
+    plain_traceback(text, exc_info)
+    out.write(_without_passwords(text.getvalue()))
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= VALUE_CHARACTERS_MAX:
+        return text
+    return f"{text[:VALUE_CHARACTERS_MAX]}… ({len(text)} characters)"
+
+
+def _without_passwords(text: str) -> str:
+    if "://" in text:
+        text = _URL_PASSWORD.sub(r"\1***@", text)
+    if "password" in text:
+        text = _CONNINFO_PASSWORD.sub(r"\1***", text)
+    return text
+
+
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")
+_CONNINFO_PASSWORD = re.compile(r"(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
