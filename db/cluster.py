@@ -21,6 +21,7 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -149,6 +150,9 @@ class Cluster:
                 f"it did not stop: {done.stdout.strip()}",
                 f"look at {self.log}",
             )
+        if self.socket_dir.parent != self.data_dir:
+            with suppress(OSError):
+                self.socket_dir.rmdir()
 
     def state(self) -> Literal["ready", "starting", "absent"]:
         """`starting` is any state that ends by itself: starting, recovering, stopping."""

@@ -15,6 +15,7 @@ from db.errors import InvalidInput
 
 # An escaped NUL that is not itself an escaped backslash followed by "u0000".
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def to_document(value: object, thing: str = "the value") -> str:
@@ -55,7 +56,7 @@ def parse_payload(text: str, thing: str) -> dict[str, Any]:
         value: object = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(
-            f"{thing} is not JSON: {error.msg}",
+            f"{thing} is not JSON: {error.msg}, in line {error.lineno}, column {error.colno}",
             'write an object, like {"url": "https://example.org"}',
         ) from error
     if not isinstance(value, dict):
@@ -68,7 +69,7 @@ def parse_payload(text: str, thing: str) -> dict[str, Any]:
 
 def to_text(value: str) -> str:
     """`value` as PostgreSQL `text` can hold it: NUL becomes U+2400, lone surrogates U+FFFD."""
-    return value.replace("\0", "\u2400").encode("utf-8", "replace").decode()
+    return _SURROGATE.sub("\ufffd", value.replace("\0", "\u2400"))
 
 
 def _encode(value: object, thing: str) -> bytes:

@@ -88,6 +88,8 @@ _EXHAUSTED = ("53", "58")
 _NOT_FOUND = "P0002"
 _CONFLICT = ("23505", "55000", "55006")
 _INVALID = ("22", "23", "54", "P0001")
+# not null, check: their DETAIL is the failing row, payload and all.
+_ROW_IN_DETAIL = ("23502", "23514")
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def translate(error: psycopg.Error) -> JobsworthError:
         return Exhausted(message, hint or "free disk, memory or connections on the server", code)
     if code.startswith(_INVALID) and hint:
         return InvalidInput(message, hint)
-    detail = error.diag.message_detail
+    detail = None if code in _ROW_IN_DETAIL else error.diag.message_detail
     return Refused(f"{message}: {detail}" if detail else message, hint, code)
 
 

@@ -16,13 +16,13 @@ from psycopg.rows import class_row, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
-from db.schema import render
+from db.schema import DEFAULT_SCHEMA, render
 
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Any] | None
 
-DEFAULT_SCHEMA = "jobsworth"
 STATEMENT_SECONDS = 30.0
+RECONNECT_SECONDS = 4.0
 
 
 class Connection(psycopg.AsyncConnection[Any]):
@@ -61,7 +61,9 @@ class Database:
             min_size=pool_min,
             max_size=pool_max,
             timeout=acquire_seconds,
-            reconnect_timeout=float("inf"),
+            # The pool doubles its pause without a bound; if it gives up soon, the next borrower
+            # tries anew.
+            reconnect_timeout=RECONNECT_SECONDS,
             open=False,
         )
 

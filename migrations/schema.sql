@@ -191,6 +191,10 @@ begin
     raise exception 'a job needs a mode: which handler runs it'
       using errcode = 'invalid_parameter_value', hint = 'For example: enqueue(''answer'', …).';
   end if;
+  if enqueue.delay < interval '0' or enqueue.delay is not null and enqueue.run_at is not null then
+    raise exception 'the delay of a % job is negative, or given together with run_at', enqueue.mode
+      using errcode = 'invalid_parameter_value', hint = 'Give one of them, or none for now.';
+  end if;
   if pg_column_size(enqueue.payload) > 1048576 then
     raise exception 'the payload of a % job has % bytes; at most 1048576 are allowed',
       enqueue.mode, pg_column_size(enqueue.payload)
@@ -479,7 +483,8 @@ begin
     perform jobsworth.wake();
   end if;
   return array(select u.id from unnest(job_ids) u(id) where u.id <> all(held)
-    and exists (select 1 from jobsworth.reactive_jobs j where j.id = u.id and j.status = 'waiting'));
+    and exists (select 1 from jobsworth.reactive_jobs j where j.id = u.id and j.status =
+    'waiting'));
 end $$;
 
 CREATE FUNCTION jobsworth.refuse_change() RETURNS trigger
@@ -546,6 +551,7 @@ CREATE FUNCTION jobsworth.retry(job_id uuid) RETURNS jobsworth.job_status
 declare
   j jobsworth.reactive_jobs;
   holder uuid;
+  needs boolean;
 begin
   select x.* into j from jobsworth.reactive_jobs x where x.id = retry.job_id for no key update;
   if not found then
@@ -563,12 +569,24 @@ begin
         j.id, holder, j.unique_key
         using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
     end if;
-    -- It waits on a timer that is due, so that reconsider gives it its place.
-    update jobsworth.reactive_jobs x
-    set status = 'waiting', waiting_for = 'timer', run_at = clock_timestamp(), finished_at = null,
-        failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
-        lane_position = null
-    where x.id = j.id;
+    -- It waits on a timer that is due, so that reconsider gives it its place; or again for the jobs
+    -- it needs, as long as one of them is open.
+    needs := exists (
+      select 1 from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = j.id and p.finished_at is null);
+    begin
+      update jobsworth.reactive_jobs x
+      set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
+          waiting_for = case when needs then 'parents' else 'timer' end::jobsworth.wait_reason,
+          failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
+          lane_position = case when needs and x.lane is not null
+            then nextval('jobsworth.lane_position') end
+      where x.id = j.id;
+    exception when unique_violation then
+      raise exception 'job % cannot run again: another job has just taken its unique key %',
+        j.id, j.unique_key
+        using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
+    end;
   else
     raise exception 'job % is %: only a failed, canceled or timed job can be run again',
       j.id, j.status using errcode = 'object_not_in_prerequisite_state',
@@ -1117,10 +1135,10 @@ UNION ALL
 UNION ALL
  SELECT 'ledger entry that contradicts its call'::text AS invariant,
     c.id AS subject_id,
-    ((l.cost || ' is not '::text) || c.cost) AS detail
+    ((ROW(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost) || ' is not '::text) || ROW(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost)) AS detail
    FROM (jobsworth.token_ledger l
      JOIN jobsworth.llm_calls c ON ((c.id = l.call_id)))
-  WHERE ((l.entry = 'settle'::jobsworth.ledger_entry) AND ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0))))
+  WHERE ((l.entry = 'settle'::jobsworth.ledger_entry) AND ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0)) OR (l.cache_read_tokens <> COALESCE(c.cache_read_tokens, 0)) OR (l.cache_write_tokens <> COALESCE(c.cache_write_tokens, 0))))
 UNION ALL
  SELECT 'healthy without a passing probe'::text AS invariant,
     d.id AS subject_id,

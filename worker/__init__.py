@@ -8,9 +8,13 @@ For handlers:
     async def summarise(job: Job, url: str) -> str: ...
 """
 
-from worker.context import CallRefused, Child, ChildFailed, Decision, Job
-from worker.handlers import handler
-from worker.outcomes import Cancel, Fail, Retry, Snooze
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worker.context import CallRefused, Child, ChildFailed, Decision, Job
+    from worker.handlers import handler
+    from worker.outcomes import Cancel, Fail, Retry, Snooze
 
 __all__ = [
     "CallRefused",
@@ -24,3 +28,18 @@ __all__ = [
     "Snooze",
     "handler",
 ]
+
+_HOMES = {
+    "worker.context": ("CallRefused", "Child", "ChildFailed", "Decision", "Job"),
+    "worker.handlers": ("handler",),
+    "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),
+}
+
+
+# Imported when they are asked for: the command line is in this package too, and must not wait for
+# what only handlers need (0.4 s).
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

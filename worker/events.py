@@ -112,6 +112,6 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     VIOLATIONS_FOUND: "the violations view is not empty",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",
     EMBEDDER_FAILED: "the embedder did not answer; the texts stay for a later try",
-    EMBEDDER_REFUSED: "the embedder refused one text for good",
+    EMBEDDER_REFUSED: "the embedder refused one text; it is tried again, ever more rarely",
     CRASH_POINT_REACHED: "an armed crash point was reached",
 }

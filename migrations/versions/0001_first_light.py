@@ -983,6 +983,7 @@ create function jobsworth.retry(job_id uuid) returns jobsworth.job_status langua
 declare
   j jobsworth.reactive_jobs;
   holder uuid;
+  needs boolean;
 begin
   select x.* into j from jobsworth.reactive_jobs x where x.id = retry.job_id for no key update;
   if not found then
@@ -1000,12 +1001,24 @@ begin
         j.id, holder, j.unique_key
         using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
     end if;
-    -- It waits on a timer that is due, so that reconsider gives it its place.
-    update jobsworth.reactive_jobs x
-    set status = 'waiting', waiting_for = 'timer', run_at = clock_timestamp(), finished_at = null,
-        failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
-        lane_position = null
-    where x.id = j.id;
+    -- It waits on a timer that is due, so that reconsider gives it its place; or again for the jobs
+    -- it needs, as long as one of them is open.
+    needs := exists (
+      select 1 from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = j.id and p.finished_at is null);
+    begin
+      update jobsworth.reactive_jobs x
+      set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
+          waiting_for = case when needs then 'parents' else 'timer' end::jobsworth.wait_reason,
+          failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
+          lane_position = case when needs and x.lane is not null
+            then nextval('jobsworth.lane_position') end
+      where x.id = j.id;
+    exception when unique_violation then
+      raise exception 'job % cannot run again: another job has just taken its unique key %',
+        j.id, j.unique_key
+        using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
+    end;
   else
     raise exception 'job % is %: only a failed, canceled or timed job can be run again',
       j.id, j.status using errcode = 'object_not_in_prerequisite_state',
@@ -1159,11 +1172,16 @@ where c.status = 'started' and c.started_at < now() - interval '60 seconds'
   select 1 from jobsworth.reactive_jobs j
   where j.id = c.job_id and j.lease_no = c.lease_no and j.status = 'running')
 union all
-select 'ledger entry that contradicts its call', c.id, l.cost || ' is not ' || c.cost
+select 'ledger entry that contradicts its call', c.id,
+  row(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost)
+  || ' is not ' || row(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens,
+    c.cost)
 from jobsworth.token_ledger l join jobsworth.llm_calls c on c.id = l.call_id
 where l.entry = 'settle' and (l.cost is distinct from c.cost
   or l.input_tokens <> coalesce(c.input_tokens, 0)
-  or l.output_tokens <> coalesce(c.output_tokens, 0))
+  or l.output_tokens <> coalesce(c.output_tokens, 0)
+  or l.cache_read_tokens <> coalesce(c.cache_read_tokens, 0)
+  or l.cache_write_tokens <> coalesce(c.cache_write_tokens, 0))
 union all
 select 'healthy without a passing probe', d.id, d.environment
 from jobsworth.deployments d

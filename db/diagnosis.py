@@ -1,0 +1,186 @@
+"""What an operator's check-up asks of the server and the installation.
+
+In: a connection, whatever state the installation is in. Out: facts, each from one small statement,
+for `jobsworth doctor` to judge. Nothing is changed: `try_write` writes no row.
+"""
+
+from typing import LiteralString
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.pool import Connection, execute, fetch_all, fetch_one
+
+
+class Server(BaseModel):
+    """The PostgreSQL that answers. `version_number` is 180001 for 18.1; `pgvector` is what this
+    database has, `pgvector_available` what the server could give it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    version_number: int
+    database: str
+    role: str
+    in_recovery: bool
+    read_only: bool
+    pgvector: str | None
+    pgvector_available: str | None
+    clock: AwareDatetime
+
+
+class OldTransaction(BaseModel):
+    """The oldest open transaction: what vacuum has to wait for. A prepared one has no `pid`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int | None
+    application_name: str
+    state: str
+    seconds: float
+
+
+class UnknownMode(BaseModel):
+    """Jobs that could run, of a mode that no living worker knows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: str
+    jobs: int
+
+
+class QueueCounts(BaseModel):
+    """The open jobs of one queue, and whether it is paused."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    paused: bool
+    queued: int
+    waiting: int
+    running: int
+
+
+SERVER: LiteralString = """
+select current_setting('server_version') as version,
+  current_setting('server_version_num')::int as version_number,
+  current_database()::text as database, current_user::text as role,
+  pg_is_in_recovery() as in_recovery,
+  current_setting('transaction_read_only')::boolean as read_only,
+  (select e.extversion from pg_catalog.pg_extension e where e.extname = 'vector') as pgvector,
+  (select a.default_version from pg_catalog.pg_available_extensions a where a.name = 'vector')
+    as pgvector_available,
+  clock_timestamp() as clock
+"""
+
+
+async def server(conn: Connection) -> Server:
+    """Who answers, and how."""
+    found = await fetch_one(conn, SERVER, None, Server)
+    assert found is not None
+    return found
+
+
+# No row fits, but the right to write and a server that takes writes are checked all the same.
+TRY_WRITE: LiteralString = "update jobsworth.queues q set paused = q.paused where false"
+
+
+async def try_write(conn: Connection) -> None:
+    """Raises what a write would: `Unavailable` (read-only), `Refused` (no right)."""
+    await execute(conn, TRY_WRITE)
+
+
+# Sessions of other roles show no start to a role without pg_monitor. Vacuums ignore each other.
+OLDEST_TRANSACTION: LiteralString = """
+select t.pid, t.application_name, t.state, extract(epoch from now() - t.since)::float8 as seconds
+from (
+  select a.pid, a.application_name, coalesce(a.state, a.backend_type) as state,
+    a.xact_start as since
+  from pg_catalog.pg_stat_activity a
+  where a.datname = current_database() and a.xact_start is not null
+    and a.backend_type is distinct from 'autovacuum worker'
+    and a.pid <> pg_backend_pid()
+  union all
+  select null, 'prepared transaction ' || p.gid, 'prepared', p.prepared
+  from pg_catalog.pg_prepared_xacts p
+  where p.database = current_database()
+) t
+order by t.since
+limit 1
+"""
+
+
+async def oldest_transaction(conn: Connection) -> OldTransaction | None:
+    """The open transaction of this database that began first, ours left out."""
+    return await fetch_one(conn, OLDEST_TRANSACTION, None, OldTransaction)
+
+
+UNKNOWN_MODES: LiteralString = """
+with ready as (
+  select j.mode, count(*) as jobs
+  from jobsworth.reactive_jobs j
+  where j.status = 'queued'
+  group by j.mode
+  union all
+  select j.mode, count(*)
+  from jobsworth.reactive_jobs j
+  where j.status = 'waiting' and j.waiting_for = 'handler'
+  group by j.mode
+)
+select r.mode, sum(r.jobs)::bigint as jobs
+from ready r
+where not exists (
+  select 1
+  from jobsworth.workers w
+  where r.mode = any(w.modes) and w.beaten_at > now() - %(alive_seconds)s * interval '1 second')
+group by r.mode
+order by sum(r.jobs) desc, r.mode
+"""
+
+
+async def unknown_modes(conn: Connection, alive_seconds: float) -> list[UnknownMode]:
+    """The modes of ready jobs that nobody alive (by a heartbeat within that time) knows."""
+    return await fetch_all(conn, UNKNOWN_MODES, {"alive_seconds": alive_seconds}, UnknownMode)
+
+
+# A partial index serves each of the three counts, so finished jobs cost nothing.
+QUEUES: LiteralString = """
+with open_jobs as (
+  select j.queue, count(*) as queued, 0 as waiting, 0 as running
+  from jobsworth.reactive_jobs j
+  where j.status = 'queued'
+  group by j.queue
+  union all
+  select j.queue, 0, count(*), 0
+  from jobsworth.reactive_jobs j
+  where j.status = 'waiting'
+  group by j.queue
+  union all
+  select j.queue, 0, 0, count(*)
+  from jobsworth.reactive_jobs j
+  where j.status = 'running'
+  group by j.queue
+), served as (
+  select distinct s.queue
+  from jobsworth.workers w
+  cross join lateral unnest(w.queues) as s (queue)
+)
+select n.name, coalesce(bool_or(q.paused), false) as paused,
+  coalesce(sum(o.queued), 0)::bigint as queued, coalesce(sum(o.waiting), 0)::bigint as waiting,
+  coalesce(sum(o.running), 0)::bigint as running
+from (
+  select o.queue as name from open_jobs o
+  union
+  select s.queue from served s
+  union
+  select q.name from jobsworth.queues q where q.paused) n
+left join jobsworth.queues q on q.name = n.name
+left join open_jobs o on o.queue = n.name
+group by n.name
+order by n.name
+"""
+
+
+async def queues(conn: Connection) -> list[QueueCounts]:
+    """The queues that have open jobs, are served by a worker, or are paused."""
+    return await fetch_all(conn, QUEUES, None, QueueCounts)

@@ -1,0 +1,306 @@
+"""Effects: rows that commit together with a job's transition.
+
+In: what handlers asked for during attempts that ended well (done or parked). Out: messages,
+follow-up and child jobs, approvals, artifacts and texts to embed, written by one statement per kind
+inside the finishing transaction. Each is unique by (job, effect key): the repeat of a replay is
+ignored, so each effect happens once however often its job is run.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, LiteralString, TypeVar
+from uuid import UUID
+
+import orjson
+
+from db.documents import to_document
+from db.pool import Connection, execute
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The job whose attempt made the effect, and what its effects inherit."""
+
+    job_id: UUID
+    team_id: UUID | None = None
+    thread_id: UUID | None = None
+    trigger_message_id: UUID | None = None
+    trace_parent: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something said in the job's thread."""
+
+    key: str
+    text: str
+    role: str = "assistant"
+    thread_id: UUID | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    latency_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A follow-up (same thread, same place in its lane) or a child (no lane; may be gathered)."""
+
+    key: str
+    mode: str
+    payload: str = "{}"
+    is_child: bool = False
+    queue: str = "default"
+    priority: int = 3
+    delay_seconds: float | None = None
+    lane: str | None = None
+    unique_key: str | None = None
+    failures_max: int | None = None
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A question to a person; the job parks for it."""
+
+    key: str
+    proposal_text: str
+    options: tuple[str, ...]
+    shown: str | None
+    shown_hash: str
+    deadline_seconds: float | None
+    on_timeout: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A text to embed after the job."""
+
+    key: str
+    text: str
+    source_kind: str
+    source_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file the job made: its content, or where it is."""
+
+    key: str
+    name: str
+    media_type: str
+    content: bytes | None = None
+    uri: str | None = None
+
+
+E = TypeVar("E")
+Effect = Message | NewJob | Approval | Memory | Artifact
+
+
+async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> None:
+    """Insert these effects inside the caller's transaction; repeats are ignored."""
+    await _write_messages(conn, _of(effects, Message))
+    await _write_jobs(conn, _of(effects, NewJob))
+    await _write_approvals(conn, _of(effects, Approval))
+    await _write_memories(conn, _of(effects, Memory))
+    await _write_artifacts(conn, _of(effects, Artifact))
+
+
+MESSAGES: LiteralString = """
+insert into jobsworth.chat_messages (
+  team_id, thread_id, role, text, model, input_tokens, output_tokens, latency_ms, request_id,
+  job_id, effect_key)
+select e.team_id, e.thread_id, e.role::jobsworth.message_role, e.text, e.model, e.input_tokens,
+  e.output_tokens, e.latency_ms, e.request_id, e.job_id, e.key
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, thread_id uuid, role text, text text, model text, input_tokens int,
+  output_tokens int, latency_ms int, request_id text, job_id uuid, key text)
+on conflict do nothing
+"""
+
+
+async def _write_messages(conn: Connection, rows: list[tuple[Origin, Message]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "thread_id": effect.thread_id or origin.thread_id,
+            "role": effect.role,
+            "text": effect.text,
+            "model": effect.model,
+            "input_tokens": effect.input_tokens,
+            "output_tokens": effect.output_tokens,
+            "latency_ms": effect.latency_ms,
+            "request_id": origin.request_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, MESSAGES, {"rows": to_document(documents)})
+
+
+JOBS: LiteralString = """
+insert into jobsworth.reactive_jobs (
+  team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
+  priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent)
+select e.team_id, e.thread_id, e.trigger_message_id, e.job_id, e.key, e.is_child, e.mode, e.payload,
+  e.queue, e.priority, now() + e.delay_seconds * interval '1 second',
+  -- A follow-up takes its parent's place in the lane; a child has no lane of its own.
+  coalesce(e.lane, case when not e.is_child then p.lane end, ''),
+  case when not e.is_child and e.lane is null then p.lane_position end,
+  e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
+  mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
+  unique_key text, failures_max int, timeout_seconds real, trace_parent text, n int)
+cross join lateral (
+  select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
+) p
+order by e.n
+on conflict do nothing
+"""
+
+
+async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "thread_id": origin.thread_id,
+            "trigger_message_id": origin.trigger_message_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "is_child": effect.is_child,
+            "mode": effect.mode,
+            "queue": effect.queue,
+            "priority": effect.priority,
+            "delay_seconds": effect.delay_seconds,
+            "lane": effect.lane,
+            "unique_key": effect.unique_key,
+            "failures_max": effect.failures_max,
+            "timeout_seconds": effect.timeout_seconds,
+            "trace_parent": origin.trace_parent,
+            "payload": orjson.Fragment(effect.payload),
+            "n": n,
+        }
+        for n, (origin, effect) in enumerate(rows)
+    ]
+    await execute(conn, JOBS, {"rows": orjson.dumps(documents).decode()})
+
+
+APPROVALS: LiteralString = """
+insert into jobsworth.approvals (
+  team_id, thread_id, job_id, effect_key, proposal_text, options, shown, shown_hash, deadline,
+  on_timeout)
+select e.team_id, e.thread_id, e.job_id, e.key, e.proposal_text, e.options, e.shown, e.shown_hash,
+  now() + e.deadline_seconds * interval '1 second', e.on_timeout
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, thread_id uuid, job_id uuid, key text, proposal_text text, options text[],
+  shown jsonb, shown_hash text, deadline_seconds float8, on_timeout text)
+on conflict do nothing
+"""
+
+
+async def _write_approvals(conn: Connection, rows: list[tuple[Origin, Approval]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "thread_id": origin.thread_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "proposal_text": effect.proposal_text,
+            "options": effect.options,
+            "shown": orjson.Fragment(effect.shown) if effect.shown else None,
+            "shown_hash": effect.shown_hash,
+            "deadline_seconds": effect.deadline_seconds,
+            "on_timeout": effect.on_timeout,
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, APPROVALS, {"rows": orjson.dumps(documents).decode()})
+
+
+MEMORIES: LiteralString = """
+insert into jobsworth.embedding_outbox (
+  team_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
+select e.team_id, e.thread_id, e.job_id, e.key, e.source_kind, e.source_id, e.text, e.metadata
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, thread_id uuid, job_id uuid, key text, source_kind text, source_id text, text text,
+  metadata jsonb)
+-- A replay may repeat a text that has been embedded and has left the outbox since.
+where not exists (
+  select 1 from jobsworth.embeddings m where m.job_id = e.job_id and m.effect_key = e.key)
+on conflict do nothing
+"""
+
+
+async def _write_memories(conn: Connection, rows: list[tuple[Origin, Memory]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "thread_id": origin.thread_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "source_kind": effect.source_kind,
+            "source_id": effect.source_id,
+            "text": effect.text,
+            "metadata": effect.metadata,
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, MEMORIES, {"rows": to_document(documents)})
+
+
+ARTIFACTS: LiteralString = """
+insert into jobsworth.artifacts (
+  team_id, job_id, effect_key, name, media_type, bytes, sha256, content, uri)
+select e.team_id, e.job_id, e.key, e.name, e.media_type, e.bytes, e.sha256,
+  decode(e.content, 'base64'), e.uri
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, job_id uuid, key text, name text, media_type text, bytes bigint, sha256 text,
+  content text, uri text)
+on conflict do nothing
+"""
+
+
+async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, Artifact]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "name": effect.name,
+            "media_type": effect.media_type,
+            "uri": effect.uri,
+            **_stored(effect.content),
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, ARTIFACTS, {"rows": to_document(documents)})
+
+
+def _stored(content: bytes | None) -> dict[str, Any]:
+    if content is None:
+        return {}
+    return {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "content": base64.b64encode(content).decode(),
+    }
+
+
+def _of(effects: Iterable[tuple[Origin, Effect]], kind: type[E]) -> list[tuple[Origin, E]]:
+    return [(origin, effect) for origin, effect in effects if isinstance(effect, kind)]

@@ -1,0 +1,242 @@
+"""What the database says about its own health, and about the queue's.
+
+In: a connection. Out: whether a worker can do its work there (`check_ready`), and the figures
+behind the metrics' gauges, in four parts that are read one by one. Invariant: every part is bounded
+in time by the server itself, and of the jobs only the open ones are read, by their partial indexes,
+so finished ones cost nothing however many there are; nothing is written or locked.
+"""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import LiteralString, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from db.errors import translated
+from db.migrate import check
+from db.pool import Connection, bounded, execute, fetch_all, fetch_one
+
+SAMPLE_SECONDS = 2.0
+# The whole books are joined, which is seconds at a million calls.
+VIOLATIONS_SECONDS = 5.0
+
+PGVECTOR_NEEDED = (0, 8, 4)
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """No `reasons` means that a worker can work; a warning is for a person to look at."""
+
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class JobSample(BaseModel):
+    """The open jobs. `waiting` has every reason, those that nobody waits for with 0."""
+
+    model_config = ConfigDict(frozen=True)
+
+    queued: int
+    running: int
+    waiting: dict[str, int]
+    oldest_queued_seconds: float
+
+
+class OutboxSample(BaseModel):
+    """The texts that wait to be embedded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    texts: int
+    oldest_seconds: float
+
+
+class SnapshotSample(BaseModel):
+    """What keeps vacuum from removing dead rows, in time and in transactions.
+
+    Time is 0 for sessions of other roles that this one may not look at (without `pg_monitor`);
+    transactions count them all, and standbys and replication slots too.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    oldest_seconds: float
+    oldest_transactions: int
+
+
+SERVER: LiteralString = """
+select pg_is_in_recovery() as in_recovery,
+       current_setting('transaction_read_only')::bool as read_only,
+       (select e.extversion from pg_catalog.pg_extension e where e.extname = 'vector') as pgvector
+"""
+
+
+async def check_ready(conn: Connection) -> Readiness:
+    """Whether the server takes writes and has what we need; raises `db.errors.DatabaseError`."""
+    server = await fetch_one(conn, SERVER)
+    assert server is not None
+    schema = await check(conn, conn.schema)
+    reasons: list[str] = []
+    warnings: list[str] = []
+    if server["in_recovery"]:
+        reasons.append(
+            "the database is a standby and takes no writes; connect to the primary "
+            "(target_session_attrs=read-write)"
+        )
+    elif server["read_only"]:
+        reasons.append(
+            "the database is read-only; see default_transaction_read_only of database and role"
+        )
+    if schema.state != "ok":
+        reasons.append(schema.message)
+    if server["pgvector"] is None:
+        reasons.append("the extension vector (pgvector) is missing; run: jobsworth migrate")
+    elif _numbers(server["pgvector"]) < PGVECTOR_NEEDED:
+        warnings.append(
+            f"pgvector is {server['pgvector']}; before 0.8.4, vacuum can corrupt its HNSW indexes: "
+            "install a newer one, then run: alter extension vector update"
+        )
+    return Readiness(tuple(reasons), tuple(warnings))
+
+
+# The first job of each queue and priority is the one that became ready first there. Its time is
+# that of its insert or of its last attempt; when a timer made it ready is not kept.
+JOBS: LiteralString = """
+with recursive head as (
+  (select j.queue, j.priority, coalesce(j.run_at, j.created_at) as since
+   from jobsworth.reactive_jobs j
+   where j.status = 'queued'
+   order by j.queue, j.priority, j.position
+   limit 1)
+  union all
+  select n.queue, n.priority, n.since
+  from head h
+  cross join lateral (
+    select j.queue, j.priority, coalesce(j.run_at, j.created_at) as since
+    from jobsworth.reactive_jobs j
+    where j.status = 'queued' and (j.queue, j.priority) > (h.queue, h.priority)
+    order by j.queue, j.priority, j.position
+    limit 1) n
+)
+select
+  (select count(*) from jobsworth.reactive_jobs j where j.status = 'queued') as queued,
+  (select count(*) from jobsworth.reactive_jobs j where j.status = 'running') as running,
+  (select jsonb_object_agg(r.reason, coalesce(w.jobs, 0))
+   from unnest(enum_range(null::jobsworth.wait_reason)) as r(reason)
+   left join (
+     select j.waiting_for as reason, count(*) as jobs
+     from jobsworth.reactive_jobs j
+     where j.status = 'waiting'
+     group by j.waiting_for) w on w.reason = r.reason) as waiting,
+  (select coalesce(greatest(extract(epoch from now() - min(h.since)), 0), 0)::float8
+   from (select h.since from head h limit 1000) h) as oldest_queued_seconds
+"""
+
+
+async def sample_jobs(conn: Connection) -> JobSample:
+    """Count the open jobs, exactly: 0.1 to 0.3 s for a million of them, nothing for finished ones.
+
+    A count with a cap was rejected: a backlog that grows would show as one that stands still.
+    """
+    return await _sample(conn, JOBS, JobSample, SAMPLE_SECONDS)
+
+
+# Ids are drawn in order of time, so the lowest is the oldest.
+OUTBOX: LiteralString = """
+select
+  (select count(*) from jobsworth.embedding_outbox o) as texts,
+  coalesce((
+    select greatest(extract(epoch from now() - o.created_at), 0)
+    from jobsworth.embedding_outbox o
+    order by o.id
+    limit 1), 0)::float8 as oldest_seconds
+"""
+
+
+async def sample_outbox(conn: Connection) -> OutboxSample:
+    """Count the texts that wait to be embedded."""
+    return await _sample(conn, OUTBOX, OutboxSample, SAMPLE_SECONDS)
+
+
+# A vacuum ignores other vacuums and the sessions of other databases, but not a standby's feedback
+# (a walsender, which has no database).
+SNAPSHOTS: LiteralString = """
+select coalesce(greatest(extract(epoch from now() - min(h.since)), 0), 0)::float8 as oldest_seconds,
+       coalesce(max(h.transactions), 0) as oldest_transactions
+from (
+  select a.xact_start as since,
+         greatest(age(a.backend_xmin), age(a.backend_xid)) as transactions
+  from pg_catalog.pg_stat_activity a
+  where (a.datname = current_database() or a.datname is null)
+    and (a.backend_xmin is not null or a.backend_xid is not null)
+    and a.backend_type is distinct from 'autovacuum worker'
+    and a.pid <> pg_backend_pid()
+  union all
+  select p.prepared, age(p.transaction)
+  from pg_catalog.pg_prepared_xacts p
+  where p.database = current_database()
+  union all
+  select null, age(s.xmin)
+  from pg_catalog.pg_replication_slots s
+  where s.xmin is not null
+) h
+"""
+
+
+async def sample_snapshots(conn: Connection) -> SnapshotSample:
+    """Find the oldest snapshot or transaction that is still held in this database."""
+    return await _sample(conn, SNAPSHOTS, SnapshotSample, SAMPLE_SECONDS)
+
+
+VIOLATIONS: LiteralString = """
+select v.invariant, count(*) as breaches
+from jobsworth.violations v
+group by v.invariant
+order by v.invariant
+"""
+
+
+async def count_violations(conn: Connection) -> dict[str, int]:
+    """Breaches by invariant; empty, always. Reads the books whole, so not for every few seconds."""
+    async with _limited(conn, VIOLATIONS_SECONDS, ANY_PLAN):
+        rows = await fetch_all(conn, VIOLATIONS)
+    return {row["invariant"]: row["breaches"] for row in rows}
+
+
+async def _sample(conn: Connection, query: LiteralString, into: type[Row], seconds: float) -> Row:
+    async with _limited(conn, seconds, INDEXES_ONLY):
+        row = await fetch_one(conn, query, None, into)
+    assert row is not None
+    return row
+
+
+# Stale statistics may take the index of a backlog that is gone for dearer than the whole table, and
+# a bitmap scan reads the rows of the whole backlog, payloads included, to count them.
+INDEXES_ONLY: LiteralString = """
+select set_config('statement_timeout', %(timeout)s, true),
+       set_config('enable_seqscan', 'off', true),
+       set_config('enable_bitmapscan', 'off', true),
+       set_config('max_parallel_workers_per_gather', '0', true)
+"""
+ANY_PLAN: LiteralString = """
+select set_config('statement_timeout', %(timeout)s, true),
+       set_config('max_parallel_workers_per_gather', '0', true)
+"""
+
+
+# A transaction, because PgBouncer shares sessions: what is set must end with it.
+@asynccontextmanager
+async def _limited(conn: Connection, seconds: float, limits: LiteralString) -> AsyncGenerator[None]:
+    async with bounded(seconds + 1):
+        with translated():
+            async with conn.transaction():
+                await execute(conn, limits, {"timeout": f"{seconds:g}s"})
+                yield
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])

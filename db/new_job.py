@@ -1,0 +1,221 @@
+"""A job to be: what may be asked for, and whether it makes sense.
+
+In: a mode, a payload and options, as the caller gave them. Out: a checked value. Nothing has been
+sent when a mistake is found, so the caller's transaction stays intact.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict
+from uuid import UUID
+
+from db.documents import to_payload
+from db.errors import InvalidInput
+
+PAYLOAD_BYTES_MAX = 1_048_576
+# Longer texts do not fit into the indexes.
+TEXT_BYTES_MAX = 1_000
+DELAY_MAX = timedelta(days=36_500)
+TIMEOUT_SECONDS_MIN, TIMEOUT_SECONDS_MAX = 0.001, 1e9
+COUNT_MAX = 2**31 - 1
+
+# https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACE_PARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+
+class JobOptions(TypedDict, total=False):
+    """Options of a job, as keyword arguments; `NewJob` tells what they mean."""
+
+    queue: str
+    priority: int
+    run_at: datetime | None
+    delay: timedelta | float | None
+    lane: str | None
+    unique_key: str | None
+    failures_max: int | None
+    crashes_max: int | None
+    timeout_seconds: float | None
+    trace_parent: str | None
+    after: Sequence[UUID]
+    holds_lane: bool
+    id: UUID | None
+
+
+class EnqueueOptions(JobOptions, total=False):
+    """`JobOptions`, and where the job belongs."""
+
+    thread_id: UUID | None
+    trigger_message_id: UUID | None
+    team_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to enqueue; raises `InvalidInput` when an option is not usable.
+
+    priority: 1 (urgent) to 4. run_at or delay (seconds or timedelta): not before. lane: at most one
+    job of a lane runs, in order; by default the thread, "" for none. unique_key: at most one open
+    job of a team has it. after: jobs that must be done first. holds_lane: nobody overtakes it while
+    it waits for an approval or a signal. id: your own, so that a repeated call adds nothing.
+    """
+
+    mode: str
+    payload: Mapping[str, Any] | None = None
+    queue: str = "default"
+    priority: int = 3
+    run_at: datetime | None = None
+    delay: timedelta | float | None = None
+    thread_id: UUID | None = None
+    trigger_message_id: UUID | None = None
+    lane: str | None = None
+    unique_key: str | None = None
+    failures_max: int | None = None
+    crashes_max: int | None = None
+    timeout_seconds: float | None = None
+    trace_parent: str | None = None
+    team_id: UUID | None = None
+    after: Sequence[UUID] = ()
+    holds_lane: bool = False
+    id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def payload_json(self, bytes_max: int = PAYLOAD_BYTES_MAX) -> str:
+        """The payload as JSON text; raises `InvalidInput` (not an object, NUL, too large)."""
+        if self.payload is None:
+            return "{}"
+        mapping = isinstance(self.payload, Mapping) and not isinstance(self.payload, dict)
+        payload = dict(self.payload) if mapping else self.payload
+        return to_payload(payload, f"the payload of a {self.mode} job", bytes_max)
+
+    def delay_interval(self) -> timedelta | None:
+        if self.delay is None or isinstance(self.delay, timedelta):
+            return self.delay
+        return timedelta(seconds=self.delay)
+
+
+def _check(job: NewJob) -> None:
+    _check_text("mode", job.mode)
+    _check_text("queue", job.queue)
+    if type(job.priority) is not int or not 1 <= job.priority <= 4:
+        raise InvalidInput(f"priority {job.priority!r} is not 1 to 4", "1 is urgent, 3 the default")
+    _check_time(job)
+    for thing, value in (
+        ("thread_id", job.thread_id),
+        ("trigger_message_id", job.trigger_message_id),
+        ("team_id", job.team_id),
+        ("id", job.id),
+    ):
+        if value is not None:
+            _check_id(thing, value)
+    if job.lane:
+        _check_text("lane", job.lane)
+    if job.unique_key is not None:
+        _check_text("unique_key", job.unique_key)
+    if job.failures_max is not None:
+        _check_count("failures_max", job.failures_max)
+    if job.crashes_max is not None:
+        _check_count("crashes_max", job.crashes_max)
+    if job.timeout_seconds is not None:
+        _check_timeout(job.timeout_seconds)
+    if job.trace_parent is not None:
+        _check_trace_parent(job.trace_parent)
+    if job.after:
+        _check_after(job)
+    if type(job.holds_lane) is not bool:
+        raise InvalidInput(f"holds_lane {job.holds_lane!r} is neither True nor False", "pass one")
+
+
+def _check_text(thing: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{thing} must be text, not {type(value).__name__}", "pass a str")
+    if not value.strip():
+        raise InvalidInput(f"{thing} is empty", "give it a name")
+    if "\0" in value:
+        raise InvalidInput(f"{thing} {value!r} contains a NUL character", "remove it")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{thing} {value!r} is not Unicode text", "decode it rightly") from error
+    if size > TEXT_BYTES_MAX:
+        raise InvalidInput(
+            f"{thing} has {size:,} bytes; at most {TEXT_BYTES_MAX:,} are allowed",
+            "shorten it, or use a hash of it",
+        )
+
+
+def _check_time(job: NewJob) -> None:
+    if job.run_at is not None:
+        if job.delay is not None:
+            raise InvalidInput("run_at and delay are both given", "give one of them")
+        _check_instant(job.run_at)
+    if job.delay is not None:
+        _check_delay(job.delay)
+
+
+def _check_instant(value: object) -> None:
+    if not isinstance(value, datetime) or value.tzinfo is None or value.utcoffset() is None:
+        raise InvalidInput(
+            f"run_at {value!r} is not an instant: it has no time zone",
+            "for example datetime.now(UTC) + timedelta(hours=1), or use delay",
+        )
+    try:
+        value.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInput(f"run_at {value} is out of range", "leave it out for now") from error
+
+
+def _check_delay(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
+        raise InvalidInput(
+            f"delay must be seconds or a timedelta, not {type(value).__name__}", "pass one of them"
+        )
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not 0 <= seconds <= DELAY_MAX.total_seconds():
+        raise InvalidInput(
+            f"delay {value} is not between 0 and {DELAY_MAX.days:,} days", "leave it out for now"
+        )
+
+
+def _check_id(thing: str, value: object) -> None:
+    if not isinstance(value, UUID):
+        raise InvalidInput(
+            f"{thing} must be a UUID, not {type(value).__name__}", "wrap it: uuid.UUID(…)"
+        )
+
+
+def _check_count(thing: str, value: object) -> None:
+    if type(value) is not int or not 1 <= value <= COUNT_MAX:
+        raise InvalidInput(f"{thing} {value!r} is not a number from 1 on", "1 means: no second try")
+
+
+def _check_timeout(value: object) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not TIMEOUT_SECONDS_MIN <= value <= TIMEOUT_SECONDS_MAX
+    ):
+        raise InvalidInput(
+            f"timeout_seconds {value!r} is not a number of seconds above 0",
+            "leave it out for the default",
+        )
+
+
+def _check_trace_parent(value: object) -> None:
+    if not isinstance(value, str) or not _TRACE_PARENT.fullmatch(value):
+        raise InvalidInput(
+            f"trace_parent {value!r} is not a W3C traceparent",
+            "like 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+
+
+def _check_after(job: NewJob) -> None:
+    for need in job.after:
+        _check_id("after", need)
+        if need == job.id:
+            raise InvalidInput(f"job {need} comes after itself", "take it out of after")

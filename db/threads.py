@@ -1,0 +1,323 @@
+"""Chat threads: where a conversation lives.
+
+In: a platform and its chat id. Out: the one thread of that chat (of that team), its status and
+title. How many messages it has, and when the last one came, is derived from the messages, so it
+cannot drift.
+"""
+
+from enum import StrEnum
+from typing import Any, LiteralString, TypedDict, TypeVar, Unpack
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.documents import to_payload, to_text
+from db.errors import Conflict, Contended, InvalidInput, NotFound
+from db.pool import execute, fetch_all, fetch_one, fetch_val
+
+LIMIT_MAX = 1_000
+ROUNDS_MAX = 5
+
+Row = TypeVar("Row")
+
+
+class ThreadStatus(StrEnum):
+    ACTIVE = "active"
+    ARCHIVED = "archived"
+    CLOSED = "closed"
+    DELETED = "deleted"
+
+
+class Thread(BaseModel):
+    """A row of `chat_threads`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    team_id: UUID | None
+    user_id: UUID | None
+    agent_id: UUID | None
+    platform: str
+    chat_id: str
+    title: str | None
+    status: ThreadStatus
+    metadata: dict[str, Any]
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    archived_at: AwareDatetime | None
+
+
+class Activity(BaseModel):
+    """What happened in a thread so far, derived from its messages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    messages: int
+    last_message_at: AwareDatetime | None
+
+
+class ThreadChanges(TypedDict, total=False):
+    """What `update` can change; what is left out stays."""
+
+    title: str | None
+    user_id: UUID | None
+    agent_id: UUID | None
+    metadata: dict[str, Any]
+
+
+INSERT_IF_NEW: LiteralString = """
+insert into jobsworth.chat_threads (team_id, user_id, agent_id, platform, chat_id, title, metadata)
+values (%(team_id)s, %(user_id)s, %(agent_id)s, %(platform)s, %(chat_id)s, %(title)s,
+  %(metadata)s::jsonb)
+on conflict on constraint one_thread_per_chat do nothing
+returning id, team_id, user_id, agent_id, platform, chat_id, title, status, metadata, created_at,
+  updated_at, archived_at
+"""
+
+
+async def get_or_create(
+    conn: AsyncConnection[Any],
+    platform: str,
+    chat_id: str,
+    *,
+    team_id: UUID | None = None,
+    user_id: UUID | None = None,
+    agent_id: UUID | None = None,
+    title: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Thread:
+    """The thread of this chat; made, with the rest of the arguments, if there is none.
+
+    Whoever creates it at the same time gets the same thread. One that exists, in whatever status,
+    comes back as it is.
+    """
+    values = {
+        "team_id": team_id,
+        "user_id": user_id,
+        "agent_id": agent_id,
+        "platform": _name("platform", platform),
+        "chat_id": _name("chat_id", chat_id),
+        "title": None if title is None else to_text(title),
+        "metadata": to_payload(metadata or {}, "the metadata of a thread"),
+    }
+    # Read first: threads are found far more often than made, and a conflict is not free. A thread
+    # seen by the conflict may be erased before the next look.
+    for _ in range(ROUNDS_MAX):
+        thread = await _find(conn, values) or await fetch_one(conn, INSERT_IF_NEW, values, Thread)
+        if thread is not None:
+            return thread
+    raise Contended(f"thread {platform} {chat_id} comes and goes", "try again")
+
+
+GET_BY_CHAT_ID: LiteralString = """
+select t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
+  t.metadata, t.created_at, t.updated_at, t.archived_at
+from jobsworth.chat_threads t
+where t.platform = %(platform)s and t.chat_id = %(chat_id)s
+  and t.team_id is not distinct from %(team_id)s::uuid
+"""
+
+
+async def get_by_chat_id(
+    conn: AsyncConnection[Any], platform: str, chat_id: str, team_id: UUID | None = None
+) -> Thread:
+    """Raises `NotFound`."""
+    values = {"platform": platform, "chat_id": chat_id, "team_id": team_id}
+    thread = await _find(conn, values)
+    if thread is None:
+        raise NotFound(f"there is no thread {platform} {chat_id}", "create it: get_or_create")
+    return thread
+
+
+async def _find(conn: AsyncConnection[Any], values: dict[str, Any]) -> Thread | None:
+    return await fetch_one(conn, GET_BY_CHAT_ID, values, Thread)
+
+
+GET_BY_ID: LiteralString = """
+select t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
+  t.metadata, t.created_at, t.updated_at, t.archived_at
+from jobsworth.chat_threads t
+where t.id = %(id)s
+"""
+
+
+async def get_by_id(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
+    """Raises `NotFound`."""
+    return _found(await fetch_one(conn, GET_BY_ID, {"id": thread_id}, Thread), thread_id)
+
+
+UPDATE: LiteralString = """
+update jobsworth.chat_threads t
+set title = case when 'title' = any(%(changed)s::text[]) then %(title)s else t.title end,
+  user_id = case when 'user_id' = any(%(changed)s::text[]) then %(user_id)s::uuid else t.user_id end,
+  agent_id = case when 'agent_id' = any(%(changed)s::text[]) then %(agent_id)s::uuid else t.agent_id end,
+  metadata = case when 'metadata' = any(%(changed)s::text[]) then %(metadata)s::jsonb else t.metadata end
+where t.id = %(id)s
+returning t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
+  t.metadata, t.created_at, t.updated_at, t.archived_at
+"""
+
+
+async def update(
+    conn: AsyncConnection[Any], thread_id: UUID, **changes: Unpack[ThreadChanges]
+) -> Thread:
+    """Change what is given; `updated_at` is kept by the database. Raises `NotFound`."""
+    title = changes.get("title")
+    values = {
+        "id": thread_id,
+        "changed": list(changes),
+        "title": None if title is None else to_text(title),
+        "user_id": changes.get("user_id"),
+        "agent_id": changes.get("agent_id"),
+        "metadata": to_payload(changes.get("metadata", {}), "the metadata of a thread"),
+    }
+    return _found(await fetch_one(conn, UPDATE, values, Thread), thread_id)
+
+
+MOVE: LiteralString = """
+update jobsworth.chat_threads t
+set status = %(status)s::jobsworth.thread_status,
+  archived_at = case when %(status)s::jobsworth.thread_status = 'archived' then now() end
+where t.id = %(id)s and t.status = any(%(allowed)s::jobsworth.thread_status[])
+returning t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
+  t.metadata, t.created_at, t.updated_at, t.archived_at
+"""
+
+
+async def archive(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
+    """Put an active or closed thread away; one that is archived stays so, with its time.
+
+    Raises `NotFound`; `Conflict` for a deleted thread.
+    """
+    return await _move(conn, thread_id, ThreadStatus.ARCHIVED, ["active", "closed"])
+
+
+async def unarchive(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
+    """Make an archived thread active again; an active one stays so.
+
+    Raises `NotFound`; `Conflict` for a closed or deleted thread.
+    """
+    return await _move(conn, thread_id, ThreadStatus.ACTIVE, ["archived"])
+
+
+async def close(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
+    """End the conversation; nothing is removed. Raises `NotFound`; `Conflict` if it is deleted."""
+    return await _move(conn, thread_id, ThreadStatus.CLOSED, ["active", "archived"])
+
+
+async def delete(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
+    """Mark the thread as deleted; its rows stay until `erase`. Raises `NotFound`."""
+    return await _move(conn, thread_id, ThreadStatus.DELETED, ["active", "archived", "closed"])
+
+
+async def _move(
+    conn: AsyncConnection[Any], thread_id: UUID, status: ThreadStatus, allowed: list[str]
+) -> Thread:
+    values = {"id": thread_id, "status": status, "allowed": allowed}
+    moved = await fetch_one(conn, MOVE, values, Thread)
+    thread = moved or await get_by_id(conn, thread_id)
+    if thread.status is not status:
+        raise Conflict(
+            f"thread {thread_id} is {thread.status}: it cannot become {status}",
+            f"only a thread that is {' or '.join(allowed)} can",
+        )
+    return thread
+
+
+LIST_BY_USER: LiteralString = """
+select t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
+  t.metadata, t.created_at, t.updated_at, t.archived_at
+from jobsworth.chat_threads t
+where t.user_id = %(user_id)s
+  and case when %(status)s::jobsworth.thread_status is null then t.status <> 'deleted'
+    else t.status = %(status)s::jobsworth.thread_status end
+  and (%(before_id)s::uuid is null or t.id < %(before_id)s::uuid)
+order by t.id desc
+limit %(limit)s
+"""
+
+
+async def list_by_user(
+    conn: AsyncConnection[Any],
+    user_id: UUID,
+    *,
+    status: ThreadStatus | None = None,
+    limit: int = 100,
+    before_id: UUID | None = None,
+) -> list[Thread]:
+    """A user's threads, newest first, at most `limit` (1 to 1,000); without `status`, all but the
+    deleted ones. The next page: `before_id` is the last id of this one.
+    """
+    if not 1 <= limit <= LIMIT_MAX:
+        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
+    values = {"user_id": user_id, "status": status, "limit": limit, "before_id": before_id}
+    return await fetch_all(conn, LIST_BY_USER, values, Thread)
+
+
+COUNT_BY_USER: LiteralString = """
+select count(*)
+from jobsworth.chat_threads t
+where t.user_id = %(user_id)s
+  and case when %(status)s::jobsworth.thread_status is null then t.status <> 'deleted'
+    else t.status = %(status)s::jobsworth.thread_status end
+"""
+
+
+async def count_by_user(
+    conn: AsyncConnection[Any], user_id: UUID, status: ThreadStatus | None = None
+) -> int:
+    """How many threads a user has; without `status`, all but the deleted ones."""
+    return await fetch_val(conn, COUNT_BY_USER, {"user_id": user_id, "status": status})
+
+
+ACTIVITY: LiteralString = """
+select
+  (select count(*) from jobsworth.chat_messages c where c.thread_id = t.id) as messages,
+  (select m.created_at from jobsworth.chat_messages m
+   where m.thread_id = t.id
+   order by m.id desc
+   limit 1) as last_message_at
+from jobsworth.chat_threads t
+where t.id = %(id)s
+"""
+
+
+async def activity(conn: AsyncConnection[Any], thread_id: UUID) -> Activity:
+    """How many messages, and when the last one came. Raises `NotFound`."""
+    return _found(await fetch_one(conn, ACTIVITY, {"id": thread_id}, Activity), thread_id)
+
+
+SET_ERASE: LiteralString = "select set_config('jobsworth.erase', %(erase)s, true)"
+
+ERASE: LiteralString = "delete from jobsworth.chat_threads t where t.id = %(id)s"
+
+
+async def erase(conn: AsyncConnection[Any], thread_id: UUID) -> None:
+    """Remove a thread for good, with its messages and their artifacts: the one way past their
+    immutability. Jobs, approvals, memories and the books, which carry its id, stay.
+
+    Raises `NotFound`.
+    """
+    async with conn.transaction():
+        await execute(conn, SET_ERASE, {"erase": "on"})
+        erased = await execute(conn, ERASE, {"id": thread_id})
+        await execute(conn, SET_ERASE, {"erase": "off"})
+        if not erased:
+            raise _not_found(thread_id)
+
+
+def _found(row: Row | None, thread_id: UUID) -> Row:
+    if row is None:
+        raise _not_found(thread_id)
+    return row
+
+
+def _not_found(thread_id: UUID) -> NotFound:
+    return NotFound(f"there is no thread {thread_id}", "create it: get_or_create")
+
+
+def _name(thing: str, value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise InvalidInput(f"{thing} {value!r} names nothing", "pass the platform's own name")
+    return value

@@ -1,0 +1,553 @@
+"""The books: what each model call was estimated at, what it cost, and sums over time.
+
+In: calls about to be sent, and how they ended. Out: one `llm_calls` row per call, and the
+append-only `token_ledger`: `reserve` with the start of a call, `settle` with its end.
+
+Invariant: a call is written, and committed, before a byte of it is sent, and settled exactly once,
+whatever became of its job. Only starting a call is fenced: an answer that was paid for belongs into
+the books even if the attempt has lost its lease. What a thing cost is a number or unknown (null),
+never zero for want of knowing.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Literal, LiteralString
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.documents import to_text
+from db.errors import Conflict, InvalidInput
+from db.pool import Connection, execute, fetch_all, fetch_one
+from db.queue import Lease, LeaseLost
+
+TOKENS_MAX = 2_147_483_647
+COST_MAX = Decimal(10) ** 12
+DAYS_BACK_MAX = 36_500
+
+
+class CallStatus(StrEnum):
+    STARTED = "started"
+    OK = "ok"
+    ERROR = "error"
+    CUT = "cut"
+    UNKNOWN = "unknown"
+
+
+class UsageSource(StrEnum):
+    PROVIDER = "provider"
+    ESTIMATED = "estimated"
+    UNKNOWN = "unknown"
+
+
+class LedgerEntry(StrEnum):
+    RESERVE = "reserve"
+    SETTLE = "settle"
+    RELEASE = "release"
+    ADJUST = "adjust"
+
+
+class LedgerScope(StrEnum):
+    """Proactive: on the system's own account. Reactive: for a job."""
+
+    PROACTIVE = "proactive"
+    REACTIVE = "reactive"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. `input_tokens` is all that the model read; the cache counts are shares
+    of it, so the total is input plus output. Raises `InvalidInput`.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    source: UsageSource = UsageSource.PROVIDER
+
+    def __post_init__(self) -> None:
+        for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"):
+            count = getattr(self, name)
+            if type(count) is not int or not 0 <= count <= TOKENS_MAX:
+                raise InvalidInput(
+                    f"{name} is {count!r}, not a count of tokens",
+                    f"give a whole number from 0 to {TOKENS_MAX}",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model call brought: its content (any JSON value), and what it took.
+
+    `usage` None: the provider did not say. `cost` None: its price is not known.
+    """
+
+    content: Any
+    usage: Usage | None
+    cost: Decimal | None = None
+    price_version: str | None = None
+
+
+class Call(BaseModel):
+    """A row of `llm_calls`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    team_id: UUID | None
+    job_id: UUID | None
+    thread_id: UUID | None
+    lease_no: int | None
+    attempt: int | None
+    step_name: str | None
+    scope: LedgerScope
+    mode: str | None
+    provider: str
+    model: str
+    status: CallStatus
+    request_id: str
+    estimated_input_tokens: int
+    estimated_output_tokens: int
+    estimated_cost: Decimal | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    usage_source: UsageSource | None
+    cost: Decimal | None
+    price_version: str | None
+    latency_ms: int | None
+    error: str | None
+    started_at: AwareDatetime
+    settled_at: AwareDatetime | None
+
+
+class Spent(BaseModel):
+    """A sum of ledger entries. `cost` adds up the known costs (None if none is known);
+    `unknown_cost_entries` says how many entries it leaves out.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    entries: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    total_tokens: int
+    cost: Decimal | None
+    unknown_cost_entries: int
+
+
+class DailyUsage(Spent):
+    day: date
+
+
+class ModelUsage(Spent):
+    provider: str
+    model: str
+    scope: LedgerScope
+
+
+class UsageBy(Spent):
+    """`key` is None for entries that have none (a call outside any job has no mode)."""
+
+    key: str | None
+
+
+START: LiteralString = """
+with fence as materialized (
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
+    and j.status = 'running'
+  for no key update
+), started as (
+  insert into jobsworth.llm_calls (
+    team_id, job_id, thread_id, lease_no, attempt, step_name, scope, mode, provider, model,
+    request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost)
+  select %(team_id)s, f.id, %(thread_id)s, %(lease_no)s, %(attempt)s, %(step_name)s, 'reactive',
+    %(mode)s, %(provider)s, %(model)s, %(request_id)s, %(input_tokens)s, %(output_tokens)s,
+    %(cost)s
+  from fence f
+  on conflict (request_id) do nothing
+  returning id, team_id, job_id, thread_id, scope, mode, provider, model, estimated_input_tokens,
+    estimated_output_tokens, estimated_cost
+), reserved as (
+  insert into jobsworth.token_ledger (
+    team_id, call_id, job_id, thread_id, entry, scope, mode, provider, model, input_tokens,
+    output_tokens, cost)
+  select s.team_id, s.id, s.job_id, s.thread_id, 'reserve', s.scope, s.mode, s.provider, s.model,
+    s.estimated_input_tokens, s.estimated_output_tokens, s.estimated_cost
+  from started s
+  returning call_id
+)
+select (select count(*) from fence) as held, coalesce(
+  (select r.call_id from reserved r),
+  -- The second try after a COMMIT whose answer was lost.
+  (select c.id
+   from jobsworth.llm_calls c
+   where c.request_id = %(request_id)s and c.status = 'started' and c.job_id = %(job_id)s
+     and c.lease_no = %(lease_no)s)) as call_id
+"""
+
+START_WITHOUT_JOB: LiteralString = """
+with started as (
+  insert into jobsworth.llm_calls (
+    team_id, thread_id, step_name, scope, mode, provider, model, request_id,
+    estimated_input_tokens, estimated_output_tokens, estimated_cost)
+  values (
+    %(team_id)s, %(thread_id)s, %(step_name)s, 'proactive', %(mode)s, %(provider)s, %(model)s,
+    %(request_id)s, %(input_tokens)s, %(output_tokens)s, %(cost)s)
+  on conflict (request_id) do nothing
+  returning id, team_id, thread_id, scope, mode, provider, model, estimated_input_tokens,
+    estimated_output_tokens, estimated_cost
+), reserved as (
+  insert into jobsworth.token_ledger (
+    team_id, call_id, thread_id, entry, scope, mode, provider, model, input_tokens,
+    output_tokens, cost)
+  select s.team_id, s.id, s.thread_id, 'reserve', s.scope, s.mode, s.provider, s.model,
+    s.estimated_input_tokens, s.estimated_output_tokens, s.estimated_cost
+  from started s
+  returning call_id
+)
+select 1 as held, coalesce(
+  (select r.call_id from reserved r),
+  (select c.id
+   from jobsworth.llm_calls c
+   where c.request_id = %(request_id)s and c.status = 'started' and c.job_id is null)) as call_id
+"""
+
+
+async def start_call(
+    conn: Connection,
+    lease: Lease | None,
+    *,
+    provider: str,
+    model: str,
+    request_id: str,
+    estimate: Usage,
+    estimated_cost: Decimal | None = None,
+    mode: str | None = None,
+    step_name: str | None = None,
+    attempt: int | None = None,
+    team_id: UUID | None = None,
+    thread_id: UUID | None = None,
+) -> UUID:
+    """Write a call that is about to be sent, with its reservation; committed on return.
+
+    `estimate` is an upper bound: it is what counts if nobody lives to see the answer. `request_id`
+    is new for each call; the same one again is the same call, as long as it is not settled. With
+    `lease` None the call belongs to no job (scope proactive). Raises `LeaseLost`, `Conflict`.
+    """
+    values = {
+        "job_id": lease and lease.job_id,
+        "lease_no": lease and lease.lease_no,
+        "worker_id": lease and lease.worker_id,
+        "attempt": attempt,
+        "team_id": team_id,
+        "thread_id": thread_id,
+        "step_name": step_name,
+        "mode": mode,
+        "provider": provider,
+        "model": model,
+        "request_id": request_id,
+        "input_tokens": estimate.input_tokens,
+        "output_tokens": estimate.output_tokens,
+        "cost": _cost(estimated_cost),
+    }
+    row = await fetch_one(conn, START if lease else START_WITHOUT_JOB, values)
+    assert row is not None
+    if lease is not None and not row["held"]:
+        raise LeaseLost(lease)
+    if row["call_id"] is None:
+        raise Conflict(
+            f"request {request_id} is in the books already", "give each call an id of its own"
+        )
+    return row["call_id"]
+
+
+SETTLE: LiteralString = """
+with settled as (
+  -- One row: the update itself is the lock, and `status` is read again after waiting for it.
+  update jobsworth.llm_calls c
+  set status = %(status)s, input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
+    cache_read_tokens = %(cache_read_tokens)s, cache_write_tokens = %(cache_write_tokens)s,
+    usage_source = %(usage_source)s, cost = %(cost)s, price_version = %(price_version)s,
+    latency_ms = %(latency_ms)s, error = %(error)s, settled_at = clock_timestamp()
+  where c.id = %(call_id)s and c.status = 'started'
+  returning c.id, c.team_id, c.job_id, c.thread_id, c.agent_id, c.scope, c.mode, c.provider,
+    c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost,
+    c.price_version
+)
+insert into jobsworth.token_ledger (
+  team_id, call_id, job_id, thread_id, agent_id, entry, scope, mode, provider, model,
+  input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost, price_version)
+select s.team_id, s.id, s.job_id, s.thread_id, s.agent_id, 'settle', s.scope, s.mode, s.provider,
+  s.model, coalesce(s.input_tokens, 0), coalesce(s.output_tokens, 0),
+  coalesce(s.cache_read_tokens, 0), coalesce(s.cache_write_tokens, 0), s.cost, s.price_version
+from settled s
+"""
+
+
+async def settle_call(
+    conn: Connection,
+    call_id: UUID,
+    *,
+    status: CallStatus,
+    usage: Usage | None,
+    cost: Decimal | None = None,
+    price_version: str | None = None,
+    latency_ms: int | None = None,
+    error: str | None = None,
+) -> bool:
+    """End a call in the books, with or without its job's lease; committed on return.
+
+    Once: False if it was settled before (or is not there), and then nothing is written.
+    """
+    if status is CallStatus.STARTED:
+        raise InvalidInput("a call cannot be settled as started", "say how it ended")
+    settled = await execute(
+        conn,
+        SETTLE,
+        {
+            "call_id": call_id,
+            "status": status,
+            "input_tokens": usage and usage.input_tokens,
+            "output_tokens": usage and usage.output_tokens,
+            "cache_read_tokens": usage and usage.cache_read_tokens,
+            "cache_write_tokens": usage and usage.cache_write_tokens,
+            "usage_source": usage.source if usage else UsageSource.UNKNOWN,
+            "cost": _cost(cost),
+            "price_version": price_version,
+            "latency_ms": latency_ms,
+            "error": error and to_text(error),
+        },
+    )
+    return settled == 1
+
+
+SETTLE_ABANDONED: LiteralString = """
+with abandoned as materialized (
+  select c.id
+  from jobsworth.llm_calls c
+  where c.status = 'started' and case when c.job_id is null
+    then c.started_at < now() - interval '1 hour'
+    else not exists (
+      select 1
+      from jobsworth.reactive_jobs j
+      where j.id = c.job_id and j.lease_no = c.lease_no and j.status = 'running')
+    end
+  order by c.started_at
+  limit %(most)s
+  for update of c skip locked
+), settled as (
+  update jobsworth.llm_calls c
+  set status = 'unknown', input_tokens = c.estimated_input_tokens,
+    output_tokens = c.estimated_output_tokens, cache_read_tokens = 0, cache_write_tokens = 0,
+    usage_source = 'estimated', cost = c.estimated_cost, settled_at = clock_timestamp(),
+    error = 'nobody lived to see its answer; counted at its upper estimate'
+  from abandoned a
+  where c.id = a.id
+  returning c.id, c.team_id, c.job_id, c.thread_id, c.agent_id, c.scope, c.mode, c.provider,
+    c.model, c.input_tokens, c.output_tokens, c.cost
+)
+insert into jobsworth.token_ledger (
+  team_id, call_id, job_id, thread_id, agent_id, entry, scope, mode, provider, model,
+  input_tokens, output_tokens, cost)
+select s.team_id, s.id, s.job_id, s.thread_id, s.agent_id, 'settle', s.scope, s.mode, s.provider,
+  s.model, s.input_tokens, s.output_tokens, s.cost
+from settled s
+"""
+
+
+async def settle_abandoned(conn: Connection, most: int) -> int:
+    """Settle up to `most` calls whose attempt is over, as unknown at their upper estimate.
+
+    Without a job, a call counts as abandoned an hour after its start. Returns how many there were.
+    """
+    return await execute(conn, SETTLE_ABANDONED, {"most": most})
+
+
+LOG: LiteralString = """
+insert into jobsworth.token_ledger (
+  team_id, job_id, thread_id, agent_id, entry, scope, mode, provider, model, input_tokens,
+  output_tokens, cache_read_tokens, cache_write_tokens, cost, price_version)
+values (
+  %(team_id)s, %(job_id)s, %(thread_id)s, %(agent_id)s, 'settle', %(scope)s, %(mode)s,
+  %(provider)s, %(model)s, %(input_tokens)s, %(output_tokens)s, %(cache_read_tokens)s,
+  %(cache_write_tokens)s, %(cost)s, %(price_version)s)
+returning id
+"""
+
+
+async def log(
+    conn: Connection,
+    *,
+    provider: str,
+    model: str,
+    usage: Usage,
+    cost: Decimal | None = None,
+    price_version: str | None = None,
+    scope: LedgerScope = LedgerScope.PROACTIVE,
+    mode: str | None = None,
+    job_id: UUID | None = None,
+    thread_id: UUID | None = None,
+    agent_id: UUID | None = None,
+    team_id: UUID | None = None,
+) -> UUID:
+    """Enter spend that was made without `start_call`; returns the entry's id."""
+    row = await fetch_one(
+        conn,
+        LOG,
+        {
+            "team_id": team_id,
+            "job_id": job_id,
+            "thread_id": thread_id,
+            "agent_id": agent_id,
+            "scope": scope,
+            "mode": mode,
+            "provider": provider,
+            "model": model,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cache_read_tokens": usage.cache_read_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "cost": _cost(cost),
+            "price_version": price_version,
+        },
+    )
+    assert row is not None
+    return row["id"]
+
+
+DAILY_USAGE: LiteralString = """
+select d.day, count(l.id) as entries,
+  coalesce(sum(l.input_tokens), 0)::bigint as input_tokens,
+  coalesce(sum(l.output_tokens), 0)::bigint as output_tokens,
+  coalesce(sum(l.cache_read_tokens), 0)::bigint as cache_read_tokens,
+  coalesce(sum(l.cache_write_tokens), 0)::bigint as cache_write_tokens,
+  coalesce(sum(l.total_tokens), 0)::bigint as total_tokens,
+  case when count(l.id) = 0 then 0 else sum(l.cost) end as cost,
+  count(l.id) filter (where l.cost is null) as unknown_cost_entries
+from (select coalesce(%(day)s::date, (now() at time zone 'utc')::date) as day) d
+left join jobsworth.token_ledger l
+  on l.occurred_at >= d.day::timestamp at time zone 'utc'
+  and l.occurred_at < (d.day + 1)::timestamp at time zone 'utc'
+  and l.entry in ('settle', 'adjust')
+  and (%(team_id)s::uuid is null or l.team_id = %(team_id)s)
+group by d.day
+"""
+
+
+async def get_daily_usage(
+    conn: Connection, day: date | None = None, *, team_id: UUID | None = None
+) -> DailyUsage:
+    """What was spent on one day (UTC; today by default), by all teams unless one is named."""
+    row = await fetch_one(conn, DAILY_USAGE, {"day": day, "team_id": team_id}, DailyUsage)
+    assert row is not None
+    return row
+
+
+STATS: LiteralString = """
+select l.provider, l.model, l.scope, count(*) as entries,
+  sum(l.input_tokens)::bigint as input_tokens,
+  sum(l.output_tokens)::bigint as output_tokens,
+  sum(l.cache_read_tokens)::bigint as cache_read_tokens,
+  sum(l.cache_write_tokens)::bigint as cache_write_tokens,
+  sum(l.total_tokens)::bigint as total_tokens,
+  sum(l.cost) as cost,
+  count(*) filter (where l.cost is null) as unknown_cost_entries
+from jobsworth.token_ledger l
+where l.occurred_at >= now() - make_interval(days => %(days_back)s)
+  and l.entry in ('settle', 'adjust')
+  and (%(team_id)s::uuid is null or l.team_id = %(team_id)s)
+group by l.provider, l.model, l.scope
+order by sum(l.total_tokens) desc, l.provider, l.model, l.scope
+"""
+
+
+async def get_stats(
+    conn: Connection, days_back: int = 30, *, team_id: UUID | None = None
+) -> list[ModelUsage]:
+    """What was spent in the last `days_back` times 24 hours, by provider, model and scope."""
+    if not 1 <= days_back <= DAYS_BACK_MAX:
+        raise InvalidInput(
+            f"days_back is {days_back}", f"give a whole number from 1 to {DAYS_BACK_MAX}"
+        )
+    return await fetch_all(conn, STATS, {"days_back": days_back, "team_id": team_id}, ModelUsage)
+
+
+Dimension = Literal["mode", "model", "provider", "scope", "day", "thread", "job", "agent", "team"]
+
+USAGE_BY: LiteralString = """
+select case %(by)s
+    when 'mode' then l.mode
+    when 'model' then l.provider || ':' || l.model
+    when 'provider' then l.provider
+    when 'scope' then l.scope::text
+    when 'day' then to_char(l.occurred_at at time zone 'utc', 'YYYY-MM-DD')
+    when 'thread' then l.thread_id::text
+    when 'job' then l.job_id::text
+    when 'agent' then l.agent_id::text
+    when 'team' then l.team_id::text
+  end as key,
+  count(*) as entries,
+  sum(l.input_tokens)::bigint as input_tokens,
+  sum(l.output_tokens)::bigint as output_tokens,
+  sum(l.cache_read_tokens)::bigint as cache_read_tokens,
+  sum(l.cache_write_tokens)::bigint as cache_write_tokens,
+  sum(l.total_tokens)::bigint as total_tokens,
+  sum(l.cost) as cost,
+  count(*) filter (where l.cost is null) as unknown_cost_entries
+from jobsworth.token_ledger l
+where (%(since)s::timestamptz is null or l.occurred_at >= %(since)s)
+  and l.entry in ('settle', 'adjust')
+  and (%(team_id)s::uuid is null or l.team_id = %(team_id)s)
+group by 1
+order by 1 nulls last
+"""
+
+
+async def usage_by(
+    conn: Connection,
+    by: Dimension,
+    since: datetime | None = None,
+    *,
+    team_id: UUID | None = None,
+) -> list[UsageBy]:
+    """What was spent since an instant (ever, by default), one row for each value of `by`.
+
+    Models read `provider:model`, days `YYYY-MM-DD` (UTC).
+    """
+    if since is not None and since.tzinfo is None:
+        raise InvalidInput(
+            f"the instant {since.isoformat()} has no time zone",
+            f"write it like {since.replace(tzinfo=UTC).isoformat()}",
+        )
+    return await fetch_all(conn, USAGE_BY, {"by": by, "since": since, "team_id": team_id}, UsageBy)
+
+
+CALLS_OF_JOB: LiteralString = """
+select c.id, c.team_id, c.job_id, c.thread_id, c.lease_no, c.attempt, c.step_name, c.scope, c.mode,
+  c.provider, c.model, c.status, c.request_id, c.estimated_input_tokens, c.estimated_output_tokens,
+  c.estimated_cost, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens,
+  c.usage_source, c.cost, c.price_version, c.latency_ms, c.error, c.started_at, c.settled_at
+from jobsworth.llm_calls c
+where c.job_id = %(job_id)s
+order by c.id
+"""
+
+
+async def list_calls(conn: Connection, job_id: UUID) -> list[Call]:
+    """The calls of a job, of all its attempts, in the order they were started."""
+    return await fetch_all(conn, CALLS_OF_JOB, {"job_id": job_id}, Call)
+
+
+def _cost(cost: Decimal | None) -> Decimal | None:
+    if cost is not None and not (cost.is_finite() and abs(cost) < COST_MAX):
+        raise InvalidInput(f"the cost {cost} is not an amount of money", "give a finite Decimal")
+    return cost

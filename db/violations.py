@@ -1,0 +1,56 @@
+"""Broken invariants, as the view `violations` lists them. It is empty, always.
+
+In: nothing. Out: what is wrong with which row. Tests, fault tests, `doctor` and a metric read it.
+The view looks at whole tables, so `count` has a time limit of its own.
+"""
+
+from typing import LiteralString
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from db.errors import Unavailable, translated
+from db.pool import Connection, execute, fetch_all, fetch_val
+
+QUERY_CANCELED = "57014"
+
+
+class Violation(BaseModel):
+    """One breach: which invariant, of which row (a job, call or deployment), and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    invariant: str
+    subject_id: UUID
+    detail: str | None
+
+
+LIST: LiteralString = """
+select v.invariant, v.subject_id, v.detail
+from jobsworth.violations v
+order by v.invariant, v.subject_id
+limit %(limit)s
+"""
+
+
+async def list_violations(conn: Connection, limit: int = 100) -> list[Violation]:
+    """The first `limit` breaches, by invariant."""
+    return await fetch_all(conn, LIST, {"limit": limit}, Violation)
+
+
+LIMIT_TIME: LiteralString = "select set_config('statement_timeout', %(milliseconds)s, true)"
+COUNT: LiteralString = "select count(*) from jobsworth.violations"
+
+
+async def count(conn: Connection, timeout_seconds: float) -> int | None:
+    """How many breaches there are, or None if counting took longer than that."""
+    milliseconds = max(1, round(timeout_seconds * 1000))
+    try:
+        with translated():
+            async with conn.transaction():
+                await execute(conn, LIMIT_TIME, {"milliseconds": str(milliseconds)})
+                return await fetch_val(conn, COUNT)
+    except Unavailable as error:
+        if error.sqlstate == QUERY_CANCELED:
+            return None
+        raise

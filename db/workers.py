@@ -1,0 +1,108 @@
+"""One row per living worker: who it is, what it knows, when it last beat.
+
+The heartbeat is the only frequent write, and the job table never sees it. A worker whose row is
+gone has been declared dead: its heartbeat then updates no row, and it must take a new id.
+"""
+
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.pool import Connection, execute, fetch_all
+from db.schema import render
+
+
+class Worker(BaseModel):
+    """A row of `workers`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    host: str
+    pid: int
+    version: str
+    modes: list[str]
+    queues: list[str]
+    slots: int
+    running: int
+    idle: bool
+    draining: bool
+    started_at: AwareDatetime
+    beaten_at: AwareDatetime
+    beaten_seconds_ago: float
+
+
+REGISTER: LiteralString = """
+insert into jobsworth.workers (id, host, pid, version, modes, queues, slots)
+values (%(id)s, %(host)s, %(pid)s, %(version)s, %(modes)s, %(queues)s, %(slots)s)
+on conflict (id) do nothing
+"""
+
+
+def register(conn: psycopg.Connection[Any], schema: str, values: dict[str, Any]) -> None:
+    """Announce a worker (id, host, pid, version, modes, queues, slots).
+
+    On the heartbeat's thread.
+    """
+    conn.execute(render(REGISTER, schema), values)
+
+
+BEAT: LiteralString = """
+update jobsworth.workers w
+set beaten_at = now(), running = %(running)s, draining = %(draining)s
+where w.id = %(id)s
+"""
+
+
+def beat(
+    conn: psycopg.Connection[Any], schema: str, worker_id: UUID, running: int, draining: bool
+) -> bool:
+    """Say that the worker lives; False if its row is gone. On the heartbeat's thread."""
+    values = {"id": worker_id, "running": running, "draining": draining}
+    return conn.execute(render(BEAT, schema), values).rowcount == 1
+
+
+SET_IDLE: LiteralString = """
+update jobsworth.workers w set idle = %(idle)s where w.id = %(id)s and w.idle <> %(idle)s
+"""
+
+
+async def set_idle(conn: Connection, worker_id: UUID, idle: bool) -> None:
+    """Ask for notifications (idle), or stop them: a busy system must not notify."""
+    await execute(conn, SET_IDLE, {"id": worker_id, "idle": idle})
+
+
+LEAVE: LiteralString = "delete from jobsworth.workers w where w.id = %(id)s"
+
+
+async def leave(conn: Connection, worker_id: UUID) -> None:
+    """The last word of a worker that stops: whatever still runs under its id is rescued at once."""
+    await execute(conn, LEAVE, {"id": worker_id})
+
+
+BURY: LiteralString = """
+delete from jobsworth.workers w
+where w.beaten_at < now() - %(rescue_seconds)s * interval '1 second'
+  and not exists (
+    select 1 from jobsworth.reactive_jobs j where j.worker_id = w.id and j.status = 'running')
+"""
+
+
+async def bury(conn: Connection, rescue_seconds: float) -> int:
+    """Remove the rows of dead workers whose jobs have all been rescued; returns how many."""
+    return await execute(conn, BURY, {"rescue_seconds": rescue_seconds})
+
+
+LIVING: LiteralString = """
+select w.id, w.host, w.pid, w.version, w.modes, w.queues, w.slots, w.running, w.idle, w.draining,
+  w.started_at, w.beaten_at, extract(epoch from now() - w.beaten_at)::float8 as beaten_seconds_ago
+from jobsworth.workers w
+order by w.started_at
+"""
+
+
+async def list_workers(conn: Connection) -> list[Worker]:
+    """All workers with a row, the eldest first."""
+    return await fetch_all(conn, LIVING, None, Worker)

@@ -1,0 +1,9 @@
+"""A user's handlers, for tests that need a daemon whose jobs remember something."""
+
+from worker import Job, handler
+
+
+@handler("remember")
+async def remember(job: Job, text: str) -> str:
+    job.remember(text)
+    return text

@@ -1,0 +1,259 @@
+"""What is counted, what is sampled, and how both look to Prometheus."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import anyio
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as plain_metrics
+from structlog.testing import capture_logs
+
+from db.pool import Database
+from tests.support import connect, until
+from tests.worker.web.site import Site, site
+from worker.web.metrics import SECONDS_BOUNDS, Histogram, Metrics
+from worker.web.sampler import Samples, keep_sampling
+
+pytestmark = pytest.mark.anyio
+
+Labels = frozenset[tuple[str, str]]
+Page = dict[str, dict[Labels, float]]
+
+# Every metric of ours, as a dashboard names it.
+NAMES = {
+    "jobsworth_claims_total",
+    "jobsworth_finishes_total",
+    "jobsworth_job_wait_seconds_bucket",
+    "jobsworth_job_wait_seconds_count",
+    "jobsworth_job_wait_seconds_sum",
+    "jobsworth_job_run_seconds_bucket",
+    "jobsworth_job_run_seconds_count",
+    "jobsworth_job_run_seconds_sum",
+    "jobsworth_lease_losses_total",
+    "jobsworth_rescues_total",
+    "jobsworth_batch_retries_total",
+    "jobsworth_embeddings_total",
+    "jobsworth_worker_info",
+    "jobsworth_slots",
+    "jobsworth_slots_running",
+    "jobsworth_slots_stuck",
+    "jobsworth_draining",
+    "jobsworth_database_up",
+    "jobsworth_heartbeat_age_seconds",
+    "jobsworth_claim_loop_age_seconds",
+    "jobsworth_pool_max",
+    "jobsworth_pool_size",
+    "jobsworth_pool_available",
+    "jobsworth_pool_waiting",
+    "jobsworth_jobs_queued",
+    "jobsworth_jobs_running",
+    "jobsworth_jobs_waiting",
+    "jobsworth_oldest_queued_seconds",
+    "jobsworth_outbox_texts",
+    "jobsworth_outbox_oldest_seconds",
+    "jobsworth_oldest_snapshot_seconds",
+    "jobsworth_oldest_snapshot_transactions",
+    "jobsworth_violations",
+    "jobsworth_sample_stale_seconds",
+}
+
+
+async def test_every_metric_is_on_the_page(database_url: str) -> None:
+    async with site(database_url) as here:
+        here.metrics.claimed("answer")
+        here.metrics.finished("answer", "done", 0.2, 1.5)
+        page = await _sampled(here)
+    assert {name for name in page if name.startswith("jobsworth_")} == NAMES
+    assert "process_resident_memory_bytes" in page
+    assert "python_gc_collections_total" in page
+
+
+async def test_counters_show_what_was_counted(database_url: str) -> None:
+    async with site(database_url) as here:
+        here.metrics.claimed("answer", 3)
+        here.metrics.claimed("plan")
+        here.metrics.finished("answer", "done", 0.2, 1.5)
+        here.metrics.finished("answer", "failed", None, 0.01)
+        here.metrics.lease_lost(2)
+        here.metrics.rescued(4)
+        here.metrics.batch_retried()
+        here.metrics.embedded(64)
+        page = await _page(here)
+    assert page["jobsworth_claims_total"] == {_labels(mode="answer"): 3, _labels(mode="plan"): 1}
+    assert page["jobsworth_finishes_total"] == {
+        _labels(mode="answer", outcome="done"): 1,
+        _labels(mode="answer", outcome="failed"): 1,
+    }
+    assert page["jobsworth_lease_losses_total"] == {_labels(): 2}
+    assert page["jobsworth_rescues_total"] == {_labels(): 4}
+    assert page["jobsworth_batch_retries_total"] == {_labels(): 1}
+    assert page["jobsworth_embeddings_total"] == {_labels(): 64}
+    assert page["jobsworth_job_wait_seconds_count"] == {_labels(): 1}
+    runs = page["jobsworth_job_run_seconds_bucket"]
+    assert runs[_labels(mode="answer", le="0.01")] == 1
+    assert runs[_labels(mode="answer", le="1.0")] == 1
+    assert runs[_labels(mode="answer", le="2.5")] == 2
+    assert runs[_labels(mode="answer", le="+Inf")] == 2
+    assert page["jobsworth_job_run_seconds_sum"][_labels(mode="answer")] == pytest.approx(1.51)
+
+
+async def test_gauges_show_the_worker_and_its_pool(database_url: str) -> None:
+    async with site(database_url, pool_max=1) as here, here.database.connection():
+        here.vitals.running = 2
+        here.vitals.draining = True
+        here.clock.now += 1.5
+        page = await _page(here)
+        worker_id = str(here.vitals.worker_id)
+    assert page["jobsworth_slots"] == {_labels(): 5}
+    assert page["jobsworth_slots_running"] == {_labels(): 2}
+    assert page["jobsworth_draining"] == {_labels(): 1}
+    assert page["jobsworth_database_up"] == {_labels(): 1}
+    assert page["jobsworth_claim_loop_age_seconds"] == {_labels(): 1.5}
+    assert page["jobsworth_heartbeat_age_seconds"] == {_labels(): 1.5}
+    assert page["jobsworth_pool_max"] == {_labels(): 1}
+    assert page["jobsworth_pool_size"] == {_labels(): 1}
+    assert page["jobsworth_pool_available"] == {_labels(): 0}
+    assert page["jobsworth_worker_info"] == {_labels(worker_id=worker_id, version="1.2.3"): 1}
+
+
+async def test_gauges_show_the_sampled_database(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute(
+            "insert into jobsworth.reactive_jobs (mode, created_at)"
+            " select 'answer', now() - interval '90 seconds' from generate_series(1, 3)"
+        )
+        conn.execute("select jobsworth.enqueue('answer', delay => '1 hour')")
+    async with site(database_url) as here:
+        page = await _sampled(here)
+    assert page["jobsworth_jobs_queued"] == {_labels(): 3}
+    assert page["jobsworth_jobs_running"] == {_labels(): 0}
+    waiting = page["jobsworth_jobs_waiting"]
+    assert waiting[_labels(reason="timer")] == 1
+    assert waiting[_labels(reason="approval")] == 0
+    assert len(waiting) == 10
+    assert page["jobsworth_oldest_queued_seconds"][_labels()] == pytest.approx(90, abs=30)
+    assert page["jobsworth_violations"] == {_labels(): 0}
+
+
+async def test_what_was_never_read_has_no_value_but_an_age(database_url: str) -> None:
+    async with site(database_url) as here:
+        page = await _page(here)
+    assert "jobsworth_jobs_queued" not in page
+    assert "jobsworth_violations" not in page
+    stale = page["jobsworth_sample_stale_seconds"]
+    assert {dict(labels)["part"] for labels in stale} == {
+        "jobs",
+        "outbox",
+        "snapshots",
+        "violations",
+    }
+
+
+async def test_a_part_that_cannot_be_read_keeps_its_last_value_and_ages(database_url: str) -> None:
+    samples = Samples()
+    async with Database(database_url, pool_min=1) as database:
+        keep = partial(keep_sampling, database, samples, every_seconds=0.02)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep)
+            await until(_async(lambda: samples.jobs.value is not None))
+            with connect(database_url) as conn:
+                conn.execute("alter table jobsworth.reactive_jobs rename to hidden")
+            kept = samples.jobs.value
+            await until(_async(lambda: samples.jobs.age_seconds > 1))
+            assert samples.jobs.value is kept
+            with connect(database_url) as conn:
+                conn.execute("alter table jobsworth.hidden rename to reactive_jobs")
+            await until(_async(lambda: samples.jobs.age_seconds < 1))
+            tasks.cancel_scope.cancel()
+
+
+async def test_violations_found_by_the_sampler_are_logged(database_url: str) -> None:
+    samples = Samples()
+    with connect(database_url) as conn:
+        conn.execute(
+            "insert into jobsworth.llm_calls (provider, model, status, request_id, settled_at)"
+            " values ('offline', 'rules', 'ok', 'r1', now())"
+        )
+    with capture_logs() as lines:
+        async with Database(database_url) as database, anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_sampling, database, samples)
+            await until(_async(lambda: samples.violations.value is not None))
+            tasks.cancel_scope.cancel()
+    found = {"settled call without its ledger entry": 1}
+    assert samples.violations.value == found
+    assert {"event": "violations.found", "log_level": "error", "violations": found} in lines
+
+
+async def test_openmetrics_is_served_to_who_asks_for_it(database_url: str) -> None:
+    async with site(database_url) as here:
+        here.metrics.finished("answer", "done", 0.2, 1.5)
+        answer = await here.client.get(
+            "/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"}
+        )
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+    assert 'jobsworth_finishes_total{mode="answer",outcome="done"} 1.0' in answer.text
+
+
+async def test_a_scrape_asks_the_database_nothing(database_url: str) -> None:
+    async with site(database_url, pool_max=1) as here, here.database.connection():
+        before = here.database.pool.get_stats()["requests_num"]
+        assert (await here.client.get("/metrics")).status_code == 200
+        assert here.database.pool.get_stats()["requests_num"] == before
+
+
+def test_a_value_on_a_bound_counts_below_it() -> None:
+    histogram = Histogram()
+    for bound in SECONDS_BOUNDS:
+        histogram.observe(bound)
+    histogram.observe(math.nextafter(SECONDS_BOUNDS[-1], math.inf))
+    assert histogram.counts == [1] * (len(SECONDS_BOUNDS) + 1)
+
+
+def test_counting_an_attempt_takes_microseconds() -> None:
+    metrics = Metrics()
+    rounds = 20_000
+    best = math.inf
+    for _ in range(3):
+        began = time.perf_counter()
+        for _ in range(rounds):
+            metrics.claimed("answer")
+            metrics.finished("answer", "done", 0.2, 1.5)
+        best = min(best, time.perf_counter() - began)
+    assert best / rounds < 10e-6
+
+
+async def _sampled(here: Site) -> Page:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_sampling, here.database, here.samples)
+        parts = (here.samples.jobs, here.samples.outbox, here.samples.snapshots)
+        await until(_async(lambda: all(part.value is not None for part in parts)))
+        await until(_async(lambda: here.samples.violations.value is not None))
+        tasks.cancel_scope.cancel()
+    return await _page(here)
+
+
+async def _page(here: Site) -> Page:
+    answer = await here.client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    page: Page = {}
+    for family in plain_metrics(answer.text):
+        for found in family.samples:
+            page.setdefault(found.name, {})[frozenset(found.labels.items())] = found.value
+    return page
+
+
+def _async(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def answer() -> bool:
+        return check()
+
+    return answer
+
+
+def _labels(**labels: str) -> Labels:
+    return frozenset(labels.items())

@@ -1,0 +1,182 @@
+"""Claiming: from free slots to running attempts.
+
+In: free slots, wake-ups and the poll interval. Out: attempts. The claimer remembers one position
+per queue and priority and looks only beyond it, so the dead entries at the head of the index are
+not walked again; what committed late lies behind, and a look from the start, at most twice a
+second, finds it. NOTIFY is a hint: the poll is the truth.
+"""
+
+from collections.abc import Callable, Sequence
+from random import random
+from time import monotonic as now
+from uuid import UUID
+
+import anyio
+
+from db import queue, workers
+from db.errors import JobsworthError
+from db.pool import Database
+from db.queue import Claim, Claimed
+from worker import crash_points, events
+from worker.log import get_logger
+
+PRIORITIES = (1, 2, 3, 4)
+RESCAN_SECONDS = 0.5
+IDLE_CHANGE_SECONDS = 1.0
+STRAYS_SECONDS = 5.0
+ERROR_PAUSE_SECONDS = 0.5
+UNREGISTERED_SECONDS = 0.05
+LANE_COLLISION = "23505"
+
+log = get_logger()
+
+
+class Positions:
+    """Where to look for the next jobs: beyond what was claimed last, per queue and priority."""
+
+    def __init__(self, queues: Sequence[str]) -> None:
+        self._places = [(queue_name, priority) for priority in PRIORITIES for queue_name in queues]
+        self._beyond: dict[tuple[str, int], int] = {}
+        self._rescanned = -RESCAN_SECONDS
+        self._moved = False
+
+    def probes(self, at: float) -> list[tuple[str, int, int]]:
+        """(queue, priority, position) in the order to look; from the start when that is due."""
+        rescan = at - self._rescanned >= RESCAN_SECONDS
+        if rescan:
+            self._rescanned = at
+            self._moved = False
+        return [
+            (name, priority, 0 if rescan else self._beyond.get((name, priority), 0))
+            for name, priority in self._places
+        ]
+
+    def seen(self, positions: dict[tuple[str, int], int]) -> None:
+        """Remember how far a claim came; a late commit never moves a position back."""
+        for place, position in positions.items():
+            self._beyond[place] = max(position, self._beyond.get(place, 0))
+            self._moved = True
+
+    def patience_seconds(self, at: float) -> float:
+        """How long the next look from the start may wait.
+
+        Something may lie behind what we claimed.
+        """
+        return max(0.0, self._rescanned + RESCAN_SECONDS - at) if self._moved else float("inf")
+
+
+class Claimer:
+    """The claim loop of a daemon."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        queues: Sequence[str],
+        modes: Sequence[str],
+        poll_seconds: float,
+        worker_id: Callable[[], UUID | None],
+        free_slots: Callable[[], int],
+        known: Callable[[], list[UUID]],
+        start: Callable[[Claimed, UUID], None],
+        deferred: Callable[[list[str]], None],
+        progressed: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._positions = Positions(queues)
+        self._modes = list(modes)
+        self._poll_seconds = poll_seconds
+        self._worker_id = worker_id
+        self._free_slots = free_slots
+        self._known = known
+        self._start = start
+        self._deferred = deferred
+        self._progressed = progressed
+        self._awake = anyio.Event()
+        self._idle: tuple[UUID, bool] | None = None
+        self._idle_changed = -IDLE_CHANGE_SECONDS
+        self._strays_looked = -STRAYS_SECONDS
+
+    def wake(self) -> None:
+        """There may be work, or a slot: look now."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Claim until cancelled."""
+        while True:
+            self._progressed()
+            self._awake = anyio.Event()
+            try:
+                pause = await self._round()
+            except JobsworthError as error:
+                pause = self._pause_after(error)
+            if pause > 0:
+                with anyio.move_on_after(pause):
+                    await self._awake.wait()
+
+    async def _round(self) -> float:
+        """One claim; returns how long to wait for a wake-up before the next."""
+        poll_seconds = self._poll_seconds * (0.9 + 0.2 * random())
+        worker_id = self._worker_id()
+        if worker_id is None:
+            return min(poll_seconds, UNREGISTERED_SECONDS)
+        await self._release_strays(worker_id)
+        wanted = self._free_slots()
+        if wanted == 0:
+            return poll_seconds
+        claim = await self._claim(worker_id, wanted)
+        found = len(claim.jobs) + len(claim.deferred_lanes)
+        if found >= wanted:
+            await self._set_idle(worker_id, False)
+            return 0
+        # The flag first, then one more look: what was enqueued in between is found by one of them.
+        if await self._set_idle(worker_id, True) or found:
+            return 0
+        return min(poll_seconds, self._positions.patience_seconds(now()))
+
+    def _pause_after(self, error: JobsworthError) -> float:
+        if getattr(error, "sqlstate", None) == LANE_COLLISION:
+            return 0
+        # The answer may be lost after the commit: which jobs run under our name?
+        self._strays_looked = -STRAYS_SECONDS
+        log.warning(events.CLAIM_FAILED, error=str(error))
+        return ERROR_PAUSE_SECONDS * (0.5 + random())
+
+    async def _claim(self, worker_id: UUID, wanted: int) -> Claim:
+        async with self._database.connection() as connection:
+            claim = await queue.claim(
+                connection,
+                worker_id=worker_id,
+                probes=self._positions.probes(now()),
+                modes=self._modes,
+                wanted=wanted,
+            )
+        crash_points.reach("claim.committed")
+        self._positions.seen(claim.positions)
+        for job in claim.jobs:
+            self._start(job, worker_id)
+        self._deferred(claim.deferred_lanes)
+        return claim
+
+    async def _set_idle(self, worker_id: UUID, idle: bool) -> bool:
+        """Ask for notifications or stop them, at most once a second; True if that changed."""
+        at = now()
+        if self._idle == (worker_id, idle):
+            return False
+        if not idle and at - self._idle_changed < IDLE_CHANGE_SECONDS:
+            return False
+        async with self._database.connection() as connection:
+            await workers.set_idle(connection, worker_id, idle)
+        self._idle = (worker_id, idle)
+        self._idle_changed = at
+        return True
+
+    async def _release_strays(self, worker_id: UUID) -> None:
+        at = now()
+        if at - self._strays_looked < STRAYS_SECONDS:
+            return
+        async with self._database.connection() as connection:
+            strays = await queue.release_strays(connection, worker_id, self._known())
+        self._strays_looked = at
+        if strays:
+            log.warning(events.JOBS_RELEASED, jobs=len(strays), reason="no attempt of ours")

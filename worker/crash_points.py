@@ -1,0 +1,60 @@
+"""Named instants at which a test may kill the process; nothing at all in production.
+
+`JOBSWORTH_CRASH_POINT=name` kills at the first time the point is reached, `name:3` at the third.
+`JOBSWORTH_CRASH_LOG=path` writes the name of every point that is reached for the first time. The
+fault tests kill at each of these, and fail if one is never reached.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+CRASH_POINTS = {
+    "claim.committed": "jobs are ours in the database; no attempt has begun",
+    "call.before_row": "a model call is about to be written down",
+    "call.after_row": "the call and its reservation are committed; nothing was sent",
+    "call.sent": "the request is on its way",
+    "call.answered": "the answer is here, and not yet written",
+    "step.committed": "a step was recorded; the handler does not know it yet",
+    "finish.updated": "the jobs' rows are updated; their effects are not yet written",
+    "finish.committed": "the finishing transaction is committed; nobody has acted on it",
+    "park.updated": "a parking job's row is updated; what it waits for is not yet written",
+    "promote.before": "something was unblocked; it has not been looked at again",
+    "rescue.committed": "dead jobs were taken back; what that unblocks was not looked at",
+    "release.updated": "the stopping daemon gives jobs back; not yet committed",
+}
+
+
+def reach(name: str) -> None:
+    """Die here if a test asked for it."""
+    if _armed is not None:
+        _armed.reach(name)
+
+
+class _Armed:
+    def __init__(self, point: str, log: str) -> None:
+        self.name, _, count = point.partition(":")
+        self.countdown = int(count or 1)
+        self.log = Path(log) if log else None
+        self.seen: set[str] = set()
+
+    def reach(self, name: str) -> None:
+        if name not in CRASH_POINTS:
+            raise AssertionError(f"{name} is not a crash point; add it to CRASH_POINTS")
+        if self.log and name not in self.seen:
+            self.seen.add(name)
+            with self.log.open("a") as log:
+                log.write(name + "\n")
+        if name == self.name:
+            self.countdown -= 1
+            if self.countdown == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _from_environment() -> _Armed | None:
+    point = os.environ.get("JOBSWORTH_CRASH_POINT", "")
+    log = os.environ.get("JOBSWORTH_CRASH_LOG", "")
+    return _Armed(point, log) if point or log else None
+
+
+_armed = _from_environment()

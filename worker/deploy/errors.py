@@ -1,0 +1,81 @@
+"""What can go wrong with a deployment through somebody's mistake or the outside world.
+
+Stage: every module of this package raises these; `job.deploy` and the CLI show their text as it is.
+In: the facts of the mistake. Out: one message that names the thing, the reason and the remedy.
+Invariant: a `DeployError` never needs a traceback to be understood.
+
+    DeployError
+    ├── DeployConfigError     deploy.toml is not as it should be (all problems at once)
+    ├── UnknownEnvironment    a name that deploy.toml does not have
+    ├── UnknownCommit         a sha or ref the repository does not have
+    ├── RepositoryError       git could not read the repository
+    ├── ReleaseError          a release directory or the symlink `current` is not as it should be
+    └── EnvironmentBusy       another deployment, or what is left of one, holds the environment
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from db.errors import JobsworthError
+
+
+class DeployError(JobsworthError):
+    """The user's or the operator's to mend; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    file: Path
+    line: int
+    key: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        subject = f"{self.key}: " if self.key else ""
+        return f"{self.file}:{self.line}: {subject}{self.reason}; {self.remedy}"
+
+
+class DeployConfigError(DeployError):
+    def __init__(self, problems: Iterable[ConfigProblem]) -> None:
+        self.problems: tuple[ConfigProblem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UnknownEnvironment(DeployError):
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name: str = name
+        self.known: tuple[str, ...] = tuple(sorted(known))
+        super().__init__(
+            f"environment {name!r} is not configured; known are: {', '.join(self.known)}",
+            f"use one of them, or add [environments.{name}] to deploy.toml",
+        )
+
+
+class UnknownCommit(DeployError):
+    def __init__(self, ref: str, repository: str, reason: str, remedy: str) -> None:
+        self.ref: str = ref
+        super().__init__(f"commit {ref!r} of {repository}: {reason}", remedy)
+
+
+class RepositoryError(DeployError):
+    def __init__(self, repository: str, reason: str, remedy: str) -> None:
+        super().__init__(f"repository {repository}: {reason}", remedy)
+
+
+class ReleaseError(DeployError):
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}", remedy)
+
+
+class EnvironmentBusy(DeployError):
+    """The same call may succeed later."""
+
+    retriable = True
+
+    def __init__(self, environment_dir: Path, holder: str) -> None:
+        super().__init__(
+            f"environment {environment_dir.name!r} is busy: {holder}",
+            "wait until that has ended, or end it, then deploy again",
+        )

@@ -1,0 +1,186 @@
+"""Group commit: everything that ended meanwhile is finished by one transaction.
+
+In: endings (an attempt and its transition). Out: committed rows, freed slots, and ids for `promote`
+to look at again. Invariants: a slot is free only after its commit; effects commit with the
+transition they belong to; a batch that fails for the server's sake is kept and tried again; one
+that fails for a job's own sake is taken apart, and the guilty job fails alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import random
+
+import anyio
+
+from db import effects, queue
+from db.effects import Effect, Memory, Origin
+from db.errors import JobsworthError
+from db.pool import Database, bounded
+from db.queue import Claimed, Finish, Finished, Lease
+from worker import crash_points, events
+from worker.log import get_logger
+from worker.outcomes import Transition
+
+BATCH_MAX = 500
+COMMIT_SECONDS = 30.0
+HELD_PAUSE_SECONDS = 0.01
+RETRY_SECONDS_MAX = 2.0
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An attempt that ended, and what is to be written because of it."""
+
+    job: Claimed
+    lease: Lease
+    transition: Transition
+
+
+class Finisher:
+    """Collects endings and commits them in batches; one batch is under way at a time."""
+
+    def __init__(
+        self,
+        database: Database,
+        finished: Callable[[Ending, str | None], None],
+        committed: Callable[[list[Finished], bool], None],
+        retried: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._finished = finished
+        self._committed = committed
+        self._retried = retried
+        self._endings: list[Ending] = []
+        self._arrived = anyio.Event()
+
+    def put(self, ending: Ending) -> None:
+        """Have an ending committed soon.
+
+        Then `finished` is called with the status that was written, None if the lease was lost.
+        """
+        self._endings.append(ending)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Commit batches until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived = anyio.Event()
+            while self._endings:
+                batch, self._endings = self._endings[:BATCH_MAX], self._endings[BATCH_MAX:]
+                held = await self._settle(batch)
+                if held:
+                    self._endings.extend(held)
+                    if len(self._endings) == len(held):
+                        await anyio.sleep(HELD_PAUSE_SECONDS)
+
+    async def _settle(self, batch: list[Ending]) -> list[Ending]:
+        """Commit a batch however often it takes; returns what somebody else holds right now."""
+        tries = 0
+        while True:
+            try:
+                return await self._commit(batch)
+            except JobsworthError as error:
+                if not error.retriable:
+                    return await self._take_apart(batch, error)
+                tries += 1
+                self._retried()
+                log.warning(events.BATCH_RETRIED, jobs=len(batch), tries=tries, error=str(error))
+                await anyio.sleep(min(RETRY_SECONDS_MAX, 0.05 * 2**tries) * (0.5 + random()))
+
+    async def _take_apart(self, batch: list[Ending], error: JobsworthError) -> list[Ending]:
+        if len(batch) == 1:
+            guilty = batch[0]
+            log.warning(events.BATCH_SPLIT, job_id=str(guilty.job.id), error=str(error))
+            blamed = _blame(guilty, error)
+            if blamed.transition == guilty.transition:
+                raise error  # not the job's fault after all: a defect of ours
+            return await self._settle([blamed])
+        held: list[Ending] = []
+        for ending in batch:
+            held += await self._settle([ending])
+        return held
+
+    async def _commit(self, batch: list[Ending]) -> list[Ending]:
+        async with bounded(COMMIT_SECONDS), self._database.transaction() as connection:
+            applied = await queue.finish(connection, [_finish(ending) for ending in batch])
+            _reach_inside(batch)
+            made = _effects_of(batch, applied)
+            await effects.write(connection, made)
+        crash_points.reach("finish.committed")
+        self._committed(applied, any(isinstance(effect, Memory) for _, effect in made))
+        statuses: dict[object, str | None] = {one.id: one.status for one in applied}
+        missing = [ending for ending in batch if ending.job.id not in statuses]
+        held = await self._look_up(missing, statuses) if missing else []
+        for ending in batch:
+            if ending not in held:
+                self._finished(ending, statuses.get(ending.job.id))
+        return held
+
+    async def _look_up(
+        self, missing: list[Ending], statuses: dict[object, str | None]
+    ) -> list[Ending]:
+        async with bounded(COMMIT_SECONDS), self._database.connection() as connection:
+            fates = await queue.fates(connection, [ending.lease for ending in missing])
+        for ending in missing:
+            # Our own commit, whose answer was lost; what it unblocks is looked at (again).
+            if fates.get(ending.job.id) == "ended":
+                statuses[ending.job.id] = ending.transition.status
+                ours = Finished(ending.job.id, ending.transition.status, unblocks=True)
+                self._committed([ours], True)
+        return [ending for ending in missing if fates.get(ending.job.id) == "held"]
+
+
+def _finish(ending: Ending) -> Finish:
+    transition = ending.transition
+    return Finish(
+        lease=ending.lease,
+        status=transition.status,
+        waiting_for=transition.waiting_for,
+        waiting_detail=transition.waiting_detail,
+        delay_seconds=transition.delay_seconds,
+        failed=transition.failed,
+        result=transition.result,
+        error=transition.error,
+    )
+
+
+def _effects_of(batch: list[Ending], applied: list[Finished]) -> list[tuple[Origin, Effect]]:
+    """The effects of the jobs that ended as they meant to: a cancel in between drops them."""
+    statuses = {one.id: one.status for one in applied}
+    return [
+        (origin_of(ending.job), effect)
+        for ending in batch
+        if statuses.get(ending.job.id) == ending.transition.status
+        for effect in ending.transition.effects
+    ]
+
+
+def origin_of(job: Claimed) -> Origin:
+    """What a job's effects inherit from it."""
+    return Origin(
+        job_id=job.id,
+        team_id=job.team_id,
+        thread_id=job.thread_id,
+        trigger_message_id=job.trigger_message_id,
+        trace_parent=job.trace_parent,
+    )
+
+
+def _blame(ending: Ending, error: JobsworthError) -> Ending:
+    """The same attempt, failed by what it tried to write."""
+    failed = Transition(
+        "failed", failed=True, error=f"what the job wrote was refused: {error}"[:4000]
+    )
+    return replace(ending, transition=failed)
+
+
+def _reach_inside(batch: list[Ending]) -> None:
+    crash_points.reach("finish.updated")
+    statuses = {ending.transition.status for ending in batch}
+    if "waiting" in statuses:
+        crash_points.reach("park.updated")
+    if "queued" in statuses:
+        crash_points.reach("release.updated")

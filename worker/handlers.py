@@ -1,0 +1,237 @@
+"""Handlers: which function runs which mode, and with which arguments.
+
+In: the user's modules, named in JOBSWORTH_HANDLERS. Out: a registry of `Handler`s. The signature is
+the schema: a payload that does not fit is refused with the field and the reason, before any of the
+handler's code runs. The registry is the only mutable module state of this package.
+"""
+
+import functools
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from db.errors import InvalidInput
+
+F = TypeVar("F", bound=Callable[..., Any])
+Isolation = Literal["process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A mode's function and how it wants to be run. Times in seconds, memory in megabytes."""
+
+    mode: str
+    function: Callable[..., Any]
+    kind: Literal["async", "thread", "process"]
+    queue: str
+    timeout_seconds: float | None
+    failures_max: int | None
+    memory_mb: int | None
+    job_parameter: str | None
+    arguments: type[BaseModel]
+    shipped: bool
+
+
+class HandlerError(InvalidInput):
+    """A handler, or a module of handlers, cannot be used."""
+
+
+class BadPayload(Exception):
+    """A payload does not fit its handler's signature; the message names each field."""
+
+
+registry: dict[str, Handler] = {}
+
+
+def handler(
+    mode: str,
+    *,
+    queue: str = "default",
+    timeout_seconds: float | None = None,
+    failures_max: int | None = None,
+    isolate: Isolation | None = None,
+    memory_mb: int | None = None,
+    shipped: bool = False,
+) -> Callable[[F], F]:
+    """Register the decorated function as the handler of `mode`.
+
+    A worker that has it also serves `queue`. `timeout_seconds` and `failures_max` hold for jobs
+    that do not say otherwise. `isolate="process"` runs a plain function in a process of its own
+    that can be killed, with at most `memory_mb` of address space.
+    """
+
+    def register(function: F) -> F:
+        new = _describe(
+            function, mode, queue, timeout_seconds, failures_max, isolate, memory_mb, shipped
+        )
+        old = registry.get(mode)
+        if old is not None and not old.shipped and not _same_place(old.function, function):
+            raise HandlerError(
+                f"the mode {mode!r} has two handlers, "
+                f"{_place(old.function)} and {_place(function)}",
+                "give one of them another mode",
+            )
+        registry[mode] = new
+        return function
+
+    return register
+
+
+def load(modules: Iterable[str]) -> Mapping[str, Handler]:
+    """Import the shipped modes, then these modules; returns the registry.
+
+    The current directory joins `sys.path` at its end, so that nothing of the user's can shadow our
+    own packages. Raises `HandlerError` naming the module, the reason and the remedy.
+    """
+    importlib.import_module("worker.agent")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    for name in modules:
+        _import(name)
+    return registry
+
+
+def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for this payload. Raises `BadPayload`."""
+    if not payload and not handler.arguments.model_fields:
+        return {}
+    try:
+        model = handler.arguments.model_validate(payload)
+    except ValidationError as error:
+        raise BadPayload(_explain(handler, error)) from None
+    extra = model.model_extra or {}
+    return {name: getattr(model, name) for name in model.model_fields_set} | extra
+
+
+def shadowing_files(directory: Path) -> list[Path]:
+    """The user's own files that carry the name of one of our packages."""
+    names = ("worker.py", "db.py", "worker/__init__.py", "db/__init__.py")
+    ours = Path(__file__).resolve().parents[1]
+    if directory.resolve() == ours:
+        return []
+    return [directory / name for name in names if (directory / name).exists()]
+
+
+def _import(name: str) -> None:
+    if name.split(".")[0] in ("worker", "db", "migrations"):
+        in_the_way = shadowing_files(Path.cwd())
+        raise HandlerError(
+            f"JOBSWORTH_HANDLERS names {name!r}, which is a package of Jobsworth itself",
+            f"rename {in_the_way[0]}" if in_the_way else "name your own module, like myapp.jobs",
+        )
+    try:
+        importlib.import_module(name)
+    except HandlerError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(missing + "."):
+            raise HandlerError(
+                f"JOBSWORTH_HANDLERS names {name!r}, but there is no module {missing!r}",
+                f"start the worker in the folder that holds it ({Path.cwd()}), or install it",
+            ) from error
+        raise HandlerError(
+            f"importing {name!r} failed: it needs {missing!r}, which is not installed",
+            f"install {missing} in {sys.prefix}",
+        ) from error
+    except Exception as error:
+        raise HandlerError(
+            f"importing {name!r} failed: {type(error).__name__}: {error}",
+            "the module must be importable by itself: python -c 'import " + name + "'",
+        ) from error
+
+
+def _describe(
+    function: Callable[..., Any],
+    mode: str,
+    queue: str,
+    timeout_seconds: float | None,
+    failures_max: int | None,
+    isolate: Isolation | None,
+    memory_mb: int | None,
+    shipped: bool,
+) -> Handler:
+    is_async = inspect.iscoroutinefunction(_unwrapped(function))
+    if isolate and is_async:
+        raise HandlerError(
+            f"the handler of {mode!r} is async and isolated",
+            "write it with def, not async def: it gets a process to itself",
+        )
+    if memory_mb and not isolate:
+        raise HandlerError(
+            f"the handler of {mode!r} has memory_mb without a process of its own",
+            'add isolate="process"',
+        )
+    job_parameter, arguments = _signature(function, mode)
+    return Handler(
+        mode=mode,
+        function=function,
+        kind="process" if isolate else "async" if is_async else "thread",
+        queue=queue,
+        timeout_seconds=timeout_seconds,
+        failures_max=failures_max,
+        memory_mb=memory_mb,
+        job_parameter=job_parameter,
+        arguments=arguments,
+        shipped=shipped,
+    )
+
+
+def _signature(function: Callable[..., Any], mode: str) -> tuple[str | None, type[BaseModel]]:
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(_unwrapped(function), include_extras=True)
+    job_parameter = next((name for name in parameters if _is_job(name, hints.get(name))), None)
+    fields: dict[str, Any] = {}
+    extra: Literal["forbid", "allow"] = "forbid"
+    for name, parameter in parameters.items():
+        if name == job_parameter or parameter.kind is parameter.VAR_POSITIONAL:
+            continue
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise HandlerError(
+                f"the handler of {mode!r} takes {name!r} by position only",
+                "a payload has names: remove the / from the signature",
+            )
+        if parameter.kind is parameter.VAR_KEYWORD:
+            extra = "allow"
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints.get(name, Any), default)
+    config = ConfigDict(extra=extra, arbitrary_types_allowed=True, protected_namespaces=())
+    return job_parameter, create_model(f"{mode} payload", __config__=config, **fields)
+
+
+def _is_job(name: str, hint: object) -> bool:
+    from worker.context import Job  # context imports this module's Handler
+
+    return hint is Job or (name == "job" and hint is None)
+
+
+def _explain(handler: Handler, error: ValidationError) -> str:
+    problems = "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    )
+    signature = f"{handler.mode}({', '.join(handler.arguments.model_fields)})"
+    return f"the payload does not fit {signature}: {problems}"
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, functools.partial):
+        function = cast(Callable[..., Any], function.func)
+    return inspect.unwrap(function)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+
+
+def _same_place(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    return _place(one) == _place(other)

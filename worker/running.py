@@ -1,0 +1,167 @@
+"""The attempts of this worker, and its slots.
+
+In: claimed jobs. Out: endings for the finisher. A slot is taken from the claim until the commit of
+what its attempt led to; a thread that will not end keeps it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from random import random
+from time import monotonic
+from uuid import UUID
+
+import anyio
+from anyio.abc import TaskGroup
+
+from db.queue import Claimed, Lease
+from worker import events
+from worker.attempt import Attempt, run_attempt, trace_id
+from worker.context import Tools
+from worker.decide import Tries, decide
+from worker.finish import Ending
+from worker.handlers import Handler
+from worker.log import get_logger
+from worker.outcomes import Lost, Outcome
+from worker.web.metrics import Metrics
+
+log = get_logger()
+
+
+class Running:
+    """Starts attempts in the daemon's task group and accounts for their slots."""
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        handlers: Mapping[str, Handler],
+        tools: Tools,
+        metrics: Metrics,
+        *,
+        slots: int,
+        modules: tuple[str, ...],
+        failures_max: int,
+        retry_base_seconds: float,
+        retry_max_seconds: float,
+        log_attempts: bool,
+        ended: Callable[[Ending], None],
+        freed: Callable[[], None],
+    ) -> None:
+        self._tasks = tasks
+        self._handlers = handlers
+        self._tools = tools
+        self._metrics = metrics
+        self._slots = slots
+        self._modules = modules
+        self._failures_max = failures_max
+        self._retry_base_seconds = retry_base_seconds
+        self._retry_max_seconds = retry_max_seconds
+        self._log_attempts = log_attempts
+        self._ended = ended
+        self._freed = freed
+        self._attempts: dict[int, Attempt] = {}
+        self._all_free = anyio.Event()
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(list(self._attempts.values()))
+
+    def free_slots(self) -> int:
+        """How many more jobs may be claimed."""
+        return self._slots - len(self._attempts)
+
+    def job_ids(self) -> list[UUID]:
+        """The jobs that have an attempt here, finished ones included until their commit."""
+        return [attempt.job.id for attempt in self._attempts.values()]
+
+    def start(self, job: Claimed, worker_id: UUID) -> None:
+        """Run a claimed job."""
+        lease = Lease(job.id, job.lease_no, worker_id)
+        attempt = Attempt(job, lease, self._handlers[job.mode])
+        self._attempts[job.lease_no] = attempt
+        self._metrics.claimed(job.mode)
+        self._tasks.start_soon(self._run, attempt)
+
+    def stop(self, job_id: UUID, lease_no: int, cause: Outcome) -> None:
+        """Stop one attempt, if it is still this one."""
+        attempt = self._attempts.get(lease_no)
+        if attempt is not None and attempt.job.id == job_id:
+            attempt.stop(cause)
+
+    def stop_all(self, cause: Outcome) -> int:
+        """Stop every attempt; returns how many there are."""
+        for attempt in self._attempts.values():
+            attempt.stop(cause)
+        return len(self._attempts)
+
+    def stop_those_of_others(self, worker_id: UUID | None) -> int:
+        """Stop attempts whose lease names another worker id: this process was declared dead."""
+        strangers = [a for a in self if a.lease.worker_id != worker_id and a.cause is None]
+        for attempt in strangers:
+            attempt.stop(Lost("this worker was declared dead and has a new id"))
+        return len(strangers)
+
+    def stuck(self) -> int:
+        """How many slots are held by threads that should have ended."""
+        return sum(a.in_thread and a.scope.cancel_called for a in self._attempts.values())
+
+    async def wait_empty(self) -> None:
+        """Until every slot is free."""
+        while self._attempts:
+            self._all_free = anyio.Event()
+            await self._all_free.wait()
+
+    def finished(self, ending: Ending, status: str | None) -> None:
+        """The ending is committed (None: the lease was lost); its slot is free."""
+        attempt = self._attempts.get(ending.lease.lease_no)
+        if attempt is not None:
+            self._release(attempt, status, ending.transition.error)
+
+    async def _run(self, attempt: Attempt) -> None:
+        outcome = await run_attempt(attempt, self._tools, self._modules)
+        transition = decide(outcome, self._tries(attempt), random())
+        if transition is None:
+            reason = outcome.reason if isinstance(outcome, Lost) else None
+            self._release(attempt, None, reason)
+        else:
+            self._ended(Ending(attempt.job, attempt.lease, transition))
+
+    def _tries(self, attempt: Attempt) -> Tries:
+        return Tries(
+            failures=attempt.job.failures,
+            failures_max=attempt.job.failures_max
+            or attempt.handler.failures_max
+            or self._failures_max,
+            base_seconds=self._retry_base_seconds,
+            max_seconds=self._retry_max_seconds,
+        )
+
+    def _release(self, attempt: Attempt, status: str | None, error: str | None) -> None:
+        del self._attempts[attempt.lease.lease_no]
+        self._freed()
+        if not self._attempts:
+            self._all_free.set()
+        self._tell(attempt, status or "lost", error)
+
+    def _tell(self, attempt: Attempt, status: str, error: str | None) -> None:
+        job = attempt.job
+        took = monotonic() - attempt.began
+        self._metrics.finished(
+            job.mode, status, job.waited_seconds if job.attempt == 1 else None, took
+        )
+        if status == "lost":
+            self._metrics.lease_lost()
+        if self._log_attempts or status in ("failed", "lost"):
+            log.info(
+                events.ATTEMPT_LEASE_LOST if status == "lost" else events.ATTEMPT_ENDED,
+                job_id=str(job.id),
+                lease_no=job.lease_no,
+                mode=job.mode,
+                queue=job.queue,
+                attempt=job.attempt,
+                status=status,
+                waited_ms=round(job.waited_seconds * 1000, 1),
+                took_ms=round(took * 1000, 1),
+                trace_id=trace_id(job.trace_parent),
+                **({"error": error} if error else {}),
+            )

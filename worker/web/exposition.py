@@ -1,0 +1,207 @@
+"""The metrics page: numbers that lie ready, in the words of Prometheus.
+
+In: the worker's counters and vitals, the last samples of the database, the pool's own statistics.
+Out: the page, in the format the scraper asks for. Invariant: a scrape asks nobody, neither the
+database nor the claim loop. What is sampled from the database is the same at every worker: take the
+maximum over them, not the sum.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import TypeAlias
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from worker.vitals import Vitals
+from worker.web.metrics import SECONDS_BOUNDS, Histogram, Metrics
+from worker.web.sampler import Samples
+
+PoolStats: TypeAlias = Callable[[], Mapping[str, int]]
+Families: TypeAlias = Iterator[Metric]
+
+
+def create_registry(
+    metrics: Metrics, vitals: Vitals, samples: Samples, pool_stats: PoolStats, version: str
+) -> CollectorRegistry:
+    """A registry of this worker's own, so that two workers in one process do not mix."""
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(metrics, vitals, samples, pool_stats, version))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The page and its content type, for the value of an `Accept` header."""
+    encoder, content_type = choose_encoder(accept)
+    return encoder(registry), content_type
+
+
+class WorkerCollector(Collector):
+    def __init__(
+        self,
+        metrics: Metrics,
+        vitals: Vitals,
+        samples: Samples,
+        pool_stats: PoolStats,
+        version: str,
+    ) -> None:
+        self._metrics = metrics
+        self._vitals = vitals
+        self._samples = samples
+        self._pool_stats = pool_stats
+        self._version = version
+
+    def collect(self) -> Families:
+        yield from _counters(self._metrics)
+        yield from _histograms(self._metrics)
+        yield from _worker(self._vitals, self._version)
+        yield from _pool(self._pool_stats())
+        yield from _sampled(self._samples)
+
+
+def _counters(metrics: Metrics) -> Families:
+    claims = CounterMetricFamily("jobsworth_claims", "Jobs claimed", labels=["mode"])
+    for mode, jobs in metrics.claims.items():
+        claims.add_metric([mode], jobs)
+    yield claims
+    finishes = CounterMetricFamily(
+        "jobsworth_finishes", "Attempts that ended, by outcome", labels=["mode", "outcome"]
+    )
+    for labels, attempts in metrics.finishes.items():
+        finishes.add_metric(labels, attempts)
+    yield finishes
+    yield CounterMetricFamily(
+        "jobsworth_lease_losses",
+        "Attempts that wrote nothing because somebody else held their job",
+        metrics.lease_losses,
+    )
+    yield CounterMetricFamily(
+        "jobsworth_rescues", "Jobs this worker took from dead workers", metrics.rescues
+    )
+    yield CounterMetricFamily(
+        "jobsworth_batch_retries", "Batches of finishes tried again", metrics.batch_retries
+    )
+    yield CounterMetricFamily("jobsworth_embeddings", "Texts embedded", metrics.embeddings)
+
+
+def _histograms(metrics: Metrics) -> Families:
+    wait = HistogramMetricFamily(
+        "jobsworth_job_wait_seconds", "Time of a job from ready to started", labels=[]
+    )
+    _add_histogram(wait, [], metrics.job_wait)
+    yield wait
+    run = HistogramMetricFamily(
+        "jobsworth_job_run_seconds", "Time of an attempt from start to end", labels=["mode"]
+    )
+    for mode, histogram in metrics.job_run.items():
+        _add_histogram(run, [mode], histogram)
+    yield run
+
+
+def _add_histogram(family: HistogramMetricFamily, labels: list[str], values: Histogram) -> None:
+    buckets = list(zip(_BUCKETS, accumulate(values.counts), strict=True))
+    family.add_metric(labels, buckets, values.sum)
+
+
+_BUCKETS = [*(str(bound) for bound in SECONDS_BOUNDS), "+Inf"]
+
+
+def _worker(vitals: Vitals, version: str) -> Families:
+    info = GaugeMetricFamily(
+        "jobsworth_worker_info", "This worker; always 1", labels=["worker_id", "version"]
+    )
+    info.add_metric([str(vitals.worker_id), version], 1)
+    yield info
+    yield _gauge("jobsworth_slots", "Jobs this worker may run at once", vitals.slots)
+    yield _gauge("jobsworth_slots_running", "Slots that hold a job", vitals.running)
+    yield _gauge("jobsworth_slots_stuck", "Slots held by a thread that will not end", vitals.stuck)
+    yield _gauge("jobsworth_draining", "1 while this worker stops", vitals.draining)
+    yield _gauge(
+        "jobsworth_database_up",
+        "1 while this worker's statements work",
+        vitals.database_state == "ok",
+    )
+    yield _gauge(
+        "jobsworth_heartbeat_age_seconds",
+        "Time since this worker's last heartbeat that succeeded",
+        vitals.heartbeat_age_seconds,
+    )
+    yield _gauge(
+        "jobsworth_claim_loop_age_seconds",
+        "Time since this worker's claim loop began a turn",
+        vitals.claim_loop_age_seconds,
+    )
+
+
+def _pool(stats: Mapping[str, int]) -> Families:
+    yield _gauge("jobsworth_pool_max", "Database connections at most", stats["pool_max"])
+    yield _gauge("jobsworth_pool_size", "Database connections now", stats["pool_size"])
+    yield _gauge("jobsworth_pool_available", "Those not in use", stats["pool_available"])
+    yield _gauge("jobsworth_pool_waiting", "Who waits for one", stats["requests_waiting"])
+
+
+def _sampled(samples: Samples) -> Families:
+    yield from _jobs(samples)
+    outbox, snapshots, violations = (
+        samples.outbox.value,
+        samples.snapshots.value,
+        samples.violations.value,
+    )
+    yield _gauge("jobsworth_outbox_texts", "Texts to embed", outbox and outbox.texts)
+    yield _gauge(
+        "jobsworth_outbox_oldest_seconds", "Age of the oldest", outbox and outbox.oldest_seconds
+    )
+    yield _gauge(
+        "jobsworth_oldest_snapshot_seconds",
+        "Age of the oldest transaction in the database that holds back vacuum",
+        snapshots and snapshots.oldest_seconds,
+    )
+    yield _gauge(
+        "jobsworth_oldest_snapshot_transactions",
+        "The same in transactions, replication slots and standbys included",
+        snapshots and snapshots.oldest_transactions,
+    )
+    yield _gauge(
+        "jobsworth_violations",
+        "Breaches of an invariant; 0, always (see the view violations)",
+        None if violations is None else sum(violations.values()),
+    )
+    stale = GaugeMetricFamily(
+        "jobsworth_sample_stale_seconds",
+        "Time since this part of the database's figures could be read",
+        labels=["part"],
+    )
+    for part in ("jobs", "outbox", "snapshots", "violations"):
+        stale.add_metric([part], getattr(samples, part).age_seconds)
+    yield stale
+
+
+def _jobs(samples: Samples) -> Families:
+    jobs = samples.jobs.value
+    yield _gauge("jobsworth_jobs_queued", "Jobs ready to run", jobs and jobs.queued)
+    yield _gauge("jobsworth_jobs_running", "Jobs running, on any worker", jobs and jobs.running)
+    waiting = GaugeMetricFamily(
+        "jobsworth_jobs_waiting", "Jobs not yet ready, by what they wait for", labels=["reason"]
+    )
+    for reason, count in (jobs.waiting if jobs else {}).items():
+        waiting.add_metric([reason], count)
+    yield waiting
+    yield _gauge(
+        "jobsworth_oldest_queued_seconds",
+        "Age of the job that has been ready for longest, from its insert or its last attempt",
+        jobs and jobs.oldest_queued_seconds,
+    )
+
+
+# A gauge without a value yet is named on the page but has no sample: unknown is not zero.
+def _gauge(name: str, text: str, value: float | None) -> Metric:
+    family = GaugeMetricFamily(name, text)
+    if value is not None:
+        family.add_metric([], float(value))
+    return family
