@@ -61,12 +61,27 @@ class Deployment(BaseModel):
     finished_at: AwareDatetime | None
 
 
+class Abandoned(BaseModel):
+    """An unfinished deployment whose job has ended without it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    job_id: UUID
+    step_name: str | None
+    environment: str
+    sha: str
+    status: DeploymentStatus
+    job_status: str
+    job_error: str | None
+
+
 CREATE: LiteralString = """
 with fence as materialized (
   select j.id
   from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-    and j.status = 'running'
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
 ), created as (
   insert into jobsworth.deployments (
@@ -140,8 +155,8 @@ UPDATE: LiteralString = """
 with fence as materialized (
   select j.id
   from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-    and j.status = 'running'
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
 )
 update jobsworth.deployments d
@@ -203,6 +218,27 @@ async def update_status(
             "update it from the job that began it",
         )
     raise _not_found(deployment_id)
+
+
+ABANDONED: LiteralString = """
+select d.id, d.job_id, d.step_name, d.environment, d.sha, d.status,
+  j.status::text as job_status, j.error as job_error
+from jobsworth.deployments d
+join jobsworth.reactive_jobs j on j.id = d.job_id
+where d.finished_at is null and j.finished_at is not null
+order by d.id
+limit %(most)s
+for no key update of j skip locked
+"""
+
+
+async def lock_abandoned(conn: Connection, most: int) -> list[Abandoned]:
+    """Unfinished deployments whose jobs have ended: nobody else will ever end them.
+
+    Their jobs stay locked for the rest of the caller's transaction, so that nobody runs one again
+    meanwhile and resumes its deployment.
+    """
+    return await fetch_all(conn, ABANDONED, {"most": most}, Abandoned)
 
 
 BY_ID: LiteralString = """
@@ -304,8 +340,8 @@ async def _unfinished(
 HELD: LiteralString = """
 select j.id
 from jobsworth.reactive_jobs j
-where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-  and j.status = 'running'
+where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+  and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
 """
 
 

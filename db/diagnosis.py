@@ -158,7 +158,7 @@ with open_jobs as (
   union all
   select j.queue, 0, 0, count(*)
   from jobsworth.reactive_jobs j
-  where j.status = 'running'
+  where j.status = 'running' and j.worker_id is not null
   group by j.queue
 ), served as (
   select distinct s.queue

@@ -2,7 +2,8 @@
 
 PostgreSQL cannot store the character NUL, and JSON knows no NaN. A document that somebody already
 paid for (a result, an answer, a message) must not be lost to that, so NUL becomes the visible
-symbol U+2400 and NaN becomes null; a document that somebody hands in (a payload) is refused.
+symbol U+2400, half of a surrogate pair U+FFFD, and NaN null. A document that somebody hands in (a
+payload) is refused instead.
 """
 
 import re
@@ -23,7 +24,13 @@ def to_document(value: object, thing: str = "the value") -> str:
 
     Raises `InvalidInput` naming `thing` when it cannot be JSON.
     """
-    return _NUL.sub(rb"\1\\u2400", _encode(value, thing)).decode()
+    try:
+        encoded = _encode(value, thing)
+    except InvalidInput as refused:
+        if "surrogate" not in refused.message:
+            raise
+        encoded = _encode(_without_surrogates(value), thing)
+    return _NUL.sub(rb"\1\\u2400", encoded).decode()
 
 
 def to_payload(value: object, thing: str, bytes_max: int = 1_048_576) -> str:
@@ -70,6 +77,20 @@ def parse_payload(text: str, thing: str) -> dict[str, Any]:
 def to_text(value: str) -> str:
     """`value` as PostgreSQL `text` can hold it: NUL becomes U+2400, lone surrogates U+FFFD."""
     return _SURROGATE.sub("\ufffd", value.replace("\0", "\u2400"))
+
+
+def _without_surrogates(value: object) -> object:
+    """Plain data with U+FFFD for each half of a cut surrogate pair, as a cut emoji leaves one."""
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case dict():
+            pairs = cast(dict[object, object], value).items()
+            return {_without_surrogates(k): _without_surrogates(v) for k, v in pairs}
+        case list() | tuple():
+            return [_without_surrogates(one) for one in cast(list[object], value)]
+        case _:
+            return value
 
 
 def _encode(value: object, thing: str) -> bytes:

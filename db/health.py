@@ -124,7 +124,8 @@ with recursive head as (
 )
 select
   (select count(*) from jobsworth.reactive_jobs j where j.status = 'queued') as queued,
-  (select count(*) from jobsworth.reactive_jobs j where j.status = 'running') as running,
+  (select count(*) from jobsworth.reactive_jobs j
+    where j.status = 'running' and j.worker_id is not null) as running,
   (select jsonb_object_agg(r.reason, coalesce(w.jobs, 0))
    from unnest(enum_range(null::jobsworth.wait_reason)) as r(reason)
    left join (

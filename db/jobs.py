@@ -289,7 +289,8 @@ with recursive heads as (
 )
 select
   (select count(*) from jobsworth.reactive_jobs q where q.status = 'queued') as queued,
-  (select count(*) from jobsworth.reactive_jobs r where r.status = 'running') as running,
+  (select count(*) from jobsworth.reactive_jobs r
+    where r.status = 'running' and r.worker_id is not null) as running,
   (select coalesce(jsonb_object_agg(w.waiting_for, w.jobs), '{}') from waiting w) as waiting,
   (select extract(epoch from clock_timestamp() - min(h.ready_at))::float8
    from heads h) as oldest_queued_seconds

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from uuid import UUID
 
 from db.documents import to_payload
@@ -89,14 +89,16 @@ class NewJob:
         """The payload as JSON text; raises `InvalidInput` (not an object, NUL, too large)."""
         if self.payload is None:
             return "{}"
-        mapping = isinstance(self.payload, Mapping) and not isinstance(self.payload, dict)
-        payload = dict(self.payload) if mapping else self.payload
-        return to_payload(payload, f"the payload of a {self.mode} job", bytes_max)
+        return to_payload(_object(self.payload), f"the payload of a {self.mode} job", bytes_max)
 
     def delay_interval(self) -> timedelta | None:
         if self.delay is None or isinstance(self.delay, timedelta):
             return self.delay
         return timedelta(seconds=self.delay)
+
+
+def _object(payload: object) -> object:
+    return dict(cast(Mapping[str, Any], payload)) if isinstance(payload, Mapping) else payload
 
 
 def _check(job: NewJob) -> None:

@@ -356,7 +356,8 @@ async def promote_lanes(conn: Connection, lanes: Sequence[str]) -> list[UUID]:
 DUE: LiteralString = """
 select j.id
 from jobsworth.reactive_jobs j
-where j.status = 'waiting' and j.run_at <= clock_timestamp()
+where j.status = 'waiting' and j.waiting_for in ('timer', 'signal')
+  and j.run_at <= clock_timestamp()
 order by j.run_at
 limit %(most)s
 """
@@ -364,7 +365,7 @@ limit %(most)s
 NEXT_DUE: LiteralString = """
 select extract(epoch from j.run_at - clock_timestamp())::float8
 from jobsworth.reactive_jobs j
-where j.status = 'waiting' and j.run_at is not null
+where j.status = 'waiting' and j.waiting_for in ('timer', 'signal') and j.run_at is not null
 order by j.run_at
 limit 1
 """
@@ -385,15 +386,26 @@ async def next_due_seconds(conn: Connection) -> float | None:
 
 RESCUE: LiteralString = """
 with dead as materialized (
-  -- Choose and lock; a row that its worker is finishing right now is left to it.
-  select j.id
+  select j.id, j.lease_no, j.worker_id
   from jobsworth.reactive_jobs j
-  where j.status = 'running' and not exists (
+  where j.status = 'running' and j.worker_id is not null and not exists (
     select 1 from jobsworth.workers w
     where w.id = j.worker_id
       and w.beaten_at > now() - %(rescue_seconds)s * interval '1 second')
+), orphaned as materialized (
+  -- Lock the lease that was judged, no other: a job that another rescue gave back meanwhile may be
+  -- a living worker's by now, and a lock's recheck does not look into `workers` again. A row that
+  -- its worker is finishing right now is left to it.
+  select d.id
+  from dead d
+  cross join lateral (
+    select 1
+    from jobsworth.reactive_jobs j
+    where j.id = d.id and j.lease_no = d.lease_no and j.worker_id is not distinct from d.worker_id
+      and j.status = 'running'
+    for no key update skip locked
+  ) fence
   limit %(most)s
-  for no key update skip locked
 )
 update jobsworth.reactive_jobs j
 set crashes = j.crashes + 1,
@@ -417,8 +429,8 @@ set crashes = j.crashes + 1,
     then now() end,
   error = case when j.cancel_requested then j.error
     else 'its worker died during attempt ' || j.attempt || ' (crash ' || j.crashes + 1 || ')' end
-from dead d
-where j.id = d.id
+from orphaned o
+where j.id = o.id
 returning j.id, j.status::text, j.mode, j.crashes
 """
 

@@ -48,8 +48,8 @@ BEGIN: LiteralString = """
 with fence as materialized (
   select j.id, j.team_id
   from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-    and j.status = 'running'
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
 ), begun as (
   insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt)
@@ -88,8 +88,8 @@ RECORD: LiteralString = """
 with fence as materialized (
   select j.id, j.team_id
   from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-    and j.status = 'running'
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
 ), recorded as (
   insert into jobsworth.steps (
@@ -190,8 +190,8 @@ TAKE_SIGNAL: LiteralString = """
 with fence as materialized (
   select j.id
   from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-    and j.status = 'running'
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
 ), taken as (
   update jobsworth.signals s
@@ -224,8 +224,8 @@ async def take_signal(conn: Connection, lease: Lease, signal: str) -> tuple[bool
 HOLD: LiteralString = """
 select j.id
 from jobsworth.reactive_jobs j
-where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-  and j.status = 'running'
+where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+  and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
 for no key update
 """
 

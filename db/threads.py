@@ -149,10 +149,14 @@ async def get_by_id(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
 
 UPDATE: LiteralString = """
 update jobsworth.chat_threads t
-set title = case when 'title' = any(%(changed)s::text[]) then %(title)s else t.title end,
-  user_id = case when 'user_id' = any(%(changed)s::text[]) then %(user_id)s::uuid else t.user_id end,
-  agent_id = case when 'agent_id' = any(%(changed)s::text[]) then %(agent_id)s::uuid else t.agent_id end,
-  metadata = case when 'metadata' = any(%(changed)s::text[]) then %(metadata)s::jsonb else t.metadata end
+set title = case when new.has_title then %(title)s else t.title end,
+  user_id = case when new.has_user_id then %(user_id)s::uuid else t.user_id end,
+  agent_id = case when new.has_agent_id then %(agent_id)s::uuid else t.agent_id end,
+  metadata = case when new.has_metadata then %(metadata)s::jsonb else t.metadata end
+from (values (
+    'title' = any(%(changed)s::text[]), 'user_id' = any(%(changed)s::text[]),
+    'agent_id' = any(%(changed)s::text[]), 'metadata' = any(%(changed)s::text[])))
+  as new (has_title, has_user_id, has_agent_id, has_metadata)
 where t.id = %(id)s
 returning t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
   t.metadata, t.created_at, t.updated_at, t.archived_at

@@ -162,8 +162,8 @@ START: LiteralString = """
 with fence as materialized (
   select j.id
   from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s and j.worker_id = %(worker_id)s
-    and j.status = 'running'
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
 ), started as (
   insert into jobsworth.llm_calls (

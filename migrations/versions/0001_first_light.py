@@ -124,8 +124,10 @@ create table jobsworth.reactive_jobs (
 -- the claim
 create index jobs_ready on jobsworth.reactive_jobs (queue, priority, position)
   where status = 'queued';
--- rescue: running, and no living worker
-create index jobs_running on jobsworth.reactive_jobs (worker_id) where status = 'running';
+-- rescue: running, and no living worker. The second condition keeps look-ups in a lane off this
+-- index, whose dead entries (one for each job a worker ran) they would all have to read.
+create index jobs_running on jobsworth.reactive_jobs (worker_id)
+  where status = 'running' and worker_id is not null;
 -- the backstop of lanes
 create unique index jobs_one_running_in_lane on jobsworth.reactive_jobs (lane)
   where status = 'running' and lane is not null;
@@ -133,9 +135,9 @@ create unique index jobs_one_running_in_lane on jobsworth.reactive_jobs (lane)
 create index jobs_lane_open on jobsworth.reactive_jobs (lane, lane_position, id)
   where lane is not null and lane_position is not null and finished_at is null
     and (waiting_for is null or waiting_for not in ('approval', 'signal') or holds_lane);
--- due timers, oldest first
+-- due timers, oldest first; a job that waits for others is due when they have ended
 create index jobs_due on jobsworth.reactive_jobs (run_at)
-  where status = 'waiting' and run_at is not null;
+  where status = 'waiting' and waiting_for in ('timer', 'signal') and run_at is not null;
 -- the sweep and the counts by reason
 create index jobs_waiting on jobsworth.reactive_jobs (waiting_for, id) where status = 'waiting';
 create unique index jobs_unique_key on jobsworth.reactive_jobs (team_id, unique_key)
@@ -143,6 +145,9 @@ create unique index jobs_unique_key on jobsworth.reactive_jobs (team_id, unique_
 -- children and follow-ups of a job; each effect once
 create unique index jobs_effect on jobsworth.reactive_jobs (parent_id, effect_key)
   where parent_id is not null;
+-- the last of many children
+create index jobs_children_open on jobsworth.reactive_jobs (parent_id)
+  where is_child and finished_at is null;
 create index jobs_thread on jobsworth.reactive_jobs (thread_id, id) where thread_id is not null;
 create index jobs_trigger_message on jobsworth.reactive_jobs (trigger_message_id)
   where trigger_message_id is not null;
@@ -522,10 +527,13 @@ create trigger touch before update on jobsworth.message_artifacts
   for each row execute function jobsworth.touch();
 """
 
+# Functions keep the planner on their indexes: a session plans them once, perhaps while the tables are
+# empty, and a scan of a whole table is only cheap then.
 WAITING = """
 -- Is somebody ahead in this lane? Running, or lower and not stepped aside.
 create function jobsworth.lane_blocked(in_lane text, at_position bigint, job_id uuid)
-  returns boolean language plpgsql stable as $$
+  returns boolean language plpgsql stable
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
   return exists (
       select 1 from jobsworth.reactive_jobs o
@@ -538,7 +546,8 @@ begin
 end $$;
 
 -- The lowest open job of a lane, if there is one.
-create function jobsworth.lane_head(in_lane text) returns uuid language sql stable as $$
+create function jobsworth.lane_head(in_lane text) returns uuid language sql stable
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
   select o.id
   from jobsworth.reactive_jobs o
   where o.lane = in_lane and o.lane_position is not null and o.finished_at is null
@@ -549,7 +558,8 @@ $$;
 
 -- May this waiting job go on?
 create function jobsworth.reason_gone(j jobsworth.reactive_jobs)
-  returns boolean language plpgsql stable as $$
+  returns boolean language plpgsql stable
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
   return case j.waiting_for
     when 'timer' then j.run_at <= clock_timestamp()
@@ -585,13 +595,19 @@ end $$;
 -- queued. Returns the ids that another transaction holds and that must be looked at again.
 -- `patient` waits for their locks instead: for deliverers, which must not be missed.
 create function jobsworth.reconsider(job_ids uuid[], patient boolean default false)
-  returns uuid[] language plpgsql as $$
+  returns uuid[] language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
   held uuid[];
   gone uuid[];
   doomed uuid[];
-  moved int;
+  ended uuid[] := '{}';
+  again uuid[] := '{}';
+  at timestamptz;
+  j jobsworth.reactive_jobs;
+  next_reason jobsworth.wait_reason;
+  moved int := 0;
 begin
   if patient then
     held := array(
@@ -609,72 +625,83 @@ begin
     select j.id from jobsworth.reactive_jobs j
     where j.id = any(held) and j.status = 'waiting' and jobsworth.reason_gone(j));
 
-  -- A job whose parent did not end well cannot run.
-  doomed := array(
-    select j.id from jobsworth.reactive_jobs j
-    where j.id = any(gone) and j.waiting_for = 'parents' and exists (
-      select 1 from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
-      where e.job_id = j.id and p.status in ('failed', 'canceled')));
-  update jobsworth.reactive_jobs j
-  set status = 'canceled', waiting_for = null, waiting_detail = null, finished_at = now(),
-      error = 'a job it needs did not end well: ' || (
-        select string_agg(p.id || ' is ' || p.status, ', ')
-        from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
-        where e.job_id = j.id and p.status in ('failed', 'canceled'))
-  where j.id = any(doomed);
-  if doomed <> '{}' then
-    perform jobsworth.unblock(doomed);
+  -- A job whose parent did not end well cannot run, nor can those that need it in turn. A loop: a
+  -- chain of a thousand would be too deep for a recursion.
+  doomed := gone;
+  loop
+    doomed := array(
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(doomed) and j.status = 'waiting' and j.waiting_for = 'parents'
+        and jobsworth.reason_gone(j) and exists (
+          select 1 from jobsworth.job_edges e
+          join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+          where e.job_id = j.id and p.status in ('failed', 'canceled')));
+    exit when doomed = '{}';
+    update jobsworth.reactive_jobs j
+    set status = 'canceled', waiting_for = null, waiting_detail = null, finished_at = now(),
+        error = 'a job it needs did not end well: ' || (
+          select string_agg(p.id || ' is ' || p.status, ', ')
+          from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+          where e.job_id = j.id and p.status in ('failed', 'canceled'))
+    where j.id = any(doomed);
+    ended := ended || doomed;
+    doomed := array(
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(array(
+          select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(doomed)))
+        and j.status = 'waiting' and j.waiting_for = 'parents'
+      order by j.id for no key update skip locked);
+  end loop;
+  if ended <> '{}' then
+    again := jobsworth.unblock(ended);
   end if;
 
-  -- A scheduled job joins its lane when it is due.
-  update jobsworth.reactive_jobs j
-  set lane_position = nextval('jobsworth.lane_position')
-  where j.id = any(gone) and j.status = 'waiting' and j.lane is not null
-    and j.lane_position is null
-    and not (j.waiting_for in ('parents', 'handler') and j.run_at > clock_timestamp());
-
-  update jobsworth.reactive_jobs j
-  set status = n.status, waiting_for = n.waiting_for, waiting_detail = null,
-      run_at = case when n.waiting_for = 'timer' then j.run_at
-        when n.status = 'queued' then clock_timestamp() end,
-      position = case when n.status = 'queued' then nextval('jobsworth.job_position')
-        else j.position end
-  from (
-    select w.id,
-      case when next.reason is null then 'queued' else 'waiting' end::jobsworth.job_status
-        as status,
-      next.reason as waiting_for
-    from jobsworth.reactive_jobs w
-    cross join lateral (
-      select case
-        when w.waiting_for in ('parents', 'handler') and w.run_at > clock_timestamp()
-          then 'timer'::jobsworth.wait_reason
-        when w.lane is not null and jobsworth.lane_blocked(w.lane, w.lane_position, w.id)
-          then 'lane'::jobsworth.wait_reason
-      end as reason
-      offset 0
-    ) next
+  -- One by one, what was due first goes first; a join with the table might scan all of it.
+  at := clock_timestamp();
+  for j in
+    select w.* from jobsworth.reactive_jobs w
     where w.id = any(gone) and w.status = 'waiting'
-  ) n
-  where j.id = n.id;
-  get diagnostics moved = row_count;
+    order by w.run_at, w.lane_position, w.id
+  loop
+    next_reason := null;
+    if j.waiting_for in ('parents', 'handler') and j.run_at > at then
+      next_reason := 'timer';
+    elsif j.lane is not null then
+      -- A scheduled job joins its lane when it is due.
+      j.lane_position := coalesce(j.lane_position, nextval('jobsworth.lane_position'));
+      if jobsworth.lane_blocked(j.lane, j.lane_position, j.id) then
+        next_reason := 'lane';
+      end if;
+    end if;
+    update jobsworth.reactive_jobs x
+    set status = case when next_reason is null then 'queued' else 'waiting' end::jobsworth.job_status,
+        waiting_for = next_reason, waiting_detail = null, lane_position = j.lane_position,
+        run_at = case when next_reason = 'timer' then j.run_at when next_reason is null then at end,
+        position = case when next_reason is null then nextval('jobsworth.job_position')
+          else j.position end
+    where x.id = j.id;
+    moved := moved + 1;
+  end loop;
 
   if moved > 0 then
     perform jobsworth.wake();
   end if;
-  return array(select u.id from unnest(job_ids) u(id) where u.id <> all(held)
-    and exists (select 1 from jobsworth.reactive_jobs j where j.id = u.id and j.status =
-    'waiting'));
+  return again || array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.status = 'waiting' and j.id = any(array(
+      select u.id from unnest(job_ids) u(id) except select h.id from unnest(held) h(id))));
 end $$;
 
 -- After a commit that ended or parked these jobs: look again, with a fresh snapshot, at whatever
 -- that unblocks, and close what hangs on the finished ones. Returns what must be looked at again
--- because somebody holds it. Never waits for another transaction.
-create function jobsworth.unblock(job_ids uuid[]) returns uuid[] language plpgsql as $$
+-- because somebody holds it: a waiting job, or an ended one on which something open hangs. Never
+-- waits for another transaction.
+create function jobsworth.unblock(job_ids uuid[]) returns uuid[] language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   candidates uuid[];
   orphans uuid[];
-  again uuid[];
+  again uuid[] := '{}';
 begin
   candidates := array(
     select jobsworth.lane_head(l.lane)
@@ -709,12 +736,20 @@ begin
   if orphans <> '{}' then
     perform jobsworth.cancel_locked(orphans, 'the job that spawned it has ended');
   end if;
-  return coalesce(again, '{}');
+  return again || array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(job_ids) and j.finished_at is not null and (
+      exists (select 1 from jobsworth.approvals a where a.job_id = j.id and a.status = 'pending')
+      or exists (
+        select 1 from jobsworth.reactive_jobs c
+        where c.parent_id = j.id and c.is_child and c.finished_at is null
+          and not c.cancel_requested)));
 end $$;
 
 -- Cancel jobs whose rows this transaction holds: unstarted ones now, running ones at their ending.
 create function jobsworth.cancel_locked(job_ids uuid[], reason text) returns void
-  language plpgsql as $$
+  language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   ended uuid[];
 begin
@@ -739,7 +774,8 @@ end $$;
 
 TRIGGERS = """
 -- A job that is not ready to run now becomes waiting, with its reason. Ready ones never get here.
-create function jobsworth.arrive() returns trigger language plpgsql as $$
+create function jobsworth.arrive() returns trigger language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
   if new.status <> 'queued' and (new.status <> 'waiting' or new.waiting_for <> 'parents') then
     raise exception 'a job is inserted as queued, not as %', new.status
@@ -798,7 +834,8 @@ create function jobsworth.enqueue(
   failures_max int default null, timeout_seconds real default null,
   trace_parent text default null, team_id uuid default null, after uuid[] default null,
   holds_lane boolean default false, crashes_max int default null, id uuid default null)
-  returns uuid language plpgsql as $$
+  returns uuid language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
   new_id uuid := coalesce(enqueue.id, jobsworth.uuidv7());
@@ -869,7 +906,8 @@ create function jobsworth.resolve(
   approval_id uuid, option text, decided_by text, channel text default 'sql',
   comment text default null,
   out accepted boolean, out status jobsworth.approval_status, out chosen_option text)
-  language plpgsql as $$
+  language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
   a jobsworth.approvals;
@@ -914,7 +952,8 @@ begin
 end $$;
 
 -- Close approvals past their deadline with their default; the jobs that wait for them resume.
-create function jobsworth.expire_approvals(most int) returns int language plpgsql as $$
+create function jobsworth.expire_approvals(most int) returns int language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   due record;
   expired int := 0;
@@ -938,7 +977,8 @@ end $$;
 -- Put a signal into a job's mailbox; a job that waits for it resumes in the same transaction, one
 -- that will wait for it later finds it.
 create function jobsworth.send_signal(job_id uuid, name text, payload jsonb default null)
-  returns uuid language plpgsql as $$
+  returns uuid language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
   j jobsworth.reactive_jobs;
@@ -962,7 +1002,8 @@ end $$;
 
 -- Cancel a job: at once if it is not running, at its next ending if it is. Returns its status.
 create function jobsworth.cancel(job_id uuid, reason text default 'canceled by a person')
-  returns jobsworth.job_status language plpgsql as $$
+  returns jobsworth.job_status language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   j jobsworth.reactive_jobs;
 begin
@@ -979,7 +1020,8 @@ end $$;
 
 -- Give a failed or canceled job a fresh start, as a new insert would have; run a scheduled or
 -- backing-off job now. Returns its status.
-create function jobsworth.retry(job_id uuid) returns jobsworth.job_status language plpgsql as $$
+create function jobsworth.retry(job_id uuid) returns jobsworth.job_status language plpgsql
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
   j jobsworth.reactive_jobs;
   holder uuid;
@@ -1147,7 +1189,8 @@ where j.status = 'running' and j.lane is not null and exists (
 union all
 select 'running without a living worker', j.id, 'since ' || j.started_at
 from jobsworth.reactive_jobs j
-where j.status = 'running' and j.started_at < now() - interval '30 seconds' and not exists (
+where j.status = 'running' and j.worker_id is not null
+  and j.started_at < now() - interval '30 seconds' and not exists (
   select 1 from jobsworth.workers w
   where w.id = j.worker_id and w.beaten_at > now() - interval '30 seconds')
 union all
