@@ -1,4 +1,4 @@
-"""Everything that hangs on one job: for a person who wants to see it whole.
+"""Everything that hangs on a job, for a person who wants to see it whole.
 
 In: a job's id. Out: what it said (messages), asked (approvals), started (children, follow-ups) and
 shipped (deployments), each in the order of its making. Its steps, calls and artifacts are in

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, LiteralString, TypeVar, overload
 
 import anyio
+import anyio.lowlevel
 import psycopg
 from psycopg.rows import class_row, dict_row
 from psycopg_pool import AsyncConnectionPool
@@ -56,7 +57,13 @@ class Database:
         self.pool = AsyncConnectionPool(
             url,
             connection_class=Connection,
-            kwargs={"autocommit": True, "application_name": application_name},
+            # Prepared by hand only, where the plan is pinned: a statement that was planned while
+            # its table was empty would scan it until the next analyze.
+            kwargs={
+                "autocommit": True,
+                "application_name": application_name,
+                "prepare_threshold": None,
+            },
             configure=self._configure,
             min_size=pool_min,
             max_size=pool_max,
@@ -85,7 +92,13 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
-        """Borrow a connection; a read-only one (a standby after failover) is thrown away."""
+        """Borrow a connection; a read-only one (a standby after failover) is thrown away.
+
+        Raises if the task was cancelled before.
+        """
+        # A free connection and shielded statements never wait where a cancellation could land: a
+        # stopped job would go on from step to step.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         with translated():
             connection = await self.pool.getconn()
         try:

@@ -229,6 +229,8 @@ with ended as materialized (
   from locked l
   where l.ours
 )
+-- `any(array[…])` can only be looked up by the primary key, from each held row; a plain equality was
+-- planned the other way round, over the whole index, while the table was empty.
 -- The target's own columns are read after the lock, so a cancel that came just before is seen; a
 -- subquery would still see the snapshot from before it.
 update jobsworth.reactive_jobs j
@@ -249,7 +251,7 @@ set status = case when j.cancel_requested and h.status in ('queued', 'waiting') 
     when j.cancel_requested then coalesce(j.error, h.error)
     else coalesce(h.error, j.error) end
 from held h
-where j.id = h.id
+where j.id = any(array[h.id])
 returning j.id, j.status::text, (
   -- Scalar subqueries: `exists` may become a hash of a scan over the whole table.
   j.lane is not null or j.is_child or j.status = 'waiting'
@@ -430,7 +432,7 @@ set crashes = j.crashes + 1,
   error = case when j.cancel_requested then j.error
     else 'its worker died during attempt ' || j.attempt || ' (crash ' || j.crashes + 1 || ')' end
 from orphaned o
-where j.id = o.id
+where j.id = any(array[o.id])
 returning j.id, j.status::text, j.mode, j.crashes
 """
 

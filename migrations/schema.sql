@@ -95,6 +95,9 @@ CREATE TYPE jobsworth.wait_reason AS ENUM (
 
 CREATE FUNCTION jobsworth.arrive() RETURNS trigger
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 begin
   if new.status <> 'queued' and (new.status <> 'waiting' or new.waiting_for <> 'parents') then
@@ -134,6 +137,9 @@ end $$;
 
 CREATE FUNCTION jobsworth.cancel(job_id uuid, reason text DEFAULT 'canceled by a person'::text) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 declare
   j jobsworth.reactive_jobs;
@@ -151,6 +157,9 @@ end $$;
 
 CREATE FUNCTION jobsworth.cancel_locked(job_ids uuid[], reason text) RETURNS void
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 declare
   ended uuid[];
@@ -179,6 +188,9 @@ CREATE FUNCTION jobsworth.cosine_distance(a public.halfvec, b public.halfvec) RE
 
 CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds real DEFAULT NULL::real, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid) RETURNS uuid
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 #variable_conflict use_column
 declare
@@ -246,6 +258,9 @@ end $$;
 
 CREATE FUNCTION jobsworth.expire_approvals(most integer) RETURNS integer
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 declare
   due record;
@@ -294,6 +309,9 @@ CREATE FUNCTION jobsworth.halfvec(value text) RETURNS public.halfvec
 
 CREATE FUNCTION jobsworth.lane_blocked(in_lane text, at_position bigint, job_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 begin
   return exists (
@@ -308,6 +326,9 @@ end $$;
 
 CREATE FUNCTION jobsworth.lane_head(in_lane text) RETURNS uuid
     LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
   select o.id
   from jobsworth.reactive_jobs o
@@ -380,6 +401,9 @@ WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze
 
 CREATE FUNCTION jobsworth.reason_gone(j jobsworth.reactive_jobs) RETURNS boolean
     LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 begin
   return case j.waiting_for
@@ -405,13 +429,21 @@ end $$;
 
 CREATE FUNCTION jobsworth.reconsider(job_ids uuid[], patient boolean DEFAULT false) RETURNS uuid[]
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 #variable_conflict use_column
 declare
   held uuid[];
   gone uuid[];
   doomed uuid[];
-  moved int;
+  ended uuid[] := '{}';
+  again uuid[] := '{}';
+  at timestamptz;
+  one jobsworth.reactive_jobs;
+  next_reason jobsworth.wait_reason;
+  moved int := 0;
 begin
   if patient then
     held := array(
@@ -429,62 +461,73 @@ begin
     select j.id from jobsworth.reactive_jobs j
     where j.id = any(held) and j.status = 'waiting' and jobsworth.reason_gone(j));
 
-  -- A job whose parent did not end well cannot run.
-  doomed := array(
-    select j.id from jobsworth.reactive_jobs j
-    where j.id = any(gone) and j.waiting_for = 'parents' and exists (
-      select 1 from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
-      where e.job_id = j.id and p.status in ('failed', 'canceled')));
-  update jobsworth.reactive_jobs j
-  set status = 'canceled', waiting_for = null, waiting_detail = null, finished_at = now(),
-      error = 'a job it needs did not end well: ' || (
-        select string_agg(p.id || ' is ' || p.status, ', ')
-        from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
-        where e.job_id = j.id and p.status in ('failed', 'canceled'))
-  where j.id = any(doomed);
-  if doomed <> '{}' then
-    perform jobsworth.unblock(doomed);
+  -- A job whose parent did not end well cannot run, nor can those that need it in turn. A loop: a
+  -- chain of a thousand would be too deep for a recursion.
+  doomed := gone;
+  loop
+    doomed := array(
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(doomed) and j.status = 'waiting' and j.waiting_for = 'parents'
+        and jobsworth.reason_gone(j) and exists (
+          select 1 from jobsworth.job_edges e
+          join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+          where e.job_id = j.id and p.status in ('failed', 'canceled')));
+    exit when doomed = '{}';
+    update jobsworth.reactive_jobs j
+    set status = 'canceled', waiting_for = null, waiting_detail = null, finished_at = now(),
+        error = 'a job it needs did not end well: ' || (
+          select string_agg(p.id || ' is ' || p.status, ', ')
+          from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+          where e.job_id = j.id and p.status in ('failed', 'canceled'))
+    where j.id = any(doomed);
+    ended := ended || doomed;
+    doomed := array(
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(array(
+          select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(doomed)))
+        and j.status = 'waiting' and j.waiting_for = 'parents'
+      order by j.id for no key update skip locked);
+  end loop;
+  if ended <> '{}' then
+    again := jobsworth.unblock(ended);
   end if;
 
-  -- A scheduled job joins its lane when it is due.
-  update jobsworth.reactive_jobs j
-  set lane_position = nextval('jobsworth.lane_position')
-  where j.id = any(gone) and j.status = 'waiting' and j.lane is not null
-    and j.lane_position is null
-    and not (j.waiting_for in ('parents', 'handler') and j.run_at > clock_timestamp());
-
-  update jobsworth.reactive_jobs j
-  set status = n.status, waiting_for = n.waiting_for, waiting_detail = null,
-      run_at = case when n.waiting_for = 'timer' then j.run_at
-        when n.status = 'queued' then clock_timestamp() end,
-      position = case when n.status = 'queued' then nextval('jobsworth.job_position')
-        else j.position end
-  from (
-    select w.id,
-      case when next.reason is null then 'queued' else 'waiting' end::jobsworth.job_status
-        as status,
-      next.reason as waiting_for
-    from jobsworth.reactive_jobs w
-    cross join lateral (
-      select case
-        when w.waiting_for in ('parents', 'handler') and w.run_at > clock_timestamp()
-          then 'timer'::jobsworth.wait_reason
-        when w.lane is not null and jobsworth.lane_blocked(w.lane, w.lane_position, w.id)
-          then 'lane'::jobsworth.wait_reason
-      end as reason
-      offset 0
-    ) next
+  -- One by one, what was due first goes first; a join with the table might scan all of it.
+  at := clock_timestamp();
+  for one in
+    select w.* from jobsworth.reactive_jobs w
     where w.id = any(gone) and w.status = 'waiting'
-  ) n
-  where j.id = n.id;
-  get diagnostics moved = row_count;
+    order by w.run_at, w.lane_position, w.id
+  loop
+    next_reason := null;
+    if one.waiting_for in ('parents', 'handler') and one.run_at > at then
+      next_reason := 'timer';
+    elsif one.lane is not null then
+      -- A scheduled job joins its lane when it is due.
+      one.lane_position := coalesce(one.lane_position, nextval('jobsworth.lane_position'));
+      if jobsworth.lane_blocked(one.lane, one.lane_position, one.id) then
+        next_reason := 'lane';
+      end if;
+    end if;
+    update jobsworth.reactive_jobs x
+    set status = case when next_reason is null then 'queued'::jobsworth.job_status
+          else 'waiting' end,
+        waiting_for = next_reason, waiting_detail = null, lane_position = one.lane_position,
+        run_at = case when next_reason = 'timer' then one.run_at
+          when next_reason is null then at end,
+        position = case when next_reason is null then nextval('jobsworth.job_position')
+          else one.position end
+    where x.id = one.id;
+    moved := moved + 1;
+  end loop;
 
   if moved > 0 then
     perform jobsworth.wake();
   end if;
-  return array(select u.id from unnest(job_ids) u(id) where u.id <> all(held)
-    and exists (select 1 from jobsworth.reactive_jobs j where j.id = u.id and j.status =
-    'waiting'));
+  return again || array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.status = 'waiting' and j.id = any(array(
+      select u.id from unnest(job_ids) u(id) except select h.id from unnest(held) h(id))));
 end $$;
 
 CREATE FUNCTION jobsworth.refuse_change() RETURNS trigger
@@ -501,6 +544,9 @@ end $$;
 
 CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text, channel text DEFAULT 'sql'::text, comment text DEFAULT NULL::text, OUT accepted boolean, OUT status jobsworth.approval_status, OUT chosen_option text) RETURNS record
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 #variable_conflict use_column
 declare
@@ -547,6 +593,9 @@ end $$;
 
 CREATE FUNCTION jobsworth.retry(job_id uuid) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 declare
   j jobsworth.reactive_jobs;
@@ -590,7 +639,7 @@ begin
   else
     raise exception 'job % is %: only a failed, canceled or timed job can be run again',
       j.id, j.status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'See what it waits for: jobsworth why ' || j.id;
+      hint = 'see what it waits for: jobsworth why ' || j.id;
   end if;
   perform jobsworth.reconsider(array[j.id], patient => true);
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
@@ -598,6 +647,9 @@ end $$;
 
 CREATE FUNCTION jobsworth.send_signal(job_id uuid, name text, payload jsonb DEFAULT NULL::jsonb) RETURNS uuid
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 #variable_conflict use_column
 declare
@@ -630,11 +682,14 @@ end $$;
 
 CREATE FUNCTION jobsworth.unblock(job_ids uuid[]) RETURNS uuid[]
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 declare
   candidates uuid[];
   orphans uuid[];
-  again uuid[];
+  again uuid[] := '{}';
 begin
   candidates := array(
     select jobsworth.lane_head(l.lane)
@@ -669,7 +724,14 @@ begin
   if orphans <> '{}' then
     perform jobsworth.cancel_locked(orphans, 'the job that spawned it has ended');
   end if;
-  return coalesce(again, '{}');
+  return again || array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(job_ids) and j.finished_at is not null and (
+      exists (select 1 from jobsworth.approvals a where a.job_id = j.id and a.status = 'pending')
+      or exists (
+        select 1 from jobsworth.reactive_jobs c
+        where c.parent_id = j.id and c.is_child and c.finished_at is null
+          and not c.cancel_requested)));
 end $$;
 
 CREATE FUNCTION jobsworth.wake() RETURNS void
@@ -1100,7 +1162,7 @@ UNION ALL
     j.id AS subject_id,
     ('since '::text || j.started_at) AS detail
    FROM jobsworth.reactive_jobs j
-  WHERE ((j.status = 'running'::jobsworth.job_status) AND (j.started_at < (now() - '00:00:30'::interval)) AND (NOT (EXISTS ( SELECT 1
+  WHERE ((j.status = 'running'::jobsworth.job_status) AND (j.worker_id IS NOT NULL) AND (j.started_at < (now() - '00:00:30'::interval)) AND (NOT (EXISTS ( SELECT 1
            FROM jobsworth.workers w
           WHERE ((w.id = j.worker_id) AND (w.beaten_at > (now() - '00:00:30'::interval)))))))
 UNION ALL
@@ -1221,7 +1283,7 @@ ALTER TABLE ONLY jobsworth.workers
 
 CREATE INDEX approvals_due ON jobsworth.approvals USING btree (deadline) WHERE ((status = 'pending'::jobsworth.approval_status) AND (deadline IS NOT NULL));
 
-CREATE UNIQUE INDEX approvals_effect ON jobsworth.approvals USING btree (job_id, effect_key) WHERE ((job_id IS NOT NULL) AND (effect_key IS NOT NULL));
+CREATE UNIQUE INDEX approvals_effect ON jobsworth.approvals USING btree (job_id, effect_key) WHERE (job_id IS NOT NULL);
 
 CREATE INDEX approvals_open ON jobsworth.approvals USING btree (job_id, id) WHERE (status = 'pending'::jobsworth.approval_status);
 
@@ -1255,7 +1317,9 @@ CREATE INDEX embeddings_source ON jobsworth.embeddings USING btree (source_kind,
 
 CREATE INDEX job_edges_needs ON jobsworth.job_edges USING btree (needs_job_id, job_id);
 
-CREATE INDEX jobs_due ON jobsworth.reactive_jobs USING btree (run_at) WHERE ((status = 'waiting'::jobsworth.job_status) AND (run_at IS NOT NULL));
+CREATE INDEX jobs_children_open ON jobsworth.reactive_jobs USING btree (parent_id) WHERE (is_child AND (finished_at IS NULL));
+
+CREATE INDEX jobs_due ON jobsworth.reactive_jobs USING btree (run_at) WHERE ((status = 'waiting'::jobsworth.job_status) AND (waiting_for = ANY (ARRAY['timer'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason])) AND (run_at IS NOT NULL));
 
 CREATE UNIQUE INDEX jobs_effect ON jobsworth.reactive_jobs USING btree (parent_id, effect_key) WHERE (parent_id IS NOT NULL);
 
@@ -1267,7 +1331,7 @@ CREATE UNIQUE INDEX jobs_one_running_in_lane ON jobsworth.reactive_jobs USING bt
 
 CREATE INDEX jobs_ready ON jobsworth.reactive_jobs USING btree (queue, priority, "position") WHERE (status = 'queued'::jobsworth.job_status);
 
-CREATE INDEX jobs_running ON jobsworth.reactive_jobs USING btree (worker_id) WHERE (status = 'running'::jobsworth.job_status);
+CREATE INDEX jobs_running ON jobsworth.reactive_jobs USING btree (worker_id) WHERE ((status = 'running'::jobsworth.job_status) AND (worker_id IS NOT NULL));
 
 CREATE INDEX jobs_thread ON jobsworth.reactive_jobs USING btree (thread_id, id) WHERE (thread_id IS NOT NULL);
 

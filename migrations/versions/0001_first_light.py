@@ -374,7 +374,7 @@ create table jobsworth.approvals (
     check (status not in ('approved', 'rejected', 'expired') or chosen_option is not null)
 );
 create unique index approvals_effect on jobsworth.approvals (job_id, effect_key)
-  where job_id is not null and effect_key is not null;
+  where job_id is not null;
 create index approvals_open on jobsworth.approvals (job_id, id) where status = 'pending';
 create index approvals_due on jobsworth.approvals (deadline)
   where status = 'pending' and deadline is not null;
@@ -605,7 +605,7 @@ declare
   ended uuid[] := '{}';
   again uuid[] := '{}';
   at timestamptz;
-  j jobsworth.reactive_jobs;
+  one jobsworth.reactive_jobs;
   next_reason jobsworth.wait_reason;
   moved int := 0;
 begin
@@ -658,28 +658,30 @@ begin
 
   -- One by one, what was due first goes first; a join with the table might scan all of it.
   at := clock_timestamp();
-  for j in
+  for one in
     select w.* from jobsworth.reactive_jobs w
     where w.id = any(gone) and w.status = 'waiting'
     order by w.run_at, w.lane_position, w.id
   loop
     next_reason := null;
-    if j.waiting_for in ('parents', 'handler') and j.run_at > at then
+    if one.waiting_for in ('parents', 'handler') and one.run_at > at then
       next_reason := 'timer';
-    elsif j.lane is not null then
+    elsif one.lane is not null then
       -- A scheduled job joins its lane when it is due.
-      j.lane_position := coalesce(j.lane_position, nextval('jobsworth.lane_position'));
-      if jobsworth.lane_blocked(j.lane, j.lane_position, j.id) then
+      one.lane_position := coalesce(one.lane_position, nextval('jobsworth.lane_position'));
+      if jobsworth.lane_blocked(one.lane, one.lane_position, one.id) then
         next_reason := 'lane';
       end if;
     end if;
     update jobsworth.reactive_jobs x
-    set status = case when next_reason is null then 'queued' else 'waiting' end::jobsworth.job_status,
-        waiting_for = next_reason, waiting_detail = null, lane_position = j.lane_position,
-        run_at = case when next_reason = 'timer' then j.run_at when next_reason is null then at end,
+    set status = case when next_reason is null then 'queued'::jobsworth.job_status
+          else 'waiting' end,
+        waiting_for = next_reason, waiting_detail = null, lane_position = one.lane_position,
+        run_at = case when next_reason = 'timer' then one.run_at
+          when next_reason is null then at end,
         position = case when next_reason is null then nextval('jobsworth.job_position')
-          else j.position end
-    where x.id = j.id;
+          else one.position end
+    where x.id = one.id;
     moved := moved + 1;
   end loop;
 
@@ -1064,7 +1066,7 @@ begin
   else
     raise exception 'job % is %: only a failed, canceled or timed job can be run again',
       j.id, j.status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'See what it waits for: jobsworth why ' || j.id;
+      hint = 'see what it waits for: jobsworth why ' || j.id;
   end if;
   perform jobsworth.reconsider(array[j.id], patient => true);
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);

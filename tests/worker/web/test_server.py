@@ -37,7 +37,7 @@ async def test_a_port_in_use_is_named_with_its_setting() -> None:
     assert "JOBSWORTH_HTTP_PORT" in refused.value.remedy
 
 
-@pytest.mark.parametrize("host", ["192.0.2.7", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["192.0.2.7"])
 async def test_an_address_of_another_machine_is_named_with_its_setting(host: str) -> None:
     with pytest.raises(ListenError) as refused:
         await listen(host, 0)

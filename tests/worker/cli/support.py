@@ -1,0 +1,92 @@
+"""What the tests of the command line share: its output as JSON, a terminal, rows by plain SQL."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from typing import Any
+
+from tests.support import connect, environment, run_cli
+
+# Nobody listens there.
+NOBODY = "postgresql://ann:secret@127.0.0.1:1/shop"
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def cli_json(url: str, *args: str, code: int = 0, env: Mapping[str, str] | None = None) -> Any:
+    """The document that `jobsworth *args --json` prints; it must end with `code`."""
+    ended = run_cli(*args, "--json", url=url, env=env)
+    assert ended.returncode == code, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def run_in_terminal(*args: str, url: str, columns: int) -> str:
+    """What a person sees on a terminal of that width, escape sequences included."""
+    person, program = pty.openpty()
+    fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    env = environment(url, {"TERM": "xterm-256color"})
+    env.pop("NO_COLOR", None)
+    env.pop("COLUMNS", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", *args],
+        env=env,
+        stdin=program,
+        stdout=program,
+        stderr=subprocess.DEVNULL,
+        close_fds=True,
+    )
+    os.close(program)
+    seen = b""
+    while chunk := _read(person):
+        seen += chunk
+    os.close(person)
+    process.wait(30)
+    return seen.decode().replace("\r\n", "\n")
+
+
+def plain(seen: str) -> str:
+    """What is seen, without colours."""
+    return ANSI.sub("", seen)
+
+
+def insert_job(url: str, job_id: str | None = None, **columns: Any) -> str:
+    """A job by plain SQL; returns its id."""
+    values: dict[str, Any] = {"mode": "greet", **columns}
+    if job_id is not None:
+        values["id"] = job_id
+    names = ", ".join(values)
+    places = ", ".join(f"%({name})s" for name in values)
+    with connect(url) as conn:
+        row = conn.execute(
+            f"insert into jobsworth.reactive_jobs ({names}) values ({places}) returning id",  # type: ignore[arg-type]
+            values,
+        ).fetchone()
+    assert row is not None
+    return str(row["id"])
+
+
+def insert_approval(url: str, **columns: Any) -> str:
+    """An open approval by plain SQL; returns its id."""
+    values: dict[str, Any] = {"proposal_text": "May I?", "shown_hash": "0", **columns}
+    names = ", ".join(values)
+    places = ", ".join(f"%({name})s" for name in values)
+    with connect(url) as conn:
+        row = conn.execute(
+            f"insert into jobsworth.approvals ({names}) values ({places}) returning id",  # type: ignore[arg-type]
+            values,
+        ).fetchone()
+    assert row is not None
+    return str(row["id"])
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:
+        return b""  # Linux says EIO when the last writer has closed it

@@ -1,0 +1,171 @@
+"""The check-up: what it finds, how it marks it, and what it tells to do."""
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from db.diagnosis import Server
+from tests.support import connect, run_cli
+from tests.worker.cli.support import cli_json, insert_job
+from worker.cli import doctor
+from worker.cli.exit_codes import ExitCode
+from worker.settings import settings_reference
+
+
+def findings(url: str, subject: str, code: int = 0) -> list[dict[str, str]]:
+    """What the doctor finds about one subject; it must end with `code`."""
+    report = cli_json(url, "doctor", code=code)
+    assert report["ok"] == (code == 0)
+    return [each for each in report["findings"] if each["subject"] == subject]
+
+
+@pytest.mark.both
+def test_a_sound_installation_has_no_problem(database_url: str) -> None:
+    report = cli_json(database_url, "doctor")
+    assert report["ok"] is True
+    marks = {each["subject"]: each["mark"] for each in report["findings"]}
+    assert marks == {
+        **dict.fromkeys(
+            (
+                *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
+                *("writes", "modes", "violations", "books", "memory"),
+            ),
+            "ok",
+        ),
+        "workers": "warning",
+    }
+
+
+def test_people_see_a_mark_a_reason_and_a_remedy(database_url: str) -> None:
+    ended = run_cli("doctor", url=database_url)
+    assert ended.returncode == 0
+    assert "✓  violations  none" in ended.stdout
+    assert (
+        "!  workers     none is alive\n               → start one: jobsworth worker" in ended.stdout
+    )
+    assert ended.stdout.endswith("no problems, 1 warning\n")
+
+
+def test_an_unknown_setting_is_a_problem_and_the_rest_is_still_looked_at(database_url: str) -> None:
+    report = cli_json(database_url, "doctor", code=ExitCode.NO, env={"JOBSWORTH_SLOTZ": "3"})
+    marks = {each["subject"]: each["mark"] for each in report["findings"]}
+    assert marks["settings"] == "problem"
+    assert marks["violations"] == "ok"
+
+
+def test_settings_that_cannot_be_used_end_the_check_with_a_word(database_url: str) -> None:
+    report = cli_json(database_url, "doctor", code=ExitCode.NO, env={"JOBSWORTH_SLOTS": "many"})
+    assert [each["subject"] for each in report["findings"]] == ["settings", "database"]
+    assert "cannot be used" in report["findings"][1]["text"]
+
+
+def test_ready_jobs_that_nobody_can_run_are_named(database_url: str) -> None:
+    insert_job(database_url, mode="dance")
+    [mode] = findings(database_url, "modes")
+    assert mode["mark"] == "warning"
+    assert "1 job of mode dance" in mode["text"]
+
+
+def test_a_silent_worker_is_named(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute(
+            "insert into jobsworth.workers "
+            "(id, host, pid, version, modes, queues, slots, beaten_at) "
+            "values (gen_random_uuid(), 'tower', 7, '1', '{}', '{}', 1, now() - interval '1 hour')"
+        )
+    found = findings(database_url, "workers")
+    assert "none is alive" in found[0]["text"]
+    assert "tower, process 7, has been silent for 60 min" in found[1]["text"]
+
+
+def test_a_missing_extension_is_a_problem(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute("drop extension vector cascade")
+    [pgvector] = findings(database_url, "pgvector", code=ExitCode.NO)
+    assert pgvector["mark"] == "problem"
+    assert "not created in this database" in pgvector["text"]
+
+
+def test_books_that_do_not_balance_are_a_problem(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute(
+            "insert into jobsworth.llm_calls (provider, model, request_id) values ('a', 'b', 'c')"
+        )
+    [books] = findings(database_url, "books", code=ExitCode.NO)
+    assert "a call has one reservation" in books["text"]
+
+
+def test_texts_that_fail_to_be_embedded_are_a_warning(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute(
+            "insert into jobsworth.embedding_outbox (source_kind, text, last_error) "
+            "values ('note', 'x', 'no route')"
+        )
+    [memory] = findings(database_url, "memory")
+    assert memory["mark"] == "warning"
+    assert "1 of them failed before" in memory["text"]
+
+
+def test_an_old_transaction_is_named_with_its_process(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "TRANSACTION_SECONDS_MAX", 0.0)
+    monkeypatch.setenv("JOBSWORTH_DATABASE_URL", database_url)
+    with psycopg.connect(database_url, application_name="night report") as conn:
+        conn.execute("select 1")
+        _, settings = doctor.check_settings()
+        assert settings is not None
+        report = doctor.run_async(lambda: doctor.check_database(settings))
+        [snapshots] = [each for each in report if each.subject == "snapshots"]
+        assert snapshots.mark == "warning"
+        assert (
+            f"process {conn.info.backend_pid}, night report, idle in transaction" in snapshots.text
+        )
+        assert str(conn.info.backend_pid) in snapshots.remedy
+
+
+def server(**changes: object) -> Server:
+    facts: dict[str, object] = {
+        "version": "18.1",
+        "version_number": 180_001,
+        "database": "d",
+        "role": "r",
+        "in_recovery": False,
+        "read_only": False,
+        "pgvector": "0.8.4",
+        "pgvector_available": "0.8.4",
+        "clock": datetime.now(UTC),
+    }
+    return Server.model_validate(facts | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "mark"),
+    [
+        ({"version_number": 160_000}, "server", "ok"),
+        ({"version": "15.9", "version_number": 150_009}, "server", "problem"),
+        ({"pgvector": "0.8.4"}, "pgvector", "ok"),
+        ({"pgvector": "0.10.0"}, "pgvector", "ok"),
+        ({"pgvector": "0.8.3"}, "pgvector", "warning"),
+        ({"pgvector": None}, "pgvector", "problem"),
+        ({"pgvector": None, "pgvector_available": None}, "pgvector", "problem"),
+        ({"clock": datetime.now(UTC) - timedelta(minutes=5)}, "clock", "warning"),
+        ({"clock": datetime.now(UTC) + timedelta(minutes=5)}, "clock", "warning"),
+        ({}, "clock", "ok"),
+    ],
+)
+def test_servers_are_judged(changes: dict[str, object], subject: str, mark: str) -> None:
+    """Servers that a test cannot start: too old, without pgvector, with another clock."""
+    found = doctor.judge_server(server(**changes), "postgresql://h/d", embedded=False)
+    assert {each.subject: each.mark for each in found}[subject] == mark
+
+
+def test_the_reference_has_every_setting(database_url: str) -> None:
+    reference = cli_json(database_url, "doctor", "--settings")
+    assert [each["env_name"] for each in reference] == [
+        each.env_name for each in settings_reference()
+    ]
+    people = run_cli("doctor", "--settings").stdout
+    for each in settings_reference():
+        assert each.env_name in people

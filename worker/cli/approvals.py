@@ -1,0 +1,174 @@
+"""`jobsworth approvals, approve, reject`: what people are asked, and what they decide.
+
+In: ids, an option, a comment. Out: what is asked and exactly what is shown with it; a decision that
+resumes the waiting job in the same transaction, or says why it does not count.
+"""
+
+import getpass
+import socket
+from datetime import UTC, datetime
+
+from rich.text import Text
+
+from db import approvals, jobs, paperwork
+from db.approvals import APPROVE, REJECT, Approval, ApprovalStatus
+from db.errors import InvalidInput
+from db.jobs import Job
+from db.pool import Connection
+from worker.cli import ids
+from worker.cli.database import run_in_database
+from worker.cli.jobs import status_words
+from worker.cli.output import (
+    Column,
+    emit,
+    emit_facts,
+    emit_json,
+    emit_table,
+    indented_json,
+    say,
+    styled,
+)
+from worker.cli.times import ago
+from worker.settings import load_settings
+
+CHANNEL = "cli"
+
+
+def list_approvals(*, everything: bool, limit: int, as_json: bool) -> None:
+    async def work(conn: Connection) -> list[Approval]:
+        if everything:
+            return await paperwork.latest_approvals(conn, limit)
+        return await approvals.get_pending(conn, limit)
+
+    found = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json(found)
+        return
+    now = datetime.now(UTC)
+    short = ids.short_ids(each.id for each in found)
+    columns = [
+        Column("ID"),
+        Column("STATUS"),
+        Column("ASKED", right=True),
+        Column("OPTIONS", flexible=True),
+        Column("PROPOSAL", flexible=True),
+    ]
+    rows = [
+        [
+            short(each.id),
+            _status(each, now),
+            ago(each.created_at, now),
+            ", ".join(each.options),
+            each.proposal_text,
+        ]
+        for each in found
+    ]
+    emit_table(columns, rows, "no approvals" if everything else "nothing waits for a decision")
+    if found and not everything:
+        say("all that is shown with one: jobsworth approvals ID")
+
+
+def show(text: str, *, as_json: bool) -> None:
+    typed = ids.typed_approval(text)
+
+    async def work(conn: Connection) -> Approval:
+        return await approvals.get_by_id(conn, await ids.find_approval(conn, typed))
+
+    found = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json(found)
+        return
+    now = datetime.now(UTC)
+    emit(Text.assemble((f"approval {found.id}", "bold"), "  ", _status(found, now)))
+    emit_facts(
+        [
+            ("proposal", found.proposal_text),
+            ("shown", None if found.shown is None else _shown(found.shown)),
+            ("options", ", ".join(found.options)),
+            ("job", found.job_id and str(found.job_id)),
+            ("thread", found.thread_id and str(found.thread_id)),
+            ("asked", ago(found.created_at, now)),
+            ("deadline", _deadline(found, now)),
+            ("decided", _decision(found, now)),
+            ("comment", found.comment),
+            ("replaced by", found.superseded_by and str(found.superseded_by)),
+        ]
+    )
+
+
+def approve(
+    text: str, *, option: str | None, comment: str | None, by: str | None, as_json: bool
+) -> None:
+    _decide(text, option, comment, by, as_json=as_json)
+
+
+def reject(text: str, *, comment: str | None, by: str | None, as_json: bool) -> None:
+    _decide(text, REJECT, comment, by, as_json=as_json)
+
+
+def _decide(
+    text: str, option: str | None, comment: str | None, by: str | None, *, as_json: bool
+) -> None:
+    typed = ids.typed_approval(text)
+    who = by or f"{getpass.getuser()}@{socket.gethostname()}"
+
+    async def work(conn: Connection) -> tuple[Approval, Job | None]:
+        approval_id = await ids.find_approval(conn, typed)
+        asked = await approvals.get_by_id(conn, approval_id)
+        resolution = await approvals.resolve(
+            conn, approval_id, option or _only_yes(asked), who, CHANNEL, comment
+        )
+        resolution.require_accepted()
+        decided = await approvals.get_by_id(conn, approval_id)
+        job = None if decided.job_id is None else await jobs.get_by_id(conn, decided.job_id)
+        return decided, job
+
+    decided, job = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json({"approval": decided, "job_status": None if job is None else job.status})
+        return
+    emit(Text.assemble(f"approval {decided.id} is ", approval_words(decided)))
+    if job is not None:
+        emit(Text.assemble(f"job {job.id} is ", status_words(job)))
+
+
+def approval_words(found: Approval) -> Text:
+    """An approval's status, and the choice if it was not simply yes or no."""
+    plain = found.chosen_option in (None, APPROVE, REJECT)
+    return styled(found.status, "" if plain else f" ({found.chosen_option})")
+
+
+def _only_yes(asked: Approval) -> str:
+    if APPROVE in asked.options:
+        return APPROVE
+    others = [option for option in asked.options if option != REJECT]
+    if len(others) == 1:
+        return others[0]
+    raise InvalidInput(
+        f"approval {asked.id} has several ways to say yes: {', '.join(others)}",
+        f"choose one: jobsworth approve {asked.id} --option {others[0] if others else REJECT}",
+    )
+
+
+def _status(found: Approval, now: datetime) -> Text:
+    if found.status is ApprovalStatus.PENDING and found.deadline is not None:
+        return styled(found.status, f", until {ago(found.deadline, now)}")
+    return approval_words(found)
+
+
+def _deadline(found: Approval, now: datetime) -> str | None:
+    if found.deadline is None:
+        return None
+    when = f"{found.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {ago(found.deadline, now)}"
+    return f"{when}; then: {found.on_timeout}"
+
+
+def _decision(found: Approval, now: datetime) -> str | None:
+    if found.decided_by is None:
+        return None
+    who = f"{found.decided_by} ({found.channel})"
+    return f"{found.chosen_option}, by {who}, {ago(found.decided_at, now)}"
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else indented_json(value)

@@ -1,0 +1,47 @@
+"""`jobsworth worker` and `jobsworth demo`: what runs until it is done or told to stop.
+
+In: settings, and the command line's overrides. Out: the exit code of what ran.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from db.errors import InvalidInput
+from worker import events
+from worker.cli.database import run_async
+from worker.log import configure_logging, get_logger
+from worker.settings import Settings, SettingsError, load_settings
+
+
+def run_worker(*, handlers: str | None, queues: str | None, slots: int | None) -> int:
+    settings = _settings(handlers=handlers, queues=queues, slots=slots)
+    configure_logging(settings.log_level, settings.log_format)
+    # After the settings: a wrong one is told at once, not behind a second of imports.
+    from worker import daemon
+
+    return run_async(lambda: daemon.run(settings))
+
+
+def run_demo(inbox: Path, *, shuffle: int | None, keep: bool) -> int:
+    if not inbox.is_file():
+        raise InvalidInput(
+            f"there is no conversation {inbox}", "name one with --inbox, like examples/inbox.jsonl"
+        )
+    settings = load_settings()
+    from worker import demo
+
+    return run_async(lambda: demo.run(settings, inbox, shuffle, keep))
+
+
+def _settings(**overrides: Any) -> Settings:
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return load_settings(**given)
+    except SettingsError as error:
+        # For whoever collects log lines; a person gets the explanation alone.
+        if not sys.stderr.isatty():
+            configure_logging()
+            problems = [str(problem) for problem in error.problems]
+            get_logger().error(events.SETTINGS_REFUSED, problems=problems)
+        raise
