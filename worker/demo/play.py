@@ -1,0 +1,229 @@
+"""`jobsworth demo`: the whole of Jobsworth, on a conversation.
+
+In: an inbox. Out: a summary and an exit code, 0 only if everything is as the inbox expects. Two
+daemons serve it, one of them is killed half-way and replaced; two commits of a repository made on
+the spot are live before the first message comes. Read in this order: inbox → stage → site → daemons
+→ feed → kill → watch → verdict → report.
+"""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+
+from db import books, deployments, jobs, memories, messages, paperwork, tokens, violations, workers
+from db.jobs import JobStatus
+from db.memories import Hit
+from db.pool import Connection, Database
+from db.tokens import CallStatus
+from worker.agent.model import PRICE_VERSION
+from worker.demo.daemons import Daemons, daemons_of
+from worker.demo.feed import PLATFORM, Fed, Feeder
+from worker.demo.inbox import Message, filled, load_inbox, shuffled
+from worker.demo.kill import Blow, cost_of, strike
+from worker.demo.report import print_report
+from worker.demo.show import Show
+from worker.demo.site import Site, SiteError, make_site
+from worker.demo.stage import Stage, open_stage
+from worker.demo.verdict import Facts, problems_in
+from worker.demo.watch import STALL_SECONDS, Watch
+from worker.embedders import Embedder, from_settings
+from worker.settings import Settings
+
+OK = 0
+NOT_AS_EXPECTED = 1
+INTERRUPTED = 130
+
+DAEMONS = 2
+ROWS_MAX = 10_000
+SEARCH_LIMIT = 5
+
+
+async def run(settings: Settings, inbox: Path, shuffle: int | None, keep: bool) -> int:
+    """Play `inbox`, in the order that the seed `shuffle` gives; returns the exit code.
+
+    Raises `InboxError`, `Stalled`, `DaemonEnded` and what the database says, each with its remedy.
+    """
+    script = load_inbox(inbox)
+    if shuffle is not None:
+        script = shuffled(script, shuffle)
+    code, failure = INTERRUPTED, None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
+        try:
+            code = await _on_stage(settings, script, keep)
+        except Exception as error:
+            failure = error  # raised out here, the group would wrap it
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return code
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _on_stage(settings: Settings, script: Sequence[Message], keep: bool) -> int:
+    with Show() as show:
+        show.say("starting the database")
+        async with open_stage(settings, keep) as stage:
+            with (
+                make_site(stage.folder, stage.releases_dir) as site,
+                daemons_of(settings, stage, site.deploy_file) as daemons,
+            ):
+                if keep:
+                    show.say(f"keeping {stage.folder}; look at it with {stage.how_to_look}")
+                async with Database(stage.url, schema=stage.schema) as database:
+                    play = Play(settings, stage, site, daemons, database, show)
+                    facts = await play.run(script)
+    problems = problems_in(facts)
+    print_report(show.console, facts, problems)
+    return NOT_AS_EXPECTED if problems else OK
+
+
+class Play:
+    """One run on an open stage, from the first daemon to the facts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stage: Stage,
+        site: Site,
+        daemons: Daemons,
+        database: Database,
+        show: Show,
+    ) -> None:
+        self._settings = settings
+        self._stage = stage
+        self._site = site
+        self._daemons = daemons
+        self._database = database
+        self._show = show
+        # A dead worker's jobs stand still for the rescue: that is no stall.
+        self._watch = Watch(database, daemons, show, STALL_SECONDS + settings.rescue_seconds)
+
+    async def run(self, script: Sequence[Message]) -> Facts:
+        """Everything in its order; returns what came of it."""
+        messages_to_play = [filled(message, self._site.commits) for message in script]
+        feeder = Feeder(self._database, self._watch, self._show, messages_to_play)
+        await self._start_daemons(DAEMONS)
+        await self._open_site()
+        await feeder.feed(most=max(1, len(script) // 2))
+        blow = await self._kill_one()
+        await feeder.feed()
+        self._show.say("every message is in; waiting until everything is finished")
+        await self._watch.until("waiting until everything is finished", feeder.finished)
+        await self._watch.until("waiting until everything is remembered", self._remembered)
+        stop_problems = await self._daemons.stop()
+        self._show.say("everything is finished, the daemons have stopped")
+        return await self._facts(feeder.fed, blow, stop_problems)
+
+    async def _start_daemons(self, number: int) -> None:
+        started = [self._daemons.start() for _ in range(number)]
+
+        async def registered() -> bool:
+            async with self._database.connection() as connection:
+                pids = {worker.pid for worker in await workers.list_workers(connection)}
+            return {daemon.pid for daemon in started} <= pids
+
+        await self._watch.until("waiting for the daemons to register", registered)
+        self._show.say(f"{' and '.join(map(str, started))} at work")
+
+    async def _open_site(self) -> None:
+        """Ship the first commit everywhere, so that there is something to go back to."""
+        sha = self._site.commits["first_sha"]
+        async with self._database.connection() as connection:
+            for environment in self._site.urls:
+                payload = {"environment": environment, "sha": sha}
+                await jobs.enqueue(connection, "deploy", payload)
+
+        async def shipped() -> bool:
+            return not self._watch.unfinished()
+
+        await self._watch.until("shipping the first commit", shipped)
+        for job in self._watch.jobs:
+            if job.status is not JobStatus.DONE:
+                raise SiteError(f"the first commit could not be deployed: {job.error}", "see there")
+        self._show.say(f"commit {sha[:12]} is live in {' and '.join(self._site.urls)}")
+
+    async def _kill_one(self) -> Blow:
+        blow = await strike(self._database, self._daemons, self._watch)
+        held = ", ".join(sorted(held.job.mode for held in blow.held)) or "nothing"
+        self._show.say(f"killed {blow.daemon} with SIGKILL while it was running: {held}")
+        await self._start_daemons(1)
+        return blow
+
+    async def _remembered(self) -> bool:
+        async with self._database.connection() as connection:
+            return (await memories.outbox(connection)).pending == 0
+
+    async def _facts(self, fed: Sequence[Fed], blow: Blow, stop_problems: Sequence[str]) -> Facts:
+        await self._watch.look()
+        query = _query(fed)
+        async with self._database.connection() as connection:
+            said, called = await _tokens_said_and_called(connection, fed)
+            return Facts(
+                fed=fed,
+                jobs=self._watch.jobs,
+                waits={reason: len(seen) for reason, seen in self._watch.waits.items()},
+                approvals=(await paperwork.latest_approvals(connection, ROWS_MAX))[::-1],
+                deployments=(await deployments.get_recent(connection, limit=ROWS_MAX))[::-1],
+                by_mode=await tokens.usage_by(connection, "mode"),
+                by_model=await tokens.usage_by(connection, "model"),
+                query=query,
+                hits=await _search(connection, self._settings, query),
+                texts_pending=(await memories.outbox(connection)).pending,
+                kill=await cost_of(connection, blow, self._stage.folder),
+                said_tokens=said,
+                called_tokens=called,
+                violations=await violations.list_violations(connection),
+                imbalances=await books.check(connection),
+                stop_problems=stop_problems,
+            )
+
+
+def _query(fed: Sequence[Fed]) -> str:
+    """The first question in a thread that had begun, or else the first thing that was said."""
+    begun: set[str] = set()
+    for message in (one.message for one in fed):
+        if message.thread in begun and message.text.rstrip().endswith("?"):
+            return message.text
+        begun.add(message.thread)
+    return next((one.message.text for one in fed if one.message.text.strip()), PLATFORM)
+
+
+async def _search(connection: Connection, settings: Settings, query: str) -> list[Hit]:
+    embedder = _embedder(settings)
+    try:
+        [vector] = await embedder.embed([query])
+    finally:
+        await embedder.close()
+    space = await memories.get_or_create_space(connection, embedder.model, embedder.dimensions)
+    return await memories.search(connection, space, vector, limit=SEARCH_LIMIT)
+
+
+def _embedder(settings: Settings) -> Embedder:
+    return from_settings(
+        url=settings.embedder_url,
+        model=settings.embedder_model,
+        key=settings.embedder_key.get_secret_value() if settings.embedder_key else None,
+        dimensions=settings.embedder_dimensions,
+    )
+
+
+async def _tokens_said_and_called(connection: Connection, fed: Sequence[Fed]) -> tuple[int, int]:
+    """The tokens that messages say they took, and those of the calls of the jobs that said them."""
+    said = called = 0
+    for thread_id in {one.received.message.thread_id for one in fed}:
+        for message in await messages.fetch_recent(connection, thread_id, messages.LIMIT_MAX):
+            if message.job_id is None or message.model != PRICE_VERSION:
+                continue
+            said += (message.input_tokens or 0) + (message.output_tokens or 0)
+            for call in await tokens.list_calls(connection, message.job_id):
+                if call.status is CallStatus.OK:
+                    called += (call.input_tokens or 0) + (call.output_tokens or 0)
+    return said, called

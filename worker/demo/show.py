@@ -1,0 +1,81 @@
+"""What the watcher sees: a live table on a terminal, plain lines everywhere else.
+
+In: snapshots of the jobs and things worth telling. Out: text. Nothing here decides anything.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from db.jobs import Job
+
+WIDTH_PIPED = 110
+LINE_SECONDS = 5.0
+STATUSES = ("queued", "waiting", "running", "done", "failed", "canceled")
+
+
+class Show:
+    """A context: within it the table is live."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        if not self.console.is_terminal:
+            self.console = Console(
+                file=self.console.file, highlight=False, width=WIDTH_PIPED, color_system=None
+            )
+        self._live = Live(console=self.console, refresh_per_second=8, transient=True)
+        self._began = self._told_at = time.monotonic()
+        self._fed = "no message yet"
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Tell something that happened."""
+        self.console.print(f"{self._seconds():6.1f} s  {text}", markup=False)
+
+    def fed(self, number: int, total: int) -> None:
+        """How far the conversation is."""
+        self._fed = f"{number} of {total} messages"
+
+    def snapshot(self, jobs: Sequence[Job]) -> None:
+        """Show how the jobs stand."""
+        if self.console.is_terminal:
+            self._live.update(_table(jobs, f"{self._seconds():.0f} s, {self._fed}"))
+        elif jobs and time.monotonic() - self._told_at >= LINE_SECONDS:
+            self._told_at = time.monotonic()
+            counted = Counter(str(job.status) for job in jobs)
+            states = ", ".join(f"{counted[s]} {s}" for s in STATUSES if counted[s])
+            self.say(f"{self._fed}; jobs: {states}")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+def _table(jobs: Sequence[Job], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("mode")
+    for status in STATUSES:
+        table.add_column(status, justify="right")
+    counted: dict[str, Counter[str]] = defaultdict(Counter)
+    for job in jobs:
+        counted[job.mode][job.status] += 1
+    for mode, states in sorted(counted.items()):
+        table.add_row(mode, *(str(states[status] or "") for status in STATUSES))
+    return table

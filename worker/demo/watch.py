@@ -1,0 +1,118 @@
+"""Looking at the database, and keeping what only shows for a moment.
+
+In: the jobs, read whole a few times a second. Out: snapshots, and which job was seen waiting for
+what. Invariant: whoever waits here waits with a bound, and learns what hangs and why.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+import anyio
+
+from db import jobs
+from db.errors import JobsworthError
+from db.jobs import Job, JobStatus
+from db.pool import Connection, Database
+from worker.demo.daemons import Daemons
+from worker.demo.show import Show
+
+LOOK_SECONDS = 0.2
+STALL_SECONDS = 60.0
+HANGING_SHOWN = 5
+
+UNFINISHED = (JobStatus.QUEUED, JobStatus.WAITING, JobStatus.RUNNING)
+
+
+class Stalled(JobsworthError):
+    """Nothing has changed for too long."""
+
+
+class Watch:
+    """`jobs` is the latest snapshot, eldest first; `waits` the jobs seen waiting, by reason.
+
+    Whatever is in `looked` is told every snapshot.
+    """
+
+    def __init__(
+        self, database: Database, daemons: Daemons, show: Show, stall_seconds: float
+    ) -> None:
+        self.jobs: list[Job] = []
+        self.waits: dict[str, set[UUID]] = defaultdict(set)
+        self.looked: list[Callable[[Sequence[Job]], None]] = []
+        self._database = database
+        self._daemons = daemons
+        self._show = show
+        self._stall_seconds = stall_seconds
+
+    async def look(self) -> None:
+        """Take a snapshot."""
+        async with self._database.connection() as connection:
+            self.jobs = await _all_jobs(connection)
+        for job in self.jobs:
+            self.saw(job)
+        for tell in self.looked:
+            tell(self.jobs)
+        self._show.snapshot(self.jobs)
+        self._daemons.require_alive()
+
+    def saw(self, job: Job) -> None:
+        """Remember what a job waited for, when somebody happened to see it."""
+        if job.waiting_for is not None:
+            self.waits[job.waiting_for].add(job.id)
+
+    async def until(self, what: str, reached: Callable[[], Awaitable[bool]]) -> None:
+        """Look until `reached`. Raises `Stalled` when nothing has changed for too long."""
+        state, changed_at = self._state(), time.monotonic()
+        while True:
+            await self.look()
+            if await reached():
+                return
+            if (now_state := self._state()) != state:
+                state, changed_at = now_state, time.monotonic()
+            if time.monotonic() - changed_at > self._stall_seconds:
+                raise await self._stalled(what)
+            await anyio.sleep(LOOK_SECONDS)
+
+    def unfinished(self) -> list[Job]:
+        return [job for job in self.jobs if job.status in UNFINISHED]
+
+    def of_message(self, message_id: UUID) -> list[Job]:
+        """The jobs that a message led to, eldest first."""
+        return [job for job in self.jobs if job.trigger_message_id == message_id]
+
+    def by_mode(self) -> dict[str, Counter[str]]:
+        """Per mode, how many jobs are in which status."""
+        counted: dict[str, Counter[str]] = defaultdict(Counter)
+        for job in self.jobs:
+            counted[job.mode][job.status] += 1
+        return counted
+
+    def _state(self) -> object:
+        return [(job.id, job.status, job.waiting_for, job.attempt) for job in self.jobs]
+
+    async def _stalled(self, what: str) -> Stalled:
+        hanging = self.unfinished()
+        lines = [f"{what}: nothing has changed for {self._stall_seconds:.0f} s"]
+        remedy = "run it again with --keep, and look at the logs of its daemons"
+        async with self._database.connection() as connection:
+            for job in hanging[:HANGING_SHOWN]:
+                why = await jobs.why(connection, job.id)
+                lines.append(
+                    f"  {job.mode} job {job.id} is {why.status}: {why.reason}, {why.detail}"
+                )
+                remedy = why.remedy
+        return Stalled("\n".join(lines), remedy)
+
+
+async def _all_jobs(connection: Connection) -> list[Job]:
+    found: list[Job] = []
+    page: list[Job] = []
+    while not found or len(page) == jobs.LIMIT_MAX:
+        before = found[-1].id if found else None
+        page = await jobs.list_jobs(connection, limit=jobs.LIMIT_MAX, before_id=before)
+        found += page
+        if not page:
+            break
+    return found[::-1]
