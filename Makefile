@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
-CHAOS_SEEDS ?= 200
+CHAOS_SEEDS ?= 1000
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -32,7 +32,7 @@ check: $(STAMP) ## lint, format check, strict types
 bench: $(STAMP) ## drain no-op jobs beside pgbench and print both rates
 	$(VENV)/bin/python -m bench.drain $(ARGS)
 
-chaos: $(STAMP) ## the fault tests with many more seeds (CHAOS_SEEDS=200)
+chaos: $(STAMP) ## the fault tests with many more seeds (CHAOS_SEEDS=1000)
 	JOBSWORTH_CHAOS_SEEDS=$(CHAOS_SEEDS) $(VENV)/bin/python -m pytest tests/chaos $(ARGS)
 
 lock: ## renew requirements.lock with the newest versions that fit

@@ -42,11 +42,14 @@ create sequence if not exists raw_lease;
 PGBENCH_SCRIPT = """
 with next as (
   select id from raw_jobs where status = 'queued' order by id limit 100 for update skip locked
+), claimed as (
+  update raw_jobs j set status = 'running', lease_no = nextval('raw_lease')
+  from next where j.id = next.id
+  returning j.id
 )
-update raw_jobs j set status = 'running', lease_no = nextval('raw_lease')
-from next where j.id = next.id;
+select array_agg(id) as ids from claimed \\gset
 update raw_jobs j set status = 'done', finished_at = now(), result = 'null'
-where j.id in (select id from raw_jobs where status = 'running' limit 100);
+where j.id = any (:ids::bigint[]) and j.status = 'running';
 """
 
 

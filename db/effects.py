@@ -10,12 +10,14 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
 import orjson
 
 from db.documents import to_document
+from db.errors import InvalidInput
 from db.pool import Connection, execute
 
 
@@ -181,7 +183,7 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> No
             "mode": effect.mode,
             "queue": effect.queue,
             "priority": effect.priority,
-            "delay_seconds": effect.delay_seconds,
+            "delay_seconds": _seconds(effect.delay_seconds),
             "lane": effect.lane,
             "unique_key": effect.unique_key,
             "failures_max": effect.failures_max,
@@ -192,7 +194,7 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> No
         }
         for n, (origin, effect) in enumerate(rows)
     ]
-    await execute(conn, JOBS, {"rows": orjson.dumps(documents).decode()})
+    await execute(conn, JOBS, {"rows": _encode(documents)})
 
 
 APPROVALS: LiteralString = """
@@ -226,7 +228,7 @@ async def _write_approvals(conn: Connection, rows: list[tuple[Origin, Approval]]
         }
         for origin, effect in rows
     ]
-    await execute(conn, APPROVALS, {"rows": orjson.dumps(documents).decode()})
+    await execute(conn, APPROVALS, {"rows": _encode(documents)})
 
 
 MEMORIES: LiteralString = """
@@ -300,6 +302,20 @@ def _stored(content: bytes | None) -> dict[str, Any]:
         "sha256": hashlib.sha256(content).hexdigest(),
         "content": base64.b64encode(content).decode(),
     }
+
+
+# JSON knows neither infinity nor NaN: they would become null, which means at once.
+def _seconds(value: float | None) -> float | None:
+    if value is not None and not isfinite(value):
+        raise InvalidInput(f"a delay of {value} seconds is no time", "pass a finite number")
+    return value
+
+
+def _encode(documents: list[dict[str, Any]]) -> str:
+    try:
+        return orjson.dumps(documents).decode()
+    except orjson.JSONEncodeError as error:
+        raise InvalidInput(f"an effect cannot be written: {error}", "use Unicode text") from error
 
 
 def _of(effects: Iterable[tuple[Origin, Effect]], kind: type[E]) -> list[tuple[Origin, E]]:

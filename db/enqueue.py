@@ -41,7 +41,7 @@ select jobsworth.enqueue(
   lane => %(lane)s,
   unique_key => %(unique_key)s,
   failures_max => %(failures_max)s::int,
-  timeout_seconds => %(timeout_seconds)s::real,
+  timeout_seconds => %(timeout_seconds)s::float8,
   trace_parent => %(trace_parent)s,
   team_id => %(team_id)s::uuid,
   after => %(after)s::uuid[],

@@ -24,6 +24,8 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 STATEMENT_SECONDS = 30.0
 RECONNECT_SECONDS = 4.0
+# No statement is run so often that psycopg prepares it by itself; None would ignore `prepare=True`.
+PREPARED_BY_HAND = 2**31
 
 
 class Connection(psycopg.AsyncConnection[Any]):
@@ -62,7 +64,7 @@ class Database:
             kwargs={
                 "autocommit": True,
                 "application_name": application_name,
-                "prepare_threshold": None,
+                "prepare_threshold": PREPARED_BY_HAND,
             },
             configure=self._configure,
             min_size=pool_min,

@@ -7,12 +7,12 @@ same statement or transaction. No row means that the lease is lost and nothing m
 
 The planner is kept on the primary key (`PIN_PLAN`): with stale statistics, or an empty table when
 the statement was first planned, the join with the batch turned into a hash join over a scan of the
-whole table (70,000 jobs/s became 9,000).
+whole table (70,000 jobs/s became 9,000), and the claim read and sorted the whole backlog.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg.rows import args_row
@@ -42,9 +42,8 @@ class LeaseLost(JobsworthError):
         self.lease = lease
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A job as its attempt gets it."""
+class Claimed(NamedTuple):
+    """A job as its attempt gets it. (A frozen dataclass of 19 fields takes 3 µs more to make.)"""
 
     id: UUID
     lease_no: int
@@ -102,7 +101,8 @@ class Finished:
 PIN_PLAN: LiteralString = """
 select set_config('enable_seqscan', 'off', true),
   set_config('enable_hashjoin', 'off', true),
-  set_config('enable_mergejoin', 'off', true)
+  set_config('enable_mergejoin', 'off', true), set_config('enable_bitmapscan', 'off', true),
+  set_config('plan_cache_mode', 'force_generic_plan', true)
 """
 
 CLAIM: LiteralString = """
@@ -364,6 +364,16 @@ order by j.run_at
 limit %(most)s
 """
 
+
+async def promote_due(conn: Connection, most: int) -> int:
+    """Move on up to `most` jobs whose time has come, oldest first; returns how many it moved.
+
+    The others of them are held by somebody right now.
+    """
+    due = [row["id"] for row in await fetch_all(conn, DUE, {"most": most})]
+    return len(due) - len(await reconsider(conn, due)) if due else 0
+
+
 NEXT_DUE: LiteralString = """
 select extract(epoch from j.run_at - clock_timestamp())::float8
 from jobsworth.reactive_jobs j
@@ -371,14 +381,6 @@ where j.status = 'waiting' and j.waiting_for in ('timer', 'signal') and j.run_at
 order by j.run_at
 limit 1
 """
-
-
-async def promote_due(conn: Connection, most: int) -> int:
-    """Move on up to `most` jobs whose time has come, oldest first; returns how many were due."""
-    due = [row["id"] for row in await fetch_all(conn, DUE, {"most": most})]
-    if due:
-        await reconsider(conn, due)
-    return len(due)
 
 
 async def next_due_seconds(conn: Connection) -> float | None:

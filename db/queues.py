@@ -32,12 +32,13 @@ set paused = excluded.paused,
 returning q.name, q.paused, q.changed_at
 """
 
-WAKE: LiteralString = "select jobsworth.wake()"
-
 
 async def pause(conn: AsyncConnection[Any], name: str) -> Queue:
     """Let no job of the queue be claimed; what runs goes on. `changed_at`: paused since."""
     return await _set_paused(conn, name, paused=True)
+
+
+WAKE: LiteralString = "select jobsworth.wake()"
 
 
 async def resume(conn: AsyncConnection[Any], name: str) -> Queue:

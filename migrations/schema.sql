@@ -96,8 +96,10 @@ CREATE TYPE jobsworth.wait_reason AS ENUM (
 CREATE FUNCTION jobsworth.arrive() RETURNS trigger
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 begin
   if new.status <> 'queued' and (new.status <> 'waiting' or new.waiting_for <> 'parents') then
@@ -138,8 +140,10 @@ end $$;
 CREATE FUNCTION jobsworth.cancel(job_id uuid, reason text DEFAULT 'canceled by a person'::text) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
   j jobsworth.reactive_jobs;
@@ -158,8 +162,10 @@ end $$;
 CREATE FUNCTION jobsworth.cancel_locked(job_ids uuid[], reason text) RETURNS void
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
   ended uuid[];
@@ -186,11 +192,13 @@ CREATE FUNCTION jobsworth.cosine_distance(a public.halfvec, b public.halfvec) RE
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (a OPERATOR(public.<=>) b);
 
-CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds real DEFAULT NULL::real, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid) RETURNS uuid
+CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds double precision DEFAULT NULL::double precision, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid) RETURNS uuid
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 #variable_conflict use_column
 declare
@@ -259,8 +267,10 @@ end $$;
 CREATE FUNCTION jobsworth.expire_approvals(most integer) RETURNS integer
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
   due record;
@@ -310,8 +320,10 @@ CREATE FUNCTION jobsworth.halfvec(value text) RETURNS public.halfvec
 CREATE FUNCTION jobsworth.lane_blocked(in_lane text, at_position bigint, job_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 begin
   return exists (
@@ -327,8 +339,10 @@ end $$;
 CREATE FUNCTION jobsworth.lane_head(in_lane text) RETURNS uuid
     LANGUAGE sql STABLE
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
   select o.id
   from jobsworth.reactive_jobs o
@@ -402,8 +416,10 @@ WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze
 CREATE FUNCTION jobsworth.reason_gone(j jobsworth.reactive_jobs) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 begin
   return case j.waiting_for
@@ -430,8 +446,10 @@ end $$;
 CREATE FUNCTION jobsworth.reconsider(job_ids uuid[], patient boolean DEFAULT false) RETURNS uuid[]
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 #variable_conflict use_column
 declare
@@ -445,21 +463,22 @@ declare
   next_reason jobsworth.wait_reason;
   moved int := 0;
 begin
+  -- `status::text`: by the enum itself the planner may read the whole index of waiting jobs.
   if patient then
     held := array(
       select j.id from jobsworth.reactive_jobs j
-      where j.id = any(job_ids) and j.status = 'waiting'
+      where j.id = any(job_ids) and j.status::text = 'waiting'
       order by j.id for no key update);
   else
     held := array(
       select j.id from jobsworth.reactive_jobs j
-      where j.id = any(job_ids) and j.status = 'waiting'
+      where j.id = any(job_ids) and j.status::text = 'waiting'
       order by j.id for no key update skip locked);
   end if;
 
   gone := array(
     select j.id from jobsworth.reactive_jobs j
-    where j.id = any(held) and j.status = 'waiting' and jobsworth.reason_gone(j));
+    where j.id = any(held) and j.status::text = 'waiting' and jobsworth.reason_gone(j));
 
   -- A job whose parent did not end well cannot run, nor can those that need it in turn. A loop: a
   -- chain of a thousand would be too deep for a recursion.
@@ -467,7 +486,7 @@ begin
   loop
     doomed := array(
       select j.id from jobsworth.reactive_jobs j
-      where j.id = any(doomed) and j.status = 'waiting' and j.waiting_for = 'parents'
+      where j.id = any(doomed) and j.status::text = 'waiting' and j.waiting_for = 'parents'
         and jobsworth.reason_gone(j) and exists (
           select 1 from jobsworth.job_edges e
           join jobsworth.reactive_jobs p on p.id = e.needs_job_id
@@ -485,7 +504,7 @@ begin
       select j.id from jobsworth.reactive_jobs j
       where j.id = any(array(
           select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(doomed)))
-        and j.status = 'waiting' and j.waiting_for = 'parents'
+        and j.status::text = 'waiting' and j.waiting_for = 'parents'
       order by j.id for no key update skip locked);
   end loop;
   if ended <> '{}' then
@@ -496,7 +515,7 @@ begin
   at := clock_timestamp();
   for one in
     select w.* from jobsworth.reactive_jobs w
-    where w.id = any(gone) and w.status = 'waiting'
+    where w.id = any(gone) and w.status::text = 'waiting'
     order by w.run_at, w.lane_position, w.id
   loop
     next_reason := null;
@@ -526,7 +545,7 @@ begin
   end if;
   return again || array(
     select j.id from jobsworth.reactive_jobs j
-    where j.status = 'waiting' and j.id = any(array(
+    where j.status::text = 'waiting' and j.id = any(array(
       select u.id from unnest(job_ids) u(id) except select h.id from unnest(held) h(id))));
 end $$;
 
@@ -545,8 +564,10 @@ end $$;
 CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text, channel text DEFAULT 'sql'::text, comment text DEFAULT NULL::text, OUT accepted boolean, OUT status jobsworth.approval_status, OUT chosen_option text) RETURNS record
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 #variable_conflict use_column
 declare
@@ -594,8 +615,10 @@ end $$;
 CREATE FUNCTION jobsworth.retry(job_id uuid) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
   j jobsworth.reactive_jobs;
@@ -618,6 +641,15 @@ begin
         j.id, holder, j.unique_key
         using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
     end if;
+    -- Its steps stay recorded and paid. Only a deployment that did not become healthy is shipped anew.
+    delete from jobsworth.steps p
+    using jobsworth.deployments d
+    where d.job_id = j.id and d.status in ('failed', 'rolled_back')
+      and p.job_id = j.id and p.kind = 'phase' and starts_with(p.name, d.step_name || ':');
+    update jobsworth.deployments d
+    set step_name = d.step_name || ' before ' || d.id
+    where d.job_id = j.id and d.status in ('failed', 'rolled_back');
+
     -- It waits on a timer that is due, so that reconsider gives it its place; or again for the jobs
     -- it needs, as long as one of them is open.
     needs := exists (
@@ -648,8 +680,10 @@ end $$;
 CREATE FUNCTION jobsworth.send_signal(job_id uuid, name text, payload jsonb DEFAULT NULL::jsonb) RETURNS uuid
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 #variable_conflict use_column
 declare
@@ -683,8 +717,10 @@ end $$;
 CREATE FUNCTION jobsworth.unblock(job_ids uuid[]) RETURNS uuid[]
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
   candidates uuid[];
@@ -701,7 +737,7 @@ begin
     union
     select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(job_ids)
     union
-    select j.id from jobsworth.reactive_jobs j where j.id = any(job_ids) and j.status = 'waiting');
+    select j.id from jobsworth.reactive_jobs j where j.id = any(job_ids) and j.status::text = 'waiting');
   candidates := array_remove(candidates, null);
   if candidates <> '{}' then
     again := jobsworth.reconsider(candidates);

@@ -35,7 +35,6 @@ SWEEP_SECONDS = 60
 # What these give away is lost when the machine goes down, not by `kill -9` of the server.
 CONFIG = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "300",
     "autovacuum_naptime": "10s",

@@ -8,17 +8,15 @@ stop.
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
-from db.documents import to_document
+from db.documents import to_document, to_text
 from db.errors import DatabaseError, InvalidInput
 from db.queue import Claimed, Lease, LeaseLost
 from worker import isolated
-from worker.context import Job, Tools
+from worker.context import Job, Tools, trace_id
 from worker.handlers import BadPayload, Handler, arguments_of
 from worker.log import job_bound
 from worker.outcomes import (
@@ -45,7 +43,7 @@ DATABASE_PAUSE_SECONDS_MAX = 60.0
 class Attempt:
     """A running attempt: its lease, and the scope by which it is stopped."""
 
-    __slots__ = ("began", "cause", "handler", "in_thread", "job", "lease", "overran_at", "scope")
+    __slots__ = ("began", "cause", "context", "handler", "job", "lease", "scope")
 
     def __init__(self, job: Claimed, lease: Lease, handler: Handler) -> None:
         self.job = job
@@ -54,15 +52,19 @@ class Attempt:
         self.began = time.monotonic()
         self.scope = anyio.CancelScope()
         self.cause: Outcome | None = None
-        self.in_thread = False
-        self.overran_at: float | None = None
+        self.context: Job | None = None
 
     def stop(self, cause: Outcome) -> None:
         """End the attempt with `cause`, unless it already has one or finishes first."""
         if self.cause is None:
-            self.cause = cause
-            self.overran_at = time.monotonic()
+            # A deadline that passed before is the first cause.
+            self.cause = _timed_out(self) if self.scope.cancel_called else cause
             self.scope.cancel()
+
+    @property
+    def in_thread(self) -> bool:
+        """Does a thread work for it, which nothing can interrupt?"""
+        return self.context is not None and self.context.threads_running > 0
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -94,47 +96,61 @@ async def run_attempt(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) 
 
 
 def outcome_of(error: BaseException, attempt_no: int) -> Outcome:
-    """What an exception out of a handler means."""
-    parked = _find(error, ParkSignal)
-    if parked is not None:
-        return parked.parked
-    match error:
-        case Retry():
-            return Failed(error.reason, after_seconds=error.after_seconds)
-        case Fail():
-            return Failed(error.reason, final=True)
-        case Cancel():
-            return Canceled(error.reason)
-        case Snooze():
-            return Parked("timer", "snoozed", error.seconds)
-        case BadPayload():
-            return Failed(str(error), final=True)
-        case LeaseLost():
-            return Lost(str(error))
-        case DatabaseError() if error.retriable:
-            pause = min(DATABASE_PAUSE_SECONDS_MAX, 2.0 ** min(attempt_no, 10))
-            return Parked("timer", str(error), pause)
-        case SystemExit():
-            return Failed(f"the handler called sys.exit({error.code!r})")
-        case _:
-            lost = _find(error, LeaseLost)
-            return Lost(str(lost)) if lost else Failed(describe(error))
+    """What an exception out of a handler means; total, whatever its own methods do."""
+    try:
+        return _meaning(_alone(error), attempt_no)
+    except BaseException:
+        return Failed(f"{type(error).__name__}, which cannot be described")
 
 
 def describe(error: BaseException) -> str:
     """Type, message and the last place, bounded."""
     if isinstance(error, BaseExceptionGroup):
         inner = "; ".join(describe(one) for one in error.exceptions)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType,reportUnknownMemberType]
-        return f"{error.message}: {inner}"[:ERROR_CHARACTERS_MAX]
+        return _bounded(f"{error.message}: {inner}")
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}"[: ERROR_CHARACTERS_MAX - len(where)] + where
+    said = f"{type(error).__name__}: {error}"[: ERROR_CHARACTERS_MAX - len(where)]
+    return _bounded(said + where)
 
 
-def trace_id(trace_parent: str | None) -> str | None:
-    """The trace id of a W3C `traceparent` header: version-traceid-parentid-flags."""
-    parts = (trace_parent or "").split("-")
-    return parts[1] if len(parts) == 4 else None
+def _alone(error: BaseException) -> BaseException:
+    """A task group wraps even a single exception; what it means does not change by that."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
+        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    return error  # pyright: ignore[reportUnknownVariableType]
+
+
+def _meaning(error: BaseException, attempt_no: int) -> Outcome:
+    parked = _find(error, ParkSignal)
+    if parked is not None:
+        return parked.parked
+    match error:
+        case Retry():
+            return Failed(_bounded(error.reason), after_seconds=error.after_seconds)
+        case Fail():
+            return Failed(_bounded(error.reason), final=True)
+        case Cancel():
+            return Canceled(_bounded(error.reason))
+        case Snooze():
+            return Parked("timer", "snoozed", error.seconds)
+        case BadPayload():
+            return Failed(_bounded(error), final=True)
+        case LeaseLost():
+            return Lost(str(error))
+        case DatabaseError() if error.retriable:
+            pause = min(DATABASE_PAUSE_SECONDS_MAX, 2.0 ** min(attempt_no, 10))
+            return Parked("timer", _bounded(error), pause)
+        case SystemExit():
+            return Failed(_bounded(f"the handler called sys.exit({error.code!r})"))
+        case _:
+            lost = _find(error, LeaseLost)
+            return Lost(str(lost)) if lost else Failed(describe(error))
+
+
+def _bounded(text: object) -> str:
+    """As a row can hold it: PostgreSQL takes neither NUL nor half of a surrogate pair."""
+    return to_text(str(text)[:ERROR_CHARACTERS_MAX])
 
 
 async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> Outcome:
@@ -142,13 +158,13 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     arguments = arguments_of(handler, attempt.job.payload)
     if handler.kind == "process":
         return await isolated.run(attempt.job, attempt.lease, handler, tools, modules)
-    job = Job(attempt.job, attempt.lease, tools, plain=handler.kind == "thread")
+    job = attempt.context = Job(attempt.job, attempt.lease, tools, plain=handler.kind == "thread")
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = job
     if handler.kind == "async":
         value = await handler.function(**arguments)
     else:
-        value = await _in_thread(attempt, handler.function, arguments, tools)
+        value = await job.run_in_thread(handler.function, **arguments)
     return Done(result_of(value, handler), tuple(job.effects))
 
 
@@ -158,20 +174,6 @@ def result_of(value: object, handler: Handler) -> str:
         return to_document(value, f"the result of {handler.mode!r}")
     except InvalidInput as error:
         raise Fail(str(error)) from error
-
-
-async def _in_thread(
-    attempt: Attempt, function: Callable[..., Any], arguments: Mapping[str, Any], tools: Tools
-) -> Any:
-    # A thread cannot be interrupted: until it returns, slot and job stay taken.
-    def call() -> Any:
-        attempt.in_thread = True
-        try:
-            return function(**arguments)
-        finally:
-            attempt.in_thread = False
-
-    return await anyio.to_thread.run_sync(call, limiter=tools.threads)
 
 
 def _timed_out(attempt: Attempt) -> Outcome:

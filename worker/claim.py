@@ -26,6 +26,8 @@ IDLE_CHANGE_SECONDS = 1.0
 STRAYS_SECONDS = 5.0
 ERROR_PAUSE_SECONDS = 0.5
 UNREGISTERED_SECONDS = 0.05
+# Just after a busy time nobody notifies us yet, so we look more often.
+UNFLAGGED_SECONDS = 0.1
 LANE_COLLISION = "23505"
 
 log = get_logger()
@@ -93,8 +95,9 @@ class Claimer:
         self._deferred = deferred
         self._progressed = progressed
         self._awake = anyio.Event()
-        self._idle: tuple[UUID, bool] | None = None
-        self._idle_changed = -IDLE_CHANGE_SECONDS
+        self._flag: tuple[UUID, bool] | None = None
+        self._flag_changed_at = -IDLE_CHANGE_SECONDS
+        self._found_nothing_at = now()
         self._strays_looked = -STRAYS_SECONDS
 
     def wake(self) -> None:
@@ -125,14 +128,11 @@ class Claimer:
         if wanted == 0:
             return poll_seconds
         claim = await self._claim(worker_id, wanted)
-        found = len(claim.jobs) + len(claim.deferred_lanes)
-        if found >= wanted:
-            await self._set_idle(worker_id, False)
+        if claim.jobs or claim.deferred_lanes:
+            await self._busy(worker_id)
             return 0
-        # The flag first, then one more look: what was enqueued in between is found by one of them.
-        if await self._set_idle(worker_id, True) or found:
-            return 0
-        return min(poll_seconds, self._positions.patience_seconds(now()))
+        pause = min(poll_seconds, self._positions.patience_seconds(now()))
+        return await self._idle(worker_id, pause)
 
     def _pause_after(self, error: JobsworthError) -> float:
         if getattr(error, "sqlstate", None) == LANE_COLLISION:
@@ -158,18 +158,30 @@ class Claimer:
         self._deferred(claim.deferred_lanes)
         return claim
 
-    async def _set_idle(self, worker_id: UUID, idle: bool) -> bool:
-        """Ask for notifications or stop them, at most once a second; True if that changed."""
-        at = now()
-        if self._idle == (worker_id, idle):
-            return False
-        if not idle and at - self._idle_changed < IDLE_CHANGE_SECONDS:
-            return False
+    async def _busy(self, worker_id: UUID) -> None:
+        """Stop notifications once every claim of the last second has found something."""
+        if now() - self._found_nothing_at > IDLE_CHANGE_SECONDS:
+            await self._set_idle(worker_id, idle=False)
+
+    async def _idle(self, worker_id: UUID, pause: float) -> float:
+        """Ask for notifications; returns how long to wait for one."""
+        self._found_nothing_at = now()
+        if self._flag == (worker_id, True):
+            return pause
+        allowed_in = self._flag_changed_at + IDLE_CHANGE_SECONDS - now()
+        if allowed_in > 0:
+            return min(pause, allowed_in, UNFLAGGED_SECONDS)
+        # The flag first, then one more look: what was enqueued in between is found by one of them.
+        await self._set_idle(worker_id, idle=True)
+        return 0
+
+    async def _set_idle(self, worker_id: UUID, *, idle: bool) -> None:
+        if self._flag == (worker_id, idle):
+            return
         async with self._database.connection() as connection:
             await workers.set_idle(connection, worker_id, idle)
-        self._idle = (worker_id, idle)
-        self._idle_changed = at
-        return True
+        self._flag = (worker_id, idle)
+        self._flag_changed_at = now()
 
     async def _release_strays(self, worker_id: UUID) -> None:
         at = now()

@@ -102,7 +102,7 @@ def _in_the_loop(
         if job.plain:
             raise InvalidInput(
                 f"job.{method.__name__} needs an async handler; {job.mode!r} is a plain function",
-                "write `async def`, or keep to say, save, remember, enqueue and spawn",
+                "write `async def`, or keep to say, save, remember and enqueue",
             )
         return method(job, *args, **kwargs)
 
@@ -126,7 +126,14 @@ class Job:
         self.effects: list[Effect] = []
         self._tools = tools
         self._numbers: dict[str, int] = {}
+        self._named: set[str] = set()
+        self.threads_running = 0
         self._recorded: dict[str, Any] | None = {} if claimed.attempt == 1 else None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace id out of the W3C `traceparent` the job was enqueued with."""
+        return trace_id(self.trace_parent)
 
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
@@ -188,7 +195,22 @@ class Job:
         name: str | None = None,
         **options: Any,
     ) -> Child:
-        """Start a child job, outside the lane; `gather` waits for it. Options as for `enqueue`."""
+        """Start a child job, outside the lane; `gather` waits for it.
+
+        Children that nobody gathered are canceled when their parent ends: use `enqueue` for those.
+        Options as for `enqueue`, but for unique_key.
+        """
+        if self.plain:
+            raise InvalidInput(
+                f"job.spawn needs an async handler; {self.mode!r} is a plain function",
+                "children end with their parent unless it gathers them: use enqueue instead",
+            )
+        if "unique_key" in options:
+            raise InvalidInput(
+                f"a child cannot have a unique_key: another job may hold {options['unique_key']!r},"
+                " and then there would be no child to gather",
+                "leave it out: a replay spawns each child once anyway",
+            )
         key = self._key("child", name)
         self._new_job(key, mode, payload, is_child=True, options=options)
         return Child(key)
@@ -430,13 +452,43 @@ class Job:
         """The daemon's database, for reading. Write through `transaction`."""
         return self._tools.database
 
-    # Helpers, in call order.
+    # For the worker itself, and helpers in call order.
+
+    async def run_in_thread(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `fn` returns in a thread; what it raises is raised here.
+
+        A thread cannot be interrupted: until it returns, slot and job stay taken.
+        """
+
+        # Not left to asyncio, which throws a thread's exception into the task: a GeneratorExit
+        # would close every coroutine up to the daemon's own.
+        def safely() -> tuple[Any, BaseException | None]:
+            try:
+                return fn(*args, **kwargs), None
+            except BaseException as error:
+                return None, error
+
+        self.threads_running += 1
+        try:
+            value, error = await anyio.to_thread.run_sync(safely, limiter=self._tools.threads)
+        finally:
+            self.threads_running -= 1
+        if error is not None:
+            raise error
+        return value
 
     def _key(self, kind: str, name: str | None) -> str:
-        if name is not None:
-            return f"{kind}:{name}"
-        self._numbers[kind] = self._numbers.get(kind, 0) + 1
-        return f"{kind}#{self._numbers[kind]}"
+        if name is None:
+            self._numbers[kind] = self._numbers.get(kind, 0) + 1
+            return f"{kind}#{self._numbers[kind]}"
+        key = f"{kind}:{name}"
+        if key in self._named:
+            raise InvalidInput(
+                f"the {kind} {name!r} of job {self.id} is made twice",
+                "a name stands for one thing in all attempts: give this one another",
+            )
+        self._named.add(key)
+        return key
 
     def _new_job(
         self,
@@ -464,7 +516,8 @@ class Job:
     def _park(
         self, reason: str, *, detail: str | None = None, after_seconds: float | None = None
     ) -> ParkSignal:
-        return ParkSignal(Parked(reason, detail, after_seconds, tuple(self.effects)))
+        shown = None if detail is None else to_text(detail)
+        return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
 
     async def read_step(self, name: str, *, fresh: bool = False) -> tuple[bool, Any]:
         """Is this step recorded, and with which output? `fresh` asks the database again."""
@@ -478,10 +531,7 @@ class Job:
         if inspect.iscoroutinefunction(fn):
             return await fn(*args, **kwargs)
 
-        def call() -> Any:
-            return fn(*args, **kwargs)
-
-        value = await anyio.to_thread.run_sync(call, limiter=self._tools.threads)
+        value = await self.run_in_thread(fn, *args, **kwargs)
         return await value if inspect.isawaitable(value) else value
 
     async def record_step(
@@ -570,10 +620,15 @@ class Job:
         estimate: tuple[int, int],
         took_seconds: float,
     ) -> Any:
-        output = to_document(answer.content, f"the answer of call {name!r}")
         usage = answer.usage or tokens.Usage(*estimate, source=tokens.UsageSource.ESTIMATED)
+        output, unusable = None, None
+        try:
+            output = to_document(answer.content, f"the answer of call {name!r}")
+        except InvalidInput as error:
+            unusable = error
         # One commit for the settlement and the answer, lease or no lease: what was paid is booked,
-        # and is never paid for again.
+        # and is never paid for again. An answer that cannot be kept was paid for all the same.
+        stands = None
         async with bounded(30.0), self._tools.database.transaction() as connection:
             await tokens.settle_call(
                 connection,
@@ -583,10 +638,24 @@ class Job:
                 cost=answer.cost,
                 price_version=answer.price_version,
                 latency_ms=round(took_seconds * 1000),
-                error=None,
+                error=str(unusable) if unusable else None,
             )
-            stands = await steps.keep_answer(
-                connection, self.id, name, output, attempt=self.attempt, took_seconds=took_seconds
-            )
+            if output is not None:
+                stands = await steps.keep_answer(
+                    connection,
+                    self.id,
+                    name,
+                    output,
+                    attempt=self.attempt,
+                    took_seconds=took_seconds,
+                )
+        if unusable is not None:
+            raise unusable
         crash_points.reach("step.committed")
         return self._remember_step(name, stands)
+
+
+def trace_id(trace_parent: str | None) -> str | None:
+    """The trace id of a W3C `traceparent` header: version-traceid-parentid-flags."""
+    parts = (trace_parent or "").split("-")
+    return parts[1] if len(parts) == 4 else None

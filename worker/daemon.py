@@ -10,7 +10,7 @@ back at once.
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -77,8 +77,8 @@ async def run(settings: Settings) -> int:
         log.error(events.DAEMON_FAILED, error=error.message, remedy=error.remedy)
         return REFUSED
     try:
-        async with _database_url(settings) as url:
-            return await Daemon(settings, url, registry, embedder).run()
+        async with _database(settings) as (url, let_go):
+            return await Daemon(settings, url, registry, embedder, let_go).run()
     finally:
         await embedder.close()
 
@@ -92,7 +92,9 @@ class Daemon:
         url: str,
         registry: Mapping[str, handlers.Handler],
         embedder: Embedder,
+        let_go: Callable[[], None],
     ) -> None:
+        self._let_go = let_go
         self._settings = settings
         self._registry = registry
         self._embedder = embedder
@@ -105,7 +107,9 @@ class Daemon:
             application_name="jobsworth worker",
         )
         self._direct_url = settings.listen_url or url
-        deployer = Deployer(self._database, settings.deploy_file, settings.releases_dir)
+        deployer = Deployer(
+            self._database, settings.deploy_file, settings.releases_dir, settings.output_bytes_max
+        )
         self._tools = Tools(
             database=self._database,
             embedder=embedder,
@@ -149,6 +153,7 @@ class Daemon:
                 systemd.ready()
                 if await self._wait_for_database():
                     await self._work(tasks)
+                    self._end_despite_threads()
             except SchemaMismatch as error:
                 log.error(events.SCHEMA_REFUSED, error=error.message)
                 self._exit_code = SCHEMA_REFUSED
@@ -255,6 +260,8 @@ class Daemon:
 
     def _committed(self, finished: list[Finished], remembered: bool) -> None:
         self._promoter.ended([one.id for one in finished if one.unblocks])
+        if any(one.status == "waiting" for one in finished):
+            self._upkeep.timer_set()
         if remembered:
             self._embed_wake.set()
 
@@ -294,6 +301,18 @@ class Daemon:
         await self._leave()
         if released:
             log.info(events.JOBS_RELEASED, jobs=released, kept=len(self._running))
+
+    def _end_despite_threads(self) -> None:
+        """End the process here if an attempt is left: its thread would keep it for ever.
+
+        Nothing can interrupt a thread, and the interpreter waits for each. The job is rescued.
+        """
+        if not len(self._running):
+            return
+        systemd.stopping()
+        log.info(events.DAEMON_STOPPED, exit_code=self._exit_code, kept=len(self._running))
+        self._let_go()
+        os._exit(self._exit_code)
 
     async def _until_hurried(self, scope: anyio.CancelScope) -> None:
         await self._hurry.wait()
@@ -416,14 +435,15 @@ class Daemon:
 
 
 @asynccontextmanager
-async def _database_url(settings: Settings) -> AsyncGenerator[str]:
+async def _database(settings: Settings) -> AsyncGenerator[tuple[str, Callable[[], None]]]:
+    """The database's URL, and how to let go of it in a hurry."""
     if settings.database_url is not None:
-        yield settings.database_url
+        yield settings.database_url, lambda: None
         return
     embedded: Embedded = await anyio.to_thread.run_sync(start_embedded, settings.data_dir)
     try:
         await anyio.to_thread.run_sync(migrate, embedded.url, settings.schema_name)
-        yield embedded.url
+        yield embedded.url, embedded.close
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(embedded.close)

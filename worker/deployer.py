@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db import deployments, steps
-from db.deployments import Deployment, DeploymentStatus
+from db.deployments import Abandoned, Deployment, DeploymentStatus
 from db.errors import Conflict, JobsworthError
 from db.pool import Database
+from db.steps import Step
 from worker import deploy as engine
 from worker import events
 from worker.deploy.config import Environment
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from worker.context import Job
 
 BUSY_SECONDS = 3.0
+ABANDONED_BATCH = 100
 
 log = get_logger()
 
@@ -34,10 +36,13 @@ log = get_logger()
 class Deployer:
     """Ships for all jobs of this worker. The file is read anew for each deployment."""
 
-    def __init__(self, database: Database, file: Path | None, releases_dir: Path) -> None:
+    def __init__(
+        self, database: Database, file: Path | None, releases_dir: Path, output_bytes_max: int
+    ) -> None:
         self._database = database
         self._file = file
         self._releases_dir = releases_dir
+        self._output_bytes_max = output_bytes_max
 
     async def deploy(self, job: "Job", environment_name: str, sha: str, key: str) -> Deployment:
         """Ship `sha`, or go on shipping it. A mistake in the order fails the job for good."""
@@ -87,6 +92,7 @@ class Deployer:
             recorder,
             deployment_id=deployment.id,
             releases_dir=self._releases_dir,
+            output_bytes_max=self._output_bytes_max,
         )
         tell = log.info if report.status == "healthy" else log.error
         tell(
@@ -98,6 +104,56 @@ class Deployer:
         )
         async with self._database.connection() as connection:
             return await deployments.get_by_id(connection, deployment.id)
+
+
+async def close_abandoned(database: Database) -> int:
+    """End, as failed, the deployments whose jobs ended without them; returns how many.
+
+    A job that was canceled in mid-deployment, or whose workers died once too often, leaves one
+    behind: unfinished, it would keep its environment busy for ever.
+    """
+    async with database.transaction() as connection:
+        found = await deployments.lock_abandoned(connection, ABANDONED_BATCH)
+        for one in found:
+            recorded = await steps.list_for_job(connection, one.job_id)
+            await deployments.update_status(
+                connection,
+                one.id,
+                DeploymentStatus.FAILED,
+                report_text=_last_words(one, recorded),
+            )
+    for one in found:
+        log.error(
+            events.DEPLOYMENT_ENDED,
+            environment=one.environment,
+            sha=one.sha,
+            status="failed",
+            reason=f"its job is {one.job_status}",
+        )
+    return len(found)
+
+
+def _last_words(one: Abandoned, recorded: list[Step]) -> str:
+    """What is known: which phases ended, and whether anything that is live was touched."""
+    prefix = f"{one.step_name}:"
+    begun = {
+        step.name.removeprefix(prefix): step
+        for step in recorded
+        if step.kind == "phase" and step.name.startswith(prefix)
+    }
+    ended = [PhaseResult.model_validate(s.output) for s in begun.values() if s.finished_at]
+    reason = f": {one.job_error}" if one.job_error else ""
+    untouched = "switch" not in begun
+    return "\n".join(
+        [
+            f"Deployment of {one.sha[:12]} to {one.environment}: FAILED",
+            *(f"  {r.name:<8} {'ok    ' if r.passed else 'FAILED'} {r.detail}" for r in ended),
+            f"Its job ended as {one.job_status} while it was {one.status}{reason}",
+            "Live now: as before, nothing was switched"
+            if untouched
+            else "Live now: UNKNOWN, look for yourself (the switch had begun)",
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,45 +13,32 @@ DAEMON_STOPPED: Final = "daemon.stopped"
 DAEMON_FAILED: Final = "daemon.failed"
 SETTINGS_REFUSED: Final = "settings.refused"
 SCHEMA_REFUSED: Final = "schema.refused"
-HANDLER_LOADED: Final = "handler.loaded"
 HANDLER_REFUSED: Final = "handler.refused"
 HANDLER_MISSING: Final = "handler.missing"
 SLOTS_STUCK: Final = "slots.stuck"
 HEALTH_LISTENED: Final = "health.listened"
 HEALTH_FAILED: Final = "health.failed"
 
-DATABASE_STARTED: Final = "database.started"
-DATABASE_STOPPED: Final = "database.stopped"
 DATABASE_LOST: Final = "database.lost"
 DATABASE_RECOVERED: Final = "database.recovered"
 LISTEN_LOST: Final = "listen.lost"
 LISTEN_RECOVERED: Final = "listen.recovered"
-SCHEMA_MIGRATED: Final = "schema.migrated"
 
 HEARTBEAT_MISSED: Final = "heartbeat.missed"
 ATTEMPTS_STOPPED: Final = "attempts.stopped"
 WORKER_REPLACED: Final = "worker.replaced"
 JOBS_RESCUED: Final = "jobs.rescued"
-RESCUE_WITHHELD: Final = "rescue.withheld"
 
-JOBS_CLAIMED: Final = "jobs.claimed"
 CLAIM_FAILED: Final = "claim.failed"
-ATTEMPT_STARTED: Final = "attempt.started"
 ATTEMPT_ENDED: Final = "attempt.ended"
 ATTEMPT_LEASE_LOST: Final = "attempt.lease_lost"
-ATTEMPT_OVERRAN: Final = "attempt.overran"
 BATCH_RETRIED: Final = "batch.retried"
 BATCH_SPLIT: Final = "batch.split"
 JOBS_RELEASED: Final = "jobs.released"
-CALL_SETTLED: Final = "call.settled"
-APPROVAL_REQUESTED: Final = "approval.requested"
-APPROVAL_RESOLVED: Final = "approval.resolved"
 DEPLOYMENT_PHASE_ENDED: Final = "deployment.phase_ended"
 DEPLOYMENT_ENDED: Final = "deployment.ended"
 
 TIMERS_PROMOTED: Final = "timers.promoted"
-LANES_PROMOTED: Final = "lanes.promoted"
-WAITS_ENDED: Final = "waits.ended"
 APPROVALS_EXPIRED: Final = "approvals.expired"
 CALLS_ABANDONED: Final = "calls.abandoned"
 UPKEEP_FAILED: Final = "upkeep.failed"
@@ -61,8 +48,6 @@ EMBEDDINGS_WRITTEN: Final = "embeddings.written"
 EMBEDDER_FAILED: Final = "embedder.failed"
 EMBEDDER_REFUSED: Final = "embedder.refused"
 
-CRASH_POINT_REACHED: Final = "crash.point_reached"
-
 DESCRIPTIONS: Final[dict[str, str]] = {
     DAEMON_STARTED: "a worker process began; carries its worker id, version, queues and modes",
     DAEMON_READY: "the database is reachable, its schema known, and claiming begins",
@@ -71,41 +56,28 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     DAEMON_FAILED: "the process ends because of an error it cannot work around",
     SETTINGS_REFUSED: "the settings cannot be used; the daemon does not start",
     SCHEMA_REFUSED: "the database's schema is older or newer than this program",
-    HANDLER_LOADED: "a mode has its handler; carries the module and the queue",
     HANDLER_REFUSED: "a handler or its module cannot be used",
     HANDLER_MISSING: "queued jobs of modes that no worker knows now wait for a handler",
     SLOTS_STUCK: "every slot is held by a thread that will not end; the daemon exits",
     HEALTH_LISTENED: "the health and metrics endpoint is open; carries its address",
     HEALTH_FAILED: "the health and metrics endpoint could not be opened",
-    DATABASE_STARTED: "the embedded PostgreSQL was started",
-    DATABASE_STOPPED: "the embedded PostgreSQL was stopped",
     DATABASE_LOST: "statements fail; the daemon goes on trying",
     DATABASE_RECOVERED: "statements work again; carries how long they did not",
     LISTEN_LOST: "the connection for notifications ended; polling goes on",
     LISTEN_RECOVERED: "the connection for notifications is back",
-    SCHEMA_MIGRATED: "migrations ran; carries the revision before and after",
     HEARTBEAT_MISSED: "a heartbeat failed or came late; carries the time since the last good one",
     ATTEMPTS_STOPPED: "no good heartbeat for too long: this worker stopped its running jobs",
     WORKER_REPLACED: "this worker's row was gone; it goes on under a new worker id",
     JOBS_RESCUED: "jobs of dead workers were put back or, out of crashes, failed",
-    RESCUE_WITHHELD: "a rescue was due, but this worker's own heartbeat had a gap",
     CLAIM_FAILED: "a claim did not succeed; jobs it may have taken are looked for",
-    JOBS_CLAIMED: "jobs were claimed in one statement",
-    ATTEMPT_STARTED: "a handler began",
     ATTEMPT_ENDED: "an attempt is over: its one canonical line, with outcome, times and cost",
     ATTEMPT_LEASE_LOST: "somebody else holds the job now; this attempt wrote nothing",
-    ATTEMPT_OVERRAN: "a plain function went on after its deadline or cancel, and keeps its slot",
     BATCH_RETRIED: "a batch of finishes failed for no fault of its jobs, and is tried again",
     BATCH_SPLIT: "a batch of finishes failed for one job's fault, and is tried job by job",
     JOBS_RELEASED: "running jobs went back to queued at shutdown, without a counted try",
-    CALL_SETTLED: "a model call is in the books",
-    APPROVAL_REQUESTED: "a job asked for a person's decision and parked",
-    APPROVAL_RESOLVED: "a decision was recorded and its job resumed",
     DEPLOYMENT_PHASE_ENDED: "a phase of a deployment is recorded; carries its outcome and time",
     DEPLOYMENT_ENDED: "a deployment is healthy, rolled back or failed",
     TIMERS_PROMOTED: "waiting jobs whose time has come became queued",
-    LANES_PROMOTED: "the next jobs of idle lanes became queued by a sweep",
-    WAITS_ENDED: "jobs whose reason to wait was gone were found by a sweep",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
     CALLS_ABANDONED: "model calls of dead workers were closed as unknown",
     UPKEEP_FAILED: "one round of upkeep failed; the next comes at its time",
@@ -113,5 +85,4 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",
     EMBEDDER_FAILED: "the embedder did not answer; the texts stay for a later try",
     EMBEDDER_REFUSED: "the embedder refused one text; it is tried again, ever more rarely",
-    CRASH_POINT_REACHED: "an armed crash point was reached",
 }

@@ -8,13 +8,15 @@ that fails for a job's own sake is taken apart, and the guilty job fails alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 from random import random
 
 import anyio
 
 from db import effects, queue
-from db.effects import Effect, Memory, Origin
-from db.errors import JobsworthError
+from db.documents import to_text
+from db.effects import Effect, Memory, NewJob, Origin
+from db.errors import InvalidInput, JobsworthError
 from db.pool import Database, bounded
 from db.queue import Claimed, Finish, Finished, Lease
 from worker import crash_points, events
@@ -82,15 +84,16 @@ class Finisher:
         while True:
             try:
                 return await self._commit(batch)
-            except JobsworthError as error:
-                if not error.retriable:
+            except Exception as error:
+                # Not only our own errors: what a job wants written may break the driver as well.
+                if not (isinstance(error, JobsworthError) and error.retriable):
                     return await self._take_apart(batch, error)
                 tries += 1
                 self._retried()
                 log.warning(events.BATCH_RETRIED, jobs=len(batch), tries=tries, error=str(error))
                 await anyio.sleep(min(RETRY_SECONDS_MAX, 0.05 * 2**tries) * (0.5 + random()))
 
-    async def _take_apart(self, batch: list[Ending], error: JobsworthError) -> list[Ending]:
+    async def _take_apart(self, batch: list[Ending], error: Exception) -> list[Ending]:
         if len(batch) == 1:
             guilty = batch[0]
             log.warning(events.BATCH_SPLIT, job_id=str(guilty.job.id), error=str(error))
@@ -110,7 +113,7 @@ class Finisher:
             made = _effects_of(batch, applied)
             await effects.write(connection, made)
         crash_points.reach("finish.committed")
-        self._committed(applied, any(isinstance(effect, Memory) for _, effect in made))
+        self._committed(_with_parents(applied, made), _has_memory(made))
         statuses: dict[object, str | None] = {one.id: one.status for one in applied}
         missing = [ending for ending in batch if ending.job.id not in statuses]
         held = await self._look_up(missing, statuses) if missing else []
@@ -140,11 +143,18 @@ def _finish(ending: Ending) -> Finish:
         status=transition.status,
         waiting_for=transition.waiting_for,
         waiting_detail=transition.waiting_detail,
-        delay_seconds=transition.delay_seconds,
+        delay_seconds=_finite(transition.delay_seconds),
         failed=transition.failed,
         result=transition.result,
         error=transition.error,
     )
+
+
+# PostgreSQL 17 knows an infinite time, which no client can read back.
+def _finite(seconds: float | None) -> float | None:
+    if seconds is not None and not isfinite(seconds):
+        raise InvalidInput(f"{seconds} seconds are no time to wait", "pass a finite number")
+    return seconds
 
 
 def _effects_of(batch: list[Ending], applied: list[Finished]) -> list[tuple[Origin, Effect]]:
@@ -169,10 +179,20 @@ def origin_of(job: Claimed) -> Origin:
     )
 
 
-def _blame(ending: Ending, error: JobsworthError) -> Ending:
+def _with_parents(applied: list[Finished], made: list[tuple[Origin, Effect]]) -> list[Finished]:
+    """The finished; on those that have just spawned children, something hangs."""
+    parents = {o.job_id for o, e in made if isinstance(e, NewJob) and e.is_child}
+    return [replace(one, unblocks=one.unblocks or one.id in parents) for one in applied]
+
+
+def _has_memory(made: list[tuple[Origin, Effect]]) -> bool:
+    return any(isinstance(effect, Memory) for _, effect in made)
+
+
+def _blame(ending: Ending, error: Exception) -> Ending:
     """The same attempt, failed by what it tried to write."""
     failed = Transition(
-        "failed", failed=True, error=f"what the job wrote was refused: {error}"[:4000]
+        "failed", failed=True, error=to_text(f"what the job wrote was refused: {error}"[:4000])
     )
     return replace(ending, transition=failed)
 

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,8 @@ def _import(name: str) -> None:
             f"importing {name!r} failed: it needs {missing!r}, which is not installed",
             f"install {missing} in {sys.prefix}",
         ) from error
-    except Exception as error:
+    # A script without a main guard may even exit, and would take the worker along.
+    except (Exception, SystemExit) as error:
         raise HandlerError(
             f"importing {name!r} failed: {type(error).__name__}: {error}",
             "the module must be importable by itself: python -c 'import " + name + "'",
@@ -160,6 +162,10 @@ def _describe(
     shipped: bool,
 ) -> Handler:
     is_async = inspect.iscoroutinefunction(_unwrapped(function))
+    if not mode:
+        raise HandlerError(f"{_place(function)} has no mode", "name it: @handler('mode')")
+    _check_bound(mode, "timeout_seconds", timeout_seconds)
+    _check_bound(mode, "failures_max", failures_max)
     if isolate and is_async:
         raise HandlerError(
             f"the handler of {mode!r} is async and isolated",
@@ -185,6 +191,13 @@ def _describe(
     )
 
 
+def _check_bound(mode: str, name: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise HandlerError(
+            f"the handler of {mode!r} has {name}={value}", "give more than 0, or leave it out"
+        )
+
+
 def _signature(function: Callable[..., Any], mode: str) -> tuple[str | None, type[BaseModel]]:
     parameters = inspect.signature(function).parameters
     hints = typing.get_type_hints(_unwrapped(function), include_extras=True)
@@ -202,10 +215,18 @@ def _signature(function: Callable[..., Any], mode: str) -> tuple[str | None, typ
         if parameter.kind is parameter.VAR_KEYWORD:
             extra = "allow"
             continue
+        if name.startswith("_"):
+            raise HandlerError(
+                f"the handler of {mode!r} has an argument {name!r}",
+                "a name of a payload does not begin with _: rename it",
+            )
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
     config = ConfigDict(extra=extra, arbitrary_types_allowed=True, protected_namespaces=())
-    return job_parameter, create_model(f"{mode} payload", __config__=config, **fields)
+    with warnings.catch_warnings():
+        # An argument may be called `json` or `schema`: nobody uses the model's methods here.
+        warnings.filterwarnings("ignore", "Field name .* shadows an attribute")
+        return job_parameter, create_model(f"{mode} payload", __config__=config, **fields)
 
 
 def _is_job(name: str, hint: object) -> bool:

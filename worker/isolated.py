@@ -2,7 +2,8 @@
 
 In: a claimed job. Out: the same `Outcome` as any attempt. The child imports the handler's modules,
 runs the plain function once, and writes one JSON document to a pipe of its own (what it prints goes
-to the daemon's stderr). A stop, a timeout or the daemon's end kills its whole process group.
+to the daemon's stderr). A stop, a timeout or the daemon's end, `kill -9` included, kills its whole
+process group.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -37,7 +39,7 @@ async def run(
     """Run one attempt in a child process; the group is dead when this returns or is cancelled."""
     document = to_json(
         {
-            "job": dataclasses.asdict(job),
+            "job": job._asdict(),
             "worker_id": lease.worker_id,
             "modules": [*modules, handler.function.__module__],
             "memory_mb": handler.memory_mb,
@@ -70,7 +72,8 @@ async def run(
 def main() -> None:
     """The child: read the job, run the handler, answer with its outcome."""
     write_end = int(sys.argv[1])
-    request = orjson.loads(sys.stdin.buffer.read())
+    request = orjson.loads(sys.stdin.buffer.readline())
+    _die_with_the_worker()
     if request["memory_mb"]:
         limit = int(request["memory_mb"]) * 1024 * 1024
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -78,6 +81,19 @@ def main() -> None:
     answer = _run_here(request)
     with os.fdopen(write_end, "wb") as pipe:
         pipe.write(to_json(answer))
+
+
+def _die_with_the_worker() -> None:
+    # The worker holds the other end of our stdin; the kernel closes it however the worker ends.
+    lifeline = os.dup(0)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+
+    def wait() -> None:
+        os.read(lifeline, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
 async def _converse(
@@ -90,12 +106,13 @@ async def _converse(
     try:
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(document)
+                process.stdin.write(document + b"\n")
                 await process.stdin.drain()
-            process.stdin.close()
         answer = await reader.read(OUTPUT_BYTES_MAX)
         while len(answer) < OUTPUT_BYTES_MAX and (more := await reader.read(OUTPUT_BYTES_MAX)):
             answer += more
+        if process.stdin is not None:
+            process.stdin.close()
         await process.wait()
         return answer or None
     finally:

@@ -32,6 +32,7 @@ class Promoter:
         self._ended: set[UUID] = set()
         self._lanes: set[str] = set()
         self._held: dict[UUID, int] = {}
+        self._looking = False
         self._arrived = anyio.Event()
 
     def ended(self, ids: list[UUID]) -> None:
@@ -48,7 +49,7 @@ class Promoter:
 
     async def wait_idle(self) -> None:
         """Until everything has been looked at once."""
-        while self._ended or self._lanes:
+        while self._ended or self._lanes or self._looking:
             await anyio.sleep(AGAIN_SECONDS)
 
     async def run(self) -> None:
@@ -65,12 +66,20 @@ class Promoter:
                 self._arrived.set()
 
     async def _look(self) -> None:
-        ended, lanes, again = set(self._ended), set(self._lanes), list(self._held)
+        # Taken out first: what arrives during the look may have come too late for its snapshot.
+        ended, self._ended = self._ended, set[UUID]()
+        lanes, self._lanes = self._lanes, set[str]()
         crash_points.reach("promote.before")
-        async with self._database.connection() as connection:
-            held = await self._look_at(connection, ended, lanes, again)
-        self._ended -= ended
-        self._lanes -= lanes
+        self._looking = True
+        try:
+            async with self._database.connection() as connection:
+                held = await _look_at(connection, ended | self._held.keys(), lanes)
+        except JobsworthError:
+            self._ended |= ended
+            self._lanes |= lanes
+            raise
+        finally:
+            self._looking = False
         tries = self._held
         self._held = {
             job_id: tries.get(job_id, 0) + 1
@@ -79,14 +88,11 @@ class Promoter:
         }
         self._moved()
 
-    async def _look_at(
-        self, connection: Connection, ended: set[UUID], lanes: set[str], again: list[UUID]
-    ) -> set[UUID]:
-        held: set[UUID] = set()
-        if ended:
-            held.update(await queue.unblock(connection, list(ended)))
-        if lanes:
-            held.update(await queue.promote_lanes(connection, list(lanes)))
-        if again:
-            held.update(await queue.reconsider(connection, again))
-        return held
+
+async def _look_at(connection: Connection, ids: set[UUID], lanes: set[str]) -> set[UUID]:
+    held: set[UUID] = set()
+    if ids:
+        held.update(await queue.unblock(connection, list(ids)))
+    if lanes:
+        held.update(await queue.promote_lanes(connection, list(lanes)))
+    return held

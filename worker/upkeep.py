@@ -1,8 +1,9 @@
 """Upkeep: everything that happens to jobs without a claim of ours.
 
-Timers, rescue, cancel requests, expired approvals, abandoned calls, unknown modes, and the sweep
-that finds what a crash or a late commit left waiting. Each part runs in every daemon, in bounded
-batches, skips what others hold, and goes on after an error. None of it rides on the claim path.
+Timers, rescue, cancel requests, expired approvals, abandoned calls and deployments, unknown modes,
+and the sweep that finds what a crash or a late commit left waiting. Each part runs in every daemon,
+in bounded batches, skips what others hold, and goes on after an error. None of it rides on the
+claim path.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from db import approvals, queue, tokens, workers
 from db.errors import JobsworthError
 from db.pool import Database
 from worker import crash_points, events
+from worker.deployer import close_abandoned
 from worker.heartbeat import Heartbeat
 from worker.log import get_logger
 
@@ -30,9 +32,15 @@ SWEEP_PERIOD_SECONDS = 1.0
 EXPIRE_PERIOD_SECONDS = 2.0
 SHELVE_PERIOD_SECONDS = 3.0
 ABANDONED_PERIOD_SECONDS = 10.0
+DEPLOYMENTS_PERIOD_SECONDS = 2.0
 CANCEL_PERIOD_SECONDS = 5.0
+# An insert that is due sooner than this notifies (`arrive` in the migration); looking this often,
+# however seldom the worker polls, finds all others before their time.
+TIMER_LOOK_SECONDS = 1.0
 # Timers fire this early at most never, this late when idle: the sleep is cut a little short.
 TIMER_SLACK_SECONDS = 0.002
+# What is due and held by somebody is looked at again after this.
+HELD_PAUSE_SECONDS = 0.05
 FIRST_ID = UUID(int=0)
 # Lanes stall on a late commit most easily, so every other look is theirs.
 SWEEP_ORDER = (
@@ -87,7 +95,7 @@ class Upkeep:
         self._cancel_asked = anyio.Event()
 
     def timer_set(self) -> None:
-        """A timer due within a second was inserted."""
+        """A timer that may be due within a second was set."""
         self._timer_set.set()
 
     def cancel_asked(self) -> None:
@@ -103,6 +111,9 @@ class Upkeep:
             parts.start_soon(self._every, "expire", EXPIRE_PERIOD_SECONDS, self._expire)
             parts.start_soon(self._every, "shelve", SHELVE_PERIOD_SECONDS, self._shelve)
             parts.start_soon(self._every, "calls", ABANDONED_PERIOD_SECONDS, self._abandoned)
+            parts.start_soon(
+                self._every, "deployments", DEPLOYMENTS_PERIOD_SECONDS, self._close_deployments
+            )
             parts.start_soon(self._every, "sweep", SWEEP_PERIOD_SECONDS, self._sweeper())
 
     async def _every(
@@ -121,7 +132,7 @@ class Upkeep:
     async def _timers(self) -> None:
         while True:
             self._timer_set = anyio.Event()
-            pause = self._poll_seconds
+            pause = TIMER_LOOK_SECONDS
             try:
                 pause = await self._promote_due()
             except JobsworthError as error:
@@ -134,12 +145,12 @@ class Upkeep:
         async with self._database.connection() as connection:
             due_in = await queue.next_due_seconds(connection)
             if due_in is None or due_in > 0:
-                poll = self._poll_seconds * (0.9 + 0.2 * random())
-                return poll if due_in is None else min(poll, due_in + TIMER_SLACK_SECONDS)
+                look = min(TIMER_LOOK_SECONDS, self._poll_seconds) * (0.9 + 0.1 * random())
+                return look if due_in is None else min(look, due_in + TIMER_SLACK_SECONDS)
             promoted = await queue.promote_due(connection, TIMER_BATCH)
         log.debug(events.TIMERS_PROMOTED, jobs=promoted)
         self._moved()
-        return 0.0 if promoted == TIMER_BATCH else TIMER_SLACK_SECONDS
+        return 0.0 if promoted else HELD_PAUSE_SECONDS
 
     async def _cancels(self) -> None:
         while True:
@@ -200,6 +211,10 @@ class Upkeep:
             settled = await tokens.settle_abandoned(connection, ABANDONED_BATCH)
         if settled:
             log.warning(events.CALLS_ABANDONED, calls=settled)
+
+    async def _close_deployments(self) -> None:
+        if await close_abandoned(self._database):
+            self._moved()
 
     def _sweeper(self) -> Callable[[], Awaitable[None]]:
         order = itertools.cycle(SWEEP_ORDER)

@@ -270,12 +270,20 @@ create table jobsworth.steps (
 );
 
 create table jobsworth.artifacts (
-  id uuid not null default jobsworth.uuidv7() primary key, team_id uuid, job_id uuid not null
-  references jobsworth.reactive_jobs on delete cascade, effect_key text not null, name text not
-  null, media_type text not null, bytes bigint, sha256 text, content bytea, uri text, created_at
-  timestamptz not null default now(), constraint artifact_has_content_or_uri check ((content is
-  null) <> (uri is null)), constraint content_has_its_hash check (content is null or (sha256 is not
-  null and bytes is not null))
+  id uuid not null default jobsworth.uuidv7() primary key,
+  team_id uuid,
+  job_id uuid not null references jobsworth.reactive_jobs on delete cascade,
+  effect_key text not null,
+  name text not null,
+  media_type text not null,
+  bytes bigint,
+  sha256 text,
+  content bytea,
+  uri text,
+  created_at timestamptz not null default now(),
+  constraint artifact_has_content_or_uri check ((content is null) <> (uri is null)),
+  constraint content_has_its_hash
+    check (content is null or (sha256 is not null and bytes is not null))
 );
 create unique index artifacts_effect on jobsworth.artifacts (job_id, effect_key);
 """
@@ -533,7 +541,8 @@ WAITING = """
 -- Is somebody ahead in this lane? Running, or lower and not stepped aside.
 create function jobsworth.lane_blocked(in_lane text, at_position bigint, job_id uuid)
   returns boolean language plpgsql stable
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
   return exists (
       select 1 from jobsworth.reactive_jobs o
@@ -547,7 +556,8 @@ end $$;
 
 -- The lowest open job of a lane, if there is one.
 create function jobsworth.lane_head(in_lane text) returns uuid language sql stable
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
   select o.id
   from jobsworth.reactive_jobs o
   where o.lane = in_lane and o.lane_position is not null and o.finished_at is null
@@ -559,7 +569,8 @@ $$;
 -- May this waiting job go on?
 create function jobsworth.reason_gone(j jobsworth.reactive_jobs)
   returns boolean language plpgsql stable
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
   return case j.waiting_for
     when 'timer' then j.run_at <= clock_timestamp()
@@ -596,7 +607,8 @@ end $$;
 -- `patient` waits for their locks instead: for deliverers, which must not be missed.
 create function jobsworth.reconsider(job_ids uuid[], patient boolean default false)
   returns uuid[] language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   held uuid[];
@@ -609,21 +621,22 @@ declare
   next_reason jobsworth.wait_reason;
   moved int := 0;
 begin
+  -- `status::text`: by the enum itself the planner may read the whole index of waiting jobs.
   if patient then
     held := array(
       select j.id from jobsworth.reactive_jobs j
-      where j.id = any(job_ids) and j.status = 'waiting'
+      where j.id = any(job_ids) and j.status::text = 'waiting'
       order by j.id for no key update);
   else
     held := array(
       select j.id from jobsworth.reactive_jobs j
-      where j.id = any(job_ids) and j.status = 'waiting'
+      where j.id = any(job_ids) and j.status::text = 'waiting'
       order by j.id for no key update skip locked);
   end if;
 
   gone := array(
     select j.id from jobsworth.reactive_jobs j
-    where j.id = any(held) and j.status = 'waiting' and jobsworth.reason_gone(j));
+    where j.id = any(held) and j.status::text = 'waiting' and jobsworth.reason_gone(j));
 
   -- A job whose parent did not end well cannot run, nor can those that need it in turn. A loop: a
   -- chain of a thousand would be too deep for a recursion.
@@ -631,7 +644,7 @@ begin
   loop
     doomed := array(
       select j.id from jobsworth.reactive_jobs j
-      where j.id = any(doomed) and j.status = 'waiting' and j.waiting_for = 'parents'
+      where j.id = any(doomed) and j.status::text = 'waiting' and j.waiting_for = 'parents'
         and jobsworth.reason_gone(j) and exists (
           select 1 from jobsworth.job_edges e
           join jobsworth.reactive_jobs p on p.id = e.needs_job_id
@@ -649,7 +662,7 @@ begin
       select j.id from jobsworth.reactive_jobs j
       where j.id = any(array(
           select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(doomed)))
-        and j.status = 'waiting' and j.waiting_for = 'parents'
+        and j.status::text = 'waiting' and j.waiting_for = 'parents'
       order by j.id for no key update skip locked);
   end loop;
   if ended <> '{}' then
@@ -660,7 +673,7 @@ begin
   at := clock_timestamp();
   for one in
     select w.* from jobsworth.reactive_jobs w
-    where w.id = any(gone) and w.status = 'waiting'
+    where w.id = any(gone) and w.status::text = 'waiting'
     order by w.run_at, w.lane_position, w.id
   loop
     next_reason := null;
@@ -690,7 +703,7 @@ begin
   end if;
   return again || array(
     select j.id from jobsworth.reactive_jobs j
-    where j.status = 'waiting' and j.id = any(array(
+    where j.status::text = 'waiting' and j.id = any(array(
       select u.id from unnest(job_ids) u(id) except select h.id from unnest(held) h(id))));
 end $$;
 
@@ -699,7 +712,8 @@ end $$;
 -- because somebody holds it: a waiting job, or an ended one on which something open hangs. Never
 -- waits for another transaction.
 create function jobsworth.unblock(job_ids uuid[]) returns uuid[] language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
   candidates uuid[];
   orphans uuid[];
@@ -715,7 +729,7 @@ begin
     union
     select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(job_ids)
     union
-    select j.id from jobsworth.reactive_jobs j where j.id = any(job_ids) and j.status = 'waiting');
+    select j.id from jobsworth.reactive_jobs j where j.id = any(job_ids) and j.status::text = 'waiting');
   candidates := array_remove(candidates, null);
   if candidates <> '{}' then
     again := jobsworth.reconsider(candidates);
@@ -751,7 +765,8 @@ end $$;
 -- Cancel jobs whose rows this transaction holds: unstarted ones now, running ones at their ending.
 create function jobsworth.cancel_locked(job_ids uuid[], reason text) returns void
   language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
   ended uuid[];
 begin
@@ -777,7 +792,8 @@ end $$;
 TRIGGERS = """
 -- A job that is not ready to run now becomes waiting, with its reason. Ready ones never get here.
 create function jobsworth.arrive() returns trigger language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
   if new.status <> 'queued' and (new.status <> 'waiting' or new.waiting_for <> 'parents') then
     raise exception 'a job is inserted as queued, not as %', new.status
@@ -833,11 +849,12 @@ create function jobsworth.enqueue(
   mode text, payload jsonb default '{}', queue text default 'default', priority int default 3,
   run_at timestamptz default null, delay interval default null, thread_id uuid default null,
   trigger_message_id uuid default null, lane text default null, unique_key text default null,
-  failures_max int default null, timeout_seconds real default null,
+  failures_max int default null, timeout_seconds float8 default null,
   trace_parent text default null, team_id uuid default null, after uuid[] default null,
   holds_lane boolean default false, crashes_max int default null, id uuid default null)
   returns uuid language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   new_id uuid := coalesce(enqueue.id, jobsworth.uuidv7());
@@ -909,7 +926,8 @@ create function jobsworth.resolve(
   comment text default null,
   out accepted boolean, out status jobsworth.approval_status, out chosen_option text)
   language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   a jobsworth.approvals;
@@ -955,7 +973,8 @@ end $$;
 
 -- Close approvals past their deadline with their default; the jobs that wait for them resume.
 create function jobsworth.expire_approvals(most int) returns int language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
   due record;
   expired int := 0;
@@ -980,7 +999,8 @@ end $$;
 -- that will wait for it later finds it.
 create function jobsworth.send_signal(job_id uuid, name text, payload jsonb default null)
   returns uuid language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   j jobsworth.reactive_jobs;
@@ -1005,7 +1025,8 @@ end $$;
 -- Cancel a job: at once if it is not running, at its next ending if it is. Returns its status.
 create function jobsworth.cancel(job_id uuid, reason text default 'canceled by a person')
   returns jobsworth.job_status language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
   j jobsworth.reactive_jobs;
 begin
@@ -1023,7 +1044,8 @@ end $$;
 -- Give a failed or canceled job a fresh start, as a new insert would have; run a scheduled or
 -- backing-off job now. Returns its status.
 create function jobsworth.retry(job_id uuid) returns jobsworth.job_status language plpgsql
-  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
   j jobsworth.reactive_jobs;
   holder uuid;
@@ -1045,6 +1067,15 @@ begin
         j.id, holder, j.unique_key
         using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
     end if;
+    -- Its steps stay recorded and paid. Only a deployment that did not become healthy is shipped anew.
+    delete from jobsworth.steps p
+    using jobsworth.deployments d
+    where d.job_id = j.id and d.status in ('failed', 'rolled_back')
+      and p.job_id = j.id and p.kind = 'phase' and starts_with(p.name, d.step_name || ':');
+    update jobsworth.deployments d
+    set step_name = d.step_name || ' before ' || d.id
+    where d.job_id = j.id and d.status in ('failed', 'rolled_back');
+
     -- It waits on a timer that is due, so that reconsider gives it its place; or again for the jobs
     -- it needs, as long as one of them is open.
     needs := exists (
@@ -1246,7 +1277,7 @@ drop function jobsworth.send_signal(uuid, text, jsonb);
 drop function jobsworth.expire_approvals(int);
 drop function jobsworth.resolve(uuid, text, text, text, text);
 drop function jobsworth.enqueue(text, jsonb, text, int, timestamptz, interval, uuid, uuid, text,
-  text, int, real, text, uuid, uuid[], boolean, int, uuid);
+  text, int, float8, text, uuid, uuid[], boolean, int, uuid);
 drop function jobsworth.unblock(uuid[]);
 drop function jobsworth.cancel_locked(uuid[], text);
 drop function jobsworth.reconsider(uuid[], boolean);

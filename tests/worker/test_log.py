@@ -56,19 +56,19 @@ def configured(level: log.Level = "info") -> io.BytesIO:
 def test_away_from_a_terminal_a_line_is_json_with_a_utc_time_first():
     stream = io.BytesIO()
     log.configure_logging("info", "auto", stream)
-    log.get_logger().info(events.JOBS_CLAIMED, jobs=3)
+    log.get_logger().info(events.JOBS_RELEASED, jobs=3)
     (line,) = lines(stream)
     assert list(line) == ["timestamp", "level", "event", "jobs"]
-    assert (line["level"], line["event"], line["jobs"]) == ("info", "jobs.claimed", 3)
+    assert (line["level"], line["event"], line["jobs"]) == ("info", "jobs.released", 3)
     assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
 
 
 def test_on_a_terminal_a_line_is_readable():
     stream = Terminal()
     log.configure_logging("info", "auto", stream)
-    log.get_logger().info(events.JOBS_CLAIMED, jobs=3)
+    log.get_logger().info(events.JOBS_RELEASED, jobs=3)
     text = stream.getvalue().decode()
-    assert "jobs.claimed" in text
+    assert "jobs.released" in text
     assert not text.startswith("{")
 
 
@@ -85,7 +85,7 @@ def test_json_can_be_had_on_a_terminal_and_readable_lines_elsewhere():
 
 def test_lines_below_the_level_are_not_written():
     stream = configured("warning")
-    log.get_logger().info(events.JOBS_CLAIMED)
+    log.get_logger().info(events.JOBS_RELEASED)
     logging.getLogger("myapp").info("nothing")
     log.get_logger().warning(events.HEARTBEAT_MISSED)
     assert [line["event"] for line in lines(stream)] == ["heartbeat.missed"]

@@ -29,7 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from worker.deploy.commands import CommandResult, command_environment, run_command
+from worker.deploy.commands import (
+    OUTPUT_BYTES_MAX,
+    CommandResult,
+    command_environment,
+    run_command,
+)
 from worker.deploy.config import Argv, Environment, fill_placeholders
 from worker.deploy.errors import DeployError
 from worker.deploy.orphans import exclusive, mark_command
@@ -87,6 +92,7 @@ async def deploy(
     *,
     deployment_id: uuid.UUID,
     releases_dir: Path,
+    output_bytes_max: int = OUTPUT_BYTES_MAX,
 ) -> Report:
     """Resume by calling it again with the same arguments.
 
@@ -96,7 +102,7 @@ async def deploy(
     if not FULL_SHA.fullmatch(sha):
         raise DeployError(f"{sha!r} is not a full sha; resolve it first (resolve_sha)")
     release = release_path(releases_dir, environment.name, sha, deployment_id)
-    shipment = Shipment(environment, sha, record, release)
+    shipment = Shipment(environment, sha, record, release, output_bytes_max)
     async with exclusive(shipment.environment_dir):
         results: dict[PhaseName, PhaseResult] = {}
         step = next_phase(results)
@@ -116,6 +122,7 @@ class Shipment:
     sha: str
     record: Recorder
     release: Path
+    output_bytes_max: int
 
     @property
     def environment_dir(self) -> Path:
@@ -149,6 +156,7 @@ class Shipment:
             cwd=self.release,
             env=self.variables(previous),
             timeout_seconds=timeout_seconds,
+            output_bytes_max=self.output_bytes_max,
             mark=mark_command(self.environment_dir),
         )
         return _of_command(name, result)

@@ -1,0 +1,261 @@
+"""A process that has imported everything and forks daemons, so that a new one costs milliseconds.
+
+In: requests, one JSON document a line. Out: pids and exit codes in the same form. A daemon that is
+born here is what `jobsworth worker` is: it runs the command line in a session, a log file and an
+environment of its own. All of them die with the nursery, and the nursery dies with the test run.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.support import POLL_SECONDS, ROOT, Record, environment
+
+PRELOADED = (
+    "worker.agent",
+    "worker.cli.app",
+    "worker.cli.daemon",
+    "worker.cli.run",
+    "worker.daemon",
+    "worker.web.app",
+    "worker.web.server",
+)
+START_SECONDS = 30.0
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Forks daemons for all tests of the run."""
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    try:
+        yield nursery
+    finally:
+        nursery.close()
+
+
+class Nursery:
+    """The tests' side: asks for daemons, and hears of their ends. Any thread may ask."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.nursery"],
+            env=environment(None),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._asking = threading.Lock()
+        self._heard = threading.Condition()
+        self._pids: dict[int, int] = {}
+        self._codes: dict[int, int] = {}
+        self._asked = 0
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def start(self, url: str, env: Mapping[str, str]) -> Daemon:
+        """Fork a `jobsworth worker` with these settings."""
+        with self._asking:
+            self._asked += 1
+            number = self._asked
+            log = self._directory / f"{number}.log"
+            log.touch()
+            request = {"number": number, "env": environment(url, env), "log": str(log)}
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        with self._heard:
+            self._heard.wait_for(lambda: number in self._pids, START_SECONDS)
+            return Daemon(self, self._pids[number], log)
+
+    def wait(self, pid: int, seconds: float) -> int | None:
+        """The exit code of one of its daemons (negative: the signal), None if it still runs."""
+        with self._heard:
+            self._heard.wait_for(lambda: pid in self._codes, seconds)
+            return self._codes.get(pid)
+
+    def close(self) -> None:
+        """Kill every daemon, and end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            with self._heard:
+                if "number" in said:
+                    self._pids[said["number"]] = said["pid"]
+                else:
+                    self._codes[said["pid"]] = said["code"]
+                self._heard.notify_all()
+
+
+class Daemon:
+    """A daemon out of the nursery: its log as records, and every way to hurt it."""
+
+    def __init__(self, nursery: Nursery, pid: int, log: Path) -> None:
+        self.pid = pid
+        self.log = log
+        self._nursery = nursery
+
+    @property
+    def records(self) -> list[Record]:
+        """Its log records so far, oldest first."""
+        *lines, _ = self.log.read_text(errors="replace").split("\n")
+        return [cast("Record", json.loads(line)) for line in lines if line.startswith("{")]
+
+    def events(self, event: str, **fields: object) -> list[Record]:
+        """The records so far of this event with these fields."""
+        return [
+            record
+            for record in self.records
+            if record["event"] == event and fields.items() <= record.items()
+        ]
+
+    def wait_for(self, event: str, seconds: float = 15, **fields: object) -> Record:
+        """The first record of `event` with these fields, waiting for it at most `seconds`."""
+        give_up = time.monotonic() + seconds
+        while not (found := self.events(event, **fields)):
+            assert time.monotonic() < give_up, f"no {event} {fields} in {seconds} s\n{self.tail()}"
+            time.sleep(POLL_SECONDS)
+        return found[0]
+
+    def wait(self, seconds: float = 30) -> int:
+        """Its exit code once it has ended; -9 after SIGKILL."""
+        code = self._nursery.wait(self.pid, seconds)
+        assert code is not None, f"daemon still runs after {seconds} s\n{self.tail()}"
+        return code
+
+    @property
+    def running(self) -> bool:
+        return self._nursery.wait(self.pid, 0) is None
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM; `wait` for what comes of it."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP, and wait until it stands still."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        """Kill whatever is left of it and of what it started."""
+        if self.running:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def tail(self) -> str:
+        """The end of its log, for the message of a failing test."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return f"the last lines of daemon {self.pid}:\n" + "\n".join(lines[-30:])
+
+
+def main() -> None:
+    """The nursery's side: fork for each request, tell of each end, until stdin is closed."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()
+    ends = _pipe_of_ends()
+    born: set[int] = set()
+    asked = b""
+    while True:
+        readable, _, _ = select.select([0, ends], [], [])
+        if ends in readable:
+            os.read(ends, 4096)
+            _tell_ends(born)
+        if 0 in readable:
+            data = os.read(0, 65536)
+            if not data:
+                break
+            *lines, asked = (asked + data).split(b"\n")
+            for line in lines:
+                born.add(_bear(json.loads(line)))
+    for pid in born:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _pipe_of_ends() -> int:
+    """A file descriptor that becomes readable when a child ends."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    signal.signal(signal.SIGCHLD, _wake)
+    return read_end
+
+
+def _wake(_number: int, _frame: object) -> None:
+    """Its byte in the pipe is all that is wanted of the signal."""
+
+
+def _tell_ends(born: set[int]) -> None:
+    while born:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        born.discard(pid)
+        _tell({"pid": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+def _bear(request: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        _tell({"number": request["number"], "pid": pid})
+        return pid
+    code = 70
+    try:
+        code = _live(request["env"], request["log"])
+    finally:
+        os._exit(code)
+
+
+def _live(env: dict[str, str], log: str) -> int:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    os.environ.clear()
+    os.environ.update(env)
+    from worker import crash_points
+    from worker.cli.run import run
+
+    importlib.reload(crash_points)  # they are armed by the environment at import
+    return int(run(["worker"]))
+
+
+def _tell(document: dict[str, int]) -> None:
+    os.write(1, json.dumps(document).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""A daemon dies at each named instant; the next one takes over, and nobody can tell."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from db.embedded import Embedded
+from db.migrate import migrate
+from db.schema import DEFAULT_SCHEMA
+from tests.chaos.nursery import Nursery
+from tests.chaos.scene import Scene, playing
+from tests.chaos.verdict import check_everything
+from tests.conftest import MAJORS, SharedServers
+from tests.support import POLL_SECONDS, connect
+from worker.crash_points import CRASH_POINTS
+
+pytestmark = pytest.mark.chaos
+
+AT_ONCE = 5
+DIES_SECONDS = 30
+ENDS_SECONDS = 60
+TEMPLATE = "crash_points"
+CREATE = SQL("create database {} template {} strategy file_copy")
+# These are reached once: by a rescue, and by a daemon that gives jobs back.
+STAGED = ("rescue.committed", "release.updated")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Die when the point is reached for the `count`th time."""
+
+    point: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.point}:{self.count}"
+
+
+def _cases() -> list[Case]:
+    first = [Case(point, 1) for point in CRASH_POINTS]
+    later = [
+        Case(point, random.Random(point).randint(2, 4))
+        for point in CRASH_POINTS
+        if point not in STAGED
+    ]
+    return [*first, *later]
+
+
+@pytest.fixture(scope="module", params=MAJORS, ids=[f"pg{major}" for major in MAJORS])
+def playing_out(
+    request: pytest.FixtureRequest,
+    shared_servers: SharedServers,
+    nursery: Nursery,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[Case, Future[None]]]:
+    """All cases, a few at a time: most of a case is waiting for the rescue."""
+    server = shared_servers.get(request.param)
+    _make_template(server)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        yield {
+            case: threads.submit(_play, case, server, tmp_path_factory.mktemp("case"), nursery)
+            for case in _cases()
+        }
+
+
+@pytest.mark.parametrize("case", _cases(), ids=str)
+def test_a_death_at_this_point_loses_and_doubles_nothing(
+    case: Case, playing_out: dict[Case, Future[None]]
+) -> None:
+    playing_out[case].result()
+
+
+def _play(case: Case, server: Embedded, directory: Path, nursery: Nursery) -> None:
+    name = f"crash_{case}"
+    with connect(server.database_url("postgres")) as conn:
+        conn.execute(CREATE.format(Identifier(name), Identifier(TEMPLATE)))
+    with playing(server.database_url(name), directory, nursery) as scene:
+        _give_work(scene)
+        _die(scene, case)
+        scene.start()
+        scene.until_all_ended(ENDS_SECONDS)
+        check_everything(scene)
+
+
+def _give_work(scene: Scene) -> None:
+    for _ in range(2):
+        thread = scene.thread()
+        for n in range(2):
+            work = {"n": n, "children": 2 * n, "ask": n == 0}
+            scene.enqueue("chaos.work", work, thread_id=thread)
+
+
+def _die(scene: Scene, case: Case) -> None:
+    reached = scene.directory / "reached"
+    armed = {"JOBSWORTH_CRASH_POINT": str(case), "JOBSWORTH_CRASH_LOG": str(reached)}
+    match case.point:
+        case "rescue.committed":
+            held = scene.enqueue("chaos.hold")
+            victim = scene.start()
+            scene.until_noted("began", held, 1)
+            victim.kill()
+            daemon = scene.start(armed)
+        case "release.updated":
+            held = scene.enqueue("chaos.hold")
+            daemon = scene.start(armed | {"JOBSWORTH_DRAIN_SECONDS": "0.2"})
+            scene.until_noted("began", held, 1)
+            daemon.terminate()
+        case _:
+            daemon = scene.start(armed)
+
+    give_up = time.monotonic() + DIES_SECONDS
+    while daemon.running:
+        assert time.monotonic() < give_up, f"{case} is not reached\n{daemon.tail()}"
+        scene.decide()
+        time.sleep(POLL_SECONDS)
+    assert daemon.wait() == -signal.SIGKILL, daemon.tail()
+    assert case.point in reached.read_text().split()
+
+
+def _make_template(server: Embedded) -> None:
+    with connect(server.database_url("postgres")) as conn:
+        conn.execute(SQL("create database {}").format(Identifier(TEMPLATE)))
+    migrate(server.database_url(TEMPLATE), DEFAULT_SCHEMA)

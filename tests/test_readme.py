@@ -1,0 +1,115 @@
+"""The README's own job, in five minutes: its code, its SQL and its commands do what it says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, LiteralString, cast
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from tests.support import ROOT, WorkerProcess, Workers, connect, run_cli, until_sync
+
+README = (ROOT / "README.md").read_text()
+ALL_JOBS: LiteralString = """
+select id, mode, payload, status::text, waiting_for::text, result, error
+from jobsworth.reactive_jobs order by id
+"""
+
+Jobs = list[dict[str, Any]]
+
+
+def block(language: str, containing: str) -> str:
+    """The one fenced block of the README in this language with this in it."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    [found] = [text for text in blocks if containing in text]
+    return found
+
+
+@pytest.fixture
+def worker(database_url: str, tmp_path: Path, workers: Workers) -> WorkerProcess:
+    """A worker started in the folder where `myjobs.py` was pasted."""
+    (tmp_path / "myjobs.py").write_text(block("python", '@handler("greet"'))
+    [setting] = re.findall(r"^(JOBSWORTH_HANDLERS=\S+) jobsworth worker$", README, re.MULTILINE)
+    name, _, value = setting.partition("=")
+    started = workers.start(database_url, {name: value, "PYTHONPATH": f"{ROOT}:{tmp_path}"})
+    started.wait_for("daemon.ready", seconds=30)
+    return started
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[psycopg.Connection[DictRow]]:
+    with connect(database_url) as conn:
+        yield conn
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_first_job_is_done_and_the_second_waits_for_you(
+    database_url: str, conn: psycopg.Connection[DictRow]
+) -> None:
+    conn.execute(cast(LiteralString, block("sql", "jobsworth.enqueue")))
+
+    def jobs() -> Jobs:
+        return conn.execute(ALL_JOBS).fetchall()
+
+    def as_promised() -> Jobs:
+        found = jobs()
+        states = [(job["status"], job["waiting_for"]) for job in found]
+        return found if states == [("done", None), ("waiting", "approval")] else []
+
+    ada, bob = until_sync(as_promised, 20)
+    assert ada["result"] == "Hello, Ada!"
+    assert bob["payload"] == {"name": "Bob", "times": 5}
+
+    listed = run_cli("jobs", url=database_url)
+    assert "done" in listed.stdout
+    assert "waiting" in listed.stdout
+    why = run_cli("why", str(bob["id"]), url=database_url)
+    assert "Really greet Bob 5 times?" in why.stdout
+    assert "jobsworth approve" in why.stdout
+
+    approval_id = conn.execute("select id from jobsworth.approvals").fetchall()[0]["id"]
+    asked = run_cli("approvals", url=database_url)
+    assert "Really greet Bob 5 times?" in asked.stdout
+    approved = run_cli("approve", str(approval_id), url=database_url)
+    assert approved.returncode == 0, approved.stderr
+
+    until_sync(lambda: jobs()[1]["status"] == "done", 20)
+    assert jobs()[1]["result"] == ("Hello, Bob! " * 5).strip()
+
+    def remembered() -> bool:
+        found = run_cli("search", "hello ada", url=database_url)
+        return "Hello, Ada!" in found.stdout
+
+    until_sync(remembered, 20)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_payload_that_does_not_fit_fails_at_once_with_the_field_and_the_reason(
+    conn: psycopg.Connection[DictRow],
+) -> None:
+    conn.execute("""select jobsworth.enqueue('greet', '{"name": "Ada", "times": "often"}')""")
+
+    def failed() -> dict[str, Any] | None:
+        [job] = conn.execute(ALL_JOBS).fetchall()
+        return job if job["status"] == "failed" else None
+
+    error = (until_sync(failed, 20) or {})["error"]
+    assert "greet(name, times): times: Input should be a valid integer" in error
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    named = set(re.findall(r"jobsworth ([a-z]+)\b", re.sub(r"`|\n```", "\n", README)))
+    shown = run_cli("--help").stdout
+    words = set(re.findall(r"[a-z]+", shown))
+    prose = {"runs", "is", "does"}
+    assert named - prose - words == set()
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    named = set(re.findall(r"`?\bmake ([a-z]+)\b", README)) - {"a"}
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert named - targets == set()

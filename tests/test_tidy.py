@@ -1,0 +1,353 @@
+"""What can be checked about the code itself: who imports whom, what is documented and used, how SQL
+is written, and how long a file may get."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from db.schema import DEFAULT_SCHEMA, render
+from tests.support import ROOT, environment
+from worker import events
+from worker.crash_points import CRASH_POINTS
+from worker.settings import Settings, env_name, settings_reference
+
+PACKAGES = ("db", "worker", "migrations")
+OUTER = ("worker.cli", "worker.web", "worker.demo")
+# The daemon carries the health endpoint and the counters; the rest of the core must not know them.
+MAY_IMPORT_WEB = {"worker.daemon", "worker.running"}
+LINES_MAX = 420
+# One subject each; a cut would separate what is read together.
+LONG = {
+    "db/queue.py": "the hot statements beside each other: a change of one concerns the others",
+    "db/tokens.py": "the books: every entry into the ledger and every sum over it",
+    "worker/context.py": "the job's methods, one class that handlers see",
+    "worker/settings.py": "one line for each setting, and how a bad one is told",
+    "worker/daemon.py": "the order in which the parts start and end",
+    "worker/cli/app.py": "the list of commands with their help",
+}
+# Settings that are only checked: there is nothing to choose from yet.
+CHECKED_ONLY = {"model": "the offline model is the only one; a name of another is refused"}
+# LISTEN needs a connection of its own, outside the pool, and returns nothing.
+SQL_OUTSIDE = {"worker/wake.py"}
+# Statements that several functions share on purpose.
+SHARED = {
+    "db/approvals.py": {"RESOLVE"},  # async and not
+    "db/deployments.py": {"LATEST"},
+    "db/enqueue.py": {"ENQUEUE"},  # async and not
+    "db/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},
+    "db/health.py": {"INDEXES_ONLY", "ANY_PLAN"},  # limits that the samples share
+    "db/queue.py": {"PIN_PLAN"},  # the claim's and the finish's
+    "db/steps.py": {"OUTPUT"},
+}
+SQL = re.compile(
+    r"\s*(select|insert|update|delete|with|create|alter|drop|listen|notify|truncate)\b", re.I
+)
+RELATION = re.compile(
+    r"\b(?:from|join|into|update)\s+(?:only\s+)?(?P<name>[a-z_.\"]+)(?P<call>\s*\()?"
+)
+# What follows `from`, `update` and the like without being a relation.
+NO_RELATION = {"lateral", "set", "of", "no", "nothing", "skip"}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def sources(*packages: str) -> list[Path]:
+    """Our modules, migrations' revisions aside."""
+    return sorted(
+        path
+        for package in packages or PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if "versions" not in path.parts
+    )
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def text_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path, *, at_import: bool = False) -> set[str]:
+    """The modules that a file imports; `at_import`: only those it imports when it is imported."""
+    nodes = _run_at_import(tree(path).body) if at_import else ast.walk(tree(path))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {_imported(node.module, alias.name) for alias in node.names}
+    return found
+
+
+def _imported(module: str, name: str) -> str:
+    """What `from module import name` needs: a module of that name, or what the module defines."""
+    path = ROOT / module.replace(".", "/") / name
+    return f"{module}.{name}" if path.is_dir() or path.with_suffix(".py").exists() else module
+
+
+def _run_at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """What runs when the module is imported: no bodies of functions, nothing for type checkers."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        inner = [
+            part
+            for name in ("body", "orelse", "handlers", "finalbody")
+            for part in getattr(node, name, [])
+        ]
+        yield from _run_at_import(inner)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+# Imports.
+
+
+def test_db_never_imports_worker() -> None:
+    for path in sources("db", "migrations"):
+        assert not [name for name in imports(path) if within(name, "worker")], path
+
+
+def test_the_product_never_imports_its_tests() -> None:
+    for path in sources():
+        outside = [n for n in imports(path) if n.split(".")[0] in ("tests", "bench", "examples")]
+        assert not outside, path
+
+
+@pytest.mark.parametrize("package", OUTER)
+def test_the_core_does_not_import_what_is_built_on_it(package: str) -> None:
+    allowed = MAY_IMPORT_WEB if package == "worker.web" else set[str]()
+    for path in sources("worker"):
+        name = module_name(path)
+        if name not in allowed and not any(within(name, outer) for outer in OUTER):
+            assert not [n for n in imports(path) if within(n, package)], path
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {module_name(path): path for path in sources()}
+    graph = {
+        name: {found for found in imports(path, at_import=True) if found in modules} - {name}
+        for name, path in modules.items()
+    }
+    while leaves := {name for name, needed in graph.items() if not needed}:
+        graph = {n: needed - leaves for n, needed in graph.items() if n not in leaves}
+    assert not graph, f"a circle among {sorted(graph)}"
+
+
+def test_the_command_line_does_not_load_what_only_a_daemon_needs() -> None:
+    heavy = ["fastapi", "uvicorn", "prometheus_client", "numpy", "worker.daemon", "worker.agent"]
+    script = f"import sys, worker.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(None),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# Events, settings, crash points.
+
+
+def used_names(owner: str, packages: tuple[str, ...] = ("worker",)) -> set[str]:
+    """The attributes of `owner` that our code uses."""
+    return {
+        node.attr
+        for path in sources(*packages)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name | ast.Attribute)
+        and ast.unparse(node.value).rpartition(".")[2].lstrip("_") == owner
+    }
+
+
+def event_constants() -> dict[str, str]:
+    return {n: v for n, v in vars(events).items() if n.isupper() and isinstance(v, str)}
+
+
+def test_every_event_has_a_description_and_its_constants_spelling() -> None:
+    constants = event_constants()
+    assert set(constants.values()) == set(events.DESCRIPTIONS)
+    assert all(value == name.lower().replace("_", ".", 1) for name, value in constants.items())
+
+
+def test_every_event_is_logged_somewhere() -> None:
+    assert set(event_constants()) - used_names("events") == set()
+
+
+def test_every_log_call_takes_its_event_from_the_catalogue() -> None:
+    for path in sources("worker"):
+        for node in ast.walk(tree(path)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and ast.unparse(node.func.value) == "log"
+                and node.func.attr in ("debug", "info", "warning", "error", "exception")
+            ):
+                assert not isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}"
+
+
+def test_every_setting_is_in_the_reference_with_its_words() -> None:
+    reference = {setting.env_name: setting for setting in settings_reference()}
+    assert list(reference) == [env_name(name) for name in Settings.model_fields]
+    assert all(s.type and s.default and s.description for s in reference.values())
+
+
+def test_every_setting_is_used() -> None:
+    used = used_names("settings")
+    assert set(Settings.model_fields) - used == set(CHECKED_ONLY)
+
+
+def test_every_crash_point_is_reached_somewhere_and_no_other() -> None:
+    reached = {
+        str(node.args[0].value)
+        for path in sources("worker")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "crash_points.reach"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert reached == set(CRASH_POINTS)
+
+
+# SQL.
+
+
+def statements(path: Path) -> dict[str, tuple[str, int]]:
+    """The SQL constants of a module: name → (text, line)."""
+    return {
+        node.target.id: (node.value.value, node.lineno)
+        for node in tree(path).body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        and "LiteralString" in ast.unparse(node.annotation)
+    }
+
+
+def all_statements() -> list[tuple[str, str, str]]:
+    return [
+        (text_of(path), name, text)
+        for path in sources()
+        for name, (text, _) in statements(path).items()
+    ]
+
+
+def test_sql_lives_in_db_and_migrations() -> None:
+    for path in sources("worker"):
+        if text_of(path) in SQL_OUTSIDE:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert f"{DEFAULT_SCHEMA}." not in node.value or not SQL.match(node.value), (
+                    f"{path}:{node.lineno}"
+                )
+
+
+def test_no_sql_is_built_by_formatting() -> None:
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.JoinedStr):
+                head = node.values[0] if node.values else None
+                text = head.value if isinstance(head, ast.Constant) else ""
+                assert not _looks_like_sql(str(text)), f"{path}:{node.lineno}"
+
+
+def _looks_like_sql(text: str) -> bool:
+    return bool(
+        re.match(r"\s*(select .* from|insert into|update .* set|delete from)\b", text, re.I)
+    )
+
+
+@pytest.mark.parametrize(("file", "name", "text"), all_statements(), ids=lambda v: str(v)[:30])
+def test_every_statement_qualifies_what_it_touches(file: str, name: str, text: str) -> None:
+    no_relations = r"--.*|'[^']*'|\bdistinct\s+from\b|\bextract\s*\(\s*\w+\s+from\b"
+    code = re.sub(no_relations, "", text)
+    own = set(
+        re.findall(r"([a-z_]+)\s+(?:\([^()]*\)\s+)?as\s+(?:not\s+)?(?:materialized\s+)?\(", code)
+    )
+    own |= set(re.findall(r"\bas\s+([a-z_]+)", code))
+    for found in RELATION.finditer(code):
+        relation = found["name"]
+        if relation in own | NO_RELATION or (found["call"] and "." not in relation):
+            continue
+        assert relation.startswith((f"{DEFAULT_SCHEMA}.", "pg_", "information_schema.")), (
+            f"{file}: {name} reads or writes {relation!r} without its schema"
+        )
+
+
+@pytest.mark.parametrize(("file", "name", "text"), all_statements(), ids=lambda v: str(v)[:30])
+def test_the_schemas_name_in_a_statement_is_nothing_but_a_qualifier(
+    file: str, name: str, text: str
+) -> None:
+    rendered = render(text, "elsewhere")  # pyright: ignore[reportArgumentType]
+    assert not re.search(rf"\b{DEFAULT_SCHEMA}\b", rendered), f"{file}: {name}"
+
+
+@pytest.mark.parametrize("path", sources("db"), ids=text_of)
+def test_each_statement_stands_above_the_one_function_that_runs_it(path: Path) -> None:
+    functions = [
+        n for n in tree(path).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    for name, (_, line) in statements(path).items():
+        if name in SHARED.get(text_of(path), ()):
+            continue
+        users = [function for function in functions if name in _names(function)]
+        assert len(users) == 1, f"{path}: {name} is used by {[user.name for user in users]}"
+        below = next((function for function in functions if function.lineno > line), None)
+        assert below is not None, f"{path}: {name} stands below every function"
+        # The function below runs it, or is the only step away from its helper that does.
+        assert below is users[0] or users[0].name in _names(below), (
+            f"{path}: {name} stands above {below.name}, but {users[0].name} runs it"
+        )
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+# Files.
+
+
+def test_no_file_has_two_subjects() -> None:
+    long = {
+        text_of(path): lines
+        for path in sources()
+        if (lines := len(path.read_text().splitlines())) > LINES_MAX
+    }
+    assert set(long) - set(LONG) == set(), f"cut these, or say in LONG why not: {long}"
+
+
+def test_nothing_is_left_to_be_done() -> None:
+    mark = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
+    skip = re.compile(r"pytest\.(mark\.)?(sk" r"ip|xf" r"ail|importor" r"skip)")
+    for path in [*sources(), *sorted((ROOT / "tests").rglob("*.py"))]:
+        text = path.read_text()
+        assert not mark.search(text), path
+        assert not skip.search(text), path
+
+
+def test_every_module_says_what_it_is() -> None:
+    for path in sources():
+        assert ast.get_docstring(tree(path)), path

@@ -1,0 +1,172 @@
+"""Handlers that end in every way there is, the rude ones too."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anyio
+
+from tests.chaos.handlers import GATE_POLL_SECONDS, GATE_SECONDS_MAX, noted
+from worker import Cancel, Fail, Job, Retry, Snooze, handler
+
+FOREVER_SECONDS = 600.0
+
+
+@handler("end.return")
+async def end_return(job: Job, n: int, word: str = "x") -> list[object]:
+    with noted(job):
+        return [n, word]
+
+
+@handler("end.raise")
+async def end_raise(job: Job, times: int) -> int:
+    """Raises in its first attempts."""
+    with noted(job):
+        if job.attempt <= times:
+            raise ValueError(f"boom {job.attempt}")
+        return job.attempt
+
+
+@handler("end.retry")
+async def end_retry(job: Job, after: float) -> None:
+    with noted(job):
+        if job.attempt == 1:
+            raise Retry(after, "the provider is busy")
+
+
+@handler("end.fail")
+async def end_fail() -> None:
+    raise Fail("no try can help")
+
+
+@handler("end.cancel")
+async def end_cancel() -> None:
+    raise Cancel("nothing to do any more")
+
+
+@handler("end.snooze")
+async def end_snooze(job: Job, seconds: float) -> None:
+    with noted(job):
+        job.remember("dropped by the snooze, kept by the return")
+        if job.attempt == 1:
+            raise Snooze(seconds)
+
+
+@handler("end.sleep")
+async def end_sleep(job: Job, seconds: float) -> int:
+    with noted(job):
+        await job.sleep(seconds)
+        return job.attempt
+
+
+@handler("end.never")
+async def end_never(job: Job) -> None:
+    with noted(job):
+        await anyio.sleep(FOREVER_SECONDS)
+
+
+@handler("end.deaf")
+async def end_deaf(job: Job) -> str:
+    """Takes no notice of being stopped, and finishes at its gate."""
+    with noted(job), anyio.CancelScope(shield=True), anyio.fail_after(GATE_SECONDS_MAX):
+        while not _gate().exists():
+            await anyio.sleep(GATE_POLL_SECONDS)
+    return "finished all the same"
+
+
+@handler("end.thread")
+def end_thread(job: Job) -> str:
+    """A plain function that nobody can interrupt, until its gate opens."""
+    with noted(job):
+        _wait_for_gate()
+    return "finished all the same"
+
+
+@handler("end.block")
+async def end_block(job: Job, seconds: float) -> None:
+    """Blocks the event loop, which a handler should not."""
+    with noted(job):
+        time.sleep(seconds)  # noqa: ASYNC251 - the point
+
+
+@handler("end.exit")
+async def end_exit() -> None:
+    sys.exit(3)
+
+
+@handler("end.poison")
+async def end_poison() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@handler("process.return", isolate="process")
+def process_return(job: Job, n: int) -> dict[str, int]:
+    job.save("pid.txt", str(os.getpid()))
+    return {"n": n, "pid": os.getpid()}
+
+
+@handler("process.raise", isolate="process")
+def process_raise() -> None:
+    raise ValueError("boom in a process")
+
+
+@handler("process.retry", isolate="process")
+def process_retry(job: Job) -> int:
+    if job.attempt == 1:
+        raise Retry(0.05, "the provider is busy")
+    return job.attempt
+
+
+@handler("process.never", isolate="process")
+def process_never(job: Job) -> None:
+    """Has a child of its own, and writes down both pids."""
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({FOREVER_SECONDS})"])
+    (_directory() / "pids.new").write_text(f"{os.getpid()} {child.pid}")
+    (_directory() / "pids.new").rename(_directory() / f"pids.{job.attempt}")
+    time.sleep(FOREVER_SECONDS)
+
+
+@handler("process.memory", isolate="process", memory_mb=1500)
+def process_memory() -> int:
+    return len(bytearray(4_000_000_000))
+
+
+@handler("process.exit", isolate="process")
+def process_exit() -> None:
+    sys.exit(3)
+
+
+@handler("process.os_exit", isolate="process")
+def process_os_exit() -> None:
+    os._exit(4)
+
+
+@handler("process.segfault", isolate="process")
+def process_segfault() -> None:
+    ctypes.string_at(0)
+
+
+@handler("process.print", isolate="process")
+def process_print() -> str:
+    print("x" * 1_000_000)
+    return "printed"
+
+
+def _wait_for_gate() -> None:
+    give_up = time.monotonic() + GATE_SECONDS_MAX
+    while not _gate().exists():
+        if time.monotonic() > give_up:
+            raise TimeoutError("nobody opened the gate")
+        time.sleep(GATE_POLL_SECONDS)
+
+
+def _gate() -> Path:
+    return _directory() / "hold"
+
+
+def _directory() -> Path:
+    return Path(os.environ["JOBSWORTH_CHAOS_DIR"])
