@@ -10,6 +10,8 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 CHAOS_SEEDS ?= 1000
+# Tests wait more than they compute: for servers, for killed workers to be rescued.
+TEST_PROCESSES ?= 3
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -22,7 +24,7 @@ demo: $(STAMP) ## run the whole flow on a shipped conversation, with a killed da
 	$(VENV)/bin/jobsworth demo --inbox examples/inbox.jsonl $(ARGS)
 
 test: $(STAMP) ## run every test, on real PostgreSQL (ARGS=... is passed to pytest)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 check: $(STAMP) ## lint, format check, strict types
 	$(VENV)/bin/ruff check .

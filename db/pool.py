@@ -24,6 +24,10 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 STATEMENT_SECONDS = 30.0
 RECONNECT_SECONDS = 4.0
+# A worker that is stopped (SIGSTOP, a frozen machine) in mid-transaction must not hold its rows for
+# ever: what it holds cannot be rescued. (After a pipeline PostgreSQL does not start that clock, so
+# a transaction that waits for its client must not use one.)
+LIMIT_IDLE = "set local idle_in_transaction_session_timeout = '10s'"
 # No statement is run so often that psycopg prepares it by itself; None would ignore `prepare=True`.
 PREPARED_BY_HAND = 2**31
 
@@ -115,10 +119,14 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
-        """A connection inside `begin … commit`; an exception rolls back."""
+        """A connection inside `begin … commit`; an exception rolls back.
+
+        Only for SQL: after ten idle seconds the server ends it, and raises `Unavailable`.
+        """
         async with self.connection() as connection:
             with translated():
                 async with connection.transaction():
+                    await connection.execute(LIMIT_IDLE)
                     yield connection
 
     async def execute(self, query: LiteralString, params: Params = None) -> int:

@@ -229,8 +229,8 @@ with ended as materialized (
   from locked l
   where l.ours
 )
--- `any(array[…])` can only be looked up by the primary key, from each held row; a plain equality was
--- planned the other way round, over the whole index, while the table was empty.
+-- `any(array[…])` can only be looked up by the primary key, from each held row; a plain equality
+-- was planned the other way round, over the whole index, while the table was empty.
 -- The target's own columns are read after the lock, so a cancel that came just before is seen; a
 -- subquery would still see the snapshot from before it.
 update jobsworth.reactive_jobs j
@@ -282,13 +282,11 @@ async def finish(conn: Connection, finishes: Sequence[Finish]) -> list[Finished]
         "results": [f.result for f in finishes],
         "errors": [f.error for f in finishes],
     }
-    pin, text = render(PIN_PLAN, conn.schema), render(FINISH, conn.schema)
     with translated():
-        async with conn.pipeline():
-            await conn.execute(pin, prepare=True)
-            cursor = conn.cursor(row_factory=args_row(Finished))
-            await cursor.execute(text, values, prepare=True)
-            return await cursor.fetchall()
+        await conn.execute(render(PIN_PLAN, conn.schema), prepare=True)
+        cursor = conn.cursor(row_factory=args_row(Finished))
+        await cursor.execute(render(FINISH, conn.schema), values, prepare=True)
+        return await cursor.fetchall()
 
 
 FATES: LiteralString = """

@@ -641,7 +641,8 @@ begin
         j.id, holder, j.unique_key
         using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
     end if;
-    -- Its steps stay recorded and paid. Only a deployment that did not become healthy is shipped anew.
+    -- Its steps stay recorded and paid. Only a deployment that did not become healthy is shipped
+    -- anew.
     delete from jobsworth.steps p
     using jobsworth.deployments d
     where d.job_id = j.id and d.status in ('failed', 'rolled_back')
@@ -737,7 +738,8 @@ begin
     union
     select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(job_ids)
     union
-    select j.id from jobsworth.reactive_jobs j where j.id = any(job_ids) and j.status::text = 'waiting');
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(job_ids) and j.status::text = 'waiting');
   candidates := array_remove(candidates, null);
   if candidates <> '{}' then
     again := jobsworth.reconsider(candidates);

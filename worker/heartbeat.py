@@ -87,7 +87,9 @@ class Heartbeat(threading.Thread):
 
     def unbroken_seconds(self) -> float:
         """For how long it has beaten without a gap."""
-        return monotonic() - self.pulse.unbroken_since if self.alive() else 0.0
+        if self._stopping.is_set() or not self.alive():
+            return 0.0
+        return monotonic() - self.pulse.unbroken_since
 
     def stop(self) -> None:
         """End the thread after its current beat."""

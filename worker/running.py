@@ -123,8 +123,9 @@ class Running:
             self._release(attempt, status, ending.transition.error)
 
     # A task costs more than a short job (48 µs a job with a task for each, 29 µs like this). So a
-    # runner takes the next attempt, has a follower started for the rest, and runs it: while handlers
-    # wait, every attempt has a task of its own; when they do not, one task runs a whole batch.
+    # runner takes the next attempt, has a follower started for the rest, and runs it: while
+    # handlers wait, every attempt has a task of its own; when they do not, one task runs a whole
+    # batch.
     def _have_runner(self) -> None:
         if self._waiting and not self._runner_starts:
             self._runner_starts = True

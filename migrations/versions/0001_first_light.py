@@ -535,8 +535,8 @@ create trigger touch before update on jobsworth.message_artifacts
   for each row execute function jobsworth.touch();
 """
 
-# Functions keep the planner on their indexes: a session plans them once, perhaps while the tables are
-# empty, and a scan of a whole table is only cheap then.
+# Functions keep the planner on their indexes: a session plans them once, perhaps while the tables
+# are empty, and a scan of a whole table is only cheap then.
 WAITING = """
 -- Is somebody ahead in this lane? Running, or lower and not stepped aside.
 create function jobsworth.lane_blocked(in_lane text, at_position bigint, job_id uuid)
@@ -729,7 +729,8 @@ begin
     union
     select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(job_ids)
     union
-    select j.id from jobsworth.reactive_jobs j where j.id = any(job_ids) and j.status::text = 'waiting');
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(job_ids) and j.status::text = 'waiting');
   candidates := array_remove(candidates, null);
   if candidates <> '{}' then
     again := jobsworth.reconsider(candidates);
@@ -1067,7 +1068,8 @@ begin
         j.id, holder, j.unique_key
         using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
     end if;
-    -- Its steps stay recorded and paid. Only a deployment that did not become healthy is shipped anew.
+    -- Its steps stay recorded and paid. Only a deployment that did not become healthy is shipped
+    -- anew.
     delete from jobsworth.steps p
     using jobsworth.deployments d
     where d.job_id = j.id and d.status in ('failed', 'rolled_back')

@@ -94,7 +94,9 @@ CIRCLE: list[Any] = []
 CIRCLE.append(CIRCLE)
 
 
-@pytest.mark.parametrize("value", [object(), b"\xff", CIRCLE, print], ids=repr)
+@pytest.mark.parametrize(
+    "value", [object(), b"\xff", CIRCLE, print], ids=["object", "bytes", "circle", "function"]
+)
 def test_what_is_no_json_is_refused_by_name(value: Any) -> None:
     with pytest.raises(InvalidInput, match="the result cannot be written as JSON") as caught:
         to_document(value, "the result")

@@ -77,12 +77,10 @@ async def test_an_empty_database_has_zeros(database_url: str) -> None:
     assert (outbox.texts, outbox.oldest_seconds) == (0, 0)
 
 
-async def test_a_queued_job_that_was_tried_counts_from_its_last_attempt(database_url: str) -> None:
+async def test_a_job_that_is_ready_again_counts_from_then(database_url: str) -> None:
     with connect(database_url) as conn:
         _queue(conn, 1, age_seconds=86_400)
-        conn.execute(
-            "update jobsworth.reactive_jobs set started_at = now() - interval '20 seconds'"
-        )
+        conn.execute("update jobsworth.reactive_jobs set run_at = now() - interval '20 seconds'")
     async with Database(database_url) as database, database.connection() as conn:
         jobs = await sample_jobs(conn)
     assert jobs.oldest_queued_seconds == pytest.approx(20, abs=15)

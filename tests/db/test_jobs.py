@@ -379,7 +379,7 @@ async def test_a_job_that_has_not_failed_is_not_retried(conn: Connection, status
     assert caught.value.message == (
         f"job {job_id} is {status}: only a failed, canceled or timed job can be run again"
     )
-    assert caught.value.remedy == f"See what it waits for: jobsworth why {job_id}"
+    assert caught.value.remedy == f"see what it waits for: jobsworth why {job_id}"
     assert await state(conn, job_id) == (status, None)
 
 

@@ -227,3 +227,20 @@ async def test_a_pool_survives_a_restart_of_its_server(server: Embedded, databas
 
         await until(writes, seconds=30)
         assert await pool.fetch_val("select count(*) from t") == 1
+
+
+@pytest.mark.both
+async def test_a_transaction_that_falls_silent_is_ended_by_the_server(database: Database) -> None:
+    """A worker frozen in mid-transaction would hold its jobs, and nobody could rescue them."""
+    async with database.transaction() as conn:
+        assert await fetch_val(conn, "show idle_in_transaction_session_timeout") == "10s"
+
+    async def fall_silent() -> None:
+        async with database.transaction() as conn:
+            await execute(conn, "set local idle_in_transaction_session_timeout = '1ms'")
+            await anyio.sleep(0.1)
+            await execute(conn, "select 1")
+
+    with pytest.raises(Unavailable):
+        await fall_silent()
+    assert await database.fetch_val("select 1") == 1

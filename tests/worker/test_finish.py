@@ -444,11 +444,11 @@ async def test_a_commit_whose_answer_is_lost_doubles_nothing_and_frees_the_slots
     database_url: str, conn: Connection
 ) -> None:
     batch = await endings(conn, 3, Message("message:1", "hello"), NewJob("job:1", "plan"))
-    async with LossyDatabase(database_url, pool_min=1, pool_max=3) as lossy:
-        lossy.lossy = commit_and_break
-        async with at_work(lossy, conn) as desk:
-            put(desk, *batch)
-            assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
+    lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
+    lossy.lossy = commit_and_break
+    async with lossy, at_work(lossy, conn) as desk:
+        put(desk, *batch)
+        assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
     assert desk.retries == 1
     assert await fetch_val(conn, TEXTS) == ["hello"] * 3
     jobs = "select count(*) from jobsworth.reactive_jobs where parent_id is not null"
@@ -463,11 +463,11 @@ async def test_a_park_whose_answer_is_lost_is_looked_at_and_its_cancel_is_not_mi
     [ending] = await endings(conn, 1)
     park = Transition("waiting", waiting_for="signal", waiting_detail="go")
     await execute(conn, "select jobsworth.send_signal(%(id)s, 'go')", {"id": ending.job.id})
-    async with LossyDatabase(database_url, pool_min=1, pool_max=3) as lossy:
-        lossy.lossy = commit_and_break
-        async with at_work(lossy, conn) as desk:
-            put(desk, replace(ending, transition=park))
-            await desk.told_of(1)
+    lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
+    lossy.lossy = commit_and_break
+    async with lossy, at_work(lossy, conn) as desk:
+        put(desk, replace(ending, transition=park))
+        await desk.told_of(1)
     assert [(one.id, one.unblocks) for one in desk.committed] == [(ending.job.id, True)]
     await queue.unblock(conn, [ending.job.id])
     assert await state(conn, ending.job.id) == ("queued", None)
@@ -484,8 +484,9 @@ async def test_a_second_try_waits_until_the_first_commit_is_decided(
     async def leave_open(connection: Connection) -> None:
         open_ones.append(connection)
 
-    async with LossyDatabase(database_url, pool_min=2, pool_max=4) as lossy:
-        lossy.lossy = leave_open
+    lossy = LossyDatabase(database_url, pool_min=2, pool_max=4)
+    lossy.lossy = leave_open
+    async with lossy:
         lossy.pool.putconn = _keep_open(lossy, open_ones)  # pyright: ignore[reportAttributeAccessIssue]
         async with at_work(lossy, conn) as desk:
             put(desk, ending)

@@ -1,0 +1,350 @@
+"""Hot statements stay on their indexes: blocks touched for each job, whatever the planner was told.
+
+Plans are generic, statistics are missing, stale or true, and the snapshot may be pinned by
+somebody's open transaction. What counts is what is read, not the text of a plan: the blocks that
+all tables and indexes of the schema were asked for, functions and triggers included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from db import approvals, effects, queue, steps, workers
+from db.effects import NewJob, Origin
+from db.enqueue import enqueue
+from db.pool import Connection, execute, fetch_val
+from db.queue import Lease
+from tests.db.protocol import claim, done, finish, lease_of, register, released, rescue
+from tests.support import connect
+
+pytestmark = pytest.mark.both
+
+FINISHED = 50_000
+CHURNED = 10_000
+QUEUED = 5_000
+RUNNING = 1_200
+
+QUIET: LiteralString = """
+do $$
+declare t text;
+begin
+  for t in select format('%I.%I', schemaname, tablename) from pg_tables
+    where schemaname = 'jobsworth'
+  loop
+    execute 'alter table ' || t || ' set (autovacuum_enabled = false)';
+  end loop;
+end $$
+"""
+
+LOAD_FINISHED: LiteralString = """
+insert into jobsworth.reactive_jobs (mode, worker_id, lease_no)
+select 'answer', %(worker_id)s::uuid, n from generate_series(1, %(most)s) n
+"""
+END: LiteralString = """
+update jobsworth.reactive_jobs set status = 'done', finished_at = now() where status = 'queued'
+"""
+RUN: LiteralString = "update jobsworth.reactive_jobs set status = 'running' where status = 'queued'"
+END_RUNNING: LiteralString = """
+update jobsworth.reactive_jobs set status = 'done', finished_at = now() where status = 'running'
+"""
+LOAD_QUEUED: LiteralString = """
+insert into jobsworth.reactive_jobs (mode, priority)
+select 'answer', 3 from generate_series(1, %(most)s)
+"""
+LOAD_TIMERS: LiteralString = """
+insert into jobsworth.reactive_jobs (mode, run_at)
+select 'answer', now() + interval '1 hour' * case when n <= 100 then 0.0001 else 1 end
+from generate_series(1, 2000) n
+"""
+LOAD_APPROVALS: LiteralString = """
+insert into jobsworth.approvals (proposal_text, shown_hash, status, chosen_option, closed_at)
+select 'may I?', '', 'approved', 'approve', now() from generate_series(1, 20000)
+"""
+
+# What an autoanalyze sees that comes when almost everything is dead: many pages, few rows.
+FEW_LIVE: LiteralString = """
+insert into jobsworth.reactive_jobs (mode, worker_id, lease_no)
+select 'answer', %(worker_id)s::uuid, n from generate_series(1, 60000) n
+"""
+# One of everything that has an index of its own, so that no index is empty.
+LOAD_ONE_OF_EACH: LiteralString = """
+insert into jobsworth.reactive_jobs (mode, lane, unique_key, parent_id, is_child)
+select 'answer', 'x', 'x', jobsworth.uuidv7(), true
+"""
+DELETE: LiteralString = "delete from jobsworth.reactive_jobs where lease_no is null or lease_no > 5"
+ANALYZE: LiteralString = "analyze jobsworth.reactive_jobs"
+VACUUM: LiteralString = "vacuum analyze jobsworth.reactive_jobs"
+
+# Blocks for each job, or for each call. What walks from the head of an index may read what is dead
+# there, which a pinned snapshot keeps: at most a few times in a second, never for each job.
+DEAD = 2 * CHURNED
+LIMITS = {
+    "claim 1": 100,
+    "claim 100": 20,
+    "claim 1000": 20,
+    "claim from the start": DEAD,
+    "step": 60,
+    "step begun": 40,
+    "hold": 30,
+    "fates 100": 10,
+    "finish 1": 80,
+    "finish 100": 40,
+    "finish 500": 40,
+    "release 100": 45,
+    "unblock 500": 40,
+    "effects 100": 30,
+    "enqueue": 30,
+    "enqueue in a lane": 50,
+    "enqueue behind": 50,
+    "enqueue once": 30,
+    "promote a lane": 100,
+    "next due": 20,
+    "promote due 100": 40,
+    "sweep lane": 100,
+    "sweep signal": 50,
+    "cancel requests": RUNNING,
+    "strays": 2 * RUNNING,
+    "nothing to rescue": 4 * RUNNING,
+    "nothing to shelve": DEAD,
+    "approvals due": 20,
+    "beat": 10,
+}
+
+# Everything the schema's tables and indexes were asked for, in memory or not.
+TOUCHED: LiteralString = """
+select sum(coalesce(heap_blks_hit, 0) + coalesce(heap_blks_read, 0)
+  + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0))::bigint as blocks
+from pg_statio_all_tables where schemaname = 'jobsworth'
+"""
+
+Work = Callable[[], Awaitable[Any]]
+
+
+class Meter:
+    """Runs work on one connection with generic plans, and tells what it touched."""
+
+    def __init__(self, conn: Connection, url: str) -> None:
+        self.conn = conn
+        self._url = url
+
+    async def touched(self, work: Work) -> int:
+        await self._flush()
+        before = self._blocks()
+        await work()
+        await self._flush()
+        return self._blocks() - before
+
+    async def _flush(self) -> None:
+        await self.conn.execute("select pg_stat_force_next_flush()", prepare=False)
+
+    def _blocks(self) -> int:
+        with connect(self._url) as other:
+            row = other.execute(TOUCHED).fetchone()
+            assert row is not None
+            return row["blocks"]
+
+
+class Scene:
+    """A table with a history: 50,000 finished rows and 5,000 queued ones."""
+
+    def __init__(self, meter: Meter, worker_id: UUID) -> None:
+        self.meter = meter
+        self.conn = meter.conn
+        self.worker_id = worker_id
+        self.beyond = 0
+        self.leases: list[Lease] = []
+
+    async def load(self) -> None:
+        values = {"worker_id": self.worker_id}
+        await execute(self.conn, LOAD_FINISHED, {**values, "most": FINISHED - CHURNED})
+        await execute(self.conn, END)
+        await execute(self.conn, LOAD_FINISHED, {**values, "most": CHURNED})
+        await execute(self.conn, RUN)
+        await execute(self.conn, END_RUNNING)
+        self.beyond = await fetch_val(
+            self.conn, "select max(position) from jobsworth.reactive_jobs"
+        )
+        await execute(self.conn, LOAD_QUEUED, {"most": QUEUED})
+        await execute(self.conn, LOAD_TIMERS)
+        await execute(self.conn, LOAD_APPROVALS)
+
+    async def claim(self, wanted: int, *, rescan: bool = False) -> None:
+        got = await claim(self.conn, self.worker_id, wanted, beyond=0 if rescan else self.beyond)
+        assert len(got.jobs) == wanted
+        self.beyond = max(self.beyond, *got.positions.values())
+        self.leases += [lease_of(job, self.worker_id) for job in got.jobs]
+
+    def leased(self, count: int) -> list[Lease]:
+        taken, self.leases = self.leases[:count], self.leases[count:]
+        assert len(taken) == count
+        return taken
+
+
+async def _measure(scene: Scene) -> dict[str, float]:
+    """Blocks touched for each job, or for each call, by every hot statement."""
+    conn, meter = scene.conn, scene.meter
+    touched: dict[str, float] = {}
+
+    async def measure(name: str, jobs: int, work: Work) -> None:
+        touched[name] = await meter.touched(work) / jobs
+
+    await scene.claim(1)
+    await measure("claim 1", 1, lambda: scene.claim(1))
+    await measure("claim 100", 100, lambda: scene.claim(100))
+    await measure("claim 1000", 1000, lambda: scene.claim(1000))
+    hundred, five_hundred, [lease] = scene.leased(100), scene.leased(500), scene.leased(1)
+    await measure("step", 1, lambda: steps.record(conn, hundred[0], "s", "1", attempt=1))
+    await measure("step begun", 1, lambda: steps.begin(conn, hundred[0], "t", attempt=1))
+    await measure("hold", 1, lambda: steps.hold(conn, hundred[0]))
+    await measure("fates 100", 100, lambda: queue.fates(conn, hundred))
+    await measure("finish 1", 1, lambda: finish(conn, done(lease)))
+    await measure("finish 100", 100, lambda: finish(conn, *map(done, hundred)))
+    await measure("finish 500", 500, lambda: finish(conn, *map(done, five_hundred)))
+    ended = [one.job_id for one in five_hundred]
+    await measure("unblock 500", 500, lambda: queue.unblock(conn, ended))
+    again = scene.leased(100)
+    await measure("release 100", 100, lambda: finish(conn, *map(released, again)))
+    follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
+    await measure("effects 100", 100, lambda: _write(conn, follow_ups))
+    await measure("enqueue", 1, lambda: enqueue(conn, "answer"))
+    await measure("enqueue in a lane", 1, lambda: enqueue(conn, "answer", lane="a"))
+    await measure("enqueue behind", 1, lambda: enqueue(conn, "answer", lane="a"))
+    await measure("enqueue once", 1, lambda: enqueue(conn, "answer", unique_key="k"))
+    await measure("promote a lane", 1, lambda: queue.promote_lanes(conn, ["a"]))
+    await measure("next due", 1, lambda: queue.next_due_seconds(conn))
+    await measure("promote due 100", 100, lambda: queue.promote_due(conn, 100))
+    await measure("sweep lane", 1, lambda: queue.sweep(conn, "lane", UUID(int=0), 200))
+    await measure("sweep signal", 1, lambda: queue.sweep(conn, "signal", UUID(int=0), 200))
+    await measure("cancel requests", 1, lambda: queue.cancel_requests(conn, scene.worker_id))
+    known = [one.job_id for one in scene.leases]
+    await measure("strays", 1, lambda: queue.release_strays(conn, scene.worker_id, known))
+    await measure("nothing to rescue", 1, lambda: rescue(conn))
+    await measure("approvals due", 1, lambda: approvals.expire(conn, 100))
+    await measure("nothing to shelve", 1, lambda: queue.shelve_unknown(conn, 100))
+    await measure("beat", 1, lambda: _beat(conn, scene.worker_id))
+    await measure("claim from the start", 1, lambda: scene.claim(1, rescan=True))
+    return touched
+
+
+async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
+    """Run every statement once while there is no job, so that it is planned for an empty table."""
+    await execute(conn, LOAD_FINISHED, {"worker_id": worker_id, "most": 10})
+    await execute(conn, RUN)
+    await execute(conn, LOAD_TIMERS)
+    await execute(conn, LOAD_ONE_OF_EACH)
+    await execute(conn, "delete from jobsworth.reactive_jobs")
+    await execute(conn, VACUUM)
+    # First, since psycopg forgets its prepared statements at a rollback.
+    with suppress(_Undone):
+        async with conn.transaction():
+            for lane in (None, "a", "a"):
+                await enqueue(conn, "answer", lane=lane)
+            raise _Undone
+    nobody = Lease(uuid4(), 1, worker_id)
+    assert (await claim(conn, worker_id, 10)).jobs == []
+    for refused in (
+        steps.record(conn, nobody, "s", "1", attempt=1),
+        steps.begin(conn, nobody, "s", attempt=1),
+        steps.hold(conn, nobody),
+    ):
+        with pytest.raises(queue.LeaseLost):
+            await refused
+    await queue.fates(conn, [nobody])
+    await finish(conn, done(nobody))
+    await queue.unblock(conn, [nobody.job_id])
+    await queue.reconsider(conn, [nobody.job_id])
+    await _write(conn, [(Origin(nobody.job_id), NewJob("job:1", "answer"))])
+    await queue.promote_lanes(conn, ["a"])
+    await queue.next_due_seconds(conn)
+    await queue.promote_due(conn, 100)
+    for reason in ("lane", "signal"):
+        await queue.sweep(conn, reason, UUID(int=0), 200)
+    await queue.cancel_requests(conn, worker_id)
+    await queue.release_strays(conn, worker_id, [])
+    await rescue(conn)
+    await approvals.expire(conn, 100)
+    await queue.shelve_unknown(conn, 100)
+
+
+class _Undone(Exception):
+    pass
+
+
+async def _write(conn: Connection, follow_ups: list[tuple[Origin, NewJob]]) -> None:
+    """As the finisher does: in a transaction that finished something first."""
+    async with conn.transaction():
+        await queue.finish(conn, [])
+        await effects.write(conn, follow_ups)
+
+
+async def _beat(conn: Connection, worker_id: UUID) -> None:
+    await execute(conn, workers.BEAT, {"id": worker_id, "running": 1, "draining": False})
+
+
+@contextmanager
+def _pinned_snapshot(url: str) -> Iterator[None]:
+    """Somebody's transaction that is open all the time: nothing that dies can be cleaned up."""
+    with psycopg.connect(url) as pinning:
+        pinning.execute("set transaction isolation level repeatable read")
+        pinning.execute("select count(*) from jobsworth.workers")
+        yield
+
+
+async def _excess(database_url: str, conn: Connection, statistics: str) -> dict[str, float]:
+    """What touched more than it may, after 50,000 finished jobs and with 5,000 queued ones."""
+    touched = await _measure(await _scene(database_url, conn, statistics))
+    assert touched.keys() == LIMITS.keys()
+    return {name: blocks for name, blocks in touched.items() if blocks > LIMITS[name]}
+
+
+async def _scene(database_url: str, conn: Connection, statistics: str) -> Scene:
+    await execute(conn, QUIET)
+    await conn.execute("set plan_cache_mode = force_generic_plan")
+    scene = Scene(Meter(conn, database_url), await register(conn))
+    match statistics:
+        case "planned on nothing":
+            await _plan_on_nothing(conn, scene.worker_id)
+        case "of an empty table":
+            await execute(conn, ANALYZE)
+        case "of few rows":
+            await execute(conn, FEW_LIVE, {"worker_id": scene.worker_id})
+            await execute(conn, DELETE)
+            await execute(conn, ANALYZE)
+        case _:
+            pass
+    await scene.load()
+    if statistics == "fresh":
+        await execute(conn, ANALYZE)
+    return scene
+
+
+@pytest.mark.parametrize("statistics", ["none", "fresh", "planned on nothing"])
+async def test_hot_statements_stay_on_their_indexes(
+    database_url: str, conn: Connection, statistics: str
+) -> None:
+    assert await _excess(database_url, conn, statistics) == {}
+
+
+@pytest.mark.parametrize("statistics", ["of an empty table", "of few rows", "planned on nothing"])
+async def test_hot_statements_stay_on_their_indexes_while_a_snapshot_is_pinned(
+    database_url: str, conn: Connection, statistics: str
+) -> None:
+    with _pinned_snapshot(database_url):
+        assert await _excess(database_url, conn, statistics) == {}
+
+
+async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(
+    database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "PIN_PLAN", "select 1")
+    scene = await _scene(database_url, conn, "planned on nothing")
+    await scene.claim(2)
+    first, second = scene.leased(2)
+    touched = await scene.meter.touched(lambda: finish(conn, done(first), done(second)))
+    assert touched > 10 * 2 * LIMITS["finish 1"]
