@@ -528,6 +528,32 @@ async def sweep(conn: Connection, reason: str, after: UUID, most: int) -> UUID |
     return await fetch_val(conn, SWEEP, {"reason": reason, "after": after, "most": most})
 
 
+ORPHANED: LiteralString = """
+select c.parent_id as id
+from jobsworth.reactive_jobs c
+join jobsworth.reactive_jobs p on p.id = c.parent_id
+where c.is_child and c.finished_at is null and not c.cancel_requested
+  and p.finished_at is not null
+union
+select a.job_id
+from jobsworth.approvals a
+join jobsworth.reactive_jobs j on j.id = a.job_id
+where a.status = 'pending' and j.finished_at is not null
+limit %(most)s
+"""
+
+
+async def close_orphans(conn: Connection, most: int) -> int:
+    """Close what still hangs on up to `most` ended jobs; returns how many jobs those were.
+
+    Only for crashes: `unblock`, right after the end of a job, does the same.
+    """
+    ended = [row["id"] for row in await fetch_all(conn, ORPHANED, {"most": most})]
+    if ended:
+        await unblock(conn, ended)
+    return len(ended)
+
+
 SHELVE_UNKNOWN: LiteralString = """
 with first as materialized (
   -- What nobody can run rises to the head, so a bounded look from the start finds it. No locks

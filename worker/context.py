@@ -121,6 +121,7 @@ class Job:
         self.thread_id = claimed.thread_id
         self.trigger_message_id = claimed.trigger_message_id
         self.trace_parent = claimed.trace_parent
+        self._lane = claimed.lane
         self.lease = lease
         self.plain = plain
         self.effects: list[Effect] = []
@@ -204,6 +205,11 @@ class Job:
             raise InvalidInput(
                 f"job.spawn needs an async handler; {self.mode!r} is a plain function",
                 "children end with their parent unless it gathers them: use enqueue instead",
+            )
+        if options.get("lane") is not None and options["lane"] == self._lane:
+            raise InvalidInput(
+                f"a child in the lane {self._lane!r} would wait for its parent for ever",
+                "leave lane out: a child has no lane of its own",
             )
         if "unique_key" in options:
             raise InvalidInput(

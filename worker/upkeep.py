@@ -34,6 +34,8 @@ SHELVE_PERIOD_SECONDS = 3.0
 ABANDONED_PERIOD_SECONDS = 10.0
 DEPLOYMENTS_PERIOD_SECONDS = 2.0
 CANCEL_PERIOD_SECONDS = 5.0
+ORPHANS_PERIOD_SECONDS = 5.0
+ORPHANS_BATCH = 100
 # An insert that is due sooner than this notifies (`arrive` in the migration); looking this often,
 # however seldom the worker polls, finds all others before their time.
 TIMER_LOOK_SECONDS = 1.0
@@ -114,6 +116,7 @@ class Upkeep:
             parts.start_soon(
                 self._every, "deployments", DEPLOYMENTS_PERIOD_SECONDS, self._close_deployments
             )
+            parts.start_soon(self._every, "orphans", ORPHANS_PERIOD_SECONDS, self._close_orphans)
             parts.start_soon(self._every, "sweep", SWEEP_PERIOD_SECONDS, self._sweeper())
 
     async def _every(
@@ -205,6 +208,11 @@ class Upkeep:
             modes = await queue.shelve_unknown(connection, SHELVE_BATCH)
         if modes:
             log.warning(events.HANDLER_MISSING, modes=modes)
+
+    async def _close_orphans(self) -> None:
+        async with self._database.connection() as connection:
+            if await queue.close_orphans(connection, ORPHANS_BATCH):
+                self._moved()
 
     async def _abandoned(self) -> None:
         async with self._database.connection() as connection:

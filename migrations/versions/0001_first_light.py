@@ -680,7 +680,7 @@ begin
     if one.waiting_for in ('parents', 'handler') and one.run_at > at then
       next_reason := 'timer';
     elsif one.lane is not null then
-      -- A scheduled job joins its lane when it is due.
+      -- A scheduled job joins its lane when it is due, one that needs others when they have ended.
       one.lane_position := coalesce(one.lane_position, nextval('jobsworth.lane_position'));
       if jobsworth.lane_blocked(one.lane, one.lane_position, one.id) then
         next_reason := 'lane';
@@ -819,9 +819,11 @@ begin
       perform pg_notify('jobsworth.wake', 'timer');
     end if;
   end if;
-  if new.lane is not null and new.run_at is null then
+  -- One that is not due, or needs other jobs, joins its lane when that is over: it could otherwise
+  -- keep from the lane the very job it needs, for ever.
+  if new.lane is not null and new.status = 'queued' then
     new.lane_position := coalesce(new.lane_position, nextval('jobsworth.lane_position'));
-    if new.status = 'queued' and jobsworth.lane_blocked(new.lane, new.lane_position, new.id) then
+    if jobsworth.lane_blocked(new.lane, new.lane_position, new.id) then
       new.status := 'waiting';
       new.waiting_for := 'lane';
     end if;
@@ -1088,8 +1090,7 @@ begin
       set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
           waiting_for = case when needs then 'parents' else 'timer' end::jobsworth.wait_reason,
           failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
-          lane_position = case when needs and x.lane is not null
-            then nextval('jobsworth.lane_position') end
+          lane_position = null
       where x.id = j.id;
     exception when unique_violation then
       raise exception 'job % cannot run again: another job has just taken its unique key %',
@@ -1237,6 +1238,11 @@ union all
 select 'ended with an open approval', a.job_id, 'approval ' || a.id
 from jobsworth.approvals a join jobsworth.reactive_jobs j on j.id = a.job_id
 where a.status = 'pending' and j.finished_at < now() - interval '30 seconds'
+union all
+select 'ended with an open child', c.id, 'parent ' || p.id
+from jobsworth.reactive_jobs c join jobsworth.reactive_jobs p on p.id = c.parent_id
+where c.is_child and c.finished_at is null and not c.cancel_requested
+  and p.finished_at < now() - interval '30 seconds'
 union all
 select 'settled call without its ledger entry', c.id, c.provider || ' ' || c.model
 from jobsworth.llm_calls c

@@ -452,3 +452,18 @@ async def test_a_lane_of_twenty_thousand_slows_neither_claim_nor_promotion(
     before = await blocks()
     await run(ran)
     assert (await blocks() - before) / ran < 200
+
+
+async def test_a_job_that_needs_another_joins_its_lane_when_that_has_ended(
+    conn: Connection,
+) -> None:
+    """In the lane before, it would keep from it the very job it needs, for ever."""
+    needed = await add(conn, lane="a", delay=3600)
+    needing = await add(conn, lane="a", after=[needed])
+    await retry(conn, needed)
+    assert await state(conn, needed) == ("queued", None)
+    worker_id = await register(conn)
+    _, lease = await take(conn, worker_id)
+    assert lease.job_id == needed
+    await settle(conn, done(lease))
+    assert await state(conn, needing) == ("queued", None)

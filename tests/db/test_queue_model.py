@@ -157,8 +157,6 @@ class Model:
     def arrive(self, job: Job) -> None:
         """A new job takes its place."""
         self.jobs[job.id] = job
-        if job.lane and job.due and job.place is None:
-            self._draw(job)
         if job.needs:
             self._wait(job, "parents")
         else:
@@ -188,8 +186,6 @@ class Model:
         if all(needed.ended for needed in job.needs):
             self._wait(job, "timer")
             return
-        if job.lane and job.place is None:
-            self._draw(job)
         self._wait(job, "parents")
 
     def look(self) -> None:

@@ -122,3 +122,19 @@ async def test_the_last_slice_says_so(conn: Connection) -> None:
     await execute(conn, STUCK, {"needs": needs.job_id, "free": []})
     assert await queue.sweep(conn, "parents", number(9), 2) is None
     assert await queue.sweep(conn, "signal", START, 2) is None
+
+
+async def test_what_hangs_on_an_ended_job_is_closed_after_a_crash_too(conn: Connection) -> None:
+    """Its worker died between the commit and the look at what that ended."""
+    lease = await running(conn)
+    child = NewJob("child", "answer", is_child=True)
+    await effects.write(conn, [(Origin(lease.job_id), child)])
+    approval = await ask(conn, lease.job_id)
+    await finish(conn, done(lease))
+    open_one = "select status::text from jobsworth.approvals where id = %(id)s"
+    assert await fetch_val(conn, open_one, {"id": approval}) == "pending"
+    assert await queue.close_orphans(conn, 10) == 1
+    assert await fetch_val(conn, open_one, {"id": approval}) == "superseded"
+    states = "select status::text from jobsworth.reactive_jobs where is_child"
+    assert await fetch_val(conn, states) == "canceled"
+    assert await queue.close_orphans(conn, 10) == 0

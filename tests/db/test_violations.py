@@ -120,6 +120,22 @@ async def test_an_open_approval_of_an_ended_job(conn: Connection) -> None:
     assert await listed(conn) == [("ended with an open approval", lease.job_id)]
 
 
+async def test_an_open_child_of_an_ended_job(conn: Connection) -> None:
+    parent = await fetch_val(conn, "select jobsworth.enqueue('answer')")
+    await execute(
+        conn,
+        "update jobsworth.reactive_jobs set status = 'done',"
+        " finished_at = now() - interval '1 minute'",
+    )
+    child = await fetch_val(
+        conn,
+        "insert into jobsworth.reactive_jobs (mode, parent_id, effect_key, is_child)"
+        " values ('answer', %(parent)s, 'child', true) returning id",
+        {"parent": parent},
+    )
+    assert await listed(conn) == [("ended with an open child", child)]
+
+
 async def test_a_settled_call_without_its_ledger_entry(conn: Connection) -> None:
     call_id = await call(conn, await rows.running_job(conn), settled=True)
     await change(

@@ -398,6 +398,14 @@ async def test_a_plain_function_cannot_spawn(api: JobApi) -> None:
     assert "use enqueue instead" in str((await api.run("parent")).error)
 
 
+async def test_a_child_cannot_wait_in_the_lane_of_its_parent(api: JobApi) -> None:
+    @handler("parent", failures_max=1)
+    async def parent(job: Job) -> None:
+        await job.gather(job.spawn("child", lane="a"))
+
+    assert "would wait for its parent for ever" in str((await api.run("parent", lane="a")).error)
+
+
 async def test_a_name_stands_for_one_thing(api: JobApi) -> None:
     @handler("saves", failures_max=1)
     async def saves(job: Job) -> None:
