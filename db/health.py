@@ -219,12 +219,14 @@ async def _sample(conn: Connection, query: LiteralString, into: type[Row], secon
 # a bitmap scan reads the rows of the whole backlog, payloads included, to count them.
 INDEXES_ONLY: LiteralString = """
 select set_config('statement_timeout', %(timeout)s, true),
+       set_config('idle_in_transaction_session_timeout', '10s', true),
        set_config('enable_seqscan', 'off', true),
        set_config('enable_bitmapscan', 'off', true),
        set_config('max_parallel_workers_per_gather', '0', true)
 """
 ANY_PLAN: LiteralString = """
 select set_config('statement_timeout', %(timeout)s, true),
+       set_config('idle_in_transaction_session_timeout', '10s', true),
        set_config('max_parallel_workers_per_gather', '0', true)
 """
 

@@ -48,8 +48,13 @@ def until_sync(check: Callable[[], T], seconds: float = 10, what: str | None = N
 
 
 def connect(url: str) -> psycopg.Connection[DictRow]:
-    """A plain connection: every statement commits, rows are dicts."""
-    return psycopg.Connection[DictRow].connect(url, autocommit=True, row_factory=dict_row)
+    """A plain connection: every statement commits, rows are dicts.
+
+    A statement that waits for a lock of its own event loop's fails instead of waiting for ever.
+    """
+    return psycopg.Connection[DictRow].connect(
+        url, autocommit=True, row_factory=dict_row, options="-c lock_timeout=60s"
+    )
 
 
 def environment(url: str | None, env: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
+import anyio.to_thread
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as plain_metrics
+from psycopg.sql import SQL, Identifier
 from structlog.testing import capture_logs
 
 from db.pool import Database
@@ -160,15 +162,20 @@ async def test_a_part_that_cannot_be_read_keeps_its_last_value_and_ages(database
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keep)
             await until(_async(lambda: samples.jobs.value is not None))
-            with connect(database_url) as conn:
-                conn.execute("alter table jobsworth.reactive_jobs rename to hidden")
+            await anyio.to_thread.run_sync(_rename, database_url, "reactive_jobs", "hidden")
             kept = samples.jobs.value
             await until(_async(lambda: samples.jobs.age_seconds > 1))
             assert samples.jobs.value is kept
-            with connect(database_url) as conn:
-                conn.execute("alter table jobsworth.hidden rename to reactive_jobs")
+            await anyio.to_thread.run_sync(_rename, database_url, "hidden", "reactive_jobs")
             await until(_async(lambda: samples.jobs.age_seconds < 1))
             tasks.cancel_scope.cancel()
+
+
+# In a thread: it waits for the sampler's transaction, which needs the event loop to end.
+def _rename(url: str, table: str, name: str) -> None:
+    statement = SQL("alter table jobsworth.{} rename to {}").format
+    with connect(url) as conn:
+        conn.execute(statement(Identifier(table), Identifier(name)))
 
 
 async def test_violations_found_by_the_sampler_are_logged(database_url: str) -> None:
