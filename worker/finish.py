@@ -182,6 +182,8 @@ def origin_of(job: Claimed) -> Origin:
 def _with_parents(applied: list[Finished], made: list[tuple[Origin, Effect]]) -> list[Finished]:
     """The finished; on those that have just spawned children, something hangs."""
     parents = {o.job_id for o, e in made if isinstance(e, NewJob) and e.is_child}
+    if not parents:
+        return applied
     return [replace(one, unblocks=one.unblocks or one.id in parents) for one in applied]
 
 
