@@ -6,6 +6,7 @@ symbol U+2400, half of a surrogate pair U+FFFD, and NaN null. A document that so
 payload) is refused instead.
 """
 
+import json
 import re
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from db.errors import InvalidInput
 # An escaped NUL that is not itself an escaped backslash followed by "u0000".
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# An integer with more digits may not fit into 64 bits.
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 def to_document(value: object, thing: str = "the value") -> str:
@@ -72,6 +75,12 @@ def parse_payload(text: str, thing: str) -> dict[str, Any]:
             'pass named arguments, like {"url": "…"}',
         )
     return cast(dict[str, Any], value)
+
+
+def from_document(document: bytes | str) -> Any:
+    """What a `jsonb` column holds. (orjson is ten times faster, but rounds very long integers.)"""
+    data = document.encode() if isinstance(document, str) else document
+    return json.loads(data) if _LONG_NUMBER.search(data) else orjson.loads(data)
 
 
 def to_text(value: str) -> str:

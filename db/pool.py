@@ -7,15 +7,17 @@ await, so an unshielded statement would lose its connection; here it lands betwe
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, LiteralString, TypeVar, overload
 
 import anyio
 import anyio.lowlevel
 import psycopg
 from psycopg.rows import class_row, dict_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
+from db.documents import from_document
 from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
 from db.schema import DEFAULT_SCHEMA, render
 
@@ -27,7 +29,7 @@ RECONNECT_SECONDS = 4.0
 # A worker that is stopped (SIGSTOP, a frozen machine) in mid-transaction must not hold its rows for
 # ever: what it holds cannot be rescued. (After a pipeline PostgreSQL does not start that clock, so
 # a transaction that waits for its client must not use one.)
-LIMIT_IDLE = "set local idle_in_transaction_session_timeout = '10s'"
+BEGIN: LiteralString = "begin; set local idle_in_transaction_session_timeout = '10s'"
 # No statement is run so often that psycopg prepares it by itself; None would ignore `prepare=True`.
 PREPARED_BY_HAND = 2**31
 
@@ -118,16 +120,13 @@ class Database:
                 await self.pool.putconn(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
+    async def transaction(self, begin: LiteralString = BEGIN) -> AsyncGenerator[Connection]:
         """A connection inside `begin … commit`; an exception rolls back.
 
         Only for SQL: after ten idle seconds the server ends it, and raises `Unavailable`.
         """
-        async with self.connection() as connection:
-            with translated():
-                async with connection.transaction():
-                    await connection.execute(LIMIT_IDLE)
-                    yield connection
+        async with self.connection() as connection, begun(connection, begin):
+            yield connection
 
     async def execute(self, query: LiteralString, params: Params = None) -> int:
         """Run your own SQL; returns the number of rows it touched."""
@@ -152,6 +151,7 @@ class Database:
     async def _configure(self, connection: Connection) -> None:
         connection.schema = self.schema
         connection.statement_seconds = self.statement_seconds
+        set_json_loads(from_document, connection)
 
 
 async def execute(
@@ -206,6 +206,22 @@ async def fetch_val(
     """The first column of the first row, or None."""
     row = await fetch_one(conn, query, params)
     return None if row is None else next(iter(row.values()))
+
+
+@asynccontextmanager
+async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> AsyncGenerator[None]:
+    """A transaction whose `begin` brings its settings along, in one round trip."""
+    with translated():
+        await conn.execute(begin)
+        try:
+            yield
+        except BaseException:
+            # A broken connection has rolled back already, and must not hide what broke it.
+            with suppress(psycopg.Error, Unavailable):
+                async with bounded(STATEMENT_SECONDS):
+                    await conn.rollback()
+            raise
+        await conn.commit()
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from worker.settings import Settings, env_name, settings_reference
 PACKAGES = ("db", "worker", "migrations")
 OUTER = ("worker.cli", "worker.web", "worker.demo")
 # The daemon carries the health endpoint and the counters; the rest of the core must not know them.
-MAY_IMPORT_WEB = {"worker.daemon", "worker.running"}
+MAY_IMPORT_WEB = {"worker.daemon", "worker.attempt_log"}
 LINES_MAX = 420
 # One subject each; a cut would separate what is read together.
 LONG = {
@@ -44,7 +44,8 @@ SHARED = {
     "db/enqueue.py": {"ENQUEUE"},  # async and not
     "db/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},
     "db/health.py": {"INDEXES_ONLY", "ANY_PLAN"},  # limits that the samples share
-    "db/queue.py": {"PIN_PLAN"},  # the claim's and the finish's
+    "db/pool.py": {"BEGIN"},  # of every transaction
+    "db/queue.py": {"PINNED"},  # of a finishing transaction
     "db/steps.py": {"OUTPUT"},
 }
 SQL = re.compile(

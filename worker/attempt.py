@@ -6,6 +6,7 @@ park, hang, call `sys.exit()`, swallow its cancellation. Nothing a handler does 
 stop.
 """
 
+import math
 import time
 import traceback
 from typing import TypeVar
@@ -41,7 +42,7 @@ DATABASE_PAUSE_SECONDS_MAX = 60.0
 
 
 class Attempt:
-    """A running attempt: its lease, and the scope by which it is stopped."""
+    """An attempt at a job: its lease, and the scope by which it is stopped while it runs."""
 
     __slots__ = ("began", "cause", "context", "handler", "job", "lease", "scope")
 
@@ -50,7 +51,7 @@ class Attempt:
         self.lease = lease
         self.handler = handler
         self.began = time.monotonic()
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope | None = None
         self.cause: Outcome | None = None
         self.context: Job | None = None
 
@@ -58,8 +59,14 @@ class Attempt:
         """End the attempt with `cause`, unless it already has one or finishes first."""
         if self.cause is None:
             # A deadline that passed before is the first cause.
-            self.cause = _timed_out(self) if self.scope.cancel_called else cause
-            self.scope.cancel()
+            self.cause = _timed_out(self) if self.stopping else cause
+            if self.scope is not None:
+                self.scope.cancel()
+
+    @property
+    def stopping(self) -> bool:
+        """Was it told to end, or did its deadline pass?"""
+        return self.cause is not None or (self.scope is not None and self.scope.cancel_called)
 
     @property
     def in_thread(self) -> bool:
@@ -74,24 +81,42 @@ class Attempt:
 
 async def run_attempt(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> Outcome:
     """Run the handler to its outcome. Total, but for the cancellation of the daemon itself."""
+    with anyio.CancelScope() as scope:
+        return await run_in_scope(scope, attempt, tools, modules)
+    raise AssertionError("an attempt swallows its own cancellation")
+
+
+async def run_in_scope(
+    scope: anyio.CancelScope, attempt: Attempt, tools: Tools, modules: tuple[str, ...]
+) -> Outcome:
+    """The same within a scope of the caller's, good for one attempt after the other.
+
+    A scope of its own for each costs a third of what a short job does. One in which an attempt was
+    stopped (`cancel_called`) must be left before the next.
+    """
+    if attempt.cause is not None:
+        return attempt.cause  # stopped before it began
     outcome: Outcome | None = None
+    attempt.scope = scope
     if attempt.timeout_seconds is not None:
-        attempt.scope.deadline = anyio.current_time() + attempt.timeout_seconds
+        scope.deadline = anyio.current_time() + attempt.timeout_seconds
+    job = attempt.job
     try:
-        with (
-            job_bound(
-                job_id=str(attempt.job.id),
-                lease_no=attempt.lease.lease_no,
-                mode=attempt.job.mode,
-                trace_id=trace_id(attempt.job.trace_parent),
-            ),
-            attempt.scope,
+        with job_bound(
+            job_id=job.id,
+            lease_no=job.lease_no,
+            mode=job.mode,
+            trace_id=trace_id(job.trace_parent),
         ):
             outcome = await _handle(attempt, tools, modules)
     except BaseException as error:
-        if not attempt.scope.cancel_called and _daemon_cancelled(error):
+        if not scope.cancel_called and _daemon_cancelled(error):
             raise
-        outcome = None if attempt.scope.cancel_called else outcome_of(error, attempt.job.attempt)
+        outcome = None if scope.cancel_called else outcome_of(error, job.attempt)
+    finally:
+        attempt.scope = None
+        if attempt.timeout_seconds is not None:
+            scope.deadline = math.inf
     return outcome or attempt.cause or _timed_out(attempt)
 
 
@@ -158,6 +183,8 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     arguments = arguments_of(handler, attempt.job.payload)
     if handler.kind == "process":
         return await isolated.run(attempt.job, attempt.lease, handler, tools, modules)
+    if handler.kind == "async" and handler.job_parameter is None:
+        return Done(result_of(await handler.function(**arguments), handler))
     job = attempt.context = Job(attempt.job, attempt.lease, tools, plain=handler.kind == "thread")
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = job
@@ -170,6 +197,8 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
 
 def result_of(value: object, handler: Handler) -> str:
     """JSON text of what a handler returned. Raises `Fail` when it cannot be JSON."""
+    if value is None:
+        return "null"
     try:
         return to_document(value, f"the result of {handler.mode!r}")
     except InvalidInput as error:

@@ -21,6 +21,8 @@ from worker import crash_points, events
 from worker.log import get_logger
 
 PRIORITIES = (1, 2, 3, 4)
+# So many at once that the next batch is claimed while one runs and one is committed.
+CLAIM_MAX = 250
 RESCAN_SECONDS = 0.5
 IDLE_CHANGE_SECONDS = 1.0
 STRAYS_SECONDS = 5.0
@@ -98,6 +100,7 @@ class Claimer:
         self._flag: tuple[UUID, bool] | None = None
         self._flag_changed_at = -IDLE_CHANGE_SECONDS
         self._found_nothing_at = now()
+        self._full_since: float | None = None
         self._strays_looked = -STRAYS_SECONDS
 
     def wake(self) -> None:
@@ -126,8 +129,10 @@ class Claimer:
         await self._release_strays(worker_id)
         wanted = self._free_slots()
         if wanted == 0:
+            await self._full(worker_id)
             return poll_seconds
-        claim = await self._claim(worker_id, wanted)
+        self._full_since = None
+        claim = await self._claim(worker_id, min(wanted, CLAIM_MAX))
         if claim.jobs or claim.deferred_lanes:
             await self._busy(worker_id)
             return 0
@@ -161,6 +166,12 @@ class Claimer:
     async def _busy(self, worker_id: UUID) -> None:
         """Stop notifications once every claim of the last second has found something."""
         if now() - self._found_nothing_at > IDLE_CHANGE_SECONDS:
+            await self._set_idle(worker_id, idle=False)
+
+    async def _full(self, worker_id: UUID) -> None:
+        """Stop notifications once every slot has been taken for a while: they would be in vain."""
+        self._full_since = self._full_since or now()
+        if now() - self._full_since >= IDLE_CHANGE_SECONDS:
             await self._set_idle(worker_id, idle=False)
 
     async def _idle(self, worker_id: UUID, pause: float) -> float:

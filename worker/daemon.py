@@ -29,6 +29,7 @@ from db.migrate import check, migrate
 from db.pool import Database, bounded
 from db.queue import Finished
 from worker import embed, events, handlers, systemd
+from worker.attempt_log import AttemptLog
 from worker.claim import Claimer
 from worker.context import Tools
 from worker.deployer import Deployer
@@ -204,17 +205,17 @@ class Daemon:
             committed=self._committed,
             retried=self._metrics.batch_retried,
         )
+        self._attempt_log = AttemptLog(self._metrics, settings.log_attempts_per_second)
         self._running = Running(
             tasks,
             self._registry,
             self._tools,
-            self._metrics,
+            self._attempt_log,
             slots=settings.slots,
             modules=settings.handlers,
             failures_max=settings.failures_max,
             retry_base_seconds=settings.retry_base_seconds,
             retry_max_seconds=settings.retry_max_seconds,
-            log_attempts=settings.log_attempts,
             ended=self._finisher.put,
             freed=self._wake_claimer,
         )
@@ -381,6 +382,7 @@ class Daemon:
             await anyio.sleep(WATCH_SECONDS)
             self._vitals.running = len(self._running)
             self._vitals.stuck = self._running.stuck()
+            self._attempt_log.flush()
             alive = self._heartbeat.alive()
             if not alive and not lost and self._heartbeat.pulse.worker_id is not None:
                 stopped = self._running.stop_all(Lost("no heartbeat succeeded in time"))

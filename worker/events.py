@@ -32,6 +32,7 @@ JOBS_RESCUED: Final = "jobs.rescued"
 CLAIM_FAILED: Final = "claim.failed"
 ATTEMPT_ENDED: Final = "attempt.ended"
 ATTEMPT_LEASE_LOST: Final = "attempt.lease_lost"
+ATTEMPTS_NOT_LOGGED: Final = "attempts.not_logged"
 BATCH_RETRIED: Final = "batch.retried"
 BATCH_SPLIT: Final = "batch.split"
 JOBS_RELEASED: Final = "jobs.released"
@@ -72,6 +73,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     CLAIM_FAILED: "a claim did not succeed; jobs it may have taken are looked for",
     ATTEMPT_ENDED: "an attempt is over: its one canonical line, with outcome, times and cost",
     ATTEMPT_LEASE_LOST: "somebody else holds the job now; this attempt wrote nothing",
+    ATTEMPTS_NOT_LOGGED: "so many attempts went well that their lines were left out; says how many",
     BATCH_RETRIED: "a batch of finishes failed for no fault of its jobs, and is tried again",
     BATCH_SPLIT: "a batch of finishes failed for one job's fault, and is tried job by job",
     JOBS_RELEASED: "running jobs went back to queued at shutdown, without a counted try",

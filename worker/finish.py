@@ -7,9 +7,9 @@ that fails for a job's own sake is taken apart, and the guilty job fails alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from math import isfinite
 from random import random
+from typing import NamedTuple
 
 import anyio
 
@@ -18,12 +18,12 @@ from db.documents import to_text
 from db.effects import Effect, Memory, NewJob, Origin
 from db.errors import InvalidInput, JobsworthError
 from db.pool import Database, bounded
-from db.queue import Claimed, Finish, Finished, Lease
+from db.queue import PINNED, Claimed, Finish, Finished, Lease
 from worker import crash_points, events
 from worker.log import get_logger
 from worker.outcomes import Transition
 
-BATCH_MAX = 500
+BATCH_MAX = 250
 COMMIT_SECONDS = 30.0
 HELD_PAUSE_SECONDS = 0.01
 RETRY_SECONDS_MAX = 2.0
@@ -31,8 +31,7 @@ RETRY_SECONDS_MAX = 2.0
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """An attempt that ended, and what is to be written because of it."""
 
     job: Claimed
@@ -41,7 +40,7 @@ class Ending:
 
 
 class Finisher:
-    """Collects endings and commits them in batches; one batch is under way at a time."""
+    """Collects endings and commits them in batches, one at a time, two when there are many."""
 
     def __init__(
         self,
@@ -56,6 +55,7 @@ class Finisher:
         self._retried = retried
         self._endings: list[Ending] = []
         self._arrived = anyio.Event()
+        self._filled = anyio.Event()
 
     def put(self, ending: Ending) -> None:
         """Have an ending committed soon.
@@ -64,19 +64,37 @@ class Finisher:
         """
         self._endings.append(ending)
         self._arrived.set()
+        if len(self._endings) >= BATCH_MAX:
+            self._filled.set()
 
     async def run(self) -> None:
-        """Commit batches until cancelled."""
+        """Commit batches until cancelled: whatever is there, and full ones beside that."""
+        async with anyio.create_task_group() as committers:
+            committers.start_soon(self._commit_any)
+            committers.start_soon(self._commit_full)
+
+    async def _commit_any(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived = anyio.Event()
             while self._endings:
-                batch, self._endings = self._endings[:BATCH_MAX], self._endings[BATCH_MAX:]
-                held = await self._settle(batch)
-                if held:
-                    self._endings.extend(held)
-                    if len(self._endings) == len(held):
-                        await anyio.sleep(HELD_PAUSE_SECONDS)
+                await self._commit_next()
+
+    async def _commit_full(self) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled = anyio.Event()
+            while len(self._endings) >= BATCH_MAX:
+                await self._commit_next()
+
+    async def _commit_next(self) -> None:
+        batch, self._endings = self._endings[:BATCH_MAX], self._endings[BATCH_MAX:]
+        held = await self._settle(batch)
+        if held:
+            self._endings.extend(held)
+            self._arrived.set()
+            if len(self._endings) == len(held):
+                await anyio.sleep(HELD_PAUSE_SECONDS)
 
     async def _settle(self, batch: list[Ending]) -> list[Ending]:
         """Commit a batch however often it takes; returns what somebody else holds right now."""
@@ -107,7 +125,7 @@ class Finisher:
         return held
 
     async def _commit(self, batch: list[Ending]) -> list[Ending]:
-        async with bounded(COMMIT_SECONDS), self._database.transaction() as connection:
+        async with bounded(COMMIT_SECONDS), self._database.transaction(PINNED) as connection:
             applied = await queue.finish(connection, [_finish(ending) for ending in batch])
             _reach_inside(batch)
             made = _effects_of(batch, applied)
@@ -137,28 +155,17 @@ class Finisher:
 
 
 def _finish(ending: Ending) -> Finish:
-    transition = ending.transition
-    return Finish(
-        lease=ending.lease,
-        status=transition.status,
-        waiting_for=transition.waiting_for,
-        waiting_detail=transition.waiting_detail,
-        delay_seconds=_finite(transition.delay_seconds),
-        failed=transition.failed,
-        result=transition.result,
-        error=transition.error,
-    )
-
-
-# PostgreSQL 17 knows an infinite time, which no client can read back.
-def _finite(seconds: float | None) -> float | None:
-    if seconds is not None and not isfinite(seconds):
-        raise InvalidInput(f"{seconds} seconds are no time to wait", "pass a finite number")
-    return seconds
+    _, lease, (status, reason, detail, delay, failed, result, error, _) = ending
+    # PostgreSQL 17 knows an infinite time, which no client can read back.
+    if delay is not None and not isfinite(delay):
+        raise InvalidInput(f"{delay} seconds are no time to wait", "pass a finite number")
+    return Finish(lease, status, reason, detail, delay, failed, result, error)
 
 
 def _effects_of(batch: list[Ending], applied: list[Finished]) -> list[tuple[Origin, Effect]]:
     """The effects of the jobs that ended as they meant to: a cancel in between drops them."""
+    if not any(ending.transition.effects for ending in batch):
+        return []
     statuses = {one.id: one.status for one in applied}
     return [
         (origin_of(ending.job), effect)
@@ -184,7 +191,7 @@ def _with_parents(applied: list[Finished], made: list[tuple[Origin, Effect]]) ->
     parents = {o.job_id for o, e in made if isinstance(e, NewJob) and e.is_child}
     if not parents:
         return applied
-    return [replace(one, unblocks=one.unblocks or one.id in parents) for one in applied]
+    return [one._replace(unblocks=one.unblocks or one.id in parents) for one in applied]
 
 
 def _has_memory(made: list[tuple[Origin, Effect]]) -> bool:
@@ -196,7 +203,7 @@ def _blame(ending: Ending, error: Exception) -> Ending:
     failed = Transition(
         "failed", failed=True, error=to_text(f"what the job wrote was refused: {error}"[:4000])
     )
-    return replace(ending, transition=failed)
+    return ending._replace(transition=failed)
 
 
 def _reach_inside(batch: list[Ending]) -> None:

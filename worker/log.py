@@ -12,12 +12,12 @@ import logging
 import re
 import sys
 import threading
-from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import orjson
 import structlog
-from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.contextvars import merge_contextvars
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import ExceptionRenderer, TimeStamper, add_log_level
 from structlog.stdlib import ProcessorFormatter, add_logger_name
@@ -75,14 +75,38 @@ def get_logger() -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger())
 
 
-def job_bound(
-    *, job_id: object, lease_no: int, mode: str, trace_id: str | None = None
-) -> AbstractContextManager[None]:
-    """Within it, every line of this task, of its children and of their threads names the job."""
-    fields: dict[str, object] = {"job_id": str(job_id), "lease_no": lease_no, "mode": mode}
-    if trace_id is not None:
-        fields["trace_id"] = trace_id
-    return bound_contextvars(**fields)
+class job_bound:  # noqa: N801 (a context manager, named like a function)
+    """Within it, every line of this task, of its children and of their threads names the job.
+
+    (structlog's own `bound_contextvars` keeps a variable for each field: 8 µs a job.)
+    """
+
+    __slots__ = ("_job_id", "_lease_no", "_mode", "_token", "_trace_id")
+
+    def __init__(
+        self, *, job_id: object, lease_no: int, mode: str, trace_id: str | None = None
+    ) -> None:
+        self._job_id = job_id
+        self._lease_no = lease_no
+        self._mode = mode
+        self._trace_id = trace_id
+
+    def __enter__(self) -> None:
+        self._token = _job.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _job.reset(self._token)
+
+    def name(self, event: EventDict) -> None:
+        """Add the job to a line that does not name one itself."""
+        event.setdefault("job_id", str(self._job_id))
+        event.setdefault("lease_no", self._lease_no)
+        event.setdefault("mode", self._mode)
+        if self._trace_id is not None:
+            event.setdefault("trace_id", self._trace_id)
+
+
+_job: ContextVar[job_bound] = ContextVar("jobsworth_job")
 
 
 class LineSink:
@@ -130,7 +154,20 @@ class _SinkHandler(logging.Handler):
 
 
 def _common() -> list[Processor]:
-    return [merge_contextvars, add_log_level, TimeStamper(fmt="iso", utc=True), _presentable]
+    return [
+        merge_contextvars,
+        _name_job,
+        add_log_level,
+        TimeStamper(fmt="iso", utc=True),
+        _presentable,
+    ]
+
+
+def _name_job(_logger: object, _method: str, event: EventDict) -> EventDict:
+    job = _job.get(None)
+    if job is not None:
+        job.name(event)
+    return event
 
 
 def _presentable(_logger: object, _method: str, event: EventDict) -> EventDict:

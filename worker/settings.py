@@ -332,7 +332,12 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = Field(
         "auto", description='form of a log line; "auto" is readable on a terminal, JSON elsewhere'
     )
-    log_attempts: bool = Field(True, description="whether each attempt logs its line when it ends")
+    log_attempts_per_second: int = Field(
+        200,
+        ge=0,
+        le=1_000_000,
+        description="lines of ended attempts at most; failed ones always log theirs",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

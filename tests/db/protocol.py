@@ -15,7 +15,7 @@ import anyio
 from db import queue
 from db.enqueue import enqueue
 from db.new_job import EnqueueOptions
-from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
+from db.pool import Connection, Database, begun, execute, fetch_all, fetch_one, fetch_val
 from db.queue import Claim, Claimed, Finish, Finished, Lease
 from tests.db.racing import until_blocked
 
@@ -166,7 +166,7 @@ def canceled(lease: Lease, reason: str = "nothing to do") -> Finish:
 
 async def finish(conn: Connection, *finishes: Finish) -> list[Finished]:
     """One finishing transaction, without the look at what it unblocked."""
-    async with conn.transaction():
+    async with begun(conn, queue.PINNED):
         return await queue.finish(conn, finishes)
 
 

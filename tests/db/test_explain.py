@@ -18,7 +18,7 @@ import pytest
 from db import approvals, effects, queue, steps, workers
 from db.effects import NewJob, Origin
 from db.enqueue import enqueue
-from db.pool import Connection, execute, fetch_val
+from db.pool import Connection, begun, execute, fetch_val
 from db.queue import Lease
 from tests.db.protocol import claim, done, finish, lease_of, register, released, rescue
 from tests.support import connect
@@ -277,9 +277,8 @@ class _Undone(Exception):
 
 
 async def _write(conn: Connection, follow_ups: list[tuple[Origin, NewJob]]) -> None:
-    """As the finisher does: in a transaction that finished something first."""
-    async with conn.transaction():
-        await queue.finish(conn, [])
+    """As the finisher does."""
+    async with begun(conn, queue.PINNED):
         await effects.write(conn, follow_ups)
 
 
@@ -343,6 +342,7 @@ async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(
     database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "PIN_PLAN", "select 1")
+    monkeypatch.setattr(queue, "PINNED", "begin")
     scene = await _scene(database_url, conn, "planned on nothing")
     await scene.claim(2)
     first, second = scene.leased(2)

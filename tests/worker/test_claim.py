@@ -271,6 +271,23 @@ async def test_a_worker_without_work_asks_for_notifications(desk: Desk, conn: Co
     assert desk.started == []
 
 
+async def test_a_worker_whose_slots_stay_taken_asks_for_no_notifications(
+    desk: Desk, conn: Connection
+) -> None:
+    async def asked() -> bool:
+        return bool(await fetch_val(conn, "select idle from jobsworth.workers"))
+
+    async def asked_no_more() -> bool:
+        return not await asked()
+
+    await until(asked)
+    desk.slots = 0
+    await until(asked_no_more)
+    desk.slots = 1
+    desk.claimer.wake()
+    await until(asked)
+
+
 async def test_a_worker_that_was_declared_dead_starts_nothing(desk: Desk, conn: Connection) -> None:
     await desk.more_rounds()
     await execute(conn, "delete from jobsworth.workers")

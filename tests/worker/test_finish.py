@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import LiteralString
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 from db import queue
 from db.effects import Effect, Memory, Message, NewJob
 from db.errors import translated
-from db.pool import Connection, Database, execute, fetch_all, fetch_val
+from db.pool import BEGIN, Connection, Database, execute, fetch_all, fetch_val
 from db.queue import Finished
 from tests.db.protocol import (
     add,
@@ -141,7 +140,7 @@ async def endings(conn: Connection, count: int, *effects: Effect, **options: str
 
 
 def with_effects(ending: Ending, *effects: Effect) -> Ending:
-    return replace(ending, transition=replace(ending.transition, effects=effects))
+    return ending._replace(transition=ending.transition._replace(effects=effects))
 
 
 def put(desk: Desk, *batch: Ending) -> None:
@@ -218,7 +217,7 @@ async def test_effects_of_a_park_that_a_cancel_overtook_are_dropped(
     [ending] = await endings(conn, 1)
     await cancel(conn, ending.job.id)
     park = Transition("waiting", waiting_for="approval", effects=(Message("message:1", "may I?"),))
-    put(desk, replace(ending, transition=park))
+    put(desk, ending._replace(transition=park))
     assert await desk.told_of(1) == {ending.job.id: "canceled"}
     assert await fetch_val(conn, TEXTS) is None
 
@@ -304,7 +303,7 @@ async def test_an_ending_that_cannot_be_written_fails_its_job_alone(
     desk: Desk, conn: Connection, transition: Transition
 ) -> None:
     guilty, fine = await endings(conn, 2)
-    put(desk, replace(guilty, transition=transition), fine)
+    put(desk, guilty._replace(transition=transition), fine)
     assert await desk.told_of(2) == {guilty.job.id: "failed", fine.job.id: "done"}
     assert (await row(conn, guilty.job.id))["error"]
 
@@ -417,10 +416,10 @@ class LossyDatabase(Database):
     lossy: Callable[[Connection], Awaitable[None]] | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
+    async def transaction(self, begin: LiteralString = BEGIN) -> AsyncGenerator[Connection]:
         async with self.connection() as connection:
             with translated():
-                await connection.execute("begin")
+                await connection.execute(begin)
                 try:
                     yield connection
                 except BaseException:
@@ -466,7 +465,7 @@ async def test_a_park_whose_answer_is_lost_is_looked_at_and_its_cancel_is_not_mi
     lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
     lossy.lossy = commit_and_break
     async with lossy, at_work(lossy, conn) as desk:
-        put(desk, replace(ending, transition=park))
+        put(desk, ending._replace(transition=park))
         await desk.told_of(1)
     assert [(one.id, one.unblocks) for one in desk.committed] == [(ending.job.id, True)]
     await queue.unblock(conn, [ending.job.id])

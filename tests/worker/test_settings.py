@@ -167,7 +167,7 @@ def test_a_line_names_the_value_the_reason_and_the_remedy(monkeypatch: pytest.Mo
         ("JOBSWORTH_EMBEDDER_URL", "localhost:11434", "not an http:// or https:// address"),
         ("JOBSWORTH_EMBEDDER_URL", "http://[::1", "not an http:// or https:// address"),
         ("JOBSWORTH_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
-        ("JOBSWORTH_LOG_ATTEMPTS", "perhaps", "valid boolean"),
+        ("JOBSWORTH_LOG_ATTEMPTS_PER_SECOND", "perhaps", "valid integer"),
     ],
 )
 def test_a_bad_value_is_refused_under_its_name(
