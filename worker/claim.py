@@ -22,7 +22,7 @@ from worker.log import get_logger
 
 PRIORITIES = (1, 2, 3, 4)
 # So many at once that the next batch is claimed while one runs and one is committed.
-CLAIM_MAX = 250
+CLAIM_MAX = 1000
 RESCAN_SECONDS = 0.5
 IDLE_CHANGE_SECONDS = 1.0
 STRAYS_SECONDS = 5.0

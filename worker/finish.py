@@ -23,7 +23,7 @@ from worker import crash_points, events
 from worker.log import get_logger
 from worker.outcomes import Transition
 
-BATCH_MAX = 250
+BATCH_MAX = 500
 COMMIT_SECONDS = 30.0
 HELD_PAUSE_SECONDS = 0.01
 RETRY_SECONDS_MAX = 2.0

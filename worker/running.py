@@ -11,6 +11,7 @@ from random import random
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from db.queue import Claimed, Lease
@@ -21,6 +22,9 @@ from worker.decide import Tries, decide
 from worker.finish import Ending
 from worker.handlers import Handler
 from worker.outcomes import Lost, Outcome
+
+
+ATTEMPTS_AT_A_STRETCH = 100
 
 
 class Running:
@@ -126,7 +130,7 @@ class Running:
 
     async def _runner(self) -> None:
         self._runner_starts = False
-        size = len(copy_context())
+        size, ran = len(copy_context()), 0
         with anyio.CancelScope() as scope:
             # What a handler left behind is this task's last: context variables, which none may see
             # of another, and a cancellation.
@@ -134,6 +138,10 @@ class Running:
                 attempt = self._waiting.popleft()
                 self._have_runner()
                 await self._run(attempt, scope)
+                ran += 1
+                if ran % ATTEMPTS_AT_A_STRETCH == 0:
+                    # Handlers that never wait: let those that ended be committed meanwhile.
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
         self._have_runner()
 
     async def _run(self, attempt: Attempt, scope: anyio.CancelScope) -> None:
