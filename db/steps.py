@@ -5,13 +5,16 @@ recorded (`finished_at` is null) says that a worker died in it. If two attempts 
 step, the first answer wins.
 """
 
-from typing import Any, LiteralString
+from collections.abc import Sequence
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
+import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
+from db.pool import Connection, fetch_all, fetch_one, fetch_val
 from db.queue import Lease, LeaseLost
+from db.tokens import write_rows
 
 
 class Step(BaseModel):
@@ -74,37 +77,96 @@ async def begin(
     input_hash: str | None = None,
 ) -> bool:
     """Mark a step as begun; False if an earlier attempt already had. Raises `LeaseLost`."""
-    row = await fetch_one(
-        conn,
-        BEGIN,
-        _values(lease, name, attempt, kind, effect, input_hash),
-    )
+    values = {"name": name, "attempt": attempt, "kind": kind, "effect": effect}
+    row = await fetch_one(conn, BEGIN, {**_fence(lease), **values, "input_hash": input_hash})
     if row is None or not row["held"]:
         raise LeaseLost(lease)
     return bool(row["begun"])
 
 
+class Record(NamedTuple):
+    """A step that was run; `output` is JSON text."""
+
+    lease: Lease
+    name: str
+    output: str
+    attempt: int
+    took_seconds: float = 0.0
+    kind: str = "step"
+    effect: str = "idempotent"
+    input_hash: str | None = None
+
+
 RECORD: LiteralString = """
-with fence as materialized (
-  select j.id, j.team_id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
+with ran as materialized (
+  select r.*
+  from jsonb_to_recordset(%(rows)s::jsonb) as r (
+    job_id uuid, lease_no bigint, worker_id uuid, name text, kind text,
+    effect jobsworth.step_effect, input_hash text, output jsonb, attempt int, took_seconds float8)
+), locked as materialized (
+  -- By the primary key alone, and compared after the lock (as in `db.queue.FINISH`). A row that
+  -- somebody holds is passed over, so that its neighbours do not wait for it.
+  select r.*, j.team_id, j.ours
+  from ran r
+  cross join lateral (
+    select k.team_id,
+      k.status = 'running' and k.lease_no = r.lease_no and k.worker_id = r.worker_id as ours
+    from jobsworth.reactive_jobs k
+    where k.id = r.job_id
+    for no key update skip locked
+  ) j
+), held as materialized (
+  -- The fence.
+  select l.* from locked l where l.ours
 ), recorded as (
   insert into jobsworth.steps (
     job_id, team_id, name, kind, effect, input_hash, output, attempt, started_at, finished_at)
-  select f.id, f.team_id, %(name)s, %(kind)s, %(effect)s::jobsworth.step_effect, %(input_hash)s,
-    %(output)s::jsonb, %(attempt)s,
-    clock_timestamp() - %(took_seconds)s * interval '1 second', clock_timestamp()
-  from fence f
+  select h.job_id, h.team_id, h.name, h.kind, h.effect, h.input_hash, coalesce(h.output, 'null'),
+    h.attempt, clock_timestamp() - h.took_seconds * interval '1 second', clock_timestamp()
+  from held h
   on conflict (job_id, name) do update
   set output = excluded.output, attempt = excluded.attempt, finished_at = excluded.finished_at
   where steps.finished_at is null
-  returning output
+  returning job_id, name, output
 )
-select (select count(*) from fence) as held, (select count(*) from recorded) as recorded
+select f.leases, r.job_id, r.name, r.output
+from (select count(*) as leases from held) f
+left join recorded r on true
 """
+
+
+async def record_all(conn: Connection, records: Sequence[Record]) -> dict[tuple[UUID, str], Any]:
+    """Record the outputs of steps, inside the caller's transaction (`PINNED`).
+
+    Returns the outputs by job and name. One that is missing was not written: its lease is lost, the
+    step has an output already, or somebody holds its job right now. This never waits for a job;
+    `record` does, and tells what it is.
+    """
+    _, recorded = await _record(conn, records, alone=False)
+    return recorded
+
+
+async def _record(
+    conn: Connection, records: Sequence[Record], *, alone: bool
+) -> tuple[int, dict[tuple[UUID, str], Any]]:
+    """How many leases held, and the outputs that were recorded."""
+    rows = [
+        {
+            **_fence(one.lease),
+            "name": one.name,
+            "kind": one.kind,
+            "effect": one.effect,
+            "input_hash": one.input_hash,
+            "output": orjson.Fragment(one.output),
+            "attempt": one.attempt,
+            "took_seconds": one.took_seconds,
+        }
+        for one in records
+    ]
+    statement = RECORD.replace(" skip locked", "") if alone else RECORD
+    found = await write_rows(conn, statement, rows, prepare=not alone)
+    return found[0][0], {(job_id, name): output for _, job_id, name, output in found if job_id}
+
 
 OUTPUT: LiteralString = """
 select s.output from jobsworth.steps s
@@ -129,43 +191,67 @@ async def record(
     Returns whether this call recorded it, and the output that stands: the first answer wins.
     Raises `LeaseLost`.
     """
-    values = _values(lease, name, attempt, kind, effect, input_hash)
-    row = await fetch_one(conn, RECORD, {**values, "output": output, "took_seconds": took_seconds})
-    if row is None or not row["held"]:
+    ran = Record(lease, name, output, attempt, took_seconds, kind, effect, input_hash)
+    held, recorded = await _record(conn, [ran], alone=True)
+    if not held:
         raise LeaseLost(lease)
-    stands = await fetch_one(conn, OUTPUT, values)
-    return bool(row["recorded"]), stands["output"] if stands else None
+    for stands in recorded.values():
+        return True, stands
+    return False, await fetch_val(conn, OUTPUT, {"job_id": lease.job_id, "name": name})
 
 
-KEEP_ANSWER: LiteralString = """
+class PaidAnswer(NamedTuple):
+    """The answer of a call (JSON text), and the step that it becomes."""
+
+    job_id: UUID
+    name: str
+    output: str
+    attempt: int
+    took_seconds: float
+
+
+KEEP_ANSWERS: LiteralString = """
 insert into jobsworth.steps (
   job_id, team_id, name, kind, output, attempt, started_at, finished_at)
-select j.id, j.team_id, %(name)s, 'call', %(output)s::jsonb, %(attempt)s,
-  clock_timestamp() - %(took_seconds)s * interval '1 second', clock_timestamp()
-from jobsworth.reactive_jobs j
-where j.id = %(job_id)s
+select j.id, j.team_id, a.name, 'call', coalesce(a.output, 'null'), a.attempt,
+  clock_timestamp() - a.took_seconds * interval '1 second', clock_timestamp()
+from jsonb_to_recordset(%(rows)s::jsonb) as a (
+  job_id uuid, name text, output jsonb, attempt int, took_seconds float8)
+cross join lateral (
+  select r.id, r.team_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
+) j
+-- Two batches that have steps in common wait for each other in the same order.
+order by a.job_id, a.name
 on conflict (job_id, name) do nothing
+returning job_id, name, output
 """
+
+
+async def keep_answers(
+    conn: Connection, answers: Sequence[PaidAnswer], *, prepare: bool = True
+) -> dict[tuple[UUID, str], Any]:
+    """Make paid answers the steps they are named for, unless earlier answers already are.
+
+    Returns the answers that stand, by job and name. The one write without a fence: an answer is
+    paid for whoever holds the job now, and the attempt that does will read it instead of paying
+    again. In the caller's transaction, together with the settlement; `prepare` if it is `PINNED`.
+    """
+    rows = [{**one._asdict(), "output": orjson.Fragment(one.output)} for one in answers]
+    kept = await write_rows(conn, KEEP_ANSWERS, rows, prepare=prepare)
+    stand = {(job_id, name): output for job_id, name, output in kept}
+    for job_id, name, *_ in answers:
+        if (job_id, name) not in stand:
+            values = {"job_id": job_id, "name": name}
+            stand[job_id, name] = await fetch_val(conn, OUTPUT, values)
+    return stand
 
 
 async def keep_answer(
     conn: Connection, job_id: UUID, name: str, output: str, *, attempt: int, took_seconds: float
 ) -> Any:
-    """Make a paid answer (JSON text) the step `name`, unless an earlier answer already is.
-
-    Returns the answer that stands. The one write without a fence: the answer is paid for whoever
-    holds the job now, and the attempt that does will read it instead of paying again.
-    """
-    values = {
-        "job_id": job_id,
-        "name": name,
-        "output": output,
-        "attempt": attempt,
-        "took_seconds": took_seconds,
-    }
-    await execute(conn, KEEP_ANSWER, values)
-    stands = await fetch_one(conn, OUTPUT, values)
-    return stands["output"] if stands else None
+    """The same for one answer, committed on return; returns the answer that stands."""
+    answer = PaidAnswer(job_id, name, output, attempt, took_seconds)
+    return (await keep_answers(conn, [answer], prepare=False))[job_id, name]
 
 
 WAITED: LiteralString = """
@@ -251,16 +337,3 @@ async def children(conn: Connection, job_id: UUID) -> dict[str, dict[str, Any]]:
 
 def _fence(lease: Lease) -> dict[str, Any]:
     return {"job_id": lease.job_id, "lease_no": lease.lease_no, "worker_id": lease.worker_id}
-
-
-def _values(
-    lease: Lease, name: str, attempt: int, kind: str, effect: str, input_hash: str | None
-) -> dict[str, Any]:
-    return {
-        **_fence(lease),
-        "name": name,
-        "attempt": attempt,
-        "kind": kind,
-        "effect": effect,
-        "input_hash": input_hash,
-    }

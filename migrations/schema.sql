@@ -190,9 +190,180 @@ begin
   end if;
 end $$;
 
+CREATE FUNCTION jobsworth.chores(rescue_seconds double precision, OUT rescue boolean, OUT expire boolean, OUT deployments boolean, OUT sweep text[], OUT looked_seconds double precision) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+  rescue := exists (
+      select 1 from jobsworth.workers w
+      where w.beaten_at <= now() - chores.rescue_seconds * interval '1 second')
+    or exists (select 1 from jobsworth.unattended(chores.rescue_seconds));
+  expire := exists (
+    select 1 from jobsworth.approvals a
+    where a.status = 'pending' and a.deadline <= clock_timestamp());
+  deployments := exists (
+    select 1
+    from jobsworth.deployments d
+    cross join lateral (
+      select 1 from jobsworth.reactive_jobs j
+      where j.id = d.job_id and j.finished_at is not null
+    ) ended
+    where d.finished_at is null);
+  sweep := array(
+    select r.reason::text
+    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler']
+      ::jobsworth.wait_reason[]) as r (reason)
+    where exists (
+      select 1 from jobsworth.reactive_jobs j
+      where j.status = 'waiting' and j.waiting_for = r.reason));
+  if exists (select 1 from jobsworth.approvals a where a.status = 'pending')
+    or exists (
+      select 1 from jobsworth.reactive_jobs c where c.is_child and c.finished_at is null)
+  then
+    sweep := sweep || 'orphan'::text;
+  end if;
+  looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());
+end $$;
+
+CREATE FUNCTION jobsworth.claim(worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[], wanted integer) RETURNS TABLE(id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text, payload jsonb, attempt integer, failures integer, failures_max integer, timeout_seconds real, team_id uuid, thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text, trace_parent text, waited_seconds double precision)
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+begin
+  return query
+  with ready as materialized (
+    -- The next jobs of each queue and priority, from the remembered position on, urgent first. Rows
+    -- that other workers hold are passed over. The lateral keeps the order of the probes.
+    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position
+    from unnest(claim.queues, claim.priorities, claim.positions)
+      as probe (queue, priority, position)
+    cross join lateral (
+      select r.id, r.queue, r.priority, r.position, r.lane, r.lane_position
+      from jobsworth.reactive_jobs r
+      where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
+        and r.position > probe.position and r.mode = any(claim.modes)
+      order by r.position
+      limit claim.wanted
+      -- Not plain `for update`: that would pass over a job while a transaction that enqueued one
+      -- after it (its foreign key holds `for key share`) stays open.
+      for no key update skip locked
+    ) j
+    where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
+      and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
+    limit claim.wanted
+  ), heads as materialized (
+    -- Of a lane only its lowest open job, alone, and only by one claimer at a time (never waits).
+    select r.id, r.lane, (
+        row_number() over (partition by r.lane order by r.lane_position, r.id) = 1
+        and not jobsworth.lane_blocked(r.lane, r.lane_position, r.id)
+        and pg_try_advisory_xact_lock(hashtextextended('jobsworth.' || r.lane, 0))
+      ) as is_head
+    from ready r
+    where r.lane is not null
+  ), deferred as (
+    update jobsworth.reactive_jobs j
+    set status = 'waiting', waiting_for = 'lane', run_at = null
+    where j.id = any(array(select h.id from heads h where not h.is_head))
+    returning j.id, j.lane
+  ), taken as (
+    update jobsworth.reactive_jobs j
+    set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'),
+      worker_id = claim.worker_id, started_at = now()
+    where j.id = any(array(
+      select r.id from ready r where r.lane is null
+      union all
+      select h.id from heads h where h.is_head))
+    returning j.id, j.lease_no, j.queue, j.priority, j.position, j.mode, j.payload, j.attempt,
+      j.failures, j.failures_max, j.timeout_seconds, j.team_id, j.thread_id, j.trigger_message_id,
+      j.parent_id, j.is_child, j.lane, j.trace_parent,
+      greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds
+  )
+  select t.id, t.lease_no, t.queue, t.priority, t.position, t.mode, t.payload, t.attempt,
+    t.failures, t.failures_max, t.timeout_seconds, t.team_id, t.thread_id, t.trigger_message_id,
+    t.parent_id, t.is_child, t.lane, t.trace_parent, t.waited_seconds
+  from taken t
+  union all
+  select d.id, null, r.queue, r.priority, r.position, null, null, null, null, null, null, null,
+    null, null, null, null, d.lane, null, null
+  from deferred d join ready r on r.id = d.id;
+end $$;
+
+CREATE FUNCTION jobsworth.close_orphans(after uuid, most integer, OUT closed integer, OUT next uuid) RETURNS record
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  newest uuid[];
+  asked uuid[];
+  parents uuid[];
+  ended uuid[];
+begin
+  newest := array(
+    (select a.job_id from jobsworth.approvals a
+     where a.status = 'pending' and a.job_id is not null
+     order by a.job_id desc limit most)
+    union
+    (select c.parent_id from jobsworth.reactive_jobs c
+     where c.is_child and c.finished_at is null and c.parent_id is not null
+     order by c.parent_id desc limit most));
+  asked := array(
+    select a.job_id from jobsworth.approvals a
+    where a.status = 'pending' and a.job_id > close_orphans.after
+    order by a.job_id limit most);
+  parents := array(
+    select c.parent_id from jobsworth.reactive_jobs c
+    where c.is_child and c.finished_at is null and c.parent_id > close_orphans.after
+    order by c.parent_id limit most);
+  -- A child that was asked to stop is on its way.
+  ended := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(newest || asked || parents) and j.finished_at is not null and (
+      exists (select 1 from jobsworth.approvals a where a.job_id = j.id and a.status = 'pending')
+      or exists (
+        select 1 from jobsworth.reactive_jobs c
+        where c.parent_id = j.id and c.is_child and c.finished_at is null
+          and not c.cancel_requested)));
+  if ended <> '{}' then
+    perform jobsworth.unblock(ended);
+  end if;
+  closed := cardinality(ended);
+  -- As far as both have been seen: one that is shorter than asked for was seen to its end.
+  next := least(asked[most], parents[most]);
+end $$;
+
 CREATE FUNCTION jobsworth.cosine_distance(a public.halfvec, b public.halfvec) RETURNS double precision
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (a OPERATOR(public.<=>) b);
+
+CREATE FUNCTION jobsworth.count_idle_workers() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  idle bigint;
+begin
+  -- One after the other, so that each sees what those before it have committed.
+  perform pg_advisory_xact_lock(
+    'pg_class'::regclass::oid::int, 'jobsworth.idle_workers'::regclass::oid::int);
+  select count(*) into idle from jobsworth.workers w where w.idle;
+  if idle is distinct from pg_sequence_last_value('jobsworth.idle_workers') then
+    perform setval('jobsworth.idle_workers', idle);
+  end if;
+  return null;
+end $$;
 
 CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds double precision DEFAULT NULL::double precision, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid) RETURNS uuid
     LANGUAGE plpgsql
@@ -292,6 +463,85 @@ begin
     expired := expired + 1;
   end loop;
   return expired;
+end $$;
+
+CREATE FUNCTION jobsworth.finish(ids uuid[], lease_nos bigint[], worker_ids uuid[], statuses jobsworth.job_status[], waiting_fors jobsworth.wait_reason[], waiting_details text[], delays double precision[], faileds boolean[], results jsonb[], errors text[]) RETURNS TABLE(n bigint, status text, unblocks boolean)
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+begin
+  return query
+  with ended as materialized (
+    -- A column in which no job says anything is sent as null: nothing to write, to send or to read.
+    select e.n, e.id, e.lease_no, e.worker_id, coalesce(e.status, 'done') as status, e.waiting_for,
+      e.waiting_detail, e.delay_seconds, coalesce(e.failed, false) as failed, e.result, e.error
+    from unnest(
+      finish.ids, finish.lease_nos, finish.worker_ids,
+      finish.statuses, finish.waiting_fors,
+      finish.waiting_details, finish.delays, finish.faileds,
+      finish.results, finish.errors)
+      with ordinality as e (id, lease_no, worker_id, status, waiting_for, waiting_detail,
+        delay_seconds, failed, result, error, n)
+  ), locked as materialized (
+    -- By the primary key alone: the planner believes the index of running jobs to be empty, and
+    -- would walk all of it for each job. A row that somebody is delivering to is left for the next
+    -- batch.
+    select e.n, e.id, e.status, e.waiting_for, e.waiting_detail, e.delay_seconds, e.failed,
+      e.result, e.error,
+      j.status = 'running' and j.lease_no = e.lease_no and j.worker_id = e.worker_id as ours
+    from ended e
+    cross join lateral (
+      select r.status, r.lease_no, r.worker_id
+      from jobsworth.reactive_jobs r
+      where r.id = e.id
+      for no key update skip locked
+    ) j
+  ), held as materialized (
+    -- The fence.
+    select l.n, l.id, l.status, l.waiting_for, l.waiting_detail, l.delay_seconds, l.failed,
+      l.result, l.error
+    from locked l
+    where l.ours
+  )
+  -- `any(array[…])` can only be looked up by the primary key, from each held row; a plain
+  -- equality was planned the other way round, over the whole index, while the table was empty. (By
+  -- `ctid` it would be 1 µs a job quicker, and blind to a row that changed between our snapshot and
+  -- our lock.)
+  -- The target's own columns are read after the lock, so a cancel that came just before is seen; a
+  -- subquery would still see the snapshot from before it.
+  update jobsworth.reactive_jobs j
+  set status = case when j.cancel_requested and h.status in ('queued', 'waiting') then 'canceled'
+      else h.status end,
+    waiting_for = case when not j.cancel_requested then h.waiting_for end,
+    waiting_detail = case when not j.cancel_requested then h.waiting_detail end,
+    run_at = case when j.cancel_requested then null
+      when h.status = 'waiting' then now() + h.delay_seconds * interval '1 second'
+      when h.status = 'queued' then now() end,
+    position = case when h.status = 'queued' then nextval('jobsworth.job_position')
+      else j.position end,
+    finished_at = case when j.cancel_requested or h.status in ('done', 'failed', 'canceled')
+      then now() end,
+    failures = j.failures + h.failed::int,
+    result = case when h.status = 'done' then coalesce(h.result, 'null') else j.result end,
+    error = case when h.status = 'done' then null
+      when j.cancel_requested then coalesce(j.error, h.error)
+      else coalesce(h.error, j.error) end
+  from held h
+  where j.id = any(array[h.id])
+  returning h.n, j.status::text, (
+    -- Scalar subqueries: `exists` may become a hash of a scan over the whole table.
+    j.lane is not null or j.is_child or j.status = 'waiting'
+    or (select true from jobsworth.job_edges e where e.needs_job_id = j.id limit 1) is not null
+    or (select true from jobsworth.approvals a
+      where a.job_id = j.id and a.status = 'pending' limit 1) is not null
+    or (select true from jobsworth.reactive_jobs c
+      where c.parent_id = j.id and c.is_child and c.finished_at is null limit 1) is not null
+    ) as unblocks;
 end $$;
 
 CREATE FUNCTION jobsworth.guard_deployment() RETURNS trigger
@@ -716,6 +966,50 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION jobsworth.unattended(after_seconds double precision) RETURNS TABLE(id uuid, lease_no bigint, worker_id uuid)
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+begin
+  -- `offset 0` keeps the order: from a worker, or a gap, into the index of running jobs.
+  return query
+  with worker as materialized (
+    select w.id, w.beaten_at <= now() - unattended.after_seconds * interval '1 second' as is_dead
+    from jobsworth.workers w
+  ), gap as materialized (
+    select e.id as above, lead(e.id) over (order by e.id) as below
+    from (
+      select w.id from worker w
+      union values ('00000000-0000-0000-0000-000000000000'::uuid),
+        ('ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ) e
+  )
+  select j.id, j.lease_no, j.worker_id
+  from worker w
+  cross join lateral (
+    select r.id, r.lease_no, r.worker_id
+    from jobsworth.reactive_jobs r
+    where r.status = 'running' and r.worker_id is not null and r.worker_id = w.id
+    offset 0
+  ) j
+  where w.is_dead
+  union all
+  select j.id, j.lease_no, j.worker_id
+  from gap g
+  cross join lateral (
+    select r.id, r.lease_no, r.worker_id
+    from jobsworth.reactive_jobs r
+    where r.status = 'running' and r.worker_id is not null
+      and r.worker_id > g.above and r.worker_id < g.below
+    offset 0
+  ) j;
+end $$;
+
 CREATE FUNCTION jobsworth.unblock(job_ids uuid[]) RETURNS uuid[]
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -777,7 +1071,7 @@ CREATE FUNCTION jobsworth.wake() RETURNS void
     LANGUAGE plpgsql
     AS $$
 begin
-  if exists (select 1 from jobsworth.workers w where w.idle) then
+  if pg_sequence_last_value('jobsworth.idle_workers') > 0 then
     perform pg_notify('jobsworth.wake', '');
   end if;
 end $$;
@@ -786,7 +1080,7 @@ CREATE FUNCTION jobsworth.wake_on_insert() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 begin
-  perform jobsworth.wake();
+  perform pg_notify('jobsworth.wake', '');
   return null;
 end $$;
 
@@ -1056,6 +1350,13 @@ CREATE TABLE jobsworth.embeddings (
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE SEQUENCE jobsworth.idle_workers
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    NO MAXVALUE
+    CACHE 1;
+
 CREATE TABLE jobsworth.job_edges (
     job_id uuid NOT NULL,
     needs_job_id uuid NOT NULL,
@@ -1172,6 +1473,115 @@ CREATE TABLE jobsworth.token_ledger (
     occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
+CREATE VIEW jobsworth.violations AS
+ SELECT 'two running in a lane'::text AS invariant,
+    j.id AS subject_id,
+    ('lane '::text || j.lane) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.reactive_jobs j
+  WHERE ((j.status = 'running'::jobsworth.job_status) AND (j.lane IS NOT NULL) AND (EXISTS ( SELECT 1
+           FROM jobsworth.reactive_jobs o
+          WHERE ((o.lane = j.lane) AND (o.status = 'running'::jobsworth.job_status) AND (o.id <> j.id)))))
+UNION ALL
+ SELECT 'running without a living worker'::text AS invariant,
+    j.id AS subject_id,
+    ('since '::text || j.started_at) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.unattended((30)::double precision) u(id, lease_no, worker_id)
+     CROSS JOIN LATERAL ( SELECT r.id,
+            r.started_at
+           FROM jobsworth.reactive_jobs r
+          WHERE ((r.id = u.id) AND (r.lease_no = u.lease_no) AND (r.status = 'running'::jobsworth.job_status))
+         OFFSET 0) j)
+  WHERE (j.started_at < (now() - '00:00:30'::interval))
+UNION ALL
+ SELECT 'waiting though its reason is gone'::text AS invariant,
+    j.id AS subject_id,
+    (j.waiting_for)::text AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.reactive_jobs j
+  WHERE ((j.status = 'waiting'::jobsworth.job_status) AND (j.waiting_for = ANY (ARRAY['timer'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason])) AND (j.run_at < (now() - '00:00:30'::interval)) AND jobsworth.reason_gone(j.*))
+UNION ALL
+ SELECT 'waiting though its reason is gone'::text AS invariant,
+    j.id AS subject_id,
+    (j.waiting_for)::text AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.reactive_jobs j
+  WHERE ((j.status = 'waiting'::jobsworth.job_status) AND (j.waiting_for = ANY (ARRAY['lane'::jobsworth.wait_reason, 'parents'::jobsworth.wait_reason, 'children'::jobsworth.wait_reason, 'approval'::jobsworth.wait_reason, 'handler'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason])) AND ((j.waiting_for <> 'signal'::jobsworth.wait_reason) OR (j.run_at IS NULL)) AND (COALESCE(j.run_at, j.created_at) < (now() - '00:00:30'::interval)) AND jobsworth.reason_gone(j.*))
+UNION ALL
+ SELECT 'ended with an open approval'::text AS invariant,
+    a.job_id AS subject_id,
+    ('approval '::text || a.id) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.approvals a
+     CROSS JOIN LATERAL ( SELECT r.finished_at
+           FROM jobsworth.reactive_jobs r
+          WHERE (r.id = a.job_id)
+         OFFSET 0) j)
+  WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'ended with an open child'::text AS invariant,
+    c.id AS subject_id,
+    ('parent '::text || c.parent_id) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.reactive_jobs c
+     CROSS JOIN LATERAL ( SELECT r.finished_at
+           FROM jobsworth.reactive_jobs r
+          WHERE (r.id = c.parent_id)
+         OFFSET 0) p)
+  WHERE (c.is_child AND (c.finished_at IS NULL) AND (NOT c.cancel_requested) AND (p.finished_at < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'settled call without its ledger entry'::text AS invariant,
+    c.id AS subject_id,
+    ((c.provider || ' '::text) || c.model) AS detail,
+    c.settled_at AS at
+   FROM jobsworth.llm_calls c
+  WHERE ((c.settled_at IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.token_ledger l
+          WHERE ((l.call_id = c.id) AND (l.entry = 'settle'::jobsworth.ledger_entry))))))
+UNION ALL
+ SELECT 'open call without its attempt'::text AS invariant,
+    c.id AS subject_id,
+    ((c.provider || ' '::text) || c.model) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.llm_calls c
+  WHERE ((c.status = 'started'::jobsworth.call_status) AND (c.started_at < (now() - '00:01:00'::interval)) AND (c.job_id IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.reactive_jobs j
+          WHERE ((j.id = c.job_id) AND (j.lease_no = c.lease_no) AND (j.status = 'running'::jobsworth.job_status))))))
+UNION ALL
+ SELECT 'ledger entry that contradicts its call'::text AS invariant,
+    c.id AS subject_id,
+    ((ROW(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost) || ' is not '::text) || ROW(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost)) AS detail,
+    c.settled_at AS at
+   FROM (jobsworth.llm_calls c
+     CROSS JOIN LATERAL ( SELECT e.input_tokens,
+            e.output_tokens,
+            e.cache_read_tokens,
+            e.cache_write_tokens,
+            e.cost
+           FROM jobsworth.token_ledger e
+          WHERE ((e.call_id = c.id) AND (e.entry = 'settle'::jobsworth.ledger_entry))
+         OFFSET 0) l)
+  WHERE ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0)) OR (l.cache_read_tokens <> COALESCE(c.cache_read_tokens, 0)) OR (l.cache_write_tokens <> COALESCE(c.cache_write_tokens, 0)))
+UNION ALL
+ SELECT 'healthy without a passing probe'::text AS invariant,
+    d.id AS subject_id,
+    d.environment AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.deployments d
+  WHERE ((d.status = 'healthy'::jobsworth.deployment_status) AND (NOT COALESCE(((d.probe ->> 'passed'::text))::boolean, false)))
+UNION ALL
+ SELECT 'unfinished deployment of a finished job'::text AS invariant,
+    d.id AS subject_id,
+    d.environment AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.deployments d
+     CROSS JOIN LATERAL ( SELECT r.finished_at
+           FROM jobsworth.reactive_jobs r
+          WHERE (r.id = d.job_id)
+         OFFSET 0) j)
+  WHERE ((d.finished_at IS NULL) AND (j.finished_at < (now() - '00:00:30'::interval)));
+
 CREATE TABLE jobsworth.workers (
     id uuid NOT NULL,
     host text NOT NULL,
@@ -1187,79 +1597,6 @@ CREATE TABLE jobsworth.workers (
     beaten_at timestamp with time zone DEFAULT now() NOT NULL
 )
 WITH (fillfactor='50');
-
-CREATE VIEW jobsworth.violations AS
- SELECT 'two running in a lane'::text AS invariant,
-    j.id AS subject_id,
-    ('lane '::text || j.lane) AS detail
-   FROM jobsworth.reactive_jobs j
-  WHERE ((j.status = 'running'::jobsworth.job_status) AND (j.lane IS NOT NULL) AND (EXISTS ( SELECT 1
-           FROM jobsworth.reactive_jobs o
-          WHERE ((o.lane = j.lane) AND (o.status = 'running'::jobsworth.job_status) AND (o.id <> j.id)))))
-UNION ALL
- SELECT 'running without a living worker'::text AS invariant,
-    j.id AS subject_id,
-    ('since '::text || j.started_at) AS detail
-   FROM jobsworth.reactive_jobs j
-  WHERE ((j.status = 'running'::jobsworth.job_status) AND (j.worker_id IS NOT NULL) AND (j.started_at < (now() - '00:00:30'::interval)) AND (NOT (EXISTS ( SELECT 1
-           FROM jobsworth.workers w
-          WHERE ((w.id = j.worker_id) AND (w.beaten_at > (now() - '00:00:30'::interval)))))))
-UNION ALL
- SELECT 'waiting though its reason is gone'::text AS invariant,
-    j.id AS subject_id,
-    (j.waiting_for)::text AS detail
-   FROM jobsworth.reactive_jobs j
-  WHERE ((j.status = 'waiting'::jobsworth.job_status) AND jobsworth.reason_gone(j.*) AND (COALESCE(j.run_at, j.created_at) < (now() - '00:00:30'::interval)))
-UNION ALL
- SELECT 'ended with an open approval'::text AS invariant,
-    a.job_id AS subject_id,
-    ('approval '::text || a.id) AS detail
-   FROM (jobsworth.approvals a
-     JOIN jobsworth.reactive_jobs j ON ((j.id = a.job_id)))
-  WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)))
-UNION ALL
- SELECT 'ended with an open child'::text AS invariant,
-    c.id AS subject_id,
-    ('parent '::text || p.id) AS detail
-   FROM (jobsworth.reactive_jobs c
-     JOIN jobsworth.reactive_jobs p ON ((p.id = c.parent_id)))
-  WHERE (c.is_child AND (c.finished_at IS NULL) AND (NOT c.cancel_requested) AND (p.finished_at < (now() - '00:00:30'::interval)))
-UNION ALL
- SELECT 'settled call without its ledger entry'::text AS invariant,
-    c.id AS subject_id,
-    ((c.provider || ' '::text) || c.model) AS detail
-   FROM jobsworth.llm_calls c
-  WHERE ((c.settled_at IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
-           FROM jobsworth.token_ledger l
-          WHERE ((l.call_id = c.id) AND (l.entry = 'settle'::jobsworth.ledger_entry))))))
-UNION ALL
- SELECT 'open call without its attempt'::text AS invariant,
-    c.id AS subject_id,
-    ((c.provider || ' '::text) || c.model) AS detail
-   FROM jobsworth.llm_calls c
-  WHERE ((c.status = 'started'::jobsworth.call_status) AND (c.started_at < (now() - '00:01:00'::interval)) AND (c.job_id IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
-           FROM jobsworth.reactive_jobs j
-          WHERE ((j.id = c.job_id) AND (j.lease_no = c.lease_no) AND (j.status = 'running'::jobsworth.job_status))))))
-UNION ALL
- SELECT 'ledger entry that contradicts its call'::text AS invariant,
-    c.id AS subject_id,
-    ((ROW(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost) || ' is not '::text) || ROW(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost)) AS detail
-   FROM (jobsworth.token_ledger l
-     JOIN jobsworth.llm_calls c ON ((c.id = l.call_id)))
-  WHERE ((l.entry = 'settle'::jobsworth.ledger_entry) AND ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0)) OR (l.cache_read_tokens <> COALESCE(c.cache_read_tokens, 0)) OR (l.cache_write_tokens <> COALESCE(c.cache_write_tokens, 0))))
-UNION ALL
- SELECT 'healthy without a passing probe'::text AS invariant,
-    d.id AS subject_id,
-    d.environment AS detail
-   FROM jobsworth.deployments d
-  WHERE ((d.status = 'healthy'::jobsworth.deployment_status) AND (NOT COALESCE(((d.probe ->> 'passed'::text))::boolean, false)))
-UNION ALL
- SELECT 'unfinished deployment of a finished job'::text AS invariant,
-    d.id AS subject_id,
-    d.environment AS detail
-   FROM (jobsworth.deployments d
-     JOIN jobsworth.reactive_jobs j ON ((j.id = d.job_id)))
-  WHERE ((d.finished_at IS NULL) AND (j.finished_at < (now() - '00:00:30'::interval)));
 
 ALTER TABLE ONLY jobsworth.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
@@ -1409,6 +1746,8 @@ CREATE INDEX token_ledger_time ON jobsworth.token_ledger USING btree (occurred_a
 
 CREATE TRIGGER arrive BEFORE INSERT ON jobsworth.reactive_jobs FOR EACH ROW WHEN (((new.lane IS NOT NULL) OR (new.thread_id IS NOT NULL) OR (new.run_at IS NOT NULL) OR (new.status <> 'queued'::jobsworth.job_status))) EXECUTE FUNCTION jobsworth.arrive();
 
+CREATE TRIGGER count_idle_workers AFTER INSERT OR DELETE OR UPDATE OF idle OR TRUNCATE ON jobsworth.workers FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.count_idle_workers();
+
 CREATE TRIGGER decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.approval_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 
 CREATE TRIGGER guard_deployment BEFORE UPDATE ON jobsworth.deployments FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_deployment();
@@ -1421,7 +1760,7 @@ CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.chat_threads FOR EACH ROW EXECUT
 
 CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.message_artifacts FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
 
-CREATE TRIGGER wake_on_insert AFTER INSERT ON jobsworth.reactive_jobs FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.wake_on_insert();
+CREATE TRIGGER wake_on_insert AFTER INSERT ON jobsworth.reactive_jobs FOR EACH STATEMENT WHEN ((pg_sequence_last_value('jobsworth.idle_workers'::regclass) > 0)) EXECUTE FUNCTION jobsworth.wake_on_insert();
 
 ALTER TABLE ONLY jobsworth.artifacts
     ADD CONSTRAINT artifacts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;

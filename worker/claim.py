@@ -12,6 +12,7 @@ from time import monotonic as now
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 
 from db import queue, workers
 from db.errors import JobsworthError
@@ -25,7 +26,6 @@ PRIORITIES = (1, 2, 3, 4)
 CLAIM_MAX = 1000
 RESCAN_SECONDS = 0.5
 IDLE_CHANGE_SECONDS = 1.0
-STRAYS_SECONDS = 5.0
 ERROR_PAUSE_SECONDS = 0.5
 UNREGISTERED_SECONDS = 0.05
 # Just after a busy time nobody notifies us yet, so we look more often.
@@ -81,10 +81,10 @@ class Claimer:
         poll_seconds: float,
         worker_id: Callable[[], UUID | None],
         free_slots: Callable[[], int],
-        known: Callable[[], list[UUID]],
         start: Callable[[Claimed, UUID], None],
         deferred: Callable[[list[str]], None],
         progressed: Callable[[], None],
+        unanswered: Callable[[], None],
     ) -> None:
         self._database = database
         self._positions = Positions(queues)
@@ -92,16 +92,15 @@ class Claimer:
         self._poll_seconds = poll_seconds
         self._worker_id = worker_id
         self._free_slots = free_slots
-        self._known = known
         self._start = start
         self._deferred = deferred
         self._progressed = progressed
+        self._unanswered = unanswered
         self._awake = anyio.Event()
         self._flag: tuple[UUID, bool] | None = None
         self._flag_changed_at = -IDLE_CHANGE_SECONDS
         self._found_nothing_at = now()
         self._full_since: float | None = None
-        self._strays_looked = -STRAYS_SECONDS
 
     def wake(self) -> None:
         """There may be work, or a slot: look now."""
@@ -126,7 +125,6 @@ class Claimer:
         worker_id = self._worker_id()
         if worker_id is None:
             return min(poll_seconds, UNREGISTERED_SECONDS)
-        await self._release_strays(worker_id)
         wanted = self._free_slots()
         if wanted == 0:
             await self._full(worker_id)
@@ -134,6 +132,9 @@ class Claimer:
         self._full_since = None
         claim = await self._claim(worker_id, min(wanted, CLAIM_MAX))
         if claim.jobs or claim.deferred_lanes:
+            if len(claim.jobs) < wanted:
+                # There is no hurry for the next look: the jobs begin before it.
+                await anyio.lowlevel.checkpoint()
             await self._busy(worker_id)
             return 0
         pause = min(poll_seconds, self._positions.patience_seconds(now()))
@@ -142,8 +143,7 @@ class Claimer:
     def _pause_after(self, error: JobsworthError) -> float:
         if getattr(error, "sqlstate", None) == LANE_COLLISION:
             return 0
-        # The answer may be lost after the commit: which jobs run under our name?
-        self._strays_looked = -STRAYS_SECONDS
+        self._unanswered()  # it may have been committed
         log.warning(events.CLAIM_FAILED, error=str(error))
         return ERROR_PAUSE_SECONDS * (0.5 + random())
 
@@ -193,13 +193,3 @@ class Claimer:
             await workers.set_idle(connection, worker_id, idle)
         self._flag = (worker_id, idle)
         self._flag_changed_at = now()
-
-    async def _release_strays(self, worker_id: UUID) -> None:
-        at = now()
-        if at - self._strays_looked < STRAYS_SECONDS:
-            return
-        async with self._database.connection() as connection:
-            strays = await queue.release_strays(connection, worker_id, self._known())
-        self._strays_looked = at
-        if strays:
-            log.warning(events.JOBS_RELEASED, jobs=len(strays), reason="no attempt of ours")

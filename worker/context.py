@@ -10,23 +10,27 @@ import inspect
 import mimetypes
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import structlog
 
-from db import approvals, memories, steps, tokens
+from db import approvals, memories, steps
 from db.approvals import shown_hash
 from db.documents import to_document, to_payload, to_text
 from db.effects import Approval, Artifact, Effect, Memory, Message, NewJob
 from db.errors import InvalidInput
-from db.pool import Connection, Database, bounded
+from db.pool import Connection, Database
 from db.queue import Claimed, Lease
+from db.steps import PaidAnswer, Record
+from db.tokens import Answer, CallStatus, Settlement, Starting, Usage, UsageSource
 from worker import crash_points
+from worker.group_commit import RECORD, SETTLE, START, GroupCommit, Kind, Paid
 from worker.outcomes import Parked, ParkSignal
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class ChildFailed(Exception):
@@ -90,6 +95,10 @@ class Tools:
     threads: anyio.CapacityLimiter
     payload_bytes_max: int
     deployer: "Callable[[Job, str, str, str], Awaitable[Any]]"
+    books: GroupCommit = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "books", GroupCommit(self.database))
 
 
 def _in_the_loop(
@@ -286,7 +295,7 @@ class Job:
     async def call(
         self,
         name: str,
-        send: Callable[[Sending], Awaitable[tokens.Answer]],
+        send: Callable[[Sending], Awaitable[Answer]],
         *,
         provider: str,
         model: str,
@@ -544,16 +553,8 @@ class Job:
         self, name: str, output: str, took_seconds: float, *, kind: str = "step"
     ) -> Any:
         """Record a step's output (JSON text) under the fence; returns the output that stands."""
-        async with self._tools.database.connection() as connection:
-            _, stands = await steps.record(
-                connection,
-                self.lease,
-                name,
-                output,
-                attempt=self.attempt,
-                took_seconds=took_seconds,
-                kind=kind,
-            )
+        ran = Record(self.lease, name, output, self.attempt, took_seconds, kind)
+        stands = await self._write(RECORD, ran)
         crash_points.reach("step.committed")
         return self._remember_step(name, stands)
 
@@ -573,88 +574,76 @@ class Job:
     ) -> tuple[UUID, str]:
         crash_points.reach("call.before_row")
         request_id = uuid4().hex
-        async with self._tools.database.connection() as connection:
-            call_id = await tokens.start_call(
-                connection,
-                self.lease,
-                team_id=self.team_id,
-                thread_id=self.thread_id,
-                attempt=self.attempt,
-                step_name=name,
-                mode=self.mode,
-                provider=provider,
-                model=model,
-                request_id=request_id,
-                estimate=tokens.Usage(*estimate, source=tokens.UsageSource.ESTIMATED),
-                estimated_cost=None,
-            )
+        call = Starting(
+            self.lease,
+            provider,
+            model,
+            request_id,
+            Usage(*estimate, source=UsageSource.ESTIMATED),
+            mode=self.mode,
+            step_name=name,
+            attempt=self.attempt,
+            team_id=self.team_id,
+            thread_id=self.thread_id,
+        )
+        call_id = await self._write(START, call)
         crash_points.reach("call.after_row")
         return call_id, request_id
+
+    async def _write(self, kind: Kind[T, R], item: T) -> R:
+        # A stop lands before a write, never in it.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return await self._tools.books.write(kind, item)
 
     async def _send(
         self,
         call_id: UUID,
-        send: Callable[[Sending], Awaitable[tokens.Answer]],
+        send: Callable[[Sending], Awaitable[Answer]],
         sending: Sending,
         estimate: tuple[int, int],
         began: float,
-    ) -> tokens.Answer:
+    ) -> Answer:
         try:
             return await send(sending)
         except BaseException as error:
             refused = isinstance(error, CallRefused)
-            async with bounded(10.0), self._tools.database.connection() as connection:
-                await tokens.settle_call(
-                    connection,
-                    call_id,
-                    status=tokens.CallStatus.ERROR if refused else tokens.CallStatus.UNKNOWN,
-                    usage=tokens.Usage(0, 0)
-                    if refused
-                    else tokens.Usage(*estimate, source=tokens.UsageSource.ESTIMATED),
-                    cost=None,
-                    price_version=None,
-                    latency_ms=round((time.monotonic() - began) * 1000),
-                    error=f"{type(error).__name__}: {error}"[:1000],
-                )
+            held = Usage(*estimate, source=UsageSource.ESTIMATED)
+            settlement = Settlement(
+                call_id,
+                CallStatus.ERROR if refused else CallStatus.UNKNOWN,
+                Usage(0, 0) if refused else held,
+                latency_ms=round((time.monotonic() - began) * 1000),
+                error=f"{type(error).__name__}: {error}"[:1000],
+            )
+            await self._tools.books.write(SETTLE, Paid(settlement, None))
             raise
 
     async def _settle(
         self,
         call_id: UUID,
         name: str,
-        answer: tokens.Answer,
+        answer: Answer,
         estimate: tuple[int, int],
         took_seconds: float,
     ) -> Any:
-        usage = answer.usage or tokens.Usage(*estimate, source=tokens.UsageSource.ESTIMATED)
-        output, unusable = None, None
+        kept, unusable = None, None
         try:
             output = to_document(answer.content, f"the answer of call {name!r}")
+            kept = PaidAnswer(self.id, name, output, self.attempt, took_seconds)
         except InvalidInput as error:
             unusable = error
         # One commit for the settlement and the answer, lease or no lease: what was paid is booked,
         # and is never paid for again. An answer that cannot be kept was paid for all the same.
-        stands = None
-        async with bounded(30.0), self._tools.database.transaction() as connection:
-            await tokens.settle_call(
-                connection,
-                call_id,
-                status=tokens.CallStatus.OK,
-                usage=usage,
-                cost=answer.cost,
-                price_version=answer.price_version,
-                latency_ms=round(took_seconds * 1000),
-                error=str(unusable) if unusable else None,
-            )
-            if output is not None:
-                stands = await steps.keep_answer(
-                    connection,
-                    self.id,
-                    name,
-                    output,
-                    attempt=self.attempt,
-                    took_seconds=took_seconds,
-                )
+        settlement = Settlement(
+            call_id,
+            CallStatus.OK,
+            answer.usage or Usage(*estimate, source=UsageSource.ESTIMATED),
+            answer.cost,
+            answer.price_version,
+            round(took_seconds * 1000),
+            str(unusable) if unusable else None,
+        )
+        stands = await self._tools.books.write(SETTLE, Paid(settlement, kept))
         if unusable is not None:
             raise unusable
         crash_points.reach("step.committed")

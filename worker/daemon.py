@@ -182,7 +182,8 @@ class Daemon:
             tasks.start_soon(self._listen)
             tasks.start_soon(self._embed)
             tasks.start_soon(self._watch)
-            tasks.start_soon(keep_sampling, self._database, self._samples)
+            if self._settings.http_port is not None:
+                tasks.start_soon(keep_sampling, self._database, self._samples)
             async with anyio.create_task_group() as claiming:
                 claiming.start_soon(self._claimer.run)
                 await self._stopping.wait()
@@ -231,10 +232,10 @@ class Daemon:
             poll_seconds=settings.poll_seconds,
             worker_id=self._claiming_as,
             free_slots=self._running.free_slots,
-            known=self._running.job_ids,
             start=self._running.start,
             deferred=self._promoter.deferred,
             progressed=self._vitals.claim_loop_progress,
+            unanswered=self._claim_unanswered,
         )
         self._upkeep = Upkeep(
             self._database,
@@ -246,6 +247,8 @@ class Daemon:
                 retry_max_seconds=settings.retry_max_seconds,
             ),
             poll_seconds=settings.poll_seconds,
+            known=self._running.job_ids,
+            turn_seconds=lambda: self._vitals.claim_loop_age_seconds,
             ended=self._promoter.ended,
             moved=self._claimer.wake,
             rescued=self._metrics.rescued,
@@ -254,9 +257,12 @@ class Daemon:
             ),
         )
 
-    # The parts refer to each other in a circle; these two close it.
+    # The parts refer to each other in a circle; these three close it.
     def _wake_claimer(self) -> None:
         self._claimer.wake()
+
+    def _claim_unanswered(self) -> None:
+        self._upkeep.claim_unanswered()
 
     def _finished(self, ending: Ending, status: str | None) -> None:
         self._running.finished(ending, status)
@@ -287,6 +293,7 @@ class Daemon:
             wake=self._embed_wake,
             batch_max=self._settings.embed_batch_max,
             embedded=self._metrics.embedded,
+            busy=lambda: len(self._running) > 0,
         )
 
     async def _drain(self) -> None:

@@ -28,11 +28,14 @@ from worker.log import get_logger
 # short costs a second embedding, never a second memory.
 LEASE_SECONDS = 60.0
 OFFLINE_LEASE_SECONDS = 10.0
-POLL_SECONDS = 1.0
+# What is put into the outbox by this worker's jobs wakes the embedder; this finds all else.
+POLL_SECONDS = 10.0
 RETRY_BASE_SECONDS = 1.0
 RETRY_MAX_SECONDS = 3_600.0
 PAUSE_MAX_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
+REST_FACTOR = 4.0
+REST_SECONDS_MAX = 1.0
 # A text that failed more often than this is sent with few others: it may be what fails them.
 TRIES_TOGETHER_MAX = 3
 SUSPECTS_TOGETHER_MAX = 8
@@ -66,10 +69,15 @@ async def run(
     embedded: Callable[[int], None] | None = None,
     retry_base_seconds: float = RETRY_BASE_SECONDS,
     poll_seconds: float = POLL_SECONDS,
+    busy: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Embed what comes, until cancelled. `embedded` is told how many texts each round stored."""
+    """Embed what comes, until cancelled. `embedded` is told how many texts each round stored.
+
+    While jobs run (`busy`), an embedder that computes in this process rests after each round.
+    """
     failures = 0
     while True:
+        began = time.monotonic()
         try:
             ended = await _round(database, embedder, batch_max, retry_base_seconds)
         except Exception as error:
@@ -90,6 +98,10 @@ async def run(
             await anyio.sleep(pause)
             continue
         failures = 0
+        if embedder.lexical and ended.leased and busy():
+            # It takes the interpreter from the jobs: a fifth of the time is enough.
+            took = time.monotonic() - began
+            await anyio.sleep(min(REST_SECONDS_MAX, REST_FACTOR * took))
         if ended.leased < batch_max:
             await wake.wait(poll_seconds * (0.75 + random() / 2))
 

@@ -75,7 +75,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     ATTEMPT_LEASE_LOST: "somebody else holds the job now; this attempt wrote nothing",
     ATTEMPTS_NOT_LOGGED: "so many attempts went well that their lines were left out; says how many",
     BATCH_RETRIED: "a batch of finishes failed for no fault of its jobs, and is tried again",
-    BATCH_SPLIT: "a batch of finishes failed for one job's fault, and is tried job by job",
+    BATCH_SPLIT: "a batch of writes failed for one job's fault, and is tried job by job",
     JOBS_RELEASED: "running jobs went back to queued at shutdown, without a counted try",
     DEPLOYMENT_PHASE_ENDED: "a phase of a deployment is recorded; carries its outcome and time",
     DEPLOYMENT_ENDED: "a deployment is healthy, rolled back or failed",

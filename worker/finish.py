@@ -7,6 +7,7 @@ that fails for a job's own sake is taken apart, and the guilty job fails alone.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from math import isfinite
 from random import random
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from db import effects, queue
 from db.documents import to_text
 from db.effects import Effect, Memory, NewJob, Origin
 from db.errors import InvalidInput, JobsworthError
-from db.pool import Database, bounded
+from db.pool import Connection, Database, bounded
 from db.queue import PINNED, Claimed, Finish, Finished, Lease
 from worker import crash_points, events
 from worker.log import get_logger
@@ -125,7 +126,7 @@ class Finisher:
         return held
 
     async def _commit(self, batch: list[Ending]) -> list[Ending]:
-        async with bounded(COMMIT_SECONDS), self._database.transaction(PINNED) as connection:
+        async with bounded(COMMIT_SECONDS), self._writer(batch) as connection:
             applied = await queue.finish(connection, [_finish(ending) for ending in batch])
             _reach_inside(batch)
             made = _effects_of(batch, applied)
@@ -139,6 +140,12 @@ class Finisher:
             if ending not in held:
                 self._finished(ending, statuses.get(ending.job.id))
         return held
+
+    def _writer(self, batch: list[Ending]) -> AbstractAsyncContextManager[Connection]:
+        """Effects commit together with the rows; without any, the one statement is enough."""
+        if any(ending.transition.effects for ending in batch):
+            return self._database.transaction(PINNED)
+        return self._database.connection()
 
     async def _look_up(
         self, missing: list[Ending], statuses: dict[object, str | None]

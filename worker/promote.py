@@ -10,7 +10,7 @@ from uuid import UUID
 
 import anyio
 
-from db import queue
+from db import moving
 from db.errors import JobsworthError
 from db.pool import Connection, Database
 from worker import crash_points, events
@@ -92,7 +92,7 @@ class Promoter:
 async def _look_at(connection: Connection, ids: set[UUID], lanes: set[str]) -> set[UUID]:
     held: set[UUID] = set()
     if ids:
-        held.update(await queue.unblock(connection, list(ids)))
+        held.update(await moving.unblock(connection, list(ids)))
     if lanes:
-        held.update(await queue.promote_lanes(connection, list(lanes)))
+        held.update(await moving.promote_lanes(connection, list(lanes)))
     return held

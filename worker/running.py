@@ -23,7 +23,6 @@ from worker.finish import Ending
 from worker.handlers import Handler
 from worker.outcomes import Lost, Outcome
 
-
 ATTEMPTS_AT_A_STRETCH = 100
 
 

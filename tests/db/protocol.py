@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from db import queue
+from db import moving, queue, recovery
 from db.enqueue import enqueue
 from db.new_job import EnqueueOptions
-from db.pool import Connection, Database, begun, execute, fetch_all, fetch_one, fetch_val
+from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
 from db.queue import Claim, Claimed, Finish, Finished, Lease
 from tests.db.racing import until_blocked
 
@@ -166,7 +166,7 @@ def canceled(lease: Lease, reason: str = "nothing to do") -> Finish:
 
 async def finish(conn: Connection, *finishes: Finish) -> list[Finished]:
     """One finishing transaction, without the look at what it unblocked."""
-    async with begun(conn, queue.PINNED):
+    async with conn.transaction():
         return await queue.finish(conn, finishes)
 
 
@@ -184,12 +184,12 @@ async def finish_all(conn: Connection, *finishes: Finish) -> list[Finished]:
 async def settle(conn: Connection, *finishes: Finish) -> list[Finished]:
     """A finishing transaction, and the look after its commit."""
     applied = await finish_all(conn, *finishes)
-    await queue.unblock(conn, [one.id for one in applied if one.unblocks])
+    await moving.unblock(conn, [one.id for one in applied if one.unblocks])
     return applied
 
 
 async def rescue(conn: Connection, most: int = 100) -> list[dict[str, Any]]:
-    return await queue.rescue(
+    return await recovery.rescue(
         conn,
         rescue_seconds=RESCUE_SECONDS,
         crashes_max=CRASHES_MAX,
@@ -261,7 +261,7 @@ async def run_dry(database: Database, worker_id: UUID, wanted: int) -> list[Clai
             got = await claim(conn, worker_id, wanted)
             ran += got.jobs
             await settle(conn, *(done(lease_of(job, worker_id)) for job in got.jobs))
-            await queue.promote_lanes(conn, got.deferred_lanes)
+            await moving.promote_lanes(conn, got.deferred_lanes)
             if not got.jobs and not got.deferred_lanes:
                 return ran
 

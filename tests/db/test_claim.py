@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from db import queue, steps
+from db import moving, queue, recovery, steps
 from db.enqueue import enqueue
 from db.pool import Connection, Database, execute, fetch_val
 from tests.db.protocol import (
@@ -214,22 +214,25 @@ async def test_strays_of_a_lost_answer_are_given_back_and_nothing_else(
     theirs, _ = await take(conn, other)
     async with database.transaction() as holder:
         await steps.hold(holder, lease_of(held, worker_id))
-        assert await queue.release_strays(conn, worker_id, [known.id]) == [stray.id]
+        strays = await recovery.find_strays(conn, worker_id, [known.id], 10)
+        assert strays == {stray.lease_no, held.lease_no}
+        assert await recovery.release_strays(conn, worker_id, strays) == [stray.id]
     assert await states(conn, known.id, stray.id, held.id, theirs.id) == [
         ("running", None),
         ("queued", None),
         ("running", None),
         ("running", None),
     ]
-    assert await queue.release_strays(conn, worker_id, [known.id]) == [held.id]
-    assert await queue.release_strays(conn, worker_id, [known.id]) == []
+    assert await recovery.release_strays(conn, worker_id, strays) == [held.id]
+    assert await recovery.release_strays(conn, worker_id, strays) == []
+    assert await recovery.find_strays(conn, worker_id, [known.id], 10) == set()
 
 
 async def test_a_stray_is_run_again_under_a_new_lease(conn: Connection) -> None:
     await add(conn)
     worker_id = await register(conn)
     _, lost = await take(conn, worker_id)
-    await queue.release_strays(conn, worker_id, [])
+    await recovery.release_strays(conn, worker_id, [lost.lease_no])
     _, again = await take(conn, worker_id)
     assert await finish(conn, done(lost)) == []
     assert [one.id for one in await finish(conn, done(again))] == [lost.job_id]
@@ -251,12 +254,12 @@ async def test_shelving_unknown_modes_hides_no_job_from_a_claim(
     unknown = await add(conn, "unheard_of")
     known = await add(conn)
     async with database.transaction() as shelving:
-        assert await queue.shelve_unknown(shelving, 100) == ["unheard_of"]
+        assert await moving.shelve_unknown(shelving, 100) == ["unheard_of"]
         assert [job.id for job in (await claim(conn, worker_id)).jobs] == [known]
     assert await state(conn, unknown) == ("waiting", "handler")
 
 
 async def test_without_any_worker_nothing_is_shelved(conn: Connection) -> None:
     job_id = await add(conn, "unheard_of")
-    assert await queue.shelve_unknown(conn, 100) == []
+    assert await moving.shelve_unknown(conn, 100) == []
     assert await state(conn, job_id) == ("queued", None)

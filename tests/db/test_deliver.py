@@ -9,7 +9,7 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db import approvals, effects, queue, steps
+from db import approvals, effects, moving, queue, recovery, steps
 from db.effects import Approval, NewJob, Origin
 from db.errors import Conflict
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
@@ -158,7 +158,7 @@ async def test_a_childs_end_while_the_park_is_open_is_seen_by_the_look_after_the
         with anyio.fail_after(5):
             await kind.deliver(conn, lease)
     assert await state(conn, lease.job_id) == ("waiting", "children")
-    await queue.unblock(conn, [lease.job_id])
+    await moving.unblock(conn, [lease.job_id])
     await _runs_once(conn, lease)
 
 
@@ -171,14 +171,14 @@ async def test_a_park_while_a_delivery_is_open_neither_waits_nor_misses_it(
         await kind.deliver(deliverer, lease)
         with anyio.fail_after(5):
             applied = await finish(conn, parked(lease, kind.reason, kind.detail))
-            await queue.unblock(conn, [one.id for one in applied])
+            await moving.unblock(conn, [one.id for one in applied])
         if kind.reason == "children":
             assert await state(conn, lease.job_id) == ("waiting", "children")
         else:
             assert await queue.fates(conn, [lease]) == {lease.job_id: "held"}
     if kind.reason == "children":
         # The child's end was not yet committed when its parent looked, nor the park when it did.
-        await queue.sweep(conn, "children", UUID(int=0), 10)
+        await moving.sweep(conn, "children", UUID(int=0), 10)
     else:
         await settle(conn, parked(lease, kind.reason, kind.detail))
     await _runs_once(conn, lease)
@@ -215,9 +215,9 @@ async def test_the_last_two_children_ending_in_concurrent_batches_resume_their_p
     async with database.transaction() as one, database.transaction() as two:
         assert [x.unblocks for x in await queue.finish(one, [done(first)])] == [True]
         assert [x.unblocks for x in await queue.finish(two, [done(second)])] == [True]
-    await queue.unblock(conn, [first.job_id])
+    await moving.unblock(conn, [first.job_id])
     await _runs_once(conn, lease)
-    assert await queue.unblock(conn, [second.job_id]) == []
+    assert await moving.unblock(conn, [second.job_id]) == []
 
 
 async def test_a_promoter_that_finds_the_parent_held_by_another_is_told_to_look_again(
@@ -232,12 +232,12 @@ async def test_a_promoter_that_finds_the_parent_held_by_another_is_told_to_look_
     await finish(conn, done(first))
     async with database.transaction() as early:
         # Looks before the second child's end, and holds the parent's row a little longer.
-        assert await queue.unblock(early, [first.job_id]) == []
+        assert await moving.unblock(early, [first.job_id]) == []
         await finish(conn, done(second))
         with anyio.fail_after(5):
-            assert await queue.unblock(conn, [second.job_id]) == [lease.job_id]
+            assert await moving.unblock(conn, [second.job_id]) == [lease.job_id]
         assert await state(conn, lease.job_id) == ("waiting", "children")
-    assert await queue.unblock(conn, [lease.job_id]) == []
+    assert await moving.unblock(conn, [lease.job_id]) == []
     await _runs_once(conn, lease)
 
 
@@ -297,7 +297,7 @@ async def test_the_question_and_the_park_commit_together(
         await queue.finish(finisher, [parked(lease, "approval")])
         await effects.write(finisher, [(Origin(lease.job_id), QUESTION)])
         assert await approvals.get_by_effect(conn, lease.job_id, "approval:1") is None
-    await queue.unblock(conn, [lease.job_id])
+    await moving.unblock(conn, [lease.job_id])
     assert await state(conn, lease.job_id) == ("waiting", "approval")
     asked = await approvals.get_by_effect(conn, lease.job_id, "approval:1")
     assert asked is not None
@@ -421,7 +421,8 @@ async def test_a_cancel_of_a_job_that_a_claim_holds_reaches_the_attempt(
         async with blocking(database, conn, cancel(conn, job_id)) as result:
             await claimer.execute("commit")
     assert result == ["running"]
-    assert [one["id"] for one in await queue.cancel_requests(conn, worker_id)] == [job_id]
+    [asked] = await recovery.cancel_requests(conn, worker_id, [job_id])
+    assert asked["id"] == job_id
 
 
 async def test_a_claim_passes_over_a_job_that_is_being_canceled(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from db import effects, queue
+from db import effects, moving, queue
 from db.effects import Approval, Artifact, Effect, Memory, Message, NewJob, Origin
 from db.errors import JobsworthError
 from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
@@ -105,7 +105,7 @@ async def test_the_repeat_of_a_replay_is_ignored(database: Database, conn: Conne
     origin = Origin(lease.job_id, thread_id=thread_id)
     await effects.write(conn, [(origin, one) for one in one_of_each()])
     await settle(conn, parked(lease, "timer", None, 0))
-    await queue.promote_due(conn, 1)
+    await moving.promote_due(conn, 1)
     worker_id = await register(conn)
     [again] = [job for job in (await claim(conn, worker_id)).jobs if job.id == lease.job_id]
     await _end(database, lease_of(again, worker_id), *one_of_each(), thread_id=thread_id)
@@ -193,7 +193,7 @@ async def test_follow_ups_run_in_the_order_in_which_they_were_asked_for(
     worker_id = await register(conn)
     order: list[int] = []
     for _ in made:
-        await queue.promote_lanes(conn, ["a"])
+        await moving.promote_lanes(conn, ["a"])
         job, held = await take(conn, worker_id)
         order.append(job.payload["n"])
         await settle(conn, done(held))

@@ -15,12 +15,23 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from db import approvals, effects, queue, steps, workers
+from db import approvals, chores, effects, moving, queue, recovery, steps, tokens, workers
 from db.effects import NewJob, Origin
 from db.enqueue import enqueue
-from db.pool import Connection, begun, execute, fetch_val
+from db.pool import Connection, begun, execute, fetch_all, fetch_val
 from db.queue import Lease
-from tests.db.protocol import claim, done, finish, lease_of, register, released, rescue
+from db.steps import PaidAnswer, Record
+from db.tokens import CallStatus, Settlement, Starting, Usage
+from tests.db.protocol import (
+    RESCUE_SECONDS,
+    claim,
+    done,
+    finish,
+    lease_of,
+    register,
+    released,
+    rescue,
+)
 from tests.support import connect
 
 pytestmark = pytest.mark.both
@@ -67,6 +78,25 @@ insert into jobsworth.approvals (proposal_text, shown_hash, status, chosen_optio
 select 'may I?', '', 'approved', 'approve', now() from generate_series(1, 20000)
 """
 
+OPEN_APPROVALS: LiteralString = """
+insert into jobsworth.approvals (proposal_text, shown_hash, job_id)
+select 'may I?', '', j.id from jobsworth.reactive_jobs j
+where j.status = 'waiting' and j.run_at > now() + interval '30 minutes'
+"""
+
+LOAD_CALLS: LiteralString = """
+insert into jobsworth.llm_calls (provider, model, request_id)
+select 'openai', 'gpt', gen_random_uuid() from generate_series(1, %(most)s)
+"""
+SETTLE_CALLS: LiteralString = """
+update jobsworth.llm_calls set status = 'ok', settled_at = now() where status = 'started'
+"""
+OPEN_CALLS: LiteralString = "select id from jobsworth.llm_calls where status = 'started'"
+LOAD_STEPS: LiteralString = """
+insert into jobsworth.steps (job_id, name, attempt)
+select j.id, 'draft', 1 from jobsworth.reactive_jobs j limit %(most)s
+"""
+
 # What an autoanalyze sees that comes when almost everything is dead: many pages, few rows.
 FEW_LIVE: LiteralString = """
 insert into jobsworth.reactive_jobs (mode, worker_id, lease_no)
@@ -90,6 +120,10 @@ LIMITS = {
     "claim 1000": 20,
     "claim from the start": DEAD,
     "step": 60,
+    "steps 100": 40,
+    "start calls 100": 40,
+    "settle calls 100": 40,
+    "keep answers 100": 40,
     "step begun": 40,
     "hold": 30,
     "fates 100": 10,
@@ -108,9 +142,11 @@ LIMITS = {
     "promote due 100": 40,
     "sweep lane": 100,
     "sweep signal": 50,
-    "cancel requests": RUNNING,
+    "cancel requests": 10,
     "strays": 2 * RUNNING,
-    "nothing to rescue": 4 * RUNNING,
+    "nothing to rescue": 30,
+    "chores": 300,
+    "orphans": 1000,
     "nothing to shelve": DEAD,
     "approvals due": 20,
     "beat": 10,
@@ -170,9 +206,13 @@ class Scene:
         self.beyond = await fetch_val(
             self.conn, "select max(position) from jobsworth.reactive_jobs"
         )
+        await execute(self.conn, LOAD_CALLS, {"most": CHURNED})
+        await execute(self.conn, SETTLE_CALLS)
+        await execute(self.conn, LOAD_STEPS, {"most": CHURNED})
         await execute(self.conn, LOAD_QUEUED, {"most": QUEUED})
         await execute(self.conn, LOAD_TIMERS)
         await execute(self.conn, LOAD_APPROVALS)
+        await execute(self.conn, OPEN_APPROVALS)
 
     async def claim(self, wanted: int, *, rescan: bool = False) -> None:
         got = await claim(self.conn, self.worker_id, wanted, beyond=0 if rescan else self.beyond)
@@ -200,6 +240,14 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("claim 1000", 1000, lambda: scene.claim(1000))
     hundred, five_hundred, [lease] = scene.leased(100), scene.leased(500), scene.leased(1)
     await measure("step", 1, lambda: steps.record(conn, hundred[0], "s", "1", attempt=1))
+    ran = [Record(one, "fetch", "1", 1) for one in hundred]
+    await measure("steps 100", 100, lambda: _pinned(conn, steps.record_all(conn, ran)))
+    calls = [starting(one) for one in hundred]
+    await measure("start calls 100", 100, lambda: _pinned(conn, tokens.start_calls(conn, calls)))
+    ok = await _settlements(conn)
+    await measure("settle calls 100", 100, lambda: _pinned(conn, tokens.settle_calls(conn, ok)))
+    paid = [PaidAnswer(one.job_id, "draft", "1", 1, 0) for one in hundred]
+    await measure("keep answers 100", 100, lambda: _pinned(conn, steps.keep_answers(conn, paid)))
     await measure("step begun", 1, lambda: steps.begin(conn, hundred[0], "t", attempt=1))
     await measure("hold", 1, lambda: steps.hold(conn, hundred[0]))
     await measure("fates 100", 100, lambda: queue.fates(conn, hundred))
@@ -207,7 +255,7 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("finish 100", 100, lambda: finish(conn, *map(done, hundred)))
     await measure("finish 500", 500, lambda: finish(conn, *map(done, five_hundred)))
     ended = [one.job_id for one in five_hundred]
-    await measure("unblock 500", 500, lambda: queue.unblock(conn, ended))
+    await measure("unblock 500", 500, lambda: moving.unblock(conn, ended))
     again = scene.leased(100)
     await measure("release 100", 100, lambda: finish(conn, *map(released, again)))
     follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
@@ -216,17 +264,19 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("enqueue in a lane", 1, lambda: enqueue(conn, "answer", lane="a"))
     await measure("enqueue behind", 1, lambda: enqueue(conn, "answer", lane="a"))
     await measure("enqueue once", 1, lambda: enqueue(conn, "answer", unique_key="k"))
-    await measure("promote a lane", 1, lambda: queue.promote_lanes(conn, ["a"]))
-    await measure("next due", 1, lambda: queue.next_due_seconds(conn))
-    await measure("promote due 100", 100, lambda: queue.promote_due(conn, 100))
-    await measure("sweep lane", 1, lambda: queue.sweep(conn, "lane", UUID(int=0), 200))
-    await measure("sweep signal", 1, lambda: queue.sweep(conn, "signal", UUID(int=0), 200))
-    await measure("cancel requests", 1, lambda: queue.cancel_requests(conn, scene.worker_id))
-    known = [one.job_id for one in scene.leases]
-    await measure("strays", 1, lambda: queue.release_strays(conn, scene.worker_id, known))
+    await measure("promote a lane", 1, lambda: moving.promote_lanes(conn, ["a"]))
+    await measure("next due", 1, lambda: moving.next_due_seconds(conn))
+    await measure("promote due 100", 100, lambda: moving.promote_due(conn, 100))
+    await measure("sweep lane", 1, lambda: moving.sweep(conn, "lane", UUID(int=0), 200))
+    await measure("sweep signal", 1, lambda: moving.sweep(conn, "signal", UUID(int=0), 200))
+    known, me = [one.job_id for one in scene.leases], scene.worker_id
+    await measure("cancel requests", len(known), lambda: recovery.cancel_requests(conn, me, known))
+    await measure("strays", 1, lambda: recovery.find_strays(conn, me, known, 100))
+    await measure("chores", 1, lambda: chores.look(conn, RESCUE_SECONDS))
+    await measure("orphans", 1, lambda: moving.close_orphans(conn, UUID(int=0), 100))
     await measure("nothing to rescue", 1, lambda: rescue(conn))
     await measure("approvals due", 1, lambda: approvals.expire(conn, 100))
-    await measure("nothing to shelve", 1, lambda: queue.shelve_unknown(conn, 100))
+    await measure("nothing to shelve", 1, lambda: moving.shelve_unknown(conn, 100))
     await measure("beat", 1, lambda: _beat(conn, scene.worker_id))
     await measure("claim from the start", 1, lambda: scene.claim(1, rescan=True))
     return touched
@@ -255,25 +305,51 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
     ):
         with pytest.raises(queue.LeaseLost):
             await refused
+    await _pinned(conn, steps.record_all(conn, [Record(nobody, "s", "1", 1)]))
+    await _pinned(conn, tokens.start_calls(conn, [starting(nobody)]))
+    await _pinned(conn, tokens.settle_calls(conn, [settlement(uuid4())]))
+    await _pinned(conn, steps.keep_answers(conn, [PaidAnswer(uuid4(), "s", "1", 1, 0)]))
     await queue.fates(conn, [nobody])
     await finish(conn, done(nobody))
-    await queue.unblock(conn, [nobody.job_id])
-    await queue.reconsider(conn, [nobody.job_id])
+    await moving.unblock(conn, [nobody.job_id])
+    await moving.reconsider(conn, [nobody.job_id])
     await _write(conn, [(Origin(nobody.job_id), NewJob("job:1", "answer"))])
-    await queue.promote_lanes(conn, ["a"])
-    await queue.next_due_seconds(conn)
-    await queue.promote_due(conn, 100)
+    await moving.promote_lanes(conn, ["a"])
+    await moving.next_due_seconds(conn)
+    await moving.promote_due(conn, 100)
     for reason in ("lane", "signal"):
-        await queue.sweep(conn, reason, UUID(int=0), 200)
-    await queue.cancel_requests(conn, worker_id)
-    await queue.release_strays(conn, worker_id, [])
+        await moving.sweep(conn, reason, UUID(int=0), 200)
+    await recovery.cancel_requests(conn, worker_id, [nobody.job_id])
+    await recovery.find_strays(conn, worker_id, [], 100)
+    await chores.look(conn, RESCUE_SECONDS)
+    await moving.close_orphans(conn, UUID(int=0), 100)
     await rescue(conn)
     await approvals.expire(conn, 100)
-    await queue.shelve_unknown(conn, 100)
+    await moving.shelve_unknown(conn, 100)
 
 
 class _Undone(Exception):
     pass
+
+
+def starting(lease: Lease) -> Starting:
+    """A call that nobody has begun."""
+    return Starting(lease, "openai", "gpt", uuid4().hex, Usage(1, 1))
+
+
+def settlement(call_id: UUID) -> Settlement:
+    return Settlement(call_id, CallStatus.OK, Usage(1, 1))
+
+
+async def _settlements(conn: Connection) -> list[Settlement]:
+    """All calls that are open are answered."""
+    return [settlement(row["id"]) for row in await fetch_all(conn, OPEN_CALLS)]
+
+
+async def _pinned(conn: Connection, work: Awaitable[object]) -> None:
+    """As a group commit does."""
+    async with begun(conn, tokens.SETTLING):
+        await work
 
 
 async def _write(conn: Connection, follow_ups: list[tuple[Origin, NewJob]]) -> None:
@@ -338,13 +414,33 @@ async def test_hot_statements_stay_on_their_indexes_while_a_snapshot_is_pinned(
         assert await _excess(database_url, conn, statistics) == {}
 
 
-async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(
-    database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_look_at_the_chores_reads_neither_finished_jobs_nor_all_open_approvals(
+    database_url: str, conn: Connection
 ) -> None:
-    monkeypatch.setattr(queue, "PIN_PLAN", "select 1")
-    monkeypatch.setattr(queue, "PINNED", "begin")
+    scene = await _scene(database_url, conn, "planned on nothing")
+    await scene.claim(1000)
+    await conn.execute("set synchronous_commit = on")  # or vacuum leaves what may not be on disk
+    await execute(conn, VACUUM)
+    assert await scene.meter.touched(lambda: chores.look(conn, RESCUE_SECONDS)) <= 100
+
+
+async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(
+    database_url: str, conn: Connection
+) -> None:
+    await execute(conn, "alter routine jobsworth.finish reset all")
     scene = await _scene(database_url, conn, "planned on nothing")
     await scene.claim(2)
     first, second = scene.leased(2)
     touched = await scene.meter.touched(lambda: finish(conn, done(first), done(second)))
     assert touched > 10 * 2 * LIMITS["finish 1"]
+
+
+async def test_without_the_pinned_plan_each_call_reads_the_whole_table(
+    database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "SETTLING", "begin")
+    scene = await _scene(database_url, conn, "planned on nothing")
+    await scene.claim(2)
+    calls = [starting(one) for one in scene.leased(2)]
+    touched = await scene.meter.touched(lambda: _pinned(conn, tokens.start_calls(conn, calls)))
+    assert touched > 10 * 2 * LIMITS["start calls 100"]

@@ -9,7 +9,7 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from db import queue, steps
+from db import moving, queue, recovery, steps
 from db.enqueue import enqueue
 from db.pool import Connection, Database, execute
 from db.queue import Lease
@@ -124,7 +124,7 @@ async def test_a_job_that_cancels_itself_ends_with_its_reason(conn: Connection) 
 async def test_an_error_of_an_earlier_try_is_gone_once_the_job_is_done(conn: Connection) -> None:
     lease = await running(conn)
     await finish(conn, tried_again(lease, 0, "at first"))
-    await queue.promote_due(conn, 10)
+    await moving.promote_due(conn, 10)
     _, again = await take(conn, await register(conn))
     await finish(conn, done(again))
     now = await row(conn, lease.job_id)
@@ -321,7 +321,7 @@ async def test_a_cancel_before_the_ending_stops_the_job_unless_it_ended_for_good
 ) -> None:
     lease = await running(conn)
     assert await cancel(conn, lease.job_id) == "running"
-    [asked] = await queue.cancel_requests(conn, lease.worker_id)
+    [asked] = await recovery.cancel_requests(conn, lease.worker_id, [lease.job_id])
     assert (asked["id"], asked["lease_no"]) == (lease.job_id, lease.lease_no)
     [one] = await finish(conn, end(lease))
     now = await row(conn, lease.job_id)
@@ -331,7 +331,7 @@ async def test_a_cancel_before_the_ending_stops_the_job_unless_it_ended_for_good
     if status == "canceled":
         assert now["error"] == "canceled by a person"
         assert now["run_at"] is None
-    assert await queue.cancel_requests(conn, lease.worker_id) == []
+    assert await recovery.cancel_requests(conn, lease.worker_id, [lease.job_id]) == []
 
 
 async def test_a_cancel_in_an_open_transaction_is_neither_waited_for_nor_missed(

@@ -13,7 +13,9 @@ from db.errors import DatabaseError
 from db.health import (
     INDEXES_ONLY,
     JOBS,
+    NO_JOINS_OF_ALL,
     OUTBOX,
+    VIOLATIONS,
     Readiness,
     check_ready,
     count_violations,
@@ -22,6 +24,7 @@ from db.health import (
     sample_snapshots,
 )
 from db.pool import Database
+from db.violations import count
 from tests.support import connect
 
 pytestmark = pytest.mark.anyio
@@ -179,6 +182,73 @@ async def test_a_backlog_is_counted_from_its_indexes(database_url: str) -> None:
         assert _buffers(conn, OUTBOX) < DONE / 100
 
 
+@pytest.mark.both
+async def test_many_jobs_are_estimated_and_never_below_what_was_counted(database_url: str) -> None:
+    with connect(database_url) as conn:
+        _queue(conn, 9_999)
+        conn.execute("update jobsworth.reactive_jobs set priority = 4")
+    async with Database(database_url) as database, database.connection() as sampler:
+        assert (await sample_jobs(sampler)).queued == 9_999
+        with connect(database_url) as conn:
+            _queue(conn, DONE)
+            conn.execute(
+                "insert into jobsworth.reactive_jobs (mode, run_at)"
+                " select 'm', now() + interval '1 hour' from generate_series(1, 30000)"
+            )
+        jobs = await sample_jobs(sampler)  # there are no statistics yet
+        assert (jobs.queued, jobs.waiting["timer"]) == (10_000, 10_000)
+        with connect(database_url) as conn:
+            conn.execute("analyze jobsworth.reactive_jobs")
+        jobs = await sample_jobs(sampler)
+    assert jobs.queued == pytest.approx(DONE + 9_999, rel=0.05)
+    assert jobs.waiting["timer"] == pytest.approx(30_000, rel=0.05)
+    assert jobs.waiting["lane"] == 0
+
+
+async def test_the_count_of_violations_leaves_out_the_books_of_the_past(database_url: str) -> None:
+    settled = (
+        "insert into jobsworth.llm_calls (provider, model, status, request_id, settled_at)"
+        " values ('offline', 'rules', 'ok', %s, now() - %s * interval '1 minute')"
+    )
+    with connect(database_url) as conn:
+        for request_id, minutes in (("late", 90), ("recent", 30)):
+            conn.execute(settled, [request_id, minutes])
+    async with Database(database_url) as database, database.connection() as conn:
+        assert await count_violations(conn) == {"settled call without its ledger entry": 1}
+        assert await count(conn, 10) == 2
+
+
+@pytest.mark.both
+async def test_the_count_of_violations_reads_neither_ended_jobs_nor_old_calls(
+    database_url: str,
+) -> None:
+    """Nor timers that are not due; whatever the statistics say."""
+    with connect(database_url) as conn:
+        _queue(conn, DONE)
+        conn.execute("update jobsworth.reactive_jobs set status = 'done', finished_at = now()")
+        conn.execute(
+            "insert into jobsworth.llm_calls (provider, model, status, request_id, settled_at)"
+            " select 'offline', 'rules', 'ok', n::text, now() - interval '1 day'"
+            " from generate_series(1, 20000) n"
+        )
+        conn.execute(
+            "insert into jobsworth.token_ledger (call_id, entry, provider, model)"
+            " select c.id, 'settle', c.provider, c.model from jobsworth.llm_calls c"
+        )
+        conn.execute("select jobsworth.enqueue('m', delay => '1 hour') from generate_series(1, 99)")
+        conn.execute(
+            "insert into jobsworth.approvals (proposal_text, shown_hash, job_id)"
+            " select 'May I?', '', j.id from jobsworth.reactive_jobs j where j.status = 'waiting'"
+        )
+        conn.execute("vacuum jobsworth.reactive_jobs, jobsworth.llm_calls")
+        values = {"books_seconds": 3600}
+        stale = _buffers(conn, VIOLATIONS, NO_JOINS_OF_ALL, values)
+        conn.execute("analyze")
+        fresh = _buffers(conn, VIOLATIONS, NO_JOINS_OF_ALL, values)
+    assert stale < 1_000
+    assert fresh < 1_000
+
+
 def _queue(
     conn: psycopg.Connection[DictRow],
     jobs: int,
@@ -229,11 +299,16 @@ def _hold_transaction(conn: psycopg.Connection[DictRow]) -> None:
     conn.execute("select pg_current_xact_id()")
 
 
-def _buffers(conn: psycopg.Connection[DictRow], query: LiteralString) -> int:
+def _buffers(
+    conn: psycopg.Connection[DictRow],
+    query: LiteralString,
+    limits: LiteralString = INDEXES_ONLY,
+    values: dict[str, Any] | None = None,
+) -> int:
     """Pages that a statement touches, planned as it is in use."""
     with conn.transaction():
-        conn.execute(INDEXES_ONLY, {"timeout": "60s"})
-        row = _only(conn.execute("explain (analyze, buffers, format json) " + query))
+        conn.execute(limits, {"timeout": "60s"})
+        row = _only(conn.execute("explain (analyze, buffers, format json) " + query, values))
     plan: dict[str, Any] = row["QUERY PLAN"][0]["Plan"]
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db import effects, queue
+from db import effects, moving, queue
 from db.effects import NewJob, Origin
 from db.enqueue import enqueue
 from db.errors import Refused
@@ -138,7 +138,7 @@ async def test_a_claim_that_sees_only_the_second_puts_it_off_and_its_look_stalls
         )
         got = await claim(conn, worker_id)
         assert (got.jobs, got.deferred_lanes) == ([], ["a"])
-        await queue.promote_lanes(conn, ["a"])
+        await moving.promote_lanes(conn, ["a"])
     assert await states(conn, first, second) == [("queued", None), ("waiting", "lane")]
     ran = await run_dry(database, worker_id, 10)
     assert [job.id for job in ran] == [first, second]
@@ -154,7 +154,7 @@ async def test_two_claimers_of_one_lane_take_one_job_between_them(
         with anyio.fail_after(5):
             got = await claim(conn, yours)
         assert (got.jobs, got.deferred_lanes) == ([], ["a"])
-    await queue.promote_lanes(conn, ["a"])
+    await moving.promote_lanes(conn, ["a"])
     assert await states(conn, first, second) == [("running", None), ("waiting", "lane")]
 
 
@@ -168,7 +168,7 @@ async def test_a_deferral_that_commits_after_the_finishers_look_is_looked_at_by_
         assert (await claim(open_claim, yours)).deferred_lanes == ["a"]
         await settle(conn, done(lease))
     assert await states(conn, first, second) == [("done", None), ("waiting", "lane")]
-    await queue.promote_lanes(conn, ["a"])
+    await moving.promote_lanes(conn, ["a"])
     assert await state(conn, second) == ("queued", None)
 
 
@@ -180,7 +180,7 @@ async def test_a_job_that_committed_late_behind_its_finished_predecessor_is_foun
         late = (await enqueue(open_enqueue, "answer", lane="a")).job_id
         await settle(conn, done(lease))
     assert await state(conn, late) == ("waiting", "lane")
-    await queue.sweep(conn, "lane", UUID(int=0), 10)
+    await moving.sweep(conn, "lane", UUID(int=0), 10)
     assert await state(conn, late) == ("queued", None)
 
 
@@ -246,7 +246,7 @@ async def test_eight_workers_keep_the_order_and_never_overlap(
             ended = added.is_set()
             await run_dry(database, worker_id, wanted)
             async with database.connection() as own:
-                await queue.sweep(own, "lane", UUID(int=0), 100)
+                await moving.sweep(own, "lane", UUID(int=0), 100)
                 left = await fetch_val(
                     own,
                     "select count(*) from jobsworth.reactive_jobs where finished_at is null",
@@ -282,7 +282,7 @@ async def test_crossing_batches_of_two_lanes_finish_without_waiting(
         with anyio.fail_after(5):
             assert len(await queue.finish(one, [done(a)])) == 1
             assert len(await queue.finish(two, [done(b), done(a)])) == 1
-    await queue.unblock(conn, [a.job_id, b.job_id])
+    await moving.unblock(conn, [a.job_id, b.job_id])
     assert await states(conn, *behind) == [("queued", None)] * 2
 
 
@@ -307,7 +307,7 @@ async def test_a_job_parked_for_a_person_steps_aside_and_is_next_when_it_resumes
         {"id": approval_id},
     )
     await signal(conn, lease.job_id)
-    await queue.reconsider(conn, [lease.job_id])
+    await moving.reconsider(conn, [lease.job_id])
     assert await state(conn, lease.job_id) == ("waiting", "lane")
     await settle(conn, done(running_second))
     assert await states(conn, lease.job_id, third) == [("queued", None), ("waiting", "lane")]
@@ -363,7 +363,7 @@ async def test_scheduled_jobs_that_are_due_together_join_their_lane_in_the_order
             "where id = %(id)s",
             {"id": job_id, "m": minutes},
         )
-    assert await queue.promote_due(conn, 10) == 4
+    assert await moving.promote_due(conn, 10) == 4
     ran = await run_dry(database, await register(conn), 10)
     assert [job.id for job in ran] == jobs[::-1]
 
@@ -388,7 +388,7 @@ async def test_the_answer_to_message_one_comes_before_the_classification_of_mess
                 if len(order) > 1:
                     follow_ups = []
                 await effects.write(conn, [(Origin(job.id), one) for one in follow_ups])
-        await queue.unblock(conn, [one.id for one in applied])
+        await moving.unblock(conn, [one.id for one in applied])
     assert order == ["classify", "plan", "answer", "classify"]
     assert await breaches(conn) == []
 
@@ -421,11 +421,11 @@ async def test_a_retried_job_joins_its_lane_at_the_end(conn: Connection) -> None
 async def test_a_job_in_a_lane_with_an_unknown_mode_keeps_its_place(conn: Connection) -> None:
     await register(conn)
     unknown, behind = await add(conn, "unheard_of", lane="a"), await add(conn, lane="a")
-    await queue.shelve_unknown(conn, 10)
-    await queue.unblock(conn, [unknown])
+    await moving.shelve_unknown(conn, 10)
+    await moving.unblock(conn, [unknown])
     assert await states(conn, unknown, behind) == [("waiting", "handler"), ("waiting", "lane")]
     await register(conn, ["unheard_of"])
-    await queue.sweep(conn, "handler", UUID(int=0), 10)
+    await moving.sweep(conn, "handler", UUID(int=0), 10)
     assert await state(conn, unknown) == ("queued", None)
 
 

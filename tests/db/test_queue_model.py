@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from db import effects, queue
+from db import effects, moving, queue
 from db.effects import Approval, Effect, NewJob, Origin
 from db.enqueue import enqueue
 from db.errors import Conflict
@@ -308,7 +308,7 @@ class Queue(RuleBasedStateMachine):
         for one in got.jobs:
             job = self.model.jobs[one.id]
             job.status, job.lease = "running", lease_of(one, self.worker_id)
-        self.run(queue.promote_lanes, got.deferred_lanes)
+        self.run(moving.promote_lanes, got.deferred_lanes)
         self.model.look()
         return multiple(*taken)
 
@@ -409,7 +409,7 @@ class Queue(RuleBasedStateMachine):
         if job.waiting_for == "timer":
             self.run(execute, DUE, {"id": job.id})
             job.due = True
-            assert self.run(queue.promote_due, 10) == 1
+            assert self.run(moving.promote_due, 10) == 1
             self.model.look()
 
     @rule()
@@ -421,7 +421,7 @@ class Queue(RuleBasedStateMachine):
         assert set(rescued) == {job.id for job in lost}
         for job in lost:
             self._crash(job)
-        self.run(queue.unblock, list(rescued))
+        self.run(moving.unblock, list(rescued))
         self.model.look()
 
     @invariant()
@@ -463,7 +463,7 @@ class Queue(RuleBasedStateMachine):
             self.model.park(job, status)
         assert (one.id, one.status) == (job.id, job.status)
         self._made(job, made)
-        self.run(queue.unblock, [one.id] if one.unblocks else [])
+        self.run(moving.unblock, [one.id] if one.unblocks else [])
         self.model.look()
         return (job, lease)
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import effects, queue
+from db import effects, moving, queue
 from db.effects import NewJob, Origin
 from db.enqueue import enqueue
 from db.errors import Conflict, NotFound
@@ -136,9 +136,9 @@ async def test_a_child_that_somebody_holds_when_its_parent_ends_is_looked_at_aga
     async with database.transaction() as open_claim:
         assert len((await claim(open_claim, worker_id)).jobs) == 1
         await finish(conn, done(lease))
-        again = await queue.unblock(conn, [lease.job_id])
+        again = await moving.unblock(conn, [lease.job_id])
         assert again == [lease.job_id]
-    assert await queue.unblock(conn, again) == []
+    assert await moving.unblock(conn, again) == []
     assert (await row(conn, child))["cancel_requested"]
 
 
@@ -233,7 +233,7 @@ async def test_parents_that_end_in_concurrent_batches_leave_nobody_waiting(
         await queue.finish(one, [done(first)])
         await settle(conn, done(second))
     assert await state(conn, job_id) == ("waiting", "parents")
-    await queue.unblock(conn, [first.job_id])
+    await moving.unblock(conn, [first.job_id])
     assert await state(conn, job_id) == ("queued", None)
 
 
@@ -294,7 +294,7 @@ async def test_an_open_enqueue_whose_parent_ends_meanwhile_is_found_by_a_sweep(
     async with database.transaction() as open_enqueue:
         job_id = (await enqueue(open_enqueue, "answer", after=[lease.job_id])).job_id
         await settle(conn, done(lease))
-    await queue.sweep(conn, "parents", UUID(int=0), 10)
+    await moving.sweep(conn, "parents", UUID(int=0), 10)
     assert await state(conn, job_id) == ("queued", None)
 
 
@@ -338,7 +338,7 @@ async def test_the_last_of_two_thousand_children_costs_no_walk_over_the_others(
     for again in (False, True):
         await execute(conn, "select pg_stat_force_next_flush()")
         before = await database.fetch_val(touched)
-        await queue.reconsider(conn, [lease.job_id])
+        await moving.reconsider(conn, [lease.job_id])
         await execute(conn, "select pg_stat_force_next_flush()")
         blocks = await database.fetch_val(touched) - before
         assert blocks < 200 or not again
@@ -360,8 +360,8 @@ async def test_reconsider_waits_for_nobody_and_says_whom_to_look_at_again(
             {"id": lease.job_id},
         )
         with anyio.fail_after(5):
-            assert await queue.reconsider(conn, [lease.job_id, free]) == [lease.job_id]
-    assert await queue.reconsider(conn, [lease.job_id, free]) == []
+            assert await moving.reconsider(conn, [lease.job_id, free]) == [lease.job_id]
+    assert await moving.reconsider(conn, [lease.job_id, free]) == []
     assert await state(conn, lease.job_id) == ("queued", None)
 
 
@@ -385,5 +385,5 @@ async def test_jobs_that_do_not_wait_are_left_as_they_are(conn: Connection) -> N
     await finish(conn, done(ended))
     jobs = [runs.job_id, ended.job_id, await add(conn)]
     before = [await row(conn, job_id) for job_id in jobs]
-    assert await queue.reconsider(conn, jobs) == []
+    assert await moving.reconsider(conn, jobs) == []
     assert [await row(conn, job_id) for job_id in jobs] == before

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import queue, steps, workers
+from db import moving, queue, recovery, steps, workers
 from db.pool import Connection, Database, execute, fetch_val
 from tests.db.protocol import (
     CRASHES_MAX,
@@ -212,7 +212,7 @@ async def test_a_rescued_job_in_a_lane_stays_ahead_of_it(conn: Connection) -> No
     await execute(conn, CRASH, {"id": lease.job_id, "crashes": 1})
     await die(conn, lease.worker_id)
     await rescue(conn)
-    await queue.unblock(conn, [lease.job_id])
+    await moving.unblock(conn, [lease.job_id])
     assert await states(conn, lease.job_id, behind) == [("waiting", "timer"), ("waiting", "lane")]
 
 
@@ -221,7 +221,7 @@ async def test_a_job_that_failed_by_its_crashes_frees_its_lane(conn: Connection)
     behind = await add(conn, lane="a")
     await die(conn, lease.worker_id)
     await rescue(conn)
-    await queue.unblock(conn, [lease.job_id])
+    await moving.unblock(conn, [lease.job_id])
     assert await states(conn, lease.job_id, behind) == [("failed", None), ("queued", None)]
 
 
@@ -258,4 +258,4 @@ async def test_a_job_is_claimed_again_after_its_rescue_and_its_steps_are_there(
 async def test_an_unknown_worker_id_has_no_cancel_requests(conn: Connection) -> None:
     lease = await running(conn)
     await cancel(conn, lease.job_id)
-    assert await queue.cancel_requests(conn, uuid4()) == []
+    assert await recovery.cancel_requests(conn, uuid4(), [lease.job_id]) == []

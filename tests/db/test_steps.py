@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from db import queue, steps, tokens
-from db.pool import Connection, Database, execute, fetch_val
-from db.queue import Lease, LeaseLost
+from db.errors import Refused
+from db.pool import Connection, Database, begun, execute, fetch_val
+from db.queue import PINNED, Lease, LeaseLost
+from db.steps import PaidAnswer, Record
 from tests.db.protocol import (
     blocking,
     die,
@@ -26,6 +29,7 @@ from tests.db.protocol import (
 pytestmark = pytest.mark.both
 
 COUNT = "select count(*) from jobsworth.steps"
+NULLS = "select count(*) from jobsworth.steps where finished_at is not null and output is null"
 
 
 async def _write(conn: Connection, lease: Lease, how: str) -> object:
@@ -248,3 +252,85 @@ async def test_the_row_of_a_running_job_is_not_changed_by_its_steps(conn: Connec
     await steps.record(conn, lease, "fetch", "1", attempt=1)
     assert await row(conn, lease.job_id) == before
     assert await queue.fates(conn, [lease]) == {lease.job_id: "held"}
+
+
+# Many at once.
+
+
+async def _record_all(conn: Connection, *ran: Record) -> list[Any]:
+    """Record these in one transaction: what stands, or "not written"."""
+    async with begun(conn, PINNED):
+        outputs = await steps.record_all(conn, ran)
+    return [outputs.get((one.lease.job_id, one.name), "not written") for one in ran]
+
+
+async def test_many_steps_are_recorded_as_one_is(conn: Connection) -> None:
+    first, second = await running(conn), await running(conn)
+    await steps.begin(conn, second, "pay", attempt=1, effect="unsafe")
+    assert await _record_all(
+        conn,
+        Record(first, "fetch", '{"n": 1}', 1, 2.0, "wait", "unsafe", "h"),
+        Record(first, "nap", "null", 1),
+        Record(second, "pay", '"paid"', 2),
+    ) == [{"n": 1}, None, "paid"]
+    [fetched, nap] = await steps.list_for_job(conn, first.job_id)
+    assert (fetched.kind, fetched.effect, fetched.input_hash) == ("wait", "unsafe", "h")
+    assert fetched.finished_at is not None
+    assert 1.5 < (fetched.finished_at - fetched.started_at).total_seconds() < 10
+    assert (nap.output, nap.finished_at is None) == (None, False)
+    assert await fetch_val(conn, NULLS) == 0
+    [paid] = await steps.list_for_job(conn, second.job_id)
+    assert (paid.output, paid.attempt, paid.effect) == ("paid", 2, "unsafe")
+
+
+async def test_a_lost_lease_or_an_earlier_output_is_left_out_of_many_steps(
+    database: Database, conn: Connection
+) -> None:
+    lease, lost, ended, held = [await running(conn) for _ in range(4)]
+    await die(conn, lost.worker_id)
+    await rescue(conn)
+    await finish(conn, done(ended))
+    await steps.record(conn, lease, "fetch", "1", attempt=1)
+    ran = [Record(one, "fetch", "2", 1) for one in (lost, lease, ended, held)]
+    async with database.transaction() as other:
+        await steps.hold(other, held)
+        outputs = await _record_all(conn, *ran, Record(lease, "more", "3", 1))
+    assert outputs == 4 * ["not written"] + [3]
+    assert await fetch_val(conn, COUNT) == 2
+
+
+async def test_many_answers_are_kept_unless_earlier_ones_stand(conn: Connection) -> None:
+    first, second = await running(conn), await running(conn)
+    await steps.record(conn, first, "draft", '"first"', attempt=1)
+    answers = [
+        PaidAnswer(first.job_id, "draft", '"late"', 1, 0.1),
+        PaidAnswer(second.job_id, "draft", '"paid"', 1, 0.1),
+        PaidAnswer(second.job_id, "draft", '"twice"', 1, 0.1),
+        PaidAnswer(second.job_id, "empty", "null", 1, 0.1),
+        PaidAnswer(UUID(int=1), "draft", '"nobody"', 1, 0.1),
+    ]
+    async with begun(conn, PINNED):
+        stand = await steps.keep_answers(conn, answers)
+    assert [stand[one.job_id, one.name] for one in answers] == [
+        "first",
+        "paid",
+        "paid",
+        None,
+        None,
+    ]
+    assert await fetch_val(conn, NULLS) == 0
+    found = await steps.list_for_job(conn, second.job_id)
+    assert sorted((one.name, one.kind, one.output) for one in found) == [
+        ("draft", "call", "paid"),
+        ("empty", "call", None),
+    ]
+
+
+async def test_one_step_twice_in_one_statement_is_refused_and_neither_is_written(
+    conn: Connection,
+) -> None:
+    """Each alone goes through then."""
+    lease = await running(conn)
+    with pytest.raises(Refused):
+        await _record_all(conn, Record(lease, "fetch", "1", 1), Record(lease, "fetch", "2", 1))
+    assert await fetch_val(conn, COUNT) == 0

@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import books, tokens
-from db.errors import Conflict, InvalidInput
-from db.pool import Connection, Database, execute, fetch_all
-from db.queue import Lease, LeaseLost
-from db.tokens import CallStatus, LedgerScope, Usage, UsageSource
+from db import books, steps, tokens
+from db.errors import Conflict, Contended, InvalidInput
+from db.pool import Connection, Database, begun, execute, fetch_all
+from db.queue import PINNED, Lease, LeaseLost
+from db.tokens import CallStatus, LedgerScope, Settlement, Starting, Usage, UsageSource
 from tests.db import rows
 from tests.support import until
 
@@ -328,3 +328,95 @@ async def _entry_at(conn: Connection, occurred_at: str, input_tokens: int) -> No
         " values ('settle', 'acme', 'large', %s, %s::timestamptz)",
         [input_tokens, occurred_at],
     )
+
+
+# Many at once.
+
+
+def starting(lease: Lease | None, **options: Any) -> Starting:
+    return Starting(lease, "acme", "large", uuid4().hex, ESTIMATE, **options)
+
+
+async def start_all(conn: Connection, *calls: Starting) -> list[UUID | None]:
+    """Start these in one transaction; None for those that were not written."""
+    async with begun(conn, PINNED):
+        ids = await tokens.start_calls(conn, calls)
+    return [ids.get(call.request_id) for call in calls]
+
+
+async def test_many_calls_are_started_as_one_is(conn: Connection) -> None:
+    calls = [
+        starting(
+            await rows.running_job(conn),
+            estimated_cost=Decimal("0.01"),
+            mode="answer",
+            step_name=f"draft {n}",
+            attempt=n,
+            team_id=uuid4(),
+            thread_id=uuid4(),
+        )
+        for n in range(1, 4)
+    ]
+    ids = await start_all(conn, *calls)
+    for call, call_id in zip(calls, ids, strict=True):
+        assert call.lease is not None
+        [one] = await tokens.list_calls(conn, call.lease.job_id)
+        assert (one.id, one.status, one.request_id) == (call_id, "started", call.request_id)
+        assert (one.lease_no, one.attempt) == (call.lease.lease_no, call.attempt)
+        assert (one.team_id, one.thread_id) == (call.team_id, call.thread_id)
+        assert (one.mode, one.step_name) == (call.mode, call.step_name)
+        assert (one.estimated_input_tokens, one.estimated_cost) == (1000, Decimal("0.01"))
+    assert await ledger(conn) == 3 * [("reserve", 1000, 500, Decimal("0.01"))]
+
+
+async def test_a_lost_lease_among_many_starts_no_call(conn: Connection) -> None:
+    lease, lost, ended = [await rows.running_job(conn) for _ in range(3)]
+    await rows.take(conn, lost.job_id)
+    await rows.end(conn, ended.job_id)
+    ids = await start_all(conn, *map(starting, (lost, lease, ended, None)))
+    assert [call_id is not None for call_id in ids] == [False, True, False, False]
+    assert len(await ledger(conn)) == 1
+
+
+async def test_a_request_that_is_in_the_books_is_left_out_of_many(conn: Connection) -> None:
+    lease = await rows.running_job(conn)
+    booked, fresh = starting(lease), starting(lease)
+    assert await start_all(conn, booked) != [None]
+    first, second = await start_all(conn, booked, fresh)
+    assert (first, second is not None) == (None, True)
+    assert len(await ledger(conn)) == 2
+
+
+async def test_many_calls_do_not_wait_for_a_job_that_somebody_holds(
+    database: Database, conn: Connection
+) -> None:
+    lease, held = await rows.running_job(conn), await rows.running_job(conn)
+    async with database.transaction() as other:
+        await steps.hold(other, held)
+        ids = await start_all(conn, starting(held), starting(lease))
+    assert [call_id is not None for call_id in ids] == [False, True]
+
+
+async def test_many_calls_are_settled_once_each(conn: Connection) -> None:
+    leases = [await rows.running_job(conn) for _ in range(3)]
+    ids = [await start(conn, lease) for lease in leases]
+    await settle(conn, ids[1], usage=Usage(1, 1), cost=None)
+    ended = [Settlement(one, CallStatus.OK, USED, PRICE, "2026-01", 12) for one in (*ids, uuid4())]
+    async with begun(conn, tokens.SETTLING):
+        assert await tokens.settle_calls(conn, ended) == 2
+    found = [(await tokens.list_calls(conn, lease.job_id))[0] for lease in leases]
+    assert [call.input_tokens for call in found] == [120, 1, 120]
+    assert (found[2].cost, found[2].price_version, found[2].latency_ms) == (PRICE, "2026-01", 12)
+    assert len(await ledger(conn)) == 6
+    assert await books.check(conn) == []
+
+
+async def test_many_settlements_do_not_wait_long_for_what_somebody_holds(
+    database: Database, conn: Connection
+) -> None:
+    call_id = await start(conn, None)
+    async with database.transaction() as other:
+        assert await settle(other, call_id)
+        with pytest.raises(Contended):
+            async with begun(conn, tokens.SETTLING):
+                await tokens.settle_calls(conn, [Settlement(call_id, CallStatus.OK, USED)])

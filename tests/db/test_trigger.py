@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from db import jobs
+from db import jobs, workers
 from db.jobs import Job, enqueue
 from db.pool import Connection, Database, fetch_all, fetch_val
 from tests.db.racing import until_blocked
@@ -238,6 +238,42 @@ async def test_an_insert_wakes_idle_workers_only(conn: Connection) -> None:
     assert await notified()
 
 
+async def test_a_worker_that_leaves_or_is_busy_again_is_not_woken(conn: Connection) -> None:
+    first, second = await add_worker(conn, idle=True), await add_worker(conn, idle=True)
+    counts = [await idle_workers(conn)]
+    await workers.set_idle(conn, first, False)
+    counts.append(await idle_workers(conn))
+    await workers.leave(conn, second)
+    counts.append(await idle_workers(conn))
+    assert counts == [2, 1, 0]
+
+
+async def test_workers_that_change_at_once_are_counted_one_after_the_other(
+    database: Database, conn: Connection
+) -> None:
+    first, second = await add_worker(conn, idle=False), await add_worker(conn, idle=True)
+    async with (
+        database.connection() as other,
+        anyio.create_task_group() as tasks,
+        conn.transaction(),
+    ):
+        await workers.set_idle(conn, first, True)
+        tasks.start_soon(workers.set_idle, other, second, False)
+        await until_blocked(database, other)
+    assert await idle_workers(conn) == 1
+
+
+async def test_a_count_that_was_rolled_back_is_corrected_when_it_is_asked_for_again(
+    conn: Connection,
+) -> None:
+    worker = await add_worker(conn, idle=False)
+    async with conn.transaction(force_rollback=True):
+        await workers.set_idle(conn, worker, True)
+    assert await idle_workers(conn) == 1
+    await workers.set_idle(conn, worker, False)
+    assert await idle_workers(conn) == 0
+
+
 async def test_a_row_due_within_a_second_notifies_at_once(conn: Connection) -> None:
     await conn.execute('listen "jobsworth.wake"')
     await conn.execute(
@@ -248,6 +284,10 @@ async def test_a_row_due_within_a_second_notifies_at_once(conn: Connection) -> N
     )
     notice = await anext(aiter(conn.notifies(timeout=5)))
     assert notice.payload == "timer"
+
+
+async def idle_workers(conn: Connection) -> int:
+    return await fetch_val(conn, "select last_value from jobsworth.idle_workers")
 
 
 async def add_worker(conn: Connection, *, idle: bool) -> UUID:

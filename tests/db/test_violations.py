@@ -227,7 +227,7 @@ async def test_a_count_that_takes_too_long_is_given_up(conn: Connection) -> None
     await execute(
         conn,
         "create or replace view jobsworth.violations as"
-        " select s.invariant, s.subject_id, s.detail from ("
+        " select s.invariant, s.subject_id, s.detail, now() as at from ("
         " select 'slow'::text as invariant, jobsworth.uuidv7() as subject_id,"
         " pg_sleep(60)::text as detail offset 0) s where s.detail is not null",
     )

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from db import approvals, jobs, queue, violations
+from db import approvals, jobs, recovery, violations
 from db.approvals import Approval
 from db.enqueue import enqueue
 from db.jobs import Job
@@ -147,7 +147,7 @@ class JobApi:
             yield worker
         await self.database.execute(AGE_WORKERS)
         async with self.database.connection() as connection:
-            await queue.rescue(
+            await recovery.rescue(
                 connection,
                 rescue_seconds=self._settings.rescue_seconds,
                 crashes_max=self._settings.crashes_max,

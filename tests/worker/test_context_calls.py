@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from db import queue, tokens
+from db import recovery, tokens
 from db.jobs import JobStatus
 from db.pool import Connection
 from db.tokens import Answer, Call, CallStatus, Usage, UsageSource
@@ -57,7 +57,7 @@ async def lose_lease(api: JobApi, job_id: UUID) -> None:
 async def rescue(api: JobApi) -> None:
     """The job of the dead worker is queued again."""
     async with api.database.connection() as connection:
-        [_] = await queue.rescue(
+        [_] = await recovery.rescue(
             connection,
             rescue_seconds=60,
             crashes_max=5,

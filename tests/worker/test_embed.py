@@ -19,7 +19,8 @@ from tests.openai_stub import CUT, SERVER_ERROR, Fault, OpenAIStub, too_many
 from tests.support import Workers, until
 from worker import embed, events
 from worker.embed import Wake, delay_seconds, embed_pending
-from worker.embedders import Embedder, HashingEmbedder, OpenAIEmbedder
+from worker.embedders import Embedder, HashingEmbedder
+from worker.openai_embedder import OpenAIEmbedder
 
 Logs = Sequence[Mapping[str, Any]]
 

@@ -33,9 +33,9 @@ from worker.embedders import (
     EmbedderError,
     EmbedderRefused,
     HashingEmbedder,
-    OpenAIEmbedder,
     from_settings,
 )
+from worker.openai_embedder import OpenAIEmbedder
 
 DIMENSIONS = 64
 

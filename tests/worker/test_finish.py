@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from db import queue
+from db import moving
 from db.effects import Effect, Memory, Message, NewJob
 from db.errors import translated
 from db.pool import BEGIN, Connection, Database, execute, fetch_all, fetch_val
@@ -468,7 +468,7 @@ async def test_a_park_whose_answer_is_lost_is_looked_at_and_its_cancel_is_not_mi
         put(desk, ending._replace(transition=park))
         await desk.told_of(1)
     assert [(one.id, one.unblocks) for one in desk.committed] == [(ending.job.id, True)]
-    await queue.unblock(conn, [ending.job.id])
+    await moving.unblock(conn, [ending.job.id])
     assert await state(conn, ending.job.id) == ("queued", None)
 
 

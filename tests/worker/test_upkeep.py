@@ -10,6 +10,7 @@ from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import anyio
+import psycopg
 import pytest
 
 import worker.upkeep as module
@@ -21,8 +22,10 @@ from db.tokens import CallStatus, Usage
 from tests.db.rows import take
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
-from worker import Job, handler
+from worker import Job, embed, handler
+from worker.embed import Wake
 from worker.heartbeat import Heartbeat, Identity, Pulse
+from worker.settings import load_settings
 from worker.upkeep import Rescue, Upkeep
 from worker.vitals import Vitals
 
@@ -32,6 +35,8 @@ ADD_WORKER: LiteralString = """
 insert into jobsworth.workers (id, host, pid, version, modes, queues, slots)
 values (%(id)s, 'here', 1, '0', %(modes)s, '{default}', 1)
 """
+# As the daemon has them, before `brisk`.
+PERIODS = {name: value for name, value in vars(module).items() if name.endswith("_PERIOD_SECONDS")}
 DUE_NOW: LiteralString = "update jobsworth.reactive_jobs set run_at = now()"
 
 
@@ -48,6 +53,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in dir(module):
         if name.endswith("_PERIOD_SECONDS"):
             monkeypatch.setattr(module, name, 0.02)
+    monkeypatch.setattr(module, "COST_FACTOR", 0)
 
 
 @dataclass
@@ -55,6 +61,8 @@ class Kept:
     """A running upkeep, and what it told the rest of the daemon."""
 
     heartbeat: Heartbeat
+    known: list[UUID] = field(default_factory=list[UUID])
+    turn_seconds: float | None = 0.0
     ended: list[UUID] = field(default_factory=list[UUID])
     canceled: list[tuple[UUID, int, str]] = field(default_factory=list[tuple[UUID, int, str]])
     rescued: list[int] = field(default_factory=list[int])
@@ -100,6 +108,8 @@ async def upkeep(
         heartbeat,
         Rescue(RESCUE_SECONDS, crashes_max=3, retry_base_seconds=60, retry_max_seconds=3600),
         poll_seconds=0.05,
+        known=lambda: kept.known,
+        turn_seconds=lambda: kept.turn_seconds,
         ended=kept.ended.extend,
         moved=kept.moved,
         rescued=kept.rescued.append,
@@ -293,6 +303,7 @@ async def test_a_cancel_request_reaches_the_attempt_of_this_worker_and_no_other(
 ) -> None:
     ours, others = await running_job(api), await running_job(api)
     async with upkeep(api, worker_id=ours.worker_id) as kept:
+        kept.known += [ours.job_id, others.job_id]
         await a_few_rounds(api)
         assert kept.canceled == []
         async with api.database.connection() as connection:
@@ -310,11 +321,138 @@ async def test_a_notified_cancel_is_looked_at_before_the_next_round(
     monkeypatch.setattr(module, "CANCEL_PERIOD_SECONDS", 3600)
     ours = await running_job(api)
     async with upkeep(api, worker_id=ours.worker_id) as kept:
+        kept.known.append(ours.job_id)
         await a_few_rounds(api)
         async with api.database.connection() as connection:
             await jobs.cancel(connection, ours.job_id)
         kept.upkeep.cancel_asked()
         await until(lambda: _true(kept.canceled))
+
+
+async def test_a_job_under_our_name_without_an_attempt_is_queued_again(api: JobApi) -> None:
+    """The answer to its claim was lost."""
+    stray = await running_job(api)
+    async with upkeep(api, worker_id=stray.worker_id) as kept:
+        await until(status_is(api, stray.job_id, JobStatus.QUEUED))
+        await until(lambda: _true(kept.moves))
+    job = await api.job(stray.job_id)
+    assert (job.crashes, job.failures) == (0, 0)
+
+
+async def test_a_lost_answer_is_looked_for_at_once(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STRAYS_PERIOD_SECONDS", 3600)
+    worker_id = uuid4()
+    async with upkeep(api, worker_id=worker_id) as kept:
+        await a_few_rounds(api)
+        stray = await running_job(api)
+        await api.database.execute(
+            "update jobsworth.reactive_jobs set worker_id = %(worker)s where id = %(id)s",
+            {"worker": worker_id, "id": stray.job_id},
+        )
+        kept.upkeep.claim_unanswered()
+        await until(status_is(api, stray.job_id, JobStatus.QUEUED))
+
+
+async def test_a_job_whose_claim_is_not_answered_yet_is_no_stray(api: JobApi) -> None:
+    """It is one only when the claim loop has begun a turn since it was first seen."""
+    claimed = await running_job(api)
+    async with upkeep(api, worker_id=claimed.worker_id) as kept:
+        kept.turn_seconds = 3600.0
+        await a_few_rounds(api)
+        kept.turn_seconds = None
+        await a_few_rounds(api)
+        kept.known.append(claimed.job_id)
+        kept.turn_seconds = 0.0
+        await a_few_rounds(api)
+        assert (await api.job(claimed.job_id)).status is JobStatus.RUNNING
+        kept.known.clear()
+        await until(status_is(api, claimed.job_id, JobStatus.QUEUED))
+
+
+async def test_what_was_left_open_on_an_ended_job_is_closed(api: JobApi) -> None:
+    """Its worker died between its commit and the look after it."""
+    lease = await running_job(api)
+    await api.database.execute(
+        "insert into jobsworth.approvals (job_id, proposal_text, shown_hash)"
+        " values (%(id)s, 'Ship it?', '')",
+        {"id": lease.job_id},
+    )
+    await api.database.execute(
+        "update jobsworth.reactive_jobs set status = 'done', finished_at = now()"
+    )
+
+    async def closed() -> bool:
+        found = await api.rows("select status::text from jobsworth.approvals")
+        return found == [{"status": "superseded"}]
+
+    async with upkeep(api):
+        await until(closed)
+
+
+class Round:
+    """What upkeep asked the database until each of its parts had had one turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.rests: list[float] = []
+        really_execute, really_wait = psycopg.AsyncCursor.execute, Wake.wait
+
+        async def execute(cursor: Any, query: Any, *args: Any, **options: Any) -> Any:
+            self.asked.append(str(query))
+            return await really_execute(cursor, query, *args, **options)
+
+        async def wait(wake: Wake, seconds_max: float) -> None:
+            self.rests.append(seconds_max)
+            await really_wait(wake, 3600)
+
+        monkeypatch.setattr(psycopg.AsyncCursor, "execute", execute)
+        monkeypatch.setattr(Wake, "wait", wait)
+
+    async def over(self) -> bool:
+        return len(self.rests) == 6
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
+async def test_a_round_without_work_is_five_statements_and_one_for_what_waits(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
+) -> None:
+    """Timers, strays, chores, unknown modes and abandoned calls ask once each, cancels not."""
+    await api.enqueue("answer", delay=3600)
+    if waiting:
+        parent = await api.enqueue("answer", delay=3600)
+        await api.enqueue("answer", after=[parent])
+    asked = Round(monkeypatch)
+    async with upkeep(api, unbroken_seconds=RESCUE_SECONDS + 1):
+        await until(asked.over)
+    sweeps = [statement for statement in asked.asked if "recent" in statement]
+    assert len(sweeps) == waiting
+    assert len(asked.asked) == 5 + waiting
+
+
+def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
+    """Claims, the heartbeat and the outbox included, in the mean of their jittered pauses."""
+    defaults = load_settings()
+    pauses = [
+        0.95 * module.TIMER_LOOK_SECONDS,
+        PERIODS["CHORES_PERIOD_SECONDS"],
+        PERIODS["SHELVE_PERIOD_SECONDS"],
+        PERIODS["STRAYS_PERIOD_SECONDS"],
+        PERIODS["ABANDONED_PERIOD_SECONDS"],
+        defaults.poll_seconds,
+        defaults.heartbeat_seconds,
+        embed.POLL_SECONDS,
+    ]
+    assert sum(1 / pause for pause in pauses) < 4
+
+
+def test_a_look_that_costs_much_comes_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for seconds in (0.0, 0.001, 0.02):
+        assert module.seldom(seconds, 2.0) is None
+    assert module.seldom(0.04, 2.0) == pytest.approx(4, rel=0.1)
+    assert module.seldom(100.0, 2.0) == module.COST_PAUSE_SECONDS_MAX
 
 
 async def test_upkeep_goes_on_after_an_error(api: JobApi) -> None:

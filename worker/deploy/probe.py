@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
-import httpx
 from pydantic import BaseModel, ConfigDict
 
 from worker.deploy.commands import run_command
@@ -70,6 +69,8 @@ async def probe(
 async def _ask_url(
     url: str, status_expected: int, timeout_seconds: float
 ) -> tuple[bool, str, int | None]:
+    import httpx  # takes 9 MB of a worker's memory, and few workers deploy
+
     asked = f"GET {without_password(url)}"
     try:
         with anyio.fail_after(timeout_seconds):

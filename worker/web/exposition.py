@@ -169,7 +169,7 @@ def _sampled(samples: Samples) -> Families:
     )
     yield _gauge(
         "jobsworth_violations",
-        "Breaches of an invariant; 0, always (see the view violations)",
+        "Breaches of an invariant; 0, always. Of the books the last hour: see jobsworth doctor",
         None if violations is None else sum(violations.values()),
     )
     stale = GaugeMetricFamily(
@@ -184,10 +184,14 @@ def _sampled(samples: Samples) -> Families:
 
 def _jobs(samples: Samples) -> Families:
     jobs = samples.jobs.value
-    yield _gauge("jobsworth_jobs_queued", "Jobs ready to run", jobs and jobs.queued)
+    yield _gauge(
+        "jobsworth_jobs_queued", "Jobs ready to run; above 10,000 an estimate", jobs and jobs.queued
+    )
     yield _gauge("jobsworth_jobs_running", "Jobs running, on any worker", jobs and jobs.running)
     waiting = GaugeMetricFamily(
-        "jobsworth_jobs_waiting", "Jobs not yet ready, by what they wait for", labels=["reason"]
+        "jobsworth_jobs_waiting",
+        "Jobs not yet ready, by what they wait for; above 10,000 an estimate",
+        labels=["reason"],
     )
     for reason, count in (jobs.waiting if jobs else {}).items():
         waiting.add_metric([reason], count)

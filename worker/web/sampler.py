@@ -1,8 +1,8 @@
 """Reads what the gauges show, every few seconds, away from the claim loop and from any probe.
 
 In: the pool. Out: `Samples`, the last reading of each part with its time. Invariant: one statement
-at a time, and at most a fiftieth of the time spent in any part, so that a database in trouble is
-not asked more; a part that cannot be read keeps its last value, and its age says so.
+at a time, and at most a two-hundredth of the time spent in any part, so that a database in trouble
+is not asked more; a part that cannot be read keeps its last value, and its age says so.
 """
 
 import random
@@ -28,8 +28,10 @@ from worker.log import get_logger
 
 SAMPLE_EVERY_SECONDS = 15.0
 VIOLATIONS_EVERY_SECONDS = 60.0
+# The first reading comes after so much of its period.
+FIRST_AFTER = (0.05, 0.25)
 # Pause after a reading, at least this many times as long as it took.
-PAUSE_FACTOR = 49
+PAUSE_FACTOR = 199
 
 T = TypeVar("T")
 
@@ -73,6 +75,8 @@ async def keep_sampling(
     turn = anyio.Lock()
 
     async def keep(reading: Reading[T], sample: Sample[T], seconds: float) -> None:
+        # Not all at once, at the start of a worker or of a fleet.
+        await anyio.sleep(seconds * random.uniform(*FIRST_AFTER))
         while True:
             async with turn:
                 began = time.monotonic()

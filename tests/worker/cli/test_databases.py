@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from db.migrate import HEAD
 from tests.support import connect, run_cli
 from tests.worker.cli.support import NOBODY, cli_json
 from worker.cli.exit_codes import ExitCode
@@ -155,12 +156,12 @@ def test_migrate_goes_to_a_revision_and_says_so(empty_database_url: str) -> None
     assert cli_json(empty_database_url, "migrate") == {
         "schema": "jobsworth",
         "from": None,
-        "to": "0001",
+        "to": HEAD,
     }
     again = run_cli("migrate", url=empty_database_url)
-    assert again.stdout == "schema jobsworth is at revision 0001: nothing to do\n"
+    assert again.stdout == f"schema jobsworth is at revision {HEAD}: nothing to do\n"
     down = run_cli("migrate", "--to", "base", url=empty_database_url)
-    assert down.stdout == "schema jobsworth went from revision 0001 to nothing\n"
+    assert down.stdout == f"schema jobsworth went from revision {HEAD} to nothing\n"
 
 
 def test_migrate_prints_sql_without_any_database() -> None:

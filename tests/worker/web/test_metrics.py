@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any, LiteralString
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
+import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as plain_metrics
+from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 from structlog.testing import capture_logs
 
 from db.pool import Database
 from tests.support import connect, until
 from tests.worker.web.site import Site, site
+from worker import daemon
+from worker.daemon import Daemon
+from worker.embedders import HashingEmbedder
+from worker.settings import load_settings
 from worker.web.metrics import SECONDS_BOUNDS, Histogram, Metrics
 from worker.web.sampler import Samples, keep_sampling
 
@@ -24,6 +34,8 @@ pytestmark = pytest.mark.anyio
 
 Labels = frozenset[tuple[str, str]]
 Page = dict[str, dict[Labels, float]]
+
+OFTEN = {"every_seconds": 0.1, "violations_every_seconds": 0.1}
 
 # Every metric of ours, as a dashboard names it.
 NAMES = {
@@ -178,6 +190,53 @@ def _rename(url: str, table: str, name: str) -> None:
         conn.execute(statement(Identifier(table), Identifier(name)))
 
 
+async def test_nothing_is_read_at_the_start_and_not_all_at_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many workers may start together, each just when it has jobs to claim."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await really_sleep(3600)
+
+    really_sleep = anyio.sleep
+    samples = Samples()
+    async with Database(database_url) as database, anyio.create_task_group() as tasks:
+        monkeypatch.setattr(anyio, "sleep", sleep)
+        tasks.start_soon(keep_sampling, database, samples)
+        while len(pauses) < 4:
+            await anyio.lowlevel.checkpoint()
+        monkeypatch.undo()
+        tasks.cancel_scope.cancel()
+    *often, seldom = sorted(pauses)
+    assert all(0.7 < pause < 4 for pause in often)
+    assert len(set(often)) == 3
+    assert 3 <= seldom <= 15
+    assert samples.jobs.value is None
+
+
+@pytest.mark.parametrize(("port", "sampling"), [(None, 0), (0, 1)], ids=["off", "on"])
+async def test_a_daemon_samples_only_for_an_endpoint(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, port: int | None, sampling: int
+) -> None:
+    began: list[Samples] = []
+
+    async def sample(_: Database, samples: Samples) -> None:
+        began.append(samples)
+
+    monkeypatch.setattr(daemon, "keep_sampling", sample)
+    settings = load_settings().model_copy(update={"http_port": port})
+    embedder = HashingEmbedder()
+    with connect(database_url) as conn:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Daemon(settings, database_url, {}, embedder, lambda: None).run)
+            workers = "select count(*) from jobsworth.workers where idle"
+            await until(_async(lambda: _only(conn, workers) == 1))
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert len(began) == sampling
+
+
 async def test_violations_found_by_the_sampler_are_logged(database_url: str) -> None:
     samples = Samples()
     with connect(database_url) as conn:
@@ -187,7 +246,7 @@ async def test_violations_found_by_the_sampler_are_logged(database_url: str) -> 
         )
     with capture_logs() as lines:
         async with Database(database_url) as database, anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_sampling, database, samples)
+            tasks.start_soon(partial(keep_sampling, database, samples, **OFTEN))
             await until(_async(lambda: samples.violations.value is not None))
             tasks.cancel_scope.cancel()
     found = {"settled call without its ledger entry": 1}
@@ -236,7 +295,7 @@ def test_counting_an_attempt_takes_microseconds() -> None:
 
 async def _sampled(here: Site) -> Page:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keep_sampling, here.database, here.samples)
+        tasks.start_soon(partial(keep_sampling, here.database, here.samples, **OFTEN))
         parts = (here.samples.jobs, here.samples.outbox, here.samples.snapshots)
         await until(_async(lambda: all(part.value is not None for part in parts)))
         await until(_async(lambda: here.samples.violations.value is not None))
@@ -253,6 +312,11 @@ async def _page(here: Site) -> Page:
         for found in family.samples:
             page.setdefault(found.name, {})[frozenset(found.labels.items())] = found.value
     return page
+
+
+def _only(conn: psycopg.Connection[DictRow], query: LiteralString) -> Any:
+    row = conn.execute(query).fetchone()
+    return None if row is None else next(iter(row.values()))
 
 
 def _async(check: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:

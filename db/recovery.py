@@ -1,0 +1,147 @@
+"""Recovery: running jobs whose attempt is gone, or is to end.
+
+In: a worker's id, and what it knows to run. Out: jobs queued again, or failed after too many
+crashes. Invariant: as everywhere, the lease that was judged is locked before it is taken away.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any, LiteralString
+from uuid import UUID
+
+from db.pool import Connection, fetch_all
+
+RESCUE: LiteralString = """
+with dead as materialized (
+  select u.id, u.lease_no, u.worker_id
+  from jobsworth.unattended(%(rescue_seconds)s) u
+), orphaned as materialized (
+  -- Lock the lease that was judged, no other: a job that another rescue gave back meanwhile may be
+  -- a living worker's by now, and a lock's recheck does not look into `workers` again. A row that
+  -- its worker is finishing right now is left to it.
+  select d.id
+  from dead d
+  cross join lateral (
+    select 1
+    from jobsworth.reactive_jobs j
+    where j.id = d.id and j.lease_no = d.lease_no and j.worker_id is not distinct from d.worker_id
+      and j.status = 'running'
+    for no key update skip locked
+  ) fence
+  limit %(most)s
+)
+update jobsworth.reactive_jobs j
+set crashes = j.crashes + 1,
+  status = (case
+    when j.cancel_requested then 'canceled'
+    when j.crashes + 1 >= coalesce(j.crashes_max, %(crashes_max)s) then 'failed'
+    when j.crashes = 0 then 'queued'
+    else 'waiting' end)::jobsworth.job_status,
+  waiting_for = case
+    when not j.cancel_requested and j.crashes > 0
+      and j.crashes + 1 < coalesce(j.crashes_max, %(crashes_max)s) then 'timer'
+    end::jobsworth.wait_reason,
+  run_at = case
+    when j.cancel_requested or j.crashes + 1 >= coalesce(j.crashes_max, %(crashes_max)s) then null
+    when j.crashes = 0 then now()
+    else now() + least(%(retry_max_seconds)s, %(retry_base_seconds)s * 2 ^ j.crashes)
+      * (0.5 + random()) * interval '1 second' end,
+  position = case when j.crashes = 0 then nextval('jobsworth.job_position') else j.position end,
+  finished_at = case
+    when j.cancel_requested or j.crashes + 1 >= coalesce(j.crashes_max, %(crashes_max)s)
+    then now() end,
+  error = case when j.cancel_requested then j.error
+    else 'its worker died during attempt ' || j.attempt || ' (crash ' || j.crashes + 1 || ')' end
+from orphaned o
+where j.id = any(array[o.id])
+returning j.id, j.status::text, j.mode, j.crashes
+"""
+
+
+async def rescue(
+    conn: Connection,
+    *,
+    rescue_seconds: float,
+    crashes_max: int,
+    retry_base_seconds: float,
+    retry_max_seconds: float,
+    most: int,
+) -> list[dict[str, Any]]:
+    """Take back up to `most` running jobs whose worker is dead: queued again after the first
+    crash, with backoff from the second, failed at `crashes_max`. Returns id, status, mode, crashes.
+    """
+    return await fetch_all(
+        conn,
+        RESCUE,
+        {
+            "rescue_seconds": rescue_seconds,
+            "crashes_max": crashes_max,
+            "retry_base_seconds": retry_base_seconds,
+            "retry_max_seconds": retry_max_seconds,
+            "most": most,
+        },
+    )
+
+
+STRAYS: LiteralString = """
+select j.lease_no
+from jobsworth.reactive_jobs j
+where j.worker_id = %(worker_id)s and j.status = 'running' and j.id <> all(%(known)s::uuid[])
+limit %(most)s
+"""
+
+
+async def find_strays(
+    conn: Connection, worker_id: UUID, known: Sequence[UUID], most: int
+) -> set[int]:
+    """The leases of up to `most` jobs that run under our name without an attempt of ours.
+
+    A claim that was not answered yet has some too.
+    """
+    values = {"worker_id": worker_id, "known": list(known), "most": most}
+    return {row["lease_no"] for row in await fetch_all(conn, STRAYS, values)}
+
+
+RELEASE_STRAYS: LiteralString = """
+update jobsworth.reactive_jobs j
+set status = 'queued', run_at = now(), position = nextval('jobsworth.job_position')
+where j.id = any(array(
+  select s.id
+  from jobsworth.reactive_jobs s
+  where s.worker_id = %(worker_id)s and s.status = 'running'
+    and s.lease_no = any(%(lease_nos)s::bigint[])
+  for no key update skip locked))
+  and j.worker_id = %(worker_id)s and j.status = 'running'
+returning j.id
+"""
+
+
+async def release_strays(
+    conn: Connection, worker_id: UUID, lease_nos: Collection[int]
+) -> list[UUID]:
+    """Queue again the jobs of these leases of ours.
+
+    They come from a claim whose answer was lost, or from attempts that were stopped during an
+    outage.
+    """
+    values = {"worker_id": worker_id, "lease_nos": list(lease_nos)}
+    return [row["id"] for row in await fetch_all(conn, RELEASE_STRAYS, values)]
+
+
+CANCEL_REQUESTS: LiteralString = """
+-- By the primary key: the index of running jobs has a dead entry for each job that we ever ran.
+select j.id, j.lease_no, j.error
+from jobsworth.reactive_jobs j
+where j.id = any(%(known)s::uuid[]) and j.cancel_requested and j.status = 'running'
+  and j.worker_id is not distinct from %(worker_id)s
+"""
+
+
+async def cancel_requests(
+    conn: Connection, worker_id: UUID, known: Sequence[UUID]
+) -> list[dict[str, Any]]:
+    """Those of the jobs that we run which somebody wants canceled.
+
+    Each with its id, lease_no and error (the reason).
+    """
+    values = {"worker_id": worker_id, "known": list(known)}
+    return await fetch_all(conn, CANCEL_REQUESTS, values)
