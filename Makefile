@@ -10,6 +10,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 CHAOS_SEEDS ?= 1000
+QUICK ?=
 # Tests wait more than they compute: for servers, for killed workers to be rescued.
 TEST_PROCESSES ?= 3
 ARGS ?=
@@ -31,8 +32,8 @@ check: $(STAMP) ## lint, format check, strict types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright
 
-bench: $(STAMP) ## drain no-op jobs beside pgbench and print both rates
-	$(VENV)/bin/python -m bench.drain $(ARGS)
+bench: $(STAMP) ## measure against other job queues and pgbench, write docs/benchmarks.md (QUICK=1 for a glance)
+	$(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 chaos: $(STAMP) ## the fault tests with many more seeds (CHAOS_SEEDS=1000)
 	JOBSWORTH_CHAOS_SEEDS=$(CHAOS_SEEDS) $(VENV)/bin/python -m pytest tests/chaos $(ARGS)

@@ -1,0 +1,172 @@
+"""Our own worker processes, and drains that are timed on PostgreSQL's clock.
+
+A drain lasts from the first `started_at` to the last `finished_at`. The jobs of one drain are told
+from whatever else is in the table by the range of their ids, which the primary key finds at any
+size.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+
+from bench.contender import ROOT, STOP_SECONDS_MAX, clean_environment
+from bench.ours import SETTINGS
+from db.enqueue_many import enqueue_many
+from db.ids import uuidv7
+from db.new_job import NewJob
+
+POLL_SECONDS = 0.02
+WAIT_SECONDS_MAX = 60.0
+DRAIN_SECONDS_MAX = 180
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The jobs of one drain: all whose ids lie between these two, and how many they are."""
+
+    first: UUID
+    last: UUID
+    count: int
+
+
+@contextmanager
+def our_worker(url: str, **settings: object) -> Iterator[Process]:
+    """One worker process at our settings, but for these (`slots=1` is JOBSWORTH_SLOTS=1)."""
+    ours = {
+        "database_url": url,
+        "handlers": "bench.our_handlers",
+        "drain_seconds": 5,
+    } | settings
+    named = {f"JOBSWORTH_{name.upper()}": str(value) for name, value in ours.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", "worker"],
+        cwd=ROOT,
+        env=clean_environment() | SETTINGS | named,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def connect(url: str) -> Connection:
+    """A plain connection; every statement commits."""
+    return psycopg.connect(url, autocommit=True)
+
+
+def enqueue(url: str, jobs: Iterable[NewJob]) -> Stretch:
+    """Enqueue these jobs, none of which names its id; committed on return."""
+
+    async def work() -> int:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            return await enqueue_many(connection, jobs)
+
+    first = uuidv7()
+    count = asyncio.run(work())
+    return Stretch(first, uuidv7(), count)
+
+
+def settle_statistics(connection: Connection) -> None:
+    """Vacuum and analyze, so that no run pays for what the one before it left behind."""
+    connection.execute("vacuum (analyze) jobsworth.reactive_jobs")
+
+
+def wait_until(
+    connection: Connection, workers: Sequence[Process], question: LiteralString, *values: object
+) -> None:
+    """Until the query answers true; raises `RuntimeError` when one of these workers has ended."""
+    give_up = time.monotonic() + WAIT_SECONDS_MAX
+    while not _value(connection, question, *values):
+        _must_live(workers)
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"not true within {WAIT_SECONDS_MAX:g} s: {question.strip()}")
+        time.sleep(POLL_SECONDS)
+
+
+def wait_registered(connection: Connection, workers: Sequence[Process]) -> None:
+    """Until all of these workers are ready to claim."""
+    question = "select count(*) = %s from jobsworth.workers"
+    wait_until(connection, workers, question, len(workers))
+
+
+LAST_OF: LiteralString = """
+select j.id from jobsworth.reactive_jobs j
+where j.id between %s and %s order by j.id desc limit 1
+"""
+
+LEFT: LiteralString = """
+select count(*) from jobsworth.reactive_jobs j
+where j.id between %s and %s and j.finished_at is null
+"""
+
+ENDED: LiteralString = "select finished_at is not null from jobsworth.reactive_jobs where id = %s"
+
+
+def wait_finished(connection: Connection, workers: Sequence[Process], jobs: Stretch) -> None:
+    """Until all of these jobs have ended; raises `TimeoutError` with how many have not."""
+    give_up = time.monotonic() + DRAIN_SECONDS_MAX
+    # The last one first: counting all of them while they run would be a load of its own.
+    last = _value(connection, LAST_OF, jobs.first, jobs.last)
+    while not (
+        _value(connection, ENDED, last) and _value(connection, LEFT, jobs.first, jobs.last) == 0
+    ):
+        _must_live(workers)
+        if time.monotonic() > give_up:
+            left = _value(connection, LEFT, jobs.first, jobs.last)
+            raise TimeoutError(f"{left:,} of {jobs.count:,} jobs left after {DRAIN_SECONDS_MAX} s")
+        time.sleep(POLL_SECONDS)
+
+
+RATE: LiteralString = """
+select count(*), extract(epoch from max(j.finished_at) - min(j.started_at))::float8
+from jobsworth.reactive_jobs j
+where j.id between %s and %s and j.status = 'done'
+"""
+
+
+def rate(connection: Connection, jobs: Stretch) -> float:
+    """Jobs per second, from the first start to the last ending; every job must be done."""
+    row = connection.execute(RATE, (jobs.first, jobs.last)).fetchone()
+    assert row is not None
+    done, seconds = row
+    if done != jobs.count:
+        raise RuntimeError(f"{done:,} of {jobs.count:,} jobs are done")
+    return done / seconds
+
+
+def drain(url: str, jobs: Stretch, **settings: object) -> float:
+    """Jobs per second of one worker process that runs these jobs."""
+    with connect(url) as connection:
+        settle_statistics(connection)
+        with our_worker(url, **settings) as worker:
+            wait_finished(connection, [worker], jobs)
+        return rate(connection, jobs)
+
+
+def _must_live(workers: Sequence[Process]) -> None:
+    for worker in workers:
+        if worker.poll() is not None:
+            raise RuntimeError(f"a worker ended by itself ({worker.returncode})")
+
+
+def _value(connection: Connection, query: LiteralString, *values: object) -> Any:
+    row = connection.execute(query, values).fetchone()
+    return row[0] if row else None
