@@ -663,7 +663,7 @@ CREATE TABLE jobsworth.reactive_jobs (
     CONSTRAINT timer_has_its_time CHECK (((waiting_for IS DISTINCT FROM 'timer'::jobsworth.wait_reason) OR (run_at IS NOT NULL))),
     CONSTRAINT waiting_has_its_reason CHECK (((status = 'waiting'::jobsworth.job_status) = (waiting_for IS NOT NULL)))
 )
-WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.05');
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.05', fillfactor='100');
 
 CREATE FUNCTION jobsworth.reason_gone(j jobsworth.reactive_jobs) RETURNS boolean
     LANGUAGE plpgsql STABLE

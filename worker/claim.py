@@ -189,6 +189,7 @@ class Claimer:
     async def _set_idle(self, worker_id: UUID, *, idle: bool) -> None:
         if self._flag == (worker_id, idle):
             return
+        self._flag = None  # until the answer is here, nobody knows
         async with self._database.connection() as connection:
             await workers.set_idle(connection, worker_id, idle)
         self._flag = (worker_id, idle)

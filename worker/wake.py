@@ -46,8 +46,11 @@ async def listen(
                 pause, lost = 0.1, False
                 work()  # something may have come while nobody listened
                 cancel()
-                async for notification in connection.notifies():
-                    _dispatch(notification, work, timer, cancel)
+                while True:
+                    async for notification in connection.notifies(timeout=0):
+                        _dispatch(notification, work, timer, cancel)
+                    # Without this, `notifies` looks ten times a second.
+                    await anyio.wait_readable(connection.fileno())
         except psycopg.Error as error:
             if not lost:
                 log.warning(events.LISTEN_LOST, error=str(error).splitlines()[0])
