@@ -105,8 +105,6 @@ Effect = Message | NewJob | Approval | Memory | Artifact
 
 async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> None:
     """Insert these effects inside the caller's transaction; repeats are ignored."""
-    if not effects:
-        return
     await _write_messages(conn, _of(effects, Message))
     await _write_jobs(conn, _of(effects, NewJob))
     await _write_approvals(conn, _of(effects, Approval))

@@ -249,15 +249,13 @@ select set_config('statement_timeout', %(timeout)s, true),
        set_config('max_parallel_workers_per_gather', '0', true)
 """
 # A hash or merge join reads both of its tables whole.
-NO_JOINS_OF_ALL: LiteralString = """
-select set_config('statement_timeout', %(timeout)s, true),
-       set_config('idle_in_transaction_session_timeout', '10s', true),
-       set_config('enable_seqscan', 'off', true),
-       set_config('enable_bitmapscan', 'off', true),
+NO_JOINS_OF_ALL: LiteralString = (
+    INDEXES_ONLY
+    + """,
        set_config('enable_hashjoin', 'off', true),
-       set_config('enable_mergejoin', 'off', true),
-       set_config('max_parallel_workers_per_gather', '0', true)
+       set_config('enable_mergejoin', 'off', true)
 """
+)
 
 
 # A transaction, because PgBouncer shares sessions: what is set must end with it.

@@ -1,4 +1,4 @@
-"""Connections, and the four ways to run a statement.
+"""Connections, and the ways to run a statement.
 
 `Database` owns a pool of autocommit connections that know their schema. The functions below run one
 statement of `db/`: they put the schema in (`jobsworth.` in the text), shield it, bound it in time
@@ -12,8 +12,9 @@ from typing import Any, LiteralString, TypeVar, overload
 
 import anyio
 import anyio.lowlevel
+import orjson
 import psycopg
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row, dict_row, tuple_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
@@ -208,6 +209,30 @@ async def fetch_val(
     return None if row is None else next(iter(row.values()))
 
 
+async def fetch_rows(
+    conn: Connection,
+    query: LiteralString,
+    params: Params,
+    row_factory: Any = tuple_row,
+    *,
+    prepare: bool,
+) -> list[Any]:
+    """All rows of a hot statement, as tuples or as `row_factory` makes them, read in binary.
+
+    `prepare` it only where its plan is pinned.
+    """
+    async with _run(conn, query, params, row_factory, binary=True, prepare=prepare) as cursor:
+        return await cursor.fetchall()
+
+
+async def write_rows(
+    conn: Connection, query: LiteralString, rows: list[dict[str, Any]], *, prepare: bool
+) -> list[Any]:
+    """`fetch_rows` of a statement that takes a table of `rows`, as JSON."""
+    values = {"rows": orjson.dumps(rows, default=str).decode()}
+    return await fetch_rows(conn, query, values, prepare=prepare)
+
+
 @asynccontextmanager
 async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> AsyncGenerator[None]:
     """A transaction whose `begin` brings its settings along, in one round trip."""
@@ -238,12 +263,18 @@ async def bounded(seconds: float) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def _run(
-    conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params, row_factory: Any
+    conn: psycopg.AsyncConnection[Any],
+    query: LiteralString,
+    params: Params,
+    row_factory: Any,
+    *,
+    binary: bool = False,
+    prepare: bool | None = None,
 ) -> AsyncGenerator[psycopg.AsyncCursor[Any]]:
     seconds = getattr(conn, "statement_seconds", STATEMENT_SECONDS)
     text = render(query, getattr(conn, "schema", DEFAULT_SCHEMA))
     async with bounded(seconds):
         with translated():
-            async with conn.cursor(row_factory=row_factory) as cursor:
-                await cursor.execute(text, params)
+            async with conn.cursor(row_factory=row_factory, binary=binary) as cursor:
+                await cursor.execute(text, params, prepare=prepare)
                 yield cursor

@@ -18,7 +18,7 @@ from uuid import UUID
 from psycopg.rows import args_row, tuple_row
 
 from db.errors import JobsworthError, translated
-from db.pool import BEGIN, Connection, bounded, fetch_all
+from db.pool import BEGIN, Connection, fetch_all, fetch_rows
 from db.schema import render
 
 
@@ -139,11 +139,7 @@ async def claim(
         "modes": list(modes),
         "wanted": wanted,
     }
-    async with bounded(conn.statement_seconds):
-        with translated():
-            cursor = conn.cursor(row_factory=args_row(Claimed), binary=True)
-            await cursor.execute(render(CLAIM, conn.schema), values, prepare=True)
-            rows = await cursor.fetchall()
+    rows: list[Claimed] = await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True)
     rows.sort(key=_claim_order)
     return Claim(
         jobs=[row for row in rows if row.lease_no],

@@ -12,9 +12,8 @@ from uuid import UUID
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.pool import Connection, fetch_all, fetch_one, fetch_val
+from db.pool import Connection, fetch_all, fetch_one, fetch_val, write_rows
 from db.queue import Lease, LeaseLost
-from db.tokens import write_rows
 
 
 class Step(BaseModel):

@@ -17,16 +17,13 @@ from enum import StrEnum
 from typing import Any, Literal, LiteralString, NamedTuple
 from uuid import UUID
 
-import orjson
-from psycopg.rows import tuple_row
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_text
-from db.errors import Conflict, InvalidInput, translated
+from db.errors import Conflict, InvalidInput
 from db.ids import uuidv7
-from db.pool import Connection, bounded, execute, fetch_all, fetch_one, fetch_val
+from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val, write_rows
 from db.queue import PINNED, Lease, LeaseLost
-from db.schema import render
 
 TOKENS_MAX = 2_147_483_647
 COST_MAX = Decimal(10) ** 12
@@ -664,21 +661,6 @@ order by c.id
 async def list_calls(conn: Connection, job_id: UUID) -> list[Call]:
     """The calls of a job, of all its attempts, in the order they were started."""
     return await fetch_all(conn, CALLS_OF_JOB, {"job_id": job_id}, Call)
-
-
-async def write_rows(
-    conn: Connection, statement: LiteralString, rows: list[dict[str, Any]], *, prepare: bool
-) -> list[Any]:
-    """Run a statement on a table of `rows`, as JSON; the rows it returns.
-
-    `prepare` it only where the plan is pinned.
-    """
-    values = {"rows": orjson.dumps(rows, default=str).decode()}
-    async with bounded(conn.statement_seconds):
-        with translated():
-            cursor = conn.cursor(row_factory=tuple_row, binary=True)
-            await cursor.execute(render(statement, conn.schema), values, prepare=prepare)
-            return await cursor.fetchall()
 
 
 def _cost(cost: Decimal | None) -> Decimal | None:

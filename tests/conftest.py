@@ -2,7 +2,7 @@
 
 A test asks for `database_url` (migrated) or `empty_database_url` (no schema). It runs on PostgreSQL
 18; marked `both`, on 18 and on 16; marked `own_server`, on a server nobody else uses, which it may
-stop, restart and break (`server`).
+stop, restart and break (`server`). `conn` is a connection to it, out of the pool `database`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import LiteralString
@@ -24,6 +24,7 @@ from psycopg.sql import SQL, Identifier
 from db.embedded import Embedded, start
 from db.file_lock import FileLock
 from db.migrate import migrate
+from db.pool import Connection, Database
 from db.schema import DEFAULT_SCHEMA
 from tests.support import Workers, connect
 
@@ -169,3 +170,15 @@ def _sweep() -> None:
                     Embedded(directory, major, {}).stop("immediate")
                 shutil.rmtree(directory, ignore_errors=True)
             lock.release()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncGenerator[Database]:
+    async with Database(database_url, pool_min=1, pool_max=5) as database:
+        yield database
+
+
+@pytest.fixture
+async def conn(database: Database) -> AsyncGenerator[Connection]:
+    async with database.connection() as connection:
+        yield connection

@@ -79,20 +79,14 @@ class Attempt:
         return self.job.timeout_seconds or self.handler.timeout_seconds
 
 
-async def run_attempt(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> Outcome:
-    """Run the handler to its outcome. Total, but for the cancellation of the daemon itself."""
-    with anyio.CancelScope() as scope:
-        return await run_in_scope(scope, attempt, tools, modules)
-    raise AssertionError("an attempt swallows its own cancellation")
-
-
-async def run_in_scope(
+async def run_attempt(
     scope: anyio.CancelScope, attempt: Attempt, tools: Tools, modules: tuple[str, ...]
 ) -> Outcome:
-    """The same within a scope of the caller's, good for one attempt after the other.
+    """Run the handler to its outcome. Total, but for the cancellation of the daemon itself.
 
-    A scope of its own for each costs a third of what a short job does. One in which an attempt was
-    stopped (`cancel_called`) must be left before the next.
+    The scope, which the caller has entered, is good for one attempt after the other: one of its own
+    for each costs a third of what a short job does. After an attempt was stopped in it
+    (`cancel_called`) it must be left.
     """
     if attempt.cause is not None:
         return attempt.cause  # stopped before it began

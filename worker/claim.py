@@ -125,12 +125,12 @@ class Claimer:
         worker_id = self._worker_id()
         if worker_id is None:
             return min(poll_seconds, UNREGISTERED_SECONDS)
-        wanted = self._free_slots()
+        wanted = min(CLAIM_MAX, self._free_slots())
         if wanted == 0:
             await self._full(worker_id)
             return poll_seconds
         self._full_since = None
-        claim = await self._claim(worker_id, min(wanted, CLAIM_MAX))
+        claim = await self._claim(worker_id, wanted)
         if claim.jobs or claim.deferred_lanes:
             if len(claim.jobs) < wanted:
                 # There is no hurry for the next look: the jobs begin before it.

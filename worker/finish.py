@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from math import isfinite
 from random import random
 from typing import NamedTuple
+from uuid import UUID
 
 import anyio
 
@@ -129,11 +130,11 @@ class Finisher:
         async with bounded(COMMIT_SECONDS), self._writer(batch) as connection:
             applied = await queue.finish(connection, [_finish(ending) for ending in batch])
             _reach_inside(batch)
-            made = _effects_of(batch, applied)
+            statuses = {one.id: one.status for one in applied}
+            made = _effects_of(batch, statuses)
             await effects.write(connection, made)
         crash_points.reach("finish.committed")
         self._committed(_with_parents(applied, made), _has_memory(made))
-        statuses: dict[object, str | None] = {one.id: one.status for one in applied}
         missing = [ending for ending in batch if ending.job.id not in statuses]
         held = await self._look_up(missing, statuses) if missing else []
         for ending in batch:
@@ -147,9 +148,7 @@ class Finisher:
             return self._database.transaction(PINNED)
         return self._database.connection()
 
-    async def _look_up(
-        self, missing: list[Ending], statuses: dict[object, str | None]
-    ) -> list[Ending]:
+    async def _look_up(self, missing: list[Ending], statuses: dict[UUID, str]) -> list[Ending]:
         async with bounded(COMMIT_SECONDS), self._database.connection() as connection:
             fates = await queue.fates(connection, [ending.lease for ending in missing])
         for ending in missing:
@@ -169,11 +168,8 @@ def _finish(ending: Ending) -> Finish:
     return Finish(lease, status, reason, detail, delay, failed, result, error)
 
 
-def _effects_of(batch: list[Ending], applied: list[Finished]) -> list[tuple[Origin, Effect]]:
+def _effects_of(batch: list[Ending], statuses: dict[UUID, str]) -> list[tuple[Origin, Effect]]:
     """The effects of the jobs that ended as they meant to: a cancel in between drops them."""
-    if not any(ending.transition.effects for ending in batch):
-        return []
-    statuses = {one.id: one.status for one in applied}
     return [
         (origin_of(ending.job), effect)
         for ending in batch

@@ -15,7 +15,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from db.queue import Claimed, Lease
-from worker.attempt import Attempt, run_in_scope
+from worker.attempt import Attempt, run_attempt
 from worker.attempt_log import AttemptLog
 from worker.context import Tools
 from worker.decide import Tries, decide
@@ -144,7 +144,7 @@ class Running:
         self._have_runner()
 
     async def _run(self, attempt: Attempt, scope: anyio.CancelScope) -> None:
-        outcome = await run_in_scope(scope, attempt, self._tools, self._modules)
+        outcome = await run_attempt(scope, attempt, self._tools, self._modules)
         transition = decide(outcome, self._tries(attempt), random())
         if transition is None:
             reason = outcome.reason if isinstance(outcome, Lost) else None

@@ -64,9 +64,16 @@ def tools() -> Tools:
     )
 
 
+async def attempted(attempt: Attempt) -> Outcome:
+    """As a runner does, which leaves the scope before it takes the next attempt."""
+    with anyio.CancelScope() as scope:
+        return await run_attempt(scope, attempt, tools(), ())
+    raise AssertionError("a cancellation came out of the attempt")
+
+
 async def outcome_from(function: Function, **job: Any) -> Outcome:
     with anyio.fail_after(10):
-        return await run_attempt(attempt_of(function, **job), tools(), ())
+        return await attempted(attempt_of(function, **job))
 
 
 def raising(error: BaseException, *, plain: bool = False) -> Function:
@@ -314,7 +321,7 @@ async def stopped(
     outcomes: list[Outcome] = []
 
     async def run() -> None:
-        outcomes.append(await run_attempt(attempt, tools(), ()))
+        outcomes.append(await attempted(attempt))
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -374,7 +381,7 @@ async def test_an_attempt_that_is_stopped_before_it_runs_ends_with_its_cause() -
 
     attempt = attempt_of(work)
     attempt.stop(Released())
-    assert await run_attempt(attempt, tools(), ()) == Released()
+    assert await attempted(attempt) == Released()
 
 
 async def test_a_plain_function_cannot_be_stopped_and_its_work_counts() -> None:
@@ -390,7 +397,7 @@ async def test_a_plain_function_cannot_be_stopped_and_its_work_counts() -> None:
     outcomes: list[Outcome] = []
 
     async def run() -> None:
-        outcomes.append(await run_attempt(attempt, tools(), ()))
+        outcomes.append(await attempted(attempt))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
@@ -412,7 +419,7 @@ async def test_a_deadline_that_passes_is_a_failure(where: str) -> None:
         claimed = claimed_job(timeout_seconds=0.02 if where == "job" else None)
         attempt = Attempt(claimed, Lease(claimed.id, 1, UUID(int=2)), registry["work"])
     with anyio.fail_after(10):
-        outcome = await run_attempt(attempt, tools(), ())
+        outcome = await attempted(attempt)
     assert outcome == Failed("its deadline passed: it may take 0.02 s")
 
 
@@ -431,7 +438,7 @@ async def test_a_deadline_that_passed_first_is_not_hidden_by_a_later_stop() -> N
     outcomes: list[Outcome] = []
 
     async def run() -> None:
-        outcomes.append(await run_attempt(attempt, tools(), ()))
+        outcomes.append(await attempted(attempt))
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -474,7 +481,7 @@ async def test_a_daemon_that_is_cancelled_takes_its_attempts_along_without_an_ou
         await anyio.sleep_forever()
 
     async def run() -> None:
-        outcomes.append(await run_attempt(attempt_of(work), tools(), ()))
+        outcomes.append(await attempted(attempt_of(work)))
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:

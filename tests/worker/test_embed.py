@@ -39,18 +39,6 @@ REMEMBERED: LiteralString = "select text from jobsworth.embeddings order by text
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncGenerator[Database]:
-    async with Database(database_url, pool_min=1, pool_max=5) as database:
-        yield database
-
-
-@pytest.fixture
-async def conn(database: Database) -> AsyncGenerator[Connection]:
-    async with database.connection() as connection:
-        yield connection
-
-
-@pytest.fixture
 def provider() -> Iterator[OpenAIStub]:
     with OpenAIStub(dimensions=DIMENSIONS) as stub:
         yield stub

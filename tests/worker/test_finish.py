@@ -110,18 +110,6 @@ async def at_work(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncGenerator[Database]:
-    async with Database(database_url, pool_min=1, pool_max=5) as database:
-        yield database
-
-
-@pytest.fixture
-async def conn(database: Database) -> AsyncGenerator[Connection]:
-    async with database.connection() as connection:
-        yield connection
-
-
-@pytest.fixture
 async def desk(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
     async with at_work(database, conn) as desk:
         yield desk

@@ -43,16 +43,11 @@ where datname = current_database() and wait_event_type = 'Lock'
 """
 
 
+# A writer for each of many attempts, and for who holds their rows.
 @pytest.fixture
 async def database(database_url: str) -> AsyncGenerator[Database]:
     async with Database(database_url, pool_min=2, pool_max=8) as database:
         yield database
-
-
-@pytest.fixture
-async def conn(database: Database) -> AsyncGenerator[Connection]:
-    async with database.connection() as connection:
-        yield connection
 
 
 @pytest.fixture
