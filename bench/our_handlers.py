@@ -5,7 +5,7 @@ import time
 
 from db.tokens import Answer, Usage
 from worker import Job, handler
-from worker.context import Sending
+from worker.calls import Sending
 
 
 @handler("nothing")

@@ -31,6 +31,9 @@ class Origin:
     trigger_message_id: UUID | None = None
     trace_parent: str | None = None
     request_id: str | None = None
+    run_id: UUID | None = None
+    node: str | None = None
+    agent_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class NewJob:
     unique_key: str | None = None
     failures_max: int | None = None
     timeout_seconds: float | None = None
+    agent_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +154,19 @@ async def _write_messages(conn: Connection, rows: list[tuple[Origin, Message]]) 
 JOBS: LiteralString = """
 insert into jobsworth.reactive_jobs (
   team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
-  priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent)
+  priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent,
+  run_id, node, agent_id)
 select e.team_id, e.thread_id, e.trigger_message_id, e.job_id, e.key, e.is_child, e.mode, e.payload,
   e.queue, e.priority, now() + e.delay_seconds * interval '1 second',
   -- A follow-up takes its parent's place in the lane; a child has no lane of its own.
   coalesce(e.lane, case when not e.is_child then p.lane end, ''),
   case when not e.is_child and e.lane is null then p.lane_position end,
-  e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent
+  e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent, e.run_id, e.node, e.agent_id
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
   mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
-  unique_key text, failures_max int, timeout_seconds real, trace_parent text, n int)
+  unique_key text, failures_max int, timeout_seconds real, trace_parent text,
+  run_id uuid, node text, agent_id uuid, n int)
 cross join lateral (
   select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
 ) p
@@ -189,6 +195,9 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> No
             "failures_max": effect.failures_max,
             "timeout_seconds": effect.timeout_seconds,
             "trace_parent": origin.trace_parent,
+            "run_id": origin.run_id,
+            "node": _node(origin, effect),
+            "agent_id": effect.agent_id or origin.agent_id,
             "payload": orjson.Fragment(effect.payload),
             "n": n,
         }
@@ -292,6 +301,11 @@ async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, Artifact]]
         for origin, effect in rows
     ]
     await execute(conn, ARTIFACTS, {"rows": to_document(documents)})
+
+
+def _node(origin: Origin, effect: NewJob) -> str | None:
+    """The same in every run that is made of the same jobs."""
+    return None if origin.run_id is None else f"{origin.node or origin.job_id}/{effect.key}"
 
 
 def _stored(content: bytes | None) -> dict[str, Any]:

@@ -97,6 +97,9 @@ class Job(BaseModel):
     timeout_seconds: float | None
     cancel_requested: bool
     trace_parent: str | None
+    run_id: UUID | None
+    node: str | None
+    agent_id: UUID | None
     worker_id: UUID | None
     lease_no: int | None
     result: Any
@@ -132,7 +135,8 @@ GET_BY_ID: LiteralString = """
 select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
   j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
   j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
-  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.worker_id, j.lease_no, j.result,
+  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
+  j.lease_no, j.result,
   j.error, j.created_at, j.started_at, j.finished_at
 from jobsworth.reactive_jobs j
 where j.id = %(id)s
@@ -151,7 +155,8 @@ LIST_JOBS: LiteralString = """
 select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
   j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
   j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
-  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.worker_id, j.lease_no, j.result,
+  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
+  j.lease_no, j.result,
   j.error, j.created_at, j.started_at, j.finished_at
 from jobsworth.reactive_jobs j
 where (%(status)s::jobsworth.job_status is null or j.status = %(status)s::jobsworth.job_status)

@@ -6,7 +6,8 @@ every later write of that attempt locks the job's row under both and `status = '
 same statement or transaction. No row means that the lease is lost and nothing may be written.
 
 The two statements themselves are functions of the database, because their planner settings must
-come with them and one message is the cheapest: see migrations/versions/0003_one_message.py.
+come with them and one message is the cheapest: see migrations/versions/0003_one_message.py for why,
+and 0006_runs.py for how they are now.
 """
 
 from collections.abc import Iterable, Sequence
@@ -63,6 +64,9 @@ class Claimed(NamedTuple):
     is_child: bool
     lane: str | None
     trace_parent: str | None
+    run_id: UUID | None
+    node: str | None
+    agent_id: UUID | None
     waited_seconds: float
 
 
@@ -107,11 +111,11 @@ set local enable_bitmapscan = off; set local plan_cache_mode = force_generic_pla
 """
 )
 
-# The function is in migrations/versions/0003_one_message.py, with its planner settings.
+# The function is in migrations/versions/0006_runs.py, with its planner settings.
 CLAIM: LiteralString = """
 select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
   c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
-  c.parent_id, c.is_child, c.lane, c.trace_parent, c.waited_seconds
+  c.parent_id, c.is_child, c.lane, c.trace_parent, c.run_id, c.node, c.agent_id, c.waited_seconds
 from jobsworth.claim(%(worker_id)s, %(queues)s::text[], %(priorities)s::smallint[],
   %(positions)s::bigint[], %(modes)s::text[], %(wanted)s) as c
 """
@@ -148,7 +152,7 @@ async def claim(
     )
 
 
-# The function, and in it the fence, is in migrations/versions/0003_one_message.py.
+# The function, and in it the fence, is in migrations/versions/0006_runs.py.
 FINISH: LiteralString = """
 select f.n, f.status, f.unblocks
 from jobsworth.finish(%(ids)s::uuid[], %(lease_nos)s::bigint[], %(worker_ids)s::uuid[],

@@ -61,7 +61,8 @@ class LedgerScope(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one call. `input_tokens` is all that the model read; the cache counts are shares
-    of it, so the total is input plus output. Raises `InvalidInput`.
+    of it, and `reasoning_tokens` of the output, so the total is input plus output. `total_tokens`
+    is what the provider says it is, if it says so. Raises `InvalidInput`.
     """
 
     input_tokens: int
@@ -69,10 +70,17 @@ class Usage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     source: UsageSource = UsageSource.PROVIDER
+    reasoning_tokens: int = 0
+    total_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"):
+        for name in (
+            *("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+            *("reasoning_tokens", "total_tokens"),
+        ):
             count = getattr(self, name)
+            if name == "total_tokens" and count is None:
+                continue
             if type(count) is not int or not 0 <= count <= TOKENS_MAX:
                 raise InvalidInput(
                     f"{name} is {count!r}, not a count of tokens",

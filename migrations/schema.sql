@@ -61,6 +61,22 @@ CREATE TYPE jobsworth.message_role AS ENUM (
     'tool'
 );
 
+CREATE TYPE jobsworth.parent_failure AS ENUM (
+    'fail',
+    'skip',
+    'run'
+);
+
+CREATE TYPE jobsworth.run_status AS ENUM (
+    'draft',
+    'planning',
+    'executing',
+    'waiting',
+    'done',
+    'failed',
+    'canceled'
+);
+
 CREATE TYPE jobsworth.step_effect AS ENUM (
     'pure',
     'idempotent',
@@ -139,6 +155,10 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION jobsworth.budget_has_room(job_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN true;
+
 CREATE FUNCTION jobsworth.cancel(job_id uuid, reason text DEFAULT 'canceled by a person'::text) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -216,8 +236,8 @@ begin
     where d.finished_at is null);
   sweep := array(
     select r.reason::text
-    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler']
-      ::jobsworth.wait_reason[]) as r (reason)
+    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler', 'budget',
+      'person']::jobsworth.wait_reason[]) as r (reason)
     where exists (
       select 1 from jobsworth.reactive_jobs j
       where j.status = 'waiting' and j.waiting_for = r.reason));
@@ -230,7 +250,7 @@ begin
   looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());
 end $$;
 
-CREATE FUNCTION jobsworth.claim(worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[], wanted integer) RETURNS TABLE(id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text, payload jsonb, attempt integer, failures integer, failures_max integer, timeout_seconds real, team_id uuid, thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text, trace_parent text, waited_seconds double precision)
+CREATE FUNCTION jobsworth.claim(worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[], wanted integer) RETURNS TABLE(id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text, payload jsonb, attempt integer, failures integer, failures_max integer, timeout_seconds real, team_id uuid, thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text, trace_parent text, run_id uuid, node text, agent_id uuid, waited_seconds double precision)
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -285,16 +305,16 @@ begin
       select h.id from heads h where h.is_head))
     returning j.id, j.lease_no, j.queue, j.priority, j.position, j.mode, j.payload, j.attempt,
       j.failures, j.failures_max, j.timeout_seconds, j.team_id, j.thread_id, j.trigger_message_id,
-      j.parent_id, j.is_child, j.lane, j.trace_parent,
+      j.parent_id, j.is_child, j.lane, j.trace_parent, j.run_id, j.node, j.agent_id,
       greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds
   )
   select t.id, t.lease_no, t.queue, t.priority, t.position, t.mode, t.payload, t.attempt,
     t.failures, t.failures_max, t.timeout_seconds, t.team_id, t.thread_id, t.trigger_message_id,
-    t.parent_id, t.is_child, t.lane, t.trace_parent, t.waited_seconds
+    t.parent_id, t.is_child, t.lane, t.trace_parent, t.run_id, t.node, t.agent_id, t.waited_seconds
   from taken t
   union all
   select d.id, null, r.queue, r.priority, r.position, null, null, null, null, null, null, null,
-    null, null, null, null, d.lane, null, null
+    null, null, null, null, d.lane, null, null, null, null, null
   from deferred d join ready r on r.id = d.id;
 end $$;
 
@@ -535,7 +555,7 @@ begin
   where j.id = any(array[h.id])
   returning h.n, j.status::text, (
     -- Scalar subqueries: `exists` may become a hash of a scan over the whole table.
-    j.lane is not null or j.is_child or j.status = 'waiting'
+    j.lane is not null or j.run_id is not null or j.is_child or j.status = 'waiting'
     or (select true from jobsworth.job_edges e where e.needs_job_id = j.id limit 1) is not null
     or (select true from jobsworth.approvals a
       where a.job_id = j.id and a.status = 'pending' limit 1) is not null
@@ -543,6 +563,11 @@ begin
       where c.parent_id = j.id and c.is_child and c.finished_at is null limit 1) is not null
     ) as unblocks;
 end $$;
+
+CREATE FUNCTION jobsworth.grant_budgets(job_ids uuid[]) RETURNS void
+    LANGUAGE sql
+    BEGIN ATOMIC
+END;
 
 CREATE FUNCTION jobsworth.guard_deployment() RETURNS trigger
     LANGUAGE plpgsql
@@ -604,6 +629,11 @@ CREATE FUNCTION jobsworth.lane_head(in_lane text) RETURNS uuid
   limit 1
 $$;
 
+CREATE FUNCTION jobsworth.move_runs(run_ids uuid[]) RETURNS void
+    LANGUAGE sql
+    BEGIN ATOMIC
+END;
+
 CREATE FUNCTION jobsworth.uuidv7() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     AS $$ select pg_catalog.uuidv7() $$;
@@ -651,10 +681,14 @@ CREATE TABLE jobsworth.reactive_jobs (
     error text,
     payload jsonb DEFAULT '{}'::jsonb NOT NULL,
     result jsonb,
+    run_id uuid,
+    node text,
+    agent_id uuid,
     CONSTRAINT crashes_max_is_positive CHECK ((crashes_max > 0)),
     CONSTRAINT failures_max_is_positive CHECK ((failures_max > 0)),
     CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['done'::jobsworth.job_status, 'failed'::jobsworth.job_status, 'canceled'::jobsworth.job_status])) = (finished_at IS NOT NULL))),
     CONSTRAINT mode_is_named CHECK ((mode <> ''::text)),
+    CONSTRAINT node_is_of_a_run CHECK (((node IS NULL) OR (run_id IS NOT NULL))),
     CONSTRAINT payload_is_an_object CHECK ((jsonb_typeof(payload) = 'object'::text)),
     CONSTRAINT payload_is_at_most_1_mib CHECK ((pg_column_size(payload) <= 1048576)),
     CONSTRAINT priority_is_1_to_4 CHECK (((priority >= 1) AND (priority <= 4))),
@@ -691,6 +725,12 @@ begin
       where s.job_id = j.id and s.name = j.waiting_detail and s.received_at is null)
     when 'handler' then exists (
       select 1 from jobsworth.workers w where j.mode = any(w.modes))
+    when 'limit' then coalesce(j.run_at <= clock_timestamp(), true)
+    when 'budget' then jobsworth.budget_has_room(j.id)
+    when 'person' then not exists (
+      select 1 from jobsworth.steps s
+      where s.job_id = j.id and s.effect = 'unsafe' and s.kind <> 'phase'
+        and s.finished_at is null)
     else false
   end;
 end $$;
@@ -1021,20 +1061,32 @@ CREATE FUNCTION jobsworth.unblock(job_ids uuid[]) RETURNS uuid[]
 declare
   candidates uuid[];
   orphans uuid[];
+  lanes text[];
+  parents uuid[];
+  parked uuid[];
+  short uuid[];
+  runs uuid[];
   again uuid[] := '{}';
 begin
+  select array_agg(distinct j.lane) filter (where j.lane is not null),
+    array_agg(distinct j.parent_id) filter (where j.is_child and j.finished_at is not null),
+    array_agg(j.id) filter (where j.status = 'waiting'),
+    array_agg(j.id) filter (where j.waiting_for = 'budget'),
+    array_agg(distinct j.run_id) filter (where j.run_id is not null)
+  into lanes, parents, parked, short, runs
+  from jobsworth.reactive_jobs j
+  where j.id = any(job_ids);
+  if short is not null then
+    perform jobsworth.grant_budgets(short);
+  end if;
   candidates := array(
-    select jobsworth.lane_head(l.lane)
-    from (select distinct j.lane from jobsworth.reactive_jobs j
-          where j.id = any(job_ids) and j.lane is not null) l
+    select jobsworth.lane_head(l.lane) from unnest(lanes) as l (lane)
     union
-    select j.parent_id from jobsworth.reactive_jobs j
-    where j.id = any(job_ids) and j.is_child and j.finished_at is not null
+    select p.id from unnest(parents) as p (id)
     union
     select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(job_ids)
     union
-    select j.id from jobsworth.reactive_jobs j
-    where j.id = any(job_ids) and j.status::text = 'waiting');
+    select p.id from unnest(parked) as p (id));
   candidates := array_remove(candidates, null);
   if candidates <> '{}' then
     again := jobsworth.reconsider(candidates);
@@ -1056,6 +1108,9 @@ begin
     for no key update of c skip locked);
   if orphans <> '{}' then
     perform jobsworth.cancel_locked(orphans, 'the job that spawned it has ended');
+  end if;
+  if runs is not null then
+    perform jobsworth.move_runs(runs);
   end if;
   return again || array(
     select j.id from jobsworth.reactive_jobs j
@@ -1142,6 +1197,19 @@ begin
     when 'handler' then
       detail := 'no living worker knows the mode ' || j.mode;
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
+    when 'limit' then
+      detail := coalesce(j.waiting_detail, 'a limit')
+        || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
+             || ' UTC', '');
+      remedy := 'nothing to do: it is tried again then';
+    when 'budget' then
+      select coalesce(b.detail, j.waiting_detail, 'a budget'),
+        coalesce(b.remedy, 'jobsworth job ' || j.id)
+      into detail, remedy from (select 1) one left join jobsworth.why_budget(j.id) b on true;
+    when 'person' then
+      select coalesce(p.detail, j.waiting_detail, 'a person'),
+        coalesce(p.remedy, 'jobsworth job ' || j.id)
+      into detail, remedy from (select 1) one left join jobsworth.why_person(j.id) p on true;
     else
       detail := coalesce(j.waiting_detail, j.waiting_for::text);
       remedy := 'jobsworth job ' || j.id;
@@ -1189,6 +1257,34 @@ begin
   end if;
   return next;
 end $$;
+
+CREATE FUNCTION jobsworth.why_budget(job_id uuid, OUT detail text, OUT remedy text) RETURNS record
+    LANGUAGE sql STABLE
+    RETURN ROW(NULL::text, NULL::text);
+
+CREATE TABLE jobsworth.steps (
+    job_id uuid NOT NULL,
+    team_id uuid,
+    name text NOT NULL,
+    kind text DEFAULT 'step'::text NOT NULL,
+    effect jobsworth.step_effect DEFAULT 'idempotent'::jobsworth.step_effect NOT NULL,
+    input_hash text,
+    output jsonb,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    finished_at timestamp with time zone
+);
+
+CREATE FUNCTION jobsworth.why_person(job_id uuid, OUT detail text, OUT remedy text) RETURNS record
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+ SELECT (((('step '::text || s.name) || ' was begun at '::text) || to_char((s.started_at AT TIME ZONE 'utc'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || ' UTC and not recorded; it is unsafe to repeat'::text),
+     ('jobsworth job '::text || why_person.job_id)
+    FROM jobsworth.steps s
+   WHERE ((s.job_id = why_person.job_id) AND (s.effect = 'unsafe'::jobsworth.step_effect) AND (s.kind <> 'phase'::text) AND (s.finished_at IS NULL))
+   ORDER BY s.started_at
+  LIMIT 1;
+END;
 
 CREATE TABLE jobsworth.alembic_version (
     version_num character varying(32) NOT NULL
@@ -1243,6 +1339,18 @@ CREATE TABLE jobsworth.artifacts (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT artifact_has_content_or_uri CHECK (((content IS NULL) <> (uri IS NULL))),
     CONSTRAINT content_has_its_hash CHECK (((content IS NULL) OR ((sha256 IS NOT NULL) AND (bytes IS NOT NULL))))
+);
+
+CREATE TABLE jobsworth.branches (
+    run_id uuid NOT NULL,
+    parent_run_id uuid NOT NULL,
+    team_id uuid,
+    node text NOT NULL,
+    step_name text,
+    cut_at timestamp with time zone NOT NULL,
+    changes jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 CREATE TABLE jobsworth.chat_messages (
@@ -1360,6 +1468,7 @@ CREATE SEQUENCE jobsworth.idle_workers
 CREATE TABLE jobsworth.job_edges (
     job_id uuid NOT NULL,
     needs_job_id uuid NOT NULL,
+    on_failure jobsworth.parent_failure DEFAULT 'skip'::jobsworth.parent_failure NOT NULL,
     CONSTRAINT job_does_not_need_itself CHECK ((job_id <> needs_job_id))
 );
 
@@ -1428,6 +1537,38 @@ CREATE TABLE jobsworth.queues (
     changed_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE jobsworth.run_metrics (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    run_id uuid,
+    job_id uuid NOT NULL,
+    effect_key text NOT NULL,
+    name text NOT NULL,
+    value double precision NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE jobsworth.runs (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    project_id uuid,
+    session_id uuid,
+    thread_id uuid,
+    agent_id uuid,
+    actor text,
+    trace_id text,
+    idempotency_key text,
+    request jsonb DEFAULT '{}'::jsonb NOT NULL,
+    status jobsworth.run_status DEFAULT 'draft'::jobsworth.run_status NOT NULL,
+    result jsonb,
+    error text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['done'::jobsworth.run_status, 'failed'::jobsworth.run_status, 'canceled'::jobsworth.run_status])) = (finished_at IS NOT NULL)))
+);
+
 CREATE TABLE jobsworth.signals (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
     team_id uuid,
@@ -1436,19 +1577,6 @@ CREATE TABLE jobsworth.signals (
     payload jsonb,
     sent_at timestamp with time zone DEFAULT now() NOT NULL,
     received_at timestamp with time zone
-);
-
-CREATE TABLE jobsworth.steps (
-    job_id uuid NOT NULL,
-    team_id uuid,
-    name text NOT NULL,
-    kind text DEFAULT 'step'::text NOT NULL,
-    effect jobsworth.step_effect DEFAULT 'idempotent'::jobsworth.step_effect NOT NULL,
-    input_hash text,
-    output jsonb,
-    attempt integer NOT NULL,
-    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    finished_at timestamp with time zone
 );
 
 CREATE TABLE jobsworth.token_ledger (
@@ -1473,7 +1601,53 @@ CREATE TABLE jobsworth.token_ledger (
     occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
-CREATE VIEW jobsworth.violations AS
+CREATE VIEW jobsworth.violations_of_books AS
+ SELECT 'settled call without its ledger entry'::text AS invariant,
+    c.id AS subject_id,
+    ((c.provider || ' '::text) || c.model) AS detail,
+    c.settled_at AS at
+   FROM jobsworth.llm_calls c
+  WHERE ((c.settled_at IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.token_ledger l
+          WHERE ((l.call_id = c.id) AND (l.entry = 'settle'::jobsworth.ledger_entry))))))
+UNION ALL
+ SELECT 'open call without its attempt'::text AS invariant,
+    c.id AS subject_id,
+    ((c.provider || ' '::text) || c.model) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.llm_calls c
+  WHERE ((c.status = 'started'::jobsworth.call_status) AND (c.started_at < (now() - '00:01:00'::interval)) AND (c.job_id IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.reactive_jobs j
+          WHERE ((j.id = c.job_id) AND (j.lease_no = c.lease_no) AND (j.status = 'running'::jobsworth.job_status))))))
+UNION ALL
+ SELECT 'ledger entry that contradicts its call'::text AS invariant,
+    c.id AS subject_id,
+    ((ROW(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost) || ' is not '::text) || ROW(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost)) AS detail,
+    c.settled_at AS at
+   FROM (jobsworth.llm_calls c
+     CROSS JOIN LATERAL ( SELECT e.input_tokens,
+            e.output_tokens,
+            e.cache_read_tokens,
+            e.cache_write_tokens,
+            e.cost
+           FROM jobsworth.token_ledger e
+          WHERE ((e.call_id = c.id) AND (e.entry = 'settle'::jobsworth.ledger_entry))
+         OFFSET 0) l)
+  WHERE ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0)) OR (l.cache_read_tokens <> COALESCE(c.cache_read_tokens, 0)) OR (l.cache_write_tokens <> COALESCE(c.cache_write_tokens, 0)));
+
+CREATE VIEW jobsworth.violations_of_consent AS
+ SELECT 'ended with an open approval'::text AS invariant,
+    a.job_id AS subject_id,
+    ('approval '::text || a.id) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.approvals a
+     CROSS JOIN LATERAL ( SELECT r.finished_at
+           FROM jobsworth.reactive_jobs r
+          WHERE (r.id = a.job_id)
+         OFFSET 0) j)
+  WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)));
+
+CREATE VIEW jobsworth.violations_of_queue AS
  SELECT 'two running in a lane'::text AS invariant,
     j.id AS subject_id,
     ('lane '::text || j.lane) AS detail,
@@ -1509,17 +1683,6 @@ UNION ALL
    FROM jobsworth.reactive_jobs j
   WHERE ((j.status = 'waiting'::jobsworth.job_status) AND (j.waiting_for = ANY (ARRAY['lane'::jobsworth.wait_reason, 'parents'::jobsworth.wait_reason, 'children'::jobsworth.wait_reason, 'approval'::jobsworth.wait_reason, 'handler'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason])) AND ((j.waiting_for <> 'signal'::jobsworth.wait_reason) OR (j.run_at IS NULL)) AND (COALESCE(j.run_at, j.created_at) < (now() - '00:00:30'::interval)) AND jobsworth.reason_gone(j.*))
 UNION ALL
- SELECT 'ended with an open approval'::text AS invariant,
-    a.job_id AS subject_id,
-    ('approval '::text || a.id) AS detail,
-    'infinity'::timestamp with time zone AS at
-   FROM (jobsworth.approvals a
-     CROSS JOIN LATERAL ( SELECT r.finished_at
-           FROM jobsworth.reactive_jobs r
-          WHERE (r.id = a.job_id)
-         OFFSET 0) j)
-  WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)))
-UNION ALL
  SELECT 'ended with an open child'::text AS invariant,
     c.id AS subject_id,
     ('parent '::text || c.parent_id) AS detail,
@@ -1529,41 +1692,9 @@ UNION ALL
            FROM jobsworth.reactive_jobs r
           WHERE (r.id = c.parent_id)
          OFFSET 0) p)
-  WHERE (c.is_child AND (c.finished_at IS NULL) AND (NOT c.cancel_requested) AND (p.finished_at < (now() - '00:00:30'::interval)))
-UNION ALL
- SELECT 'settled call without its ledger entry'::text AS invariant,
-    c.id AS subject_id,
-    ((c.provider || ' '::text) || c.model) AS detail,
-    c.settled_at AS at
-   FROM jobsworth.llm_calls c
-  WHERE ((c.settled_at IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
-           FROM jobsworth.token_ledger l
-          WHERE ((l.call_id = c.id) AND (l.entry = 'settle'::jobsworth.ledger_entry))))))
-UNION ALL
- SELECT 'open call without its attempt'::text AS invariant,
-    c.id AS subject_id,
-    ((c.provider || ' '::text) || c.model) AS detail,
-    'infinity'::timestamp with time zone AS at
-   FROM jobsworth.llm_calls c
-  WHERE ((c.status = 'started'::jobsworth.call_status) AND (c.started_at < (now() - '00:01:00'::interval)) AND (c.job_id IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
-           FROM jobsworth.reactive_jobs j
-          WHERE ((j.id = c.job_id) AND (j.lease_no = c.lease_no) AND (j.status = 'running'::jobsworth.job_status))))))
-UNION ALL
- SELECT 'ledger entry that contradicts its call'::text AS invariant,
-    c.id AS subject_id,
-    ((ROW(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost) || ' is not '::text) || ROW(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost)) AS detail,
-    c.settled_at AS at
-   FROM (jobsworth.llm_calls c
-     CROSS JOIN LATERAL ( SELECT e.input_tokens,
-            e.output_tokens,
-            e.cache_read_tokens,
-            e.cache_write_tokens,
-            e.cost
-           FROM jobsworth.token_ledger e
-          WHERE ((e.call_id = c.id) AND (e.entry = 'settle'::jobsworth.ledger_entry))
-         OFFSET 0) l)
-  WHERE ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0)) OR (l.cache_read_tokens <> COALESCE(c.cache_read_tokens, 0)) OR (l.cache_write_tokens <> COALESCE(c.cache_write_tokens, 0)))
-UNION ALL
+  WHERE (c.is_child AND (c.finished_at IS NULL) AND (NOT c.cancel_requested) AND (p.finished_at < (now() - '00:00:30'::interval)));
+
+CREATE VIEW jobsworth.violations_of_shipping AS
  SELECT 'healthy without a passing probe'::text AS invariant,
     d.id AS subject_id,
     d.environment AS detail,
@@ -1581,6 +1712,31 @@ UNION ALL
           WHERE (r.id = d.job_id)
          OFFSET 0) j)
   WHERE ((d.finished_at IS NULL) AND (j.finished_at < (now() - '00:00:30'::interval)));
+
+CREATE VIEW jobsworth.violations AS
+ SELECT v.invariant,
+    v.subject_id,
+    v.detail,
+    v.at
+   FROM jobsworth.violations_of_queue v
+UNION ALL
+ SELECT v.invariant,
+    v.subject_id,
+    v.detail,
+    v.at
+   FROM jobsworth.violations_of_books v
+UNION ALL
+ SELECT v.invariant,
+    v.subject_id,
+    v.detail,
+    v.at
+   FROM jobsworth.violations_of_consent v
+UNION ALL
+ SELECT v.invariant,
+    v.subject_id,
+    v.detail,
+    v.at
+   FROM jobsworth.violations_of_shipping v;
 
 CREATE TABLE jobsworth.workers (
     id uuid NOT NULL,
@@ -1609,6 +1765,9 @@ ALTER TABLE ONLY jobsworth.approvals
 
 ALTER TABLE ONLY jobsworth.artifacts
     ADD CONSTRAINT artifacts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.branches
+    ADD CONSTRAINT branches_pkey PRIMARY KEY (run_id);
 
 ALTER TABLE ONLY jobsworth.chat_messages
     ADD CONSTRAINT chat_messages_pkey PRIMARY KEY (id);
@@ -1640,6 +1799,9 @@ ALTER TABLE ONLY jobsworth.llm_calls
 ALTER TABLE ONLY jobsworth.message_artifacts
     ADD CONSTRAINT message_artifacts_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY jobsworth.run_metrics
+    ADD CONSTRAINT one_point_each UNIQUE (job_id, effect_key);
+
 ALTER TABLE ONLY jobsworth.embedding_spaces
     ADD CONSTRAINT one_space_per_model UNIQUE (model, dimensions);
 
@@ -1651,6 +1813,12 @@ ALTER TABLE ONLY jobsworth.queues
 
 ALTER TABLE ONLY jobsworth.reactive_jobs
     ADD CONSTRAINT reactive_jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.run_metrics
+    ADD CONSTRAINT run_metrics_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.runs
+    ADD CONSTRAINT runs_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY jobsworth.signals
     ADD CONSTRAINT signals_pkey PRIMARY KEY (id);
@@ -1673,6 +1841,8 @@ CREATE INDEX approvals_open ON jobsworth.approvals USING btree (job_id, id) WHER
 CREATE INDEX approvals_thread ON jobsworth.approvals USING btree (thread_id, id) WHERE (thread_id IS NOT NULL);
 
 CREATE UNIQUE INDEX artifacts_effect ON jobsworth.artifacts USING btree (job_id, effect_key);
+
+CREATE INDEX branches_of_run ON jobsworth.branches USING btree (parent_run_id);
 
 CREATE UNIQUE INDEX chat_messages_effect ON jobsworth.chat_messages USING btree (job_id, effect_key) WHERE (job_id IS NOT NULL);
 
@@ -1702,13 +1872,15 @@ CREATE INDEX job_edges_needs ON jobsworth.job_edges USING btree (needs_job_id, j
 
 CREATE INDEX jobs_children_open ON jobsworth.reactive_jobs USING btree (parent_id) WHERE (is_child AND (finished_at IS NULL));
 
-CREATE INDEX jobs_due ON jobsworth.reactive_jobs USING btree (run_at) WHERE ((status = 'waiting'::jobsworth.job_status) AND (waiting_for = ANY (ARRAY['timer'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason])) AND (run_at IS NOT NULL));
+CREATE INDEX jobs_due ON jobsworth.reactive_jobs USING btree (run_at) WHERE ((status = 'waiting'::jobsworth.job_status) AND (waiting_for = ANY (ARRAY['timer'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason, 'limit'::jobsworth.wait_reason])) AND (run_at IS NOT NULL));
 
 CREATE UNIQUE INDEX jobs_effect ON jobsworth.reactive_jobs USING btree (parent_id, effect_key) WHERE (parent_id IS NOT NULL);
 
 CREATE INDEX jobs_failed ON jobsworth.reactive_jobs USING btree (finished_at) WHERE (status = 'failed'::jobsworth.job_status);
 
 CREATE INDEX jobs_lane_open ON jobsworth.reactive_jobs USING btree (lane, lane_position, id) WHERE ((lane IS NOT NULL) AND (lane_position IS NOT NULL) AND (finished_at IS NULL) AND ((waiting_for IS NULL) OR (waiting_for <> ALL (ARRAY['approval'::jobsworth.wait_reason, 'signal'::jobsworth.wait_reason])) OR holds_lane));
+
+CREATE UNIQUE INDEX jobs_node ON jobsworth.reactive_jobs USING btree (run_id, node) WHERE (run_id IS NOT NULL);
 
 CREATE UNIQUE INDEX jobs_one_running_in_lane ON jobsworth.reactive_jobs USING btree (lane) WHERE ((status = 'running'::jobsworth.job_status) AND (lane IS NOT NULL));
 
@@ -1733,6 +1905,18 @@ CREATE UNIQUE INDEX llm_calls_request ON jobsworth.llm_calls USING btree (reques
 CREATE INDEX llm_calls_settled ON jobsworth.llm_calls USING btree (settled_at) WHERE (settled_at IS NOT NULL);
 
 CREATE INDEX message_artifacts_message ON jobsworth.message_artifacts USING btree (message_id, id);
+
+CREATE INDEX run_metrics_of_run ON jobsworth.run_metrics USING btree (run_id, name, at) WHERE (run_id IS NOT NULL);
+
+CREATE UNIQUE INDEX runs_idempotency ON jobsworth.runs USING btree (team_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL);
+
+CREATE INDEX runs_of_actor ON jobsworth.runs USING btree (actor, id) WHERE (actor IS NOT NULL);
+
+CREATE INDEX runs_of_thread ON jobsworth.runs USING btree (thread_id, id) WHERE (thread_id IS NOT NULL);
+
+CREATE INDEX runs_open ON jobsworth.runs USING btree (id) WHERE (finished_at IS NULL);
+
+CREATE UNIQUE INDEX runs_trace ON jobsworth.runs USING btree (team_id, trace_id) NULLS NOT DISTINCT WHERE (trace_id IS NOT NULL);
 
 CREATE INDEX signals_mailbox ON jobsworth.signals USING btree (job_id, name, id) WHERE (received_at IS NULL);
 
@@ -1765,6 +1949,12 @@ CREATE TRIGGER wake_on_insert AFTER INSERT ON jobsworth.reactive_jobs FOR EACH S
 ALTER TABLE ONLY jobsworth.artifacts
     ADD CONSTRAINT artifacts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY jobsworth.branches
+    ADD CONSTRAINT branches_parent_run_id_fkey FOREIGN KEY (parent_run_id) REFERENCES jobsworth.runs(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY jobsworth.branches
+    ADD CONSTRAINT branches_run_id_fkey FOREIGN KEY (run_id) REFERENCES jobsworth.runs(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY jobsworth.chat_messages
     ADD CONSTRAINT chat_messages_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES jobsworth.chat_threads(id) ON DELETE CASCADE;
 
@@ -1779,6 +1969,9 @@ ALTER TABLE ONLY jobsworth.job_edges
 
 ALTER TABLE ONLY jobsworth.message_artifacts
     ADD CONSTRAINT message_artifacts_message_id_fkey FOREIGN KEY (message_id) REFERENCES jobsworth.chat_messages(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.run_metrics
+    ADD CONSTRAINT run_metrics_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY jobsworth.signals
     ADD CONSTRAINT signals_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;

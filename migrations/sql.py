@@ -9,11 +9,30 @@ bodies need no escapes.
 
 from __future__ import annotations
 
-from typing import LiteralString
+import re
+from importlib import import_module
+from typing import LiteralString, cast
 
 from alembic import context, op
 
 from db.schema import render
+
+
+def earlier(revision_file: str, name: str) -> LiteralString:
+    """How an earlier revision made `name`, like "function jobsworth.why": what a downgrade goes
+    back to. A function is written over the present one; a view must have been dropped.
+    """
+    module = import_module(f"migrations.versions.{revision_file}")
+    scripts = [
+        text
+        for constant, text in vars(module).items()
+        if isinstance(text, str) and not constant.startswith("DOWN")
+    ]
+    is_function = name.startswith("function")
+    end = r"\nend \$\$;" if is_function else ";"
+    made = re.compile(rf"create (?:or replace )?({re.escape(name)}\b.*?{end})", re.DOTALL)
+    [found] = [one for script in scripts for one in made.findall(script)]
+    return cast(LiteralString, f"create {'or replace ' if is_function else ''}{found}")
 
 
 def run(script: LiteralString) -> None:

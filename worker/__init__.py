@@ -12,9 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.context import CallRefused, Child, ChildFailed, Decision, Job
+    from worker.ask import Decision
+    from worker.calls import CallRefused
+    from worker.context import Job
     from worker.handlers import handler
     from worker.outcomes import Cancel, Fail, Retry, Snooze
+    from worker.waits import Child, ChildFailed
 
 __all__ = [
     "CallRefused",
@@ -30,9 +33,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "worker.context": ("CallRefused", "Child", "ChildFailed", "Decision", "Job"),
+    "worker.ask": ("Decision",),
+    "worker.calls": ("CallRefused",),
+    "worker.context": ("Job",),
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),
+    "worker.waits": ("Child", "ChildFailed"),
 }
 
 

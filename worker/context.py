@@ -6,32 +6,31 @@ start after every wait, retry and crash; whatever was recorded under a name is r
 again.
 """
 
-import inspect
 import mimetypes
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import structlog
 
-from db import approvals, memories, steps
-from db.approvals import shown_hash
-from db.documents import to_document, to_payload, to_text
-from db.effects import Approval, Artifact, Effect, Memory, Message, NewJob
+from db import memories
+from db.documents import to_payload, to_text
+from db.effects import Artifact, Effect, Memory, Message, NewJob
 from db.errors import InvalidInput
 from db.pool import Connection, Database
 from db.queue import Claimed, Lease
-from db.steps import PaidAnswer, Record
-from db.tokens import Answer, CallStatus, Settlement, Starting, Usage, UsageSource
-from worker import crash_points
-from worker.group_commit import RECORD, SETTLE, START, GroupCommit, Kind, Paid
+from db.tokens import Answer
+from worker import ask, calls, steps, waits
+from worker.ask import Decision
+from worker.calls import Sending
+from worker.group_commit import GroupCommit, Kind
 from worker.outcomes import Parked, ParkSignal
+from worker.waits import Child
 
 if TYPE_CHECKING:
     from worker.embedders import Embedder
@@ -39,51 +38,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class ChildFailed(Exception):
-    """A gathered child did not end well; `children` maps its key to (status, error)."""
-
-    def __init__(self, children: Mapping[str, tuple[str, str]]) -> None:
-        super().__init__(
-            "; ".join(f"{key} {status}: {error}" for key, (status, error) in children.items())
-        )
-        self.children = children
-
-
-class CallRefused(Exception):
-    """Raise it in a call's `send` when the provider refused and billed nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a person (or the deadline) decided."""
-
-    approved: bool
-    option: str
-    comment: str | None
-    decided_by: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A spawned job, to be gathered."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """What a call's `send` gets.
-
-    The id to put into the request, and `sent()` to say it went out.
-    """
-
-    request_id: str
-
-    def sent(self) -> None:
-        """Say that the request is on its way."""
-        crash_points.reach("call.sent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +85,18 @@ class Job:
         self.trigger_message_id = claimed.trigger_message_id
         self.trace_parent = claimed.trace_parent
         self._lane = claimed.lane
+        self.run_id = claimed.run_id
+        self.node = claimed.node
+        self.agent_id = claimed.agent_id
         self.lease = lease
+        self.tools = tools
         self.plain = plain
         self.effects: list[Effect] = []
-        self._tools = tools
         self._numbers: dict[str, int] = {}
         self._named: set[str] = set()
         self.threads_running = 0
-        self._recorded: dict[str, Any] | None = {} if claimed.attempt == 1 else None
+        # Outputs of recorded steps by name; None: not read yet.
+        self.recorded: dict[str, Any] | None = {} if claimed.attempt == 1 else None
 
     @property
     def trace_id(self) -> str | None:
@@ -172,7 +130,7 @@ class Job:
             )
         self.effects.append(
             Message(
-                key=self._key("message", name),
+                key=self.key("message", name),
                 text=to_text(text),
                 role=role,
                 thread_id=thread_id,
@@ -195,7 +153,7 @@ class Job:
 
         `options`: queue, priority, delay_seconds, lane, unique_key, failures_max, timeout_seconds.
         """
-        self._new_job(self._key("job", name), mode, payload, is_child=False, options=options)
+        self._new_job(self.key("job", name), mode, payload, is_child=False, options=options)
 
     def spawn(
         self,
@@ -226,7 +184,7 @@ class Job:
                 " and then there would be no child to gather",
                 "leave it out: a replay spawns each child once anyway",
             )
-        key = self._key("child", name)
+        key = self.key("child", name)
         self._new_job(key, mode, payload, is_child=True, options=options)
         return Child(key)
 
@@ -246,7 +204,7 @@ class Job:
         fallback = "text/plain" if isinstance(content, str) else "application/octet-stream"
         self.effects.append(
             Artifact(
-                key=self._key("artifact", name),
+                key=self.key("artifact", name),
                 name=name,
                 media_type=media_type or guessed or fallback,
                 content=data,
@@ -266,7 +224,7 @@ class Job:
         """Have a text embedded after the job has finished; `recall` finds it then."""
         self.effects.append(
             Memory(
-                key=self._key("memory", name),
+                key=self.key("memory", name),
                 text=to_text(text),
                 source_kind=kind,
                 source_id=source_id,
@@ -282,14 +240,7 @@ class Job:
 
         A plain function runs in a thread. Committed on return. If it raises, nothing is recorded.
         """
-        found, output = await self.read_step(name)
-        if found:
-            return output
-        began = time.monotonic()
-        value = await self._run(fn, *args, **kwargs)
-        return await self.record_step(
-            name, to_document(value, f"the result of step {name!r}"), time.monotonic() - began
-        )
+        return await steps.run(self, name, fn, *args, **kwargs)
 
     @_in_the_loop
     async def call(
@@ -307,14 +258,7 @@ class Job:
         is settled once with what `send` returns. `send` raising `CallRefused` settles it at
         nothing; any other exception leaves what it cost unknown, at the estimate.
         """
-        found, output = await self.read_step(name, fresh=self.attempt > 1)
-        if found:
-            return output
-        call_id, request_id = await self._start_call(name, provider, model, estimate)
-        began = time.monotonic()
-        answer = await self._send(call_id, send, Sending(request_id), estimate, began)
-        crash_points.reach("call.answered")
-        return await self._settle(call_id, name, answer, estimate, time.monotonic() - began)
+        return await calls.make(self, name, send, provider=provider, model=model, estimate=estimate)
 
     @_in_the_loop
     async def transaction(self, name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:
@@ -322,16 +266,7 @@ class Job:
 
         Do not commit inside. What `fn` returns is recorded (JSON); replays read it.
         """
-        found, output = await self.read_step(name)
-        if found:
-            return output
-        async with self._tools.database.transaction() as connection:
-            await steps.hold(connection, self.lease)
-            value = to_document(await fn(connection), f"the result of transaction {name!r}")
-            _, output = await steps.record(
-                connection, self.lease, name, value, attempt=self.attempt, kind="transaction"
-            )
-        return self._remember_step(name, output)
+        return await steps.transaction(self, name, fn)
 
     @_in_the_loop
     async def deploy(self, environment: str, sha: str, *, name: str | None = None) -> Any:
@@ -340,7 +275,7 @@ class Job:
         Its phases are steps: a re-run goes on where the last one died. While another deployment of
         that environment is under way, the job waits.
         """
-        return await self._tools.deployer(self, environment, sha, self._key("deploy", name))
+        return await self.tools.deployer(self, environment, sha, self.key("deploy", name))
 
     # Waiting: the job parks, at no cost, and is run again from its start when it may go on.
 
@@ -356,71 +291,27 @@ class Job:
         name: str | None = None,
     ) -> Decision:
         """Ask a person. Parks until somebody decides, or the deadline takes `on_timeout`."""
-        key = self._key("approval", name)
-        choices = tuple(options) if "reject" in options else (*options, "reject")
-        if on_timeout not in choices:
-            raise InvalidInput(
-                f"on_timeout={on_timeout!r} is not one of the options {', '.join(choices)}",
-                "name one of them",
-            )
-        async with self._tools.database.connection() as connection:
-            asked = await approvals.get_by_effect(connection, self.id, key)
-        if asked is None:
-            shown = None if shows is None else to_document(shows, "what the approval shows")
-            question = Approval(
-                key=key,
-                proposal_text=to_text(proposal),
-                options=choices,
-                shown=shown,
-                shown_hash=shown_hash(proposal, choices, shows),
-                deadline_seconds=deadline_seconds,
-                on_timeout=on_timeout,
-            )
-            self.effects.append(question)
-        elif asked.closed_at is not None:
-            option = asked.chosen_option or "reject"
-            return Decision(option != "reject", option, asked.comment, asked.decided_by)
-        raise self._park("approval", detail=proposal[:200])
+        return await ask.ask(
+            self,
+            proposal,
+            options=options,
+            shows=shows,
+            deadline_seconds=deadline_seconds,
+            on_timeout=on_timeout,
+            name=name,
+        )
 
     @_in_the_loop
     async def sleep(self, seconds: float, *, name: str | None = None) -> None:
         """Wait that long since the first time this line was reached."""
-        key = self._key("sleep", name)
-        found, _ = await self.read_step(key)
-        if found:
-            return
-        remaining = seconds - await self._waited(key, "sleep")
-        if remaining > 0:
-            raise self._park("timer", after_seconds=remaining)
-        await self.record_step(key, "null", seconds, kind="sleep")
+        await waits.sleep(self, seconds, name)
 
     @_in_the_loop
     async def wait(
         self, signal: str, *, timeout_seconds: float | None = None, name: str | None = None
     ) -> Any:
         """The payload of the next `signal` sent to this job; None when the time is up first."""
-        key = self._key(f"wait:{signal}", name)
-        found, output = await self.read_step(key)
-        if found:
-            return output
-        remaining = None
-        if timeout_seconds is not None:
-            remaining = timeout_seconds - await self._waited(key, "wait")
-        async with self._tools.database.transaction() as connection:
-            found, payload = await steps.take_signal(connection, self.lease, signal)
-            if found or (remaining is not None and remaining <= 0):
-                _, payload = await steps.record(
-                    connection,
-                    self.lease,
-                    key,
-                    to_document(payload),
-                    attempt=self.attempt,
-                    kind="wait",
-                )
-                found = True
-        if not found:
-            raise self._park("signal", detail=signal, after_seconds=remaining)
-        return self._remember_step(key, payload)
+        return await waits.wait(self, signal, timeout_seconds, name)
 
     @_in_the_loop
     async def gather(self, *children: Child) -> list[Any]:
@@ -428,16 +319,7 @@ class Job:
 
         Raises `ChildFailed` naming those that did not end well.
         """
-        async with self._tools.database.connection() as connection:
-            rows = await steps.children(connection, self.id)
-        found = [rows.get(child.key) for child in children]
-        if any(row is None or row["status"] in ("queued", "waiting", "running") for row in found):
-            raise self._park("children", detail=f"{len(children)} children")
-        ended = [row for row in found if row is not None]
-        bad = [row for row in ended if row["status"] != "done"]
-        if bad:
-            raise ChildFailed({row["effect_key"]: (row["status"], row["error"]) for row in bad})
-        return [row["result"] for row in ended]
+        return await waits.gather(self, children)
 
     # Reading.
 
@@ -446,9 +328,9 @@ class Job:
         self, query: str, *, limit: int = 5, thread_only: bool = False, kind: str | None = None
     ) -> list[memories.Hit]:
         """What was remembered nearest to `query`, best first, within the job's team."""
-        embedder = self._tools.embedder
+        embedder = self.tools.embedder
         [vector] = await embedder.embed([query])
-        async with self._tools.database.connection() as connection:
+        async with self.tools.database.connection() as connection:
             space = await memories.get_or_create_space(
                 connection, embedder.model, embedder.dimensions
             )
@@ -465,7 +347,7 @@ class Job:
     @property
     def database(self) -> Database:
         """The daemon's database, for reading. Write through `transaction`."""
-        return self._tools.database
+        return self.tools.database
 
     # For the worker itself, and helpers in call order.
 
@@ -485,14 +367,14 @@ class Job:
 
         self.threads_running += 1
         try:
-            value, error = await anyio.to_thread.run_sync(safely, limiter=self._tools.threads)
+            value, error = await anyio.to_thread.run_sync(safely, limiter=self.tools.threads)
         finally:
             self.threads_running -= 1
         if error is not None:
             raise error
         return value
 
-    def _key(self, kind: str, name: str | None) -> str:
+    def key(self, kind: str, name: str | None) -> str:
         if name is None:
             self._numbers[kind] = self._numbers.get(kind, 0) + 1
             return f"{kind}#{self._numbers[kind]}"
@@ -522,132 +404,23 @@ class Job:
                 f"the options are {', '.join(sorted(known))}",
             )
         document = to_payload(
-            dict(payload or {}), f"the payload of {mode!r}", self._tools.payload_bytes_max
+            dict(payload or {}), f"the payload of {mode!r}", self.tools.payload_bytes_max
         )
         self.effects.append(
             NewJob(key=key, mode=mode, payload=document, is_child=is_child, **options)
         )
 
-    def _park(
+    def park(
         self, reason: str, *, detail: str | None = None, after_seconds: float | None = None
     ) -> ParkSignal:
         shown = None if detail is None else to_text(detail)
         return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
 
-    async def read_step(self, name: str, *, fresh: bool = False) -> tuple[bool, Any]:
-        """Is this step recorded, and with which output? `fresh` asks the database again."""
-        if self._recorded is None or fresh:
-            async with self._tools.database.connection() as connection:
-                found = await steps.list_for_job(connection, self.id)
-            self._recorded = {step.name: step.output for step in found if step.finished_at}
-        return name in self._recorded, self._recorded.get(name)
-
-    async def _run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if inspect.iscoroutinefunction(fn):
-            return await fn(*args, **kwargs)
-
-        value = await self.run_in_thread(fn, *args, **kwargs)
-        return await value if inspect.isawaitable(value) else value
-
-    async def record_step(
-        self, name: str, output: str, took_seconds: float, *, kind: str = "step"
-    ) -> Any:
-        """Record a step's output (JSON text) under the fence; returns the output that stands."""
-        ran = Record(self.lease, name, output, self.attempt, took_seconds, kind)
-        stands = await self._write(RECORD, ran)
-        crash_points.reach("step.committed")
-        return self._remember_step(name, stands)
-
-    def _remember_step(self, name: str, output: Any) -> Any:
-        if self._recorded is not None:
-            self._recorded[name] = output
-        return output
-
-    async def _waited(self, key: str, kind: str) -> float:
-        async with self._tools.database.connection() as connection:
-            return await steps.waited_seconds(
-                connection, self.lease, key, attempt=self.attempt, kind=kind
-            )
-
-    async def _start_call(
-        self, name: str, provider: str, model: str, estimate: tuple[int, int]
-    ) -> tuple[UUID, str]:
-        crash_points.reach("call.before_row")
-        request_id = uuid4().hex
-        call = Starting(
-            self.lease,
-            provider,
-            model,
-            request_id,
-            Usage(*estimate, source=UsageSource.ESTIMATED),
-            mode=self.mode,
-            step_name=name,
-            attempt=self.attempt,
-            team_id=self.team_id,
-            thread_id=self.thread_id,
-        )
-        call_id = await self._write(START, call)
-        crash_points.reach("call.after_row")
-        return call_id, request_id
-
-    async def _write(self, kind: Kind[T, R], item: T) -> R:
+    async def write(self, kind: Kind[T, R], item: T) -> R:
+        """Have something written into the books, together with what others write just now."""
         # A stop lands before a write, never in it.
         await anyio.lowlevel.checkpoint_if_cancelled()
-        return await self._tools.books.write(kind, item)
-
-    async def _send(
-        self,
-        call_id: UUID,
-        send: Callable[[Sending], Awaitable[Answer]],
-        sending: Sending,
-        estimate: tuple[int, int],
-        began: float,
-    ) -> Answer:
-        try:
-            return await send(sending)
-        except BaseException as error:
-            refused = isinstance(error, CallRefused)
-            held = Usage(*estimate, source=UsageSource.ESTIMATED)
-            settlement = Settlement(
-                call_id,
-                CallStatus.ERROR if refused else CallStatus.UNKNOWN,
-                Usage(0, 0) if refused else held,
-                latency_ms=round((time.monotonic() - began) * 1000),
-                error=f"{type(error).__name__}: {error}"[:1000],
-            )
-            await self._tools.books.write(SETTLE, Paid(settlement, None))
-            raise
-
-    async def _settle(
-        self,
-        call_id: UUID,
-        name: str,
-        answer: Answer,
-        estimate: tuple[int, int],
-        took_seconds: float,
-    ) -> Any:
-        kept, unusable = None, None
-        try:
-            output = to_document(answer.content, f"the answer of call {name!r}")
-            kept = PaidAnswer(self.id, name, output, self.attempt, took_seconds)
-        except InvalidInput as error:
-            unusable = error
-        # One commit for the settlement and the answer, lease or no lease: what was paid is booked,
-        # and is never paid for again. An answer that cannot be kept was paid for all the same.
-        settlement = Settlement(
-            call_id,
-            CallStatus.OK,
-            answer.usage or Usage(*estimate, source=UsageSource.ESTIMATED),
-            answer.cost,
-            answer.price_version,
-            round(took_seconds * 1000),
-            str(unusable) if unusable else None,
-        )
-        stands = await self._tools.books.write(SETTLE, Paid(settlement, kept))
-        if unusable is not None:
-            raise unusable
-        crash_points.reach("step.committed")
-        return self._remember_step(name, stands)
+        return await self.tools.books.write(kind, item)
 
 
 def trace_id(trace_parent: str | None) -> str | None:

@@ -17,6 +17,7 @@ from db.pool import Database
 from db.steps import Step
 from worker import deploy as engine
 from worker import events
+from worker import steps as recording
 from worker.deploy.config import Environment
 from worker.deploy.errors import DeployError, EnvironmentBusy
 from worker.deploy.phases import EndStatus, PhaseName, PhaseResult, PhaseStatus
@@ -170,13 +171,13 @@ class _Recorder:
     ) -> PhaseResult:
         """The recorded result of a phase, or run and record it."""
         step = f"{self.key}:{name}"
-        found, output = await self.job.read_step(step)
+        found, output = await recording.read(self.job, step)
         if found:
             return PhaseResult.model_validate(output)
         await self._set_status(DeploymentStatus(status))
         result = await run()
-        await self.job.record_step(
-            step, result.model_dump_json(), result.duration_seconds, kind="phase"
+        await recording.record(
+            self.job, step, result.model_dump_json(), result.duration_seconds, kind="phase"
         )
         log.info(
             events.DEPLOYMENT_PHASE_ENDED,

@@ -186,6 +186,9 @@ def origin_of(job: Claimed) -> Origin:
         thread_id=job.thread_id,
         trigger_message_id=job.trigger_message_id,
         trace_parent=job.trace_parent,
+        run_id=job.run_id,
+        node=job.node,
+        agent_id=job.agent_id,
     )
 
 

@@ -210,6 +210,9 @@ def _effect(values: dict[str, Any]) -> effects.Effect:
 
 
 def _claimed(values: dict[str, Any]) -> Claimed:
-    for name in ("id", "team_id", "thread_id", "trigger_message_id", "parent_id"):
+    for name in (
+        *("id", "team_id", "thread_id", "trigger_message_id", "parent_id"),
+        *("run_id", "agent_id"),
+    ):
         values[name] = UUID(values[name]) if values[name] else None
     return Claimed(**values)

@@ -15,7 +15,7 @@ import anyio
 from db.tokens import Answer, Usage
 from tests.chaos import diary
 from worker import Job, handler
-from worker.context import Sending
+from worker.calls import Sending
 
 GATE_POLL_SECONDS = 0.01
 GATE_SECONDS_MAX = 60.0

@@ -185,6 +185,7 @@ async def test_a_backlog_is_counted_from_its_indexes(database_url: str) -> None:
 @pytest.mark.both
 async def test_many_jobs_are_estimated_and_never_below_what_was_counted(database_url: str) -> None:
     with connect(database_url) as conn:
+        conn.execute("alter table jobsworth.reactive_jobs set (autovacuum_enabled = off)")
         _queue(conn, 9_999)
         conn.execute("update jobsworth.reactive_jobs set priority = 4")
     async with Database(database_url) as database, database.connection() as sampler:

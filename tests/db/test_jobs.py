@@ -526,7 +526,15 @@ async def test_why_a_job_waits_for_a_handler(conn: Connection) -> None:
     )
 
 
-@pytest.mark.parametrize("reason", ["limit", "budget", "person"])
+async def test_why_a_job_waits_for_a_limit(conn: Connection) -> None:
+    job_id = await added(conn)
+    await park(conn, job_id, "limit", detail="60 requests a minute", seconds=60)
+    reason, detail, remedy = await why(conn, job_id)
+    assert (reason, remedy) == ("limit", "nothing to do: it is tried again then")
+    assert detail.startswith("60 requests a minute, until ")
+
+
+@pytest.mark.parametrize("reason", ["budget", "person"])
 async def test_why_a_job_waits_for_something_with_a_detail(conn: Connection, reason: str) -> None:
     job_id = await added(conn)
     await park(conn, job_id, reason, detail="the detail")

@@ -79,4 +79,5 @@ async def test_what_a_job_made_goes_with_it(conn: Connection) -> None:
         "jobsworth.signals",
         "jobsworth.steps",
         "jobsworth.artifacts",
+        "jobsworth.run_metrics",
     }

@@ -245,6 +245,9 @@ def claimed_job(
         "attempt": 1,
         "failures": 0,
         "is_child": False,
+        "run_id": None,
+        "node": None,
+        "agent_id": None,
         "waited_seconds": 0.0,
     }
     return Claimed(**{**columns, **first, **known})

@@ -16,7 +16,7 @@ from db.pool import Connection
 from db.tokens import Answer, Call, CallStatus, Usage, UsageSource
 from tests.worker.job_api import JobApi, registered
 from worker import CallRefused, Job, handler
-from worker.context import Sending
+from worker.calls import Sending
 
 STEAL: LiteralString = """
 update jobsworth.reactive_jobs

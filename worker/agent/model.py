@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from db.tokens import Answer, Usage
 from worker.agent import offline
 from worker.agent.plans import Plan
-from worker.context import Job, Sending
+from worker.calls import Sending
+from worker.context import Job
 from worker.outcomes import Fail
 
 Task = Literal["classify", "answer", "plan"]

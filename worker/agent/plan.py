@@ -8,7 +8,8 @@ from typing import Any
 
 from worker.agent import conversation, model
 from worker.agent.model import Planned
-from worker.context import Decision, Job
+from worker.ask import Decision
+from worker.context import Job
 from worker.handlers import handler
 
 
