@@ -454,6 +454,16 @@ async def settle_call(
     return bool(await _settle(conn, [ended], prepare=False))
 
 
+BY_ID: LiteralString = """
+select exists (select from jobsworth.llm_calls c where c.id = %(call_id)s) as booked
+"""
+
+
+async def is_booked(conn: Connection, call_id: UUID) -> bool:
+    """Is this call in the books?"""
+    return bool(await fetch_val(conn, BY_ID, {"call_id": call_id}))
+
+
 SETTLE_ABANDONED: LiteralString = """
 with abandoned as materialized (
   select c.id

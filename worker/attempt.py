@@ -39,12 +39,14 @@ E = TypeVar("E", bound=BaseException)
 ERROR_CHARACTERS_MAX = 4000
 # A handler that could not reach the database is run again later; no try is burnt.
 DATABASE_PAUSE_SECONDS_MAX = 60.0
+# An answer that is on its way when the database is lost is waited for this long, and spooled.
+SPARED_SECONDS_MAX = 300.0
 
 
 class Attempt:
     """An attempt at a job: its lease, and the scope by which it is stopped while it runs."""
 
-    __slots__ = ("began", "cause", "context", "handler", "job", "lease", "scope")
+    __slots__ = ("began", "cause", "context", "handler", "job", "lease", "scope", "spared")
 
     def __init__(self, job: Claimed, lease: Lease, handler: Handler) -> None:
         self.job = job
@@ -54,14 +56,35 @@ class Attempt:
         self.scope: anyio.CancelScope | None = None
         self.cause: Outcome | None = None
         self.context: Job | None = None
+        self.spared = False
 
-    def stop(self, cause: Outcome) -> None:
-        """End the attempt with `cause`, unless it already has one or finishes first."""
+    def stop(self, cause: Outcome, *, spare_calls: bool = False) -> None:
+        """End the attempt with `cause`, unless it already has one or finishes first.
+
+        `spare_calls`: when the paid calls that it has sent have ended, or after a bound; a second
+        stop ends that.
+        """
         if self.cause is None:
             # A deadline that passed before is the first cause.
             self.cause = _timed_out(self) if self.stopping else cause
-            if self.scope is not None:
-                self.scope.cancel()
+        elif not self.spared:
+            return
+        if self.scope is None:
+            return
+        self.spared = spare_calls and self._spare_calls(self.scope)
+        if not self.spared:
+            self.scope.cancel()
+
+    def _spare_calls(self, scope: anyio.CancelScope) -> bool:
+        if self.context is None or not self.context.calls_open.then(self._calls_ended):
+            return False
+        scope.deadline = min(scope.deadline, anyio.current_time() + SPARED_SECONDS_MAX)
+        return True
+
+    def _calls_ended(self) -> None:
+        # The scope may be another attempt's by now.
+        if self.scope is not None:
+            self.scope.cancel()
 
     @property
     def stopping(self) -> bool:
@@ -109,7 +132,7 @@ async def run_attempt(
         outcome = None if scope.cancel_called else outcome_of(error, job.attempt)
     finally:
         attempt.scope = None
-        if attempt.timeout_seconds is not None:
+        if attempt.timeout_seconds is not None or attempt.spared:
             scope.deadline = math.inf
     return outcome or attempt.cause or _timed_out(attempt)
 

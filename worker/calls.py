@@ -17,7 +17,7 @@ from db.errors import InvalidInput
 from db.steps import PaidAnswer
 from db.tokens import Answer, CallStatus, Settlement, Starting, Usage, UsageSource
 from worker import crash_points, steps
-from worker.group_commit import SETTLE, START, Paid
+from worker.group_commit import START, Paid
 
 if TYPE_CHECKING:
     from worker.context import Job
@@ -41,6 +41,33 @@ class Sending:
         crash_points.reach("call.sent")
 
 
+class CallsOpen:
+    """An attempt's calls that were sent and have not ended.
+
+    An attempt that has to stop because its worker has lost the database may wait for them: nobody
+    else would ever see the answers that are on their way.
+    """
+
+    __slots__ = ("_count", "_then")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._then: Callable[[], None] | None = None
+
+    def began(self) -> None:
+        self._count += 1
+
+    def ended(self) -> None:
+        self._count -= 1
+        if not self._count and self._then is not None:
+            self._then()
+
+    def then(self, do: Callable[[], None]) -> bool:
+        """Have this done when the last one has ended; False if none is open."""
+        self._then = do if self._count else None
+        return self._count > 0
+
+
 class PaidCall:
     """A call that is in the books and may be sent: from its reservation to its one settlement.
 
@@ -57,6 +84,8 @@ class PaidCall:
         self._name = name
         self._estimate = estimate
         self._began = time.monotonic()
+        self._open = True
+        job.calls_open.began()
 
     async def answered(self, answer: Answer) -> Any:
         """Settle it with its answer, which becomes the step; returns the answer that stands.
@@ -122,7 +151,15 @@ class PaidCall:
             round((time.monotonic() - self._began) * 1000),
             None if said is None else str(said)[:1000],
         )
-        return await self._job.tools.books.write(SETTLE, Paid(settlement, kept))
+        self._end()
+        tools = self._job.tools
+        return await tools.spool.settle(tools.books, self._job.id, Paid(settlement, kept))
+
+    # Before the settlement is tried: an attempt that waited for this answer stops now.
+    def _end(self) -> None:
+        if self._open:
+            self._open = False
+            self._job.calls_open.ended()
 
 
 async def make(

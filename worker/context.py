@@ -27,9 +27,10 @@ from db.queue import Claimed, Lease
 from db.tokens import Answer
 from worker import ask, calls, steps, waits
 from worker.ask import Decision
-from worker.calls import Sending
+from worker.calls import CallsOpen, Sending
 from worker.group_commit import GroupCommit, Kind
 from worker.outcomes import Parked, ParkSignal
+from worker.spool import Spool
 from worker.waits import Child
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Tools:
     threads: anyio.CapacityLimiter
     payload_bytes_max: int
     deployer: "Callable[[Job, str, str, str], Awaitable[Any]]"
+    spool: Spool
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +97,7 @@ class Job:
         self._numbers: dict[str, int] = {}
         self._named: set[str] = set()
         self.threads_running = 0
+        self.calls_open = CallsOpen()
         # Outputs of recorded steps by name; None: not read yet.
         self.recorded: dict[str, Any] | None = {} if claimed.attempt == 1 else None
 

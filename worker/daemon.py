@@ -43,6 +43,8 @@ from worker.outcomes import Canceled, Lost, Released
 from worker.promote import Promoter
 from worker.running import Running
 from worker.settings import Settings
+from worker.spool import Spool
+from worker.spool_folder import SpoolFolder, folder_of
 from worker.upkeep import Rescue, Upkeep
 from worker.vitals import Vitals
 from worker.wake import listen
@@ -59,6 +61,7 @@ STUCK_SECONDS = 10.0
 FLUSH_SECONDS = 5.0
 CLAIM_LOOP_LIMIT_SECONDS = 90.0
 DATABASE_WAIT_SECONDS_MAX = 5.0
+SPOOL_SECONDS = 10.0
 
 log = get_logger()
 
@@ -118,6 +121,7 @@ class Daemon:
             threads=anyio.CapacityLimiter(settings.threads),
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer.deploy,
+            spool=Spool(self._database, _spool_folder(settings)),
         )
         self._identity = Identity(
             host=socket.gethostname(),
@@ -178,12 +182,14 @@ class Daemon:
         try:
             tasks.start_soon(self._finisher.run)
             tasks.start_soon(self._promoter.run)
+            tasks.start_soon(self._tools.spool.run)
             tasks.start_soon(self._upkeep.run)
             tasks.start_soon(self._listen)
             tasks.start_soon(self._embed)
             tasks.start_soon(self._watch)
             if self._settings.http_port is not None:
                 tasks.start_soon(keep_sampling, self._database, self._samples)
+            await self._drain_spool()
             async with anyio.create_task_group() as claiming:
                 claiming.start_soon(self._claimer.run)
                 await self._stopping.wait()
@@ -248,6 +254,7 @@ class Daemon:
             ),
             poll_seconds=settings.poll_seconds,
             known=self._running.job_ids,
+            drain_spool=self._tools.spool.drain,
             turn_seconds=lambda: self._vitals.claim_loop_age_seconds,
             ended=self._promoter.ended,
             moved=self._claimer.wake,
@@ -276,6 +283,15 @@ class Daemon:
             self._upkeep.timer_set()
         if remembered:
             self._embed_wake.set()
+
+    async def _drain_spool(self) -> None:
+        """Before the first claim: a job that goes on here shall find what was paid for it."""
+        self._tools.spool.warn_if_unusable()
+        try:
+            with anyio.move_on_after(SPOOL_SECONDS):
+                await self._tools.spool.drain()
+        except JobsworthError as error:
+            log.warning(events.UPKEEP_FAILED, part="spool", error=str(error))
 
     async def _listen(self) -> None:
         await listen(
@@ -397,7 +413,8 @@ class Daemon:
             self._attempt_log.flush()
             alive = self._heartbeat.alive()
             if not alive and not lost and self._heartbeat.pulse.worker_id is not None:
-                stopped = self._running.stop_all(Lost("no heartbeat succeeded in time"))
+                lost_touch = Lost("no heartbeat succeeded in time")
+                stopped = self._running.stop_all(lost_touch, spare_calls=True)
                 log.warning(events.ATTEMPTS_STOPPED, jobs=stopped, reason="no heartbeat")
             elif alive:
                 strangers = self._running.stop_those_of_others(self._heartbeat.pulse.worker_id)
@@ -461,6 +478,13 @@ async def _database(settings: Settings) -> AsyncGenerator[tuple[str, Callable[[]
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(embedded.close)
+
+
+def _spool_folder(settings: Settings) -> SpoolFolder:
+    path = folder_of(
+        settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
+    )
+    return SpoolFolder(path, settings.spool_bytes_max)
 
 
 def _queues(settings: Settings, registry: Mapping[str, handlers.Handler]) -> tuple[str, ...]:

@@ -42,6 +42,10 @@ DEPLOYMENT_ENDED: Final = "deployment.ended"
 TIMERS_PROMOTED: Final = "timers.promoted"
 APPROVALS_EXPIRED: Final = "approvals.expired"
 CALLS_ABANDONED: Final = "calls.abandoned"
+SPOOL_WRITTEN: Final = "spool.written"
+SPOOL_DRAINED: Final = "spool.drained"
+SPOOL_FAILED: Final = "spool.failed"
+SPOOL_REFUSED: Final = "spool.refused"
 UPKEEP_FAILED: Final = "upkeep.failed"
 VIOLATIONS_FOUND: Final = "violations.found"
 
@@ -82,6 +86,10 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     TIMERS_PROMOTED: "waiting jobs whose time has come became queued",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
     CALLS_ABANDONED: "model calls of dead workers were closed as unknown",
+    SPOOL_WRITTEN: "the database did not take a paid answer in time: it is on this machine's disk",
+    SPOOL_DRAINED: "paid answers that were on disk are settled in the database",
+    SPOOL_FAILED: "a paid answer cannot be kept on disk; only the database can still take it",
+    SPOOL_REFUSED: "a file among the kept answers cannot be used; it is left alone",
     UPKEEP_FAILED: "one round of upkeep failed; the next comes at its time",
     VIOLATIONS_FOUND: "the violations view is not empty",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",

@@ -89,10 +89,10 @@ class Running:
         if attempt is not None and attempt.job.id == job_id:
             attempt.stop(cause)
 
-    def stop_all(self, cause: Outcome) -> int:
-        """Stop every attempt; returns how many there are."""
+    def stop_all(self, cause: Outcome, *, spare_calls: bool = False) -> int:
+        """Stop every attempt (`Attempt.stop`); returns how many there are."""
         for attempt in self._attempts.values():
-            attempt.stop(cause)
+            attempt.stop(cause, spare_calls=spare_calls)
         return len(self._attempts)
 
     def stop_those_of_others(self, worker_id: UUID | None) -> int:

@@ -166,6 +166,10 @@ def _deploy_file_here() -> Path | None:
     return path if path.is_file() else None
 
 
+def _spool_below(validated: dict[str, Any]) -> Path:
+    return cast("Path", validated["data_dir"]) / "spool"
+
+
 def _releases_below(validated: dict[str, Any]) -> Path:
     return cast("Path", validated["data_dir"]) / "releases"
 
@@ -228,7 +232,17 @@ class Settings(BaseSettings):
     )
     data_dir: Folder = Field(
         default_factory=lambda: platformdirs.user_data_path("jobsworth", appauthor=False),
-        description="what this machine keeps: the embedded database and the releases",
+        description="what this machine keeps: the embedded database, the releases and the spool",
+    )
+    spool_dir: Folder = Field(
+        default_factory=_spool_below,
+        description="where paid answers are kept while the database is away; a local disk",
+    )
+    spool_bytes_max: int = Field(
+        1_073_741_824,
+        ge=0,
+        le=1_099_511_627_776,
+        description="paid answers kept on disk at most, in bytes for each database",
     )
 
     handlers: Modules = Field(
@@ -488,4 +502,5 @@ _COMPUTED_DEFAULTS = {
     "data_dir": "jobsworth in the user's data folder",
     "deploy_file": "deploy.toml in the working directory, if there is one",
     "releases_dir": "releases in the data folder",
+    "spool_dir": "spool in the data folder",
 }

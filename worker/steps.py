@@ -20,6 +20,9 @@ from worker.group_commit import RECORD
 if TYPE_CHECKING:
     from worker.context import Job
 
+KEPT_DETAIL = "a paid answer is on the disk of the machine, and is settled before the job goes on"
+KEPT_PAUSE_SECONDS = 1.0
+
 
 async def run(job: "Job", name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The recorded output of step `name`, else that of `fn(*args, **kwargs)`, recorded."""
@@ -50,6 +53,7 @@ async def transaction(job: "Job", name: str, fn: Callable[[Connection], Awaitabl
 async def read(job: "Job", name: str, *, fresh: bool = False) -> tuple[bool, Any]:
     """Is this step recorded, and with which output? `fresh` asks the database again."""
     if job.recorded is None or fresh:
+        await _settle_first(job)
         async with job.tools.database.connection() as connection:
             found = await steps.list_for_job(connection, job.id)
         job.recorded = {step.name: step.output for step in found if step.finished_at}
@@ -71,6 +75,12 @@ def keep(job: "Job", name: str, output: Any) -> Any:
     if job.recorded is not None:
         job.recorded[name] = output
     return output
+
+
+async def _settle_first(job: "Job") -> None:
+    """What an earlier attempt paid for may be on this machine's disk: it is a step first."""
+    if not await job.tools.spool.clear(job.id):
+        raise job.park("timer", detail=KEPT_DETAIL, after_seconds=KEPT_PAUSE_SECONDS)
 
 
 async def waited_seconds(job: "Job", key: str, kind: str) -> float:

@@ -41,6 +41,8 @@ SHELVE_PERIOD_SECONDS = 5.0
 CANCEL_PERIOD_SECONDS = 5.0
 STRAYS_PERIOD_SECONDS = 10.0
 ABANDONED_PERIOD_SECONDS = 10.0
+# Costs a listing of a folder, and no statement while it is empty.
+SPOOL_PERIOD_SECONDS = 2.0
 # A job under our name without an attempt is looked at again after this before it is given back.
 SUSPECTS_PERIOD_SECONDS = 1.0
 # While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
@@ -84,6 +86,7 @@ class Upkeep:
         *,
         poll_seconds: float,
         known: Callable[[], list[UUID]],
+        drain_spool: Callable[[], Awaitable[int]],
         turn_seconds: Callable[[], float | None],
         ended: Callable[[list[UUID]], None],
         moved: Callable[[], None],
@@ -98,6 +101,7 @@ class Upkeep:
         self._rescue = rescue
         self._poll_seconds = poll_seconds
         self._known = known
+        self._drain_spool = drain_spool
         self._turn_seconds = turn_seconds
         self._ended = ended
         self._moved = moved
@@ -132,6 +136,7 @@ class Upkeep:
                 ("strays", STRAYS_PERIOD_SECONDS, self._give_strays_back, self._claim_unanswered),
                 ("chores", CHORES_PERIOD_SECONDS, self._do_chores, Wake()),
                 ("shelve", SHELVE_PERIOD_SECONDS, self._shelve, Wake()),
+                ("spool", SPOOL_PERIOD_SECONDS, self._settle_spooled, Wake()),
                 ("calls", ABANDONED_PERIOD_SECONDS, self._settle_abandoned, Wake()),
             ):
                 parts.start_soon(self._every, part, period_seconds, work, wake)
@@ -201,6 +206,9 @@ class Upkeep:
         if modes:
             log.warning(events.HANDLER_MISSING, modes=modes)
         return seldom(looked_seconds, SHELVE_PERIOD_SECONDS)
+
+    async def _settle_spooled(self) -> None:
+        await self._drain_spool()
 
     async def _settle_abandoned(self) -> None:
         async with self._database.connection() as connection:

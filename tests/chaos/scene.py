@@ -51,7 +51,11 @@ class Scene:
 
     def start(self, env: Mapping[str, str] | None = None) -> Daemon:
         """Start a daemon at the quick pace; it lives in this scene."""
-        surroundings = QUICK | {"JOBSWORTH_CHAOS_DIR": str(self.directory)} | dict(env or {})
+        own = {
+            "JOBSWORTH_CHAOS_DIR": str(self.directory),
+            "JOBSWORTH_SPOOL_DIR": str(self.directory / "spool"),
+        }
+        surroundings = QUICK | own | dict(env or {})
         daemon = self._nursery.start(self.url, surroundings)
         self.daemons.append(daemon)
         return daemon

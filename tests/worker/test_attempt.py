@@ -37,6 +37,8 @@ from worker.outcomes import (
     ParkSignal,
     Released,
 )
+from worker.spool import Spool
+from worker.spool_folder import SpoolFolder
 
 NOBODY = "postgresql://nobody@127.0.0.1:1/nothing"
 PARKED = Parked("signal", "go")
@@ -55,12 +57,14 @@ def attempt_of(function: Function, **job: Any) -> Attempt:
 
 def tools() -> Tools:
     """No database answers here: these attempts do not need one, or see what comes of that."""
+    database = Database(NOBODY, pool_min=0, acquire_seconds=0.05)
     return Tools(
-        database=Database(NOBODY, pool_min=0, acquire_seconds=0.05),
+        database=database,
         embedder=HashingEmbedder(8),
         threads=anyio.CapacityLimiter(4),
         payload_bytes_max=1000,
         deployer=cast(Any, None),
+        spool=Spool(database, SpoolFolder(Path("/nonexistent"), 0)),
     )
 
 
