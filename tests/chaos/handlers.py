@@ -22,12 +22,17 @@ GATE_SECONDS_MAX = 60.0
 
 
 @handler("chaos.work")
-async def work(job: Job, n: int, children: int = 0, ask: bool = False) -> dict[str, object]:
-    """A step, a paid call, children, a decision, another step; then every kind of effect."""
+async def work(
+    job: Job, n: int, children: int = 0, ask: bool = False, hold: bool = False
+) -> dict[str, object]:
+    """A step, a paid call, children, a decision, another step; then every kind of effect.
+
+    `hold`: the first attempt's call is answered when the gate `hold` is open.
+    """
     with noted(job):
         fetched = await job.step("fetch", token, job, "fetch")
         thought = await job.call(
-            "think", paid(job), provider="scripted", model="m-1", estimate=(100, 50)
+            "think", paid(job, held=hold), provider="scripted", model="m-1", estimate=(100, 50)
         )
         spawned = [job.spawn("chaos.child", {"n": i}, name=str(i)) for i in range(children)]
         brought = await job.gather(*spawned) if spawned else []

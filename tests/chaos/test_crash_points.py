@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 from db.embedded import Embedded
 from db.migrate import migrate
 from db.schema import DEFAULT_SCHEMA
-from tests.chaos.nursery import Nursery
+from tests.chaos.nursery import Daemon, Nursery
 from tests.chaos.scene import Scene, playing
 from tests.chaos.verdict import check_everything
 from tests.conftest import MAJORS, SharedServers
@@ -25,13 +27,18 @@ from worker.crash_points import CRASH_POINTS
 
 pytestmark = pytest.mark.chaos
 
+Away = Callable[[], AbstractContextManager[None]]
+
 AT_ONCE = 5
 DIES_SECONDS = 30
 ENDS_SECONDS = 60
 TEMPLATE = "crash_points"
 CREATE = SQL("create database {} template {} strategy file_copy")
-# These are reached once: by a rescue, and by a daemon that gives jobs back.
-STAGED = ("rescue.committed", "release.updated")
+CLOSE = SQL("alter database {} allow_connections false")
+REOPEN = SQL("alter database {} allow_connections true")
+HANG_UP = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+# These are reached once: by a rescue, by a daemon that gives jobs back, and over an outage.
+STAGED = ("rescue.committed", "release.updated", "spool.written", "spool.drained")
 # All jobs that park meanwhile reach this together, so it is reached a few times only.
 GROUPED = ("park.updated",)
 
@@ -87,7 +94,7 @@ def _play(case: Case, server: Embedded, directory: Path, nursery: Nursery) -> No
         conn.execute(CREATE.format(Identifier(name), Identifier(TEMPLATE)))
     with playing(server.database_url(name), directory, nursery) as scene:
         _give_work(scene)
-        _die(scene, case)
+        _die(scene, case, partial(_away, server, name))
         scene.start()
         scene.until_all_ended(ENDS_SECONDS)
         check_everything(scene)
@@ -101,7 +108,7 @@ def _give_work(scene: Scene) -> None:
             scene.enqueue("chaos.work", work, thread_id=thread)
 
 
-def _die(scene: Scene, case: Case) -> None:
+def _die(scene: Scene, case: Case, away: Away) -> None:
     reached = scene.directory / "reached"
     armed = {"JOBSWORTH_CRASH_POINT": str(case), "JOBSWORTH_CRASH_LOG": str(reached)}
     match case.point:
@@ -116,6 +123,11 @@ def _die(scene: Scene, case: Case) -> None:
             daemon = scene.start(armed | {"JOBSWORTH_DRAIN_SECONDS": "0.2"})
             scene.until_noted("began", held, 1)
             daemon.terminate()
+        case "spool.written":
+            daemon = _die_with_an_answer(scene, armed, away)
+        case "spool.drained":
+            _die_with_an_answer(scene, {"JOBSWORTH_CRASH_POINT": "spool.written"}, away)
+            daemon = scene.start(armed)
         case _:
             daemon = scene.start(armed)
 
@@ -126,6 +138,28 @@ def _die(scene: Scene, case: Case) -> None:
         time.sleep(POLL_SECONDS)
     assert daemon.wait() == -signal.SIGKILL, daemon.tail()
     assert case.point in reached.read_text().split()
+
+
+def _die_with_an_answer(scene: Scene, env: Mapping[str, str], away: Away) -> Daemon:
+    """A daemon whose database is away when the answer to a call arrives, until it has died."""
+    held = scene.enqueue("chaos.work", {"n": 9, "hold": True}, thread_id=scene.thread())
+    daemon = scene.start(env)
+    scene.until_noted("billed", held, 1)
+    scene.conn.close()
+    with away():
+        scene.open_gate()
+        daemon.wait(DIES_SECONDS)
+    return daemon
+
+
+@contextmanager
+def _away(server: Embedded, name: str) -> Generator[None]:
+    """Nobody reaches this database of the server meanwhile."""
+    with connect(server.database_url("postgres")) as conn:
+        conn.execute(CLOSE.format(Identifier(name)))
+        conn.execute(HANG_UP, [name])
+        yield
+        conn.execute(REOPEN.format(Identifier(name)))
 
 
 def _make_template(server: Embedded) -> None:
