@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -61,9 +63,16 @@ def environment(url: str | None, env: Mapping[str, str] | None = None) -> dict[s
     """The surroundings of a process under test: no settings but `url` and those in `env`."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("JOBSWORTH_", "PG"))}
     clean["PYTHONPATH"] = str(ROOT)
+    clean["JOBSWORTH_SPOOL_DIR"] = _spool_dir().name
     if url is not None:
         clean["JOBSWORTH_DATABASE_URL"] = url
     return clean | dict(env or {})
+
+
+@cache
+def _spool_dir() -> tempfile.TemporaryDirectory[str]:
+    """Of this process and those it starts: none writes into the home of whoever runs the tests."""
+    return tempfile.TemporaryDirectory(prefix="jobsworth-spool-")
 
 
 def run_cli(

@@ -70,6 +70,14 @@ def folder_of(spool_dir: Path, database_url: str | None, data_dir: Path, schema:
     return spool_dir / f"{shown}.{schema}.{digest}"
 
 
+def others_of(path: Path) -> list[Path]:
+    """The folders beside this one that hold files: answers for other databases or schemas."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        beside = [other for other in path.parent.iterdir() if other.is_dir() and other != path]
+        return sorted(other for other in beside if any(other.iterdir()))
+    return []
+
+
 class SpoolFolder:
     """The files of one installation on this machine; several daemons may share it.
 

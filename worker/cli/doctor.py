@@ -32,6 +32,7 @@ from worker.cli.database import (
 )
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import clean, emit, emit_facts, emit_json, styled
+from worker.cli.spool import check_spool
 from worker.cli.status import worker_state
 from worker.cli.times import span
 from worker.deploy import load_environments
@@ -111,7 +112,7 @@ def check_settings() -> tuple[list[Finding], Settings | None]:
 
 
 def check_surroundings(settings: Settings | None) -> list[Finding]:
-    """The working directory, and the deploy.toml in it."""
+    """The working directory, the deploy.toml in it, and the spool."""
     findings = [
         Finding(
             "warning",
@@ -121,6 +122,8 @@ def check_surroundings(settings: Settings | None) -> list[Finding]:
         )
         for path in shadowing_files(Path.cwd())
     ]
+    if settings is not None:
+        findings += [Finding(*said) for said in check_spool(settings)]
     if settings is not None and settings.deploy_file is not None:
         try:
             names = ", ".join(load_environments(settings.deploy_file))

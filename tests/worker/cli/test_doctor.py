@@ -1,21 +1,29 @@
 """The check-up: what it finds, how it marks it, and what it tells to do."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from db.diagnosis import Server
+from db.tokens import CallStatus, Settlement, Usage
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_job
 from worker.cli import doctor
 from worker.cli.exit_codes import ExitCode
+from worker.group_commit import Paid
 from worker.settings import settings_reference
+from worker.spool_folder import SpoolFolder, folder_of
 
 
-def findings(url: str, subject: str, code: int = 0) -> list[dict[str, str]]:
+def findings(
+    url: str, subject: str, code: int = 0, env: Mapping[str, str] | None = None
+) -> list[dict[str, str]]:
     """What the doctor finds about one subject; it must end with `code`."""
-    report = cli_json(url, "doctor", code=code)
+    report = cli_json(url, "doctor", code=code, env=env)
     assert report["ok"] == (code == 0)
     return [each for each in report["findings"] if each["subject"] == subject]
 
@@ -29,6 +37,7 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
         **dict.fromkeys(
             (
                 *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
+                "spool",
                 *("writes", "modes", "violations", "books", "memory"),
             ),
             "ok",
@@ -105,6 +114,32 @@ def test_texts_that_fail_to_be_embedded_are_a_warning(database_url: str) -> None
     [memory] = findings(database_url, "memory")
     assert memory["mark"] == "warning"
     assert "1 of them failed before" in memory["text"]
+
+
+def test_paid_answers_on_this_machine_are_counted(database_url: str, tmp_path: Path) -> None:
+    env = {"JOBSWORTH_SPOOL_DIR": str(tmp_path / "spool")}
+    [spool] = findings(database_url, "spool", env=env)
+    assert (spool["mark"], spool["text"]) == ("ok", "no paid answer waits on this machine")
+    assert list(tmp_path.iterdir()) == []
+
+    here = folder_of(tmp_path / "spool", database_url, tmp_path, "jobsworth")
+    other = folder_of(tmp_path / "spool", database_url, tmp_path, "other")
+    for folder in (here, other):
+        paid = Paid(Settlement(uuid4(), CallStatus.OK, Usage(7, 3)), None)
+        SpoolFolder(folder, 10_000).write(uuid4(), paid)
+    (here / "notes.txt").touch()
+    answers, strange, elsewhere = findings(database_url, "spool", env=env)
+    assert f"1 paid answer in {here} not in the database yet" in answers["text"]
+    assert "notes.txt is no file of the spool" in strange["text"]
+    assert f"{other} holds paid answers for another database or schema" in elsewhere["text"]
+    assert {each["mark"] for each in (answers, strange, elsewhere)} == {"warning"}
+
+
+def test_a_spool_that_cannot_be_written_is_a_warning(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    [spool] = findings(database_url, "spool", env={"JOBSWORTH_SPOOL_DIR": f"{tmp_path}/file/x"})
+    assert spool["mark"] == "warning"
+    assert "cannot be written" in spool["text"]
 
 
 def test_an_old_transaction_is_named_with_its_process(
