@@ -155,9 +155,9 @@ class Spool:
                     name = await anyio.to_thread.run_sync(
                         self.folder.write, waiting.job_id, waiting.paid
                     )
-                except OSError as error:
+                except (OSError, ValueError) as error:
                     waiting.failed = True
-                    self._failed(error.strerror or str(error), waiting)
+                    self._failed(getattr(error, "strerror", None) or str(error), waiting)
                     return False
                 crash_points.reach("spool.written")
                 waiting.file = name

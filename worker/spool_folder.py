@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
+from db.documents import to_text
 from db.errors import InvalidInput
 from db.steps import PaidAnswer
 from db.tokens import Settlement
@@ -104,7 +105,8 @@ class SpoolFolder:
     def write(self, job_id: UUID, paid: Paid) -> str:
         """Write a settlement so that it outlives the machine's crash; returns the file's name.
 
-        A file of the same call is replaced. Raises `OSError`, if the disk or the bound is full too.
+        A file of the same call is replaced. Raises `OSError`, if the disk or the bound is full too, and
+        `ValueError` for text that is none.
         """
         document = _encode(paid)
         self._make()
@@ -223,10 +225,11 @@ def _read(file: int) -> bytes:
 
 def _encode(paid: Paid) -> bytes:
     settlement, answer = paid
+    error = settlement.error and to_text(settlement.error)
     return to_json(
         {
             "format": FORMAT,
-            "settlement": settlement._asdict(),
+            "settlement": settlement._replace(error=error)._asdict(),
             "answer": answer and answer._asdict(),
         }
     )

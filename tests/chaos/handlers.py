@@ -5,6 +5,7 @@ handler go on.
 """
 
 import os
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from worker.calls import Sending
 
 GATE_POLL_SECONDS = 0.01
 GATE_SECONDS_MAX = 60.0
+SLOW_SECONDS = (0.05, 1.5)
 
 
 @handler("chaos.work")
@@ -100,6 +102,17 @@ async def zombie(job: Job, where: str) -> str:
         return made
 
 
+@handler("chaos.pay")
+async def pay(job: Job, calls: int) -> list[str]:
+    """One paid call after the other, each of which takes a while."""
+    return [
+        await job.call(
+            f"call {n}", paid(job, slow=True), provider="scripted", model="m-1", estimate=(100, 50)
+        )
+        for n in range(calls)
+    ]
+
+
 async def after(job: Job) -> None:
     """A step that no other attempt has."""
     await job.step(f"after {job.attempt}", token, job, "after")
@@ -131,7 +144,9 @@ def slow(job: Job, held: bool) -> Callable[[], Awaitable[str]]:
     return run
 
 
-def paid(job: Job, *, held: bool = False) -> Callable[[Sending], Awaitable[Answer]]:
+def paid(
+    job: Job, *, held: bool = False, slow: bool = False
+) -> Callable[[Sending], Awaitable[Answer]]:
     """A provider that keeps its own bill."""
 
     async def send(sending: Sending) -> Answer:
@@ -139,6 +154,8 @@ def paid(job: Job, *, held: bool = False) -> Callable[[Sending], Awaitable[Answe
         sending.sent()
         if held and job.attempt == 1:
             await gate("hold")
+        if slow:
+            await anyio.sleep(random.uniform(*SLOW_SECONDS))
         return Answer(sending.request_id, Usage(70, 30))
 
     return send

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 from uuid import UUID, uuid4
 
 import anyio
+import anyio.lowlevel
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -23,9 +25,13 @@ from db.steps import PaidAnswer
 from db.tokens import Call, CallStatus, Settlement, Usage
 from tests.db import rows
 from tests.support import until
-from tests.worker.job_api import JobApi, registered
+from tests.worker.job_api import JobApi, claimed_job, registered
 from worker import Job, handler, spool
+from worker.attempt import Attempt, run_attempt
+from worker.context import Tools
+from worker.embedders import HashingEmbedder
 from worker.group_commit import GroupCommit, Kind, Paid
+from worker.outcomes import Done, Lost, Outcome, Released
 from worker.spool import Spool
 from worker.spool_folder import SpoolFolder, folder_of
 
@@ -33,7 +39,7 @@ Logs = Sequence[MutableMapping[str, Any]]
 
 USAGE = Usage(7, 3)
 AWAY = Unavailable("the connection is lost")
-CALL: dict[str, Any] = {"provider": "scripted", "model": "m-1", "estimate": (100, 50)}
+LOST = Lost("no heartbeat succeeded in time")
 SETTLED: LiteralString = """
 select count(*) from jobsworth.token_ledger where entry = 'settle'
 """
@@ -432,3 +438,102 @@ async def test_a_worker_drains_the_spool_before_it_claims(api: JobApi, tmp_path:
     await api.run("work")
     assert found == [0]
     assert await api.value(SETTLED) == 5
+
+
+# Calls that are on their way when the worker has to stop its attempts.
+
+
+class Stopped:
+    """An attempt with one open call, told to stop without harm to its calls."""
+
+    def __init__(self) -> None:
+        self.began = anyio.Event()
+        self.arrived = anyio.Event()
+        self.leaves_it_open = False
+        self.went_on = False
+        self.scope = anyio.CancelScope()
+        self.outcome: Outcome | None = None
+        with registered() as registry:
+            handler("work")(self._work)
+            claimed = claimed_job()
+            lease = Lease(claimed.id, 1, uuid4())
+            self.attempt = Attempt(claimed, lease, registry["work"])
+
+    async def run(self, tools: Tools) -> None:
+        with self.scope:
+            self.outcome = await run_attempt(self.scope, self.attempt, tools, ())
+
+    def stop(self, cause: Outcome = LOST, *, spare_calls: bool = True) -> None:
+        self.attempt.stop(cause, spare_calls=spare_calls)
+
+    async def _work(self, job: Job) -> str:
+        job.calls_open.began()
+        self.began.set()
+        await self.arrived.wait()
+        if not self.leaves_it_open:
+            job.calls_open.ended()
+        await anyio.lowlevel.checkpoint()
+        self.went_on = True
+        return "done"
+
+
+@asynccontextmanager
+async def stopped(database: Database, folder: SpoolFolder) -> AsyncGenerator[Stopped]:
+    tools = Tools(
+        database=database,
+        embedder=HashingEmbedder(8),
+        threads=anyio.CapacityLimiter(1),
+        payload_bytes_max=1000,
+        deployer=cast(Any, None),
+        spool=Spool(database, folder),
+    )
+    one = Stopped()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run, tools)
+            await one.began.wait()
+            yield one
+
+
+async def test_an_attempt_stops_when_its_last_open_call_has_ended(
+    database: Database, folder: SpoolFolder
+) -> None:
+    async with stopped(database, folder) as one:
+        one.stop()
+        await anyio.wait_all_tasks_blocked()
+        assert one.outcome is None
+        one.arrived.set()
+    assert (one.outcome, one.went_on) == (LOST, False)
+
+
+async def test_an_attempt_waits_for_its_calls_no_longer_than_the_bound(
+    database: Database, folder: SpoolFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.attempt.SPARED_SECONDS_MAX", 0.05)
+    async with stopped(database, folder) as one:
+        one.stop()
+    assert (one.outcome, one.went_on) == (LOST, False)
+
+
+async def test_a_stop_of_another_kind_ends_the_waiting_and_not_its_cause(
+    database: Database, folder: SpoolFolder
+) -> None:
+    async with stopped(database, folder) as one:
+        one.stop()
+        one.stop(Released(), spare_calls=False)
+    assert (one.outcome, one.went_on) == (LOST, False)
+
+
+async def test_a_call_that_ends_after_its_attempt_stops_nobody_else(
+    database: Database, folder: SpoolFolder
+) -> None:
+    """The scope is the next attempt's by then."""
+    async with stopped(database, folder) as one:
+        one.leaves_it_open = True
+        one.stop()
+        one.arrived.set()
+    assert one.outcome == Done('"done"')
+    assert one.attempt.context is not None
+    one.attempt.context.calls_open.ended()
+    assert not one.scope.cancel_called
+    assert one.scope.deadline == math.inf

@@ -43,6 +43,8 @@ def read(folder: SpoolFolder, name: str) -> Paid:
 def test_what_was_written_is_read_back_to_the_last_digit(folder: SpoolFolder) -> None:
     whole = paid()
     without_answer = Paid(Settlement(uuid4(), CallStatus.UNKNOWN, None, error="cut"), None)
+    half_a_pair = without_answer.settlement._replace(call_id=uuid4(), error="\ud83d")
+    folder.remove(folder.write(JOB, Paid(half_a_pair, None)))
     for one in (whole, without_answer):
         name = folder.write(JOB, one)
         assert read(folder, name) == one
