@@ -105,8 +105,8 @@ class SpoolFolder:
     def write(self, job_id: UUID, paid: Paid) -> str:
         """Write a settlement so that it outlives the machine's crash; returns the file's name.
 
-        A file of the same call is replaced. Raises `OSError`, if the disk or the bound is full too, and
-        `ValueError` for text that is none.
+        A file of the same call is replaced. Raises `OSError`, also when the disk or the bound is
+        full, and `ValueError` for text that is none.
         """
         document = _encode(paid)
         self._make()
