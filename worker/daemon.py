@@ -115,13 +115,14 @@ class Daemon:
         deployer = Deployer(
             self._database, settings.deploy_file, settings.releases_dir, settings.output_bytes_max
         )
+        self._metrics = Metrics()
         self._tools = Tools(
             database=self._database,
             embedder=embedder,
             threads=anyio.CapacityLimiter(settings.threads),
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer.deploy,
-            spool=Spool(self._database, _spool_folder(settings)),
+            spool=Spool(self._database, _spool_folder(settings), self._metrics.spooled),
         )
         self._identity = Identity(
             host=socket.gethostname(),
@@ -131,7 +132,6 @@ class Daemon:
             queues=_queues(settings, registry),
             slots=settings.slots,
         )
-        self._metrics = Metrics()
         self._samples = Samples()
         self._vitals = Vitals(uuid4(), settings.slots)
         self._draining = False

@@ -6,6 +6,7 @@ its way into one of them with somebody waiting for it; a file is removed after i
 committed, never before. Settling is once, so settling what is settled already does no harm.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
@@ -59,8 +60,12 @@ class _Waiting:
 class Spool:
     """Settles calls, over the disk if need be, and drains what is on the disk."""
 
-    def __init__(self, database: Database, folder: SpoolFolder) -> None:
+    def __init__(
+        self, database: Database, folder: SpoolFolder, written: Callable[[], None] | None = None
+    ) -> None:
+        """`written` is called for each file that is written."""
         self.folder = folder
+        self._written = written
         self._database = database
         self._waiting: set[_Waiting] = set()
         # Files that are left alone: unreadable, or of a call that the books do not know.
@@ -216,6 +221,8 @@ class Spool:
             call_id=str(waiting.paid.settlement.call_id),
             file=waiting.file,
         )
+        if self._written is not None:
+            self._written()
 
     def _failed(self, reason: str, waiting: _Waiting | None) -> None:
         log.error(

@@ -34,6 +34,7 @@ from worker.group_commit import GroupCommit, Kind, Paid
 from worker.outcomes import Done, Lost, Outcome, Released
 from worker.spool import Spool
 from worker.spool_folder import SpoolFolder, folder_of
+from worker.web.metrics import Metrics
 
 Logs = Sequence[MutableMapping[str, Any]]
 
@@ -152,8 +153,10 @@ async def test_an_answer_that_is_settled_at_once_is_never_on_disk(
 
 
 async def test_an_answer_is_on_disk_while_the_database_is_away_and_gone_when_it_is_settled(
-    database: Database, conn: Connection, kept: Spool, lease: Lease, folder: SpoolFolder
+    database: Database, conn: Connection, lease: Lease, folder: SpoolFolder
 ) -> None:
+    metrics = Metrics()
+    kept = Spool(database, folder, metrics.spooled)
     paid = await answered(conn, lease)
     seen: list[int] = []
 
@@ -165,6 +168,7 @@ async def test_an_answer_is_on_disk_while_the_database_is_away_and_gone_when_it_
     with capture_logs() as logs:
         assert await kept.settle(Looking(database, away=2), lease.job_id, paid) == "paid"
     assert seen == [0, 1, 1]
+    assert metrics.spooled_answers == 1
     assert files(folder) == []
     [written] = named(logs, "spool.written")
     assert written["call_id"] == str(paid.settlement.call_id)

@@ -87,6 +87,11 @@ def _counters(metrics: Metrics) -> Families:
     yield CounterMetricFamily(
         "jobsworth_batch_retries", "Batches of finishes tried again", metrics.batch_retries
     )
+    yield CounterMetricFamily(
+        "jobsworth_spooled_answers",
+        "Ends of paid calls kept on disk while the database did not take them",
+        metrics.spooled_answers,
+    )
     yield CounterMetricFamily("jobsworth_embeddings", "Texts embedded", metrics.embeddings)
 
 

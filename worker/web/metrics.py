@@ -47,6 +47,7 @@ class Metrics:
         self.rescues = 0
         self.batch_retries = 0
         self.embeddings = 0
+        self.spooled_answers = 0
 
     def claimed(self, mode: str, jobs: int = 1) -> None:
         """Jobs of this mode were claimed."""
@@ -75,6 +76,10 @@ class Metrics:
     def batch_retried(self) -> None:
         """A batch of finishes has to be tried again."""
         self.batch_retries += 1
+
+    def spooled(self) -> None:
+        """How a call ended was written to disk, because the database did not take it."""
+        self.spooled_answers += 1
 
     def embedded(self, texts: int) -> None:
         """Texts got their vectors."""

@@ -51,6 +51,7 @@ NAMES = {
     "jobsworth_rescues_total",
     "jobsworth_batch_retries_total",
     "jobsworth_embeddings_total",
+    "jobsworth_spooled_answers_total",
     "jobsworth_worker_info",
     "jobsworth_slots",
     "jobsworth_slots_running",
@@ -95,6 +96,7 @@ async def test_counters_show_what_was_counted(database_url: str) -> None:
         here.metrics.lease_lost(2)
         here.metrics.rescued(4)
         here.metrics.batch_retried()
+        here.metrics.spooled()
         here.metrics.embedded(64)
         page = await _page(here)
     assert page["jobsworth_claims_total"] == {_labels(mode="answer"): 3, _labels(mode="plan"): 1}
@@ -106,6 +108,7 @@ async def test_counters_show_what_was_counted(database_url: str) -> None:
     assert page["jobsworth_rescues_total"] == {_labels(): 4}
     assert page["jobsworth_batch_retries_total"] == {_labels(): 1}
     assert page["jobsworth_embeddings_total"] == {_labels(): 64}
+    assert page["jobsworth_spooled_answers_total"] == {_labels(): 1}
     assert page["jobsworth_job_wait_seconds_count"] == {_labels(): 1}
     runs = page["jobsworth_job_run_seconds_bucket"]
     assert runs[_labels(mode="answer", le="0.01")] == 1
