@@ -70,6 +70,7 @@ class Spool:
         self._waiting: set[_Waiting] = set()
         # Files that are left alone: unreadable, or of a call that the books do not know.
         self._refused: set[str] = set()
+        self._unreadable = False
 
     async def settle(self, books: Books, job_id: UUID, paid: Paid) -> Any:
         """The answer that stands, committed.
@@ -101,7 +102,7 @@ class Spool:
         What cannot be read is no reason to wait. What another daemon has in hand is waited for.
         """
         give_up = monotonic() + CLEAR_SECONDS
-        while self._usable(self.folder.find(), job_id):
+        while self._usable(self._find(), job_id):
             try:
                 await self.drain(job_id)
             except DatabaseError as error:
@@ -118,7 +119,7 @@ class Spool:
 
         Stops at the first error of a database that is away, and raises it.
         """
-        found, drained = self.folder.find(), 0
+        found, drained = self._find(), 0
         for name in set(found.strange) - self._refused:
             self._refuse(name, "it is not a file of the spool")
         try:
@@ -173,7 +174,25 @@ class Spool:
 
     def _forget(self, waiting: _Waiting) -> None:
         if waiting.file is not None:
-            self.folder.remove(waiting.file)
+            self._remove(waiting.file)
+
+    # A disk that fails is told once, and stops neither a job nor the daemon.
+    def _remove(self, name: str) -> None:
+        try:
+            self.folder.remove(name)
+        except OSError as error:
+            self._refuse(name, f"it is settled and cannot be removed: {error.strerror}")
+
+    def _find(self) -> Found:
+        try:
+            found = self.folder.find()
+        except OSError as error:
+            if not self._unreadable:
+                self._failed(f"the folder cannot be read: {error.strerror}", None)
+            self._unreadable = True
+            return Found([], [])
+        self._unreadable = False
+        return found
 
     def _usable(self, found: Found, job_id: UUID | None) -> list[str]:
         return [
@@ -195,7 +214,7 @@ class Spool:
                     return False
                 await SETTLE.alone(self._database, paid)
                 crash_points.reach("spool.drained")
-                self.folder.remove(name)
+                self._remove(name)
                 return True
         except SpoolUnreadable as error:
             self._refuse(name, str(error))

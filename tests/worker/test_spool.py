@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
@@ -338,6 +339,36 @@ async def test_a_folder_that_cannot_be_written_is_told_at_the_start(
         Spool(database, SpoolFolder(tmp_path / "file" / "spool", 1)).warn_if_unusable()
         Spool(database, SpoolFolder(tmp_path / "spool", 1)).warn_if_unusable()
     assert [record["folder"] for record in logs] == [str(tmp_path / "file" / "spool")]
+
+
+async def test_a_disk_that_fails_is_told_once_and_stops_nothing(
+    database: Database,
+    conn: Connection,
+    kept: Spool,
+    lease: Lease,
+    folder: SpoolFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    paid = await answered(conn, lease)
+    folder.write(lease.job_id, paid)
+    monkeypatch.setattr(os, "unlink", refuse)
+    with capture_logs() as logs:
+        assert await kept.drain() == 1
+        assert await kept.drain() == 0
+        assert await kept.settle(Books(database, away=1), lease.job_id, paid) == "paid"
+        assert await kept.clear(lease.job_id)
+    assert {record["reason"] for record in named(logs, "spool.refused")} == {
+        "it is settled and cannot be removed: Permission denied"
+    }
+    monkeypatch.setattr(os, "scandir", refuse)
+    with capture_logs() as logs:
+        assert await kept.drain() == 0
+        assert await kept.clear(lease.job_id)
+    [failed] = named(logs, "spool.failed")
+    assert "cannot be read" in failed["reason"]
 
 
 # Jobs.
