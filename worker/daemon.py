@@ -118,6 +118,7 @@ class Daemon:
             threads=anyio.CapacityLimiter(settings.threads),
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer.deploy,
+            unknown_price=settings.unknown_price,
         )
         self._identity = Identity(
             host=socket.gethostname(),
