@@ -382,7 +382,8 @@ begin
           then at + make_interval(secs => waits + random() * 300)
         else greatest(at + make_interval(secs => waits), l.turn_at + make_interval(
           secs => greatest(0.02, 60.0 / l.requests_per_minute,
-            least(60.0, tokens * 60.0 / l.tokens_per_minute)))) end
+            case when l.tokens_per_minute is not null
+              then least(60.0, tokens * 60.0 / l.tokens_per_minute) end))) end
       where l.provider = c.provider and l.model in (c.model, '*')
         and jobsworth.limit_wait(l, tokens, at) > 0
       returning l.provider, l.model, l.turn_at, l.paused_until

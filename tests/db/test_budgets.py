@@ -1,4 +1,4 @@
-"""Budgets: checked before a call is written, by everyone, and whoever waits goes on when it fits."""
+"""Budgets: checked before a call is written, and whoever waits goes on when there is room."""
 
 from __future__ import annotations
 
