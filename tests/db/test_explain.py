@@ -284,6 +284,15 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("unblock 500", 500, lambda: moving.unblock(conn, ended))
     again = scene.leased(100)
     await measure("release 100", 100, lambda: finish(conn, *map(released, again)))
+    await _bound(conn)
+    calls = [starting(one) for one in scene.leased(100)]
+    start = partial(tokens.start_calls, conn, calls)
+    await measure("start counted calls 100", 100, lambda: _pinned(conn, start()))
+    ok = await _settlements(conn)
+    assert len(ok) == 100
+    settle = partial(tokens.settle_calls, conn, ok)
+    await measure("settle counted calls 100", 100, lambda: _pinned(conn, settle()))
+    await measure("wake for budgets", 1, lambda: budgets.wake(conn))
     follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
     await measure("effects 100", 100, lambda: _write(conn, follow_ups))
     await measure("enqueue", 1, lambda: enqueue(conn, "answer"))
@@ -305,15 +314,6 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("nothing to shelve", 1, lambda: moving.shelve_unknown(conn, 100))
     await measure("beat", 1, lambda: _beat(conn, scene.worker_id))
     await measure("claim from the start", 1, lambda: scene.claim(1, rescan=True))
-    await _bound(conn)
-    calls = [starting(one) for one in scene.leased(100)]
-    start = partial(tokens.start_calls, conn, calls)
-    await measure("start counted calls 100", 100, lambda: _pinned(conn, start()))
-    ok = await _settlements(conn)
-    assert len(ok) == 100
-    settle = partial(tokens.settle_calls, conn, ok)
-    await measure("settle counted calls 100", 100, lambda: _pinned(conn, settle()))
-    await measure("wake for budgets", 1, lambda: budgets.wake(conn))
     return touched
 
 
