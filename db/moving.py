@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import LiteralString
 from uuid import UUID
 
+from db import budgets
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
 
 UNBLOCK: LiteralString = "select jobsworth.unblock(%(ids)s::uuid[])"
@@ -103,6 +104,9 @@ async def sweep(conn: Connection, reason: str, after: UUID, most: int) -> UUID |
     Only for crashes and late commits: everything else is moved on by who unblocks it. Returns where
     the next slice begins, None when the end was reached.
     """
+    if reason == "budget":
+        # A new window makes room without anybody's doing.
+        await budgets.wake(conn)
     return await fetch_val(conn, SWEEP, {"reason": reason, "after": after, "most": most})
 
 

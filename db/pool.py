@@ -226,10 +226,15 @@ async def fetch_rows(
 
 
 async def write_rows(
-    conn: Connection, query: LiteralString, rows: list[dict[str, Any]], *, prepare: bool
+    conn: Connection,
+    query: LiteralString,
+    rows: list[dict[str, Any]],
+    *,
+    prepare: bool,
+    **values: Any,
 ) -> list[Any]:
     """`fetch_rows` of a statement that takes a table of `rows`, as JSON."""
-    values = {"rows": orjson.dumps(rows, default=str).decode()}
+    values["rows"] = orjson.dumps(rows, default=str).decode()
     return await fetch_rows(conn, query, values, prepare=prepare)
 
 

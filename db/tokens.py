@@ -1,7 +1,9 @@
 """The books: what each model call was estimated at, what it cost, and sums over time.
 
 In: calls about to be sent, and how they ended. Out: one `llm_calls` row per call, and the
-append-only `token_ledger`: `reserve` with the start of a call, `settle` with its end.
+append-only `token_ledger`: `reserve` with the start of a call, `settle` with its end (`release` if
+it was provably not sent), `adjust` if the truth came later. Both are functions of the schema
+(migrations/versions/0007_budgets.py), which also keep the budgets and the rate limits.
 
 Invariant: a call is written, and committed, before a byte of it is sent, and settled exactly once,
 whatever became of its job. Only starting a call is fenced: an answer that was paid for belongs into
@@ -9,7 +11,7 @@ the books even if the attempt has lost its lease. What a thing cost is a number 
 never zero for want of knowing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -20,9 +22,9 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_text
-from db.errors import Conflict, InvalidInput
+from db.errors import Conflict, InvalidInput, JobsworthError
 from db.ids import uuidv7
-from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val, write_rows
+from db.pool import Connection, fetch_all, fetch_one, fetch_val, write_rows
 from db.queue import PINNED, Lease, LeaseLost
 
 TOKENS_MAX = 2_147_483_647
@@ -92,13 +94,15 @@ class Usage:
 class Answer:
     """What a model call brought: its content (any JSON value), and what it took.
 
-    `usage` None: the provider did not say. `cost` None: its price is not known.
+    `usage` None: the provider did not say. `cost` None: its price is not known. `price`: the rates
+    that made the cost.
     """
 
     content: Any
     usage: Usage | None
     cost: Decimal | None = None
     price_version: str | None = None
+    price: Mapping[str, Any] | None = None
 
 
 class Call(BaseModel):
@@ -110,6 +114,8 @@ class Call(BaseModel):
     team_id: UUID | None
     job_id: UUID | None
     thread_id: UUID | None
+    run_id: UUID | None
+    agent_id: UUID | None
     lease_no: int | None
     attempt: int | None
     step_name: str | None
@@ -126,9 +132,13 @@ class Call(BaseModel):
     output_tokens: int | None
     cache_read_tokens: int | None
     cache_write_tokens: int | None
+    reasoning_tokens: int | None
+    total_tokens: int | None
     usage_source: UsageSource | None
     cost: Decimal | None
     price_version: str | None
+    price: dict[str, Any] | None
+    over_estimate: bool
     latency_ms: int | None
     error: str | None
     started_at: AwareDatetime
@@ -182,96 +192,107 @@ class Starting(NamedTuple):
     attempt: int | None = None
     team_id: UUID | None = None
     thread_id: UUID | None = None
+    allow_unpriced: bool = True
+    exceeds: frozenset[UUID] = frozenset()
+
+
+class Started(NamedTuple):
+    """A call that is in the books; `warned`: budgets that have just come near their end."""
+
+    call_id: UUID
+    warned: Sequence[str] = ()
+
+
+class Limited(NamedTuple):
+    """A rate limit says: come again in `wait_seconds`. Nothing was written."""
+
+    detail: str
+    wait_seconds: float
+
+
+class Short(NamedTuple):
+    """A budget has too little left. `over`: park, fail or ask. If it is park, the job is noted as
+    one that waits for room; nothing else was written.
+    """
+
+    budget_id: UUID
+    budget: str
+    over: str
+    detail: str
+
+
+class Unpriced(NamedTuple):
+    """A budget counts money, and the call's price is not known. Nothing was written."""
+
+    budget: str
+    detail: str
+
+
+Verdict = Started | Limited | Short | Unpriced
+
+
+class NotStarted(JobsworthError):
+    """A budget or a rate limit does not let this call out; `verdict` says which."""
+
+    def __init__(self, verdict: Limited | Short | Unpriced) -> None:
+        remedy = {
+            Limited: "try again later",
+            Short: "see jobsworth budget list; raise it, or wait for its next window",
+            Unpriced: "give the model a price, or set JOBSWORTH_UNKNOWN_PRICE=allow",
+        }[type(verdict)]
+        super().__init__(verdict.detail, remedy)
+        self.verdict = verdict
 
 
 START: LiteralString = """
-with asked as materialized (
-  select a.*
-  from jsonb_to_recordset(%(rows)s::jsonb) as a (
-    call_id uuid, job_id uuid, lease_no bigint, worker_id uuid, attempt int, team_id uuid,
-    thread_id uuid, step_name text, mode text, provider text, model text, request_id text,
-    input_tokens int, output_tokens int, cost numeric)
-), locked as materialized (
-  -- By the primary key alone, and compared after the lock (as in `db.queue.FINISH`). A row that
-  -- somebody holds is passed over, so that its neighbours do not wait for it.
-  select a.*, j.ours
-  from asked a
-  cross join lateral (
-    select r.status = 'running' and r.lease_no = a.lease_no and r.worker_id = a.worker_id as ours
-    from jobsworth.reactive_jobs r
-    where r.id = a.job_id
-    for no key update skip locked
-  ) j
-), held as materialized (
-  -- The fence.
-  select l.* from locked l where l.ours
-), started as (
-  insert into jobsworth.llm_calls (
-    id, team_id, job_id, thread_id, lease_no, attempt, step_name, scope, mode, provider, model,
-    request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost)
-  select h.call_id, h.team_id, h.job_id, h.thread_id, h.lease_no, h.attempt, h.step_name,
-    'reactive', h.mode, h.provider, h.model, h.request_id, h.input_tokens, h.output_tokens, h.cost
-  from held h
-  on conflict (request_id) do nothing
-  returning id, team_id, job_id, thread_id, scope, mode, provider, model, estimated_input_tokens,
-    estimated_output_tokens, estimated_cost
-), reserved as (
-  insert into jobsworth.token_ledger (
-    team_id, call_id, job_id, thread_id, entry, scope, mode, provider, model, input_tokens,
-    output_tokens, cost)
-  select s.team_id, s.id, s.job_id, s.thread_id, 'reserve', s.scope, s.mode, s.provider, s.model,
-    s.estimated_input_tokens, s.estimated_output_tokens, s.estimated_cost
-  from started s
-  returning call_id
-)
-select f.leases, r.call_id
-from (select count(*) as leases from held) f
-left join reserved r on true
+select s.request_id, s.verdict, s.call_id, s.budget_id, s.budget, s.over, s.detail, s.wait_seconds,
+  s.warned
+from jobsworth.start_calls(%(rows)s::jsonb, %(patient)s) s
 """
 
 
-async def start_calls(conn: Connection, calls: Sequence[Starting]) -> dict[str, UUID]:
+async def start_calls(conn: Connection, calls: Sequence[Starting]) -> dict[str, Verdict]:
     """Write calls that are about to be sent, inside the caller's transaction (`PINNED`).
 
-    Returns their ids by their request ids. One that is missing was not written: its lease is lost,
-    its request is in the books, or somebody holds its job right now. This never waits for a job;
-    `start_call` does, and tells what it is.
+    Returns what was decided, by their request ids. One that is missing was not written: its lease
+    is lost, its request is in the books, or somebody holds its job right now. This never waits for
+    a job; `start_call` does, and tells what it is.
     """
-    _, started = await _start(conn, calls, alone=False)
-    return started
+    return (await _start(conn, calls, patient=False))[1]
 
 
 async def _start(
-    conn: Connection, calls: Sequence[Starting], *, alone: bool
-) -> tuple[int, dict[str, UUID]]:
-    """How many leases held, and the ids of the calls that were written."""
+    conn: Connection, calls: Sequence[Starting], *, patient: bool
+) -> tuple[set[str], dict[str, Verdict]]:
+    """The requests whose leases held and that were not decided, and what was decided."""
     rows = [_row(call) for call in calls]
-    statement = START.replace(" skip locked", "") if alone else START
-    found = await write_rows(conn, statement, rows, prepare=not alone)
-    requests = {row["call_id"]: row["request_id"] for row in rows}
-    return found[0][0], {requests[call_id]: call_id for _, call_id in found if call_id}
+    found = await write_rows(conn, START, rows, prepare=not patient, patient=patient)
+    verdicts = {row[0]: verdict for row in found if (verdict := _verdict(*row[1:]))}
+    return {row[0] for row in found if row[1] == "known"} - verdicts.keys(), verdicts
 
 
-START_WITHOUT_JOB: LiteralString = """
-with started as (
-  insert into jobsworth.llm_calls (
-    id, team_id, thread_id, step_name, scope, mode, provider, model, request_id,
-    estimated_input_tokens, estimated_output_tokens, estimated_cost)
-  values (
-    %(call_id)s, %(team_id)s, %(thread_id)s, %(step_name)s, 'proactive', %(mode)s, %(provider)s,
-    %(model)s, %(request_id)s, %(input_tokens)s, %(output_tokens)s, %(cost)s)
-  on conflict (request_id) do nothing
-  returning id, team_id, thread_id, scope, mode, provider, model, estimated_input_tokens,
-    estimated_output_tokens, estimated_cost
-)
-insert into jobsworth.token_ledger (
-  team_id, call_id, thread_id, entry, scope, mode, provider, model, input_tokens, output_tokens,
-  cost)
-select s.team_id, s.id, s.thread_id, 'reserve', s.scope, s.mode, s.provider, s.model,
-  s.estimated_input_tokens, s.estimated_output_tokens, s.estimated_cost
-from started s
-returning call_id
-"""
+def _verdict(
+    verdict: str,
+    call_id: UUID,
+    budget_id: UUID,
+    budget: str,
+    over: str,
+    detail: str,
+    wait_seconds: float,
+    warned: list[str] | None,
+) -> Verdict | None:
+    match verdict:
+        case "started":
+            return Started(call_id, tuple(warned or ()))
+        case "limit":
+            return Limited(detail, wait_seconds)
+        case "budget":
+            return Short(budget_id, budget, over, detail)
+        case "unpriced":
+            return Unpriced(budget, detail)
+        case _:
+            return None
+
 
 # The second try after a COMMIT whose answer was lost.
 BOOKED: LiteralString = """
@@ -280,6 +301,24 @@ from jobsworth.llm_calls c
 where c.request_id = %(request_id)s and c.status = 'started'
   and c.job_id is not distinct from %(job_id)s and c.lease_no is not distinct from %(lease_no)s
 """
+
+
+async def try_start_call(conn: Connection, call: Starting) -> Verdict:
+    """Start one call, waiting for whoever holds its job; committed on return.
+
+    Raises `LeaseLost`, `Conflict`.
+    """
+    known, verdicts = await _start(conn, [call], patient=True)
+    if call.request_id in verdicts:
+        return verdicts[call.request_id]
+    if call.lease is not None and not known:
+        raise LeaseLost(call.lease)
+    call_id = await fetch_val(conn, BOOKED, _row(call))
+    if call_id is None:
+        raise Conflict(
+            f"request {call.request_id} is in the books already", "give each call an id of its own"
+        )
+    return Started(call_id)
 
 
 async def start_call(
@@ -296,12 +335,16 @@ async def start_call(
     attempt: int | None = None,
     team_id: UUID | None = None,
     thread_id: UUID | None = None,
+    allow_unpriced: bool = True,
+    exceeds: frozenset[UUID] = frozenset(),
 ) -> UUID:
-    """Write a call that is about to be sent, with its reservation; committed on return.
+    """Write a call that is about to be sent, with its reservations; committed on return.
 
     `estimate` is an upper bound: it is what counts if nobody lives to see the answer. `request_id`
     is new for each call; the same one again is the same call, as long as it is not settled. With
-    `lease` None the call belongs to no job (scope proactive). Raises `LeaseLost`, `Conflict`.
+    `lease` None the call belongs to no job (scope proactive). `allow_unpriced`: without an
+    `estimated_cost` it passes a budget of money. `exceeds`: budgets that it may go beyond. Raises
+    `LeaseLost`, `Conflict`, `NotStarted`.
     """
     call = Starting(
         lease,
@@ -315,21 +358,13 @@ async def start_call(
         attempt=attempt,
         team_id=team_id,
         thread_id=thread_id,
+        allow_unpriced=allow_unpriced,
+        exceeds=exceeds,
     )
-    row = _row(call)
-    if lease is None:
-        call_id = await fetch_val(conn, START_WITHOUT_JOB, row)
-    else:
-        held, started = await _start(conn, [call], alone=True)
-        if not held:
-            raise LeaseLost(lease)
-        call_id = started.get(request_id)
-    call_id = call_id or await fetch_val(conn, BOOKED, row)
-    if call_id is None:
-        raise Conflict(
-            f"request {request_id} is in the books already", "give each call an id of its own"
-        )
-    return call_id
+    verdict = await try_start_call(conn, call)
+    if not isinstance(verdict, Started):
+        raise NotStarted(verdict)
+    return verdict.call_id
 
 
 def _row(call: Starting) -> dict[str, Any]:
@@ -350,11 +385,15 @@ def _row(call: Starting) -> dict[str, Any]:
         "input_tokens": call.estimate.input_tokens,
         "output_tokens": call.estimate.output_tokens,
         "cost": _cost(call.estimated_cost),
+        "allow_unpriced": call.allow_unpriced,
+        "exceeds": list(call.exceeds) or None,
     }
 
 
 class Settlement(NamedTuple):
-    """How a call ended; `usage` None: nobody knows what it took."""
+    """How a call ended; `usage` None: nobody knows what it took. `unsent`: provably not a byte of
+    it went out.
+    """
 
     call_id: UUID
     status: CallStatus
@@ -363,6 +402,17 @@ class Settlement(NamedTuple):
     price_version: str | None = None
     latency_ms: int | None = None
     error: str | None = None
+    price: Mapping[str, Any] | None = None
+    unsent: bool = False
+
+
+class Settled(NamedTuple):
+    """How many calls were ended or corrected; `rooms`: budgets that got room and have waiters, for
+    `db.budgets.wake` after the commit.
+    """
+
+    calls: int
+    rooms: Sequence[UUID]
 
 
 # The transaction of a batch of settlements. Nobody has reason to hold what they write; if somebody
@@ -370,69 +420,47 @@ class Settlement(NamedTuple):
 SETTLING: LiteralString = PINNED + "; set local lock_timeout = '100ms'"
 
 SETTLE: LiteralString = """
-with ended as materialized (
-  select e.*
-  from jsonb_to_recordset(%(rows)s::jsonb) as e (
-    call_id uuid, status jobsworth.call_status, input_tokens int, output_tokens int,
-    cache_read_tokens int, cache_write_tokens int, usage_source jobsworth.usage_source,
-    cost numeric, price_version text, latency_ms int, error text)
-), settled as (
-  -- The update itself is the lock, and the row is looked at again after waiting for it. By the
-  -- primary key, whatever the planner believes: no join can hash this condition, and `status` would
-  -- have it walk the index of open calls, with all that is dead in there, for each.
-  update jobsworth.llm_calls c
-  set status = e.status, input_tokens = e.input_tokens, output_tokens = e.output_tokens,
-    cache_read_tokens = e.cache_read_tokens, cache_write_tokens = e.cache_write_tokens,
-    usage_source = e.usage_source, cost = e.cost, price_version = e.price_version,
-    latency_ms = e.latency_ms, error = e.error, settled_at = clock_timestamp()
-  from ended e
-  where c.id = any(array[e.call_id]) and c.settled_at is null
-  returning c.id, c.team_id, c.job_id, c.thread_id, c.agent_id, c.scope, c.mode, c.provider,
-    c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost,
-    c.price_version
-)
-insert into jobsworth.token_ledger (
-  team_id, call_id, job_id, thread_id, agent_id, entry, scope, mode, provider, model,
-  input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost, price_version)
-select s.team_id, s.id, s.job_id, s.thread_id, s.agent_id, 'settle', s.scope, s.mode, s.provider,
-  s.model, coalesce(s.input_tokens, 0), coalesce(s.output_tokens, 0),
-  coalesce(s.cache_read_tokens, 0), coalesce(s.cache_write_tokens, 0), s.cost, s.price_version
-from settled s
-returning call_id
+select s.settled, s.rooms from jobsworth.settle_calls(%(rows)s::jsonb) s
 """
 
 
-async def settle_calls(conn: Connection, settlements: Sequence[Settlement]) -> int:
+async def settle_calls(conn: Connection, settlements: Sequence[Settlement]) -> Settled:
     """End calls in the books, with or without their jobs' leases; in the caller's transaction.
 
-    Returns how many this settled: each once, one that was settled before (or is not there) stays as
-    it is. The transaction begins with `PINNED`, or with `SETTLING` where it is one of several.
+    Each once: one that was settled before (or is not there) stays as it is, but for a true answer
+    (status ok) to one that was given up for unknown, which corrects it. The transaction begins with
+    `PINNED`, or with `SETTLING` where it is one of several.
     """
-    return len(await _settle(conn, settlements, prepare=True))
+    return await _settle(conn, settlements, prepare=True)
 
 
-async def _settle(
-    conn: Connection, settlements: Sequence[Settlement], *, prepare: bool
-) -> list[Any]:
+async def _settle(conn: Connection, settlements: Sequence[Settlement], *, prepare: bool) -> Settled:
     if any(one.status is CallStatus.STARTED for one in settlements):
         raise InvalidInput("a call cannot be settled as started", "say how it ended")
-    rows = [
-        {
-            "call_id": call_id,
-            "status": status,
-            "input_tokens": usage and usage.input_tokens,
-            "output_tokens": usage and usage.output_tokens,
-            "cache_read_tokens": usage and usage.cache_read_tokens,
-            "cache_write_tokens": usage and usage.cache_write_tokens,
-            "usage_source": usage.source if usage else UsageSource.UNKNOWN,
-            "cost": _cost(cost),
-            "price_version": price_version,
-            "latency_ms": latency_ms,
-            "error": error and to_text(error),
-        }
-        for call_id, status, usage, cost, price_version, latency_ms, error in settlements
-    ]
-    return await write_rows(conn, SETTLE, rows, prepare=prepare)
+    rows = [_settlement_row(one) for one in settlements]
+    [(settled, rooms)] = await write_rows(conn, SETTLE, rows, prepare=prepare)
+    return Settled(settled, rooms or ())
+
+
+def _settlement_row(one: Settlement) -> dict[str, Any]:
+    usage = one.usage
+    return {
+        "call_id": one.call_id,
+        "status": one.status,
+        "input_tokens": usage and usage.input_tokens,
+        "output_tokens": usage and usage.output_tokens,
+        "cache_read_tokens": usage and usage.cache_read_tokens,
+        "cache_write_tokens": usage and usage.cache_write_tokens,
+        "reasoning_tokens": usage and usage.reasoning_tokens,
+        "total_tokens": usage and usage.total_tokens,
+        "usage_source": usage.source if usage else UsageSource.UNKNOWN,
+        "cost": _cost(one.cost),
+        "price_version": one.price_version,
+        "price": one.price,
+        "latency_ms": one.latency_ms,
+        "error": one.error and to_text(one.error),
+        "unsent": one.unsent,
+    }
 
 
 async def settle_call(
@@ -445,13 +473,18 @@ async def settle_call(
     price_version: str | None = None,
     latency_ms: int | None = None,
     error: str | None = None,
+    price: Mapping[str, Any] | None = None,
+    unsent: bool = False,
 ) -> bool:
     """End a call in the books, with or without its job's lease; committed on return.
 
-    Once: False if it was settled before (or is not there), and then nothing is written.
+    Once: False if it was settled before (or is not there), and then nothing is written. Who waits
+    for the room it made is woken by the next sweep; `settle_calls` tells for whom to look at once.
     """
-    ended = Settlement(call_id, status, usage, cost, price_version, latency_ms, error)
-    return bool(await _settle(conn, [ended], prepare=False))
+    ended = Settlement(
+        call_id, status, usage, cost, price_version, latency_ms, error, price, unsent
+    )
+    return bool((await _settle(conn, [ended], prepare=False)).calls)
 
 
 BY_ID: LiteralString = """
@@ -466,7 +499,7 @@ async def is_booked(conn: Connection, call_id: UUID) -> bool:
 
 SETTLE_ABANDONED: LiteralString = """
 with abandoned as materialized (
-  select c.id
+  select c.id, c.estimated_input_tokens, c.estimated_output_tokens, c.estimated_cost
   from jobsworth.llm_calls c
   where c.status = 'started' and case when c.job_id is null
     then c.started_at < now() - interval '1 hour'
@@ -478,32 +511,28 @@ with abandoned as materialized (
   order by c.started_at
   limit %(most)s
   for update of c skip locked
-), settled as (
-  update jobsworth.llm_calls c
-  set status = 'unknown', input_tokens = c.estimated_input_tokens,
-    output_tokens = c.estimated_output_tokens, cache_read_tokens = 0, cache_write_tokens = 0,
-    usage_source = 'estimated', cost = c.estimated_cost, settled_at = clock_timestamp(),
-    error = 'nobody lived to see its answer; counted at its upper estimate'
+), ended as materialized (
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'call_id', a.id, 'status', 'unknown', 'input_tokens', a.estimated_input_tokens,
+    'output_tokens', a.estimated_output_tokens, 'cache_read_tokens', 0, 'cache_write_tokens', 0,
+    'usage_source', 'estimated', 'cost', a.estimated_cost,
+    'error', 'nobody lived to see its answer; counted at its upper estimate')), '[]') as rows
   from abandoned a
-  where c.id = a.id
-  returning c.id, c.team_id, c.job_id, c.thread_id, c.agent_id, c.scope, c.mode, c.provider,
-    c.model, c.input_tokens, c.output_tokens, c.cost
 )
-insert into jobsworth.token_ledger (
-  team_id, call_id, job_id, thread_id, agent_id, entry, scope, mode, provider, model,
-  input_tokens, output_tokens, cost)
-select s.team_id, s.id, s.job_id, s.thread_id, s.agent_id, 'settle', s.scope, s.mode, s.provider,
-  s.model, s.input_tokens, s.output_tokens, s.cost
-from settled s
+select s.settled, s.rooms
+from ended e
+cross join lateral jobsworth.settle_calls(e.rows) s
 """
 
 
-async def settle_abandoned(conn: Connection, most: int) -> int:
+async def settle_abandoned(conn: Connection, most: int) -> Settled:
     """Settle up to `most` calls whose attempt is over, as unknown at their upper estimate.
 
-    Without a job, a call counts as abandoned an hour after its start. Returns how many there were.
+    Without a job, a call counts as abandoned an hour after its start.
     """
-    return await execute(conn, SETTLE_ABANDONED, {"most": most})
+    row = await fetch_one(conn, SETTLE_ABANDONED, {"most": most})
+    assert row is not None
+    return Settled(row["settled"], row["rooms"] or ())
 
 
 LOG: LiteralString = """
@@ -666,10 +695,12 @@ async def usage_by(
 
 
 CALLS_OF_JOB: LiteralString = """
-select c.id, c.team_id, c.job_id, c.thread_id, c.lease_no, c.attempt, c.step_name, c.scope, c.mode,
-  c.provider, c.model, c.status, c.request_id, c.estimated_input_tokens, c.estimated_output_tokens,
-  c.estimated_cost, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens,
-  c.usage_source, c.cost, c.price_version, c.latency_ms, c.error, c.started_at, c.settled_at
+select c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.lease_no, c.attempt,
+  c.step_name, c.scope, c.mode, c.provider, c.model, c.status, c.request_id,
+  c.estimated_input_tokens, c.estimated_output_tokens, c.estimated_cost, c.input_tokens,
+  c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.reasoning_tokens, c.total_tokens,
+  c.usage_source, c.cost, c.price_version, c.price, c.over_estimate, c.latency_ms, c.error,
+  c.started_at, c.settled_at
 from jobsworth.llm_calls c
 where c.job_id = %(job_id)s
 order by c.id

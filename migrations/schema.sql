@@ -8,6 +8,24 @@ CREATE TYPE jobsworth.approval_status AS ENUM (
     'expired'
 );
 
+CREATE TYPE jobsworth.budget_over AS ENUM (
+    'park',
+    'fail',
+    'ask'
+);
+
+CREATE TYPE jobsworth.budget_period AS ENUM (
+    'hour',
+    'day',
+    'month',
+    'run'
+);
+
+CREATE TYPE jobsworth.budget_unit AS ENUM (
+    'tokens',
+    'money'
+);
+
 CREATE TYPE jobsworth.call_status AS ENUM (
     'started',
     'ok',
@@ -109,6 +127,10 @@ CREATE TYPE jobsworth.wait_reason AS ENUM (
     'person'
 );
 
+CREATE FUNCTION jobsworth.amount_words(amount numeric, unit jobsworth.budget_unit) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    RETURN CASE unit WHEN 'money'::jobsworth.budget_unit THEN ((trim_scale(round(amount, 6)))::text || ' USD'::text) ELSE ((trim_scale(amount))::text || ' tokens'::text) END;
+
 CREATE FUNCTION jobsworth.arrive() RETURNS trigger
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -155,9 +177,97 @@ begin
   return new;
 end $$;
 
+CREATE TABLE jobsworth.budget_waits (
+    job_id uuid NOT NULL,
+    team_id uuid,
+    budget_id uuid NOT NULL,
+    run_id uuid,
+    amount numeric NOT NULL,
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    granted_at timestamp with time zone
+);
+
 CREATE FUNCTION jobsworth.budget_has_room(job_id uuid) RETURNS boolean
     LANGUAGE sql STABLE
-    RETURN true;
+    RETURN COALESCE((SELECT (w.granted_at IS NOT NULL) FROM jobsworth.budget_waits w WHERE (w.job_id = budget_has_room.job_id)), true);
+
+CREATE FUNCTION jobsworth.budget_named(name text, team_id uuid) RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    AS $$
+declare
+  found_id uuid;
+begin
+  select b.id into found_id from jobsworth.budgets b
+  where b.name = budget_named.name and b.team_id is not distinct from budget_named.team_id;
+  if not found then
+    raise exception 'there is no budget %', budget_named.name
+      using errcode = 'P0002', hint = 'jobsworth budget list';
+  end if;
+  return found_id;
+end $$;
+
+CREATE FUNCTION jobsworth.uuidv7() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$ select pg_catalog.uuidv7() $$;
+
+CREATE TABLE jobsworth.budgets (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    name text NOT NULL,
+    unit jobsworth.budget_unit NOT NULL,
+    amount numeric NOT NULL,
+    period jobsworth.budget_period NOT NULL,
+    for_team_id uuid,
+    agent_id uuid,
+    thread_id uuid,
+    mode text,
+    provider text,
+    model text,
+    over jobsworth.budget_over DEFAULT 'park'::jobsworth.budget_over NOT NULL,
+    warn_at numeric DEFAULT 0.8 NOT NULL,
+    active boolean DEFAULT true NOT NULL,
+    reset_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT amount_is_no_debt CHECK (((amount >= (0)::numeric) AND (amount < '1000000000000000'::numeric))),
+    CONSTRAINT warn_at_is_a_share CHECK (((warn_at > (0)::numeric) AND (warn_at <= (1)::numeric)))
+);
+
+CREATE FUNCTION jobsworth.window_end(b jobsworth.budgets, at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    RETURN CASE WHEN ((b).period <> 'run'::jobsworth.budget_period) THEN ((date_trunc(((b).period)::text, (at AT TIME ZONE 'utc'::text)) + (('1 '::text || ((b).period)::text))::interval) AT TIME ZONE 'utc'::text) ELSE NULL::timestamp with time zone END;
+
+CREATE FUNCTION jobsworth.budget_words(b jobsworth.budgets, used numeric, needs numeric, at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN (((((((((('budget '::text || (b).name) || ': '::text) || trim_scale(round(used, 6))) || ' of '::text) || jobsworth.amount_words((b).amount, (b).unit)) || ' reserved or spent'::text) || CASE (b).period WHEN 'run'::jobsworth.budget_period THEN ' by this run'::text ELSE ''::text END) || ', this call needs up to '::text) || trim_scale(round(needs, 6))) || COALESCE((('; the window ends at '::text || to_char((jobsworth.window_end(b, at) AT TIME ZONE 'utc'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || ' UTC'::text), ''::text));
+
+CREATE FUNCTION jobsworth.budgets_of(team_id uuid, agent_id uuid, thread_id uuid, mode text, provider text, model text, run_id uuid, at timestamp with time zone) RETURNS TABLE(budget jobsworth.budgets, starts_at timestamp with time zone, window_run_id uuid, used numeric)
+    LANGUAGE plpgsql STABLE
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $$
+#variable_conflict use_column
+begin
+  return query
+  select b, s.starts_at, s.run_id, coalesce(w.reserved + w.spent, 0)
+  from jobsworth.budgets b
+  cross join lateral (
+    select jobsworth.window_start(b, budgets_of.at) as starts_at,
+      case b.period when 'run' then budgets_of.run_id end as run_id) s
+  left join lateral (
+    select x.reserved, x.spent from jobsworth.budget_windows x
+    where x.budget_id = b.id and x.starts_at = s.starts_at
+      and x.run_id is not distinct from s.run_id
+    offset 0) w on true
+  where b.active
+    and (b.period <> 'run' or s.run_id is not null)
+    and (b.for_team_id is null or b.for_team_id = budgets_of.team_id)
+    and (b.agent_id is null or b.agent_id = budgets_of.agent_id)
+    and (b.thread_id is null or b.thread_id = budgets_of.thread_id)
+    and (b.mode is null or b.mode = budgets_of.mode)
+    and (b.provider is null or b.provider = budgets_of.provider)
+    and (b.model is null or b.model = budgets_of.model)
+  order by b.name, b.id;
+end $$;
 
 CREATE FUNCTION jobsworth.cancel(job_id uuid, reason text DEFAULT 'canceled by a person'::text) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
@@ -365,6 +475,72 @@ begin
   next := least(asked[most], parents[most]);
 end $$;
 
+CREATE FUNCTION jobsworth.correct_unknown(rows jsonb, settled uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  ids uuid[];
+begin
+  with told as materialized (
+    select e.*
+    from jsonb_to_recordset(rows) as e (
+      call_id uuid, status jobsworth.call_status, input_tokens int, output_tokens int,
+      cache_read_tokens int, cache_write_tokens int, reasoning_tokens int, total_tokens int,
+      usage_source jobsworth.usage_source, cost numeric, price_version text, price jsonb,
+      latency_ms int, error text)
+    where e.call_id <> all(settled)
+      and (e.status in ('ok', 'error') or e.status = 'cut' and e.usage_source = 'provider')
+  ), before as materialized (
+    -- As they are after the lock.
+    select t.*, c.input_tokens as input_before, c.output_tokens as output_before,
+      c.cache_read_tokens as read_before, c.cache_write_tokens as write_before,
+      c.reasoning_tokens as reasoning_before, c.cost as cost_before
+    from told t
+    cross join lateral (
+      select k.status, k.input_tokens, k.output_tokens, k.cache_read_tokens, k.cache_write_tokens,
+        k.reasoning_tokens, k.cost
+      from jobsworth.llm_calls k
+      where k.id = t.call_id
+      for no key update
+    ) c
+    where c.status = 'unknown'
+  ), corrected as (
+    update jobsworth.llm_calls c
+    set status = b.status, input_tokens = b.input_tokens, output_tokens = b.output_tokens,
+      cache_read_tokens = b.cache_read_tokens, cache_write_tokens = b.cache_write_tokens,
+      reasoning_tokens = b.reasoning_tokens, total_tokens = b.total_tokens,
+      usage_source = b.usage_source, cost = coalesce(b.cost, b.cost_before),
+      price_version = b.price_version, price = b.price, latency_ms = b.latency_ms, error = b.error
+    from before b
+    where c.id = any(array[b.call_id]) and c.status = 'unknown'
+    returning c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.scope, c.mode,
+      c.provider, c.model, c.price_version, c.cost - coalesce(b.cost_before, 0) as cost,
+      coalesce(c.input_tokens, 0) - coalesce(b.input_before, 0) as input_tokens,
+      coalesce(c.output_tokens, 0) - coalesce(b.output_before, 0) as output_tokens,
+      coalesce(c.cache_read_tokens, 0) - coalesce(b.read_before, 0) as cache_read_tokens,
+      coalesce(c.cache_write_tokens, 0) - coalesce(b.write_before, 0) as cache_write_tokens,
+      coalesce(c.reasoning_tokens, 0) - coalesce(b.reasoning_before, 0) as reasoning_tokens
+  ), entered as (
+    insert into jobsworth.token_ledger (
+      team_id, call_id, job_id, thread_id, run_id, agent_id, entry, scope, mode, provider, model,
+      input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, cost,
+      price_version)
+    select s.team_id, s.id, s.job_id, s.thread_id, s.run_id, s.agent_id, 'adjust', s.scope, s.mode,
+      s.provider, s.model, s.input_tokens, s.output_tokens, s.cache_read_tokens,
+      s.cache_write_tokens, s.reasoning_tokens, s.cost, s.price_version
+    from corrected s
+    returning call_id
+  )
+  select coalesce(array_agg(e.call_id), '{}') into ids from entered e;
+  return ids;
+end $$;
+
 CREATE FUNCTION jobsworth.cosine_distance(a public.halfvec, b public.halfvec) RETURNS double precision
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (a OPERATOR(public.<=>) b);
@@ -565,9 +741,72 @@ begin
 end $$;
 
 CREATE FUNCTION jobsworth.grant_budgets(job_ids uuid[]) RETURNS void
-    LANGUAGE sql
-    BEGIN ATOMIC
-END;
+    LANGUAGE plpgsql
+    AS $$
+declare
+  short uuid[] := array(
+    select distinct w.budget_id from jobsworth.budget_waits w
+    where w.job_id = any(job_ids) and w.granted_at is null);
+begin
+  if short <> '{}' then
+    perform jobsworth.wake_budgets(short);
+  end if;
+end $$;
+
+CREATE FUNCTION jobsworth.grant_waiting(budget_ids uuid[] DEFAULT NULL::uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  at timestamptz := clock_timestamp();
+  granted uuid[] := '{}';
+  one record;
+  b jobsworth.budgets;
+  room numeric;
+begin
+  for one in
+    select w.job_id, w.budget_id, w.run_id, w.amount
+    from jobsworth.budget_waits w
+    cross join lateral (
+      select 1 from jobsworth.reactive_jobs j
+      where j.id = w.job_id and j.status::text = 'waiting' and j.waiting_for = 'budget'
+      offset 0) j
+    where w.granted_at is null
+      and w.budget_id = any(coalesce(
+        grant_waiting.budget_ids, array(select x.id from jobsworth.budgets x)))
+    order by w.since, w.job_id
+    limit 1000
+  loop
+    select x.* into b from jobsworth.budgets x where x.id = one.budget_id;
+    select b.amount
+      - coalesce((
+        select w.reserved + w.spent from jobsworth.budget_windows w
+        where w.budget_id = b.id and w.starts_at = jobsworth.window_start(b, at)
+          and w.run_id is not distinct from one.run_id), 0)
+      - coalesce((
+        select sum(w.amount) from jobsworth.budget_waits w
+        where w.budget_id = b.id and w.granted_at > at - interval '30 seconds'
+          and w.run_id is not distinct from one.run_id), 0)
+    into room;
+    if not b.active or one.amount <= room then
+      update jobsworth.budget_waits w
+      set granted_at = at
+      where w.job_id = any(array(
+        select x.job_id from jobsworth.budget_waits x
+        where x.job_id = one.job_id and x.granted_at is null
+        for no key update skip locked));
+      if found then
+        granted := granted || one.job_id;
+      end if;
+    end if;
+  end loop;
+  return granted;
+end $$;
 
 CREATE FUNCTION jobsworth.guard_deployment() RETURNS trigger
     LANGUAGE plpgsql
@@ -629,14 +868,64 @@ CREATE FUNCTION jobsworth.lane_head(in_lane text) RETURNS uuid
   limit 1
 $$;
 
+CREATE TABLE jobsworth.rate_limits (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    provider text NOT NULL,
+    model text DEFAULT '*'::text NOT NULL,
+    requests_per_minute integer,
+    tokens_per_minute bigint,
+    paused_until timestamp with time zone,
+    requests_at timestamp with time zone,
+    tokens_at timestamp with time zone,
+    turn_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT limits_are_counts CHECK (((requests_per_minute > 0) AND (tokens_per_minute > 0)))
+)
+WITH (fillfactor='50');
+
+CREATE FUNCTION jobsworth.limit_wait(l jobsworth.rate_limits, tokens bigint, at timestamp with time zone) RETURNS double precision
+    LANGUAGE sql STABLE
+    RETURN (GREATEST((0)::numeric, EXTRACT(epoch FROM ((l).paused_until - at)), CASE WHEN ((l).requests_at > at) THEN ((EXTRACT(epoch FROM ((l).requests_at - at)) + (60.0 / ((l).requests_per_minute)::numeric)) - (60)::numeric) ELSE NULL::numeric END, CASE WHEN ((l).tokens_at > at) THEN ((EXTRACT(epoch FROM ((l).tokens_at - at)) + LEAST(60.0, (((tokens)::numeric * 60.0) / ((l).tokens_per_minute)::numeric))) - (60)::numeric) ELSE NULL::numeric END))::double precision;
+
+CREATE FUNCTION jobsworth.lock_money() RETURNS void
+    LANGUAGE plpgsql
+    SET lock_timeout TO '15s'
+    AS $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('jobsworth.' || 'money', 1));
+end $$;
+
 CREATE FUNCTION jobsworth.move_runs(run_ids uuid[]) RETURNS void
     LANGUAGE sql
     BEGIN ATOMIC
 END;
 
-CREATE FUNCTION jobsworth.uuidv7() RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE
-    AS $$ select pg_catalog.uuidv7() $$;
+CREATE FUNCTION jobsworth.pause_rate(provider text, model text, seconds double precision) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+begin
+  insert into jobsworth.rate_limits as l (provider, model, paused_until)
+  values (pause_rate.provider, pause_rate.model,
+    clock_timestamp() + make_interval(secs => pause_rate.seconds))
+  on conflict (team_id, provider, model) do update
+  set paused_until = greatest(l.paused_until, excluded.paused_until);
+end $$;
+
+CREATE FUNCTION jobsworth.raise_budget(name text, amount numeric, team_id uuid DEFAULT NULL::uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if not (raise_budget.amount >= 0 and raise_budget.amount < 1e15) then
+    raise exception 'budget % cannot be %', raise_budget.name, raise_budget.amount
+      using hint = 'give an amount from 0 on';
+  end if;
+  update jobsworth.budgets b set amount = raise_budget.amount
+  where b.id = jobsworth.budget_named(raise_budget.name, raise_budget.team_id);
+  perform jobsworth.wake_budgets(
+    array[jobsworth.budget_named(raise_budget.name, raise_budget.team_id)]);
+end $$;
 
 CREATE SEQUENCE jobsworth.job_position
     START WITH 1
@@ -853,6 +1142,26 @@ begin
     hint = 'Write a new row instead; only erasing a whole thread deletes.';
 end $$;
 
+CREATE FUNCTION jobsworth.remove_budget(name text, team_id uuid DEFAULT NULL::uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  update jobsworth.budgets b set active = false
+  where b.id = jobsworth.budget_named(remove_budget.name, remove_budget.team_id);
+  perform jobsworth.wake_budgets(
+    array[jobsworth.budget_named(remove_budget.name, remove_budget.team_id)]);
+end $$;
+
+CREATE FUNCTION jobsworth.reset_budget(name text, team_id uuid DEFAULT NULL::uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  update jobsworth.budgets b set reset_at = clock_timestamp()
+  where b.id = jobsworth.budget_named(reset_budget.name, reset_budget.team_id);
+  perform jobsworth.wake_budgets(
+    array[jobsworth.budget_named(reset_budget.name, reset_budget.team_id)]);
+end $$;
+
 CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text, channel text DEFAULT 'sql'::text, comment text DEFAULT NULL::text, OUT accepted boolean, OUT status jobsworth.approval_status, OUT chosen_option text) RETURNS record
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -998,6 +1307,463 @@ begin
   return signal_id;
 end $$;
 
+CREATE FUNCTION jobsworth.set_budget(name text, unit jobsworth.budget_unit, amount numeric, period jobsworth.budget_period, for_team_id uuid DEFAULT NULL::uuid, agent_id uuid DEFAULT NULL::uuid, thread_id uuid DEFAULT NULL::uuid, mode text DEFAULT NULL::text, provider text DEFAULT NULL::text, model text DEFAULT NULL::text, over jobsworth.budget_over DEFAULT 'park'::jobsworth.budget_over, warn_at numeric DEFAULT 0.8, team_id uuid DEFAULT NULL::uuid) RETURNS uuid
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+declare
+  id uuid;
+begin
+  if coalesce(trim(set_budget.name), '') = '' then
+    raise exception 'a budget needs a name' using hint = 'name it after what it bounds';
+  end if;
+  if not (set_budget.amount >= 0 and set_budget.amount < 1e15) then
+    raise exception 'budget % cannot be %', set_budget.name, set_budget.amount
+      using hint = 'give an amount from 0 on';
+  end if;
+  insert into jobsworth.budgets as b (
+    team_id, name, unit, amount, period, for_team_id, agent_id, thread_id, mode, provider, model,
+    over, warn_at)
+  values (
+    set_budget.team_id, set_budget.name, set_budget.unit, set_budget.amount, set_budget.period,
+    set_budget.for_team_id, set_budget.agent_id, set_budget.thread_id, set_budget.mode,
+    set_budget.provider, set_budget.model, set_budget.over, set_budget.warn_at)
+  on conflict (team_id, name) do update
+  set unit = excluded.unit, amount = excluded.amount, period = excluded.period,
+    for_team_id = excluded.for_team_id, agent_id = excluded.agent_id,
+    thread_id = excluded.thread_id, mode = excluded.mode, provider = excluded.provider,
+    model = excluded.model, over = excluded.over, warn_at = excluded.warn_at, active = true,
+    reset_at = case
+      when row(b.unit, b.period, b.for_team_id, b.agent_id, b.thread_id, b.mode, b.provider,
+          b.model)
+        is distinct from row(excluded.unit, excluded.period, excluded.for_team_id,
+          excluded.agent_id, excluded.thread_id, excluded.mode, excluded.provider, excluded.model)
+      then clock_timestamp() else b.reset_at end
+  returning b.id into id;
+  perform jobsworth.wake_budgets(array[id]);
+  return id;
+end $$;
+
+CREATE FUNCTION jobsworth.set_rate_limit(provider text, model text DEFAULT '*'::text, requests integer DEFAULT NULL::integer, tokens bigint DEFAULT NULL::bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+begin
+  if set_rate_limit.requests <= 0 or set_rate_limit.tokens <= 0 then
+    raise exception 'a limit of % requests and % tokens lets nothing through',
+      set_rate_limit.requests, set_rate_limit.tokens using hint = 'give numbers from 1 on';
+  end if;
+  insert into jobsworth.rate_limits as l (
+    provider, model, requests_per_minute, tokens_per_minute)
+  values (set_rate_limit.provider, set_rate_limit.model, set_rate_limit.requests,
+    set_rate_limit.tokens)
+  on conflict (team_id, provider, model) do update
+  set requests_per_minute = excluded.requests_per_minute,
+    tokens_per_minute = excluded.tokens_per_minute,
+    requests_at = case when excluded.requests_per_minute = l.requests_per_minute
+      then l.requests_at end,
+    tokens_at = case when excluded.tokens_per_minute = l.tokens_per_minute then l.tokens_at end,
+    turn_at = null;
+end $$;
+
+CREATE FUNCTION jobsworth.settle_calls(rows jsonb, OUT settled bigint, OUT rooms uuid[]) RETURNS record
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  ids uuid[];
+  late uuid[];
+begin
+  with ended as materialized (
+    select e.*
+    from jsonb_to_recordset(rows) as e (
+      call_id uuid, status jobsworth.call_status, input_tokens int, output_tokens int,
+      cache_read_tokens int, cache_write_tokens int, reasoning_tokens int, total_tokens int,
+      usage_source jobsworth.usage_source, cost numeric, price_version text, price jsonb,
+      latency_ms int, error text, unsent boolean)
+    order by 1
+  ), settled as (
+    -- The update itself is the lock, and the row is looked at again after waiting for it. By the
+    -- primary key, whatever the planner believes: no join can hash this condition, and `status`
+    -- would have it walk the index of open calls, with all that is dead in there, for each.
+    update jobsworth.llm_calls c
+    set status = e.status, input_tokens = e.input_tokens, output_tokens = e.output_tokens,
+      cache_read_tokens = e.cache_read_tokens, cache_write_tokens = e.cache_write_tokens,
+      reasoning_tokens = e.reasoning_tokens, total_tokens = e.total_tokens,
+      usage_source = e.usage_source, cost = e.cost, price_version = e.price_version,
+      price = e.price, latency_ms = e.latency_ms, error = e.error, settled_at = clock_timestamp()
+    from ended e
+    where c.id = any(array[e.call_id]) and c.settled_at is null
+    returning c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.scope, c.mode,
+      c.provider, c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens,
+      c.cache_write_tokens, c.reasoning_tokens, c.cost, c.price_version,
+      case when e.unsent then 'release' else 'settle' end::jobsworth.ledger_entry as entry
+  ), entered as (
+    insert into jobsworth.token_ledger (
+      team_id, call_id, job_id, thread_id, run_id, agent_id, entry, scope, mode, provider, model,
+      input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, cost,
+      price_version)
+    select s.team_id, s.id, s.job_id, s.thread_id, s.run_id, s.agent_id, s.entry, s.scope, s.mode,
+      s.provider, s.model, coalesce(s.input_tokens, 0), coalesce(s.output_tokens, 0),
+      coalesce(s.cache_read_tokens, 0), coalesce(s.cache_write_tokens, 0),
+      coalesce(s.reasoning_tokens, 0), s.cost, s.price_version
+    from settled s
+    returning call_id
+  )
+  select coalesce(array_agg(e.call_id), '{}') into ids from entered e;
+
+  if cardinality(ids) < jsonb_array_length(rows) then
+    late := jobsworth.correct_unknown(rows, ids);
+    ids := ids || late;
+  end if;
+  settled := cardinality(ids);
+  if exists (select 1 from jobsworth.call_windows p where p.call_id = any(ids)) then
+    rooms := jobsworth.settle_windows(ids);
+  end if;
+end $$;
+
+CREATE FUNCTION jobsworth.settle_windows(call_ids uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  freed uuid[];
+begin
+  perform jobsworth.lock_money();
+  with took as materialized (
+    select p.call_id, p.window_id, p.reserved, p.spent, w.budget_id,
+      case b.unit
+        when 'tokens' then coalesce(c.input_tokens::numeric + c.output_tokens, p.reserved)
+        -- A cost that is not known stays at what was held for it, unless nothing was used.
+        else coalesce(c.cost, case when c.input_tokens + c.output_tokens = 0 then 0
+          else greatest(p.reserved, p.spent) end) end as took
+    from unnest(call_ids) as u (id)
+    cross join lateral (
+      select x.call_id, x.window_id, x.reserved, x.spent from jobsworth.call_windows x
+      where x.call_id = u.id
+      offset 0) p
+    cross join lateral (
+      select x.budget_id from jobsworth.budget_windows x where x.id = p.window_id offset 0) w
+    cross join lateral (
+      select x.unit from jobsworth.budgets x where x.id = w.budget_id offset 0) b
+    cross join lateral (
+      select x.input_tokens, x.output_tokens, x.cost from jobsworth.llm_calls x
+      where x.id = u.id
+      offset 0) c
+  ), parts as (
+    update jobsworth.call_windows p
+    set reserved = 0, spent = t.took
+    from took t
+    where p.call_id = t.call_id and p.window_id = t.window_id
+  ), sums as materialized (
+    select t.window_id, t.budget_id, sum(t.reserved) as reserved, sum(t.took - t.spent) as took
+    from took t
+    group by t.window_id, t.budget_id
+  ), windows as (
+    update jobsworth.budget_windows w
+    set reserved = w.reserved - s.reserved, spent = w.spent + s.took
+    from sums s
+    where w.id = s.window_id
+  )
+  select array_agg(distinct s.budget_id) into freed
+  from sums s
+  where s.took < s.reserved;
+  return array(
+    select f.id from unnest(freed) as f (id)
+    where exists (
+      select 1 from jobsworth.budget_waits w where w.budget_id = f.id and w.granted_at is null));
+end $$;
+
+CREATE FUNCTION jobsworth.start_calls(rows jsonb, patient boolean DEFAULT false) RETURNS TABLE(request_id text, verdict text, call_id uuid, budget_id uuid, budget text, over text, detail text, wait_seconds double precision, warned text[])
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  ours uuid[];
+  lost text[];
+  one record;
+  at timestamptz;
+begin
+  if patient then
+    perform 1 from jobsworth.reactive_jobs j
+    where j.id = any(array(select (a.value ->> 'job_id')::uuid from jsonb_array_elements(rows) a))
+    order by j.id for no key update;
+  end if;
+
+  if not exists (select 1 from jobsworth.budgets b where b.active)
+    and not exists (
+      select 1 from jobsworth.rate_limits l
+      where l.requests_per_minute is not null or l.tokens_per_minute is not null
+        or l.paused_until > clock_timestamp())
+  then
+    return query
+    with asked as materialized (
+      select a.*
+      from jsonb_to_recordset(rows) as a (
+        call_id uuid, job_id uuid, lease_no bigint, worker_id uuid, attempt int, team_id uuid,
+        thread_id uuid, step_name text, mode text, provider text, model text, request_id text,
+        input_tokens int, output_tokens int, cost numeric)
+    ), locked as materialized (
+      -- By the primary key alone, and compared after the lock (as in `finish`). A row that
+      -- somebody holds is passed over, so that its neighbours do not wait for it.
+      select a.*, j.run_id, j.agent_id, j.ours
+      from asked a
+      cross join lateral (
+        select r.run_id, r.agent_id,
+          r.status = 'running' and r.lease_no = a.lease_no and r.worker_id = a.worker_id as ours
+        from jobsworth.reactive_jobs r
+        where r.id = a.job_id
+        for no key update skip locked
+      ) j
+      union all
+      select a.*, null, null, true from asked a where a.job_id is null
+    ), started as (
+      insert into jobsworth.llm_calls (
+        id, team_id, job_id, thread_id, run_id, agent_id, lease_no, attempt, step_name, scope, mode,
+        provider, model, request_id, estimated_input_tokens, estimated_output_tokens,
+        estimated_cost)
+      select h.call_id, h.team_id, h.job_id, h.thread_id, h.run_id, h.agent_id, h.lease_no,
+        h.attempt, h.step_name,
+        case when h.job_id is null then 'proactive' else 'reactive' end::jobsworth.ledger_scope,
+        h.mode, h.provider, h.model, h.request_id, h.input_tokens, h.output_tokens, h.cost
+      from locked h
+      where h.ours  -- the fence
+      on conflict (request_id) do nothing
+      returning id, team_id, job_id, thread_id, run_id, agent_id, scope, mode, provider, model,
+        request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost
+    ), reserved as (
+      insert into jobsworth.token_ledger (
+        team_id, call_id, job_id, thread_id, run_id, agent_id, entry, scope, mode, provider, model,
+        input_tokens, output_tokens, cost)
+      select s.team_id, s.id, s.job_id, s.thread_id, s.run_id, s.agent_id, 'reserve', s.scope,
+        s.mode, s.provider, s.model, s.estimated_input_tokens, s.estimated_output_tokens,
+        s.estimated_cost
+      from started s
+    )
+    select l.request_id, case when l.ours then 'known' else 'lost' end, null::uuid, null::uuid,
+      null::text, null::text, null::text, null::float8, null::text[]
+    from locked l
+    where patient or not l.ours
+    union all
+    select s.request_id, 'started', s.id, null, null, null, null, null, null from started s;
+    return;
+  end if;
+
+  with asked as materialized (
+    select a.*
+    from jsonb_to_recordset(rows) as a (
+      call_id uuid, job_id uuid, lease_no bigint, worker_id uuid, request_id text)
+  ), locked as materialized (
+    select a.call_id, a.request_id, j.ours
+    from asked a
+    cross join lateral (
+      select r.status = 'running' and r.lease_no = a.lease_no and r.worker_id = a.worker_id as ours
+      from jobsworth.reactive_jobs r
+      where r.id = a.job_id
+      for no key update skip locked
+    ) j
+    union all
+    select a.call_id, a.request_id, true from asked a where a.job_id is null
+  )
+  select array_agg(l.call_id) filter (where l.ours),
+    array_agg(l.request_id) filter (where not l.ours)
+  into ours, lost
+  from locked l;
+  return query
+  select l.request_id, 'lost', null::uuid, null::uuid, null::text, null::text, null::text,
+    null::float8, null::text[]
+  from unnest(lost) as l (request_id);
+  if ours is null then
+    return;
+  end if;
+
+  -- Every statement from here on sees what whoever held it before has committed.
+  perform jobsworth.lock_money();
+  at := clock_timestamp();
+  for one in
+    select a.value from jsonb_array_elements(rows) as a
+    where (a.value ->> 'call_id')::uuid = any(ours)
+  loop
+    return query select s.* from jobsworth.start_counted(one.value, at) s;
+  end loop;
+end $$;
+
+CREATE FUNCTION jobsworth.start_counted(call jsonb, at timestamp with time zone) RETURNS TABLE(request_id text, verdict text, call_id uuid, budget_id uuid, budget text, over text, detail text, wait_seconds double precision, warned text[])
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  c record;
+  short record;
+  tokens bigint;
+  waits float8;
+  exceeds uuid[];
+begin
+  select a.*, j.run_id, j.agent_id, coalesce(j.run_id, a.job_id) as run_key
+  into c
+  from jsonb_to_record(call) as a (
+    call_id uuid, job_id uuid, lease_no bigint, attempt int, team_id uuid, thread_id uuid,
+    step_name text, mode text, provider text, model text, request_id text, input_tokens int,
+    output_tokens int, cost numeric, allow_unpriced boolean, exceeds uuid[])
+  left join lateral (
+    select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
+  ) j on true;
+  request_id := c.request_id;
+  tokens := c.input_tokens::bigint + c.output_tokens;
+  exceeds := coalesce(c.exceeds, '{}');
+  if exists (select 1 from jobsworth.llm_calls l where l.request_id = c.request_id) then
+    verdict := 'known';
+    return next;
+    return;
+  end if;
+
+  select max(jobsworth.limit_wait(l, tokens, at)) into waits
+  from jobsworth.rate_limits l
+  where l.provider = c.provider and l.model in (c.model, '*');
+  if waits > 0 then
+    -- Each that is sent away gets a turn of its own, at the pace of the limit, so that they do not
+    -- all come back at once.
+    with turned as (
+      update jobsworth.rate_limits l
+      set turn_at = case
+        when l.turn_at > at + interval '5 minutes'
+          then at + make_interval(secs => waits + random() * 300)
+        else greatest(at + make_interval(secs => waits), l.turn_at + make_interval(
+          secs => greatest(0.02, 60.0 / l.requests_per_minute,
+            case when l.tokens_per_minute is not null
+              then least(60.0, tokens * 60.0 / l.tokens_per_minute) end))) end
+      where l.provider = c.provider and l.model in (c.model, '*')
+        and jobsworth.limit_wait(l, tokens, at) > 0
+      returning l.provider, l.model, l.turn_at, l.paused_until
+    )
+    select greatest(waits, max(extract(epoch from t.turn_at - at))),
+      string_agg('rate limit of ' || t.provider || ' ' || t.model
+        || case when t.paused_until > at then ' (paused by the provider)' else '' end, ', ')
+    into wait_seconds, detail
+    from turned t;
+    verdict := 'limit';
+    return next;
+    return;
+  end if;
+
+  select m.budget, m.used, n.needs into short
+  from jobsworth.budgets_of(
+    c.team_id, c.agent_id, c.thread_id, c.mode, c.provider, c.model, c.run_key, at) m
+  cross join lateral (
+    select case (m.budget).unit when 'tokens' then tokens
+      else coalesce(c.cost, case when c.allow_unpriced then 0 end) end as needs) n
+  where n.needs is null
+    or (n.needs > (m.budget).amount - m.used and (m.budget).id <> all(exceeds))
+  order by n.needs is not null,
+    case (m.budget).over when 'fail' then 1 when 'park' then 2 else 3 end, (m.budget).name
+  limit 1;
+  if found then
+    verdict := case when short.needs is null then 'unpriced' else 'budget' end;
+    budget_id := (short.budget).id;
+    budget := (short.budget).name;
+    over := (short.budget).over;
+    if short.needs is null then
+      detail := 'the price of ' || c.provider || ' ' || c.model || ' is not known, and budget '
+        || budget || ' counts money';
+    else
+      detail := jobsworth.budget_words(short.budget, short.used, short.needs, at);
+      if over = 'park' and c.job_id is not null then
+        insert into jobsworth.budget_waits as w (job_id, team_id, budget_id, run_id, amount)
+        values (c.job_id, c.team_id, budget_id,
+          case (short.budget).period when 'run' then c.run_key end, short.needs)
+        on conflict (job_id) do update
+        set budget_id = excluded.budget_id, run_id = excluded.run_id, amount = excluded.amount,
+          granted_at = null;
+      end if;
+    end if;
+    return next;
+    return;
+  end if;
+
+  with started as (
+    insert into jobsworth.llm_calls (
+      id, team_id, job_id, thread_id, run_id, agent_id, lease_no, attempt, step_name, scope, mode,
+      provider, model, request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost)
+    select c.call_id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.lease_no, c.attempt,
+      c.step_name,
+      case when c.job_id is null then 'proactive' else 'reactive' end::jobsworth.ledger_scope,
+      c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost
+    on conflict (request_id) do nothing
+    returning id, scope
+  ), reserved as (
+    insert into jobsworth.token_ledger (
+      team_id, call_id, job_id, thread_id, run_id, agent_id, entry, scope, mode, provider, model,
+      input_tokens, output_tokens, cost)
+    select c.team_id, s.id, c.job_id, c.thread_id, c.run_id, c.agent_id, 'reserve', s.scope, c.mode,
+      c.provider, c.model, c.input_tokens, c.output_tokens, c.cost
+    from started s
+  ), counted as materialized (
+    select s.id as call_id, (m.budget).id as budget_id, (m.budget).team_id as team_id, m.starts_at,
+      m.window_run_id, m.used > (m.budget).amount - n.needs as exceeded, n.needs
+    from started s
+    cross join jobsworth.budgets_of(
+      c.team_id, c.agent_id, c.thread_id, c.mode, c.provider, c.model, c.run_key, at) m
+    cross join lateral (
+      select case (m.budget).unit when 'tokens' then tokens else coalesce(c.cost, 0) end as needs) n
+  ), windows as (
+    insert into jobsworth.budget_windows as w (budget_id, team_id, starts_at, run_id, reserved)
+    select n.budget_id, n.team_id, n.starts_at, n.window_run_id, n.needs from counted n
+    on conflict (budget_id, starts_at, run_id) do update
+    set reserved = w.reserved + excluded.reserved
+    returning w.id, w.budget_id, w.team_id
+  ), parts as (
+    insert into jobsworth.call_windows (call_id, window_id, team_id, reserved, exceeded)
+    select n.call_id, w.id, w.team_id, n.needs, n.exceeded
+    from windows w join counted n on n.budget_id = w.budget_id
+  ), let_through as (
+    update jobsworth.rate_limits l
+    set requests_at = case when l.requests_per_minute is not null then
+        greatest(l.requests_at, at) + make_interval(secs => 60.0 / l.requests_per_minute) end,
+      tokens_at = case when l.tokens_per_minute is not null then
+        greatest(l.tokens_at, at) + make_interval(secs => tokens * 60.0 / l.tokens_per_minute) end
+    from started s
+    where l.provider = c.provider and l.model in (c.model, '*')
+      and (l.requests_per_minute is not null or l.tokens_per_minute is not null)
+  ), served as (
+    delete from jobsworth.budget_waits w
+    using started s
+    where w.job_id = c.job_id
+  )
+  select s.id into call_id from started s;
+  verdict := case when call_id is null then 'known' else 'started' end;
+  with near as (
+    update jobsworth.budget_windows w
+    set warned_at = at
+    from jobsworth.call_windows p, jobsworth.budgets b
+    where p.call_id = start_counted.call_id and w.id = p.window_id and b.id = w.budget_id
+      and w.warned_at is null and w.reserved + w.spent >= b.warn_at * b.amount
+    returning b.name || ': ' || trim_scale(round(w.reserved + w.spent, 6)) || ' of '
+      || jobsworth.amount_words(b.amount, b.unit) as words
+  )
+  select array_agg(n.words) into warned from near n;
+  return next;
+end $$;
+
 CREATE FUNCTION jobsworth.touch() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1131,6 +1897,27 @@ begin
   end if;
 end $$;
 
+CREATE FUNCTION jobsworth.wake_budgets(budget_ids uuid[] DEFAULT NULL::uuid[]) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+declare
+  granted uuid[] := jobsworth.grant_waiting(budget_ids);
+begin
+  if granted <> '{}' then
+    perform jobsworth.reconsider(granted);
+  end if;
+  if budget_ids is null then
+    delete from jobsworth.budget_waits w
+    where w.job_id = any(array(
+      select x.job_id from jobsworth.budget_waits x
+      left join jobsworth.reactive_jobs j on j.id = x.job_id
+      where j.id is null or j.finished_at is not null
+      limit 200
+      for update of x skip locked));
+  end if;
+  return cardinality(granted);
+end $$;
+
 CREATE FUNCTION jobsworth.wake_on_insert() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1258,9 +2045,39 @@ begin
   return next;
 end $$;
 
+CREATE FUNCTION jobsworth.window_start(b jobsworth.budgets, at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    RETURN GREATEST((b).reset_at, CASE (b).period WHEN 'run'::jobsworth.budget_period THEN (b).created_at ELSE (date_trunc(((b).period)::text, (at AT TIME ZONE 'utc'::text)) AT TIME ZONE 'utc'::text) END);
+
+CREATE TABLE jobsworth.budget_windows (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    budget_id uuid NOT NULL,
+    starts_at timestamp with time zone NOT NULL,
+    run_id uuid,
+    reserved numeric DEFAULT 0 NOT NULL,
+    spent numeric DEFAULT 0 NOT NULL,
+    warned_at timestamp with time zone
+)
+WITH (fillfactor='50');
+
 CREATE FUNCTION jobsworth.why_budget(job_id uuid, OUT detail text, OUT remedy text) RETURNS record
     LANGUAGE sql STABLE
-    RETURN ROW(NULL::text, NULL::text);
+    BEGIN ATOMIC
+ SELECT
+         CASE
+             WHEN (w.granted_at IS NOT NULL) THEN 'there is room again: next to be promoted'::text
+             ELSE jobsworth.budget_words(b.*, COALESCE((x.reserved + x.spent), (0)::numeric), w.amount, now())
+         END AS budget_words,
+         CASE
+             WHEN (w.granted_at IS NOT NULL) THEN 'nothing to do: a worker promotes it'::text
+             ELSE (((('jobsworth budget raise '::text || b.name) || ' '::text) || trim_scale(round((COALESCE((x.reserved + x.spent), (0)::numeric) + w.amount), 6))) || ' (or more), or wait for room'::text)
+         END AS "case"
+    FROM ((jobsworth.budget_waits w
+      JOIN jobsworth.budgets b ON ((b.id = w.budget_id)))
+      LEFT JOIN jobsworth.budget_windows x ON (((x.budget_id = b.id) AND (x.starts_at = jobsworth.window_start(b.*, now())) AND (NOT (x.run_id IS DISTINCT FROM w.run_id)))))
+   WHERE (w.job_id = why_budget.job_id);
+END;
 
 CREATE TABLE jobsworth.steps (
     job_id uuid NOT NULL,
@@ -1352,6 +2169,16 @@ CREATE TABLE jobsworth.branches (
     created_by text,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
+
+CREATE TABLE jobsworth.call_windows (
+    call_id uuid NOT NULL,
+    window_id uuid NOT NULL,
+    team_id uuid,
+    reserved numeric NOT NULL,
+    spent numeric DEFAULT 0 NOT NULL,
+    exceeded boolean DEFAULT false NOT NULL
+)
+WITH (fillfactor='80');
 
 CREATE TABLE jobsworth.chat_messages (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
@@ -1515,6 +2342,11 @@ CREATE TABLE jobsworth.llm_calls (
     error text,
     started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     settled_at timestamp with time zone,
+    run_id uuid,
+    reasoning_tokens integer,
+    total_tokens integer,
+    price jsonb,
+    over_estimate boolean GENERATED ALWAYS AS ((COALESCE(((input_tokens + output_tokens) > (estimated_input_tokens + estimated_output_tokens)), false) OR COALESCE((cost > estimated_cost), false))) STORED NOT NULL,
     CONSTRAINT started_or_settled CHECK (((status = 'started'::jobsworth.call_status) = (settled_at IS NULL))),
     CONSTRAINT tokens_are_counts CHECK (((input_tokens >= 0) AND (output_tokens >= 0) AND (cache_read_tokens >= 0) AND (cache_write_tokens >= 0) AND (estimated_input_tokens >= 0) AND (estimated_output_tokens >= 0)))
 );
@@ -1598,7 +2430,9 @@ CREATE TABLE jobsworth.token_ledger (
     total_tokens bigint GENERATED ALWAYS AS ((input_tokens + output_tokens)) STORED NOT NULL,
     cost numeric,
     price_version text,
-    occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    run_id uuid,
+    reasoning_tokens bigint DEFAULT 0 NOT NULL
 );
 
 CREATE VIEW jobsworth.violations_of_books AS
@@ -1609,7 +2443,7 @@ CREATE VIEW jobsworth.violations_of_books AS
    FROM jobsworth.llm_calls c
   WHERE ((c.settled_at IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
            FROM jobsworth.token_ledger l
-          WHERE ((l.call_id = c.id) AND (l.entry = 'settle'::jobsworth.ledger_entry))))))
+          WHERE ((l.call_id = c.id) AND (l.entry = ANY (ARRAY['settle'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry])))))))
 UNION ALL
  SELECT 'open call without its attempt'::text AS invariant,
     c.id AS subject_id,
@@ -1631,9 +2465,23 @@ UNION ALL
             e.cache_write_tokens,
             e.cost
            FROM jobsworth.token_ledger e
-          WHERE ((e.call_id = c.id) AND (e.entry = 'settle'::jobsworth.ledger_entry))
+          WHERE ((e.call_id = c.id) AND (e.entry = ANY (ARRAY['settle'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry])))
          OFFSET 0) l)
-  WHERE ((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0)) OR (l.cache_read_tokens <> COALESCE(c.cache_read_tokens, 0)) OR (l.cache_write_tokens <> COALESCE(c.cache_write_tokens, 0)));
+  WHERE (((l.cost IS DISTINCT FROM c.cost) OR (l.input_tokens <> COALESCE(c.input_tokens, 0)) OR (l.output_tokens <> COALESCE(c.output_tokens, 0)) OR (l.cache_read_tokens <> COALESCE(c.cache_read_tokens, 0)) OR (l.cache_write_tokens <> COALESCE(c.cache_write_tokens, 0))) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.token_ledger a
+          WHERE ((a.call_id = c.id) AND (a.entry = 'adjust'::jobsworth.ledger_entry))))))
+UNION ALL
+ SELECT 'budget window that is not the sum of its calls'::text AS invariant,
+    w.id AS subject_id,
+    ((ROW(w.reserved, w.spent) || ' is not '::text) || ROW(COALESCE(p.reserved, (0)::numeric), COALESCE(p.spent, (0)::numeric))) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.budget_windows w
+     LEFT JOIN LATERAL ( SELECT sum(x.reserved) AS reserved,
+            sum(x.spent) AS spent
+           FROM jobsworth.call_windows x
+          WHERE (x.window_id = w.id)
+         OFFSET 0) p ON (true))
+  WHERE ((w.starts_at > (now() - '02:00:00'::interval)) AND ((w.reserved <> COALESCE(p.reserved, (0)::numeric)) OR (w.spent <> COALESCE(p.spent, (0)::numeric))));
 
 CREATE VIEW jobsworth.violations_of_consent AS
  SELECT 'ended with an open approval'::text AS invariant,
@@ -1769,6 +2617,21 @@ ALTER TABLE ONLY jobsworth.artifacts
 ALTER TABLE ONLY jobsworth.branches
     ADD CONSTRAINT branches_pkey PRIMARY KEY (run_id);
 
+ALTER TABLE ONLY jobsworth.budgets
+    ADD CONSTRAINT budget_name UNIQUE NULLS NOT DISTINCT (team_id, name);
+
+ALTER TABLE ONLY jobsworth.budget_waits
+    ADD CONSTRAINT budget_waits_pkey PRIMARY KEY (job_id);
+
+ALTER TABLE ONLY jobsworth.budget_windows
+    ADD CONSTRAINT budget_windows_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.budgets
+    ADD CONSTRAINT budgets_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.call_windows
+    ADD CONSTRAINT call_windows_pkey PRIMARY KEY (call_id, window_id);
+
 ALTER TABLE ONLY jobsworth.chat_messages
     ADD CONSTRAINT chat_messages_pkey PRIMARY KEY (id);
 
@@ -1793,6 +2656,9 @@ ALTER TABLE ONLY jobsworth.embeddings
 ALTER TABLE ONLY jobsworth.job_edges
     ADD CONSTRAINT job_edges_pkey PRIMARY KEY (job_id, needs_job_id);
 
+ALTER TABLE ONLY jobsworth.rate_limits
+    ADD CONSTRAINT limited_key UNIQUE NULLS NOT DISTINCT (team_id, provider, model);
+
 ALTER TABLE ONLY jobsworth.llm_calls
     ADD CONSTRAINT llm_calls_pkey PRIMARY KEY (id);
 
@@ -1808,8 +2674,14 @@ ALTER TABLE ONLY jobsworth.embedding_spaces
 ALTER TABLE ONLY jobsworth.chat_threads
     ADD CONSTRAINT one_thread_per_chat UNIQUE NULLS NOT DISTINCT (team_id, platform, chat_id);
 
+ALTER TABLE ONLY jobsworth.budget_windows
+    ADD CONSTRAINT one_window UNIQUE NULLS NOT DISTINCT (budget_id, starts_at, run_id);
+
 ALTER TABLE ONLY jobsworth.queues
     ADD CONSTRAINT queues_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY jobsworth.rate_limits
+    ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY jobsworth.reactive_jobs
     ADD CONSTRAINT reactive_jobs_pkey PRIMARY KEY (id);
@@ -1843,6 +2715,12 @@ CREATE INDEX approvals_thread ON jobsworth.approvals USING btree (thread_id, id)
 CREATE UNIQUE INDEX artifacts_effect ON jobsworth.artifacts USING btree (job_id, effect_key);
 
 CREATE INDEX branches_of_run ON jobsworth.branches USING btree (parent_run_id);
+
+CREATE INDEX budget_waits_granted ON jobsworth.budget_waits USING btree (budget_id) WHERE (granted_at IS NOT NULL);
+
+CREATE INDEX budget_waits_open ON jobsworth.budget_waits USING btree (budget_id, since) WHERE (granted_at IS NULL);
+
+CREATE INDEX call_windows_window ON jobsworth.call_windows USING btree (window_id);
 
 CREATE UNIQUE INDEX chat_messages_effect ON jobsworth.chat_messages USING btree (job_id, effect_key) WHERE (job_id IS NOT NULL);
 
@@ -1902,6 +2780,8 @@ CREATE INDEX llm_calls_open ON jobsworth.llm_calls USING btree (started_at) WHER
 
 CREATE UNIQUE INDEX llm_calls_request ON jobsworth.llm_calls USING btree (request_id);
 
+CREATE INDEX llm_calls_run ON jobsworth.llm_calls USING btree (run_id, id) WHERE (run_id IS NOT NULL);
+
 CREATE INDEX llm_calls_settled ON jobsworth.llm_calls USING btree (settled_at) WHERE (settled_at IS NOT NULL);
 
 CREATE INDEX message_artifacts_message ON jobsworth.message_artifacts USING btree (message_id, id);
@@ -1922,9 +2802,13 @@ CREATE INDEX signals_mailbox ON jobsworth.signals USING btree (job_id, name, id)
 
 CREATE INDEX signals_of_job ON jobsworth.signals USING btree (job_id);
 
+CREATE INDEX token_ledger_adjusted ON jobsworth.token_ledger USING btree (call_id) WHERE (entry = 'adjust'::jobsworth.ledger_entry);
+
 CREATE INDEX token_ledger_job ON jobsworth.token_ledger USING btree (job_id) WHERE (job_id IS NOT NULL);
 
-CREATE UNIQUE INDEX token_ledger_once ON jobsworth.token_ledger USING btree (call_id, entry) WHERE (entry = ANY (ARRAY['reserve'::jobsworth.ledger_entry, 'settle'::jobsworth.ledger_entry]));
+CREATE UNIQUE INDEX token_ledger_once ON jobsworth.token_ledger USING btree (call_id, entry) WHERE (entry = ANY (ARRAY['reserve'::jobsworth.ledger_entry, 'settle'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry]));
+
+CREATE INDEX token_ledger_run ON jobsworth.token_ledger USING btree (run_id) WHERE (run_id IS NOT NULL);
 
 CREATE INDEX token_ledger_time ON jobsworth.token_ledger USING btree (occurred_at);
 
@@ -1954,6 +2838,12 @@ ALTER TABLE ONLY jobsworth.branches
 
 ALTER TABLE ONLY jobsworth.branches
     ADD CONSTRAINT branches_run_id_fkey FOREIGN KEY (run_id) REFERENCES jobsworth.runs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.budget_waits
+    ADD CONSTRAINT budget_waits_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES jobsworth.budgets(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.budget_windows
+    ADD CONSTRAINT budget_windows_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES jobsworth.budgets(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY jobsworth.chat_messages
     ADD CONSTRAINT chat_messages_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES jobsworth.chat_threads(id) ON DELETE CASCADE;

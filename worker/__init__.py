@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worker.ask import Decision
-    from worker.calls import CallRefused
+    from worker.calls import BudgetExceeded, CallLimited, CallRefused, PriceUnknown
     from worker.context import Job
     from worker.handlers import handler
     from worker.outcomes import Cancel, Fail, Retry, Snooze
     from worker.waits import Child, ChildFailed
 
 __all__ = [
+    "BudgetExceeded",
+    "CallLimited",
     "CallRefused",
     "Cancel",
     "Child",
@@ -27,6 +29,7 @@ __all__ = [
     "Decision",
     "Fail",
     "Job",
+    "PriceUnknown",
     "Retry",
     "Snooze",
     "handler",
@@ -34,7 +37,7 @@ __all__ = [
 
 _HOMES = {
     "worker.ask": ("Decision",),
-    "worker.calls": ("CallRefused",),
+    "worker.calls": ("BudgetExceeded", "CallLimited", "CallRefused", "PriceUnknown"),
     "worker.context": ("Job",),
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),

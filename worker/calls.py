@@ -1,30 +1,97 @@
 """Paid calls: booked before a byte is sent, settled once, and never paid for again.
 
 In: what to send, and an upper estimate of what it will take. Out: the answer, which is a recorded
-step. Invariant: the call is in the books, committed, before `send` begins; whatever becomes of the
-job, it is settled once, in one commit with its answer.
+step. Invariant: the call is in the books, committed, before `send` begins, and within every budget
+and rate limit it falls under; whatever becomes of the job, it is settled once, in one commit with
+its answer.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from random import random
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID, uuid4
 
+import anyio
+
+from db import budgets, limits
 from db.documents import to_document
-from db.errors import InvalidInput
+from db.errors import InvalidInput, JobsworthError
 from db.steps import PaidAnswer
-from db.tokens import Answer, CallStatus, Settlement, Starting, Usage, UsageSource
-from worker import crash_points, steps
+from db.tokens import (
+    Answer,
+    CallStatus,
+    Limited,
+    Settlement,
+    Short,
+    Started,
+    Starting,
+    Unpriced,
+    Usage,
+    UsageSource,
+)
+from worker import crash_points, events, steps
 from worker.group_commit import START, Paid
+from worker.log import get_logger
+from worker.outcomes import Fail, ParkSignal
 
 if TYPE_CHECKING:
     from worker.context import Job
 
+REQUEST_ID_HEADER = "X-Request-Id"
+# A wait that is shorter is slept through in the slot; a few times, then the job parks.
+SLEEP_SECONDS_MAX = 0.5
+SLEEPS_MAX = 4
+# How long a model is paused that said it was asked too much, and not when to come again.
+PAUSE_SECONDS = 10.0
+
+log = get_logger()
+
 
 class CallRefused(Exception):
     """Raise it in a call's `send` when the provider refused and billed nothing."""
+
+
+class CallLimited(CallRefused):
+    """Raise it when the provider refused because it is asked too much (429).
+
+    Everybody's calls to that model wait for `retry_after_seconds`, and no failure is counted.
+    """
+
+    def __init__(self, reason: object, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class BudgetExceeded(Fail):
+    """A call does not fit into a budget that fails such calls, or a person said no."""
+
+
+class PriceUnknown(Fail):
+    """The price of a model is not known, and such calls may not go out."""
+
+
+class Priced(Protocol):
+    """What a call cost, by whose prices, at which rates."""
+
+    @property
+    def cost(self) -> Decimal: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def rates(self) -> Mapping[str, Any]: ...
+
+
+class Pricing(Protocol):
+    """Knows prices; None: it does not know this one."""
+
+    def price_of(self, provider: str, model: str, usage: Usage) -> Priced | None: ...
+
+    def upper_cost(
+        self, provider: str, model: str, input_tokens: int, output_tokens: int
+    ) -> Decimal | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +138,19 @@ class CallsOpen:
 class PaidCall:
     """A call that is in the books and may be sent: from its reservation to its one settlement.
 
-    Made by `begin`. Exactly one of `answered`, `cut`, `refused`, `unsent` and `lost` ends it; a
-    second one changes nothing.
+    Made by `begin`. Exactly one of `answered`, `cut`, `refused`, `limited`, `unsent` and `lost`
+    ends it; a second one changes nothing.
     """
 
-    def __init__(
-        self, job: "Job", name: str, call_id: UUID, request_id: str, estimate: Usage
-    ) -> None:
+    def __init__(self, job: "Job", name: str, call_id: UUID, booked: Starting) -> None:
         self.id = call_id
-        self.request_id = request_id
+        self.request_id = booked.request_id
         self._job = job
         self._name = name
-        self._estimate = estimate
+        self._provider = booked.provider
+        self._model = booked.model
+        self._estimate = booked.estimate
+        self._estimated_cost = booked.estimated_cost
         self._began = time.monotonic()
         self._open = True
         job.calls_open.began()
@@ -104,9 +172,10 @@ class PaidCall:
         # and is never paid for again. An answer that cannot be kept was paid for all the same.
         stands = await self._settle(
             CallStatus.OK,
-            answer.usage or self._estimate,
+            answer.usage,
             answer.cost,
             answer.price_version,
+            answer.price,
             error=str(unusable) if unusable else None,
             kept=kept,
         )
@@ -117,49 +186,90 @@ class PaidCall:
 
     async def cut(self, error: object, usage: Usage | None = None) -> None:
         """Its answer ended early: settled at `usage`, or at the estimate if nobody said."""
-        await self._settle(CallStatus.CUT, usage or self._estimate, error=error)
+        await self._settle(CallStatus.CUT, usage, error=error)
 
     async def refused(self, error: object) -> None:
         """The provider refused, and billed nothing."""
-        await self._settle(CallStatus.ERROR, Usage(0, 0), error=error)
+        await self._settle(CallStatus.ERROR, Usage(0, 0), Decimal(0), error=error)
+
+    async def limited(self, retry_after_seconds: float | None, error: object) -> ParkSignal:
+        """The provider refused because it is asked too much: nobody sends to this model until then.
+
+        Returns what to raise: the job parks, and no failure is counted.
+        """
+        await self.refused(error)
+        pause = PAUSE_SECONDS if retry_after_seconds is None else max(0.0, retry_after_seconds)
+        async with self._job.tools.database.connection() as connection:
+            await limits.pause(connection, self._provider, self._model, pause)
+        detail = f"{self._provider} {self._model} is asked too much: {error}"
+        return self._job.park("limit", detail=detail[:200], after_seconds=pause * _jitter())
 
     async def unsent(self, error: object) -> None:
-        """Provably not a byte of it was sent."""
-        await self._settle(CallStatus.ERROR, Usage(0, 0), error=error)
+        """Provably not a byte of it was sent: its reservation is released."""
+        await self._settle(CallStatus.ERROR, Usage(0, 0), Decimal(0), error=error, unsent=True)
 
     async def lost(self, error: object) -> None:
         """Nobody knows what it took: it is held at its estimate."""
-        await self._settle(CallStatus.UNKNOWN, self._estimate, error=error)
+        await self._settle(CallStatus.UNKNOWN, None, error=error)
 
     async def _settle(
         self,
         status: CallStatus,
-        usage: Usage,
+        usage: Usage | None,
         cost: Decimal | None = None,
         price_version: str | None = None,
+        price: Mapping[str, Any] | None = None,
         *,
         error: object = None,
         kept: PaidAnswer | None = None,
+        unsent: bool = False,
     ) -> Any:
+        if cost is None:
+            cost, price_version, price = self._price(usage)
         said = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
         settlement = Settlement(
             self.id,
             status,
-            usage,
+            usage or self._estimate,
             cost,
             price_version,
             round((time.monotonic() - self._began) * 1000),
             None if said is None else str(said)[:1000],
+            price,
+            unsent,
         )
         self._end()
         tools = self._job.tools
-        return await tools.spool.settle(tools.books, self._job.id, Paid(settlement, kept))
+        booked = await tools.spool.settle(tools.books, self._job.id, Paid(settlement, kept))
+        if booked.rooms:
+            await self._wake(booked.rooms)
+        return booked.stands
 
     # Before the settlement is tried: an attempt that waited for this answer stops now.
     def _end(self) -> None:
         if self._open:
             self._open = False
             self._job.calls_open.ended()
+
+    def _price(
+        self, usage: Usage | None
+    ) -> tuple[Decimal | None, str | None, Mapping[str, Any] | None]:
+        """What this usage costs; what nobody told costs what was estimated."""
+        if usage is None:
+            return self._estimated_cost, None, None
+        pricing = self._job.tools.pricing
+        if pricing is None:
+            return None, None, None
+        priced = pricing.price_of(self._provider, self._model, usage)
+        return (priced.cost, priced.version, priced.rates) if priced else (None, None, None)
+
+    async def _wake(self, rooms: Sequence[UUID]) -> None:
+        # Of the others' waiting; the sweep does it too, so it must not fail what was settled.
+        try:
+            async with self._job.tools.database.connection() as connection:
+                await budgets.wake(connection, rooms)
+        except JobsworthError as error:
+            log.warning(events.UPKEEP_FAILED, part="budgets", error=str(error))
 
 
 async def make(
@@ -178,14 +288,22 @@ async def make(
     call = await begin(job, name, provider=provider, model=model, estimate=estimate)
     try:
         answer = await send(Sending(call.request_id))
-    except CallRefused as error:
-        await call.refused(error)
-        raise
     except BaseException as error:
-        await call.lost(error)
+        await failed(call, error)
         raise
     crash_points.reach("call.answered")
     return await call.answered(answer)
+
+
+async def failed(call: PaidCall, error: BaseException) -> None:
+    """Settle a call by what its sending raised. Raises the park signal for `CallLimited`."""
+    match error:
+        case CallLimited():
+            raise await call.limited(error.retry_after_seconds, error) from error
+        case CallRefused():
+            await call.refused(error)
+        case _:
+            await call.lost(error)
 
 
 async def begin(
@@ -193,23 +311,75 @@ async def begin(
 ) -> PaidCall:
     """Book a call that is about to be sent, at its upper estimate (input, output tokens).
 
-    Committed on return, under the fence. Raises `LeaseLost`.
+    Committed on return, under the fence, within its rate limits and budgets. Parks the job (raises
+    `ParkSignal`) where one of them says wait, or a person must be asked. Raises `LeaseLost`,
+    `BudgetExceeded`, `PriceUnknown`.
     """
     crash_points.reach("call.before_row")
-    request_id = uuid4().hex
+    tools = job.tools
     upper = Usage(*estimate, source=UsageSource.ESTIMATED)
+    pricing = tools.pricing
+    cost = None if pricing is None else pricing.upper_cost(provider, model, *estimate)
+    if cost is None and tools.unknown_price == "refuse":
+        raise PriceUnknown(f"the price of {provider} {model} is not known{_PRICE_REMEDY}")
     call = Starting(
         job.lease,
         provider,
         model,
-        request_id,
+        uuid4().hex,
         upper,
+        cost,
         mode=job.mode,
         step_name=name,
         attempt=job.attempt,
         team_id=job.team_id,
         thread_id=job.thread_id,
+        allow_unpriced=tools.unknown_price == "allow",
     )
-    call_id = await job.write(START, call)
-    crash_points.reach("call.after_row")
-    return PaidCall(job, name, call_id, request_id, upper)
+    sleeps = 0
+    while True:
+        match await job.write(START, call):
+            case Started(call_id, warned):
+                for budget in warned:
+                    log.warning(events.BUDGET_WARNED, budget=budget)
+                crash_points.reach("call.after_row")
+                return PaidCall(job, name, call_id, call)
+            case Limited(detail, wait_seconds):
+                sleeps += 1
+                if wait_seconds > SLEEP_SECONDS_MAX or sleeps > SLEEPS_MAX:
+                    raise job.park("limit", detail=detail, after_seconds=wait_seconds)
+                await anyio.sleep(wait_seconds)
+            case Short() as short:
+                await _go_beyond(job, call, short)
+                call = call._replace(exceeds=call.exceeds | {short.budget_id})
+            case Unpriced(_, detail):
+                raise PriceUnknown(f"{detail}{_PRICE_REMEDY}")
+
+
+_PRICE_REMEDY = ": give it a price, or set JOBSWORTH_UNKNOWN_PRICE=allow"
+
+
+async def _go_beyond(job: "Job", call: Starting, short: Short) -> None:
+    """Return if a person allows this one call to go beyond the budget."""
+    if short.over == "park":
+        raise job.park("budget", detail=short.detail)
+    if short.over == "fail":
+        raise BudgetExceeded(short.detail)
+    if (call.step_name or "", short.budget_id) in job.exceeds:
+        return
+    tokens = call.estimate.input_tokens + call.estimate.output_tokens
+    money = "" if call.estimated_cost is None else f", {call.estimated_cost:f} USD"
+    # The figures of the budget change, the question must not.
+    decision = await job.ask(
+        f"Let call {call.step_name!r} to {call.provider} {call.model} (up to {tokens} tokens"
+        f"{money}) go beyond budget {short.budget}?",
+        name=f"beyond {short.budget}: {call.step_name}",
+    )
+    if not decision.approved:
+        raise BudgetExceeded(f"{short.detail}; it was asked about, and refused")
+    job.exceeds.add((call.step_name or "", short.budget_id))
+
+
+def _jitter() -> float:
+    """Those that were refused together do not come back together."""
+    return 1 + 0.1 * random()

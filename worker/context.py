@@ -7,10 +7,10 @@ again.
 """
 
 import mimetypes
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 import anyio
@@ -27,8 +27,9 @@ from db.queue import Claimed, Lease
 from db.tokens import Answer
 from worker import ask, calls, steps, waits
 from worker.ask import Decision
-from worker.calls import CallsOpen, Sending
+from worker.calls import CallsOpen, Pricing, Sending
 from worker.group_commit import GroupCommit, Kind
+from worker.open_call import OpenCall
 from worker.outcomes import Parked, ParkSignal
 from worker.spool import Spool
 from worker.waits import Child
@@ -51,6 +52,8 @@ class Tools:
     payload_bytes_max: int
     deployer: "Callable[[Job, str, str, str], Awaitable[Any]]"
     spool: Spool
+    pricing: Pricing | None = None
+    unknown_price: str = "refuse_if_budgeted"
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,14 +67,18 @@ def _in_the_loop(
 
     @wraps(method)
     def checked(job: "Job", *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        if job.plain:
-            raise InvalidInput(
-                f"job.{method.__name__} needs an async handler; {job.mode!r} is a plain function",
-                "write `async def`, or keep to say, save, remember and enqueue",
-            )
+        _require_loop(job, method.__name__)
         return method(job, *args, **kwargs)
 
     return checked
+
+
+def _require_loop(job: "Job", method: str) -> None:
+    if job.plain:
+        raise InvalidInput(
+            f"job.{method} needs an async handler; {job.mode!r} is a plain function",
+            "write `async def`, or keep to say, save, remember and enqueue",
+        )
 
 
 class Job:
@@ -96,6 +103,8 @@ class Job:
         self.effects: list[Effect] = []
         self._numbers: dict[str, int] = {}
         self._named: set[str] = set()
+        # Calls that a person let go beyond a budget in this attempt: their names, and the budgets.
+        self.exceeds: set[tuple[str, UUID]] = set()
         self.threads_running = 0
         self.calls_open = CallsOpen()
         # Outputs of recorded steps by name; None: not read yet.
@@ -245,11 +254,26 @@ class Job:
         """
         return await steps.run(self, name, fn, *args, **kwargs)
 
-    @_in_the_loop
-    async def call(
+    @overload
+    def call(
         self,
         name: str,
         send: Callable[[Sending], Awaitable[Answer]],
+        *,
+        provider: str,
+        model: str,
+        estimate: tuple[int, int] = (0, 0),
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    @overload
+    def call(
+        self, name: str, *, provider: str, model: str, estimate: tuple[int, int] = (0, 0)
+    ) -> OpenCall: ...
+
+    def call(
+        self,
+        name: str,
+        send: Callable[[Sending], Awaitable[Answer]] | None = None,
         *,
         provider: str,
         model: str,
@@ -259,9 +283,16 @@ class Job:
 
         The call is in the books, at its estimate (input, output tokens), before `send` begins; it
         is settled once with what `send` returns. `send` raising `CallRefused` settles it at
-        nothing; any other exception leaves what it cost unknown, at the estimate.
+        nothing, `CallLimited` also pauses that model for everyone; any other exception leaves what
+        it cost unknown, at the estimate. Over a budget or a rate limit the job parks first.
+
+        Without `send`, `async with job.call(name, provider=…, model=…, estimate=…) as call` is the
+        same for any SDK: see `OpenCall`.
         """
-        return await calls.make(self, name, send, provider=provider, model=model, estimate=estimate)
+        _require_loop(self, "call")
+        if send is None:
+            return OpenCall(self, name, provider, model, estimate)
+        return calls.make(self, name, send, provider=provider, model=model, estimate=estimate)
 
     @_in_the_loop
     async def transaction(self, name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:

@@ -123,6 +123,7 @@ class Daemon:
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer.deploy,
             spool=Spool(self._database, _spool_folder(settings), self._metrics.spooled),
+            unknown_price=settings.unknown_price,
         )
         self._identity = Identity(
             host=socket.gethostname(),

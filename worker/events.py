@@ -42,6 +42,7 @@ DEPLOYMENT_ENDED: Final = "deployment.ended"
 TIMERS_PROMOTED: Final = "timers.promoted"
 APPROVALS_EXPIRED: Final = "approvals.expired"
 CALLS_ABANDONED: Final = "calls.abandoned"
+BUDGET_WARNED: Final = "budget.warned"
 SPOOL_WRITTEN: Final = "spool.written"
 SPOOL_DRAINED: Final = "spool.drained"
 SPOOL_FAILED: Final = "spool.failed"
@@ -86,6 +87,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     TIMERS_PROMOTED: "waiting jobs whose time has come became queued",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
     CALLS_ABANDONED: "model calls of dead workers were closed as unknown",
+    BUDGET_WARNED: "a budget's window is used up to its warning share; said once for each window",
     SPOOL_WRITTEN: "the database did not take a paid answer in time: it is on this machine's disk",
     SPOOL_DRAINED: "paid answers that were on disk are settled in the database",
     SPOOL_FAILED: "a paid answer cannot be kept on disk; only the database can still take it",

@@ -18,8 +18,9 @@ import anyio
 
 from db import steps, tokens
 from db.pool import Connection, Database, bounded
+from db.queue import PINNED
 from db.steps import PaidAnswer, Record
-from db.tokens import SETTLING, Settlement, Starting
+from db.tokens import SETTLING, Settlement, Starting, Verdict
 from worker import events
 from worker.log import get_logger
 
@@ -38,11 +39,13 @@ class Kind(NamedTuple, Generic[T, R]):
 
     `together` writes many and returns, by position, what became of those that it wrote. `alone` has
     the last word on any other. What a batch did may be unknown (its commit was not answered), so
-    writing twice must be harmless.
+    writing twice must be harmless. Kinds are written in the order of their `turn`: those that lock
+    what other daemons want, last.
     """
 
     together: Callable[[Connection, Sequence[T]], Awaitable[Mapping[int, R]]]
     alone: Callable[[Database, T], Awaitable[R]]
+    turn: int = 0
 
 
 class GroupCommit:
@@ -89,7 +92,7 @@ class GroupCommit:
             ):
                 written = {
                     kind: await kind.together(connection, items)
-                    for kind, items in batch.items.items()
+                    for kind, items in sorted(batch.items.items(), key=lambda of: of[0].turn)
                 }
             batch.written = written
         except Exception as error:
@@ -117,14 +120,26 @@ class Paid(NamedTuple):
     answer: PaidAnswer | None
 
 
-async def _start_together(connection: Connection, calls: Sequence[Starting]) -> dict[int, UUID]:
-    ids = await tokens.start_calls(connection, calls)
-    return {n: ids[one.request_id] for n, one in enumerate(calls) if one.request_id in ids}
+class Booked(NamedTuple):
+    """The answer that stands, and the budgets that got room by the batch and have waiters: for
+    `db.budgets.wake`, once the batch is committed.
+    """
+
+    stands: Any
+    rooms: Sequence[UUID] = ()
 
 
-async def _start_alone(database: Database, call: Starting) -> UUID:
+async def _start_together(connection: Connection, calls: Sequence[Starting]) -> dict[int, Verdict]:
+    verdicts = await tokens.start_calls(connection, calls)
+    return {
+        n: verdicts[one.request_id] for n, one in enumerate(calls) if one.request_id in verdicts
+    }
+
+
+async def _start_alone(database: Database, call: Starting) -> Verdict:
+    # One statement is a transaction; what it locks is held for no round trip.
     async with database.connection() as connection:
-        return await tokens.start_call(connection, **call._asdict())
+        return await tokens.try_start_call(connection, call)
 
 
 async def _record_together(connection: Connection, ran: Sequence[Record]) -> dict[int, Any]:
@@ -139,28 +154,30 @@ async def _record_alone(database: Database, ran: Record) -> Any:
     return stands
 
 
-async def _settle_together(connection: Connection, paid: Sequence[Paid]) -> dict[int, Any]:
-    await tokens.settle_calls(connection, [settlement for settlement, _ in paid])
+async def _settle_together(connection: Connection, paid: Sequence[Paid]) -> dict[int, Booked]:
+    # The settlements last: they may lock the money, and must not wait for a step after that.
     answers = [answer for _, answer in paid if answer]
     stand = await steps.keep_answers(connection, answers) if answers else {}
+    _, rooms = await tokens.settle_calls(connection, [settlement for settlement, _ in paid])
     return {
-        n: stand[answer.job_id, answer.name] if answer else None
+        n: Booked(stand[answer.job_id, answer.name] if answer else None, () if n else rooms)
         for n, (_, answer) in enumerate(paid)
     }
 
 
-async def _settle_alone(database: Database, paid: Paid) -> Any:
+async def _settle_alone(database: Database, paid: Paid) -> Booked:
     settlement, answer = paid
-    async with bounded(SETTLE_SECONDS), database.transaction() as connection:
-        await tokens.settle_call(connection, **settlement._asdict())
-        return answer and await steps.keep_answer(connection, **answer._asdict())
+    async with bounded(SETTLE_SECONDS), database.transaction(PINNED) as connection:
+        stands = answer and await steps.keep_answer(connection, **answer._asdict())
+        _, rooms = await tokens.settle_calls(connection, [settlement])
+        return Booked(stands, rooms)
 
 
-START = Kind(_start_together, _start_alone)
-"""Calls about to be sent; brings their ids. Raises as `tokens.start_call` does."""
-
-RECORD = Kind(_record_together, _record_alone)
+RECORD = Kind(_record_together, _record_alone, turn=1)
 """Steps that were run; brings the outputs that stand. Raises `LeaseLost`."""
 
-SETTLE = Kind(_settle_together, _settle_alone)
+SETTLE = Kind(_settle_together, _settle_alone, turn=2)
 """Calls that ended, each in one commit with its answer; brings the answers that stand."""
+
+START = Kind(_start_together, _start_alone, turn=3)
+"""Calls about to be sent; brings what was decided. Raises as `tokens.try_start_call` does."""

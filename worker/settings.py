@@ -329,6 +329,13 @@ class Settings(BaseSettings):
         description="the model of the four shipped modes; unset, the offline rule-based one, "
         "which is the only one supported",
     )
+    unknown_price: Annotated[
+        Literal["allow", "refuse_if_budgeted", "refuse"], BeforeValidator(_lower)
+    ] = Field(
+        "refuse_if_budgeted",
+        description="may a call go out whose price is not known? refuse_if_budgeted: not if it "
+        "falls under a budget of money",
+    )
     embedder_url: HttpUrl = Field(
         None,
         description="an OpenAI-compatible embeddings endpoint; unset, the offline lexical embedder",

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import anyio
 
-from db import approvals, chores, moving, recovery, tokens, workers
+from db import approvals, budgets, chores, moving, recovery, tokens, workers
 from db.chores import Chores
 from db.errors import JobsworthError
 from db.pool import Database
@@ -213,8 +213,10 @@ class Upkeep:
     async def _settle_abandoned(self) -> None:
         async with self._database.connection() as connection:
             settled = await tokens.settle_abandoned(connection, ABANDONED_BATCH)
-        if settled:
-            log.warning(events.CALLS_ABANDONED, calls=settled)
+            if settled.rooms:
+                await budgets.wake(connection, settled.rooms)
+        if settled.calls:
+            log.warning(events.CALLS_ABANDONED, calls=settled.calls)
 
     async def _do_chores(self) -> float | None:
         async with self._database.connection() as connection:

@@ -9,13 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
-from db import approvals, chores, effects, moving, queue, recovery, steps, tokens, workers
+from db import (
+    approvals,
+    budgets,
+    chores,
+    effects,
+    limits,
+    moving,
+    queue,
+    recovery,
+    steps,
+    tokens,
+    workers,
+)
 from db.effects import NewJob, Origin
 from db.enqueue import enqueue
 from db.pool import Connection, begun, execute, fetch_all, fetch_val
@@ -97,6 +110,16 @@ insert into jobsworth.steps (job_id, name, attempt)
 select j.id, 'draft', 1 from jobsworth.reactive_jobs j limit %(most)s
 """
 
+LOAD_WINDOWS: LiteralString = """
+insert into jobsworth.budget_windows (budget_id, starts_at, run_id, spent)
+select b.id, now() - n * interval '1 hour', case b.period when 'run' then gen_random_uuid() end, 1
+from jobsworth.budgets b, generate_series(1, 2000) n
+"""
+LOAD_CALL_WINDOWS: LiteralString = """
+insert into jobsworth.call_windows (call_id, window_id, reserved)
+select gen_random_uuid(), w.id, 1 from jobsworth.budget_windows w, generate_series(1, 5) n
+"""
+
 # What an autoanalyze sees that comes when almost everything is dead: many pages, few rows.
 FEW_LIVE: LiteralString = """
 insert into jobsworth.reactive_jobs (mode, worker_id, lease_no)
@@ -123,6 +146,9 @@ LIMITS = {
     "steps 100": 40,
     "start calls 100": 40,
     "settle calls 100": 40,
+    "start counted calls 100": 250,
+    "settle counted calls 100": 120,
+    "wake for budgets": 300,
     "keep answers 100": 40,
     "step begun": 40,
     "hold": 30,
@@ -258,6 +284,15 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("unblock 500", 500, lambda: moving.unblock(conn, ended))
     again = scene.leased(100)
     await measure("release 100", 100, lambda: finish(conn, *map(released, again)))
+    await _bound(conn)
+    calls = [starting(one) for one in scene.leased(100)]
+    start = partial(tokens.start_calls, conn, calls)
+    await measure("start counted calls 100", 100, lambda: _pinned(conn, start()))
+    ok = await _settlements(conn)
+    assert len(ok) == 100
+    settle = partial(tokens.settle_calls, conn, ok)
+    await measure("settle counted calls 100", 100, lambda: _pinned(conn, settle()))
+    await measure("wake for budgets", 1, lambda: budgets.wake(conn))
     follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
     await measure("effects 100", 100, lambda: _write(conn, follow_ups))
     await measure("enqueue", 1, lambda: enqueue(conn, "answer"))
@@ -274,12 +309,22 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("strays", 1, lambda: recovery.find_strays(conn, me, known, 100))
     await measure("chores", 1, lambda: chores.look(conn, RESCUE_SECONDS))
     await measure("orphans", 1, lambda: moving.close_orphans(conn, UUID(int=0), 100))
+    await _beat(conn, scene.worker_id)  # on a slow machine all this took its time
     await measure("nothing to rescue", 1, lambda: rescue(conn))
     await measure("approvals due", 1, lambda: approvals.expire(conn, 100))
     await measure("nothing to shelve", 1, lambda: moving.shelve_unknown(conn, 100))
     await measure("beat", 1, lambda: _beat(conn, scene.worker_id))
     await measure("claim from the start", 1, lambda: scene.claim(1, rescan=True))
     return touched
+
+
+async def _bound(conn: Connection) -> None:
+    """Four budgets and a limit for every call, and those of many calls before."""
+    for period in ("hour", "day", "month", "run"):
+        await budgets.set_budget(conn, period, 10**9, unit="tokens", period=period)
+    await limits.set_limit(conn, "openai", requests=10**6)
+    await execute(conn, LOAD_WINDOWS)
+    await execute(conn, LOAD_CALL_WINDOWS)
 
 
 async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
@@ -309,6 +354,12 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
     await _pinned(conn, tokens.start_calls(conn, [starting(nobody)]))
     await _pinned(conn, tokens.settle_calls(conn, [settlement(uuid4())]))
     await _pinned(conn, steps.keep_answers(conn, [PaidAnswer(uuid4(), "s", "1", 1, 0)]))
+    await budgets.set_budget(conn, "day", 10**9, unit="tokens", period="day")
+    for _ in range(2):
+        await _pinned(conn, tokens.start_calls(conn, [starting(None), starting(nobody)]))
+        await _pinned(conn, tokens.settle_calls(conn, await _settlements(conn)))
+    await budgets.wake(conn)
+    await budgets.remove(conn, "day")
     await queue.fates(conn, [nobody])
     await finish(conn, done(nobody))
     await moving.unblock(conn, [nobody.job_id])
@@ -332,7 +383,7 @@ class _Undone(Exception):
     pass
 
 
-def starting(lease: Lease) -> Starting:
+def starting(lease: Lease | None) -> Starting:
     """A call that nobody has begun."""
     return Starting(lease, "openai", "gpt", uuid4().hex, Usage(1, 1))
 
@@ -439,6 +490,7 @@ async def test_without_the_pinned_plan_each_call_reads_the_whole_table(
     database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "SETTLING", "begin")
+    await execute(conn, "alter routine jobsworth.start_calls reset all")
     scene = await _scene(database_url, conn, "planned on nothing")
     await scene.claim(2)
     calls = [starting(one) for one in scene.leased(2)]

@@ -14,7 +14,7 @@ from db import books, steps, tokens
 from db.errors import Conflict, Contended, InvalidInput
 from db.pool import Connection, Database, begun, execute, fetch_all
 from db.queue import PINNED, Lease, LeaseLost
-from db.tokens import CallStatus, LedgerScope, Settlement, Starting, Usage, UsageSource
+from db.tokens import CallStatus, LedgerScope, Settlement, Started, Starting, Usage, UsageSource
 from tests.db import rows
 from tests.support import until
 
@@ -190,7 +190,7 @@ async def test_abandoned_calls_are_settled_at_their_upper_estimate(conn: Connect
     await rows.take(conn, rescued.job_id)
     await rows.end(conn, ended.job_id)
 
-    assert await tokens.settle_abandoned(conn, 10) == 2
+    assert (await tokens.settle_abandoned(conn, 10)).calls == 2
     [open_call] = await tokens.list_calls(conn, running.job_id)
     assert open_call.status is CallStatus.STARTED
     for lease in (rescued, ended):
@@ -198,21 +198,21 @@ async def test_abandoned_calls_are_settled_at_their_upper_estimate(conn: Connect
         assert call.status is CallStatus.UNKNOWN
         assert (call.input_tokens, call.output_tokens, call.cost) == (1000, 500, Decimal("0.01"))
         assert call.usage_source is UsageSource.ESTIMATED
-    assert await tokens.settle_abandoned(conn, 10) == 0
+    assert (await tokens.settle_abandoned(conn, 10)).calls == 0
     assert await books.check(conn) == []
 
 
 async def test_a_call_without_a_job_is_abandoned_after_an_hour(conn: Connection) -> None:
     await start(conn, None)
     old = await start(conn, None)
-    assert await tokens.settle_abandoned(conn, 10) == 0
+    assert (await tokens.settle_abandoned(conn, 10)).calls == 0
     await execute(
         conn,
         "update jobsworth.llm_calls set started_at = now() - interval '61 minutes' where id = %s",
         [old],
     )
-    assert await tokens.settle_abandoned(conn, 10) == 1
-    assert not await settle(conn, old)
+    assert (await tokens.settle_abandoned(conn, 10)).calls == 1
+    assert (await tokens.settle_abandoned(conn, 10)).calls == 0
 
 
 async def test_abandoned_calls_are_settled_in_bounded_batches_and_never_waited_for(
@@ -225,9 +225,9 @@ async def test_abandoned_calls_are_settled_in_bounded_batches_and_never_waited_f
         await rows.end(conn, lease.job_id)
     async with database.transaction() as other:
         assert await settle(other, calls[0])
-        assert await tokens.settle_abandoned(conn, 1) == 1
-        assert await tokens.settle_abandoned(conn, 5) == 1
-    assert await tokens.settle_abandoned(conn, 5) == 0
+        assert (await tokens.settle_abandoned(conn, 1)).calls == 1
+        assert (await tokens.settle_abandoned(conn, 5)).calls == 1
+    assert (await tokens.settle_abandoned(conn, 5)).calls == 0
     assert await books.check(conn) == []
 
 
@@ -340,8 +340,9 @@ def starting(lease: Lease | None, **options: Any) -> Starting:
 async def start_all(conn: Connection, *calls: Starting) -> list[UUID | None]:
     """Start these in one transaction; None for those that were not written."""
     async with begun(conn, PINNED):
-        ids = await tokens.start_calls(conn, calls)
-    return [ids.get(call.request_id) for call in calls]
+        verdicts = await tokens.start_calls(conn, calls)
+    found = [verdicts.get(call.request_id) for call in calls]
+    return [one.call_id if isinstance(one, Started) else None for one in found]
 
 
 async def test_many_calls_are_started_as_one_is(conn: Connection) -> None:
@@ -374,8 +375,8 @@ async def test_a_lost_lease_among_many_starts_no_call(conn: Connection) -> None:
     await rows.take(conn, lost.job_id)
     await rows.end(conn, ended.job_id)
     ids = await start_all(conn, *map(starting, (lost, lease, ended, None)))
-    assert [call_id is not None for call_id in ids] == [False, True, False, False]
-    assert len(await ledger(conn)) == 1
+    assert [call_id is not None for call_id in ids] == [False, True, False, True]
+    assert len(await ledger(conn)) == 2
 
 
 async def test_a_request_that_is_in_the_books_is_left_out_of_many(conn: Connection) -> None:
@@ -403,7 +404,7 @@ async def test_many_calls_are_settled_once_each(conn: Connection) -> None:
     await settle(conn, ids[1], usage=Usage(1, 1), cost=None)
     ended = [Settlement(one, CallStatus.OK, USED, PRICE, "2026-01", 12) for one in (*ids, uuid4())]
     async with begun(conn, tokens.SETTLING):
-        assert await tokens.settle_calls(conn, ended) == 2
+        assert (await tokens.settle_calls(conn, ended)).calls == 2
     found = [(await tokens.list_calls(conn, lease.job_id))[0] for lease in leases]
     assert [call.input_tokens for call in found] == [120, 1, 120]
     assert (found[2].cost, found[2].price_version, found[2].latency_ms) == (PRICE, "2026-01", 12)

@@ -148,7 +148,7 @@ async def test_an_answer_that_is_settled_at_once_is_never_on_disk(
     database: Database, conn: Connection, kept: Spool, lease: Lease, folder: SpoolFolder
 ) -> None:
     paid = await answered(conn, lease)
-    assert await kept.settle(Books(database), lease.job_id, paid) == "paid"
+    assert (await kept.settle(Books(database), lease.job_id, paid)).stands == "paid"
     assert not folder.path.exists()
     assert (await call_of(conn, lease)).status is CallStatus.OK
 
@@ -167,7 +167,7 @@ async def test_an_answer_is_on_disk_while_the_database_is_away_and_gone_when_it_
             return await super().write(kind, item)
 
     with capture_logs() as logs:
-        assert await kept.settle(Looking(database, away=2), lease.job_id, paid) == "paid"
+        assert (await kept.settle(Looking(database, away=2), lease.job_id, paid)).stands == "paid"
     assert seen == [0, 1, 1]
     assert metrics.spooled_answers == 1
     assert files(folder) == []
@@ -226,8 +226,8 @@ async def test_an_answer_that_has_nowhere_else_to_go_is_brought_to_the_database_
     paid = await answered(conn, lease)
     with capture_logs() as logs, anyio.CancelScope() as scope:
         scope.cancel()
-        stands = await Spool(database, full).settle(Books(database, away=2), lease.job_id, paid)
-        assert stands == "paid"
+        booked = await Spool(database, full).settle(Books(database, away=2), lease.job_id, paid)
+        assert booked.stands == "paid"
     assert (await call_of(conn, lease)).status is CallStatus.OK
     assert files(full) == []
     failed = named(logs, "spool.failed")
@@ -280,9 +280,10 @@ async def test_an_answer_is_kept_though_its_call_was_closed_as_unknown_before(
 ) -> None:
     folder.write(lease.job_id, await answered(conn, lease))
     await rows.end(conn, lease.job_id)
-    assert await tokens.settle_abandoned(conn, 10) == 1
+    assert (await tokens.settle_abandoned(conn, 10)).calls == 1
     assert await kept.drain() == 1
     assert await step_of(conn, lease) == "paid"
+    assert (await call_of(conn, lease)).status is CallStatus.OK
 
 
 async def test_many_daemons_drain_one_folder_without_an_error(
@@ -358,7 +359,7 @@ async def test_a_disk_that_fails_is_told_once_and_stops_nothing(
     with capture_logs() as logs:
         assert await kept.drain() == 1
         assert await kept.drain() == 0
-        assert await kept.settle(Books(database, away=1), lease.job_id, paid) == "paid"
+        assert (await kept.settle(Books(database, away=1), lease.job_id, paid)).stands == "paid"
         assert await kept.clear(lease.job_id)
     assert {record["reason"] for record in named(logs, "spool.refused")} == {
         "it is settled and cannot be removed: Permission denied"

@@ -46,6 +46,11 @@ ApprovalId = Annotated[
     str, typer.Argument(metavar="ID", help="The approval's id, or its first 6 digits or more.")
 ]
 QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="Its name.")]
+BudgetName = Annotated[str, typer.Argument(metavar="NAME", help="The budget's name.")]
+Provider = Annotated[str, typer.Argument(metavar="PROVIDER", help="Like openai.")]
+Model = Annotated[
+    str, typer.Argument(metavar="[MODEL]", help="One model; without it all of them together.")
+]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")]
 Comment = Annotated[str | None, typer.Option(help="Why; kept with the decision.")]
 By = Annotated[str | None, typer.Option(help="Who decides; you, if not given.")]
@@ -87,6 +92,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 queue_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+budget_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+limit_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 
 
 def show_version(wanted: bool) -> None:
@@ -479,6 +486,127 @@ def list_queues(as_json: Json = False) -> None:
     from worker.cli import queues
 
     queues.list_queues(as_json=as_json)
+
+
+app.add_typer(
+    budget_app, name="budget", rich_help_panel=INSIGHT, help="Bound what model calls may take."
+)
+
+
+@budget_app.command("set")
+def set_budget(
+    name: BudgetName,
+    money: Annotated[str | None, typer.Option(metavar="USD", help="So much money.")] = None,
+    tokens: Annotated[str | None, typer.Option(metavar="N", help="So many tokens.")] = None,
+    period: Annotated[
+        Literal["hour", "day", "month", "run"], typer.Option("--per", help="In each (UTC).")
+    ] = "day",
+    mode: Annotated[str | None, typer.Option(help="Only calls of this mode.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only calls to this provider.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only calls to this model.")] = None,
+    team: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this team.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this agent.")] = None,
+    thread: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this thread.")] = None,
+    over: Annotated[
+        Literal["park", "fail", "ask"], typer.Option(help="A call that does not fit: wait, …")
+    ] = "park",
+    warn_at: Annotated[float, typer.Option(help="Log a warning at this share of it.")] = 0.8,
+    as_json: Json = False,
+) -> None:
+    """Make a budget, or change the one of that name."""
+    from worker.cli import budgets
+
+    budgets.set_budget(
+        name,
+        money=money,
+        tokens=tokens,
+        period=period,
+        filters={
+            "mode": mode,
+            "provider": provider,
+            "model": model,
+            "team": team,
+            "agent": agent,
+            "thread": thread,
+        },
+        over=over,
+        warn_at=warn_at,
+        as_json=as_json,
+    )
+
+
+@budget_app.command("raise")
+def raise_budget(
+    name: BudgetName,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="What it is from now on.")],
+    as_json: Json = False,
+) -> None:
+    """Give a budget another amount; whoever waits for it and fits goes on."""
+    from worker.cli import budgets
+
+    budgets.raise_to(name, amount, as_json=as_json)
+
+
+@budget_app.command("reset")
+def reset_budget(name: BudgetName, as_json: Json = False) -> None:
+    """Begin its window anew now; whoever waits for it and fits goes on."""
+    from worker.cli import budgets
+
+    budgets.reset(name, as_json=as_json)
+
+
+@budget_app.command("remove")
+def remove_budget(name: BudgetName, as_json: Json = False) -> None:
+    """Let it bound nothing any more; whoever waits for it goes on."""
+    from worker.cli import budgets
+
+    budgets.remove(name, as_json=as_json)
+
+
+@budget_app.command("list")
+def list_budgets(
+    everything: Annotated[bool, typer.Option("--all", help="Removed ones too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the budgets, and how they stand."""
+    from worker.cli import budgets
+
+    budgets.list_budgets(everything=everything, as_json=as_json)
+
+
+app.add_typer(
+    limit_app, name="limit", rich_help_panel=INSIGHT, help="Bound what is sent in a minute."
+)
+
+
+@limit_app.command("set")
+def set_limit(
+    provider: Provider,
+    model: Model = "*",
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests a minute.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a minute.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Limit what all daemons together send to a provider or one of its models."""
+    from worker.cli import budgets
+
+    budgets.set_limit(provider, model, requests=requests, tokens=tokens, as_json=as_json)
+
+
+@limit_app.command("remove")
+def remove_limit(provider: Provider, model: Model = "*", as_json: Json = False) -> None:
+    """Lift a limit, or a pause that the provider asked for."""
+    from worker.cli import budgets
+
+    budgets.remove_limit(provider, model, as_json=as_json)
+
+
+@limit_app.command("list")
+def list_limits(as_json: Json = False) -> None:
+    """List the limits and pauses that hold."""
+    from worker.cli import budgets
+
+    budgets.list_limits(as_json=as_json)
 
 
 def _version() -> str:
