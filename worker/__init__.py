@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worker.context import Job
     from worker.handlers import handler
     from worker.outcomes import Cancel, Fail, Retry, Snooze
+    from worker.steps import StepChanged
     from worker.waits import Child, ChildFailed
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Job",
     "Retry",
     "Snooze",
+    "StepChanged",
     "handler",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "worker.context": ("Job",),
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),
+    "worker.steps": ("StepChanged",),
     "worker.waits": ("Child", "ChildFailed"),
 }
 

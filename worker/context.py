@@ -96,7 +96,10 @@ class Job:
         self._named: set[str] = set()
         self.threads_running = 0
         # Outputs of recorded steps by name; None: not read yet.
-        self.recorded: dict[str, Any] | None = {} if claimed.attempt == 1 else None
+        # (A job of a run may be of a branch, and read what another job has recorded.)
+        first = claimed.attempt == 1 and claimed.run_id is None
+        self.recorded: dict[str, Any] | None = {} if first else None
+        self.known: dict[str, steps.Known] = {}
 
     @property
     def trace_id(self) -> str | None:
@@ -235,12 +238,24 @@ class Job:
     # Durable at once.
 
     @_in_the_loop
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        effect: steps.Effect = "idempotent",
+        any_input: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Run `fn(*args, **kwargs)` once and record what it returns (JSON); replays read it.
 
         A plain function runs in a thread. Committed on return. If it raises, nothing is recorded.
+        Recorded with other arguments: `StepChanged`, unless `any_input`; `pure` is computed anew.
+        `unsafe` to repeat: if it was begun and not recorded, the job waits for a person; only
+        Retry, Fail, Cancel, Snooze or a wait out of `fn` say that it did not happen.
         """
-        return await steps.run(self, name, fn, *args, **kwargs)
+        return await steps.run(self, name, fn, args, kwargs, effect=effect, any_input=any_input)
 
     @_in_the_loop
     async def call(

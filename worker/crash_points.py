@@ -15,6 +15,7 @@ CRASH_POINTS = {
     "call.after_row": "the call and its reservation are committed; nothing was sent",
     "call.sent": "the request is on its way",
     "call.answered": "the answer is here, and not yet written",
+    "step.begun": "an unsafe step is marked as begun; it has not run",
     "step.committed": "a step was recorded; the handler does not know it yet",
     "finish.updated": "the jobs' rows are updated; their effects are not yet written",
     "finish.committed": "the finishing transaction is committed; nobody has acted on it",
