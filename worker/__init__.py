@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from db.checkpoints import Checkpoint
     from worker.ask import Decision
     from worker.calls import CallRefused
     from worker.context import Job
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CallRefused",
     "Cancel",
+    "Checkpoint",
     "Child",
     "ChildFailed",
     "Decision",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "db.checkpoints": ("Checkpoint",),
     "worker.ask": ("Decision",),
     "worker.calls": ("CallRefused",),
     "worker.context": ("Job",),

@@ -19,13 +19,14 @@ import anyio.to_thread
 import structlog
 
 from db import memories
+from db.checkpoints import Checkpoint
 from db.documents import to_payload, to_text
 from db.effects import Artifact, Effect, Memory, Message, NewJob
 from db.errors import InvalidInput
 from db.pool import Connection, Database
 from db.queue import Claimed, Lease
 from db.tokens import Answer
-from worker import ask, calls, steps, waits
+from worker import ask, calls, checkpoints, steps, waits
 from worker.ask import Decision
 from worker.calls import Sending
 from worker.group_commit import GroupCommit, Kind
@@ -282,6 +283,32 @@ class Job:
         Do not commit inside. What `fn` returns is recorded (JSON); replays read it.
         """
         return await steps.transaction(self, name, fn)
+
+    @_in_the_loop
+    async def checkpoint(self, name: str, state: Any) -> Any:
+        """Save a state (JSON) under a name, committed on return; returns the one that stands.
+
+        The first that was saved stands in all attempts. A run can be forked at it.
+        """
+        return await checkpoints.save(self, name, state)
+
+    @_in_the_loop
+    async def latest_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint that was saved last, in whichever attempt."""
+        return await checkpoints.latest(self)
+
+    @_in_the_loop
+    async def checkpoint_at(self, name: str) -> Checkpoint | None:
+        """The checkpoint of that name."""
+        return await checkpoints.at(self, name)
+
+    @_in_the_loop
+    async def prune_checkpoints(self, keep: int = 3) -> int:
+        """Drop the states of all but the newest `keep`; what a branch reads stays.
+
+        Returns how many went.
+        """
+        return await checkpoints.prune(self, keep)
 
     @_in_the_loop
     async def deploy(self, environment: str, sha: str, *, name: str | None = None) -> Any:
