@@ -11,8 +11,9 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput
-from db.pool import Connection, fetch_all, fetch_one
-from db.queue import Lease, LeaseLost
+from db.pool import Connection, fetch_all
+from db.queue import Lease
+from db.steps import hold
 
 
 class Checkpoint(BaseModel):
@@ -107,14 +108,6 @@ where s.job_id = %(job_id)s and s.name in (select o.name from old o)
 returning s.name
 """
 
-FENCE: LiteralString = """
-select j.id
-from jobsworth.reactive_jobs j
-where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-  and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-for no key update
-"""
-
 
 async def prune(conn: Connection, lease: Lease, *, keep: int) -> int:
     """Drop the states of all but the newest `keep` checkpoints of the job itself.
@@ -124,7 +117,6 @@ async def prune(conn: Connection, lease: Lease, *, keep: int) -> int:
     """
     if keep < 1:
         raise InvalidInput(f"{keep} checkpoints cannot be kept", "keep at least the latest one")
-    if await fetch_one(conn, FENCE, lease._asdict()) is None:
-        raise LeaseLost(lease)
+    await hold(conn, lease)
     values = {"job_id": lease.job_id, "keep": keep}
     return len(await fetch_all(conn, PRUNE, values))

@@ -797,6 +797,21 @@ CREATE FUNCTION jobsworth.inherited_steps(job_id uuid) RETURNS SETOF jobsworth.s
   order by s.name, c.depth
 $$;
 
+CREATE FUNCTION jobsworth.inherits_child(job_id uuid, effect_key text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+  select exists (
+    select 1 from jobsworth.sources_of(inherits_child.job_id) s
+    join jobsworth.reactive_jobs c
+      on c.parent_id = s.from_job_id and c.effect_key = inherits_child.effect_key
+    where c.is_child and c.status = 'done' and c.finished_at < s.cut_at)
+$$;
+
 CREATE FUNCTION jobsworth.is_inherited(kind text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     RETURN (kind = ANY (ARRAY['step'::text, 'call'::text, 'tool'::text, 'wait'::text, 'sleep'::text, 'transaction'::text, 'gather'::text, 'checkpoint'::text, 'pruned'::text]));

@@ -197,6 +197,18 @@ create function jobsworth.inherited_children(job_id uuid)
   order by c.effect_key, s.depth
 $$;
 
+-- Is this child, done before the cut, one that the job gathers and does not spawn again?
+create function jobsworth.inherits_child(job_id uuid, effect_key text) returns boolean
+  language sql stable
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+  select exists (
+    select 1 from jobsworth.sources_of(inherits_child.job_id) s
+    join jobsworth.reactive_jobs c
+      on c.parent_id = s.from_job_id and c.effect_key = inherits_child.effect_key
+    where c.is_child and c.status = 'done' and c.finished_at < s.cut_at)
+$$;
+
 -- The jobs that a run is made of, by node: its own, and of the runs it branched off those whose
 -- node it has no job of its own for, unless that job's maker was made anew.
 create function jobsworth.jobs_of_run(run_id uuid)
@@ -456,6 +468,7 @@ DOWN = """
 drop function jobsworth.fork_run(uuid, text, text, jsonb, text);
 drop function jobsworth.plan_fork(uuid, text, text, jsonb);
 drop function jobsworth.jobs_of_run(uuid);
+drop function jobsworth.inherits_child(uuid, text);
 drop function jobsworth.inherited_children(uuid);
 drop function jobsworth.inherited_steps(uuid);
 drop function jobsworth.sources_of(uuid);
