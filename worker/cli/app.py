@@ -494,7 +494,7 @@ def done(
     output: Annotated[
         str | None, typer.Option(metavar="JSON", help="What the step returns; null by default.")
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Who decides; you by default.")] = None,
+    by: By = None,
     as_json: Json = False,
 ) -> None:
     """It happened: the job goes on behind it."""
@@ -507,7 +507,7 @@ def done(
 def again(
     job: JobId,
     step: StepName,
-    by: Annotated[str | None, typer.Option(help="Who decides; you by default.")] = None,
+    by: By = None,
     as_json: Json = False,
 ) -> None:
     """It did not happen: the job runs it again."""
