@@ -353,6 +353,7 @@ async def test_checkpoints_are_saved_once_read_and_pruned(api: JobApi) -> None:
             assert await job.latest_checkpoint() is None
         latest = await job.latest_checkpoint()
         seen.append(latest and latest.name)
+        state: Any = None
         for n in range(5):
             state = await job.checkpoint(f"page {n}", {"n": n, "attempt": job.attempt})
             if n == 2 and job.attempt == 1:

@@ -7,7 +7,6 @@ what the rest cost the first time, and which unsafe steps would run again.
 import getpass
 import socket
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 from db import branches
@@ -104,12 +103,12 @@ def _show(made: Fork) -> None:
 
 
 def _share(share: Share) -> str:
-    unpriced = f" (and {share.unpriced} calls of unknown price)" if share.unpriced else ""
+    unpriced = f" and {_count(share.unpriced, 'call')} of unknown price" if share.unpriced else ""
     return (
-        f"{share.steps:,} steps, {share.calls:,} calls, {share.tokens:,} tokens,"
-        f" {_money(share.cost)} USD{unpriced}"
+        f"{_count(share.steps, 'step')}, {_count(share.calls, 'call')},"
+        f" {_count(share.tokens, 'token')}, {share.cost.normalize():f} USD{unpriced}"
     )
 
 
-def _money(cost: Decimal) -> str:
-    return f"{cost.normalize():f}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
