@@ -101,6 +101,8 @@ class Job:
         first = claimed.attempt == 1 and claimed.run_id is None
         self.recorded: dict[str, Any] | None = {} if first else None
         self.known: dict[str, steps.Known] = {}
+        # Unsafe steps that ran in this attempt.
+        self.begun: set[str] = set()
 
     @property
     def trace_id(self) -> str | None:

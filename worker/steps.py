@@ -10,7 +10,8 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import anyio
 
@@ -27,9 +28,12 @@ from worker.outcomes import Ending, Fail, ParkSignal
 if TYPE_CHECKING:
     from worker.context import Job
 
+T = TypeVar("T")
 Effect = Literal["pure", "idempotent", "unsafe"]
 EFFECTS = get_args(Effect)
-MARK_SECONDS = 10.0
+# About as long as a worker that cannot reach the database goes on.
+PATIENCE_SECONDS = 10.0
+PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 ERROR_CHARACTERS_MAX = 500
 
 
@@ -161,12 +165,9 @@ async def _run_once(
     kwargs: Mapping[str, Any],
 ) -> Any:
     """Run a step that is unsafe to repeat; parks if it was begun before."""
-    async with job.tools.database.connection() as connection:
-        begun = await steps.begin(
-            connection, job.lease, name, attempt=job.attempt, effect="unsafe", input_hash=digest
-        )
-    if not begun:
+    if name in job.begun or not await _patiently(partial(_begin, job, name, digest)):
         raise job.park("person", detail=f"step {name} was begun and not recorded")
+    job.begun.add(name)
     crash_points.reach("step.begun")
     began = time.monotonic()
     try:
@@ -175,19 +176,46 @@ async def _run_once(
     except BaseException as error:
         # Whatever cannot be written now stays begun, and a person will look at it.
         with suppress(JobsworthError):
-            await _mark(job, name, error)
+            async with bounded(PATIENCE_SECONDS):
+                await _patiently(partial(_mark, job, name, error))
         raise
     # It has happened: a stop that came meanwhile must not lose that.
-    with anyio.CancelScope(shield=True):
+    async with bounded(PATIENCE_SECONDS):
         took_seconds = time.monotonic() - began
-        return await record(job, name, document, took_seconds, effect="unsafe", input_hash=digest)
+        write = partial(record, job, name, document, took_seconds)
+        return await _patiently(partial(write, effect="unsafe", input_hash=digest))
+
+
+async def _patiently(write: Callable[[], Awaitable[T]]) -> T:
+    """Write, again for a while if the database is away: what it spares is a person's time."""
+    for pause in PAUSES_SECONDS:
+        try:
+            return await write()
+        except JobsworthError as error:
+            if not error.retriable:
+                raise
+        await anyio.sleep(pause)
+    return await write()
+
+
+async def _begin(job: "Job", name: str, digest: str) -> bool:
+    """Mark the step as begun; False if an earlier attempt did."""
+    async with job.tools.database.connection() as connection:
+        if await steps.begin(
+            connection, job.lease, name, attempt=job.attempt, effect="unsafe", input_hash=digest
+        ):
+            return True
+        # This attempt has not run it, so a mark of its own is one whose commit was not answered.
+        found = await steps.list_for_job(connection, job.id)
+    return any(step.name == name and step.attempt == job.attempt for step in found)
 
 
 async def _mark(job: "Job", name: str, error: BaseException) -> None:
     """Remove the mark if the step says that it did not happen; else keep what went wrong."""
-    async with bounded(MARK_SECONDS), job.tools.database.connection() as connection:
+    async with job.tools.database.connection() as connection:
         if _did_not_happen(error):
             await unsafe.forget(connection, job.lease, name)
+            job.begun.discard(name)
         else:
             said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
             await unsafe.blame(connection, job.lease, name, said[:ERROR_CHARACTERS_MAX])

@@ -4,15 +4,17 @@ without a person."""
 from __future__ import annotations
 
 import time
-from typing import Any
+from functools import partial
+from typing import Any, LiteralString
 from uuid import UUID
 
 import anyio
 import pytest
 
-from db import jobs, unsafe
-from db.errors import InvalidInput
+from db import jobs, steps, unsafe
+from db.errors import InvalidInput, Unavailable
 from db.jobs import JobStatus, Why
+from tests.support import connect, until
 from tests.worker.job_api import JobApi
 from worker import Fail, Job, Retry, Snooze, StepChanged, handler
 
@@ -409,3 +411,72 @@ async def test_a_result_that_cannot_be_kept_leaves_the_step_begun(api: JobApi) -
     assert till.charges == [1]
     [step] = await api.rows(STEPS)
     assert "cannot be written as JSON" in step["error"]
+
+
+BREAK: LiteralString = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid()
+"""
+
+
+async def test_a_step_outlives_the_connections_that_were_lost_while_it_ran(api: JobApi) -> None:
+    ran: list[int] = []
+
+    @handler("work")
+    async def work(job: Job) -> str:
+        async def pay() -> str:
+            ran.append(job.attempt)
+            with connect(api.url) as conn:
+                conn.execute(BREAK)
+            return "paid"
+
+        return await job.step("pay", pay, effect="unsafe")
+
+    job_id = await api.enqueue("work")
+    async with api.working():
+        await until(partial(_ended, api.url))
+    assert ran == [1]
+    with connect(api.url) as conn:
+        row = conn.execute(
+            "select result from jobsworth.reactive_jobs where id = %s", [job_id]
+        ).fetchone()
+    assert row == {"result": "paid"}
+    await until(partial(_answers, api))
+
+
+async def _ended(url: str) -> bool:
+    query = "select from jobsworth.reactive_jobs where finished_at is null"
+    with connect(url) as conn:
+        return conn.execute(query).fetchone() is None
+
+
+async def _answers(api: JobApi) -> bool:
+    try:
+        return await api.value("select true")
+    except Unavailable:
+        return False
+
+
+async def test_a_mark_whose_commit_was_not_answered_is_the_attempts_own(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt begins it; whether that was committed, it does not learn."""
+    begin = steps.begin
+    lost: list[bool] = []
+    till = Till()
+
+    async def unanswered(*args: Any, **kwargs: Any) -> bool:
+        begun = await begin(*args, **kwargs)
+        if not lost:
+            lost.append(begun)
+            raise Unavailable("the connection broke")
+        return begun
+
+    monkeypatch.setattr(steps, "begin", unanswered)
+
+    @handler("work")
+    async def work(job: Job) -> str:
+        return await job.step("pay", till.charge, effect="unsafe")
+
+    job = await api.run("work")
+    assert (job.result, job.attempt, lost) == ("receipt 1", 1, [True])
