@@ -170,6 +170,10 @@ from jsonb_to_recordset(%(rows)s::jsonb) as e (
 cross join lateral (
   select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
 ) p
+-- A child that a branch reads, done before the cut, is not spawned again.
+where not (e.is_child and exists (
+  select 1 from jobsworth.branch_reads b
+  where b.job_id = e.job_id and jobsworth.inherits_child(b.job_id, e.key)))
 order by e.n
 on conflict do nothing
 """

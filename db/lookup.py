@@ -37,6 +37,20 @@ async def jobs(conn: Connection, lowest: UUID, highest: UUID, limit: int) -> lis
     return await fetch_all(conn, JOBS, _values(lowest, highest, limit), Found)
 
 
+RUNS: LiteralString = """
+select r.id, coalesce(r.actor, '') as what, r.status, r.created_at
+from jobsworth.runs r
+where r.id between %(lowest)s and %(highest)s
+order by r.id
+limit %(limit)s
+"""
+
+
+async def runs(conn: Connection, lowest: UUID, highest: UUID, limit: int) -> list[Found]:
+    """The runs with an id in this range."""
+    return await fetch_all(conn, RUNS, _values(lowest, highest, limit), Found)
+
+
 APPROVALS: LiteralString = """
 select a.id, a.proposal_text as what, a.status, a.created_at
 from jobsworth.approvals a

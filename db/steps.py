@@ -30,11 +30,13 @@ class Step(BaseModel):
     attempt: int
     started_at: AwareDatetime
     finished_at: AwareDatetime | None
+    error: str | None
+    begun_by: str | None
 
 
 OF_JOB: LiteralString = """
 select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
-  s.finished_at
+  s.finished_at, s.error, s.begun_by
 from jobsworth.steps s
 where s.job_id = %(job_id)s
 order by s.started_at, s.name
@@ -46,17 +48,35 @@ async def list_for_job(conn: Connection, job_id: UUID) -> list[Step]:
     return await fetch_all(conn, OF_JOB, {"job_id": job_id}, Step)
 
 
+READABLE: LiteralString = """
+select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
+  s.finished_at, s.error, s.begun_by
+from jobsworth.steps s
+where s.job_id = %(job_id)s
+union all
+select i.job_id, i.name, i.kind, i.effect::text, i.input_hash, i.output, i.attempt, i.started_at,
+  i.finished_at, i.error, i.begun_by
+from jobsworth.inherited_steps(%(job_id)s) i
+"""
+
+
+async def list_readable(conn: Connection, job_id: UUID) -> list[Step]:
+    """All steps that a job of a run reads: its own, and those of the runs it branched off."""
+    return await fetch_all(conn, READABLE, {"job_id": job_id}, Step)
+
+
 BEGIN: LiteralString = """
 with fence as materialized (
-  select j.id, j.team_id
+  select j.id, j.team_id, j.worker_id
   from jobsworth.reactive_jobs j
   where j.id = %(job_id)s and j.lease_no = %(lease_no)s
     and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
 ), begun as (
-  insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt)
+  insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt, begun_by)
   select f.id, f.team_id, %(name)s, %(kind)s, %(effect)s::jobsworth.step_effect, %(input_hash)s,
-    %(attempt)s
+    %(attempt)s, (
+      select w.host || ', process ' || w.pid from jobsworth.workers w where w.id = f.worker_id)
   from fence f
   on conflict (job_id, name) do nothing
   returning name
@@ -124,8 +144,13 @@ with ran as materialized (
     h.attempt, clock_timestamp() - h.took_seconds * interval '1 second', clock_timestamp()
   from held h
   on conflict (job_id, name) do update
-  set output = excluded.output, attempt = excluded.attempt, finished_at = excluded.finished_at
+  set output = excluded.output, attempt = excluded.attempt, finished_at = excluded.finished_at,
+    started_at = case when steps.finished_at is null then steps.started_at
+      else excluded.started_at end,
+    input_hash = coalesce(excluded.input_hash, steps.input_hash)
+  -- The first answer wins. A pure step that met another input is computed anew.
   where steps.finished_at is null
+    or excluded.effect = 'pure' and excluded.input_hash <> steps.input_hash
   returning job_id, name, output
 )
 select f.leases, r.job_id, r.name, r.output
@@ -325,11 +350,17 @@ CHILDREN: LiteralString = """
 select c.id, c.effect_key, c.status::text, c.result, c.error
 from jobsworth.reactive_jobs c
 where c.parent_id = %(job_id)s and c.is_child
+union all
+select i.id, i.effect_key, i.status, i.result, i.error
+from jobsworth.inherited_children(%(job_id)s) i
 """
 
 
 async def children(conn: Connection, job_id: UUID) -> dict[str, dict[str, Any]]:
-    """The job's children by effect key: id, status, result, error."""
+    """The job's children by effect key: id, status, result, error.
+
+    A branch's job has those too that were done before the cut.
+    """
     rows = await fetch_all(conn, CHILDREN, {"job_id": job_id})
     return {row["effect_key"]: row for row in rows}
 

@@ -561,6 +561,78 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION jobsworth.decide_step(job_id uuid, name text, decision text, output jsonb DEFAULT NULL::jsonb, decided_by text DEFAULT NULL::text) RETURNS jobsworth.job_status
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  j jobsworth.reactive_jobs;
+  s jobsworth.steps;
+  said jobsworth.step_decisions;
+begin
+  if (decide_step.decision in ('done', 'again')) is not true then
+    raise exception '% is no decision about a step', coalesce(decide_step.decision, 'null')
+      using errcode = 'invalid_parameter_value', hint = 'Say done, or again.';
+  elsif decide_step.decision = 'again' and decide_step.output is not null then
+    raise exception 'a step that is to run again has no output yet'
+      using errcode = 'invalid_parameter_value', hint = 'Leave the output out, or say done.';
+  end if;
+  -- The job's row first, as everybody does. Nothing can begin or record a step meanwhile.
+  select x.* into j from jobsworth.reactive_jobs x
+  where x.id = decide_step.job_id for no key update;
+  if not found then
+    raise exception 'there is no job %', decide_step.job_id using errcode = 'no_data_found',
+      hint = 'List jobs: jobsworth jobs.';
+  elsif j.status = 'running' then
+    raise exception 'job % is running: its attempt % may still record step %',
+      j.id, j.attempt, decide_step.name
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Wait until it has ended, or cancel it first: jobsworth cancel ' || j.id;
+  end if;
+  select x.* into s from jobsworth.steps x
+  where x.job_id = j.id and x.name = decide_step.name for update;
+  if not found or s.finished_at is not null then
+    select x.* into said from jobsworth.step_decisions x
+    where x.job_id = j.id and x.step_name = decide_step.name order by x.id desc limit 1;
+    if s.name is null and said.id is null then
+      raise exception 'job % has no step %', j.id, decide_step.name
+        using errcode = 'no_data_found', hint = coalesce('Its open steps: ' || (
+            select string_agg(o.name, ', ' order by o.started_at) from jobsworth.steps o
+            where o.job_id = j.id and o.effect = 'unsafe' and o.kind <> 'phase'
+              and o.finished_at is null), 'None of its steps waits for a person.');
+    end if;
+    raise exception 'step % of job % is not open%', decide_step.name, j.id,
+      case when said.id is not null then ': ' || said.decided_by || ' said ' || said.decision
+          || to_char(said.decided_at at time zone 'utc', ' "at" YYYY-MM-DD HH24:MI:SS "UTC"')
+        else ': it is recorded' end
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'See the job''s steps: jobsworth job ' || j.id;
+  elsif s.effect <> 'unsafe' or s.kind = 'phase' then
+    raise exception 'step % of job % needs no decision: its next attempt goes on with it by itself',
+      s.name, j.id
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Only a step that was begun as unsafe waits for a person.';
+  end if;
+  insert into jobsworth.step_decisions (
+    team_id, job_id, step_name, decision, output, attempt, begun_at, begun_by, error, decided_by)
+  values (j.team_id, j.id, s.name, decide_step.decision, decide_step.output, s.attempt,
+    s.started_at, s.begun_by, s.error, coalesce(nullif(decide_step.decided_by, ''), session_user));
+  if decide_step.decision = 'done' then
+    update jobsworth.steps x
+    set output = coalesce(decide_step.output, 'null'), finished_at = clock_timestamp()
+    where x.job_id = j.id and x.name = s.name;
+  else
+    delete from jobsworth.steps x where x.job_id = j.id and x.name = s.name;
+  end if;
+  perform jobsworth.reconsider(array[j.id], patient => true);
+  return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
 CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds double precision DEFAULT NULL::double precision, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid) RETURNS uuid
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -740,6 +812,88 @@ begin
     ) as unblocks;
 end $$;
 
+CREATE FUNCTION jobsworth.fork_run(run_id uuid, node text DEFAULT NULL::text, step text DEFAULT NULL::text, changes jsonb DEFAULT '{}'::jsonb, created_by text DEFAULT NULL::text) RETURNS uuid
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  branch uuid := jobsworth.uuidv7();
+  team uuid;
+  nodes text[];
+  olds uuid[];
+  parts text[];
+  cuts timestamptz[];
+  news uuid[];
+  needy uuid[];
+begin
+  -- What is recorded by now is read, what is being recorded is not: an attempt holds its row when
+  -- it writes, and so does whoever prunes.
+  perform 1 from jobsworth.reactive_jobs j
+  where j.id = any(array(
+    select p.job_id
+    from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p
+    where p.part in ('fork', 'open')))
+  order by j.id for no key update;
+  select array_agg(p.node order by p.job_id), array_agg(p.job_id order by p.job_id),
+    array_agg(p.part order by p.job_id), array_agg(p.cut_at order by p.job_id)
+  into nodes, olds, parts, cuts
+  from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p;
+  news := array(
+    select case when u.part <> 'read' then jobsworth.uuidv7() end
+    from unnest(parts) with ordinality as u (part, n) order by u.n);
+
+  insert into jobsworth.runs (
+    id, team_id, project_id, session_id, thread_id, agent_id, actor, request, status, started_at)
+  select branch, r.team_id, r.project_id, r.session_id, r.thread_id, r.agent_id, r.actor, r.request,
+    'executing', now()
+  from jobsworth.runs r where r.id = fork_run.run_id
+  returning runs.team_id into team;
+  insert into jobsworth.branches (
+    run_id, parent_run_id, team_id, node, step_name, cut_at, changes, created_by)
+  select branch, fork_run.run_id, team, u.node, fork_run.step, coalesce(u.cut_at, '-infinity'),
+    coalesce(fork_run.changes, '{}'), coalesce(nullif(fork_run.created_by, ''), session_user)
+  from unnest(nodes, parts, cuts) as u (node, part, cut_at) where u.part = 'fork';
+
+  insert into jobsworth.reactive_jobs (
+    id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, mode, payload, queue,
+    priority, lane, holds_lane, failures_max, crashes_max, timeout_seconds, status, waiting_for)
+  select u.new_id, branch, u.node, j.agent_id, j.team_id, j.thread_id, j.trigger_message_id, j.mode,
+    j.payload || coalesce(fork_run.changes -> u.node, '{}'), j.queue, j.priority,
+    coalesce(j.lane, ''), j.holds_lane, j.failures_max, j.crashes_max, j.timeout_seconds,
+    case when e.needs then 'waiting' else 'queued' end::jobsworth.job_status,
+    case when e.needs then 'parents'::jobsworth.wait_reason end
+  from unnest(nodes, olds, news) with ordinality as u (node, old_id, new_id, n)
+  join jobsworth.reactive_jobs j on j.id = u.old_id
+  cross join lateral (
+    select exists (
+      select 1 from jobsworth.job_edges x where x.job_id = u.old_id) as needs) e
+  where u.new_id is not null
+  order by u.n;
+  insert into jobsworth.branch_reads (job_id, team_id, from_job_id, cut_at)
+  select u.new_id, team, u.old_id, u.cut_at
+  from unnest(olds, news, cuts) as u (old_id, new_id, cut_at)
+  where u.new_id is not null and u.cut_at is not null;
+  -- Where what is needed does not run again, the edge leads to the job that is done.
+  insert into jobsworth.job_edges (job_id, needs_job_id, on_failure)
+  select u.new_id, coalesce(news[array_position(olds, e.needs_job_id)], e.needs_job_id),
+    e.on_failure
+  from unnest(olds, news) as u (old_id, new_id)
+  join jobsworth.job_edges e on e.job_id = u.old_id
+  where u.new_id is not null;
+
+  needy := array(
+    select distinct e.job_id from jobsworth.job_edges e where e.job_id = any(news));
+  if needy <> '{}' then
+    perform jobsworth.reconsider(needy, patient => true);
+  end if;
+  return branch;
+end $$;
+
 CREATE FUNCTION jobsworth.grant_budgets(job_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -833,6 +987,103 @@ CREATE FUNCTION jobsworth.halfvec(value text) RETURNS public.halfvec
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (value)::public.halfvec;
 
+CREATE FUNCTION jobsworth.inherited_children(job_id uuid) RETURNS TABLE(id uuid, effect_key text, status text, result jsonb, error text)
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+  select distinct on (c.effect_key) c.id, c.effect_key, c.status::text, c.result, c.error
+  from jobsworth.sources_of(inherited_children.job_id) s
+  join jobsworth.reactive_jobs c on c.parent_id = s.from_job_id
+  where c.is_child and c.status = 'done' and c.finished_at < s.cut_at and not exists (
+    select 1 from jobsworth.reactive_jobs own
+    where own.parent_id = inherited_children.job_id and own.effect_key = c.effect_key)
+  order by c.effect_key, s.depth
+$$;
+
+CREATE TABLE jobsworth.steps (
+    job_id uuid NOT NULL,
+    team_id uuid,
+    name text NOT NULL,
+    kind text DEFAULT 'step'::text NOT NULL,
+    effect jobsworth.step_effect DEFAULT 'idempotent'::jobsworth.step_effect NOT NULL,
+    input_hash text,
+    output jsonb,
+    attempt integer NOT NULL,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    finished_at timestamp with time zone,
+    error text,
+    begun_by text
+);
+
+CREATE FUNCTION jobsworth.inherited_steps(job_id uuid) RETURNS SETOF jobsworth.steps
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+  select distinct on (s.name) s.*
+  from jobsworth.sources_of(inherited_steps.job_id) c
+  join jobsworth.steps s on s.job_id = c.from_job_id
+  where s.finished_at < c.cut_at and jobsworth.is_inherited(s.kind) and not exists (
+    select 1 from jobsworth.steps own
+    where own.job_id = inherited_steps.job_id and own.name = s.name)
+  order by s.name, c.depth
+$$;
+
+CREATE FUNCTION jobsworth.inherits_child(job_id uuid, effect_key text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+  select exists (
+    select 1 from jobsworth.sources_of(inherits_child.job_id) s
+    join jobsworth.reactive_jobs c
+      on c.parent_id = s.from_job_id and c.effect_key = inherits_child.effect_key
+    where c.is_child and c.status = 'done' and c.finished_at < s.cut_at)
+$$;
+
+CREATE FUNCTION jobsworth.is_inherited(kind text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN (kind = ANY (ARRAY['step'::text, 'call'::text, 'tool'::text, 'wait'::text, 'sleep'::text, 'transaction'::text, 'gather'::text, 'checkpoint'::text, 'pruned'::text]));
+
+CREATE FUNCTION jobsworth.jobs_of_run(run_id uuid) RETURNS TABLE(node text, job_id uuid)
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+  with recursive lineage as (
+    select jobs_of_run.run_id as id, 0 as depth
+    union all
+    select b.parent_run_id, l.depth + 1
+    from lineage l join jobsworth.branches b on b.run_id = l.id
+  ), nearest as materialized (
+    select distinct on (j.node) j.node, j.id, j.parent_id
+    from lineage l join jobsworth.reactive_jobs j on j.run_id = l.id
+    where j.node is not null
+    order by j.node, l.depth
+  ), members as (
+    select n.node, n.id from nearest n
+    where n.parent_id is null or not exists (
+      select 1 from jobsworth.reactive_jobs p join lineage l on l.id = p.run_id
+      where p.id = n.parent_id)
+    union all
+    select n.node, n.id from members m join nearest n on n.parent_id = m.id
+  )
+  select m.node, m.id from members m
+$$;
+
 CREATE FUNCTION jobsworth.lane_blocked(in_lane text, at_position bigint, job_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET enable_seqscan TO 'off'
@@ -911,6 +1162,149 @@ begin
     clock_timestamp() + make_interval(secs => pause_rate.seconds))
   on conflict (team_id, provider, model) do update
   set paused_until = greatest(l.paused_until, excluded.paused_until);
+end $$;
+
+CREATE FUNCTION jobsworth.plan_fork(run_id uuid, at_node text DEFAULT NULL::text, at_step text DEFAULT NULL::text, changes jsonb DEFAULT '{}'::jsonb) RETURNS TABLE(node text, job_id uuid, part text, cut_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  nodes text[];
+  jobs uuid[];
+  at text := plan_fork.at_node;
+  fork jobsworth.reactive_jobs;
+  s jobsworth.steps;
+  cut timestamptz;
+  after uuid[];
+  fresh uuid[];
+  made uuid[];
+  more uuid[];
+  one record;
+begin
+  perform 1 from jobsworth.runs r where r.id = plan_fork.run_id;
+  if not found then
+    raise exception 'there is no run %', plan_fork.run_id using errcode = 'no_data_found',
+      hint = 'List runs: jobsworth runs.';
+  end if;
+  select array_agg(v.node order by v.node), array_agg(v.job_id order by v.node)
+  into nodes, jobs from jobsworth.jobs_of_run(plan_fork.run_id) v;
+  if nodes is null then
+    raise exception 'run % has no jobs to fork', plan_fork.run_id
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Start it first.';
+  end if;
+  if at is null and plan_fork.at_step is null then
+    if cardinality(nodes) > 1 then
+      raise exception 'run % has several nodes: which one is to be forked?', plan_fork.run_id
+        using errcode = 'invalid_parameter_value',
+        hint = 'Name the node, or the step. Its nodes: ' || array_to_string(nodes, ', ');
+    end if;
+    at := nodes[1];
+  elsif at is null then
+    select min(f.node) as node, count(*) as found, string_agg(f.node, ', ') as all_of_them into one
+    from (
+      select v.node from unnest(nodes, jobs) as v (node, job_id)
+      where exists (select 1 from jobsworth.steps x
+          where x.job_id = v.job_id and x.name = plan_fork.at_step)
+        or exists (select 1 from jobsworth.inherited_steps(v.job_id) x
+          where x.name = plan_fork.at_step)
+      order by v.node) f;
+    if one.found = 0 then
+      raise exception 'no node of run % has a step %', plan_fork.run_id, plan_fork.at_step
+        using errcode = 'no_data_found', hint = 'Its nodes: ' || array_to_string(nodes, ', ');
+    elsif one.found > 1 then
+      raise exception 'several nodes of run % have a step %', plan_fork.run_id, plan_fork.at_step
+        using errcode = 'invalid_parameter_value', hint = 'Name one of them: ' || one.all_of_them;
+    end if;
+    at := one.node;
+  end if;
+  select x.* into fork from jobsworth.reactive_jobs x
+  where x.id = jobs[array_position(nodes, at)];
+  if not found then
+    raise exception 'run % has no node %', plan_fork.run_id, at
+      using errcode = 'no_data_found', hint = 'Its nodes: ' || array_to_string(nodes, ', ');
+  elsif fork.is_child then
+    raise exception 'node % of run % is a child: the job that spawned it has its result',
+      at, plan_fork.run_id using errcode = 'invalid_parameter_value',
+      hint = coalesce('Fork where it was spawned: '
+        || (select p.node from jobsworth.reactive_jobs p where p.id = fork.parent_id),
+        'Fork another node.');
+  end if;
+  if plan_fork.at_step is not null then
+    select x.* into s from (
+      select o.* from jobsworth.steps o where o.job_id = fork.id
+      union all
+      select i.* from jobsworth.inherited_steps(fork.id) i) x
+    where x.name = plan_fork.at_step;
+    if not found then
+      raise exception 'node % of run % has no step %', at, plan_fork.run_id, plan_fork.at_step
+        using errcode = 'no_data_found', hint = coalesce('Its steps: ' || (
+            select string_agg(x.name, ', ' order by x.started_at, x.name) from (
+              select o.name, o.started_at from jobsworth.steps o where o.job_id = fork.id
+              union all
+              select i.name, i.started_at from jobsworth.inherited_steps(fork.id) i) x),
+          'It has none yet: leave the step out.');
+    elsif s.kind = 'pruned' then
+      raise exception 'checkpoint % of node % was pruned', s.name, at
+        using errcode = 'object_not_in_prerequisite_state', hint = 'Fork at a later one.';
+    end if;
+    -- What was recorded before the step began; a checkpoint is read itself.
+    cut := case when s.kind = 'checkpoint' then s.finished_at + interval '1 microsecond'
+      else s.started_at end;
+  end if;
+
+  after := '{}';
+  more := array[fork.id];
+  while more <> '{}' loop
+    more := array(
+      select distinct e.job_id from jobsworth.job_edges e
+      where e.needs_job_id = any(more) and e.job_id = any(jobs)
+        and e.job_id <> all(after) and e.job_id <> fork.id);
+    after := after || more;
+  end loop;
+  fresh := array[fork.id] || after || array(
+    select x.id from jobsworth.reactive_jobs x
+    where x.id = any(jobs) and x.status <> 'done' and x.id <> fork.id and x.id <> all(after));
+  -- What those make that run again is made again by them.
+  made := '{}';
+  more := fresh;
+  while more <> '{}' loop
+    more := array(
+      select x.id from jobsworth.reactive_jobs x
+      where x.parent_id = any(more) and x.id = any(jobs) and x.id <> fork.id and x.id <> all(made));
+    made := made || more;
+  end loop;
+
+  for one in
+    select c.key, c.value, jsonb_typeof(c.value) as type from jsonb_each(plan_fork.changes) c
+  loop
+    if one.type <> 'object' then
+      raise exception 'the change of node % is a JSON %, not an object', one.key, one.type
+        using errcode = 'invalid_parameter_value',
+        hint = 'Give the arguments that are to be other ones, like {"words": 100}.';
+    elsif one.key <> all(nodes) then
+      raise exception 'run % has no node % to change', plan_fork.run_id, one.key
+        using errcode = 'no_data_found', hint = 'Its nodes: ' || array_to_string(nodes, ', ');
+    elsif jobs[array_position(nodes, one.key)] <> all(fresh)
+      or jobs[array_position(nodes, one.key)] = any(made)
+    then
+      raise exception 'node % does not run in this fork, so its input cannot be changed', one.key
+        using errcode = 'invalid_parameter_value', hint = 'Fork at that node.';
+    end if;
+  end loop;
+
+  return query
+  select v.node, v.job_id,
+    case when v.job_id = fork.id then 'fork' when v.job_id = any(after) then 'after'
+      when v.job_id = any(fresh) then 'open' else 'read' end,
+    case when v.job_id = fork.id then cut when v.job_id = any(after) then null
+      when v.job_id = any(fresh) then clock_timestamp() end
+  from unnest(nodes, jobs) as v (node, job_id)
+  where v.job_id <> all(made);
 end $$;
 
 CREATE FUNCTION jobsworth.raise_budget(name text, amount numeric, team_id uuid DEFAULT NULL::uuid) RETURNS void
@@ -1483,6 +1877,29 @@ begin
     where exists (
       select 1 from jobsworth.budget_waits w where w.budget_id = f.id and w.granted_at is null));
 end $$;
+
+CREATE FUNCTION jobsworth.shell_word(word text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT
+    RETURN CASE WHEN (word ~ '^[A-Za-z0-9_][A-Za-z0-9_.:/@%+-]*$'::text) THEN word ELSE ((''''::text || replace(word, ''''::text, '''\'''''::text)) || ''''::text) END;
+
+CREATE FUNCTION jobsworth.sources_of(job_id uuid) RETURNS TABLE(from_job_id uuid, cut_at timestamp with time zone, depth integer)
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+  with recursive chain as (
+    select b.from_job_id, b.cut_at, 1 as depth
+    from jobsworth.branch_reads b
+    where b.job_id = sources_of.job_id
+    union all
+    select b.from_job_id, least(b.cut_at, c.cut_at), c.depth + 1
+    from chain c join jobsworth.branch_reads b on b.job_id = c.from_job_id
+  )
+  select c.from_job_id, c.cut_at, c.depth from chain c
+$$;
 
 CREATE FUNCTION jobsworth.start_calls(rows jsonb, patient boolean DEFAULT false) RETURNS TABLE(request_id text, verdict text, call_id uuid, budget_id uuid, budget text, over text, detail text, wait_seconds double precision, warned text[])
     LANGUAGE plpgsql
@@ -2079,24 +2496,11 @@ CREATE FUNCTION jobsworth.why_budget(job_id uuid, OUT detail text, OUT remedy te
    WHERE (w.job_id = why_budget.job_id);
 END;
 
-CREATE TABLE jobsworth.steps (
-    job_id uuid NOT NULL,
-    team_id uuid,
-    name text NOT NULL,
-    kind text DEFAULT 'step'::text NOT NULL,
-    effect jobsworth.step_effect DEFAULT 'idempotent'::jobsworth.step_effect NOT NULL,
-    input_hash text,
-    output jsonb,
-    attempt integer NOT NULL,
-    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    finished_at timestamp with time zone
-);
-
 CREATE FUNCTION jobsworth.why_person(job_id uuid, OUT detail text, OUT remedy text) RETURNS record
     LANGUAGE sql STABLE
     BEGIN ATOMIC
- SELECT (((('step '::text || s.name) || ' was begun at '::text) || to_char((s.started_at AT TIME ZONE 'utc'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || ' UTC and not recorded; it is unsafe to repeat'::text),
-     ('jobsworth job '::text || why_person.job_id)
+ SELECT ((((((((('step '::text || s.name) || ' was begun at '::text) || to_char((s.started_at AT TIME ZONE 'utc'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || ' UTC by attempt '::text) || s.attempt) || COALESCE((' on '::text || s.begun_by), ''::text)) || ' and not recorded'::text) || COALESCE(((' ('::text || s.error) || ')'::text), ''::text)) || '; it is unsafe to repeat'::text),
+     ((((((('if it happened: jobsworth step done '::text || why_person.job_id) || ' '::text) || jobsworth.shell_word(s.name)) || ' [--output JSON]; if it did not: jobsworth step again '::text) || why_person.job_id) || ' '::text) || jobsworth.shell_word(s.name))
     FROM jobsworth.steps s
    WHERE ((s.job_id = why_person.job_id) AND (s.effect = 'unsafe'::jobsworth.step_effect) AND (s.kind <> 'phase'::text) AND (s.finished_at IS NULL))
    ORDER BY s.started_at
@@ -2156,6 +2560,13 @@ CREATE TABLE jobsworth.artifacts (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT artifact_has_content_or_uri CHECK (((content IS NULL) <> (uri IS NULL))),
     CONSTRAINT content_has_its_hash CHECK (((content IS NULL) OR ((sha256 IS NOT NULL) AND (bytes IS NOT NULL))))
+);
+
+CREATE TABLE jobsworth.branch_reads (
+    job_id uuid NOT NULL,
+    team_id uuid,
+    from_job_id uuid NOT NULL,
+    cut_at timestamp with time zone NOT NULL
 );
 
 CREATE TABLE jobsworth.branches (
@@ -2411,6 +2822,22 @@ CREATE TABLE jobsworth.signals (
     received_at timestamp with time zone
 );
 
+CREATE TABLE jobsworth.step_decisions (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    job_id uuid NOT NULL,
+    step_name text NOT NULL,
+    decision text NOT NULL,
+    output jsonb,
+    attempt integer NOT NULL,
+    begun_at timestamp with time zone NOT NULL,
+    begun_by text,
+    error text,
+    decided_by text NOT NULL,
+    decided_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT decision_is_done_or_again CHECK ((decision = ANY (ARRAY['done'::text, 'again'::text])))
+);
+
 CREATE TABLE jobsworth.token_ledger (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
     team_id uuid,
@@ -2614,6 +3041,9 @@ ALTER TABLE ONLY jobsworth.approvals
 ALTER TABLE ONLY jobsworth.artifacts
     ADD CONSTRAINT artifacts_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY jobsworth.branch_reads
+    ADD CONSTRAINT branch_reads_pkey PRIMARY KEY (job_id);
+
 ALTER TABLE ONLY jobsworth.branches
     ADD CONSTRAINT branches_pkey PRIMARY KEY (run_id);
 
@@ -2695,6 +3125,9 @@ ALTER TABLE ONLY jobsworth.runs
 ALTER TABLE ONLY jobsworth.signals
     ADD CONSTRAINT signals_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY jobsworth.step_decisions
+    ADD CONSTRAINT step_decisions_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY jobsworth.steps
     ADD CONSTRAINT steps_pkey PRIMARY KEY (job_id, name);
 
@@ -2713,6 +3146,8 @@ CREATE INDEX approvals_open ON jobsworth.approvals USING btree (job_id, id) WHER
 CREATE INDEX approvals_thread ON jobsworth.approvals USING btree (thread_id, id) WHERE (thread_id IS NOT NULL);
 
 CREATE UNIQUE INDEX artifacts_effect ON jobsworth.artifacts USING btree (job_id, effect_key);
+
+CREATE INDEX branch_reads_of_job ON jobsworth.branch_reads USING btree (from_job_id);
 
 CREATE INDEX branches_of_run ON jobsworth.branches USING btree (parent_run_id);
 
@@ -2802,6 +3237,8 @@ CREATE INDEX signals_mailbox ON jobsworth.signals USING btree (job_id, name, id)
 
 CREATE INDEX signals_of_job ON jobsworth.signals USING btree (job_id);
 
+CREATE INDEX step_decisions_of_job ON jobsworth.step_decisions USING btree (job_id, id);
+
 CREATE INDEX token_ledger_adjusted ON jobsworth.token_ledger USING btree (call_id) WHERE (entry = 'adjust'::jobsworth.ledger_entry);
 
 CREATE INDEX token_ledger_job ON jobsworth.token_ledger USING btree (job_id) WHERE (job_id IS NOT NULL);
@@ -2824,6 +3261,8 @@ CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR UPDATE ON jobsworth.token_
 
 CREATE TRIGGER messages_are_immutable BEFORE DELETE OR UPDATE ON jobsworth.chat_messages FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 
+CREATE TRIGGER step_decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.step_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
 CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.chat_threads FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.message_artifacts FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
@@ -2832,6 +3271,12 @@ CREATE TRIGGER wake_on_insert AFTER INSERT ON jobsworth.reactive_jobs FOR EACH S
 
 ALTER TABLE ONLY jobsworth.artifacts
     ADD CONSTRAINT artifacts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY jobsworth.branch_reads
+    ADD CONSTRAINT branch_reads_from_job_id_fkey FOREIGN KEY (from_job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY jobsworth.branch_reads
+    ADD CONSTRAINT branch_reads_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobsworth.reactive_jobs(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY jobsworth.branches
     ADD CONSTRAINT branches_parent_run_id_fkey FOREIGN KEY (parent_run_id) REFERENCES jobsworth.runs(id) ON DELETE RESTRICT;

@@ -29,7 +29,7 @@ def earlier(revision_file: str, name: str) -> LiteralString:
         if isinstance(text, str) and not constant.startswith("DOWN")
     ]
     is_function = name.startswith("function")
-    end = r"\nend \$\$;" if is_function else ";"
+    end = r"\nend(?: \$\$)?;" if is_function else ";"
     made = re.compile(rf"create (?:or replace )?({re.escape(name)}\b.*?{end})", re.DOTALL)
     [found] = [one for script in scripts for one in made.findall(script)]
     return cast(LiteralString, f"create {'or replace ' if is_function else ''}{found}")

@@ -12,11 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from db.checkpoints import Checkpoint
     from worker.ask import Decision
     from worker.calls import BudgetExceeded, CallLimited, CallRefused, PriceUnknown
     from worker.context import Job
     from worker.handlers import handler
     from worker.outcomes import Cancel, Fail, Retry, Snooze
+    from worker.steps import StepChanged
     from worker.waits import Child, ChildFailed
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "CallLimited",
     "CallRefused",
     "Cancel",
+    "Checkpoint",
     "Child",
     "ChildFailed",
     "Decision",
@@ -32,15 +35,18 @@ __all__ = [
     "PriceUnknown",
     "Retry",
     "Snooze",
+    "StepChanged",
     "handler",
 ]
 
 _HOMES = {
+    "db.checkpoints": ("Checkpoint",),
     "worker.ask": ("Decision",),
     "worker.calls": ("BudgetExceeded", "CallLimited", "CallRefused", "PriceUnknown"),
     "worker.context": ("Job",),
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),
+    "worker.steps": ("StepChanged",),
     "worker.waits": ("Child", "ChildFailed"),
 }
 

@@ -19,13 +19,14 @@ import anyio.to_thread
 import structlog
 
 from db import memories
+from db.checkpoints import Checkpoint
 from db.documents import to_payload, to_text
 from db.effects import Artifact, Effect, Memory, Message, NewJob
 from db.errors import InvalidInput
 from db.pool import Connection, Database
 from db.queue import Claimed, Lease
 from db.tokens import Answer
-from worker import ask, calls, steps, waits
+from worker import ask, calls, checkpoints, steps, waits
 from worker.ask import Decision
 from worker.calls import CallsOpen, Pricing, Sending
 from worker.group_commit import GroupCommit, Kind
@@ -108,7 +109,12 @@ class Job:
         self.threads_running = 0
         self.calls_open = CallsOpen()
         # Outputs of recorded steps by name; None: not read yet.
-        self.recorded: dict[str, Any] | None = {} if claimed.attempt == 1 else None
+        # (A job of a run may be of a branch, and read what another job has recorded.)
+        first = claimed.attempt == 1 and claimed.run_id is None
+        self.recorded: dict[str, Any] | None = {} if first else None
+        self.known: dict[str, steps.Known] = {}
+        # Unsafe steps that ran in this attempt.
+        self.begun: set[str] = set()
 
     @property
     def trace_id(self) -> str | None:
@@ -247,12 +253,24 @@ class Job:
     # Durable at once.
 
     @_in_the_loop
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        effect: steps.Effect = "idempotent",
+        any_input: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Run `fn(*args, **kwargs)` once and record what it returns (JSON); replays read it.
 
         A plain function runs in a thread. Committed on return. If it raises, nothing is recorded.
+        Recorded with other arguments: `StepChanged`, unless `any_input`; `pure` is computed anew.
+        `unsafe` to repeat: if it was begun and not recorded, the job waits for a person; only
+        Retry, Fail, Cancel, Snooze or a wait out of `fn` say that it did not happen.
         """
-        return await steps.run(self, name, fn, *args, **kwargs)
+        return await steps.run(self, name, fn, args, kwargs, effect=effect, any_input=any_input)
 
     @overload
     def call(
@@ -301,6 +319,32 @@ class Job:
         Do not commit inside. What `fn` returns is recorded (JSON); replays read it.
         """
         return await steps.transaction(self, name, fn)
+
+    @_in_the_loop
+    async def checkpoint(self, name: str, state: Any) -> Any:
+        """Save a state (JSON) under a name, committed on return; returns the one that stands.
+
+        The first that was saved stands in all attempts. A run can be forked at it.
+        """
+        return await checkpoints.save(self, name, state)
+
+    @_in_the_loop
+    async def latest_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint that was saved last, in whichever attempt."""
+        return await checkpoints.latest(self)
+
+    @_in_the_loop
+    async def checkpoint_at(self, name: str) -> Checkpoint | None:
+        """The checkpoint of that name."""
+        return await checkpoints.at(self, name)
+
+    @_in_the_loop
+    async def prune_checkpoints(self, keep: int = 3) -> int:
+        """Drop the states of all but the newest `keep`; what a branch reads stays.
+
+        Returns how many went.
+        """
+        return await checkpoints.prune(self, keep)
 
     @_in_the_loop
     async def deploy(self, environment: str, sha: str, *, name: str | None = None) -> Any:

@@ -17,6 +17,7 @@ CRASH_POINTS = {
     "call.answered": "the answer is here, and not yet written",
     "spool.written": "an answer is on disk, because the database does not take it",
     "spool.drained": "an answer from the disk is settled; its file is still there",
+    "step.begun": "an unsafe step is marked as begun; it has not run",
     "step.committed": "a step was recorded; the handler does not know it yet",
     "finish.updated": "the jobs' rows are updated; their effects are not yet written",
     "finish.committed": "the finishing transaction is committed; nobody has acted on it",

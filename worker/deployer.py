@@ -50,7 +50,12 @@ class Deployer:
         try:
             environment = self._environment(environment_name)
             full_sha = await job.step(
-                f"{key}:sha", engine.resolve_sha, environment.repository, sha, self._releases_dir
+                f"{key}:sha",
+                engine.resolve_sha,
+                environment.repository,
+                sha,
+                self._releases_dir,
+                any_input=True,  # the file may change while it ships
             )
             deployment = await self._open(job, environment, full_sha, key)
             if deployment.finished_at is None:

@@ -41,7 +41,7 @@ async def work(
         option = None
         if ask:
             option = (await job.ask(f"Ship {n}?", options=("ship", "reject"))).option
-        closed = await job.step("close", token, job, "close")
+        closed = await job.step("close", token, job, "close", effect="unsafe")
         job.say(f"{fetched} {thought} {closed}")
         job.save("report.txt", fetched)
         job.remember(f"{n} was done: {closed}")

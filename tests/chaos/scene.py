@@ -128,10 +128,16 @@ class Scene:
             raise AssertionError(f"still open: {self.open_jobs()}\n{self.tails()}") from None
 
     def decide(self) -> None:
-        """Approve whatever is asked."""
+        """Approve whatever is asked, and say "again" of whatever step waits for that."""
         self.conn.execute(
             "select jobsworth.resolve(a.id, 'ship', 'test') from jobsworth.approvals a"
             " where a.status = 'pending'"
+        )
+        self.conn.execute(
+            "select jobsworth.decide_step(s.job_id, s.name, 'again', decided_by => 'test')"
+            " from jobsworth.steps s join jobsworth.reactive_jobs j on j.id = s.job_id"
+            " where s.effect = 'unsafe' and s.kind = 'step' and s.finished_at is null"
+            " and j.status = 'waiting' and j.waiting_for = 'person'"
         )
 
     def open_jobs(self) -> list[DictRow]:

@@ -51,6 +51,7 @@ Provider = Annotated[str, typer.Argument(metavar="PROVIDER", help="Like openai."
 Model = Annotated[
     str, typer.Argument(metavar="[MODEL]", help="One model; without it all of them together.")
 ]
+StepName = Annotated[str, typer.Argument(metavar="NAME", help="The step's name.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")]
 Comment = Annotated[str | None, typer.Option(help="Why; kept with the decision.")]
 By = Annotated[str | None, typer.Option(help="Who decides; you, if not given.")]
@@ -94,6 +95,7 @@ app = typer.Typer(
 queue_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 budget_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 limit_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+step_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 
 
 def show_version(wanted: bool) -> None:
@@ -457,6 +459,68 @@ def psql(
     from worker.cli import psql
 
     raise typer.Exit(psql.run(arguments or ()))
+
+
+@app.command(rich_help_panel=JOBS)
+def fork(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its beginning.")],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="STEP", help="Run anew from this step on; a checkpoint is read."),
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(help="Its node, if several have such a step; whole without --at.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE:JSON", help="Other arguments for a node; may be given often."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is read, and what may be paid again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fork a run: a new one reads what was done before a step, and runs the rest anew."""
+    from worker.cli import fork
+
+    fork.fork(run, node=node, step=at, changes=change or (), dry_run=dry_run, as_json=as_json)
+
+
+app.add_typer(
+    step_app,
+    name="step",
+    rich_help_panel=DECISIONS,
+    help="Say of an unsafe step that was begun and not recorded: done, or again.",
+)
+
+
+@step_app.command()
+def done(
+    job: JobId,
+    step: StepName,
+    output: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What the step returns; null by default.")
+    ] = None,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """It happened: the job goes on behind it."""
+    from worker.cli import steps
+
+    steps.done(job, step, output=output, by=by, as_json=as_json)
+
+
+@step_app.command()
+def again(
+    job: JobId,
+    step: StepName,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """It did not happen: the job runs it again."""
+    from worker.cli import steps
+
+    steps.again(job, step, by=by, as_json=as_json)
 
 
 app.add_typer(

@@ -142,8 +142,8 @@ def _took(step: Step) -> str:
     return span((step.finished_at - step.started_at).total_seconds())
 
 
-def _output(step: Step) -> str:
-    return "" if step.finished_at is None else one_line(compact_json(step.output))
+def _output(step: Step) -> str | None:
+    return step.error if step.finished_at is None else one_line(compact_json(step.output))
 
 
 def _calls(found: list[Call]) -> None:

@@ -1,0 +1,126 @@
+"""Unsafe steps: begun before they run, and never repeated without being told to.
+
+In: a step that `db.steps.begin` has marked as begun. Out: the mark is removed (it did not happen),
+keeps what went wrong, or is decided by a person. The invariant: a mark that no attempt removed and
+none recorded stays until a person has decided, and who decided is kept (`step_decisions`).
+"""
+
+from typing import Any, Literal, LiteralString
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.documents import to_document, to_text
+from db.pool import Connection, fetch_all, fetch_one, fetch_val
+from db.queue import Lease, LeaseLost
+
+FORGET: LiteralString = """
+with fence as materialized (
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+), forgotten as (
+  delete from jobsworth.steps s
+  where s.job_id in (select f.id from fence f) and s.name = %(name)s and s.finished_at is null
+  returning s.name
+)
+select (select count(*) from fence) as held, (select count(*) from forgotten) as forgotten
+"""
+
+
+async def forget(conn: Connection, lease: Lease, name: str) -> None:
+    """Remove the mark of a step that did not happen. Raises `LeaseLost`."""
+    row = await fetch_one(conn, FORGET, {**lease._asdict(), "name": name})
+    if row is None or not row["held"]:
+        raise LeaseLost(lease)
+
+
+BLAME: LiteralString = """
+with fence as materialized (
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+), blamed as (
+  update jobsworth.steps s
+  set error = %(error)s
+  where s.job_id in (select f.id from fence f) and s.name = %(name)s and s.finished_at is null
+  returning s.name
+)
+select (select count(*) from fence) as held, (select count(*) from blamed) as blamed
+"""
+
+
+async def blame(conn: Connection, lease: Lease, name: str, error: str) -> None:
+    """Keep what went wrong in a step; it stays begun. Raises `LeaseLost`."""
+    values = {**lease._asdict(), "name": name, "error": to_text(error)}
+    row = await fetch_one(conn, BLAME, values)
+    if row is None or not row["held"]:
+        raise LeaseLost(lease)
+
+
+DECIDE: LiteralString = """
+select jobsworth.decide_step(
+  %(job_id)s, %(name)s, %(decision)s, %(output)s::jsonb, %(decided_by)s)::text
+"""
+
+
+async def decide(
+    conn: AsyncConnection[Any],
+    job_id: UUID,
+    name: str,
+    decision: Literal["done", "again"],
+    *,
+    output: object = None,
+    decided_by: str | None = None,
+) -> str:
+    """Say of an unsafe step that was begun and not recorded: it is done, or is to run again.
+
+    `output` is what the step returns then. Returns the job's status: it goes on in the same
+    transaction if it waited for this. Waits while another transaction holds the job. Raises
+    `NotFound`; `Conflict` if the job runs or the step is not open; `InvalidInput`.
+    """
+    document = None if output is None else to_document(output, f"the output of step {name!r}")
+    values = {
+        "job_id": job_id,
+        "name": name,
+        "decision": decision,
+        "output": document,
+        "decided_by": decided_by,
+    }
+    return await fetch_val(conn, DECIDE, values)
+
+
+class StepDecision(BaseModel):
+    """What somebody said of a step, and what was known of it then."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: UUID
+    step_name: str
+    decision: str
+    output: Any
+    attempt: int
+    begun_at: AwareDatetime
+    begun_by: str | None
+    error: str | None
+    decided_by: str
+    decided_at: AwareDatetime
+
+
+DECISIONS: LiteralString = """
+select d.job_id, d.step_name, d.decision, d.output, d.attempt, d.begun_at, d.begun_by, d.error,
+  d.decided_by, d.decided_at
+from jobsworth.step_decisions d
+where d.job_id = %(job_id)s
+order by d.id
+"""
+
+
+async def list_decisions(conn: Connection, job_id: UUID) -> list[StepDecision]:
+    """What was decided about steps of a job, oldest first."""
+    return await fetch_all(conn, DECISIONS, {"job_id": job_id}, StepDecision)

@@ -1,0 +1,100 @@
+"""The hash of a step's input: alike for alike arguments, whatever they are."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from worker.input_hash import input_hash
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+class Page(BaseModel):
+    url: str
+    words: int = 1
+
+
+@dataclass
+class Order:
+    item: str
+    price: Decimal
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@given(st.lists(JSON), st.dictionaries(st.text(), JSON))
+def test_it_is_total_and_does_not_depend_on_the_order_of_keys(
+    args: list[Any], kwargs: dict[str, Any]
+) -> None:
+    turned = dict(reversed(kwargs.items()))
+    assert len(input_hash(args, kwargs)) == 64
+    assert input_hash(tuple(args), kwargs) == input_hash(args, turned)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 2),
+        ("a", "b"),
+        ([1, 2], [2, 1]),
+        (b"a", b"b"),
+        ({1, 2}, {1, 3}),
+        (Page(url="a"), Page(url="b")),
+        (Order("a", Decimal("1.0")), Order("a", Decimal("1.1"))),
+        (Point(1, 2), Point(1, 3)),
+        (Path("a"), Path("b")),
+        (UUID(int=1), UUID(int=2)),
+        (2**70, 2**71),
+        ("\ud83d", "\ud83e"),
+        ({"at": {"n": 1}}, {"at": {"n": 2}}),
+    ],
+    ids=repr,
+)
+def test_another_value_is_another_input(one: object, other: object) -> None:
+    assert input_hash([one], {}) != input_hash([other], {})
+    assert input_hash([], {"value": one}) != input_hash([], {"value": other})
+    assert input_hash([one], {}) == input_hash([one], {})
+
+
+def test_a_value_in_another_place_is_another_input() -> None:
+    hashes = [
+        input_hash([1], {}),
+        input_hash([], {"n": 1}),
+        input_hash([[1]], {}),
+        input_hash([], {}),
+    ]
+    assert len(set(hashes)) == 4
+
+
+@pytest.mark.parametrize("make", [threading.Lock, lambda: print, lambda: object])
+def test_what_is_no_json_is_alike_in_every_attempt(make: Any) -> None:
+    assert input_hash([make(), 1], {}) == input_hash([make(), 1], {})
+    assert input_hash([make(), 1], {}) != input_hash([make(), 2], {})
+
+
+def test_what_is_no_json_counts_by_its_type_alone() -> None:
+    assert input_hash([threading.Lock()], {}) == input_hash([threading.Lock()], {})
+    assert input_hash([threading.Lock()], {}) != input_hash([threading.Event()], {})
+
+
+def test_a_value_that_holds_itself_has_a_hash_too() -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    assert input_hash([ring], {}) == input_hash([ring], {})

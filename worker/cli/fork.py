@@ -1,0 +1,114 @@
+"""`jobsworth fork RUN`: go on from a step of a run, with other input.
+
+In: a run, a step (or a node), and changes. Out: the new run; or, as a dry run, what it would read,
+what the rest cost the first time, and which unsafe steps would run again.
+"""
+
+import getpass
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from db import branches
+from db.branches import Fork, Share
+from db.documents import parse_payload
+from db.errors import InvalidInput
+from db.pool import Connection
+from worker.cli import ids
+from worker.cli.database import run_in_database
+from worker.cli.output import Column, emit, emit_facts, emit_heading, emit_json, emit_table, say
+from worker.settings import load_settings
+
+PARTS = {
+    "fork": "forks here",
+    "after": "runs again, after it",
+    "open": "was not done; goes on",
+    "read": "is read",
+}
+
+
+def fork(
+    text: str,
+    *,
+    node: str | None,
+    step: str | None,
+    changes: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    typed = ids.typed_run(text)
+    changed = _changes(changes)
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+
+    async def work(conn: Connection) -> Fork:
+        run_id = await ids.find_run(conn, typed)
+        return await branches.fork(
+            conn,
+            run_id,
+            node=node,
+            step=step,
+            changes=changed,
+            created_by=who,
+            dry_run=dry_run,
+        )
+
+    made = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json(made)
+        return
+    _show(made)
+
+
+def _changes(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    changes: dict[str, dict[str, Any]] = {}
+    for each in given:
+        node, colon, document = each.partition(":{")
+        if not colon or not node:
+            raise InvalidInput(
+                f"{each!r} is no change",
+                'name the node and its new arguments: draft:{"words": 100}',
+            )
+        change = parse_payload("{" + document, f"the change of node {node!r}")
+        changes[node] = {**changes.get(node, {}), **change}
+    return changes
+
+
+def _show(made: Fork) -> None:
+    if made.run_id is None:
+        say("nothing was changed: this is what the fork would do")
+    else:
+        emit(f"run {made.run_id}")
+    at = f"node {made.node}" + (f", step {made.step}" if made.step else ", from its start")
+    emit_facts(
+        [
+            ("forks", f"run {made.parent_run_id}, {at}"),
+            ("reads", _share(made.reused)),
+            ("runs again", f"{_share(made.rerun)} the first time"),
+            ("unsafe", ", ".join(f"{each.node}: {each.name}" for each in made.unsafe) or None),
+        ]
+    )
+    emit_heading("Nodes")
+    columns = [Column("NODE", flexible=True), Column("MODE", flexible=True), Column("FORK")]
+    emit_table(columns, [[each.node, each.mode, PARTS[each.part]] for each in made.nodes], "")
+    again = [each for each in made.steps if not each.reused]
+    if again:
+        emit_heading("Steps that run again")
+        columns = [
+            Column("NODE", flexible=True),
+            Column("STEP", flexible=True),
+            Column("KIND"),
+            Column("EFFECT"),
+        ]
+        emit_table(columns, [[each.node, each.name, each.kind, each.effect] for each in again], "")
+
+
+def _share(share: Share) -> str:
+    unpriced = f" and {_count(share.unpriced, 'call')} of unknown price" if share.unpriced else ""
+    return (
+        f"{_count(share.steps, 'step')}, {_count(share.calls, 'call')},"
+        f" {_count(share.tokens, 'token')}, {share.cost.normalize():f} USD{unpriced}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
