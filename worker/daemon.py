@@ -118,6 +118,7 @@ class Daemon:
             threads=anyio.CapacityLimiter(settings.threads),
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer.deploy,
+            output_tokens_max=settings.max_output_tokens,
         )
         self._identity = Identity(
             host=socket.gethostname(),

@@ -315,6 +315,12 @@ class Settings(BaseSettings):
         description="the model of the four shipped modes; unset, the offline rule-based one, "
         "which is the only one supported",
     )
+    max_output_tokens: int = Field(
+        4_096,
+        ge=1,
+        le=1_000_000,
+        description="most tokens a model may answer with, where neither agent nor model says",
+    )
     embedder_url: HttpUrl = Field(
         None,
         description="an OpenAI-compatible embeddings endpoint; unset, the offline lexical embedder",

@@ -1,0 +1,76 @@
+"""`job.agent`: one run of a pydantic-ai agent inside a job.
+
+In: an agent and a prompt. Out: the agent's output. Invariant: the run takes the same way in every
+attempt, since every answer of its models and tools is recorded; what is not recorded yet is done
+now, and paid for once.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.exceptions import AgentRunError, UserError
+from pydantic_ai.messages import ModelMessage
+
+from db.errors import InvalidInput
+from worker.llm import failures
+from worker.llm.tools import Durable, ToolEffect
+from worker.llm.wrapper import Conversation
+from worker.outcomes import Fail
+
+if TYPE_CHECKING:
+    from worker.context import Job
+
+IF_CHANGED = ("fail", "reuse")
+
+
+async def run(
+    job: "Job",
+    name: str,
+    agent: AbstractAgent[Any, Any],
+    prompt: Any,
+    *,
+    message_history: Sequence[ModelMessage] | None = None,
+    effects: Mapping[str, ToolEffect | None] | None = None,
+    approval_seconds: float | None = None,
+    if_changed: str = "fail",
+    **options: Any,
+) -> Any:
+    """The agent's output. `options` go to the agent's own `run`."""
+    if if_changed not in IF_CHANGED:
+        raise InvalidInput(f"if_changed={if_changed!r} means nothing", "say 'fail' or 'reuse'")
+    job.key("agent", name)
+    conversation = Conversation(job, name, if_changed, job.tools.output_tokens_max)
+    durable = Durable(conversation, dict(effects or {}), approval_seconds)
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        result = await agent.run(
+            prompt,
+            message_history=message_history,
+            capabilities=[*given.pop("capabilities", ()), durable],
+            **given,
+        )
+    except Exception as error:
+        raise _ending(conversation, error) from error
+    return result.output
+
+
+def _ending(conversation: Conversation, error: Exception) -> BaseException:
+    failed = conversation.unanswered
+    if failed is not None and (error is failed.error or _holds(error, failed.error)):
+        return failures.ending_of(conversation.job, failed)
+    if isinstance(error, AgentRunError | UserError):
+        # Its answers are recorded: another try would read the same ones, and end the same.
+        return Fail(
+            f"agent {conversation.name!r} gave up: {type(error).__name__}: {error}; "
+            "change the agent and enqueue a new job"
+        )
+    return error
+
+
+def _holds(error: BaseException, inner: BaseException) -> bool:
+    """A fallback that has no model left raises a group of what its models raised."""
+    return isinstance(error, BaseExceptionGroup) and any(
+        one is inner or _holds(one, inner)  # pyright: ignore[reportUnknownArgumentType]
+        for one in error.exceptions  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+    )
