@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 Body = dict[str, Any]
 CHARACTERS_PER_TOKEN = 4
@@ -94,7 +94,7 @@ def chunks(answer: Body, *, with_usage: bool) -> Iterator[Body]:
     [choice] = answer["choices"]
     for delta in _deltas(choice["message"]):
         yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-    end = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    end: Body = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
     yield {**head, "choices": [end]}
     if with_usage and "usage" in answer:
         yield {**head, "choices": [], "usage": answer["usage"]}
@@ -212,6 +212,6 @@ def _reply_tokens(reply: Reply) -> int:
 def _text(message: Body) -> str:
     content = message.get("content")
     if isinstance(content, list):
-        parts: list[Body] = content
+        parts = cast(list[Body], content)
         return "".join(str(part.get("text", "")) for part in parts)
     return str(content or "")

@@ -1,7 +1,7 @@
 """An OpenAI-compatible provider under test: real HTTP, scripted faults, and a bill of its own.
 
-`POST /v1/embeddings` and `POST /v1/chat/completions` (streamed too) answer deterministically; what a
-chat is answered, its prompt can script (see `tests.openai_chat`). Faults are scripted for the next
+`POST /v1/embeddings` and `POST /v1/chat/completions` (streamed too) answer deterministically; a
+prompt can script what it is answered (see `tests.openai_chat`). Faults are scripted for the next
 requests (`script`), or for all until `recover` (`always`), or happen at random. The bill holds what
 a real provider would charge for: every answer it computed, whether or not the client got to see it.
 So it is a source independent of our own books.
@@ -359,7 +359,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, fault: Fault, body: Body, asked: Body) -> None:
         """Server-sent events; the end of the connection is the end of the answer."""
         answer = fault.edit(body) if fault.edit else body
-        with_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
+        options: Body = asked.get("stream_options") or {}
+        with_usage = bool(options.get("include_usage"))
         events = [
             f"data: {json.dumps(chunk)}\n\n".encode()
             for chunk in openai_chat.chunks(answer, with_usage=with_usage)

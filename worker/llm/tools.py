@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
-from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.exceptions import ModelRetry, ToolFailed, ToolFailedError, ToolRetryError
 from pydantic_ai.messages import ToolCallPart, ToolReturn, tool_return_content_ta
 from pydantic_ai.models import Model
 from pydantic_ai.tools import (
@@ -96,7 +96,8 @@ class Durable(AbstractCapability[Any]):
             )
         decided = dict[str, bool | ToolApproved | ToolDenied]()
         parked: ParkSignal | None = None
-        for call in requests.approvals:
+        places = {call_id: n for n, call_id in enumerate(self.conversation.tool_steps)}
+        for call in sorted(requests.approvals, key=lambda call: places.get(call.tool_call_id, -1)):
             try:
                 decided[call.tool_call_id] = await self._decision(call)
             except ParkSignal as signal:
@@ -132,17 +133,24 @@ async def _step(job: "Job", name: str, run: Any, effect: ToolEffect) -> Any:
     return await steps.run(job, name, run)
 
 
-async def _outcome(handler: Any, args: dict[str, Any]) -> object:
+async def _outcome(handler: Any, args: dict[str, Any]) -> Any:
     """What the tool returns; what it tells the model by raising is a result as well."""
     try:
         return await handler(args)
     except (ModelRetry, ToolFailed) as told:
         return told
-    except ValidationError as error:
-        return ModelRetry(str(error))
+    except (ToolRetryError, ValidationError) as error:
+        return ModelRetry(_told(error))
+    except ToolFailedError as error:
+        return ToolFailed(str(error))
 
 
-def _document(tool: str, outcome: object) -> dict[str, Any]:
+def _told(error: ToolRetryError | ValidationError) -> str:
+    content = error.tool_retry.content if isinstance(error, ToolRetryError) else None
+    return content if isinstance(content, str) else str(error)
+
+
+def _document(tool: str, outcome: Any) -> dict[str, Any]:
     match outcome:
         case ModelRetry():
             return {"retry": outcome.message}
