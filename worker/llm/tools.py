@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ToolEffect = Literal["pure", "idempotent", "unsafe"]
 ARGUMENTS_SHOWN_CHARACTERS_MAX = 500
 
-_tool_return: TypeAdapter[ToolReturn[Any]] = TypeAdapter(ToolReturn)
+_tool_return: TypeAdapter[Any] = TypeAdapter(ToolReturn)
 
 
 @dataclass
@@ -159,7 +159,7 @@ def _document(tool: str, outcome: Any) -> dict[str, Any]:
         case _:
             pass
     try:
-        if isinstance(outcome, ToolReturn):
+        if type(outcome) is ToolReturn:
             return {"tool_return": _tool_return.dump_python(outcome, mode="json")}
         return {"result": tool_return_content_ta.dump_python(outcome, mode="json")}
     except (PydanticSerializationError, ValueError, RecursionError) as error:

@@ -148,7 +148,7 @@ def paying(provider: OpenAIStub, charged: list[int], prompt: str) -> None:
         return f"{euros} charged"
 
     @agent.tool
-    def refund(ctx: RunContext[None], euros: int) -> str:
+    def refund(ctx: RunContext[object], euros: int) -> str:
         if euros > 10 and not ctx.tool_call_approved:
             raise ApprovalRequired
         return f"{euros} refunded"
