@@ -39,6 +39,7 @@ from worker import ask, calls, steps, waits
 from worker.ask import Decision
 from worker.calls import Sending
 from worker.group_commit import GroupCommit, Kind
+from worker.llm.choice import ModelChoice
 from worker.outcomes import Parked, ParkSignal
 from worker.waits import Child
 
@@ -88,6 +89,7 @@ class Tools:
     payload_bytes_max: int
     deployer: "Callable[[Job, str, str, str], Awaitable[Any]]"
     output_tokens_max: int = 4096
+    model: ModelChoice = field(default_factory=ModelChoice)
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ from worker.embedders import Embedder
 from worker.embedders import from_settings as embedder_from_settings
 from worker.finish import Ending, Finisher
 from worker.heartbeat import Heartbeat, Identity
+from worker.llm.choice import ModelChoice
 from worker.log import get_logger
 from worker.outcomes import Canceled, Lost, Released
 from worker.promote import Promoter
@@ -119,6 +120,12 @@ class Daemon:
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer.deploy,
             output_tokens_max=settings.max_output_tokens,
+            model=ModelChoice(
+                settings.model,
+                settings.model_url,
+                settings.model_key.get_secret_value() if settings.model_key else None,
+                settings.model_seconds,
+            ),
         )
         self._identity = Identity(
             host=socket.gethostname(),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.exceptions import AgentRunError, UserError
 from pydantic_ai.messages import ModelMessage
+from pydantic_ai.models import Model
 
 from db.errors import InvalidInput
 from worker.llm import failures
@@ -43,6 +44,8 @@ async def run(
     conversation = Conversation(job, name, if_changed, job.tools.output_tokens_max)
     durable = Durable(conversation, dict(effects or {}), approval_seconds)
     given = {key: value for key, value in options.items() if value is not None}
+    if "model" not in given and agent.model is None:
+        given["model"] = _chosen(job, name)
     try:
         result = await agent.run(
             prompt,
@@ -53,6 +56,16 @@ async def run(
     except Exception as error:
         raise _ending(conversation, error) from error
     return result.output
+
+
+def _chosen(job: "Job", name: str) -> Model:
+    model = job.tools.model.model()
+    if model is None:
+        raise Fail(
+            f"the agent of {name!r} has no model: give it one, pass model= to job.agent, or set "
+            "JOBSWORTH_MODEL"
+        )
+    return model
 
 
 def _ending(conversation: Conversation, error: Exception) -> BaseException:

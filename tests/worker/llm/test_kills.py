@@ -68,6 +68,15 @@ class Agents:
         # A daemon does it every ten seconds.
         anyio.run(self._settle_abandoned)
 
+    def until_asked(self, requests: int) -> None:
+        """Until the provider has had that many requests, or nothing is left to ask."""
+
+        def asked() -> bool:
+            self.scene.conn.execute(APPROVE)
+            return len(self.provider.requests) >= requests or not self.scene.value(OPEN)
+
+        until_sync(asked, 30)
+
     def check(self) -> None:
         """Every job has its result, each answer was paid once, and the books match the bill."""
         results = [self.scene.job(job_id)["result"] for job_id in self.jobs]
@@ -94,9 +103,11 @@ class Agents:
         assert self.scene.rows("select * from jobsworth.violations") == []
 
     async def _settle_abandoned(self) -> None:
-        async with Database(self.scene.url, pool_min=1, pool_max=1) as database:
-            async with database.connection() as connection:
-                await tokens.settle_abandoned(connection, 100)
+        async with (
+            Database(self.scene.url, pool_min=1, pool_max=1) as database,
+            database.connection() as connection,
+        ):
+            await tokens.settle_abandoned(connection, 100)
 
     def charged(self) -> list[int]:
         text = self.diary.read_text() if self.diary.exists() else ""
@@ -136,13 +147,7 @@ def test_daemons_die_in_the_middle_of_answers(agents: Agents, seed: int) -> None
     for _ in range(3):
         daemon = agents.start()
         seen = len(agents.provider.requests) + chance.randint(1, 3)
-        until_sync(
-            lambda: (
-                agents.scene.conn.execute(APPROVE)
-                and (len(agents.provider.requests) >= seen or not agents.scene.value(OPEN))
-            ),
-            30,
-        )
+        agents.until_asked(seen)
         daemon.kill()
     agents.start()
     agents.until_all_ended()
