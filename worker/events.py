@@ -42,6 +42,7 @@ DEPLOYMENT_ENDED: Final = "deployment.ended"
 TIMERS_PROMOTED: Final = "timers.promoted"
 APPROVALS_EXPIRED: Final = "approvals.expired"
 CALLS_ABANDONED: Final = "calls.abandoned"
+CALL_USAGE_DOUBTED: Final = "call.usage_doubted"
 UPKEEP_FAILED: Final = "upkeep.failed"
 VIOLATIONS_FOUND: Final = "violations.found"
 
@@ -82,6 +83,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     TIMERS_PROMOTED: "waiting jobs whose time has come became queued",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
     CALLS_ABANDONED: "model calls of dead workers were closed as unknown",
+    CALL_USAGE_DOUBTED: "a provider did not say what a call took, contradicted itself, or went over"
+    " the estimate; the call is booked at its upper estimate or more",
     UPKEEP_FAILED: "one round of upkeep failed; the next comes at its time",
     VIOLATIONS_FOUND: "the violations view is not empty",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.agent import AbstractAgent
-from pydantic_ai.exceptions import AgentRunError, UserError
+from pydantic_ai.exceptions import AgentRunError, ModelAPIError, UserError
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import Model
 
 from db.errors import InvalidInput
 from worker.llm import failures
+from worker.llm.failures import Unanswered
 from worker.llm.tools import Durable, ToolEffect
 from worker.llm.wrapper import Conversation
 from worker.outcomes import Fail
@@ -54,7 +55,10 @@ async def run(
             **given,
         )
     except Exception as error:
-        raise _ending(conversation, error) from error
+        ending = _ending(conversation, error)
+        if ending is None:
+            raise
+        raise ending from error
     return result.output
 
 
@@ -68,17 +72,23 @@ def _chosen(job: "Job", name: str) -> Model:
     return model
 
 
-def _ending(conversation: Conversation, error: Exception) -> BaseException:
+def _ending(conversation: Conversation, error: Exception) -> BaseException | None:
+    """What the agent's error means for the job; None: what it says itself."""
     failed = conversation.unanswered
     if failed is not None and (error is failed.error or _holds(error, failed.error)):
         return failures.ending_of(conversation.job, failed)
+    if isinstance(error, ModelAPIError):
+        # Raised around the request, by a deadline of the agent's.
+        says = failures.described(error, error.model_name, ())
+        return failures.ending_of(conversation.job, Unanswered(error, says))
     if isinstance(error, AgentRunError | UserError):
-        # Its answers are recorded: another try would read the same ones, and end the same.
+        # Its answers are recorded: another try would read the same ones, and end the same. Without
+        # the error's body, which quotes the model.
         return Fail(
-            f"agent {conversation.name!r} gave up: {type(error).__name__}: {error}; "
-            "change the agent and enqueue a new job"
+            f"agent {conversation.name!r} gave up: {type(error).__name__}: "
+            f"{failures.bounded(error.message)}; change the agent and enqueue a new job"
         )
-    return error
+    return None
 
 
 def _holds(error: BaseException, inner: BaseException) -> bool:

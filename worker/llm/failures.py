@@ -54,6 +54,8 @@ async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool
     """Book what became of the call; `began`: a piece of its answer came."""
     if began:
         await call.cut(says)
+    elif isinstance(error, ModelRateLimitError):
+        await _book_rate_limit(call, error.retry_after, says)
     elif _is_refusal(error):
         await call.refused(says)
     elif isinstance(error, ModelConnectionError) and error.phase in ("pool", "connect"):
@@ -68,13 +70,18 @@ def described(error: BaseException, model: str, messages: Sequence[ModelMessage]
         case ModelHTTPError():
             return f"{model} answered {error.status_code}: {_said(error, messages)}"
         case ModelConnectionError():
-            return f"{model} cannot be reached, or its answer broke off: {_bounded(error.message)}"
+            return f"{model} cannot be reached, or its answer broke off: {bounded(error.message)}"
         case ModelAPIError():
             return f"{model} failed: {_said(error, messages)}"
         case Exception():
             return f"{model} gave an answer that cannot be used ({type(error).__name__})"
         case _:
             return f"the request to {model} was stopped ({type(error).__name__})"
+
+
+def bounded(text: str) -> str:
+    """One line that is not too long."""
+    return " ".join(text.split())[:SAID_CHARACTERS_MAX]
 
 
 def ending_of(job: "Job", unanswered: Unanswered) -> BaseException:
@@ -86,6 +93,10 @@ def ending_of(job: "Job", unanswered: Unanswered) -> BaseException:
         return Fail(f"{says}; {FINAL[HTTPStatus(error.status_code)]}")
     after = error.retry_after if isinstance(error, ModelAPIError) else None
     return Retry(None if after is None else min(after, RATE_LIMIT_SECONDS_MAX), says)
+
+
+async def _book_rate_limit(call: PaidCall, retry_after_seconds: float | None, says: str) -> None:
+    await call.refused(says)
 
 
 def _rate_limited(job: "Job", retry_after_seconds: float | None, says: str) -> BaseException:
@@ -112,7 +123,7 @@ def _said(error: ModelAPIError, messages: Sequence[ModelMessage]) -> str:
     said = body if isinstance(body, str) else type(error).__name__
     for text in _prompts(messages):
         said = said.replace(text, "[prompt]")
-    return _bounded(_KEY.sub("[key]", said))
+    return bounded(_KEY.sub("[key]", said))
 
 
 def _prompts(messages: Sequence[ModelMessage]) -> list[str]:
@@ -123,7 +134,3 @@ def _prompts(messages: Sequence[ModelMessage]) -> list[str]:
         if isinstance(part, UserPromptPart) and isinstance(part.content, str)
     ]
     return [text for text in texts if len(text) >= QUOTE_CHARACTERS_MIN]
-
-
-def _bounded(text: str) -> str:
-    return " ".join(text.split())[:SAID_CHARACTERS_MAX]

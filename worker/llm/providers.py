@@ -7,7 +7,6 @@ anything is sent.
 
 import os
 
-import httpx2
 from pydantic_ai.models import Model
 
 from db.errors import InvalidInput
@@ -43,28 +42,27 @@ def model_of(
         raise InvalidInput(
             f"there is no key for {name!r}", f"set JOBSWORTH_MODEL_KEY or {KEYS[provider]}"
         )
-    timeout = httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
     if provider == "anthropic":
-        return _anthropic(model, url, given, timeout)
-    return _openai(model, url, given, timeout, responses=provider == "openai-responses")
+        return _anthropic(model, url, given, timeout_seconds)
+    return _openai(model, url, given, timeout_seconds, responses=provider == "openai-responses")
 
 
-def _openai(
-    model: str, url: str | None, key: str, timeout: httpx2.Timeout, *, responses: bool
-) -> Model:
-    from openai import AsyncOpenAI
+def _openai(model: str, url: str | None, key: str, seconds: float, *, responses: bool) -> Model:
+    from openai import AsyncOpenAI, Timeout
     from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
+    timeout = Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
     client = AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0)
     kind = OpenAIResponsesModel if responses else OpenAIChatModel
     return kind(model, provider=OpenAIProvider(openai_client=client))
 
 
-def _anthropic(model: str, url: str | None, key: str, timeout: httpx2.Timeout) -> Model:
-    from anthropic import AsyncAnthropic
+def _anthropic(model: str, url: str | None, key: str, seconds: float) -> Model:
+    from anthropic import AsyncAnthropic, Timeout
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
+    timeout = Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
     client = AsyncAnthropic(base_url=url, api_key=key, timeout=timeout, max_retries=0)
     return AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client))

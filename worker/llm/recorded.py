@@ -73,12 +73,17 @@ def asked_hash(
     return hashlib.sha256(_canonical([told, how]) + tools_text(parameters)).hexdigest()
 
 
-def with_unique_ids(response: ModelResponse, taken: set[str]) -> ModelResponse:
+def with_unique_ids(response: ModelResponse, messages: Sequence[ModelMessage]) -> ModelResponse:
     """The response with ids of tool calls that nothing else in the conversation has.
 
     Some providers repeat them; the results could not be told apart.
     """
-    seen = set(taken)
+    seen = {
+        part.tool_call_id
+        for message in messages
+        for part in message.parts
+        if isinstance(part, ToolCallPart)
+    }
     parts = list(response.parts)
     for n, part in enumerate(parts):
         if isinstance(part, ToolCallPart):

@@ -40,6 +40,8 @@ class MeteredStream(StreamedResponse):
             self.final_result_event = self._live.final_result_event
             self._first_chunk_monotonic = self._live._first_chunk_monotonic
             yield event
+        if self._cancelled:
+            return
         response = self._live.get()
         if response.state in ("incomplete", "interrupted"):
             raise ModelAPIError(self.model_name, "the stream ended before the answer was complete")

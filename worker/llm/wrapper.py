@@ -24,17 +24,20 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext
 
-from db.tokens import Answer
-from worker import calls, crash_points, steps
+from db.tokens import Answer, UsageSource
+from worker import calls, crash_points, events, steps
 from worker.calls import PaidCall, Sending
 from worker.llm import failures, recorded
 from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
 from worker.llm.usage import Estimate, TotalSaid, upper_estimate, usage_of
+from worker.log import get_logger
 from worker.outcomes import Fail
 
 if TYPE_CHECKING:
     from worker.context import Job
+
+log = get_logger()
 
 
 @dataclass
@@ -111,7 +114,7 @@ class MeteredModel(WrapperModel):
             )
         except BaseException as error:
             await self._fail(call, error, messages, began=False)
-        return await self._answer(asked, call, response, total)
+        return await self._answer(asked, call, response, messages, total)
 
     @asynccontextmanager
     async def request_stream(
@@ -133,7 +136,7 @@ class MeteredModel(WrapperModel):
         stream: MeteredStream | None = None
 
         async def answered(response: ModelResponse) -> ModelResponse:
-            return await self._answer(asked, call, response, total)
+            return await self._answer(asked, call, response, messages, total)
 
         try:
             Sending(call.request_id).sent()
@@ -202,19 +205,21 @@ class MeteredModel(WrapperModel):
         )
 
     async def _answer(
-        self, asked: Asked, call: PaidCall, response: ModelResponse, total: TotalSaid
+        self,
+        asked: Asked,
+        call: PaidCall,
+        response: ModelResponse,
+        messages: list[ModelMessage],
+        total: TotalSaid,
     ) -> ModelResponse:
         """Settle and record it; what stands is what a replay will read."""
         crash_points.reach("call.answered")
-        conversation = self._conversation
-        unique = recorded.with_unique_ids(response, set(conversation.tool_steps))
-        stands = await call.answered(
-            Answer(
-                recorded.document_of(asked.hash, unique),
-                usage_of(response, asked.estimate, total.tokens),
-            )
-        )
-        return conversation.take(recorded.response_of(stands))
+        usage = usage_of(response, asked.estimate, total.tokens)
+        if usage is None or usage.source is not UsageSource.PROVIDER:
+            log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
+        unique = recorded.with_unique_ids(response, messages)
+        stands = await call.answered(Answer(recorded.document_of(asked.hash, unique), usage))
+        return self._conversation.take(recorded.response_of(stands))
 
     async def _fail(
         self, call: PaidCall, error: BaseException, messages: list[ModelMessage], *, began: bool

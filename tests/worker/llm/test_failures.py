@@ -84,11 +84,12 @@ async def test_what_may_have_been_billed_is_held_at_the_estimate_and_tried_again
     assert unknown.request_id != answered.request_id
 
 
+@pytest.mark.parametrize("setting", ["timeout", "request_timeout"])
 async def test_an_answer_that_comes_too_late_is_held_at_the_estimate(
-    api: JobApi, provider: OpenAIStub
+    api: JobApi, provider: OpenAIStub, setting: str
 ) -> None:
     provider.script(slow(30))
-    working(provider, model_settings={"timeout": 0.3})
+    working(provider, model_settings={setting: 0.3})
     job = await api.run("work")
     assert (job.status, job.failures) == (JobStatus.DONE, 1)
     unknown, _ = await calls_of(api, job.id)

@@ -63,7 +63,11 @@ async def test_an_agent_without_a_model_takes_the_operators(
     database_url: str, provider: OpenAIStub
 ) -> None:
     agent = Agent()
-    chosen = {"model": "openai:chat-7", "model_url": provider.url, "max_output_tokens": 77}
+    chosen: dict[str, Any] = {
+        "model": "openai:chat-7",
+        "model_url": provider.url,
+        "max_output_tokens": 77,
+    }
     with registered():
 
         @handler("work")
