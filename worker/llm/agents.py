@@ -76,11 +76,11 @@ def _ending(conversation: Conversation, error: Exception) -> BaseException | Non
     """What the agent's error means for the job; None: what it says itself."""
     failed = conversation.unanswered
     if failed is not None and (error is failed.error or _holds(error, failed.error)):
-        return failures.ending_of(conversation.job, failed)
+        return failures.ending_of(failed)
     if isinstance(error, ModelAPIError):
         # Raised around the request, by a deadline of the agent's.
         says = failures.described(error, error.model_name, ())
-        return failures.ending_of(conversation.job, Unanswered(error, says))
+        return failures.ending_of(Unanswered(error, says))
     if isinstance(error, AgentRunError | UserError):
         # Its answers are recorded: another try would read the same ones, and end the same. Without
         # the error's body, which quotes the model.

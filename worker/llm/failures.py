@@ -8,7 +8,7 @@ sent.
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydantic_ai.exceptions import (
     ModelAPIError,
@@ -19,7 +19,7 @@ from pydantic_ai.exceptions import (
 from pydantic_ai.messages import ModelMessage, UserPromptPart
 
 from worker.calls import PaidCall
-from worker.outcomes import Fail, Retry
+from worker.outcomes import Fail, ParkSignal, Retry
 
 if TYPE_CHECKING:
     from worker.context import Job
@@ -41,27 +41,29 @@ FINAL = {
 _KEY = re.compile(r"\b(?:sk|pk|key|org|proj)[-_][\w*.-]{4,}")
 
 
-class Unanswered(Exception):
-    """A request to a model failed; `says` has neither prompt nor key in it."""
+class Unanswered(NamedTuple):
+    """A request to a model that failed; `says` has neither prompt nor key in it."""
 
-    def __init__(self, error: BaseException, says: str) -> None:
-        super().__init__(says)
-        self.error = error
-        self.says = says
+    error: BaseException
+    says: str
+    park: ParkSignal | None = None
 
 
-async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool) -> None:
+async def settle(
+    job: "Job", call: PaidCall, error: BaseException, says: str, *, began: bool
+) -> Unanswered:
     """Book what became of the call; `began`: a piece of its answer came."""
     if began:
         await call.cut(says)
     elif isinstance(error, ModelRateLimitError):
-        await _book_rate_limit(call, error.retry_after, says)
+        return Unanswered(error, says, await _rate_limited(job, call, error.retry_after, says))
     elif _is_refusal(error):
         await call.refused(says)
     elif isinstance(error, ModelConnectionError) and error.phase in ("pool", "connect"):
         await call.unsent(says)
     else:
         await call.lost(says)
+    return Unanswered(error, says)
 
 
 def described(error: BaseException, model: str, messages: Sequence[ModelMessage]) -> str:
@@ -84,23 +86,22 @@ def bounded(text: str) -> str:
     return " ".join(text.split())[:SAID_CHARACTERS_MAX]
 
 
-def ending_of(job: "Job", unanswered: Unanswered) -> BaseException:
+def ending_of(unanswered: Unanswered) -> BaseException:
     """How the job goes on: it waits for the provider, is tried again, or fails for good."""
-    error, says = unanswered.error, unanswered.says
-    if isinstance(error, ModelRateLimitError):
-        return _rate_limited(job, error.retry_after, says)
+    error, says, park = unanswered
+    if park is not None:
+        return park
     if isinstance(error, ModelHTTPError) and error.status_code in FINAL:
         return Fail(f"{says}; {FINAL[HTTPStatus(error.status_code)]}")
     after = error.retry_after if isinstance(error, ModelAPIError) else None
     return Retry(None if after is None else min(after, RATE_LIMIT_SECONDS_MAX), says)
 
 
-async def _book_rate_limit(call: PaidCall, retry_after_seconds: float | None, says: str) -> None:
+async def _rate_limited(
+    job: "Job", call: PaidCall, retry_after_seconds: float | None, says: str
+) -> ParkSignal:
+    """Nothing was billed; the job waits as long as the provider says, and burns no failure."""
     await call.refused(says)
-
-
-def _rate_limited(job: "Job", retry_after_seconds: float | None, says: str) -> BaseException:
-    """It waits, and burns no failure."""
     seconds = RATE_LIMIT_SECONDS if retry_after_seconds is None else retry_after_seconds
     return job.park("timer", detail=says, after_seconds=min(seconds, RATE_LIMIT_SECONDS_MAX))
 

@@ -78,11 +78,10 @@ class Durable(AbstractCapability[Any]):
         if effect is None or tool_def.tool_kind is not None:
             return await handler(args)
 
-        async def run() -> dict[str, Any]:
-            return _document(tool_def.name, await _outcome(handler, args))
+        async def run(given: dict[str, Any]) -> dict[str, Any]:
+            return _document(tool_def.name, await _outcome(handler, given))
 
-        name = self._step(call)
-        return _result(await _step(self.conversation.job, name, run, effect))
+        return _result(await _step(self.conversation.job, self._step(call), run, args, effect))
 
     async def handle_deferred_tool_calls(
         self, ctx: RunContext[Any], *, requests: DeferredToolRequests
@@ -128,9 +127,9 @@ class Durable(AbstractCapability[Any]):
         return name or f"{self.conversation.name}/history/tool {call.tool_name} {call.tool_call_id}"
 
 
-async def _step(job: "Job", name: str, run: Any, effect: ToolEffect) -> Any:
+async def _step(job: "Job", name: str, run: Any, args: dict[str, Any], effect: ToolEffect) -> Any:
     """Run it once. (What an effect means is the matter of `worker.steps`.)"""
-    return await steps.run(job, name, run)
+    return await steps.run(job, name, run, args)
 
 
 async def _outcome(handler: Any, args: dict[str, Any]) -> Any:

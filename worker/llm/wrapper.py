@@ -226,8 +226,8 @@ class MeteredModel(WrapperModel):
     ) -> NoReturn:
         """Settle it, and let pydantic-ai see its own error: a fallback may go on from there."""
         says = failures.described(error, f"{self.wrapped.system}:{self.model_name}", messages)
-        await failures.settle(call, error, says, began=began)
-        self._conversation.unanswered = Unanswered(error, says)
+        job = self._conversation.job
+        self._conversation.unanswered = await failures.settle(job, call, error, says, began=began)
         raise error
 
 
