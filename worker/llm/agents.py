@@ -6,7 +6,7 @@ now, and paid for once.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, UserError
@@ -42,8 +42,18 @@ async def run(
     if if_changed not in IF_CHANGED:
         raise InvalidInput(f"if_changed={if_changed!r} means nothing", "say 'fail' or 'reuse'")
     job.key("agent", name)
-    conversation = Conversation(job, name, if_changed, job.tools.output_tokens_max)
-    durable = Durable(conversation, dict(effects or {}), approval_seconds)
+    declared: dict[str, ToolEffect | None] = dict(effects or {})
+    for tool, effect in declared.items():
+        if effect not in (*get_args(ToolEffect), None):
+            raise InvalidInput(
+                f"effect {effect!r} of tool {tool!r} means nothing",
+                f"say one of {', '.join(get_args(ToolEffect))}, or None for no step",
+            )
+    unrecorded = frozenset(tool for tool, effect in declared.items() if effect is None)
+    conversation = Conversation(
+        job, name, if_changed, job.tools.output_tokens_max, unrecorded_tools=unrecorded
+    )
+    durable = Durable(conversation, declared, approval_seconds)
     given = {key: value for key, value in options.items() if value is not None}
     if "model" not in given and agent.model is None:
         given["model"] = _chosen(job, name)

@@ -7,7 +7,7 @@ are not part of what is asked.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -62,11 +62,20 @@ def tools_text(parameters: ModelRequestParameters) -> bytes:
 
 
 def asked_hash(
-    messages: Sequence[ModelMessage], settings: ModelSettings, parameters: ModelRequestParameters
+    messages: Sequence[ModelMessage],
+    settings: ModelSettings,
+    parameters: ModelRequestParameters,
+    unrecorded_tools: Collection[str] = (),
 ) -> str:
-    """What is asked, as 64 hexadecimal digits."""
+    """What is asked, as 64 hexadecimal digits.
+
+    Tools that run in every replay may return something else each time: what they do is not counted.
+    """
     told = [
-        {**_essence(message), "parts": [_essence(part) for part in message["parts"]]}
+        {
+            **_essence(message),
+            "parts": [_essence(part, unrecorded_tools) for part in message["parts"]],
+        }
         for message in ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
     ]
     how = {key: value for key, value in settings.items() if key not in _NOT_ASKED}
@@ -100,8 +109,11 @@ def _definition(tool: ToolDefinition) -> list[Any]:
     return [tool.name, tool.description, tool.parameters_json_schema, tool.strict]
 
 
-def _essence(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key not in _INCIDENTAL}
+def _essence(part: dict[str, Any], unrecorded_tools: Collection[str] = ()) -> dict[str, Any]:
+    essence = {key: value for key, value in part.items() if key not in _INCIDENTAL}
+    if part.get("part_kind") == "tool-return" and part["tool_name"] in unrecorded_tools:
+        return {"part_kind": "tool-return", "tool_call_id": part["tool_call_id"]}
+    return essence
 
 
 def _canonical(value: object) -> bytes:

@@ -48,6 +48,8 @@ class Conversation:
     name: str
     if_changed: str
     max_tokens: int
+    # Tools that are no steps: they run in every replay.
+    unrecorded_tools: frozenset[str] = frozenset()
     answered: int = 0
     # The step of each tool call, by its id.
     tool_steps: dict[str, str] = field(default_factory=dict[str, str])
@@ -173,7 +175,9 @@ class MeteredModel(WrapperModel):
             settings["max_retries"] = 0
         return Asked(
             self._conversation.next_request,
-            recorded.asked_hash(messages, settings, parameters),
+            recorded.asked_hash(
+                messages, settings, parameters, self._conversation.unrecorded_tools
+            ),
             settings,
             upper_estimate(messages, recorded.tools_text(parameters), limit),
         )

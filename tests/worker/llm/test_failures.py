@@ -228,6 +228,21 @@ async def test_of_a_fallback_each_model_that_was_asked_is_in_the_books(
     ]
 
 
+async def test_a_fallback_that_has_no_model_left_is_tried_again(
+    api: JobApi, provider: OpenAIStub
+) -> None:
+    provider.script(SERVER_ERROR, SERVER_ERROR)
+    agent = Agent(FallbackModel(model_at(provider, "first"), model_at(provider, "second")))
+
+    @handler("work")
+    async def work(job: Job) -> str:
+        return await job.agent("draft", agent, PROMPT)
+
+    job = await api.run("work")
+    assert (job.status, job.failures) == (JobStatus.DONE, 1)
+    assert [call.model for call in await calls_of(api, job.id)] == ["first", "second", "first"]
+
+
 async def test_an_agent_that_gives_up_is_not_run_again(api: JobApi, provider: OpenAIStub) -> None:
     working(provider, output_type=int)
     job = await api.run("work")

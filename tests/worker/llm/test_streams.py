@@ -10,7 +10,14 @@ from pydantic_ai.messages import TextPart, TextPartDelta
 
 from db.jobs import JobStatus
 from db.tokens import CallStatus, UsageSource
-from tests.openai_stub import CUT, INCONSISTENT_USAGE, MISSING_USAGE, OpenAIStub, too_many
+from tests.openai_stub import (
+    CUT,
+    INCONSISTENT_USAGE,
+    MALFORMED,
+    MISSING_USAGE,
+    OpenAIStub,
+    too_many,
+)
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
 from worker import Job, handler
@@ -79,6 +86,16 @@ async def test_a_stream_that_is_cut_is_booked_as_cut_at_the_estimate(
     assert (cut.status, cut.usage_source) == (CallStatus.CUT, UsageSource.ESTIMATED)
     assert (cut.input_tokens, cut.output_tokens) == (cut.estimated_input_tokens, 4096)
     assert answered.status is CallStatus.OK
+
+
+async def test_a_stream_of_garbage_is_not_free(api: JobApi, provider: OpenAIStub) -> None:
+    provider.script(MALFORMED)
+    working(provider, Listener())
+    job = await api.run("work")
+    assert (job.status, job.failures) == (JobStatus.DONE, 1)
+    spoilt, _ = await calls_of(api, job.id)
+    assert spoilt.status in (CallStatus.UNKNOWN, CallStatus.CUT)
+    assert (spoilt.usage_source, spoilt.output_tokens) == (UsageSource.ESTIMATED, 4096)
 
 
 async def test_a_listener_that_fails_leaves_the_call_settled(

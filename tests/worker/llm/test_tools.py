@@ -25,7 +25,7 @@ async def test_a_tool_declared_no_step_is_run_in_every_replay(
     @agent.tool_plain
     def now() -> str:
         ran.append("now")
-        return "noon"
+        return f"time {len(ran)}"
 
     @agent.tool_plain
     def charge() -> str:
@@ -62,6 +62,27 @@ async def test_effects_of_a_tool_that_the_agent_does_not_have_are_refused(
     job = await api.run("work")
     assert (job.status, job.attempt) == (JobStatus.FAILED, 1)
     assert "chrage, which is no tool of the agent; its tools are: charge" in (job.error or "")
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"effects": {"charge": "unsave"}}, "effect 'unsave' of tool 'charge' means nothing"),
+        ({"if_changed": "ignore"}, "if_changed='ignore' means nothing"),
+    ],
+    ids=["effect", "if_changed"],
+)
+async def test_an_option_that_means_nothing_is_refused(
+    api: JobApi, provider: OpenAIStub, options: Any, said: str
+) -> None:
+    agent = Agent(model_at(provider))
+
+    @handler("work", failures_max=1)
+    async def work(job: Job) -> str:
+        return await job.agent("pay", agent, "hi", **options)
+
+    assert said in ((await api.run("work")).error or "")
     assert provider.requests == []
 
 
