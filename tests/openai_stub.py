@@ -1,26 +1,36 @@
 """An OpenAI-compatible provider under test: real HTTP, scripted faults, and a bill of its own.
 
-`POST /v1/embeddings` and `POST /v1/chat/completions` answer deterministically. Faults are scripted
-for the next requests (`script`), or for all until `recover` (`always`). The bill holds what a real
-provider would charge for: every answer it computed, whether or not the client got to see it. So it
-is a source independent of our own books.
+`POST /v1/embeddings` and `POST /v1/chat/completions` (streamed too) answer deterministically; a
+prompt can script what it is answered (see `tests.openai_chat`). Faults are scripted for the next
+requests (`script`), or for all until `recover` (`always`), or happen at random. The bill holds what
+a real provider would charge for: every answer it computed, whether or not the client got to see it.
+So it is a source independent of our own books.
+
+It also runs as a process of its own, for tests that kill workers:
+
+    python -m tests.openai_stub --port 0 --bill bill.jsonl --seed 7 --faults 500=0.1,cut=0.1
+
+It prints its URL, and appends a line to the bill before it answers.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import random
 import socket
 import threading
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-Body = dict[str, Any]
-CHARACTERS_PER_TOKEN = 4
+from tests import openai_chat
+from tests.openai_chat import Body, Reply, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,11 @@ GOOD = Fault()
 SERVER_ERROR = Fault(500, message="internal error")
 CUT = Fault(cut=True)
 MALFORMED = Fault(garble=True)
+MISSING_USAGE = Fault(edit=openai_chat.missing_usage)
+INCONSISTENT_USAGE = Fault(edit=openai_chat.inconsistent_usage)
+EXCESSIVE_USAGE = Fault(edit=openai_chat.excessive_usage)
+MALFORMED_TOOL_JSON = Fault(edit=openai_chat.malformed_tool_json)
+DUPLICATE_TOOL_IDS = Fault(edit=openai_chat.duplicate_tool_ids)
 
 
 def too_many(retry_after: str | None = None) -> Fault:
@@ -69,6 +84,20 @@ def wrong_dimensions(dimensions: int) -> Fault:
     return Fault(edit=edit)
 
 
+# What may happen at random, by the name that `--faults` gives it.
+FAULTS = {
+    "429": too_many("1"),
+    "500": SERVER_ERROR,
+    "slow": slow(0.5),
+    "cut": CUT,
+    "garbage": MALFORMED,
+    "missing_usage": MISSING_USAGE,
+    "inconsistent_usage": INCONSISTENT_USAGE,
+    "malformed_tool_json": MALFORMED_TOOL_JSON,
+    "duplicate_tool_ids": DUPLICATE_TOOL_IDS,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the client sent."""
@@ -87,6 +116,7 @@ class Charge:
     request_id: str | None
     input_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
 
 
 class OpenAIStub:
@@ -96,12 +126,19 @@ class OpenAIStub:
         self,
         *,
         dimensions: int = 64,
-        reply: Callable[[Body], str] | None = None,
+        reply: Callable[[Body], str | Reply] | None = None,
         key: str | None = None,
+        port: int = 0,
+        bill_file: Path | None = None,
+        faults: Mapping[str, float] | None = None,
+        seed: int = 0,
     ) -> None:
         self.dimensions = dimensions
-        self.reply = reply or _echo
+        self.reply = reply or openai_chat.scripted
         self.key = key
+        self._bill_file = bill_file
+        self._chances = dict(faults or {})
+        self._random = random.Random(seed)
         self.refuses_dimensions_field = False
         self._lock = threading.Lock()
         self._requests: list[Request] = []
@@ -109,7 +146,7 @@ class OpenAIStub:
         self._script: deque[Fault] = deque()
         self._always: Fault | None = None
         self._poison: str | None = None
-        self._server = _server(self)
+        self._server = _server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     def __enter__(self) -> Self:
@@ -174,22 +211,37 @@ class OpenAIStub:
         """The fault that happens to this request (maybe `GOOD`), and its answer."""
         with self._lock:
             self._requests.append(request)
-            fault = self._script.popleft() if self._script else self._always or GOOD
+            fault = self._script.popleft() if self._script else self._always or self._chance()
             if fault.status is None:
                 fault = self._refusal(request) or fault
             if fault.status is not None:
+                self._write(Charge(request.path, _model(request), _request_id(request), 0, 0), 0)
                 return fault, _error(fault)
             body, charge = self._computed(request)
             self._bill.append(charge)
+            self._write(charge, 1)
             return fault, body
+
+    def _chance(self) -> Fault:
+        drawn = self._random.random()
+        for name, chance in self._chances.items():
+            drawn -= chance
+            if drawn < 0:
+                return FAULTS[name]
+        return GOOD
+
+    def _write(self, charge: Charge, computed: int) -> None:
+        """Before the answer is sent: who kills the client finds the line."""
+        if self._bill_file is not None:
+            line = json.dumps({**asdict(charge), "computed": bool(computed)})
+            with self._bill_file.open("a") as bill:
+                bill.write(line + "\n")
 
     def _refusal(self, request: Request) -> Fault | None:
         if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
             return Fault(401, message="incorrect API key provided")
         if request.path not in ("/v1/embeddings", "/v1/chat/completions"):
             return Fault(404, message=f"unknown path {request.path}")
-        if request.body.get("stream"):
-            return Fault(400, message="this provider does not stream")
         if self.refuses_dimensions_field and "dimensions" in request.body:
             return Fault(400, message="this model does not support specifying dimensions")
         if self._poison is not None and any(self._poison in text for text in _inputs(request.body)):
@@ -197,18 +249,33 @@ class OpenAIStub:
         return None
 
     def _computed(self, request: Request) -> tuple[Body, Charge]:
-        model = str(request.body["model"])
-        request_id = request.headers.get("X-Request-Id") or request.headers.get("Idempotency-Key")
+        model, request_id = _model(request), _request_id(request)
         if request.path == "/v1/embeddings":
             texts = _inputs(request.body)
-            tokens = sum(_tokens(text) for text in texts)
-            charge = Charge(request.path, model, request_id, tokens, 0)
-            return _embeddings(model, texts, tokens, self.dimensions), charge
-        text = self.reply(request.body)
-        charge = Charge(
-            request.path, model, request_id, _prompt_tokens(request.body), _tokens(text)
-        )
-        return _completion(charge, text, len(self._bill)), charge
+            count = sum(tokens(text) for text in texts)
+            charge = Charge(request.path, model, request_id, count, 0)
+            return _embeddings(model, texts, count, self.dimensions), charge
+        reply = self.reply(request.body)
+        reply = Reply(reply) if isinstance(reply, str) else reply
+        body = openai_chat.completion(model, len(self._bill), reply, request.body)
+        usage = body["usage"]
+        cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+        read, written = usage["prompt_tokens"], usage["completion_tokens"]
+        return body, Charge(request.path, model, request_id, read, written, cached)
+
+
+def bill_of(file: Path) -> list[tuple[Charge, bool]]:
+    """The lines of a bill file, and whether the answer was computed (else nothing is charged)."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [(Charge(**line), computed) for line in lines for computed in [line.pop("computed")]]
+
+
+def _model(request: Request) -> str:
+    return str(request.body.get("model"))
+
+
+def _request_id(request: Request) -> str | None:
+    return request.headers.get("X-Request-Id") or request.headers.get("Idempotency-Key")
 
 
 def _inputs(body: Body) -> list[str]:
@@ -216,7 +283,7 @@ def _inputs(body: Body) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def _embeddings(model: str, texts: list[str], tokens: int, dimensions: int) -> Body:
+def _embeddings(model: str, texts: list[str], count: int, dimensions: int) -> Body:
     data = [
         {"object": "embedding", "index": index, "embedding": _vector(text, dimensions)}
         for index, text in enumerate(texts)
@@ -226,7 +293,7 @@ def _embeddings(model: str, texts: list[str], tokens: int, dimensions: int) -> B
         "model": model,
         # The order is not promised: a client has to go by the index.
         "data": data[::-1],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": count, "total_tokens": count},
     }
 
 
@@ -237,50 +304,16 @@ def _vector(text: str, dimensions: int) -> list[float]:
     return vector
 
 
-def _completion(charge: Charge, text: str, number: int) -> Body:
-    return {
-        "id": f"chatcmpl-{number}",
-        "object": "chat.completion",
-        "created": 0,
-        "model": charge.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text},
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": charge.input_tokens,
-            "completion_tokens": charge.output_tokens,
-            "total_tokens": charge.input_tokens + charge.output_tokens,
-        },
-    }
-
-
-def _echo(body: Body) -> str:
-    last = body["messages"][-1]["content"]
-    return f"You said: {last}"
-
-
-def _prompt_tokens(body: Body) -> int:
-    return sum(_tokens(str(message.get("content") or "")) for message in body["messages"])
-
-
-def _tokens(text: str) -> int:
-    return max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
-
-
 def _error(fault: Fault) -> Body:
     return {"error": {"message": fault.message, "type": "scripted", "code": fault.status}}
 
 
-def _server(stub: OpenAIStub) -> ThreadingHTTPServer:
+def _server(stub: OpenAIStub, port: int) -> ThreadingHTTPServer:
     class Handler(_Handler):
         provider = stub
 
     # A handler in a slow answer must not hold up the end of the test.
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     server.block_on_close = False
     return server
@@ -297,7 +330,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault, body = self.provider.answer(request)
         threading.Event().wait(fault.seconds)
         try:
-            self._send(fault, body)
+            if request.body.get("stream") and fault.status is None:
+                self._stream(fault, body, request.body)
+            else:
+                self._send(fault, body)
         except OSError:
             # The client lost patience.
             self.close_connection = True
@@ -320,9 +356,57 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(answer)
 
+    def _stream(self, fault: Fault, body: Body, asked: Body) -> None:
+        """Server-sent events; the end of the connection is the end of the answer."""
+        answer = fault.edit(body) if fault.edit else body
+        options: Body = asked.get("stream_options") or {}
+        with_usage = bool(options.get("include_usage"))
+        events = [
+            f"data: {json.dumps(chunk)}\n\n".encode()
+            for chunk in openai_chat.chunks(answer, with_usage=with_usage)
+        ]
+        if fault.garble:
+            events = [event[: len(event) // 2] + b"\n\n" for event in events]
+        elif fault.cut:
+            # With a piece of the next one, so that nobody takes it for the end.
+            events = [*events[: len(events) // 2], b'data: {"id"']
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in events if fault.cut else [*events, b"data: [DONE]\n\n"]:
+            self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+            self.wfile.flush()
+        if fault.cut:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: tests read `requests`."""
 
 
 def _titled(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.title(): value for name, value in headers.items()}
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.openai_stub")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--bill", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", default="", help="500=0.1,cut=0.05: how likely each is")
+    given = parser.parse_args()
+    pairs = [pair.split("=") for pair in given.faults.split(",") if pair]
+    unknown = sorted({name for name, _ in pairs} - FAULTS.keys())
+    if unknown:
+        parser.error(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    faults = {name: float(chance) for name, chance in pairs}
+    with OpenAIStub(port=given.port, bill_file=given.bill, faults=faults, seed=given.seed) as stub:
+        print(stub.url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    _main()

@@ -33,7 +33,7 @@ LONG = {
     "worker/cli/app.py": "the list of commands with their help",
 }
 # Settings that are only checked: there is nothing to choose from yet.
-CHECKED_ONLY = {"model": "the offline model is the only one; a name of another is refused"}
+CHECKED_ONLY: dict[str, str] = {}
 # LISTEN needs a connection of its own, outside the pool, and returns nothing.
 SQL_OUTSIDE = {"worker/wake.py"}
 # Statements that several functions share on purpose.

@@ -7,10 +7,20 @@ again.
 """
 
 import mimetypes
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 from uuid import UUID
 
 import anyio
@@ -30,17 +40,46 @@ from worker import ask, calls, checkpoints, steps, waits
 from worker.ask import Decision
 from worker.calls import CallsOpen, Pricing, Sending
 from worker.group_commit import GroupCommit, Kind
+from worker.llm.choice import ModelChoice
 from worker.open_call import OpenCall
 from worker.outcomes import Parked, ParkSignal
 from worker.spool import Spool
 from worker.waits import Child
 
 if TYPE_CHECKING:
+    from pydantic_ai.agent import AbstractAgent, EventStreamHandler
+    from pydantic_ai.messages import ModelMessage, UserContent
+    from pydantic_ai.models import Model
+    from pydantic_ai.output import OutputSpec
+    from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.usage import UsageLimits
+
     from worker.embedders import Embedder
+    from worker.llm.tools import ToolEffect
 
 P = ParamSpec("P")
+D = TypeVar("D")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+class AgentOptions(TypedDict, total=False):
+    """How `job.agent` runs an agent; what is not explained goes to the agent's own `run`."""
+
+    deps: Any
+    model: "Model | str | None"
+    message_history: "Sequence[ModelMessage] | None"
+    instructions: Any
+    model_settings: "ModelSettings | None"
+    usage_limits: "UsageLimits | None"
+    toolsets: Sequence[Any] | None
+    event_stream_handler: "EventStreamHandler[Any] | None"
+    effects: "Mapping[str, ToolEffect | None] | None"
+    """By tool: "pure", "idempotent" (the default), "unsafe", or None: run in every replay."""
+    approval_seconds: float | None
+    """How long an approval may take; then it is a no."""
+    if_changed: Literal["fail", "reuse"]
+    """What becomes of a recorded answer when the agent now asks something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +94,8 @@ class Tools:
     spool: Spool
     pricing: Pricing | None = None
     unknown_price: str = "refuse_if_budgeted"
+    output_tokens_max: int = 4096
+    model: ModelChoice = field(default_factory=ModelChoice)
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -311,6 +352,51 @@ class Job:
         if send is None:
             return OpenCall(self, name, provider, model, estimate)
         return calls.make(self, name, send, provider=provider, model=model, estimate=estimate)
+
+    @overload
+    async def agent(
+        self,
+        name: str,
+        agent: "AbstractAgent[D, R]",
+        prompt: "str | Sequence[UserContent] | None" = None,
+        *,
+        output_type: None = None,
+        **options: "Unpack[AgentOptions]",
+    ) -> R: ...
+
+    @overload
+    async def agent(
+        self,
+        name: str,
+        agent: "AbstractAgent[D, Any]",
+        prompt: "str | Sequence[UserContent] | None" = None,
+        *,
+        output_type: "OutputSpec[T]",
+        **options: "Unpack[AgentOptions]",
+    ) -> T: ...
+
+    @_in_the_loop
+    async def agent(
+        self,
+        name: str,
+        agent: Any,
+        prompt: Any = None,
+        *,
+        output_type: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Run a pydantic-ai agent, and return its output.
+
+        Each request to its model is a paid call and the step `"<name>/request 1"`, `2`, …; each
+        tool call a step `"<name>/request 2/tool search 1"`; replays read them. Provider SDKs that
+        pydantic-ai can tell so (OpenAI's, Anthropic's, Groq's) do not retry by themselves: a retry
+        is the job's, and a call of its own. A tool that requires approval parks the job until
+        somebody decides. For the options see `AgentOptions`.
+        """
+        # Loaded with the first agent: pydantic-ai takes a second.
+        from worker.llm import agents
+
+        return await agents.run(self, name, agent, prompt, output_type=output_type, **options)
 
     @_in_the_loop
     async def transaction(self, name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:

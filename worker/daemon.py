@@ -38,6 +38,7 @@ from worker.embedders import Embedder
 from worker.embedders import from_settings as embedder_from_settings
 from worker.finish import Ending, Finisher
 from worker.heartbeat import Heartbeat, Identity
+from worker.llm.choice import ModelChoice
 from worker.log import get_logger
 from worker.outcomes import Canceled, Lost, Released
 from worker.promote import Promoter
@@ -124,6 +125,13 @@ class Daemon:
             deployer=deployer.deploy,
             spool=Spool(self._database, _spool_folder(settings), self._metrics.spooled),
             unknown_price=settings.unknown_price,
+            output_tokens_max=settings.max_output_tokens,
+            model=ModelChoice(
+                settings.model,
+                settings.model_url,
+                settings.model_key.get_secret_value() if settings.model_key else None,
+                settings.model_seconds,
+            ),
         )
         self._identity = Identity(
             host=socket.gethostname(),

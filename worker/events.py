@@ -47,6 +47,7 @@ SPOOL_WRITTEN: Final = "spool.written"
 SPOOL_DRAINED: Final = "spool.drained"
 SPOOL_FAILED: Final = "spool.failed"
 SPOOL_REFUSED: Final = "spool.refused"
+CALL_USAGE_DOUBTED: Final = "call.usage_doubted"
 UPKEEP_FAILED: Final = "upkeep.failed"
 VIOLATIONS_FOUND: Final = "violations.found"
 
@@ -92,6 +93,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SPOOL_DRAINED: "paid answers that were on disk are settled in the database",
     SPOOL_FAILED: "a paid answer cannot be kept on disk; only the database can still take it",
     SPOOL_REFUSED: "a file among the kept answers cannot be used; it is left alone",
+    CALL_USAGE_DOUBTED: "a provider did not say what a call took, contradicted itself, or went over"
+    " the estimate; the call is booked at its upper estimate or more",
     UPKEEP_FAILED: "one round of upkeep failed; the next comes at its time",
     VIOLATIONS_FOUND: "the violations view is not empty",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",

@@ -33,6 +33,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "JOBSWORTH_"
+# Those that `worker.llm.providers` knows; it is not imported here, as it takes a second to load.
+MODEL_PROVIDERS = ("openai", "openai-responses", "anthropic")
 
 
 def load_settings(**overrides: Any) -> "Settings":
@@ -137,6 +139,17 @@ def _http_url(value: str | None) -> str | None:
     return value
 
 
+def _model_name(value: str | None) -> str | None:
+    if value is None or value.strip().lower() == "offline":
+        return None
+    provider, _, model = value.strip().partition(":")
+    if provider.lower() not in MODEL_PROVIDERS or not model:
+        raise ValueError(
+            f'is neither "offline" nor one of {", ".join(MODEL_PROVIDERS)} with ":" and a model'
+        )
+    return f"{provider.lower()}:{model}"
+
+
 def _host(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
@@ -191,6 +204,13 @@ Modules = Annotated[
     BeforeValidator(_split),
     AfterValidator(_module_names),
     Says("module names with commas between"),
+]
+ModelName = Annotated[
+    str | None,
+    AfterValidator(_model_name),
+    Says(
+        '"offline", or a provider and its model, as openai:gpt-5.1 or anthropic:claude-sonnet-4-5'
+    ),
 ]
 Queues = Annotated[
     tuple[str, ...] | None,
@@ -324,10 +344,23 @@ class Settings(BaseSettings):
         65_536, ge=1_024, le=16_777_216, description="output kept of a deployment's command"
     )
 
-    model: Annotated[Literal["offline"] | None, BeforeValidator(_lower)] = Field(
-        None,
-        description="the model of the four shipped modes; unset, the offline rule-based one, "
-        "which is the only one supported",
+    model: ModelName = Field(
+        None, description="the model of agents that name none; unset, the offline rule-based one"
+    )
+    model_url: HttpUrl = Field(
+        None, description="the base URL of that model's provider, where it is not the usual one"
+    )
+    model_key: SecretStr | None = Field(
+        None, description="the key that provider wants; unset, its usual variable is read"
+    )
+    model_seconds: Seconds = Field(
+        600.0, ge=0.1, le=86_400, description="longest time that model may take for an answer"
+    )
+    max_output_tokens: int = Field(
+        4_096,
+        ge=1,
+        le=1_000_000,
+        description="most tokens a model may answer with, where neither agent nor model says",
     )
     unknown_price: Annotated[
         Literal["allow", "refuse_if_budgeted", "refuse"], BeforeValidator(_lower)
@@ -371,7 +404,9 @@ class Settings(BaseSettings):
 # A container platform sets JOBSWORTH_PORT=tcp://… and JOBSWORTH_SERVICE_HOST for a Service of our
 # name, and the test harness arms itself by environment: neither is a setting, nor a mistake.
 _NOT_SETTINGS = re.compile(r"JOBSWORTH_(PORT(_.*)?|SERVICE_.*|(TEST|CRASH|CHAOS)_.*)")
-_HIDDEN = frozenset({"database_url", "listen_url", "embedder_url", "embedder_key"})
+_HIDDEN = frozenset(
+    {"database_url", "listen_url", "embedder_url", "embedder_key", "model_url", "model_key"}
+)
 _VALUE_CHARACTERS_MAX = 60
 
 
@@ -412,6 +447,15 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
             f"is set although {env_name('database_url')} is not",
             "set both, or neither for the embedded database",
         )
+    if settings.model is None:
+        for name in ("model_url", "model_key"):
+            if getattr(settings, name) is not None:
+                yield Problem(
+                    env_name(name),
+                    None,
+                    f"is set although {env_name('model')} is not",
+                    "name the model, or unset this one",
+                )
     if settings.embedder_url is None:
         for name in ("embedder_model", "embedder_key"):
             if getattr(settings, name) is not None:

@@ -27,11 +27,13 @@ import pytest
 from tests.support import POLL_SECONDS, ROOT, Record, environment
 
 PRELOADED = (
+    "pydantic_ai.models.openai",
     "worker.agent",
     "worker.cli.app",
     "worker.cli.daemon",
     "worker.cli.run",
     "worker.daemon",
+    "worker.llm.agents",
     "worker.web.app",
     "worker.web.server",
 )

@@ -182,9 +182,23 @@ def test_a_bad_value_is_refused_under_its_name(
 def test_a_model_that_is_not_supported_is_refused_with_those_that_are(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setenv("JOBSWORTH_MODEL", "openai:gpt-5")
+    monkeypatch.setenv("JOBSWORTH_MODEL", "nobody:gpt-5")
     (line,) = refusal()
-    assert line.startswith("JOBSWORTH_MODEL=openai:gpt-5: should be 'offline'")
+    assert line.startswith('JOBSWORTH_MODEL=nobody:gpt-5: is neither "offline" nor one of openai, ')
+
+
+def test_a_model_is_a_provider_and_a_name_and_offline_is_none(monkeypatch: pytest.MonkeyPatch):
+    for name, model in (("OpenAI:gpt-5:X", "openai:gpt-5:X"), ("Offline", None)):
+        monkeypatch.setenv("JOBSWORTH_MODEL", name)
+        assert load_settings().model == model
+
+
+@pytest.mark.parametrize("name", ["MODEL_URL", "MODEL_KEY"])
+def test_where_a_model_is_means_nothing_without_a_model(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("JOBSWORTH_" + name, "http://hunter2")
+    (line,) = refusal()
+    assert line.startswith(f"JOBSWORTH_{name}: is set although JOBSWORTH_MODEL is not")
+    assert "hunter2" not in line
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "LISTEN_URL", "EMBEDDER_URL"])

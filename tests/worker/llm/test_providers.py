@@ -1,0 +1,95 @@
+"""Models by name, and the one that the operator chose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent
+
+from db.errors import InvalidInput
+from db.jobs import JobStatus
+from tests.openai_stub import OpenAIStub
+from tests.worker.job_api import JobApi, registered
+from tests.worker.llm.support import calls_of
+from worker import Job, handler
+from worker.llm.choice import ModelChoice
+from worker.llm.providers import KEYS, model_of
+from worker.settings import MODEL_PROVIDERS
+
+
+def test_a_model_is_made_by_provider_and_name_and_its_client_does_not_retry() -> None:
+    for name, system in (
+        ("openai:gpt-5.1", "openai"),
+        ("openai-responses:gpt-5.1", "openai"),
+        ("anthropic:claude-sonnet-4-5", "anthropic"),
+    ):
+        model: Any = model_of(name, key="k", timeout_seconds=7)
+        assert (model.system, model.model_name) == (system, name.partition(":")[2])
+        assert model.client.max_retries == 0
+        assert model.client.timeout.read == 7
+
+
+@pytest.mark.parametrize("name", ["gpt-5.1", "openai:", "nobody:m", ""])
+def test_a_name_that_is_no_model_is_refused_with_the_providers_there_are(name: str) -> None:
+    with pytest.raises(InvalidInput, match=r"openai, openai-responses, anthropic"):
+        model_of(name, key="k")
+
+
+def test_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    with pytest.raises(InvalidInput, match=r"set JOBSWORTH_MODEL_KEY or ANTHROPIC_API_KEY"):
+        model_of("anthropic:m")
+
+
+def test_a_server_of_ones_own_may_want_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert model_of("openai:m", url="http://127.0.0.1:1/v1").base_url == "http://127.0.0.1:1/v1/"
+
+
+def test_settings_and_adapters_know_the_same_providers() -> None:
+    assert set(MODEL_PROVIDERS) == set(KEYS)
+
+
+def test_no_choice_and_offline_are_no_model_and_a_choice_is_built_once() -> None:
+    assert ModelChoice().model() is None
+    assert ModelChoice("offline").model() is None
+    choice = ModelChoice("openai:m", "http://127.0.0.1:1/v1", "secret")
+    assert choice.model() is choice.model()
+    assert "secret" not in repr(choice)
+
+
+async def test_an_agent_without_a_model_takes_the_operators(
+    database_url: str, provider: OpenAIStub
+) -> None:
+    agent = Agent()
+    chosen: dict[str, Any] = {
+        "model": "openai:chat-7",
+        "model_url": provider.url,
+        "max_output_tokens": 77,
+    }
+    with registered():
+
+        @handler("work")
+        async def work(job: Job) -> str:
+            return await job.agent("draft", agent, "hello")
+
+        async with JobApi.open(database_url, **chosen) as api:
+            job = await api.run("work")
+            [call] = await calls_of(api, job.id)
+    assert job.result == "You said: hello"
+    assert (call.model, call.estimated_output_tokens) == ("chat-7", 77)
+    assert provider.requests[0].body["max_completion_tokens"] == 77
+
+
+async def test_an_agent_without_any_model_is_told_where_to_name_one(api: JobApi) -> None:
+    agent = Agent()
+
+    @handler("work")
+    async def work(job: Job) -> str:
+        return await job.agent("draft", agent, "hello")
+
+    job = await api.run("work")
+    assert (job.status, job.attempt) == (JobStatus.FAILED, 1)
+    assert "has no model" in (job.error or "")
+    assert "JOBSWORTH_MODEL" in (job.error or "")

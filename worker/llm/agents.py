@@ -1,0 +1,109 @@
+"""`job.agent`: one run of a pydantic-ai agent inside a job.
+
+In: an agent and a prompt. Out: the agent's output. Invariant: the run takes the same way in every
+attempt, since every answer of its models and tools is recorded; what is not recorded yet is done
+now, and paid for once.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.exceptions import AgentRunError, ModelAPIError, UserError
+from pydantic_ai.messages import ModelMessage
+from pydantic_ai.models import Model
+
+from db.errors import InvalidInput
+from worker.llm import failures
+from worker.llm.failures import Unanswered
+from worker.llm.tools import Durable, ToolEffect
+from worker.llm.wrapper import Conversation
+from worker.outcomes import Fail
+
+if TYPE_CHECKING:
+    from worker.context import Job
+
+IF_CHANGED = ("fail", "reuse")
+
+
+async def run(
+    job: "Job",
+    name: str,
+    agent: AbstractAgent[Any, Any],
+    prompt: Any,
+    *,
+    message_history: Sequence[ModelMessage] | None = None,
+    effects: Mapping[str, ToolEffect | None] | None = None,
+    approval_seconds: float | None = None,
+    if_changed: str = "fail",
+    **options: Any,
+) -> Any:
+    """The agent's output. `options` go to the agent's own `run`."""
+    if if_changed not in IF_CHANGED:
+        raise InvalidInput(f"if_changed={if_changed!r} means nothing", "say 'fail' or 'reuse'")
+    job.key("agent", name)
+    declared: dict[str, ToolEffect | None] = dict(effects or {})
+    for tool, effect in declared.items():
+        if effect not in (*get_args(ToolEffect), None):
+            raise InvalidInput(
+                f"effect {effect!r} of tool {tool!r} means nothing",
+                f"say one of {', '.join(get_args(ToolEffect))}, or None for no step",
+            )
+    unrecorded = frozenset(tool for tool, effect in declared.items() if effect is None)
+    conversation = Conversation(
+        job, name, if_changed, job.tools.output_tokens_max, unrecorded_tools=unrecorded
+    )
+    durable = Durable(conversation, declared, approval_seconds)
+    given = {key: value for key, value in options.items() if value is not None}
+    if "model" not in given and agent.model is None:
+        given["model"] = _chosen(job, name)
+    try:
+        result = await agent.run(
+            prompt,
+            message_history=message_history,
+            capabilities=[*given.pop("capabilities", ()), durable],
+            **given,
+        )
+    except Exception as error:
+        ending = _ending(conversation, error)
+        if ending is None:
+            raise
+        raise ending from error
+    return result.output
+
+
+def _chosen(job: "Job", name: str) -> Model:
+    model = job.tools.model.model()
+    if model is None:
+        raise Fail(
+            f"the agent of {name!r} has no model: give it one, pass model= to job.agent, or set "
+            "JOBSWORTH_MODEL"
+        )
+    return model
+
+
+def _ending(conversation: Conversation, error: Exception) -> BaseException | None:
+    """What the agent's error means for the job; None: what it says itself."""
+    failed = conversation.unanswered
+    if failed is not None and (error is failed.error or _holds(error, failed.error)):
+        return failures.ending_of(failed)
+    if isinstance(error, ModelAPIError):
+        # Raised around the request, by a deadline of the agent's.
+        says = failures.described(error, error.model_name, ())
+        return failures.ending_of(Unanswered(error, says))
+    if isinstance(error, AgentRunError | UserError):
+        # Its answers are recorded: another try would read the same ones, and end the same. Without
+        # the error's body, which quotes the model.
+        return Fail(
+            f"agent {conversation.name!r} gave up: {type(error).__name__}: "
+            f"{failures.bounded(error.message)}; change the agent and enqueue a new job"
+        )
+    return None
+
+
+def _holds(error: BaseException, inner: BaseException) -> bool:
+    """A fallback that has no model left raises a group of what its models raised."""
+    return isinstance(error, BaseExceptionGroup) and any(
+        one is inner or _holds(one, inner)  # pyright: ignore[reportUnknownArgumentType]
+        for one in error.exceptions  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+    )

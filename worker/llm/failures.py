@@ -1,0 +1,125 @@
+"""A request that was not answered: what that means for the books, and for the job.
+
+In: what the model's adapter raised. Out: the call's settlement, and how the job goes on. Invariant:
+what may have been billed is never settled at nothing; only a refusal is, and what provably was not
+sent.
+"""
+
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple, cast
+
+from pydantic_ai.exceptions import (
+    ModelAPIError,
+    ModelConnectionError,
+    ModelHTTPError,
+    ModelRateLimitError,
+)
+from pydantic_ai.messages import ModelMessage, UserPromptPart
+
+from worker.calls import PaidCall
+from worker.outcomes import Fail, ParkSignal, Retry
+
+SAID_CHARACTERS_MAX = 300
+QUOTE_CHARACTERS_MIN = 8
+RATE_LIMIT_SECONDS_MAX = 3_600.0
+
+# The request itself is at fault, or the key: sending it again cannot help.
+FINAL = {
+    HTTPStatus.BAD_REQUEST: "change the agent's prompt, tools or settings, and retry the job",
+    HTTPStatus.UNAUTHORIZED: "give the provider's key to the worker, and retry the job",
+    HTTPStatus.FORBIDDEN: "let this key use the model, and retry the job",
+    HTTPStatus.NOT_FOUND: "name a model that the provider has, and retry the job",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "send less, and retry the job",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "change what is sent, and retry the job",
+}
+_KEY = re.compile(r"\b(?:sk|pk|key|org|proj)[-_][\w*.-]{4,}")
+
+
+class Unanswered(NamedTuple):
+    """A request to a model that failed; `says` has neither prompt nor key in it."""
+
+    error: BaseException
+    says: str
+    park: ParkSignal | None = None
+
+
+async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool) -> Unanswered:
+    """Book what became of the call; `began`: a piece of its answer came."""
+    if began:
+        await call.cut(says)
+    elif isinstance(error, ModelRateLimitError):
+        # Nothing was billed; everybody waits as long as the provider says, and no failure is burnt.
+        wait = error.retry_after
+        pause = None if wait is None else min(wait, RATE_LIMIT_SECONDS_MAX)
+        return Unanswered(error, says, await call.limited(pause, says))
+    elif _is_refusal(error):
+        await call.refused(says)
+    elif isinstance(error, ModelConnectionError) and error.phase in ("pool", "connect"):
+        await call.unsent(says)
+    else:
+        await call.lost(says)
+    return Unanswered(error, says)
+
+
+def described(error: BaseException, model: str, messages: Sequence[ModelMessage]) -> str:
+    """What happened, in one bounded line without the prompt or a key."""
+    match error:
+        case ModelHTTPError():
+            return f"{model} answered {error.status_code}: {_said(error, messages)}"
+        case ModelConnectionError():
+            return f"{model} cannot be reached, or its answer broke off: {bounded(error.message)}"
+        case ModelAPIError():
+            return f"{model} failed: {_said(error, messages)}"
+        case Exception():
+            return f"{model} gave an answer that cannot be used ({type(error).__name__})"
+        case _:
+            return f"the request to {model} was stopped ({type(error).__name__})"
+
+
+def bounded(text: str) -> str:
+    """One line that is not too long."""
+    return " ".join(text.split())[:SAID_CHARACTERS_MAX]
+
+
+def ending_of(unanswered: Unanswered) -> BaseException:
+    """How the job goes on: it waits for the provider, is tried again, or fails for good."""
+    error, says, park = unanswered
+    if park is not None:
+        return park
+    if isinstance(error, ModelHTTPError) and error.status_code in FINAL:
+        return Fail(f"{says}; {FINAL[HTTPStatus(error.status_code)]}")
+    after = error.retry_after if isinstance(error, ModelAPIError) else None
+    return Retry(None if after is None else min(after, RATE_LIMIT_SECONDS_MAX), says)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """A status that says: not done, not billed. A timeout of the provider's own does not say so."""
+    return (
+        isinstance(error, ModelHTTPError)
+        and not error.in_stream
+        and 400 <= error.status_code < 500
+        and error.status_code not in (HTTPStatus.REQUEST_TIMEOUT, 499)
+    )
+
+
+def _said(error: ModelAPIError, messages: Sequence[ModelMessage]) -> str:
+    body: Any = error.body
+    while isinstance(body, dict):
+        inner = cast(dict[str, Any], body)
+        body = inner.get("error") or inner.get("message")
+    said = body if isinstance(body, str) else type(error).__name__
+    for text in _prompts(messages):
+        said = said.replace(text, "[prompt]")
+    return bounded(_KEY.sub("[key]", said))
+
+
+def _prompts(messages: Sequence[ModelMessage]) -> list[str]:
+    texts = [
+        part.content
+        for message in messages
+        for part in message.parts
+        if isinstance(part, UserPromptPart) and isinstance(part.content, str)
+    ]
+    return [text for text in texts if len(text) >= QUOTE_CHARACTERS_MIN]

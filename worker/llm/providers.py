@@ -1,0 +1,68 @@
+"""Models by name: `openai:gpt-5.1`, `anthropic:claude-sonnet-4-5`, any OpenAI-compatible server.
+
+In: a name, and where and with which key. Out: a model whose client does not retry by itself and
+waits no longer than it is told. Invariant: a mistake in the name or a missing key is told before
+anything is sent.
+"""
+
+import os
+
+from pydantic_ai.models import Model
+
+from db.errors import InvalidInput
+
+CONNECT_SECONDS = 10.0
+# By provider: the variable in which its own tools expect the key.
+KEYS = {
+    "openai": "OPENAI_API_KEY",
+    "openai-responses": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+}
+# What a server that wants no key is sent, as OpenAI's client cannot send none.
+NO_KEY = "none"
+
+
+def model_of(
+    name: str, *, url: str | None = None, key: str | None = None, timeout_seconds: float = 600.0
+) -> Model:
+    """The model `provider:name`; `url` is the provider's base URL, if it is not the usual one.
+
+    "openai" speaks Chat Completions, which every compatible server does; "openai-responses" the
+    Responses API. Without `key`, the provider's usual variable counts, and a server at `url` is
+    taken to want none. Raises `InvalidInput`.
+    """
+    provider, _, model = name.partition(":")
+    if provider not in KEYS or not model:
+        raise InvalidInput(
+            f"{name!r} is no model that can be used",
+            f"write provider:name, with one of the providers {', '.join(KEYS)}",
+        )
+    given = key or os.environ.get(KEYS[provider]) or (NO_KEY if url else None)
+    if given is None:
+        raise InvalidInput(
+            f"there is no key for {name!r}", f"set JOBSWORTH_MODEL_KEY or {KEYS[provider]}"
+        )
+    if provider == "anthropic":
+        return _anthropic(model, url, given, timeout_seconds)
+    return _openai(model, url, given, timeout_seconds, responses=provider == "openai-responses")
+
+
+def _openai(model: str, url: str | None, key: str, seconds: float, *, responses: bool) -> Model:
+    from openai import AsyncOpenAI, Timeout
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    timeout = Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+    client = AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0)
+    kind = OpenAIResponsesModel if responses else OpenAIChatModel
+    return kind(model, provider=OpenAIProvider(openai_client=client))
+
+
+def _anthropic(model: str, url: str | None, key: str, seconds: float) -> Model:
+    from anthropic import AsyncAnthropic, Timeout
+    from pydantic_ai.models.anthropic import AnthropicModel
+    from pydantic_ai.providers.anthropic import AnthropicProvider
+
+    timeout = Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+    client = AsyncAnthropic(base_url=url, api_key=key, timeout=timeout, max_retries=0)
+    return AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client))

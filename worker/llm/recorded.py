@@ -1,0 +1,121 @@
+"""What a replay reads instead of asking a model again: the response, and what was asked.
+
+In: a request to a model, and its response. Out: the step's document, and back. Invariant: a
+recorded response is only read by a request that asks the same; the time of day, ids and the like
+are not part of what is asked.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelResponse,
+    ToolCallPart,
+)
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+from pydantic_core import to_json
+
+# Differ from one attempt to the next without anything else being asked.
+_INCIDENTAL = frozenset(
+    {
+        *("timestamp", "run_id", "conversation_id", "metadata", "usage", "provider_response_id"),
+        *("provider_details", "provider_url", "failed_attempts", "state"),
+    }
+)
+_NOT_ASKED = frozenset(
+    {"extra_headers", "max_retries", "timeout", "request_timeout", "first_event_timeout"}
+)
+
+
+def document_of(asked_hash: str, response: ModelResponse) -> dict[str, Any]:
+    """The step's output."""
+    [dumped] = ModelMessagesTypeAdapter.dump_python([response], mode="json")
+    return {"asked_hash": asked_hash, "response": dumped}
+
+
+def response_of(document: Mapping[str, Any]) -> ModelResponse:
+    [response] = ModelMessagesTypeAdapter.validate_python([document["response"]])
+    return cast(ModelResponse, response)
+
+
+def tools_text(parameters: ModelRequestParameters) -> bytes:
+    """All that is sent beside messages and settings, in an order that is always the same."""
+    instructions = [part.content for part in parameters.instruction_parts or ()]
+    output = parameters.output_object
+    return _canonical(
+        {
+            "tools": [_definition(tool) for tool in parameters.function_tools],
+            "output_tools": [_definition(tool) for tool in parameters.output_tools],
+            "native_tools": [tool.kind for tool in parameters.native_tools],
+            "output_mode": parameters.output_mode,
+            "output_object": output and output.json_schema,
+            "instructions": instructions,
+        }
+    )
+
+
+def asked_hash(
+    messages: Sequence[ModelMessage],
+    settings: ModelSettings,
+    parameters: ModelRequestParameters,
+    unrecorded_tools: Collection[str] = (),
+) -> str:
+    """What is asked, as 64 hexadecimal digits.
+
+    Tools that run in every replay may return something else each time: what they do is not counted.
+    """
+    told = [
+        {
+            **_essence(message),
+            "parts": [_essence(part, unrecorded_tools) for part in message["parts"]],
+        }
+        for message in ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
+    ]
+    how = {key: value for key, value in settings.items() if key not in _NOT_ASKED}
+    return hashlib.sha256(_canonical([told, how]) + tools_text(parameters)).hexdigest()
+
+
+def with_unique_ids(response: ModelResponse, messages: Sequence[ModelMessage]) -> ModelResponse:
+    """The response with ids of tool calls that nothing else in the conversation has.
+
+    Some providers repeat them; the results could not be told apart.
+    """
+    seen = {
+        part.tool_call_id
+        for message in messages
+        for part in message.parts
+        if isinstance(part, ToolCallPart)
+    }
+    parts = list(response.parts)
+    for n, part in enumerate(parts):
+        if isinstance(part, ToolCallPart):
+            wanted, number = part.tool_call_id, 2
+            while part.tool_call_id in seen:
+                part = replace(part, tool_call_id=f"{wanted}-{number}")
+                number += 1
+            seen.add(part.tool_call_id)
+            parts[n] = part
+    return replace(response, parts=parts)
+
+
+def _definition(tool: ToolDefinition) -> list[Any]:
+    return [tool.name, tool.description, tool.parameters_json_schema, tool.strict]
+
+
+def _essence(part: dict[str, Any], unrecorded_tools: Collection[str] = ()) -> dict[str, Any]:
+    essence = {key: value for key, value in part.items() if key not in _INCIDENTAL}
+    if part.get("part_kind") == "tool-return" and part["tool_name"] in unrecorded_tools:
+        return {"part_kind": "tool-return", "tool_call_id": part["tool_call_id"]}
+    return essence
+
+
+def _canonical(value: object) -> bytes:
+    plain = json.loads(to_json(value, fallback=lambda other: type(other).__name__))
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()

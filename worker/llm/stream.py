@@ -1,0 +1,82 @@
+"""An answer as it comes: passed on live, and settled when it is complete.
+
+In: the provider's stream. Out: the same events; after the last, the response that stands in the
+record. Invariant: an answer counts as one only when its stream has ended by itself.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+
+from pydantic_ai.exceptions import ModelAPIError
+from pydantic_ai.messages import ModelResponse, ModelResponseStreamEvent
+from pydantic_ai.models import StreamedResponse
+from pydantic_ai.usage import RequestUsage
+
+
+class MeteredStream(StreamedResponse):
+    """A stream that settles its call after the last event, before anybody acts on the answer."""
+
+    def __init__(
+        self, live: StreamedResponse, answer: Callable[[ModelResponse], Awaitable[ModelResponse]]
+    ) -> None:
+        super().__init__(live.model_request_parameters)
+        self._live = live
+        self._answer = answer
+        self._stands: ModelResponse | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self._stands is not None
+
+    def __aiter__(self) -> AsyncIterator[ModelResponseStreamEvent]:
+        if self._event_iterator is None:
+            if self._request_deadline is not None:
+                self._live._enforce_request_deadline(self._request_deadline)
+            self._event_iterator = self._events()
+        return self._event_iterator
+
+    async def _events(self) -> AsyncIterator[ModelResponseStreamEvent]:
+        async for event in self._live:
+            self.final_result_event = self._live.final_result_event
+            self._first_chunk_monotonic = self._live._first_chunk_monotonic
+            yield event
+        if self._cancelled:
+            return
+        response = self._live.get()
+        if response.state in ("incomplete", "interrupted"):
+            raise ModelAPIError(self.model_name, "the stream ended before the answer was complete")
+        self._stands = await self._answer(response)
+        self._finished = True
+
+    def _get_event_iterator(self) -> AsyncIterator[ModelResponseStreamEvent]:
+        return self._events()
+
+    def get(self) -> ModelResponse:
+        return self._stands or self._live.get()
+
+    async def cancel(self) -> None:
+        self._cancelled = True
+        await self._live.cancel()
+
+    async def close_stream(self) -> None:
+        await self._live.close_stream()
+
+    @property
+    def usage(self) -> RequestUsage:
+        return self._live.usage
+
+    @property
+    def model_name(self) -> str:
+        return self._live.model_name
+
+    @property
+    def provider_name(self) -> str | None:
+        return self._live.provider_name
+
+    @property
+    def provider_url(self) -> str | None:
+        return self._live.provider_url
+
+    @property
+    def timestamp(self) -> datetime:
+        return self._live.timestamp

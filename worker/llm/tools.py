@@ -1,0 +1,185 @@
+"""Tool calls of an agent: each a recorded step, and those that need consent ask for it.
+
+In: a tool call that pydantic-ai has validated. Out: its result, from the record if an earlier
+attempt has it. Invariant: a tool call whose result is recorded is not run again, and one that
+requires approval is not run before somebody has said yes to exactly this tool and these arguments.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+from pydantic_ai.exceptions import ModelRetry, ToolFailed, ToolFailedError, ToolRetryError
+from pydantic_ai.messages import ToolCallPart, ToolReturn, tool_return_content_ta
+from pydantic_ai.models import Model
+from pydantic_ai.tools import (
+    DeferredToolRequests,
+    DeferredToolResults,
+    RunContext,
+    ToolApproved,
+    ToolDefinition,
+    ToolDenied,
+)
+from pydantic_core import PydanticSerializationError, to_json
+
+from worker import steps
+from worker.llm.wrapper import Conversation, metered
+from worker.outcomes import Fail, ParkSignal
+
+if TYPE_CHECKING:
+    pass
+
+ToolEffect = Literal["pure", "idempotent", "unsafe"]
+ARGUMENTS_SHOWN_CHARACTERS_MAX = 500
+
+_tool_return: TypeAdapter[Any] = TypeAdapter(ToolReturn)
+
+
+@dataclass
+class Durable(AbstractCapability[Any]):
+    """What makes one run of an agent durable: it meters the model, records tools, and asks."""
+
+    conversation: Conversation
+    effects: Mapping[str, ToolEffect | None]
+    approval_seconds: float | None
+
+    def get_ordering(self) -> CapabilityOrdering:
+        # Next to the model and the tools: hooks of the agent's own run in every replay.
+        return CapabilityOrdering(position="innermost")
+
+    def get_wrapper_model(self, model: Model) -> Model:
+        return metered(model, self.conversation)
+
+    async def prepare_tools(
+        self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]
+    ) -> list[ToolDefinition]:
+        unknown = self.effects.keys() - {tool.name for tool in tool_defs}
+        if unknown and self.conversation.answered == 0:
+            known = ", ".join(sorted(tool.name for tool in tool_defs)) or "none"
+            raise Fail(
+                f"effects of {self.conversation.name!r} names {', '.join(sorted(unknown))}, which "
+                f"is no tool of the agent; its tools are: {known}"
+            )
+        return tool_defs
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: Any,
+    ) -> Any:
+        effect = self.effects.get(tool_def.name, "idempotent")
+        # A tool with a kind is pydantic-ai's own, and works on the run, not on the world.
+        if effect is None or tool_def.tool_kind is not None:
+            return await handler(args)
+
+        async def run(given: dict[str, Any]) -> dict[str, Any]:
+            return _document(tool_def.name, await _outcome(handler, given))
+
+        recorded = await steps.run(
+            self.conversation.job,
+            self._step(call),
+            run,
+            [args],
+            {},
+            effect=effect,
+            any_input=self.conversation.if_changed == "reuse",
+        )
+        return _result(recorded)
+
+    async def handle_deferred_tool_calls(
+        self, ctx: RunContext[Any], *, requests: DeferredToolRequests
+    ) -> DeferredToolResults:
+        if requests.calls:
+            tools = ", ".join(sorted({call.tool_name for call in requests.calls}))
+            raise Fail(
+                f"the agent of {self.conversation.name!r} defers calls of {tools} to be answered "
+                "from outside, which job.agent does not support; let the tool itself wait "
+                "(job.wait, job.gather), and declare effects={tool: None}"
+            )
+        decided = dict[str, bool | ToolApproved | ToolDenied]()
+        parked: ParkSignal | None = None
+        places = {call_id: n for n, call_id in enumerate(self.conversation.tool_steps)}
+        for call in sorted(requests.approvals, key=lambda call: places.get(call.tool_call_id, -1)):
+            try:
+                decided[call.tool_call_id] = await self._decision(call)
+            except ParkSignal as signal:
+                parked = signal
+        if parked is not None:
+            # One wait for all: each park carries only what was asked before it.
+            job = self.conversation.job
+            raise job.park("approval", detail=parked.parked.detail) from parked
+        return DeferredToolResults(approvals=decided)
+
+    async def _decision(self, call: ToolCallPart) -> ToolApproved | ToolDenied:
+        arguments = call.args_as_dict()
+        shown = to_json(arguments, fallback=str).decode()[:ARGUMENTS_SHOWN_CHARACTERS_MAX]
+        decision = await self.conversation.job.ask(
+            f"Let {self.conversation.name} call {call.tool_name}({shown})?",
+            shows={"tool": call.tool_name, "arguments": arguments},
+            deadline_seconds=self.approval_seconds,
+            name=self._step(call),
+        )
+        if decision.approved:
+            return ToolApproved()
+        return ToolDenied(decision.comment or "The tool call was denied.")
+
+    def _step(self, call: ToolCallPart) -> str:
+        """By number of request, tool and place in the answer: a model's ids are anything."""
+        name = self.conversation.tool_steps.get(call.tool_call_id)
+        # Called by an answer in `message_history`: that was before this conversation.
+        return name or f"{self.conversation.name}/history/tool {call.tool_name} {call.tool_call_id}"
+
+
+async def _outcome(handler: Any, args: dict[str, Any]) -> Any:
+    """What the tool returns; what it tells the model by raising is a result as well."""
+    try:
+        return await handler(args)
+    except (ModelRetry, ToolFailed) as told:
+        return told
+    except (ToolRetryError, ValidationError) as error:
+        return ModelRetry(_told(error))
+    except ToolFailedError as error:
+        return ToolFailed(str(error))
+
+
+def _told(error: ToolRetryError | ValidationError) -> str:
+    content = error.tool_retry.content if isinstance(error, ToolRetryError) else None
+    return content if isinstance(content, str) else str(error)
+
+
+def _document(tool: str, outcome: Any) -> dict[str, Any]:
+    match outcome:
+        case ModelRetry():
+            return {"retry": outcome.message}
+        case ToolFailed():
+            return {"failed": outcome.message}
+        case _:
+            pass
+    try:
+        if type(outcome) is ToolReturn:
+            return {"tool_return": _tool_return.dump_python(outcome, mode="json")}
+        return {"result": tool_return_content_ta.dump_python(outcome, mode="json")}
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise Fail(
+            f"tool {tool!r} returned a {type(outcome).__name__} that cannot be recorded ({error}); "
+            "return plain data (dicts, lists, strings, numbers, dataclasses or pydantic models), "
+            f"or pass effects={{{tool!r}: None}} to job.agent to have it run in every replay"
+        ) from error
+
+
+def _result(document: Any) -> Any:
+    match document:
+        case {"retry": message}:
+            raise ModelRetry(message)
+        case {"failed": message}:
+            raise ToolFailed(message)
+        case {"tool_return": value}:
+            return _tool_return.validate_python(value)
+        case _:
+            return tool_return_content_ta.validate_python(document["result"])

@@ -1,0 +1,113 @@
+"""What a request to a model may take at most, and what the provider says that it took.
+
+In: a request, and its response. Out: tokens for the books. Invariant: what goes into the books is
+never below what was billed, as far as anybody can know: usage that is missing or contradicts itself
+is replaced by the upper estimate, not by zero.
+"""
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.models import Model
+
+from db.tokens import TOKENS_MAX, Usage, UsageSource
+
+# What the API adds around each message or tool, in bytes.
+FRAME_BYTES = 128
+# A file that the provider fetches itself: its size is not known here.
+FILE_URL_TOKENS = 16_384
+
+
+class Estimate(NamedTuple):
+    """What a request takes at most, in tokens."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+def upper_estimate(messages: Sequence[ModelMessage], tools: bytes, max_tokens: int) -> Estimate:
+    """No tokenizer makes more tokens than there are bytes.
+
+    `tools` is everything beside the messages: definitions of tools, instructions, output schemas.
+    """
+    told = ModelMessagesTypeAdapter.dump_json(list(messages))
+    parts = sum(len(message.parts) + 1 for message in messages)
+    sent = len(told) + len(tools) + FRAME_BYTES * (parts + 1)
+    files = FILE_URL_TOKENS * sum(_file_urls(messages))
+    return Estimate(min(sent + files, TOKENS_MAX), min(max_tokens, TOKENS_MAX))
+
+
+def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None) -> Usage | None:
+    """What the response says that it took; None if it does not say, or cannot be believed.
+
+    `total_said` is the provider's own total, where the adapter lets one see it. More than the
+    estimate is recorded, and marked as no statement to rely on.
+    """
+    said = response.usage
+    counts = (said.input_tokens, said.output_tokens, said.cache_read_tokens)
+    if said.unmeasured_requests or min(*counts, said.cache_write_tokens) < 0:
+        return None
+    if said.input_tokens + said.output_tokens == 0:
+        return None
+    if total_said is not None and total_said != said.input_tokens + said.output_tokens:
+        return None
+    usage = Usage(
+        min(said.input_tokens, TOKENS_MAX),
+        min(said.output_tokens, TOKENS_MAX),
+        cache_read_tokens=min(said.cache_read_tokens, TOKENS_MAX),
+        cache_write_tokens=min(said.cache_write_tokens, TOKENS_MAX),
+        reasoning_tokens=min(max(said.details.get("reasoning_tokens", 0), 0), TOKENS_MAX),
+        total_tokens=total_said,
+    )
+    if said.input_tokens <= estimate.input_tokens and said.output_tokens <= estimate.output_tokens:
+        return usage
+    return replace(
+        usage,
+        input_tokens=max(usage.input_tokens, estimate.input_tokens),
+        output_tokens=max(usage.output_tokens, estimate.output_tokens),
+        total_tokens=None,
+        source=UsageSource.ESTIMATED,
+    )
+
+
+class TotalSaid:
+    """The total that the provider states; OpenAI's adapter drops it, so it is seen on the way.
+
+    Some providers' totals contradict their parts; then neither is to be believed.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: int | None = None
+
+    def in_requests_of(self, model: Model) -> Model:
+        """The model, watched while it makes one request; the one that was given stays as it is."""
+        if getattr(model, "_map_usage", None) is None:
+            return model
+        watched = copy(model)
+        self.watch(watched)
+        return watched
+
+    def watch(self, adapter: Any) -> None:
+        """Look at every usage that this model or stream reads out of an answer."""
+        read = getattr(adapter, "_map_usage", None)
+        if read is None:
+            return
+
+        def watched(answer: Any) -> Any:
+            total = getattr(getattr(answer, "usage", None), "total_tokens", None)
+            if isinstance(total, int):
+                self.tokens = total
+            return read(answer)
+
+        adapter._map_usage = watched
+
+
+def _file_urls(messages: Sequence[ModelMessage]) -> Iterable[int]:
+    for message in messages:
+        for part in message.parts:
+            content = getattr(part, "content", None)
+            for item in content if isinstance(content, list | tuple) else [content]:  # pyright: ignore[reportUnknownVariableType]
+                yield isinstance(item, FileUrl)

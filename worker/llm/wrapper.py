@@ -1,0 +1,257 @@
+"""A request to a model: booked before it is sent, settled once, and recorded.
+
+In: what an agent asks its model. Out: the response, from the record if an earlier attempt has it.
+Invariant: the call's row is committed before a byte is sent; its settlement and the recorded
+response are one commit; whatever goes wrong, the call is settled.
+"""
+
+import copy
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.models import (
+    CompletedStreamedResponse,
+    Model,
+    ModelRequestContext,
+    ModelRequestParameters,
+    StreamedResponse,
+)
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings, merge_model_settings
+from pydantic_ai.tools import RunContext
+
+from db.tokens import Answer, UsageSource
+from worker import calls, crash_points, events, steps
+from worker.calls import PaidCall, Sending
+from worker.llm import failures, recorded
+from worker.llm.failures import Unanswered
+from worker.llm.stream import MeteredStream
+from worker.llm.usage import Estimate, TotalSaid, upper_estimate, usage_of
+from worker.log import get_logger
+from worker.outcomes import Fail
+
+if TYPE_CHECKING:
+    from worker.context import Job
+
+log = get_logger()
+
+
+@dataclass
+class Conversation:
+    """One `job.agent`: the names of its steps, and what failed last."""
+
+    job: "Job"
+    name: str
+    if_changed: str
+    max_tokens: int
+    # Tools that are no steps: they run in every replay.
+    unrecorded_tools: frozenset[str] = frozenset()
+    answered: int = 0
+    # The step of each tool call, by its id.
+    tool_steps: dict[str, str] = field(default_factory=dict[str, str])
+    unanswered: Unanswered | None = None
+
+    @property
+    def next_request(self) -> str:
+        """A request that failed has no record: the next one takes its name."""
+        return f"{self.name}/request {self.answered + 1}"
+
+    def take(self, response: ModelResponse) -> ModelResponse:
+        """Go on with this response: number its tool calls."""
+        request, numbers = self.next_request, dict[str, int]()
+        for part in response.parts:
+            if isinstance(part, ToolCallPart):
+                tool = part.tool_name
+                numbers[tool] = numbers.get(tool, 0) + 1
+                self.tool_steps[part.tool_call_id] = f"{request}/tool {tool} {numbers[tool]}"
+        self.answered += 1
+        return response
+
+
+class Asked(NamedTuple):
+    """A request: its step, what it asks, and what it may take."""
+
+    step: str
+    hash: str
+    settings: ModelSettings
+    estimate: Estimate
+
+
+def metered(model: Model, conversation: Conversation) -> Model:
+    """The model, each of its requests in the books; of a fallback, each of its models."""
+    if isinstance(model, FallbackModel):
+        fallback = copy.copy(model)
+        fallback.models = [metered(one, conversation) for one in model.models]
+        return fallback
+    return MeteredModel(model, conversation)
+
+
+class MeteredModel(WrapperModel):
+    """A model whose requests are calls in the books and recorded steps."""
+
+    def __init__(self, wrapped: Model, conversation: Conversation) -> None:
+        super().__init__(wrapped)
+        self._conversation = conversation
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        asked = self._asked(messages, model_settings, model_request_parameters)
+        found = await self._found(asked)
+        if found is not None:
+            return found
+        call = await self._begin(asked)
+        total = TotalSaid()
+        try:
+            Sending(call.request_id).sent()
+            response = await total.in_requests_of(self.wrapped).request(
+                messages, _with_request_id(asked, call), model_request_parameters
+            )
+        except BaseException as error:
+            await self._fail(call, error, messages, began=False)
+        return await self._answer(asked, call, response, messages, total)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        asked = self._asked(messages, model_settings, model_request_parameters)
+        found = await self._found(asked)
+        if found is not None:
+            yield CompletedStreamedResponse(
+                found, model_request_parameters=model_request_parameters, replay_events=True
+            )
+            return
+        call = await self._begin(asked)
+        total = TotalSaid()
+        stream: MeteredStream | None = None
+
+        async def answered(response: ModelResponse) -> ModelResponse:
+            return await self._answer(asked, call, response, messages, total)
+
+        try:
+            Sending(call.request_id).sent()
+            async with self.wrapped.request_stream(
+                messages, _with_request_id(asked, call), model_request_parameters, run_context
+            ) as live:
+                total.watch(live)
+                stream = MeteredStream(live, answered)
+                yield stream
+        except BaseException as error:
+            if stream is not None and stream.answered:
+                raise
+            await self._fail(call, error, messages, began=stream is not None)
+        if not stream.answered:
+            await call.cut("the stream was left before its end")
+
+    async def compact_messages(
+        self, request_context: ModelRequestContext, *, instructions: str | None = None
+    ) -> ModelResponse:
+        raise Fail(_unmetered("compaction of messages by the provider"))
+
+    async def batch_create(self, requests: Any) -> Any:
+        raise Fail(_unmetered("the provider's batch API"))
+
+    def _asked(
+        self,
+        messages: list[ModelMessage],
+        given: ModelSettings | None,
+        parameters: ModelRequestParameters,
+    ) -> Asked:
+        settings = cast(ModelSettings, {**(merge_model_settings(self.settings, given) or {})})
+        limit = settings.setdefault("max_tokens", self._conversation.max_tokens)
+        if "max_retries" not in _ignored(self.wrapped):
+            settings["max_retries"] = 0
+        return Asked(
+            self._conversation.next_request,
+            recorded.asked_hash(
+                messages, settings, parameters, self._conversation.unrecorded_tools
+            ),
+            settings,
+            upper_estimate(messages, recorded.tools_text(parameters), limit),
+        )
+
+    async def _found(self, asked: Asked) -> ModelResponse | None:
+        conversation = self._conversation
+        job = conversation.job
+        # An attempt before this one may be answered even now.
+        found, document = await steps.read(job, asked.step, fresh=job.attempt > 1)
+        if not found:
+            return None
+        if document["asked_hash"] != asked.hash and conversation.if_changed == "fail":
+            raise Fail(
+                f"step {asked.step!r} was recorded for another request than this one: the agent's "
+                "prompt, instructions, tools or settings have changed since; run the code that it "
+                "was begun with, enqueue a new job, or pass if_changed='reuse' to job.agent to go "
+                "on with the recorded answer"
+            )
+        return conversation.take(recorded.response_of(document))
+
+    async def _begin(self, asked: Asked) -> PaidCall:
+        model = self.wrapped
+        return await calls.begin(
+            self._conversation.job,
+            asked.step,
+            provider=model.system,
+            model=model.model_name,
+            estimate=asked.estimate,
+        )
+
+    async def _answer(
+        self,
+        asked: Asked,
+        call: PaidCall,
+        response: ModelResponse,
+        messages: list[ModelMessage],
+        total: TotalSaid,
+    ) -> ModelResponse:
+        """Settle and record it; what stands is what a replay will read."""
+        crash_points.reach("call.answered")
+        usage = usage_of(response, asked.estimate, total.tokens)
+        if usage is None or usage.source is not UsageSource.PROVIDER:
+            log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
+        unique = recorded.with_unique_ids(response, messages)
+        stands = await call.answered(Answer(recorded.document_of(asked.hash, unique), usage))
+        return self._conversation.take(recorded.response_of(stands))
+
+    async def _fail(
+        self, call: PaidCall, error: BaseException, messages: list[ModelMessage], *, began: bool
+    ) -> NoReturn:
+        """Settle it, and let pydantic-ai see its own error: a fallback may go on from there."""
+        says = failures.described(error, f"{self.wrapped.system}:{self.model_name}", messages)
+        job = self._conversation.job
+        self._conversation.unanswered = await failures.settle(call, error, says, began=began)
+        raise error
+
+
+def _with_request_id(asked: Asked, call: PaidCall) -> ModelSettings:
+    """The provider is told our id of the call, as OpenAI and most gateways take it."""
+    headers = {
+        **(asked.settings.get("extra_headers") or {}),
+        "X-Request-Id": call.request_id,
+        "X-Client-Request-Id": call.request_id,
+    }
+    return {**asked.settings, "extra_headers": headers}
+
+
+def _ignored(model: Model) -> frozenset[str]:
+    """Settings that this model would only warn about."""
+    return model._unsupported_settings()  # pyright: ignore[reportPrivateUsage]
+
+
+def _unmetered(what: str) -> str:
+    return (
+        f"{what} is not supported inside job.agent: what it costs would not be in the books; "
+        "turn it off for agents that run in jobs"
+    )
