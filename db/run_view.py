@@ -93,6 +93,17 @@ class RunStats(BaseModel):
     duration_seconds: float | None
 
 
+class Parent(BaseModel):
+    """A job that another comes after; `name` is its node, or its id outside a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    status: str
+    result: Any
+    error: str | None
+
+
 class Metric(BaseModel):
     """A named number, and when it was written."""
 
@@ -234,6 +245,26 @@ async def stats(conn: AsyncConnection[Any], run_id: UUID) -> RunStats:
     found = await fetch_one(conn, STATS, {"run_id": run_id}, RunStats)
     assert found is not None
     return found
+
+
+PARENTS: LiteralString = """
+select coalesce(p.node, p.id::text) as name, p.status::text as status,
+  case when p.status = 'done' then p.result end as result, p.error
+from jobsworth.job_edges e
+cross join lateral (
+  select j.id, j.node, j.status, j.result, j.error
+  from jobsworth.reactive_jobs j
+  where j.id = e.needs_job_id
+  offset 0
+) p
+where e.job_id = %(job_id)s
+order by p.id
+"""
+
+
+async def parents(conn: AsyncConnection[Any], job_id: UUID) -> list[Parent]:
+    """The jobs that this one comes after, and how they ended."""
+    return await fetch_all(conn, PARENTS, {"job_id": job_id}, Parent)
 
 
 LAST_BEAT: LiteralString = """

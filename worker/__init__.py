@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worker.context import Job
     from worker.handlers import handler
     from worker.outcomes import Cancel, Fail, Retry, Snooze
+    from worker.parents import Parents
     from worker.waits import Child, ChildFailed
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Decision",
     "Fail",
     "Job",
+    "Parents",
     "Retry",
     "Snooze",
     "handler",
@@ -38,6 +40,7 @@ _HOMES = {
     "worker.context": ("Job",),
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),
+    "worker.parents": ("Parents",),
     "worker.waits": ("Child", "ChildFailed"),
 }
 
