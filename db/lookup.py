@@ -51,5 +51,19 @@ async def approvals(conn: Connection, lowest: UUID, highest: UUID, limit: int) -
     return await fetch_all(conn, APPROVALS, _values(lowest, highest, limit), Found)
 
 
+RUNS: LiteralString = """
+select r.id, coalesce(r.actor, r.idempotency_key, r.trace_id, '') as what, r.status, r.created_at
+from jobsworth.runs r
+where r.id between %(lowest)s and %(highest)s
+order by r.id
+limit %(limit)s
+"""
+
+
+async def runs(conn: Connection, lowest: UUID, highest: UUID, limit: int) -> list[Found]:
+    """The runs with an id in this range."""
+    return await fetch_all(conn, RUNS, _values(lowest, highest, limit), Found)
+
+
 def _values(lowest: UUID, highest: UUID, limit: int) -> dict[str, object]:
     return {"lowest": lowest, "highest": highest, "limit": limit}

@@ -117,8 +117,10 @@ class StartOptions(RunOptions, total=False):
     status: str
 
 
-def nodes_json(nodes: Sequence[Node], payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> str:
+def nodes_json(nodes: Sequence[Node] | str, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> str:
     """The nodes as `start_run` takes them. Raises `InvalidInput` (a payload that does not fit)."""
+    if isinstance(nodes, str):
+        return nodes
     return orjson.dumps([_document(node, payload_bytes_max) for node in nodes]).decode()
 
 

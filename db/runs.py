@@ -141,7 +141,7 @@ select jobsworth.start_run(
 
 async def start(
     conn: AsyncConnection[Any],
-    nodes: Sequence[Node],
+    nodes: Sequence[Node] | str,
     *,
     id: UUID | None = None,
     schema: str | None = None,
@@ -150,6 +150,7 @@ async def start(
 ) -> Started:
     """Start a run of these nodes in the transaction of `conn`, any psycopg connection.
 
+    Nodes may be JSON text too: an array, as the SQL function `start_run` takes it.
     All jobs and all edges, or nothing. With an idempotency key that a run of the team has already,
     that run, as it is; a draft of that key (or `id`) is started. Raises `InvalidInput` for a node
     that makes no sense, names that are taken twice or unknown, and a circle, which it spells out.
@@ -165,7 +166,7 @@ async def start(
 
 def start_sync(
     conn: psycopg.Connection[Any],
-    nodes: Sequence[Node],
+    nodes: Sequence[Node] | str,
     *,
     id: UUID | None = None,
     schema: str = DEFAULT_SCHEMA,
@@ -181,7 +182,7 @@ def start_sync(
 
 
 def _start_values(
-    nodes: Sequence[Node], id: UUID | None, payload_bytes_max: int, options: StartOptions
+    nodes: Sequence[Node] | str, id: UUID | None, payload_bytes_max: int, options: StartOptions
 ) -> dict[str, Any]:
     return {
         **_values(options),

@@ -47,6 +47,11 @@ def typed_approval(text: str) -> TypedId:
     return _typed(text, "approval")
 
 
+def typed_run(text: str) -> TypedId:
+    """The id of a run, or its beginning. Raises `InvalidInput`."""
+    return _typed(text, "run")
+
+
 async def find_job(conn: Connection, typed: TypedId) -> UUID:
     """The one job with such an id. Raises `NotFound`, `AmbiguousId`."""
     return _only(typed, await lookup.jobs(conn, typed.lowest, typed.highest, CANDIDATES_MAX + 1))
@@ -56,6 +61,11 @@ async def find_approval(conn: Connection, typed: TypedId) -> UUID:
     """The one approval with such an id. Raises `NotFound`, `AmbiguousId`."""
     found = await lookup.approvals(conn, typed.lowest, typed.highest, CANDIDATES_MAX + 1)
     return _only(typed, found)
+
+
+async def find_run(conn: Connection, typed: TypedId) -> UUID:
+    """The one run with such an id. Raises `NotFound`, `AmbiguousId`."""
+    return _only(typed, await lookup.runs(conn, typed.lowest, typed.highest, CANDIDATES_MAX + 1))
 
 
 def whole_id(text: str, thing: str) -> UUID:
