@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.enqueue import schema_of, statement_seconds_of
-from db.errors import Conflict, InvalidInput, NotFound, Refused, translated
+from db.errors import InvalidInput, NotFound, Refused, translated
 from db.ids import uuidv7
 from db.new_job import PAYLOAD_BYTES_MAX
 from db.new_run import After, Node, RunOptions, StartOptions, nodes_json, object_json
@@ -381,14 +381,7 @@ async def delete(conn: AsyncConnection[Any], run_id: UUID) -> None:
     The ledger, messages and decisions stay. Raises `NotFound`; `Conflict` while a job of it is
     open, or a branch reads it.
     """
-    try:
-        await execute(conn, DELETE, {"id": run_id})
-    except Refused as error:
-        if error.sqlstate != "23503":
-            raise
-        raise Conflict(
-            f"run {run_id} is read by a branch that was made just now", "delete the branch first"
-        ) from error
+    await execute(conn, DELETE, {"id": run_id})
 
 
 def _not_found(run_id: UUID) -> NotFound:

@@ -222,16 +222,15 @@ declare
   r jobsworth.runs;
   open_jobs uuid[];
 begin
-  -- Jobs first, then the run, as everybody does. Until none is found: while this waited for one,
-  -- others may have come.
-  loop
-    open_jobs := array(
-      select j.id from jobsworth.reactive_jobs j
-      where j.run_id = cancel_run.run_id and j.finished_at is null and not j.cancel_requested
-      order by j.id for no key update);
-    exit when open_jobs = '{}';
+  -- Jobs first, then the run, as everybody does. What came while this waited for one of them, and
+  -- what comes later, is canceled by `move_runs`.
+  open_jobs := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.run_id = cancel_run.run_id and j.finished_at is null and not j.cancel_requested
+    order by j.id for no key update);
+  if open_jobs <> '{}' then
     perform jobsworth.cancel_locked(open_jobs, cancel_run.reason);
-  end loop;
+  end if;
   select x.* into r from jobsworth.runs x where x.id = cancel_run.run_id for no key update;
   if not found then
     raise exception 'there is no run %', cancel_run.run_id using errcode = 'no_data_found',

@@ -255,6 +255,27 @@ def test_a_worker_that_dies_beside_the_pair_sends_it_once(
         assert conn.execute(count).fetchone() == {"n": 2}
 
 
+@pytest.mark.parametrize("count", [1, 2], ids=["first", "last"])
+def test_a_run_ends_although_its_worker_died_before_it_looked(
+    database_url: str, workers: Workers, tmp_path: Path, count: int
+) -> None:
+    """The end of a job is committed, and nobody has looked at what it means for the run."""
+    (tmp_path / "senders.py").write_text(SENDER)
+    env = {"JOBSWORTH_HANDLERS": "senders"}
+    env["PYTHONPATH"] = f"{tmp_path}:{Path(__file__).resolve().parents[2]}"
+    with connect(database_url) as conn:
+        first = Node("a", "hear")
+        run_id = runs.start_sync(conn, [first, Node("b", "hear", after=["a"])]).run_id
+        point = f"promote.before:{count}"
+        dying = workers.start(database_url, {**env, "JOBSWORTH_CRASH_POINT": point})
+        assert dying.wait() == -9
+        run = "select r.status::text as status from jobsworth.runs r where r.id = %s"
+        assert conn.execute(run, [run_id]).fetchone() == {"status": "executing"}
+        workers.start(database_url, env)
+        ended = {"status": "done"}
+        until_sync(lambda: conn.execute(run, [run_id]).fetchone() == ended, 40, "the run is done")
+
+
 # Numbers and files.
 
 
