@@ -166,7 +166,7 @@ select distinct j.id, need.id
 from pg_temp.jobsworth_new_jobs n
 join jobsworth.reactive_jobs j on j.id = n.id
 cross join lateral unnest(n.after) as need (id)
-where j.status = 'waiting' and j.waiting_for = 'parents'
+where j.status = 'waiting' and j.waiting_for = 'parents' and j.created_at = now()
 on conflict do nothing
 """
 

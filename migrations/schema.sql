@@ -2357,13 +2357,12 @@ CREATE VIEW jobsworth.violations_of_runs AS
     r.id AS subject_id,
     (r.status)::text AS detail,
     'infinity'::timestamp with time zone AS at
-   FROM (jobsworth.runs r
-     CROSS JOIN LATERAL ( SELECT max(j.finished_at) AS ended_at,
-            bool_or((j.finished_at IS NULL)) AS is_open
+   FROM jobsworth.runs r
+  WHERE ((r.finished_at IS NULL) AND (NOT (EXISTS ( SELECT 1
            FROM jobsworth.reactive_jobs j
-          WHERE (j.run_id = r.id)
-         OFFSET 0) jobs)
-  WHERE ((r.finished_at IS NULL) AND (NOT jobs.is_open) AND (jobs.ended_at < (now() - '00:00:30'::interval)))
+          WHERE ((j.run_id = r.id) AND (j.finished_at IS NULL))))) AND (( SELECT max(j.finished_at) AS max
+           FROM jobsworth.reactive_jobs j
+          WHERE (j.run_id = r.id)) < (now() - '00:00:30'::interval)))
 UNION ALL
  SELECT 'ended run with an open job'::text AS invariant,
     j.run_id AS subject_id,

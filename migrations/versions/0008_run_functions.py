@@ -997,13 +997,11 @@ drop view jobsworth.violations;
 create view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
 select 'open run whose jobs have all ended', r.id, r.status::text, 'infinity'::timestamptz
 from jobsworth.runs r
-cross join lateral (
-  select max(j.finished_at) as ended_at, bool_or(j.finished_at is null) as is_open
-  from jobsworth.reactive_jobs j
-  where j.run_id = r.id
-  offset 0) jobs
-where r.finished_at is null and not jobs.is_open
-  and jobs.ended_at < now() - interval '30 seconds'
+where r.finished_at is null
+  and not exists (
+    select 1 from jobsworth.reactive_jobs j where j.run_id = r.id and j.finished_at is null)
+  and (select max(j.finished_at) from jobsworth.reactive_jobs j where j.run_id = r.id)
+    < now() - interval '30 seconds'
 union all
 select 'ended run with an open job', j.run_id, 'job ' || j.id || ' is ' || j.status, 'infinity'
 from jobsworth.reactive_jobs j

@@ -10,7 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from db import moving, runs
+from db.enqueue_many import enqueue_many
 from db.errors import Conflict, InvalidInput, NotFound, Refused
+from db.new_job import NewJob
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue import Finish, Lease
 from db.runs import After, Node, RunStatus
@@ -290,6 +292,16 @@ async def test_an_edge_to_a_job_that_is_there_already_is_refused(conn: Connectio
     values = {"child": await id_of(conn, run_id, "b"), "parent": await id_of(conn, run_id, "a")}
     with pytest.raises(InvalidInput, match="was there before this edge"):
         await execute(conn, EDGE, values)
+
+
+async def test_a_job_that_is_enqueued_again_keeps_the_edges_it_has(conn: Connection) -> None:
+    first, second = NewJob("answer", id=uuid4()), NewJob("answer", id=uuid4())
+    child = NewJob("answer", id=uuid4(), after=[first.id or uuid4()])
+    again = NewJob("answer", id=child.id, after=[second.id or uuid4()])
+    assert await enqueue_many(conn, [first, second, child]) == 3
+    assert await enqueue_many(conn, [again]) == 0
+    edges = await fetch_all(conn, "select e.needs_job_id from jobsworth.job_edges e")
+    assert [edge["needs_job_id"] for edge in edges] == [first.id]
 
 
 # What a failed parent means.
