@@ -13,8 +13,9 @@ from db.pool import Connection, fetch_one
 
 @dataclass(frozen=True, slots=True)
 class Chores:
-    """What is to be done. `sweep` has the reasons that somebody waits for, and `orphan` if
-    something open might hang on an ended job. `looked_seconds` is what the look took the server.
+    """What is to be done. `sweep` has the reasons that somebody waits for, `orphan` if
+    something open might hang on an ended job, and `run` if a run is open. `looked_seconds` is what
+    the look took the server.
     """
 
     rescue: bool

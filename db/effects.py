@@ -1,9 +1,9 @@
 """Effects: rows that commit together with a job's transition.
 
 In: what handlers asked for during attempts that ended well (done or parked). Out: messages,
-follow-up and child jobs, approvals, artifacts and texts to embed, written by one statement per kind
-inside the finishing transaction. Each is unique by (job, effect key): the repeat of a replay is
-ignored, so each effect happens once however often its job is run.
+follow-up and child jobs, approvals, artifacts, metrics and texts to embed, written by one statement
+per kind inside the finishing transaction. Each is unique by (job, effect key): the repeat of a
+replay is ignored, so each effect happens once however often its job is run.
 """
 
 import base64
@@ -44,6 +44,7 @@ class Message:
     text: str
     role: str = "assistant"
     thread_id: UUID | None = None
+    recipient_agent_id: UUID | None = None
     model: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -52,7 +53,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A follow-up (same thread, same place in its lane) or a child (no lane; may be gathered)."""
+    """A follow-up (same thread, same place in its lane) or a child (no lane; may be gathered).
+
+    With a `thread_id` it belongs to that thread; with a `message_key`, the message of that key is
+    what triggered it.
+    """
 
     key: str
     mode: str
@@ -66,6 +71,8 @@ class NewJob:
     failures_max: int | None = None
     timeout_seconds: float | None = None
     agent_id: UUID | None = None
+    thread_id: UUID | None = None
+    message_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +110,17 @@ class Artifact:
     uri: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A named number, at the time it commits."""
+
+    key: str
+    name: str
+    value: float
+
+
 E = TypeVar("E")
-Effect = Message | NewJob | Approval | Memory | Artifact
+Effect = Message | NewJob | Approval | Memory | Artifact | Metric
 
 
 async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> None:
@@ -114,16 +130,19 @@ async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> N
     await _write_approvals(conn, _of(effects, Approval))
     await _write_memories(conn, _of(effects, Memory))
     await _write_artifacts(conn, _of(effects, Artifact))
+    await _write_metrics(conn, _of(effects, Metric))
 
 
 MESSAGES: LiteralString = """
 insert into jobsworth.chat_messages (
-  team_id, thread_id, role, text, model, input_tokens, output_tokens, latency_ms, request_id,
-  job_id, effect_key)
-select e.team_id, e.thread_id, e.role::jobsworth.message_role, e.text, e.model, e.input_tokens,
-  e.output_tokens, e.latency_ms, e.request_id, e.job_id, e.key
+  team_id, thread_id, role, text, author_agent_id, recipient_agent_id, model, input_tokens,
+  output_tokens, latency_ms, request_id, job_id, effect_key)
+select e.team_id, e.thread_id, e.role::jobsworth.message_role, e.text, e.author_agent_id,
+  e.recipient_agent_id, e.model, e.input_tokens, e.output_tokens, e.latency_ms, e.request_id,
+  e.job_id, e.key
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
-  team_id uuid, thread_id uuid, role text, text text, model text, input_tokens int,
+  team_id uuid, thread_id uuid, role text, text text, author_agent_id uuid,
+  recipient_agent_id uuid, model text, input_tokens int,
   output_tokens int, latency_ms int, request_id text, job_id uuid, key text)
 on conflict do nothing
 """
@@ -138,6 +157,8 @@ async def _write_messages(conn: Connection, rows: list[tuple[Origin, Message]]) 
             "thread_id": effect.thread_id or origin.thread_id,
             "role": effect.role,
             "text": effect.text,
+            "author_agent_id": _author(origin, effect),
+            "recipient_agent_id": effect.recipient_agent_id,
             "model": effect.model,
             "input_tokens": effect.input_tokens,
             "output_tokens": effect.output_tokens,
@@ -156,8 +177,12 @@ insert into jobsworth.reactive_jobs (
   team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
   priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent,
   run_id, node, agent_id)
-select e.team_id, e.thread_id, e.trigger_message_id, e.job_id, e.key, e.is_child, e.mode, e.payload,
-  e.queue, e.priority, now() + e.delay_seconds * interval '1 second',
+select e.team_id, e.thread_id,
+  case when e.message_key is null then e.trigger_message_id else (
+    select m.id from jobsworth.chat_messages m
+    where m.job_id = e.job_id and m.effect_key = e.message_key) end,
+  e.job_id, e.key, e.is_child, e.mode, e.payload, e.queue, e.priority,
+  now() + e.delay_seconds * interval '1 second',
   -- A follow-up takes its parent's place in the lane; a child has no lane of its own.
   coalesce(e.lane, case when not e.is_child then p.lane end, ''),
   case when not e.is_child and e.lane is null then p.lane_position end,
@@ -166,7 +191,7 @@ from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
   mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
   unique_key text, failures_max int, timeout_seconds real, trace_parent text,
-  run_id uuid, node text, agent_id uuid, n int)
+  run_id uuid, node text, agent_id uuid, message_key text, n int)
 cross join lateral (
   select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
 ) p
@@ -185,8 +210,9 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> No
     documents = [
         {
             "team_id": origin.team_id,
-            "thread_id": origin.thread_id,
+            "thread_id": effect.thread_id or origin.thread_id,
             "trigger_message_id": origin.trigger_message_id,
+            "message_key": effect.message_key,
             "job_id": origin.job_id,
             "key": effect.key,
             "is_child": effect.is_child,
@@ -305,6 +331,38 @@ async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, Artifact]]
         for origin, effect in rows
     ]
     await execute(conn, ARTIFACTS, {"rows": to_document(documents)})
+
+
+METRICS: LiteralString = """
+insert into jobsworth.run_metrics (team_id, run_id, job_id, effect_key, name, value)
+select e.team_id, e.run_id, e.job_id, e.key, e.name, e.value
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, run_id uuid, job_id uuid, key text, name text, value float8)
+on conflict do nothing
+"""
+
+
+async def _write_metrics(conn: Connection, rows: list[tuple[Origin, Metric]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "run_id": origin.run_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "name": effect.name,
+            "value": effect.value,
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, METRICS, {"rows": _encode(documents)})
+
+
+def _author(origin: Origin, effect: Message) -> UUID | None:
+    """Whoever says something else than an assistant is quoted, unless it is said to an agent."""
+    speaks = effect.role == "assistant" or effect.recipient_agent_id is not None
+    return origin.agent_id if speaks else None
 
 
 def _node(origin: Origin, effect: NewJob) -> str | None:

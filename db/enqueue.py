@@ -47,7 +47,8 @@ select jobsworth.enqueue(
   after => %(after)s::uuid[],
   holds_lane => %(holds_lane)s::boolean,
   crashes_max => %(crashes_max)s::int,
-  id => %(id)s::uuid)
+  id => %(id)s::uuid,
+  agent_id => %(agent_id)s::uuid)
 """
 
 
@@ -113,6 +114,7 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
         "team_id": job.team_id,
         "after": list(job.after),
         "holds_lane": job.holds_lane,
+        "agent_id": job.agent_id,
     }
 
 

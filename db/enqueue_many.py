@@ -81,7 +81,7 @@ def _needs_staging(job: NewJob) -> bool:
 COPY_JOBS: LiteralString = """
 copy jobsworth.reactive_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane)
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id)
 from stdin (format text, encoding 'UTF8')
 """
 
@@ -112,6 +112,7 @@ create temporary table jobsworth_new_jobs (
   trace_parent text,
   team_id uuid,
   holds_lane boolean,
+  agent_id uuid,
   delay interval,
   after uuid[]
 ) on commit drop
@@ -120,7 +121,8 @@ create temporary table jobsworth_new_jobs (
 COPY_STAGING: LiteralString = """
 copy pg_temp.jobsworth_new_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, delay, after)
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
+  delay, after)
 from stdin (format text, encoding 'UTF8')
 """
 
@@ -128,11 +130,11 @@ INSERT_STAGED: LiteralString = """
 insert into jobsworth.reactive_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-  status, waiting_for)
+  agent_id, status, waiting_for)
 select n.id, n.mode, n.payload, n.queue, n.priority,
   coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
   n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
-  n.holds_lane,
+  n.holds_lane, n.agent_id,
   case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
   case when n.after is not null then 'parents' end::jobsworth.wait_reason
 from pg_temp.jobsworth_new_jobs n
@@ -164,7 +166,7 @@ select distinct j.id, need.id
 from pg_temp.jobsworth_new_jobs n
 join jobsworth.reactive_jobs j on j.id = n.id
 cross join lateral unnest(n.after) as need (id)
-where j.status = 'waiting' and j.waiting_for = 'parents'
+where j.status = 'waiting' and j.waiting_for = 'parents' and j.created_at = now()
 on conflict do nothing
 """
 
@@ -270,6 +272,7 @@ def _options(job: NewJob) -> str:
         job.trace_parent,
         job.team_id,
         job.holds_lane,
+        job.agent_id,
     )
     return _NO_OPTIONS if options == _UNSET else "\t".join(map(_field, options))
 
@@ -299,5 +302,5 @@ def _text(value: str) -> str:
 
 _NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_UNSET = (None,) * 10 + (False,)
+_UNSET = (None,) * 10 + (False, None)
 _NO_OPTIONS = "\t".join(map(_field, _UNSET))

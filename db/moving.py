@@ -110,6 +110,36 @@ async def sweep(conn: Connection, reason: str, after: UUID, most: int) -> UUID |
     return await fetch_val(conn, SWEEP, {"reason": reason, "after": after, "most": most})
 
 
+SWEEP_RUNS: LiteralString = """
+with recent as (
+  select r.id from jobsworth.runs r
+  where r.finished_at is null
+  order by r.id desc
+  limit %(most)s
+), slice as (
+  select r.id from jobsworth.runs r
+  where r.finished_at is null and r.id > %(after)s::uuid
+  order by r.id
+  limit %(most)s
+), looked as (
+  select jobsworth.move_runs(array(select id from recent union select id from slice)) as held
+)
+select (
+  select (array_agg(s.id order by s.id desc))[1] from slice s having count(*) = %(most)s
+) as next
+from looked
+"""
+
+
+async def sweep_runs(conn: Connection, after: UUID, most: int) -> UUID | None:
+    """Move the newest open runs, and a slice of the rest, to where their jobs would have them.
+
+    Only for crashes, and for what somebody held. Returns where the next slice begins, None when the
+    end was reached.
+    """
+    return await fetch_val(conn, SWEEP_RUNS, {"after": after, "most": most})
+
+
 CLOSE_ORPHANS: LiteralString = """
 select o.closed, o.next from jobsworth.close_orphans(%(after)s::uuid, %(most)s) o
 """

@@ -51,6 +51,7 @@ class EnqueueOptions(JobOptions, total=False):
     thread_id: UUID | None
     trigger_message_id: UUID | None
     team_id: UUID | None
+    agent_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class NewJob:
     job of a lane runs, in order; by default the thread, "" for none. unique_key: at most one open
     job of a team has it. after: jobs that must be done first. holds_lane: nobody overtakes it while
     it waits for an approval or a signal. id: your own, so that a repeated call adds nothing.
+    agent_id: the agent that the job is for.
     """
 
     mode: str
@@ -78,6 +80,7 @@ class NewJob:
     timeout_seconds: float | None = None
     trace_parent: str | None = None
     team_id: UUID | None = None
+    agent_id: UUID | None = None
     after: Sequence[UUID] = ()
     holds_lane: bool = False
     id: UUID | None = None
@@ -111,6 +114,7 @@ def _check(job: NewJob) -> None:
         ("thread_id", job.thread_id),
         ("trigger_message_id", job.trigger_message_id),
         ("team_id", job.team_id),
+        ("agent_id", job.agent_id),
         ("id", job.id),
     ):
         if value is not None:

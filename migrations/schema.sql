@@ -320,6 +320,121 @@ begin
   end if;
 end $$;
 
+CREATE FUNCTION jobsworth.cancel_run(run_id uuid, reason text DEFAULT 'canceled by a person'::text) RETURNS jobsworth.run_status
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  r jobsworth.runs;
+  open_jobs uuid[];
+begin
+  -- Jobs first, then the run, as everybody does. What came while this waited for one of them, and
+  -- what comes later, is canceled by `move_runs`.
+  open_jobs := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.run_id = cancel_run.run_id and j.finished_at is null and not j.cancel_requested
+    order by j.id for no key update);
+  if open_jobs <> '{}' then
+    perform jobsworth.cancel_locked(open_jobs, cancel_run.reason);
+  end if;
+  select x.* into r from jobsworth.runs x where x.id = cancel_run.run_id for no key update;
+  if not found then
+    raise exception 'there is no run %', cancel_run.run_id using errcode = 'no_data_found',
+      hint = 'List runs: jobsworth runs.';
+  end if;
+  if r.finished_at is not null then
+    return r.status;
+  end if;
+  update jobsworth.runs x set cancel_requested = true where x.id = r.id;
+  if exists (select 1 from jobsworth.reactive_jobs j where j.run_id = r.id) then
+    perform jobsworth.move_runs(array[r.id]);
+  else
+    update jobsworth.runs x set status = 'canceled', error = cancel_run.reason where x.id = r.id;
+  end if;
+  return (select x.status from jobsworth.runs x where x.id = r.id);
+end $$;
+
+CREATE FUNCTION jobsworth.check_nodes(nodes jsonb) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+declare
+  known text[] := '{node,mode,payload,after,queue,priority,lane,failures_max,crashes_max,'
+    'timeout_seconds,delay,run_at,holds_lane,agent_id}';
+  names jsonb;
+  wrong record;
+begin
+  if jsonb_typeof(nodes) is distinct from 'array' or jsonb_array_length(nodes) = 0 then
+    raise exception 'a run needs at least one node' using errcode = 'invalid_parameter_value',
+      hint = 'For example: start_run(''[{"node": "fetch", "mode": "fetch"}]'').';
+  end if;
+  for wrong in
+    select e.n, e.spec ->> 'node' as node, case
+        when jsonb_typeof(e.spec) <> 'object' then 'is not an object'
+        when coalesce(e.spec ->> 'node', '') = '' or jsonb_typeof(e.spec -> 'node') <> 'string'
+          then 'has no name: say "node"'
+        when octet_length(e.spec ->> 'node') > 1000 then 'has a name of more than 1000 bytes'
+        when coalesce(e.spec ->> 'mode', '') = '' then 'has no mode: which handler runs it'
+        when jsonb_typeof(e.spec -> 'payload') not in ('object', 'null')
+          then 'has a payload that is not an object'
+        when jsonb_typeof(e.spec -> 'after') not in ('array', 'null')
+          then 'has an "after" that is not a list'
+        when (e.spec ->> 'delay')::float8 < 0 or e.spec ->> 'delay' is not null
+          and e.spec ->> 'run_at' is not null
+          then 'has a delay that is negative, or given together with run_at'
+        when (e.spec ->> 'priority')::int not between 1 and 4
+          then 'has a priority that is not 1 to 4'
+        else (
+          select 'has an unknown option ' || k.key from jsonb_object_keys(e.spec) k (key)
+          where k.key <> all(known) limit 1)
+      end as reason
+    from jsonb_array_elements(nodes) with ordinality as e (spec, n)
+  loop
+    if wrong.reason is not null then
+      raise exception 'node % %', coalesce(nullif(wrong.node, ''), wrong.n::text), wrong.reason
+        using errcode = 'invalid_parameter_value',
+        hint = 'A node is {"node": "write", "mode": "answer", "payload": {}, "after": ["fetch"]}; '
+          'its options are ' || array_to_string(known, ', ') || '.';
+    end if;
+  end loop;
+  select e.spec ->> 'node' as node into wrong
+  from jsonb_array_elements(nodes) as e (spec) group by 1 having count(*) > 1 limit 1;
+  if found then
+    raise exception 'two nodes are named %', wrong.node using errcode = 'invalid_parameter_value',
+      hint = 'A node''s name is unique in its run.';
+  end if;
+  select jsonb_object_agg(e.spec ->> 'node', true) into names
+  from jsonb_array_elements(nodes) as e (spec);
+  select e.spec ->> 'node' as node, a.parent, a.on_failure,
+    names ? a.parent as is_known, count(*) > 1 as is_double
+  into wrong
+  from jsonb_array_elements(nodes) as e (spec)
+  cross join lateral jobsworth.needs_of(e.spec) as a
+  group by 1, 2, 3, 4
+  having names ? a.parent is not true or a.on_failure not in ('fail', 'skip', 'run')
+  limit 1;
+  if wrong.is_known is not true and wrong.node is not null then
+    raise exception 'node % comes after %, which is not a node of this run',
+      wrong.node, coalesce(wrong.parent, 'something without a name')
+      using errcode = 'invalid_parameter_value',
+      hint = 'Declare it too, or take it out of "after": names, or {"node": …, "on_failure": …}.';
+  elsif wrong.node is not null then
+    raise exception 'node % says on_failure % of %', wrong.node, wrong.on_failure, wrong.parent
+      using errcode = 'invalid_parameter_value', hint = 'It is fail, skip or run.';
+  end if;
+  select e.spec ->> 'node' as node, a.parent into wrong
+  from jsonb_array_elements(nodes) as e (spec)
+  cross join lateral jobsworth.needs_of(e.spec) as a
+  group by 1, 2 having count(*) > 1 limit 1;
+  if found then
+    raise exception 'node % names % twice in "after"', wrong.node, wrong.parent
+      using errcode = 'invalid_parameter_value', hint = 'Name it once.';
+  end if;
+end $$;
+
 CREATE FUNCTION jobsworth.chores(rescue_seconds double precision, OUT rescue boolean, OUT expire boolean, OUT deployments boolean, OUT sweep text[], OUT looked_seconds double precision) RETURNS record
     LANGUAGE plpgsql STABLE
     SET enable_seqscan TO 'off'
@@ -356,6 +471,11 @@ begin
       select 1 from jobsworth.reactive_jobs c where c.is_child and c.finished_at is null)
   then
     sweep := sweep || 'orphan'::text;
+  end if;
+  if exists (
+    select 1 from jobsworth.runs r where r.finished_at is null and r.status <> 'draft')
+  then
+    sweep := sweep || 'run'::text;
   end if;
   looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());
 end $$;
@@ -633,7 +753,43 @@ begin
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
 end $$;
 
-CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds double precision DEFAULT NULL::double precision, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid) RETURNS uuid
+CREATE FUNCTION jobsworth.delete_run(run_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  open_job uuid;
+  branch uuid;
+begin
+  perform 1 from jobsworth.reactive_jobs j where j.run_id = delete_run.run_id
+  order by j.id for update;
+  perform 1 from jobsworth.runs r where r.id = delete_run.run_id for update;
+  if not found then
+    raise exception 'there is no run %', delete_run.run_id using errcode = 'no_data_found',
+      hint = 'List runs: jobsworth runs.';
+  end if;
+  select j.id into open_job from jobsworth.reactive_jobs j
+  where j.run_id = delete_run.run_id and j.finished_at is null limit 1;
+  if found then
+    raise exception 'run % is not over: its job % has not ended', delete_run.run_id, open_job
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Cancel it first: jobsworth runs cancel ' || delete_run.run_id;
+  end if;
+  select b.run_id into branch from jobsworth.branches b
+  where b.parent_run_id = delete_run.run_id limit 1;
+  if found then
+    raise exception 'run % is read by its branch %', delete_run.run_id, branch
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Delete the branch first.';
+  end if;
+  delete from jobsworth.reactive_jobs j where j.run_id = delete_run.run_id;
+  delete from jobsworth.runs r where r.id = delete_run.run_id;
+end $$;
+
+CREATE FUNCTION jobsworth.enqueue(mode text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 3, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, delay interval DEFAULT NULL::interval, thread_id uuid DEFAULT NULL::uuid, trigger_message_id uuid DEFAULT NULL::uuid, lane text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, failures_max integer DEFAULT NULL::integer, timeout_seconds double precision DEFAULT NULL::double precision, trace_parent text DEFAULT NULL::text, team_id uuid DEFAULT NULL::uuid, after uuid[] DEFAULT NULL::uuid[], holds_lane boolean DEFAULT false, crashes_max integer DEFAULT NULL::integer, id uuid DEFAULT NULL::uuid, agent_id uuid DEFAULT NULL::uuid) RETURNS uuid
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -671,7 +827,7 @@ begin
   loop
     insert into jobsworth.reactive_jobs (
       id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-      failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
+      failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
       status, waiting_for)
     values (
       new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
@@ -679,7 +835,7 @@ begin
       coalesce(enqueue.run_at, clock_timestamp() + enqueue.delay),
       enqueue.thread_id, enqueue.trigger_message_id, enqueue.lane, enqueue.unique_key,
       enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
-      enqueue.team_id, coalesce(enqueue.holds_lane, false),
+      enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id,
       case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
       case when needs <> '{}' then 'parents'::jobsworth.wait_reason end)
     on conflict do nothing
@@ -983,6 +1139,91 @@ begin
   return new;
 end $$;
 
+CREATE FUNCTION jobsworth.guard_edges() RETURNS trigger
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  late uuid;
+begin
+  select a.job_id into late
+  from added a
+  cross join lateral (
+    select j.created_at from jobsworth.reactive_jobs j where j.id = a.job_id offset 0) child
+  where child.created_at <> now()
+  limit 1;
+  if found then
+    raise exception 'job % was there before this edge: what it needs is said when it is made', late
+      using errcode = 'restrict_violation',
+      hint = 'Name the jobs it needs in enqueue(after => …), or declare all in start_run(…).';
+  end if;
+  return null;
+end $$;
+
+CREATE FUNCTION jobsworth.guard_run() RETURNS trigger
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  legal jobsworth.run_status[];
+  open_job uuid;
+begin
+  if tg_op = 'UPDATE' and new.status <> old.status then
+    legal := case old.status
+      when 'draft' then '{planning,executing,waiting,done,failed,canceled}'
+      when 'planning' then '{executing,waiting,done,failed,canceled}'
+      when 'executing' then '{waiting,done,failed,canceled}'
+      when 'waiting' then '{executing,done,failed,canceled}'
+      else case when exists (
+        select 1 from jobsworth.reactive_jobs j
+        where j.run_id = old.id and (j.finished_at is null or j.finished_at > old.finished_at))
+        then '{executing,waiting}' else '{}' end
+    end::jobsworth.run_status[];
+    if new.status <> all(legal) then
+      raise exception 'run % cannot go from % to %', old.id, old.status, new.status
+        using errcode = 'check_violation',
+        hint = case when legal <> '{}'
+          then 'From ' || old.status || ' it can go to ' || array_to_string(legal, ', ') || '.'
+          else 'It has ended; it goes on when one of its jobs is run again: jobsworth retry JOB.'
+        end;
+    end if;
+    if new.status in ('done', 'failed', 'canceled') then
+      select j.id into open_job from jobsworth.reactive_jobs j
+      where j.run_id = old.id and j.finished_at is null limit 1;
+      if found then
+        raise exception 'run % cannot be %: its job % has not ended', old.id, new.status, open_job
+          using errcode = 'check_violation',
+          hint = 'Wait for its jobs, or cancel them all: jobsworth runs cancel ' || old.id;
+      end if;
+    end if;
+  end if;
+  if new.status in ('done', 'failed', 'canceled') then
+    if tg_op = 'INSERT' or new.status <> old.status then
+      new.finished_at := coalesce(new.finished_at, clock_timestamp());
+    end if;
+  else
+    new.finished_at := null;
+    if tg_op = 'UPDATE' and old.finished_at is not null then
+      new.cancel_requested := false;
+      new.result := null;
+      new.error := null;
+    end if;
+  end if;
+  if new.status in ('executing', 'waiting') then
+    new.started_at := coalesce(new.started_at, now());
+  end if;
+  new.updated_at := clock_timestamp();
+  return new;
+end $$;
+
 CREATE FUNCTION jobsworth.halfvec(value text) RETURNS public.halfvec
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (value)::public.halfvec;
@@ -1147,10 +1388,69 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('jobsworth.' || 'money', 1));
 end $$;
 
-CREATE FUNCTION jobsworth.move_runs(run_ids uuid[]) RETURNS void
-    LANGUAGE sql
-    BEGIN ATOMIC
-END;
+CREATE FUNCTION jobsworth.move_runs(run_ids uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  moving uuid[];
+  held uuid[];
+  one jobsworth.runs;
+  verdict record;
+  late uuid[];
+begin
+  moving := array(
+    select r.id from jobsworth.runs r
+    where r.id = any(run_ids) and jobsworth.run_must_move(r)
+    order by r.id);
+  if moving = '{}' then
+    return moving;
+  end if;
+  held := array(
+    select r.id from jobsworth.runs r
+    where r.id = any(moving) order by r.id for no key update skip locked);
+  for one in
+    select r.* from jobsworth.runs r
+    where r.id = any(held) and jobsworth.run_must_move(r) order by r.id
+  loop
+    verdict := jobsworth.run_verdict(one.id);
+    if verdict.status <> one.status or one.finished_at is not null then
+      -- One that has ended goes on first.
+      update jobsworth.runs r set status = 'executing'
+      where r.id = one.id and r.finished_at is not null and verdict.status <> 'waiting';
+      update jobsworth.runs r
+      set status = verdict.status, result = verdict.result, error = verdict.error
+      where r.id = one.id;
+    end if;
+    -- What came into a run that is being canceled ends with it.
+    if one.cancel_requested and one.finished_at is null then
+      late := array(
+        select j.id from jobsworth.reactive_jobs j
+        where j.run_id = one.id and j.finished_at is null and not j.cancel_requested
+        order by j.id for no key update skip locked);
+      if late <> '{}' then
+        perform jobsworth.cancel_locked(late, 'its run was canceled');
+      end if;
+    end if;
+  end loop;
+  return array(select m.id from unnest(moving) m (id) except select h.id from unnest(held) h (id));
+end $$;
+
+CREATE FUNCTION jobsworth.needs_of(spec jsonb) RETURNS TABLE(parent text, on_failure text, m bigint)
+    LANGUAGE sql IMMUTABLE
+    AS $$
+  select case when jsonb_typeof(a.value) = 'object' then a.value ->> 'node'
+      else a.value #>> '{}' end,
+    coalesce(case when jsonb_typeof(a.value) = 'object' then a.value ->> 'on_failure' end, 'fail'),
+    a.m
+  from jsonb_array_elements(
+    case jsonb_typeof(spec -> 'after') when 'array' then spec -> 'after' else '[]' end)
+    with ordinality as a (value, m)
+$$;
 
 CREATE FUNCTION jobsworth.pause_rate(provider text, model text, seconds double precision) RETURNS void
     LANGUAGE plpgsql
@@ -1433,6 +1733,7 @@ declare
   doomed uuid[];
   ended uuid[] := '{}';
   again uuid[] := '{}';
+  runs uuid[] := '{}';
   at timestamptz;
   one jobsworth.reactive_jobs;
   next_reason jobsworth.wait_reason;
@@ -1455,8 +1756,8 @@ begin
     select j.id from jobsworth.reactive_jobs j
     where j.id = any(held) and j.status::text = 'waiting' and jobsworth.reason_gone(j));
 
-  -- A job whose parent did not end well cannot run, nor can those that need it in turn. A loop: a
-  -- chain of a thousand would be too deep for a recursion.
+  -- A job that cannot do without a parent that did not end well cannot run, nor can those that
+  -- cannot do without it in turn. A loop: a chain of a thousand would be too deep for a recursion.
   doomed := gone;
   loop
     doomed := array(
@@ -1465,15 +1766,29 @@ begin
         and jobsworth.reason_gone(j) and exists (
           select 1 from jobsworth.job_edges e
           join jobsworth.reactive_jobs p on p.id = e.needs_job_id
-          where e.job_id = j.id and p.status in ('failed', 'canceled')));
+          where e.job_id = j.id and e.on_failure <> 'run' and p.status in ('failed', 'canceled')));
     exit when doomed = '{}';
+    -- It fails with its parent; or it is canceled: left out, or because its parent was on request.
     update jobsworth.reactive_jobs j
-    set status = 'canceled', waiting_for = null, waiting_detail = null, finished_at = now(),
-        error = 'a job it needs did not end well: ' || (
-          select string_agg(p.id || ' is ' || p.status, ', ')
-          from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
-          where e.job_id = j.id and p.status in ('failed', 'canceled'))
-    where j.id = any(doomed);
+    set status = case when c.fails then 'failed' else 'canceled' end::jobsworth.job_status,
+        cancel_requested = j.cancel_requested or c.on_request and not c.fails,
+        waiting_for = null, waiting_detail = null, finished_at = now(),
+        error = 'a job it needs did not end well: ' || c.names
+    from unnest(doomed) as d (id)
+    cross join lateral (
+      select
+        coalesce(bool_or(not p.cancel_requested or p.status = 'failed')
+          filter (where e.on_failure = 'fail'), false) as fails,
+        coalesce(bool_or(p.cancel_requested)
+          filter (where e.on_failure = 'fail'), false) as on_request,
+        string_agg(coalesce(p.node || ' (' || p.id || ')', p.id::text) || ' is ' || p.status, ', ')
+          as names
+      from jobsworth.job_edges e
+      join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = d.id and e.on_failure <> 'run' and p.status in ('failed', 'canceled')
+      offset 0
+    ) c
+    where j.id = any(array[d.id]);
     ended := ended || doomed;
     doomed := array(
       select j.id from jobsworth.reactive_jobs j
@@ -1513,10 +1828,16 @@ begin
           else one.position end
     where x.id = one.id;
     moved := moved + 1;
+    if one.run_id is not null and one.run_id <> all(runs) then
+      runs := runs || one.run_id;
+    end if;
   end loop;
 
   if moved > 0 then
     perform jobsworth.wake();
+  end if;
+  if runs <> '{}' then
+    perform jobsworth.move_runs(runs);
   end if;
   return again || array(
     select j.id from jobsworth.reactive_jobs j
@@ -1534,6 +1855,60 @@ begin
   raise exception '% is append-only: % is refused', tg_table_name, lower(tg_op)
     using errcode = 'restrict_violation',
     hint = 'Write a new row instead; only erasing a whole thread deletes.';
+end $$;
+
+CREATE FUNCTION jobsworth.refuse_cycle(nodes jsonb, children integer[], parents integer[]) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+declare
+  first int[];
+  next int[];
+  seen int[] := array_fill(0, array[jsonb_array_length(nodes)]);
+  path int[];
+  depth int;
+  at int;
+  parent int;
+begin
+  -- Needs that all point backwards are no circle.
+  if not exists (select 1 from unnest(children, parents) e (c, p) where e.p >= e.c) then
+    return;
+  end if;
+  first := array_fill(1, array[jsonb_array_length(nodes) + 1]);
+  for i in 1 .. cardinality(children) loop
+    first[children[i] + 1] := i + 1;
+  end loop;
+  for i in 2 .. cardinality(first) loop
+    first[i] := greatest(first[i], first[i - 1]);
+  end loop;
+  next := first;
+  for start in 1 .. cardinality(seen) loop
+    continue when seen[start] <> 0;
+    path := array[start];
+    depth := 1;
+    seen[start] := 1;
+    while depth > 0 loop
+      at := path[depth];
+      if next[at] < first[at + 1] then
+        parent := parents[next[at]];
+        next[at] := next[at] + 1;
+        if seen[parent] = 1 then
+          path := path[array_position(path, parent) : depth];
+          raise exception 'the nodes need each other in a circle: %', (
+            select string_agg(nodes -> (p.number - 1) ->> 'node', ' → ' order by p.n desc)
+            from unnest(array[parent] || path[2:] || parent) with ordinality p (number, n))
+            using errcode = 'invalid_parameter_value',
+            hint = 'Take one of these out of the "after" of the next.';
+        elsif seen[parent] = 0 then
+          depth := depth + 1;
+          path[depth] := parent;
+          seen[parent] := 1;
+        end if;
+      else
+        seen[at] := 2;
+        depth := depth - 1;
+      end if;
+    end loop;
+  end loop;
 end $$;
 
 CREATE FUNCTION jobsworth.remove_budget(name text, team_id uuid DEFAULT NULL::uuid) RETURNS void
@@ -1670,6 +2045,149 @@ begin
   end if;
   perform jobsworth.reconsider(array[j.id], patient => true);
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
+CREATE TABLE jobsworth.runs (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    project_id uuid,
+    session_id uuid,
+    thread_id uuid,
+    agent_id uuid,
+    actor text,
+    trace_id text,
+    idempotency_key text,
+    request jsonb DEFAULT '{}'::jsonb NOT NULL,
+    status jobsworth.run_status DEFAULT 'draft'::jobsworth.run_status NOT NULL,
+    result jsonb,
+    error text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    cancel_requested boolean DEFAULT false NOT NULL,
+    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['done'::jobsworth.run_status, 'failed'::jobsworth.run_status, 'canceled'::jobsworth.run_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT idempotency_key_is_named CHECK ((idempotency_key <> ''::text)),
+    CONSTRAINT trace_id_is_named CHECK ((trace_id <> ''::text))
+);
+
+CREATE FUNCTION jobsworth.run_must_move(r jobsworth.runs) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+  if r.finished_at is not null then
+    return exists (
+      select 1 from jobsworth.reactive_jobs j
+      where j.run_id = r.id and (j.finished_at is null or j.finished_at > r.finished_at));
+  end if;
+  if r.cancel_requested and exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.run_id = r.id and j.finished_at is null and not j.cancel_requested)
+  then
+    return true;
+  end if;
+  if exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.run_id = r.id and j.finished_at is null
+      and j.status::text in ('queued', 'running'))
+  then
+    return r.status = 'waiting' or r.status in ('draft', 'planning') and exists (
+      select 1 from jobsworth.reactive_jobs j
+      where j.run_id = r.id and (j.finished_at is not null or j.attempt > 0));
+  elsif exists (
+    select 1 from jobsworth.reactive_jobs j where j.run_id = r.id and j.finished_at is null)
+  then
+    return r.status = 'executing' or r.status in ('draft', 'planning') and exists (
+      select 1 from jobsworth.reactive_jobs j
+      where j.run_id = r.id and (j.finished_at is not null or j.attempt > 0));
+  end if;
+  return exists (select 1 from jobsworth.reactive_jobs j where j.run_id = r.id);
+end $$;
+
+CREATE FUNCTION jobsworth.run_verdict(run_id uuid, OUT status jobsworth.run_status, OUT result jsonb, OUT error text) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  failed text;
+  canceled text;
+  sinks int;
+  bytes bigint;
+  results jsonb;
+begin
+  -- `status::text`: by the enum itself the planner may read another index, of all queued jobs.
+  if exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.run_id = run_verdict.run_id and j.finished_at is null
+      and j.status::text in ('queued', 'running'))
+  then
+    status := 'executing';
+  elsif exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.run_id = run_verdict.run_id and j.finished_at is null)
+  then
+    status := 'waiting';
+  end if;
+  if status is not null then
+    return;
+  end if;
+
+  select string_agg(b.said, '; ' order by b.id) filter (where b.ended = 'failed'),
+    string_agg(b.said, '; ' order by b.id) filter (where b.ended = 'canceled')
+  into failed, canceled
+  from (
+    select j.id, j.status::text as ended,
+      coalesce(j.node, j.id::text) || ': ' || left(coalesce(j.error, 'no message'), 200) as said
+    from jobsworth.reactive_jobs j
+    where j.run_id = run_verdict.run_id and j.status::text in ('failed', 'canceled')
+      and not j.is_child and (
+        j.status::text = 'canceled' and j.cancel_requested
+        or not (
+          j.status::text = 'canceled' and exists (
+            select 1 from jobsworth.job_edges e
+            join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+            where e.job_id = j.id and e.on_failure = 'skip' and p.status <> 'done')
+          or exists (select 1 from jobsworth.job_edges e where e.needs_job_id = j.id)
+            and not exists (
+              select 1 from jobsworth.job_edges e
+              where e.needs_job_id = j.id and e.on_failure = 'fail')))
+    order by j.id
+    limit 20
+  ) b;
+
+  -- Where the run ends: nothing came after these.
+  select count(*), sum(pg_column_size(s.result)),
+    jsonb_object_agg(s.name, s.result) filter (where s.status = 'done')
+  into sinks, bytes, results
+  from (
+    select coalesce(j.node, j.id::text) as name, j.status, j.result
+    from jobsworth.reactive_jobs j
+    where j.run_id = run_verdict.run_id and not j.is_child
+      and not exists (select 1 from jobsworth.job_edges e where e.needs_job_id = j.id)
+      and not exists (
+        select 1 from jobsworth.reactive_jobs f
+        where f.parent_id = j.id and not f.is_child and f.run_id = j.run_id)
+  ) s;
+  if sinks = 0 then
+    return;
+  end if;
+
+  status := case when failed is not null then 'failed' when canceled is not null then 'canceled'
+    else 'done' end;
+  error := left(coalesce(failed, canceled), 2000);
+  if bytes <= 1048576 then
+    result := case when sinks = 1 then (select r.value from jsonb_each(results) r) else results end;
+  end if;
 end $$;
 
 CREATE FUNCTION jobsworth.send_signal(job_id uuid, name text, payload jsonb DEFAULT NULL::jsonb) RETURNS uuid
@@ -2181,6 +2699,106 @@ begin
   return next;
 end $$;
 
+CREATE FUNCTION jobsworth.start_run(nodes jsonb, request jsonb DEFAULT '{}'::jsonb, actor text DEFAULT NULL::text, thread_id uuid DEFAULT NULL::uuid, agent_id uuid DEFAULT NULL::uuid, team_id uuid DEFAULT NULL::uuid, session_id uuid DEFAULT NULL::uuid, project_id uuid DEFAULT NULL::uuid, trace_id text DEFAULT NULL::text, idempotency_key text DEFAULT NULL::text, trigger_message_id uuid DEFAULT NULL::uuid, trace_parent text DEFAULT NULL::text, metadata jsonb DEFAULT '{}'::jsonb, status jobsworth.run_status DEFAULT 'executing'::jobsworth.run_status, id uuid DEFAULT NULL::uuid) RETURNS uuid
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $_$
+#variable_conflict use_column
+declare
+  new_id uuid := coalesce(start_run.id, jobsworth.uuidv7());
+  found_id uuid;
+  ids uuid[];
+  numbers jsonb;
+  children int[];
+  parents int[];
+  failures text[];
+  parent_trace text := start_run.trace_parent;
+begin
+  perform jobsworth.check_nodes(start_run.nodes);
+  if start_run.status not in ('planning', 'executing') then
+    raise exception 'a run does not start as %', start_run.status
+      using errcode = 'invalid_parameter_value', hint = 'Start as planning or executing.';
+  end if;
+  -- A job's number is its place in `nodes`.
+  select jsonb_object_agg(e.spec ->> 'node', e.n), array_agg(jobsworth.uuidv7() order by e.n)
+  into numbers, ids
+  from jsonb_array_elements(start_run.nodes) with ordinality as e (spec, n);
+  select coalesce(array_agg(e.n order by e.n, a.m), '{}'),
+    coalesce(array_agg((numbers ->> a.parent)::int order by e.n, a.m), '{}'),
+    coalesce(array_agg(a.on_failure order by e.n, a.m), '{}')
+  into children, parents, failures
+  from jsonb_array_elements(start_run.nodes) with ordinality as e (spec, n)
+  cross join lateral jobsworth.needs_of(e.spec) as a;
+  perform jobsworth.refuse_cycle(start_run.nodes, children, parents);
+
+  if parent_trace is null and start_run.trace_id ~ '^[0-9a-f]{32}$' then
+    parent_trace := format('00-%s-%s-01', start_run.trace_id, left(md5(new_id::text), 16));
+  end if;
+  insert into jobsworth.runs (
+    id, team_id, project_id, session_id, thread_id, agent_id, actor, trace_id, idempotency_key,
+    request, metadata, status)
+  values (
+    new_id, start_run.team_id, start_run.project_id, start_run.session_id, start_run.thread_id,
+    start_run.agent_id, start_run.actor, start_run.trace_id, start_run.idempotency_key,
+    coalesce(start_run.request, '{}'), coalesce(start_run.metadata, '{}'), start_run.status)
+  on conflict do nothing
+  returning runs.id into found_id;
+  if found_id is null then
+    select r.id into found_id from jobsworth.runs r where r.id = new_id;
+    if not found then
+      select r.id into found_id from jobsworth.runs r
+      where r.idempotency_key = start_run.idempotency_key
+        and r.team_id is not distinct from start_run.team_id;
+    end if;
+    if found_id is null then
+      raise exception 'another run has the trace id %', start_run.trace_id
+        using errcode = 'unique_violation',
+        hint = 'Leave trace_id out (trace_parent joins a trace too), or upsert that run.';
+    end if;
+    update jobsworth.runs r set status = start_run.status
+    where r.id = found_id and r.status = 'draft' and not exists (
+      select 1 from jobsworth.reactive_jobs j where j.run_id = r.id);
+    if not found then
+      return found_id;
+    end if;
+    new_id := found_id;
+  end if;
+
+  insert into jobsworth.reactive_jobs (
+    id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, trace_parent, mode, payload,
+    queue, priority, lane, failures_max, crashes_max, timeout_seconds, run_at, holds_lane,
+    status, waiting_for)
+  select ids[e.n], new_id, e.spec ->> 'node',
+    coalesce((e.spec ->> 'agent_id')::uuid, start_run.agent_id), start_run.team_id,
+    start_run.thread_id, start_run.trigger_message_id, parent_trace, e.spec ->> 'mode',
+    coalesce(nullif(e.spec -> 'payload', 'null'), '{}'),
+    coalesce(e.spec ->> 'queue', 'default'), coalesce((e.spec ->> 'priority')::smallint, 3),
+    -- Nodes run beside each other, unless they name a lane: no lane of the thread's.
+    coalesce(e.spec ->> 'lane', case when start_run.thread_id is not null then '' end),
+    (e.spec ->> 'failures_max')::int, (e.spec ->> 'crashes_max')::int,
+    (e.spec ->> 'timeout_seconds')::real,
+    coalesce((e.spec ->> 'run_at')::timestamptz,
+      clock_timestamp() + (e.spec ->> 'delay')::float8 * interval '1 second'),
+    coalesce((e.spec ->> 'holds_lane')::boolean, false),
+    case when needs.are_there then 'waiting' else 'queued' end::jobsworth.job_status,
+    case when needs.are_there then 'parents' end::jobsworth.wait_reason
+  from jsonb_array_elements(start_run.nodes) with ordinality as e (spec, n)
+  cross join lateral (
+    select exists (select 1 from jobsworth.needs_of(e.spec)) as are_there) needs
+  order by e.n;
+  insert into jobsworth.job_edges (job_id, needs_job_id, on_failure)
+  select ids[e.child], ids[e.parent], e.on_failure::jobsworth.parent_failure
+  from unnest(children, parents, failures) as e (child, parent, on_failure);
+  if start_run.status = 'executing' then
+    perform jobsworth.move_runs(array[new_id]);
+  end if;
+  return new_id;
+end $_$;
+
 CREATE FUNCTION jobsworth.touch() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -2293,7 +2911,10 @@ begin
     perform jobsworth.cancel_locked(orphans, 'the job that spawned it has ended');
   end if;
   if runs is not null then
-    perform jobsworth.move_runs(runs);
+    runs := jobsworth.move_runs(runs);
+    again := again || array(
+      select distinct on (j.run_id) j.id from jobsworth.reactive_jobs j
+      where j.id = any(job_ids) and j.run_id = any(runs));
   end if;
   return again || array(
     select j.id from jobsworth.reactive_jobs j
@@ -2303,6 +2924,64 @@ begin
         select 1 from jobsworth.reactive_jobs c
         where c.parent_id = j.id and c.is_child and c.finished_at is null
           and not c.cancel_requested)));
+end $$;
+
+CREATE FUNCTION jobsworth.upsert_run(request jsonb DEFAULT NULL::jsonb, actor text DEFAULT NULL::text, thread_id uuid DEFAULT NULL::uuid, agent_id uuid DEFAULT NULL::uuid, team_id uuid DEFAULT NULL::uuid, session_id uuid DEFAULT NULL::uuid, project_id uuid DEFAULT NULL::uuid, trace_id text DEFAULT NULL::text, idempotency_key text DEFAULT NULL::text, metadata jsonb DEFAULT NULL::jsonb, OUT run_id uuid, OUT created boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+declare
+  r jobsworth.runs;
+  wanted jobsworth.runs;
+begin
+  if upsert_run.idempotency_key is null and upsert_run.trace_id is null then
+    raise exception 'which run is meant? neither idempotency_key nor trace_id is given'
+      using errcode = 'invalid_parameter_value', hint = 'Give one of them.';
+  end if;
+  insert into jobsworth.runs (
+    team_id, project_id, session_id, thread_id, agent_id, actor, trace_id, idempotency_key,
+    request, metadata)
+  values (
+    upsert_run.team_id, upsert_run.project_id, upsert_run.session_id, upsert_run.thread_id,
+    upsert_run.agent_id, upsert_run.actor, upsert_run.trace_id, upsert_run.idempotency_key,
+    coalesce(upsert_run.request, '{}'), coalesce(upsert_run.metadata, '{}'))
+  on conflict do nothing
+  returning runs.id into run_id;
+  created := run_id is not null;
+  if created then
+    return;
+  end if;
+  -- Locked first, compared after.
+  select x.* into r from jobsworth.runs x
+  where x.team_id is not distinct from upsert_run.team_id
+    and (x.idempotency_key = upsert_run.idempotency_key or x.trace_id = upsert_run.trace_id)
+  order by x.idempotency_key is not distinct from upsert_run.idempotency_key desc
+  limit 1
+  for no key update;
+  wanted := r;
+  wanted.project_id := coalesce(upsert_run.project_id, r.project_id);
+  wanted.session_id := coalesce(upsert_run.session_id, r.session_id);
+  wanted.thread_id := coalesce(upsert_run.thread_id, r.thread_id);
+  wanted.agent_id := coalesce(upsert_run.agent_id, r.agent_id);
+  wanted.actor := coalesce(upsert_run.actor, r.actor);
+  wanted.trace_id := coalesce(upsert_run.trace_id, r.trace_id);
+  wanted.idempotency_key := coalesce(upsert_run.idempotency_key, r.idempotency_key);
+  wanted.request := coalesce(upsert_run.request, r.request);
+  wanted.metadata := coalesce(upsert_run.metadata, r.metadata);
+  run_id := r.id;
+  if wanted is not distinct from r then
+    return;
+  elsif r.finished_at is not null then
+    raise exception 'run % is %: what it was asked stays as it is', r.id, r.status
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Start another run, under another idempotency key.';
+  end if;
+  update jobsworth.runs x
+  set project_id = wanted.project_id, session_id = wanted.session_id,
+    thread_id = wanted.thread_id, agent_id = wanted.agent_id, actor = wanted.actor,
+    trace_id = wanted.trace_id, idempotency_key = wanted.idempotency_key,
+    request = wanted.request, metadata = wanted.metadata
+  where x.id = r.id;
 end $$;
 
 CREATE FUNCTION jobsworth.wake() RETURNS void
@@ -2791,27 +3470,6 @@ CREATE TABLE jobsworth.run_metrics (
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
-CREATE TABLE jobsworth.runs (
-    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
-    team_id uuid,
-    project_id uuid,
-    session_id uuid,
-    thread_id uuid,
-    agent_id uuid,
-    actor text,
-    trace_id text,
-    idempotency_key text,
-    request jsonb DEFAULT '{}'::jsonb NOT NULL,
-    status jobsworth.run_status DEFAULT 'draft'::jobsworth.run_status NOT NULL,
-    result jsonb,
-    error text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    started_at timestamp with time zone,
-    finished_at timestamp with time zone,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['done'::jobsworth.run_status, 'failed'::jobsworth.run_status, 'canceled'::jobsworth.run_status])) = (finished_at IS NOT NULL)))
-);
-
 CREATE TABLE jobsworth.signals (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
     team_id uuid,
@@ -2969,6 +3627,38 @@ UNION ALL
          OFFSET 0) p)
   WHERE (c.is_child AND (c.finished_at IS NULL) AND (NOT c.cancel_requested) AND (p.finished_at < (now() - '00:00:30'::interval)));
 
+CREATE VIEW jobsworth.violations_of_runs AS
+ SELECT 'open run whose jobs have all ended'::text AS invariant,
+    r.id AS subject_id,
+    (r.status)::text AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.runs r
+  WHERE ((r.finished_at IS NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.reactive_jobs j
+          WHERE ((j.run_id = r.id) AND (j.finished_at IS NULL))))) AND (( SELECT max(j.finished_at) AS max
+           FROM jobsworth.reactive_jobs j
+          WHERE (j.run_id = r.id)) < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'ended run with an open job'::text AS invariant,
+    j.run_id AS subject_id,
+    ((('job '::text || j.id) || ' is '::text) || j.status) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.reactive_jobs j
+     CROSS JOIN LATERAL ( SELECT o.finished_at
+           FROM jobsworth.runs o
+          WHERE (o.id = j.run_id)
+         OFFSET 0) r)
+  WHERE ((j.run_id IS NOT NULL) AND (j.finished_at IS NULL) AND (r.finished_at < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'job of a run that is not there'::text AS invariant,
+    j.id AS subject_id,
+    ('run '::text || j.run_id) AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.reactive_jobs j
+  WHERE ((j.run_id IS NOT NULL) AND (j.finished_at IS NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.runs r
+          WHERE (r.id = j.run_id)))));
+
 CREATE VIEW jobsworth.violations_of_shipping AS
  SELECT 'healthy without a passing probe'::text AS invariant,
     d.id AS subject_id,
@@ -2994,6 +3684,12 @@ CREATE VIEW jobsworth.violations AS
     v.detail,
     v.at
    FROM jobsworth.violations_of_queue v
+UNION ALL
+ SELECT v.invariant,
+    v.subject_id,
+    v.detail,
+    v.at
+   FROM jobsworth.violations_of_runs v
 UNION ALL
  SELECT v.invariant,
     v.subject_id,
@@ -3197,6 +3893,8 @@ CREATE UNIQUE INDEX jobs_node ON jobsworth.reactive_jobs USING btree (run_id, no
 
 CREATE UNIQUE INDEX jobs_one_running_in_lane ON jobsworth.reactive_jobs USING btree (lane) WHERE ((status = 'running'::jobsworth.job_status) AND (lane IS NOT NULL));
 
+CREATE INDEX jobs_open_in_run ON jobsworth.reactive_jobs USING btree (run_id, status) WHERE ((run_id IS NOT NULL) AND (finished_at IS NULL));
+
 CREATE INDEX jobs_ready ON jobsworth.reactive_jobs USING btree (queue, priority, "position") WHERE (status = 'queued'::jobsworth.job_status);
 
 CREATE INDEX jobs_running ON jobsworth.reactive_jobs USING btree (worker_id) WHERE ((status = 'running'::jobsworth.job_status) AND (worker_id IS NOT NULL));
@@ -3227,6 +3925,8 @@ CREATE UNIQUE INDEX runs_idempotency ON jobsworth.runs USING btree (team_id, ide
 
 CREATE INDEX runs_of_actor ON jobsworth.runs USING btree (actor, id) WHERE (actor IS NOT NULL);
 
+CREATE INDEX runs_of_agent ON jobsworth.runs USING btree (agent_id, id) WHERE (agent_id IS NOT NULL);
+
 CREATE INDEX runs_of_thread ON jobsworth.runs USING btree (thread_id, id) WHERE (thread_id IS NOT NULL);
 
 CREATE INDEX runs_open ON jobsworth.runs USING btree (id) WHERE (finished_at IS NULL);
@@ -3256,6 +3956,10 @@ CREATE TRIGGER count_idle_workers AFTER INSERT OR DELETE OR UPDATE OF idle OR TR
 CREATE TRIGGER decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.approval_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 
 CREATE TRIGGER guard_deployment BEFORE UPDATE ON jobsworth.deployments FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_deployment();
+
+CREATE TRIGGER guard_edges AFTER INSERT ON jobsworth.job_edges REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.guard_edges();
+
+CREATE TRIGGER guard_run BEFORE INSERT OR UPDATE ON jobsworth.runs FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_run();
 
 CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR UPDATE ON jobsworth.token_ledger FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 

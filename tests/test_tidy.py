@@ -45,6 +45,7 @@ SHARED = {
     "db/health.py": {"INDEXES_ONLY", "NO_JOINS_OF_ALL"},  # limits that the samples share
     "db/pool.py": {"BEGIN"},  # of every transaction
     "db/queue.py": {"PINNED"},  # of a finishing transaction
+    "db/runs.py": {"START"},  # async and not
     "db/steps.py": {"OUTPUT"},
 }
 SQL = re.compile(

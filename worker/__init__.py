@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worker.context import Job
     from worker.handlers import handler
     from worker.outcomes import Cancel, Fail, Retry, Snooze
+    from worker.parents import Parents
     from worker.steps import StepChanged
     from worker.waits import Child, ChildFailed
 
@@ -32,6 +33,7 @@ __all__ = [
     "Decision",
     "Fail",
     "Job",
+    "Parents",
     "PriceUnknown",
     "Retry",
     "Snooze",
@@ -47,6 +49,7 @@ _HOMES = {
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),
     "worker.steps": ("StepChanged",),
+    "worker.parents": ("Parents",),
     "worker.waits": ("Child", "ChildFailed"),
 }
 

@@ -10,6 +10,7 @@ import mimetypes
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from math import isfinite
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -31,18 +32,19 @@ import structlog
 from db import memories
 from db.checkpoints import Checkpoint
 from db.documents import to_payload, to_text
-from db.effects import Artifact, Effect, Memory, Message, NewJob
+from db.effects import Artifact, Effect, Memory, Message, Metric, NewJob
 from db.errors import InvalidInput
 from db.pool import Connection, Database
 from db.queue import Claimed, Lease
 from db.tokens import Answer
-from worker import ask, calls, checkpoints, steps, waits
+from worker import ask, calls, checkpoints, parents, steps, waits
 from worker.ask import Decision
 from worker.calls import CallsOpen, Pricing, Sending
 from worker.group_commit import GroupCommit, Kind
 from worker.llm.choice import ModelChoice
 from worker.open_call import OpenCall
 from worker.outcomes import Parked, ParkSignal
+from worker.parents import Parents
 from worker.spool import Spool
 from worker.waits import Child
 
@@ -199,6 +201,58 @@ class Job:
                 latency_ms=latency_ms,
             )
         )
+
+    def send(
+        self,
+        agent_id: UUID,
+        text: str,
+        *,
+        mode: str = "answer",
+        thread_id: UUID | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Write a message from the job's agent to another, whose job (of `mode`) comes with it.
+
+        Both commit together; the message is what triggers that job. It goes into the job's thread,
+        or into `thread_id`.
+        """
+        thread = thread_id or self.thread_id
+        if thread is None:
+            raise InvalidInput(
+                f"job {self.id} has no thread to send a message in",
+                "enqueue it with thread_id, or pass thread_id to send",
+            )
+        key = self.key("send", name)
+        self.effects.append(
+            Message(
+                key=key,
+                text=to_text(text),
+                role="user",
+                thread_id=thread,
+                recipient_agent_id=agent_id,
+            )
+        )
+        # As a follow-up it has this job's place in the thread's lane, if this job has one.
+        follows = thread == self.thread_id and self._lane is not None
+        self.effects.append(
+            NewJob(
+                key=key,
+                mode=mode,
+                agent_id=agent_id,
+                thread_id=thread,
+                message_key=key,
+                lane=None if follows else str(thread),
+            )
+        )
+
+    def metric(self, name: str, value: float, *, key: str | None = None) -> None:
+        """Write a number down under a name; many of one name are its course over time.
+
+        Each is written once: a replay's repeat counts by its `key`, else by its place in order.
+        """
+        if isinstance(value, bool) or not isfinite(value):
+            raise InvalidInput(f"{value!r} of the metric {name!r} is no number", "pass one")
+        self.effects.append(Metric(self.key("metric", key), to_text(name), float(value)))
 
     def enqueue(
         self,
@@ -508,6 +562,14 @@ class Job:
                 source_kind=kind,
             )
 
+    @_in_the_loop
+    async def parents(self) -> Parents:
+        """The results of the jobs that this one comes after, by node.
+
+        One that did not end well (its edge says `run`) is None there, and named in `failed`.
+        """
+        return await parents.read(self)
+
     @property
     def database(self) -> Database:
         """The daemon's database, for reading. Write through `transaction`."""
@@ -560,7 +622,8 @@ class Job:
         is_child: bool,
         options: Mapping[str, Any],
     ) -> None:
-        known = NewJob.__dataclass_fields__.keys() - {"key", "mode", "payload", "is_child"}
+        own = {"key", "mode", "payload", "is_child", "thread_id", "message_key"}
+        known = NewJob.__dataclass_fields__.keys() - own
         unknown = options.keys() - known
         if unknown:
             raise InvalidInput(

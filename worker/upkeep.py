@@ -286,6 +286,8 @@ class Upkeep:
 
     async def _sweep_slice(self, reason: str) -> UUID | None:
         async with self._database.connection() as connection:
+            if reason == "run":
+                return await moving.sweep_runs(connection, self._swept[reason], SWEEP_BATCH)
             if reason != "orphan":
                 return await moving.sweep(connection, reason, self._swept[reason], SWEEP_BATCH)
             after = self._swept[reason]

@@ -11,7 +11,7 @@ What was done outside of the fork is read where it is: the edges of a branch lea
 from migrations.sql import earlier, run
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

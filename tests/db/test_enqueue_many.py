@@ -62,6 +62,7 @@ async def test_every_plain_option_reaches_the_row(conn: Connection, unique_key: 
         "timeout_seconds": 1.5,
         "trace_parent": TRACE_PARENT,
         "team_id": uuid4(),
+        "agent_id": uuid4(),
         "holds_lane": True,
         "run_at": datetime(2090, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
         "unique_key": unique_key,

@@ -263,8 +263,9 @@ async def test_a_job_with_a_failed_parent_waits_for_the_others_to_end(conn: Conn
 async def test_a_chain_of_two_thousand_is_canceled_in_one_go(conn: Connection) -> None:
     lease = await running(conn)
     values = {"length": 2000, "first": lease.job_id}
-    await execute(conn, CHAIN, values)
-    await execute(conn, CHAIN_EDGES, values)
+    async with conn.transaction():
+        await execute(conn, CHAIN, values)
+        await execute(conn, CHAIN_EDGES, values)
     await settle(conn, failed(lease))
     ended = "select count(*) from jobsworth.reactive_jobs where status = 'canceled'"
     assert await fetch_val(conn, ended) == 2000
@@ -272,8 +273,9 @@ async def test_a_chain_of_two_thousand_is_canceled_in_one_go(conn: Connection) -
 
 async def test_five_thousand_that_need_one_job_go_on_in_one_go(conn: Connection) -> None:
     lease = await running(conn)
-    await execute(conn, CHAIN, {"length": 5000})
-    await execute(conn, FAN, {"needs": lease.job_id})
+    async with conn.transaction():
+        await execute(conn, CHAIN, {"length": 5000})
+        await execute(conn, FAN, {"needs": lease.job_id})
     with anyio.fail_after(10):
         await settle(conn, done(lease))
     queued = "select count(*) from jobsworth.reactive_jobs where status = 'queued'"

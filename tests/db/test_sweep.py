@@ -99,8 +99,9 @@ async def test_a_sweep_leaves_what_has_to_wait(conn: Connection) -> None:
 
 async def test_a_sweep_looks_at_the_newest_and_at_the_next_slice(conn: Connection) -> None:
     needs = await running(conn)
-    await execute(conn, LEFT)
-    await execute(conn, STUCK, {"needs": needs.job_id, "free": [number(5)]})
+    async with conn.transaction():
+        await execute(conn, LEFT)
+        await execute(conn, STUCK, {"needs": needs.job_id, "free": [number(5)]})
     assert await moving.sweep(conn, "parents", START, 2) == number(2)
     assert await moving.sweep(conn, "parents", number(2), 2) == number(4)
     assert await fetch_val(conn, WAITING) == 10
@@ -110,16 +111,18 @@ async def test_a_sweep_looks_at_the_newest_and_at_the_next_slice(conn: Connectio
 
 async def test_the_newest_are_found_however_far_the_slices_are(conn: Connection) -> None:
     needs = await running(conn)
-    await execute(conn, LEFT)
-    await execute(conn, STUCK, {"needs": needs.job_id, "free": [number(10)]})
+    async with conn.transaction():
+        await execute(conn, LEFT)
+        await execute(conn, STUCK, {"needs": needs.job_id, "free": [number(10)]})
     await moving.sweep(conn, "parents", START, 2)
     assert await state(conn, number(10)) == ("queued", None)
 
 
 async def test_the_last_slice_says_so(conn: Connection) -> None:
-    await execute(conn, LEFT)
     needs = await running(conn)
-    await execute(conn, STUCK, {"needs": needs.job_id, "free": []})
+    async with conn.transaction():
+        await execute(conn, LEFT)
+        await execute(conn, STUCK, {"needs": needs.job_id, "free": []})
     assert await moving.sweep(conn, "parents", number(9), 2) is None
     assert await moving.sweep(conn, "signal", START, 2) is None
 

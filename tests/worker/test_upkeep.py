@@ -14,10 +14,11 @@ import psycopg
 import pytest
 
 import worker.upkeep as module
-from db import jobs, tokens
+from db import jobs, runs, tokens
 from db.jobs import JobStatus, WaitReason
 from db.pool import Connection, Database, fetch_val
 from db.queue import Lease
+from db.runs import Node
 from db.tokens import CallStatus, Usage
 from tests.db.rows import take
 from tests.support import until
@@ -300,6 +301,17 @@ async def test_the_sweep_finds_what_a_crash_left_waiting(api: JobApi, reason: st
     )
     async with upkeep(api):
         await until(status_is(api, job_id, JobStatus.QUEUED))
+
+
+async def test_the_sweep_moves_a_run_that_a_crash_left_open(api: JobApi) -> None:
+    async with api.database.connection() as connection:
+        run_id = (await runs.start(connection, [Node("a", "talk")])).run_id
+    await api.database.execute(
+        "update jobsworth.reactive_jobs set status = 'done', finished_at = now()"
+    )
+    query = "select status = 'done' from jobsworth.runs where id = %(id)s"
+    async with upkeep(api):
+        await until(lambda: api.database.fetch_val(query, {"id": run_id}))
 
 
 async def test_a_cancel_request_reaches_the_attempt_of_this_worker_and_no_other(

@@ -24,6 +24,7 @@ WORK, JOBS, DECISIONS, SHIPPING, INSIGHT = (
 
 # These repeat enums of `db`, which is not imported for `--help`; a test keeps them equal.
 Status = Literal["queued", "waiting", "running", "done", "failed", "canceled"]
+RunState = Literal["draft", "planning", "executing", "waiting", "done", "failed", "canceled"]
 Reason = Literal[
     "timer",
     "lane",
@@ -80,6 +81,15 @@ class Commands(TyperGroup):
             formatter.write_dl([(f"{int(code):>3}", meaning) for code, meaning in MEANINGS.items()])
 
 
+class RunCommands(Commands):
+    """`runs` alone, or with an id or filters, is `runs list`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="jobsworth",
     cls=Commands,
@@ -96,6 +106,7 @@ queue_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=Non
 budget_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 limit_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 step_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+runs_app = typer.Typer(cls=RunCommands, rich_markup_mode=None)
 
 
 def show_version(wanted: bool) -> None:
@@ -521,6 +532,83 @@ def again(
     from worker.cli import steps
 
     steps.again(job, step, by=by, as_json=as_json)
+
+
+app.add_typer(
+    runs_app, name="runs", rich_help_panel=JOBS, help="List runs, show one, start or cancel one."
+)
+
+
+@runs_app.command("list")
+def list_runs(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One run whole, with its graph.")
+    ] = None,
+    status: Annotated[
+        RunState | None,
+        typer.Option(metavar="STATUS", help=f"Only the {', '.join(get_args(RunState))}."),
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only those of this actor.")] = None,
+    thread: Annotated[
+        str | None, typer.Option(metavar="UUID", help="Only those of this chat thread.")
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="UUID", help="Only those of this agent.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only those made since, like 24h or a date.")
+    ] = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """List the newest runs, or show one with its graph; also without the word `list`."""
+    from worker.cli import runs
+
+    if run is not None:
+        runs.show(run, as_json=as_json)
+        return
+    runs.list_runs(
+        status=status,
+        actor=actor,
+        thread=thread,
+        agent=agent,
+        since=since,
+        limit=limit,
+        as_json=as_json,
+    )
+
+
+@runs_app.command("start")
+def start_run(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="JSON: a list of nodes, or an object with nodes; - for stdin."
+        ),
+    ],
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Started once for each key, however often.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start a run of the nodes in a file; prints its id."""
+    from worker.cli import runs
+
+    runs.start(file, key=key, as_json=as_json)
+
+
+@runs_app.command("cancel")
+def cancel_run(
+    run: Annotated[
+        str, typer.Argument(metavar="ID", help="The run's id, or its first 6 digits or more.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why; kept with its jobs.")] = "canceled by a person",
+    as_json: Json = False,
+) -> None:
+    """Cancel all jobs of a run: now, or when they have stopped."""
+    from worker.cli import runs
+
+    runs.cancel(run, reason=reason, as_json=as_json)
 
 
 app.add_typer(

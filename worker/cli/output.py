@@ -29,6 +29,9 @@ GAP = "  "
 STYLES = {
     "queued": "cyan",
     "waiting": "yellow",
+    "draft": "dim",
+    "planning": "cyan",
+    "executing": "bold cyan",
     "running": "bold cyan",
     "done": "green",
     "failed": "bold red",

@@ -230,7 +230,6 @@ class MeteredModel(WrapperModel):
     ) -> NoReturn:
         """Settle it, and let pydantic-ai see its own error: a fallback may go on from there."""
         says = failures.described(error, f"{self.wrapped.system}:{self.model_name}", messages)
-        job = self._conversation.job
         self._conversation.unanswered = await failures.settle(call, error, says, began=began)
         raise error
 

@@ -1,0 +1,184 @@
+"""`jobsworth runs`: runs are started from a file, listed, shown as a tree and canceled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, LiteralString, get_args
+from uuid import UUID
+
+import pytest
+
+from db.runs import Edge, Graph, GraphNode, RunStatus
+from tests.support import connect, run_cli
+from tests.worker.cli.support import cli_json
+from worker.cli.app import RunState
+from worker.cli.exit_codes import ExitCode
+from worker.cli.run_tree import SHOWN_MAX, rows_of
+
+DIAMOND = [
+    {"node": "fetch", "mode": "read"},
+    {"node": "left", "mode": "read", "after": ["fetch"]},
+    {"node": "right", "mode": "read", "after": [{"node": "fetch", "on_failure": "skip"}]},
+    {"node": "join", "mode": "write", "after": ["left", "right"]},
+]
+
+SPEND: LiteralString = """
+insert into jobsworth.llm_calls (job_id, provider, model, request_id, status, settled_at,
+  input_tokens, output_tokens, cost)
+select j.id, 'p', 'm', 'r', 'ok', now(), 1000, 234, 0.5
+from jobsworth.reactive_jobs j where j.node = 'fetch'
+"""
+
+
+def declared(tmp_path: Path, document: object) -> str:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def test_a_file_starts_a_run_and_the_run_is_shown_as_a_tree(
+    database_url: str, tmp_path: Path
+) -> None:
+    document = {"nodes": DIAMOND, "actor": "ada", "request": {"ask": "all"}}
+    ended = run_cli("runs", "start", declared(tmp_path, document), url=database_url)
+    assert ended.returncode == 0, ended.stderr
+    run_id = ended.stdout.strip()
+    with connect(database_url) as conn:
+        conn.execute(SPEND)
+    shown = run_cli("runs", run_id[:18], url=database_url).stdout
+    assert f"run {run_id}  executing" in shown
+    assert "1: 1,000 tokens in, 234 out, cost 0.5" in shown
+    rows = [line.split() for line in shown.split("Jobs\n")[1].splitlines()]
+    assert rows[0][:2] == ["NODE", "STATUS"]
+    assert rows[1] == ["fetch", "queued", "read", "1,234", "0.5"]
+    assert rows[2][:3] == ["left", "waiting:", "parents"]
+    assert rows[4][-3:] == ["after", "left,", "right"]
+
+
+def test_programs_get_a_run_whole(database_url: str, tmp_path: Path) -> None:
+    started = cli_json(database_url, "runs", "start", declared(tmp_path, DIAMOND), "--key", "k")
+    again = cli_json(database_url, "runs", "start", declared(tmp_path, DIAMOND), "--key", "k")
+    assert (started["created"], again) == (True, {"id": started["id"], "created": False})
+    run = cli_json(database_url, "runs", started["id"])
+    assert run["run"]["status"] == "executing"
+    assert run["stats"]["jobs"] == {"queued": 1, "waiting": 3}
+    assert [node["node"] for node in run["graph"]["nodes"]] == ["fetch", "left", "right", "join"]
+    assert {edge["on_failure"] for edge in run["graph"]["edges"]} == {"fail", "skip"}
+
+
+def test_runs_are_listed_by_filter(database_url: str, tmp_path: Path) -> None:
+    for actor in ("ada", "bob"):
+        document = {"nodes": DIAMOND, "actor": actor}
+        run_cli("runs", "start", declared(tmp_path, document), url=database_url)
+    everyone = cli_json(database_url, "runs")
+    assert [run["actor"] for run in everyone] == ["bob", "ada"]
+    assert len(cli_json(database_url, "runs", "--actor", "ada", "--status", "executing")) == 1
+    assert cli_json(database_url, "runs", "list", "--status", "failed") == []
+    text = run_cli("runs", "--actor", "ada", url=database_url).stdout
+    assert text.splitlines()[0].split() == ["ID", "STATUS", "AGE", "ACTOR", "DETAIL"]
+    assert "executing" in text
+
+
+def test_a_run_is_canceled_once(database_url: str, tmp_path: Path) -> None:
+    run_id = cli_json(database_url, "runs", "start", declared(tmp_path, DIAMOND))["id"]
+    ended = run_cli("runs", "cancel", run_id, url=database_url)
+    assert ended.stdout == f"run {run_id} is canceled\n"
+    again = run_cli("runs", "cancel", run_id, url=database_url)
+    assert again.returncode == ExitCode.CONFLICT
+    assert "is canceled already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "is not JSON"),
+        ("3", "declares no run"),
+        ('{"nodes": [], "actr": "ada"}', "unknown options: actr"),
+        ("[]", "at least one node"),
+        ('[{"node": "a", "mode": "m", "after": ["b"]}]', "a comes after b, which is not a node"),
+        (
+            '[{"node": "a", "mode": "m", "after": ["b"]}, {"node": "b", "mode": "m",'
+            ' "after": ["a"]}]',
+            "in a circle: a → b → a",
+        ),
+    ],
+)
+def test_a_file_that_declares_no_run_ends_in_one_message(
+    database_url: str, tmp_path: Path, document: str, message: str
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(document)
+    ended = run_cli("runs", "start", str(path), url=database_url)
+    assert ended.returncode != 0
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_file_that_is_not_there_is_named(database_url: str) -> None:
+    ended = run_cli("runs", "start", "/nowhere/run.json", url=database_url)
+    assert "/nowhere/run.json cannot be read" in ended.stderr
+
+
+def test_an_unknown_run_is_not_found(database_url: str) -> None:
+    ended = run_cli("runs", "0123456789", url=database_url)
+    assert "there is no run 0123456789" in ended.stderr
+
+
+# The tree.
+
+
+def node(number: int, **columns: Any) -> GraphNode:
+    values: dict[str, Any] = {
+        "id": UUID(int=number),
+        "node": f"n{number}",
+        "mode": "m",
+        "status": "done",
+        "parent_id": None,
+        "is_child": False,
+        "calls": 0,
+        "tokens": 0,
+        "attempt": 1,
+    }
+    unset = dict.fromkeys(
+        ("waiting_for", "waiting_detail", "error", "started_at", "finished_at", "cost")
+    )
+    return GraphNode.model_validate({**unset, **values, **columns})
+
+
+def edge(child: int, parent: int) -> Edge:
+    return Edge(job_id=UUID(int=child), needs_job_id=UUID(int=parent), on_failure="fail")
+
+
+def test_a_long_chain_stays_at_one_level() -> None:
+    chain = Graph(
+        nodes=[node(n) for n in range(5_000)], edges=[edge(n, n - 1) for n in range(1, 5_000)]
+    )
+    rows = rows_of(chain)
+    assert {row.level for row in rows} == {0}
+    assert [row.name for row in rows[:3]] == ["n0", "n1", "n2"]
+    assert len(rows) == 5_000
+
+
+def test_a_node_stands_below_the_deepest_of_those_it_comes_after() -> None:
+    graph = Graph(
+        nodes=[node(0), node(1), node(2), node(3)],
+        edges=[edge(1, 0), edge(2, 1), edge(3, 0), edge(3, 2)],
+    )
+    assert [(row.name, row.after) for row in rows_of(graph)] == [
+        ("n0", ()),
+        ("n1", ("n0",)),
+        ("n2", ("n1",)),
+        ("n3", ("n0", "n2")),
+    ]
+
+
+def test_many_children_are_summed_up() -> None:
+    children = [node(n, parent_id=UUID(int=0), is_child=True) for n in range(1, 1_001)]
+    rows = rows_of(Graph(nodes=[node(0), *children], edges=[]))
+    assert len(rows) == 1 + SHOWN_MAX + 1
+    assert (rows[-1].name, len(rows[-1].more), rows[-1].level) == ("… 990 more", 990, 1)
+
+
+def test_the_command_line_knows_every_status_of_a_run() -> None:
+    assert get_args(RunState) == tuple(RunStatus)
