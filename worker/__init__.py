@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.ask import Decision
+    from worker.ask import Decision, NotApproved
     from worker.calls import CallRefused
     from worker.context import Job
     from worker.handlers import handler
@@ -27,13 +27,14 @@ __all__ = [
     "Decision",
     "Fail",
     "Job",
+    "NotApproved",
     "Retry",
     "Snooze",
     "handler",
 ]
 
 _HOMES = {
-    "worker.ask": ("Decision",),
+    "worker.ask": ("Decision", "NotApproved"),
     "worker.calls": ("CallRefused",),
     "worker.context": ("Job",),
     "worker.handlers": ("handler",),
