@@ -347,12 +347,16 @@ def approve(
     ] = None,
     comment: Comment = None,
     by: By = None,
+    edit: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Approve this instead of what is shown; or @FILE."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say yes; the job that waits goes on."""
     from worker.cli import approvals
 
-    approvals.approve(approval, option=option, comment=comment, by=by, as_json=as_json)
+    approvals.approve(approval, option=option, comment=comment, by=by, edit=edit, as_json=as_json)
 
 
 @app.command(rich_help_panel=DECISIONS)
