@@ -1,4 +1,4 @@
-"""Webhooks over real HTTP on this machine: signed, at least once, only to hosts that are allowed."""
+"""Webhooks over real HTTP on this machine: signed, at least once, only to allowed hosts."""
 
 from __future__ import annotations
 

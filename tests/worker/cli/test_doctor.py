@@ -29,7 +29,7 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
         **dict.fromkeys(
             (
                 *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
-                *("writes", "modes", "violations", "books", "memory"),
+                *("writes", "modes", "violations", "books", "memory", "webhooks"),
             ),
             "ok",
         ),
