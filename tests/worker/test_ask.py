@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, LiteralString
 from uuid import UUID
 
+import anyio
 import pytest
 
 from db import approvals
@@ -12,6 +13,7 @@ from db.approvals import Approval, ApprovalStatus
 from db.jobs import JobStatus, WaitReason
 from tests.worker.job_api import JobApi
 from worker import Job, NotApproved, handler
+from worker import ask as ask_module
 
 STEPS: LiteralString = "select name, kind, effect::text from jobsworth.steps order by started_at"
 FINISH_STEPS: LiteralString = """
@@ -263,3 +265,84 @@ async def test_what_cannot_be_asked_is_named(
 ) -> None:
     register_ship([], **asking)
     assert reason in ((await api.run("ship", failures_max=1)).error or "")
+
+
+async def test_a_no_just_before_the_step_begins_stops_it(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler has read the yes already; the transaction that begins the step finds the no."""
+    ran: list[Any] = []
+    register_ship(ran)
+    job = await api.run("ship")
+    asked = await api.approval(job.id)
+    await vote(api, asked.id)
+    begin = getattr(ask_module, "_begin")  # noqa: B009
+
+    async def begin_after_the_no(*args: Any) -> None:
+        assert (await vote(api, asked.id, "reject", "Bob")).accepted
+        await begin(*args)
+
+    monkeypatch.setattr(ask_module, "_begin", begin_after_the_no)
+    await api.work()
+    ended = await api.job(job.id)
+    assert (ended.status, ended.failures, ran) == (JobStatus.FAILED, 1, [])
+    assert ended.error == "step 'send' was not approved, by Bob"
+    assert await api.rows(STEPS) == []
+
+
+@pytest.mark.parametrize("effect", ["idempotent", "unsafe"])
+async def test_a_worker_that_dies_in_the_step_leaves_it_to_the_next_or_to_a_person(
+    api: JobApi, effect: str
+) -> None:
+    begun = anyio.Event()
+    ran: list[int] = []
+
+    @handler("ship")
+    async def ship(job: Job) -> Any:
+        async def send() -> int:
+            ran.append(job.attempt)
+            if len(ran) == 1:
+                begun.set()
+                await anyio.sleep_forever()
+            return job.attempt
+
+        return await job.approved_step("send", send, proposal="Send it?", effect=effect)
+
+    job = await api.run("ship")
+    await api.decide(job.id, "approve")
+    async with api.dying() as worker:
+        with anyio.fail_after(20):
+            await begun.wait()
+        worker.kill()
+    await api.work()
+    stands = await api.job(job.id)
+    if effect == "idempotent":
+        assert (stands.status, ran) == (JobStatus.DONE, [2, 3])
+    else:
+        assert (stands.waiting_for, ran) == (WaitReason.PERSON, [2])
+
+
+async def test_a_worker_that_dies_after_the_yes_was_consumed_reads_it_back(api: JobApi) -> None:
+    begun = anyio.Event()
+    seen: list[Any] = []
+
+    @handler("ask")
+    async def ask(job: Job) -> bool:
+        decision = await job.ask("Ship it?")
+        seen.append(decision)
+        if len(seen) == 1:
+            begun.set()
+            await anyio.sleep_forever()
+        return decision.approved
+
+    job = await api.run("ask")
+    asked = await api.approval(job.id)
+    await api.decide(job.id, "approve")
+    async with api.dying() as worker:
+        with anyio.fail_after(20):
+            await begun.wait()
+        worker.kill()
+    assert not (await vote(api, asked.id, "reject")).accepted
+    await api.work()
+    assert (await api.job(job.id)).result is True
+    assert seen[0] == seen[1]
