@@ -16,9 +16,11 @@ from uuid import UUID
 
 import orjson
 
+from db import questions
 from db.documents import to_document
 from db.errors import InvalidInput
 from db.pool import Connection, execute
+from db.questions import Approval, Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +75,6 @@ class NewJob:
     agent_id: UUID | None = None
     thread_id: UUID | None = None
     message_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """A question to a person; the job parks for it."""
-
-    key: str
-    proposal_text: str
-    options: tuple[str, ...]
-    shown: str | None
-    shown_hash: str
-    deadline_seconds: float | None
-    on_timeout: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,38 +225,10 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> No
     await execute(conn, JOBS, {"rows": _encode(documents)})
 
 
-APPROVALS: LiteralString = """
-insert into jobsworth.approvals (
-  team_id, thread_id, job_id, effect_key, proposal_text, options, shown, shown_hash, deadline,
-  on_timeout)
-select e.team_id, e.thread_id, e.job_id, e.key, e.proposal_text, e.options, e.shown, e.shown_hash,
-  now() + e.deadline_seconds * interval '1 second', e.on_timeout
-from jsonb_to_recordset(%(rows)s::jsonb) as e (
-  team_id uuid, thread_id uuid, job_id uuid, key text, proposal_text text, options text[],
-  shown jsonb, shown_hash text, deadline_seconds float8, on_timeout text)
-on conflict do nothing
-"""
-
-
 async def _write_approvals(conn: Connection, rows: list[tuple[Origin, Approval]]) -> None:
-    if not rows:
-        return
-    documents = [
-        {
-            "team_id": origin.team_id,
-            "thread_id": origin.thread_id,
-            "job_id": origin.job_id,
-            "key": effect.key,
-            "proposal_text": effect.proposal_text,
-            "options": effect.options,
-            "shown": orjson.Fragment(effect.shown) if effect.shown else None,
-            "shown_hash": effect.shown_hash,
-            "deadline_seconds": effect.deadline_seconds,
-            "on_timeout": effect.on_timeout,
-        }
-        for origin, effect in rows
-    ]
-    await execute(conn, APPROVALS, {"rows": _encode(documents)})
+    if rows:
+        asked = [Asked(o.job_id, o.team_id, o.thread_id, o.run_id, effect) for o, effect in rows]
+        await questions.write(conn, asked)
 
 
 MEMORIES: LiteralString = """

@@ -76,9 +76,10 @@ async def offspring(conn: Connection, job_id: UUID) -> list[Offspring]:
 APPROVALS: LiteralString = """
 select a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
   a.shown_hash, a.status, a.deadline, a.on_timeout, a.chosen_option, a.superseded_by, a.created_at,
-  a.closed_at, d.decided_by, d.channel, d.comment, d.decided_at
-from jobsworth.approvals a
-left join jobsworth.approval_decisions d on d.approval_id = a.id
+  a.closed_at, a.decided_by, a.channel, a.comment, a.decided_at, a.votes_needed, a.asked_by,
+  a.self_approval, a.editable, a.edited, a.edited_hash, a.escalated_at, a.asked_hash, a.supersedes,
+  a.difference, a.for_step, a.consumed_at, a.consumed_by
+from jobsworth.approvals_decided a
 where a.job_id = %(job_id)s
 order by a.id
 """
@@ -106,9 +107,10 @@ async def deployments(conn: Connection, job_id: UUID) -> list[Deployment]:
 LATEST_APPROVALS: LiteralString = """
 select a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
   a.shown_hash, a.status, a.deadline, a.on_timeout, a.chosen_option, a.superseded_by, a.created_at,
-  a.closed_at, d.decided_by, d.channel, d.comment, d.decided_at
-from jobsworth.approvals a
-left join jobsworth.approval_decisions d on d.approval_id = a.id
+  a.closed_at, a.decided_by, a.channel, a.comment, a.decided_at, a.votes_needed, a.asked_by,
+  a.self_approval, a.editable, a.edited, a.edited_hash, a.escalated_at, a.asked_hash, a.supersedes,
+  a.difference, a.for_step, a.consumed_at, a.consumed_by
+from jobsworth.approvals_decided a
 order by a.id desc
 limit %(limit)s
 """

@@ -131,6 +131,46 @@ CREATE FUNCTION jobsworth.amount_words(amount numeric, unit jobsworth.budget_uni
     LANGUAGE sql IMMUTABLE
     RETURN CASE unit WHEN 'money'::jobsworth.budget_unit THEN ((trim_scale(round(amount, 6)))::text || ' USD'::text) ELSE ((trim_scale(amount))::text || ' tokens'::text) END;
 
+CREATE FUNCTION jobsworth.announce_approval() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  happened text;
+begin
+  if not exists (select 1 from jobsworth.webhooks w where w.active) then
+    return null;
+  end if;
+  happened := case
+    when tg_op = 'INSERT' then 'approval.opened'
+    when new.status is distinct from old.status then 'approval.closed'
+    when new.escalated_at is distinct from old.escalated_at then 'approval.escalated'
+    else 'approval.edited'
+  end;
+  insert into jobsworth.webhook_outbox (team_id, webhook_id, approval_id, event, payload)
+  select new.team_id, w.id, new.id, happened, jsonb_build_object(
+    'type', happened, 'timestamp', clock_timestamp(), 'data', jsonb_build_object(
+      'approval_id', new.id, 'job_id', new.job_id, 'thread_id', new.thread_id,
+      'team_id', new.team_id, 'status', new.status, 'proposal', new.proposal_text,
+      'options', new.options, 'shown', coalesce(new.edited, new.shown),
+      'hash', coalesce(new.edited_hash, new.shown_hash), 'editable', new.editable,
+      'asked_by', new.asked_by, 'votes_needed', new.votes_needed,
+      'deadline', new.deadline, 'on_timeout', new.on_timeout,
+      'supersedes', new.supersedes, 'superseded_by', new.superseded_by,
+      'difference', new.difference, 'chosen_option', new.chosen_option,
+      'decided_by', case when new.status <> 'superseded' then (
+        select v.decided_by from jobsworth.approval_decisions v
+        where v.approval_id = new.id and new.chosen_option is not null
+        order by v.id desc limit 1) end,
+      'decide', case when new.status = 'pending' then jsonb_build_object(
+        'cli', 'jobsworth approve ' || new.id || ', or jobsworth reject ' || new.id,
+        'sql', format('select * from jobsworth.resolve(%L, option, decided_by, seen_hash => %L)',
+          new.id, coalesce(new.edited_hash, new.shown_hash))) end))
+  from jobsworth.webhooks w
+  where w.active and happened = any(w.events)
+    and (w.team_id is null or w.team_id = new.team_id);
+  return null;
+end $$;
+
 CREATE FUNCTION jobsworth.arrive() RETURNS trigger
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -356,6 +396,24 @@ begin
     update jobsworth.runs x set status = 'canceled', error = cancel_run.reason where x.id = r.id;
   end if;
   return (select x.status from jobsworth.runs x where x.id = r.id);
+end $$;
+
+CREATE FUNCTION jobsworth.canonical(value jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+begin
+  return case jsonb_typeof(value)
+    when 'object' then (
+      select '{' || coalesce(string_agg(
+          to_json(e.key)::text || ':' || jobsworth.canonical(e.value), ','
+          order by e.key collate "C"), '') || '}'
+      from jsonb_each(value) e)
+    when 'array' then (
+      select '[' || coalesce(string_agg(jobsworth.canonical(e.value), ',' order by e.n), '') || ']'
+      from jsonb_array_elements(value) with ordinality e (value, n))
+    when 'number' then trim_scale((value #>> '{}')::numeric)::text
+    else value::text
+  end;
 end $$;
 
 CREATE FUNCTION jobsworth.check_nodes(nodes jsonb) RETURNS void
@@ -874,7 +932,7 @@ declare
   expired int := 0;
 begin
   for due in
-    select a.id, a.job_id, a.on_timeout from jobsworth.approvals a
+    select a.id, a.job_id from jobsworth.approvals a
     where a.status = 'pending' and a.deadline <= clock_timestamp()
     order by a.deadline limit most for update skip locked
   loop
@@ -883,7 +941,7 @@ begin
     where j.id = due.job_id for no key update skip locked;
     continue when not found
       and exists (select 1 from jobsworth.reactive_jobs j where j.id = due.job_id);
-    perform jobsworth.resolve(due.id, due.on_timeout, 'deadline', 'deadline');
+    perform jobsworth.time_out(due.id);
     expired := expired + 1;
   end loop;
   return expired;
@@ -1931,7 +1989,7 @@ begin
     array[jobsworth.budget_named(reset_budget.name, reset_budget.team_id)]);
 end $$;
 
-CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text, channel text DEFAULT 'sql'::text, comment text DEFAULT NULL::text, OUT accepted boolean, OUT status jobsworth.approval_status, OUT chosen_option text) RETURNS record
+CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text, channel text DEFAULT 'sql'::text, comment text DEFAULT NULL::text, edited jsonb DEFAULT NULL::jsonb, seen_hash text DEFAULT NULL::text, OUT accepted boolean, OUT status jobsworth.approval_status, OUT chosen_option text) RETURNS record
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -1942,11 +2000,18 @@ CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text
 #variable_conflict use_column
 declare
   a jobsworth.approvals;
+  is_no boolean := resolve.option = 'reject';
+  hash text;
+  votes int;
 begin
   select x.* into a from jobsworth.approvals x where x.id = resolve.approval_id;
   if not found then
     raise exception 'there is no approval %', resolve.approval_id
       using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
+  end if;
+  if btrim(coalesce(resolve.decided_by, '')) = '' then
+    raise exception 'nobody is named as deciding' using errcode = 'invalid_parameter_value',
+      hint = 'Say who: decided_by.';
   end if;
   -- The job's row first, as everybody does, then the approval's.
   perform 1 from jobsworth.reactive_jobs j where j.id = a.job_id for no key update;
@@ -1957,28 +2022,63 @@ begin
       hint = 'Its options are: ' || array_to_string(a.options, ', ');
   end if;
 
-  if a.status = 'pending' then
-    accepted := a.deadline is null or a.deadline > clock_timestamp();
-    chosen_option := case when accepted then resolve.option else a.on_timeout end;
-    status := case
-      when not accepted then 'expired'
-      when chosen_option = 'reject' then 'rejected'
-      else 'approved'
-    end;
-    update jobsworth.approvals x
-    set status = resolve.status, chosen_option = resolve.chosen_option, closed_at = now()
-    where x.id = a.id;
-    insert into jobsworth.approval_decisions
-      (approval_id, team_id, option, decided_by, channel, comment)
-    values (a.id, a.team_id, chosen_option,
-      case when accepted then resolve.decided_by else 'deadline' end,
-      case when accepted then resolve.channel else 'deadline' end,
-      case when accepted then resolve.comment end);
-    perform jobsworth.reconsider(array[a.job_id], patient => true) where a.job_id is not null;
-  else
-    accepted := false;
+  a := jobsworth.time_out(a.id);
+  accepted := a.status = 'pending' or is_no and a.consumed_at is null
+    and a.superseded_by is null and a.status in ('approved', 'expired')
+    and a.chosen_option <> 'reject';
+  if not accepted then
     status := a.status;
     chosen_option := a.chosen_option;
+    return;
+  end if;
+
+  hash := coalesce(a.edited_hash, a.shown_hash);
+  if not is_no then
+    if not a.self_approval and lower(btrim(resolve.decided_by)) = lower(btrim(a.asked_by)) then
+      raise exception '% asked for approval % and cannot say yes to it', a.asked_by, a.id
+        using errcode = 'object_not_in_prerequisite_state',
+        hint = 'Somebody else must; a no is always possible.';
+    elsif resolve.seen_hash <> hash then
+      raise exception 'approval % has changed since it was seen', a.id
+        using errcode = 'object_not_in_prerequisite_state',
+        hint = 'Read it again: jobsworth approvals ' || a.id;
+    end if;
+  end if;
+  if resolve.edited is not null then
+    if is_no or not a.editable then
+      raise exception 'approval % cannot be approved with changes%', a.id,
+          case when is_no then ' by a no' else '' end
+        using errcode = 'invalid_parameter_value',
+        hint = 'Approve or reject what it shows; only one that was asked as editable can change.';
+    end if;
+    hash := jobsworth.shown_hash(a.proposal_text, a.options, resolve.edited);
+  end if;
+  if not is_no and exists (
+    select 1 from jobsworth.approval_decisions v
+    where v.approval_id = a.id and lower(btrim(v.decided_by)) = lower(btrim(resolve.decided_by))
+      and v.option <> 'reject' and v.voted_hash = hash)
+  then
+    accepted := false;
+    status := a.status;
+    return;
+  end if;
+  insert into jobsworth.approval_decisions
+    (approval_id, team_id, option, decided_by, channel, comment, voted_hash)
+  values (a.id, a.team_id, resolve.option, resolve.decided_by, resolve.channel, resolve.comment,
+    hash);
+  select count(*) into votes from jobsworth.approval_decisions v
+  where v.approval_id = a.id and v.option = resolve.option and v.voted_hash = hash;
+  status := case when is_no then 'rejected' when votes >= a.votes_needed then 'approved'
+    else 'pending' end;
+  chosen_option := case when status <> 'pending' then resolve.option end;
+  update jobsworth.approvals x
+  set status = resolve.status, chosen_option = resolve.chosen_option,
+    closed_at = case when resolve.status <> 'pending' then now() end,
+    edited = coalesce(resolve.edited, x.edited),
+    edited_hash = case when resolve.edited is null then x.edited_hash else hash end
+  where x.id = a.id;
+  if status <> 'pending' and a.job_id is not null then
+    perform jobsworth.reconsider(array[a.job_id], patient => true);
   end if;
 end $$;
 
@@ -2400,6 +2500,10 @@ CREATE FUNCTION jobsworth.shell_word(word text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT
     RETURN CASE WHEN (word ~ '^[A-Za-z0-9_][A-Za-z0-9_.:/@%+-]*$'::text) THEN word ELSE ((''''::text || replace(word, ''''::text, '''\'''''::text)) || ''''::text) END;
 
+CREATE FUNCTION jobsworth.shown_hash(proposal_text text, options text[], shown jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN encode(sha256(convert_to(jobsworth.canonical(jsonb_build_object('proposal_text', proposal_text, 'options', to_jsonb(options), 'shown', COALESCE(shown, 'null'::jsonb))), 'UTF8'::name)), 'hex'::text);
+
 CREATE FUNCTION jobsworth.sources_of(job_id uuid) RETURNS TABLE(from_job_id uuid, cut_at timestamp with time zone, depth integer)
     LANGUAGE sql STABLE
     SET enable_seqscan TO 'off'
@@ -2798,6 +2902,145 @@ begin
   end if;
   return new_id;
 end $_$;
+
+CREATE FUNCTION jobsworth.supersede(approval_id uuid, successor uuid, difference text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  old jobsworth.approvals;
+  new jobsworth.approvals;
+begin
+  select x.* into old from jobsworth.approvals x where x.id = supersede.approval_id;
+  if not found then
+    raise exception 'there is no approval %', supersede.approval_id
+      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
+  end if;
+  select x.* into new from jobsworth.approvals x where x.id = supersede.successor;
+  if not found then
+    raise exception 'there is no approval %', supersede.successor
+      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
+  elsif new.id = old.id then
+    raise exception 'approval % cannot replace itself', old.id
+      using errcode = 'invalid_parameter_value', hint = 'Name the newer one.';
+  end if;
+  perform 1 from jobsworth.reactive_jobs j where j.id in (old.job_id, new.job_id)
+  order by j.id for no key update;
+  perform 1 from jobsworth.approvals x where x.id in (old.id, new.id) order by x.id for update;
+  select x.* into old from jobsworth.approvals x where x.id = supersede.approval_id;
+  select x.* into new from jobsworth.approvals x where x.id = supersede.successor;
+  if old.status <> 'pending' then
+    raise exception 'approval % is already %', old.id, old.status
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'List the open ones: jobsworth approvals.';
+  elsif new.superseded_by is not null or new.supersedes is not null
+    or new.job_id <> old.job_id or new.job_id is not null and old.job_id is null
+  then
+    raise exception 'approval % stands for something else than %', new.id, old.id
+      using errcode = 'invalid_parameter_value', hint = 'Ask anew, for the same job or for none.';
+  elsif old.effect_key is not null and new.shown_hash <> old.shown_hash and not old.editable then
+    raise exception 'the job of approval % takes an answer to exactly what it asked', old.id
+      using errcode = 'invalid_parameter_value',
+      hint = 'Reject it; only what was asked as editable can be replaced by something else.';
+  end if;
+  update jobsworth.approvals x
+  set status = 'superseded', superseded_by = new.id, closed_at = now()
+  where x.id = old.id;
+  update jobsworth.approvals x
+  set supersedes = old.id, difference = supersede.difference,
+    job_id = old.job_id, team_id = coalesce(x.team_id, old.team_id),
+    thread_id = coalesce(x.thread_id, old.thread_id),
+    effect_key = coalesce(x.effect_key, old.effect_key), for_step = old.for_step,
+    asked_hash = coalesce(old.asked_hash, old.shown_hash), editable = old.editable,
+    asked_by = coalesce(old.asked_by, x.asked_by),
+    self_approval = old.self_approval and x.self_approval,
+    votes_needed = greatest(x.votes_needed, old.votes_needed)
+  where x.id = new.id;
+  perform jobsworth.reconsider(array[old.job_id], patient => true) where old.job_id is not null;
+end $$;
+
+CREATE TABLE jobsworth.approvals (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    thread_id uuid,
+    job_id uuid,
+    effect_key text,
+    proposal_text text NOT NULL,
+    options text[] DEFAULT '{approve,reject}'::text[] NOT NULL,
+    shown jsonb,
+    shown_hash text NOT NULL,
+    status jobsworth.approval_status DEFAULT 'pending'::jobsworth.approval_status NOT NULL,
+    deadline timestamp with time zone,
+    on_timeout text DEFAULT 'reject'::text NOT NULL,
+    chosen_option text,
+    superseded_by uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    closed_at timestamp with time zone,
+    votes_needed integer DEFAULT 1 NOT NULL,
+    asked_by text,
+    self_approval boolean DEFAULT false NOT NULL,
+    editable boolean DEFAULT false NOT NULL,
+    edited jsonb,
+    edited_hash text,
+    escalated_at timestamp with time zone,
+    asked_hash text,
+    supersedes uuid,
+    difference text,
+    for_step text,
+    consumed_at timestamp with time zone,
+    consumed_by text,
+    CONSTRAINT a_no_is_always_possible CHECK (('reject'::text = ANY (options))),
+    CONSTRAINT an_edit_has_its_hash CHECK (((edited IS NULL) = (edited_hash IS NULL))),
+    CONSTRAINT choice_is_an_option CHECK (((chosen_option IS NULL) OR (chosen_option = ANY (options)))),
+    CONSTRAINT consumed_names_its_step CHECK (((consumed_at IS NULL) = (consumed_by IS NULL))),
+    CONSTRAINT decided_has_its_choice CHECK (((status <> ALL (ARRAY['approved'::jobsworth.approval_status, 'rejected'::jobsworth.approval_status, 'expired'::jobsworth.approval_status])) OR (chosen_option IS NOT NULL))),
+    CONSTRAINT pending_is_open CHECK (((status = 'pending'::jobsworth.approval_status) = (closed_at IS NULL))),
+    CONSTRAINT somebody_decides CHECK (((votes_needed >= 1) AND (votes_needed <= 100))),
+    CONSTRAINT timeout_is_an_option CHECK (((on_timeout = ANY (options)) OR (on_timeout = 'escalate'::text)))
+);
+
+CREATE FUNCTION jobsworth.time_out(approval_id uuid) RETURNS jobsworth.approvals
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  a jobsworth.approvals;
+  escalates boolean;
+  taken text;
+begin
+  select x.* into a from jobsworth.approvals x where x.id = time_out.approval_id;
+  if a.status <> 'pending' or a.deadline is null or a.deadline > clock_timestamp() then
+    return a;
+  end if;
+  escalates := a.on_timeout = 'escalate' and not 'escalate' = any(a.options);
+  if escalates and a.escalated_at is null then
+    update jobsworth.approvals x
+    set escalated_at = clock_timestamp(),
+      deadline = clock_timestamp() + greatest(a.deadline - a.created_at, interval '1 minute')
+    where x.id = a.id
+    returning x.* into a;
+    return a;
+  end if;
+  taken := case when escalates then 'reject' else a.on_timeout end;
+  insert into jobsworth.approval_decisions
+    (approval_id, team_id, option, decided_by, channel, voted_hash)
+  values (a.id, a.team_id, taken, 'deadline', 'deadline', coalesce(a.edited_hash, a.shown_hash));
+  update jobsworth.approvals x
+  set status = 'expired', closed_at = now(), chosen_option = taken
+  where x.id = a.id
+  returning x.* into a;
+  perform jobsworth.reconsider(array[a.job_id], patient => true) where a.job_id is not null;
+  return a;
+end $$;
 
 CREATE FUNCTION jobsworth.touch() RETURNS trigger
     LANGUAGE plpgsql
@@ -3198,32 +3441,53 @@ CREATE TABLE jobsworth.approval_decisions (
     decided_by text NOT NULL,
     channel text NOT NULL,
     comment text,
-    decided_at timestamp with time zone DEFAULT now() NOT NULL
+    decided_at timestamp with time zone DEFAULT now() NOT NULL,
+    voted_hash text
 );
 
-CREATE TABLE jobsworth.approvals (
-    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
-    team_id uuid,
-    thread_id uuid,
-    job_id uuid,
-    effect_key text,
-    proposal_text text NOT NULL,
-    options text[] DEFAULT '{approve,reject}'::text[] NOT NULL,
-    shown jsonb,
-    shown_hash text NOT NULL,
-    status jobsworth.approval_status DEFAULT 'pending'::jobsworth.approval_status NOT NULL,
-    deadline timestamp with time zone,
-    on_timeout text DEFAULT 'reject'::text NOT NULL,
-    chosen_option text,
-    superseded_by uuid,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    closed_at timestamp with time zone,
-    CONSTRAINT a_no_is_always_possible CHECK (('reject'::text = ANY (options))),
-    CONSTRAINT choice_is_an_option CHECK (((chosen_option IS NULL) OR (chosen_option = ANY (options)))),
-    CONSTRAINT decided_has_its_choice CHECK (((status <> ALL (ARRAY['approved'::jobsworth.approval_status, 'rejected'::jobsworth.approval_status, 'expired'::jobsworth.approval_status])) OR (chosen_option IS NOT NULL))),
-    CONSTRAINT pending_is_open CHECK (((status = 'pending'::jobsworth.approval_status) = (closed_at IS NULL))),
-    CONSTRAINT timeout_is_an_option CHECK ((on_timeout = ANY (options)))
-);
+CREATE VIEW jobsworth.approvals_decided AS
+ SELECT a.id,
+    a.team_id,
+    a.thread_id,
+    a.job_id,
+    a.effect_key,
+    a.proposal_text,
+    a.options,
+    a.shown,
+    a.shown_hash,
+    a.status,
+    a.deadline,
+    a.on_timeout,
+    a.chosen_option,
+    a.superseded_by,
+    a.created_at,
+    a.closed_at,
+    d.decided_by,
+    d.channel,
+    d.comment,
+    d.decided_at,
+    a.votes_needed,
+    a.asked_by,
+    a.self_approval,
+    a.editable,
+    a.edited,
+    a.edited_hash,
+    a.escalated_at,
+    a.asked_hash,
+    a.supersedes,
+    a.difference,
+    a.for_step,
+    a.consumed_at,
+    a.consumed_by
+   FROM (jobsworth.approvals a
+     LEFT JOIN LATERAL ( SELECT v.decided_by,
+            v.channel,
+            v.comment,
+            v.decided_at
+           FROM jobsworth.approval_decisions v
+          WHERE ((v.approval_id = a.id) AND (a.chosen_option IS NOT NULL))
+          ORDER BY v.id DESC
+         LIMIT 1) d ON (true));
 
 CREATE TABLE jobsworth.artifacts (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
@@ -3578,7 +3842,45 @@ CREATE VIEW jobsworth.violations_of_consent AS
            FROM jobsworth.reactive_jobs r
           WHERE (r.id = a.job_id)
          OFFSET 0) j)
-  WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)));
+  WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'consumed by a step that does not exist'::text AS invariant,
+    a.id AS subject_id,
+    a.consumed_by AS detail,
+    a.consumed_at AS at
+   FROM (jobsworth.approvals a
+     CROSS JOIN LATERAL ( SELECT r.id
+           FROM jobsworth.reactive_jobs r
+          WHERE (r.id = a.job_id)
+         OFFSET 0) j)
+  WHERE ((a.consumed_at IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.steps s
+          WHERE ((s.job_id = j.id) AND (s.name = a.consumed_by))))))
+UNION ALL
+ SELECT 'consumed without a yes'::text AS invariant,
+    a.id AS subject_id,
+    (a.status || COALESCE((', '::text || a.chosen_option), ''::text)) AS detail,
+    a.consumed_at AS at
+   FROM jobsworth.approvals a
+  WHERE ((a.consumed_at IS NOT NULL) AND ((a.status <> ALL (ARRAY['approved'::jobsworth.approval_status, 'expired'::jobsworth.approval_status])) OR (a.chosen_option = 'reject'::text) OR (a.superseded_by IS NOT NULL)))
+UNION ALL
+ SELECT 'superseded without its successor'::text AS invariant,
+    a.id AS subject_id,
+    COALESCE((a.superseded_by)::text, 'by nothing'::text) AS detail,
+    a.closed_at AS at
+   FROM jobsworth.approvals a
+  WHERE (((a.superseded_by IS NULL) AND (a.status = 'superseded'::jobsworth.approval_status) AND (a.job_id IS NULL)) OR ((a.superseded_by IS NOT NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM jobsworth.approvals s
+          WHERE ((s.id = a.superseded_by) AND (s.supersedes = a.id)))))))
+UNION ALL
+ SELECT 'two approvals for one question'::text AS invariant,
+    a.id AS subject_id,
+    a.effect_key AS detail,
+    a.created_at AS at
+   FROM jobsworth.approvals a
+  WHERE ((a.superseded_by IS NULL) AND (a.effect_key IS NOT NULL) AND (EXISTS ( SELECT 1
+           FROM jobsworth.approvals b
+          WHERE ((b.job_id = a.job_id) AND (b.effect_key = a.effect_key) AND (b.superseded_by IS NULL) AND (b.id > a.id)))));
 
 CREATE VIEW jobsworth.violations_of_queue AS
  SELECT 'two running in a lane'::text AS invariant,
@@ -3709,6 +4011,33 @@ UNION ALL
     v.at
    FROM jobsworth.violations_of_shipping v;
 
+CREATE TABLE jobsworth.webhook_outbox (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    webhook_id uuid NOT NULL,
+    approval_id uuid NOT NULL,
+    event text NOT NULL,
+    payload jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    next_try_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    last_status integer,
+    last_error text,
+    delivered_at timestamp with time zone,
+    dead_at timestamp with time zone,
+    CONSTRAINT ends_once CHECK (((delivered_at IS NULL) OR (dead_at IS NULL)))
+);
+
+CREATE TABLE jobsworth.webhooks (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    url text NOT NULL,
+    events text[] DEFAULT '{approval.opened,approval.edited,approval.escalated,approval.closed}'::text[] NOT NULL,
+    active boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT known_events CHECK ((events <@ '{approval.opened,approval.edited,approval.escalated,approval.closed}'::text[]))
+);
+
 CREATE TABLE jobsworth.workers (
     id uuid NOT NULL,
     host text NOT NULL,
@@ -3763,9 +4092,6 @@ ALTER TABLE ONLY jobsworth.chat_messages
 
 ALTER TABLE ONLY jobsworth.chat_threads
     ADD CONSTRAINT chat_threads_pkey PRIMARY KEY (id);
-
-ALTER TABLE ONLY jobsworth.approval_decisions
-    ADD CONSTRAINT decided_once UNIQUE (approval_id);
 
 ALTER TABLE ONLY jobsworth.deployments
     ADD CONSTRAINT deployments_pkey PRIMARY KEY (id);
@@ -3830,12 +4156,20 @@ ALTER TABLE ONLY jobsworth.steps
 ALTER TABLE ONLY jobsworth.token_ledger
     ADD CONSTRAINT token_ledger_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY jobsworth.webhook_outbox
+    ADD CONSTRAINT webhook_outbox_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY jobsworth.webhooks
+    ADD CONSTRAINT webhooks_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY jobsworth.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
 
+CREATE INDEX approvals_consumed ON jobsworth.approvals USING btree (consumed_at) WHERE (consumed_at IS NOT NULL);
+
 CREATE INDEX approvals_due ON jobsworth.approvals USING btree (deadline) WHERE ((status = 'pending'::jobsworth.approval_status) AND (deadline IS NOT NULL));
 
-CREATE UNIQUE INDEX approvals_effect ON jobsworth.approvals USING btree (job_id, effect_key) WHERE (job_id IS NOT NULL);
+CREATE UNIQUE INDEX approvals_effect ON jobsworth.approvals USING btree (job_id, effect_key) WHERE ((job_id IS NOT NULL) AND (superseded_by IS NULL));
 
 CREATE INDEX approvals_open ON jobsworth.approvals USING btree (job_id, id) WHERE (status = 'pending'::jobsworth.approval_status);
 
@@ -3860,6 +4194,10 @@ CREATE UNIQUE INDEX chat_messages_platform ON jobsworth.chat_messages USING btre
 CREATE INDEX chat_messages_recent ON jobsworth.chat_messages USING btree (thread_id, id);
 
 CREATE INDEX chat_threads_user ON jobsworth.chat_threads USING btree (user_id, id) WHERE (user_id IS NOT NULL);
+
+CREATE UNIQUE INDEX decisions_no ON jobsworth.approval_decisions USING btree (approval_id, lower(btrim(decided_by))) WHERE (option = 'reject'::text);
+
+CREATE UNIQUE INDEX decisions_yes ON jobsworth.approval_decisions USING btree (approval_id, lower(btrim(decided_by)), voted_hash) NULLS NOT DISTINCT WHERE (option <> 'reject'::text);
 
 CREATE UNIQUE INDEX deployments_one_at_a_time ON jobsworth.deployments USING btree (team_id, environment) NULLS NOT DISTINCT WHERE (finished_at IS NULL);
 
@@ -3948,6 +4286,16 @@ CREATE UNIQUE INDEX token_ledger_once ON jobsworth.token_ledger USING btree (cal
 CREATE INDEX token_ledger_run ON jobsworth.token_ledger USING btree (run_id) WHERE (run_id IS NOT NULL);
 
 CREATE INDEX token_ledger_time ON jobsworth.token_ledger USING btree (occurred_at);
+
+CREATE INDEX webhook_outbox_dead ON jobsworth.webhook_outbox USING btree (dead_at) WHERE (dead_at IS NOT NULL);
+
+CREATE INDEX webhook_outbox_done ON jobsworth.webhook_outbox USING btree (delivered_at) WHERE (delivered_at IS NOT NULL);
+
+CREATE INDEX webhook_outbox_due ON jobsworth.webhook_outbox USING btree (next_try_at) WHERE ((delivered_at IS NULL) AND (dead_at IS NULL));
+
+CREATE TRIGGER announce_change AFTER UPDATE ON jobsworth.approvals FOR EACH ROW WHEN (((new.status IS DISTINCT FROM old.status) OR ((new.status = 'pending'::jobsworth.approval_status) AND ((new.escalated_at IS DISTINCT FROM old.escalated_at) OR (new.edited_hash IS DISTINCT FROM old.edited_hash))))) EXECUTE FUNCTION jobsworth.announce_approval();
+
+CREATE TRIGGER announce_open AFTER INSERT ON jobsworth.approvals FOR EACH ROW WHEN ((new.status = 'pending'::jobsworth.approval_status)) EXECUTE FUNCTION jobsworth.announce_approval();
 
 CREATE TRIGGER arrive BEFORE INSERT ON jobsworth.reactive_jobs FOR EACH ROW WHEN (((new.lane IS NOT NULL) OR (new.thread_id IS NOT NULL) OR (new.run_at IS NOT NULL) OR (new.status <> 'queued'::jobsworth.job_status))) EXECUTE FUNCTION jobsworth.arrive();
 

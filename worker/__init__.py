@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from db.checkpoints import Checkpoint
-    from worker.ask import Decision
+    from worker.ask import Decision, NotApproved
     from worker.calls import BudgetExceeded, CallLimited, CallRefused, PriceUnknown
     from worker.context import Job
     from worker.handlers import handler
@@ -33,6 +33,7 @@ __all__ = [
     "Decision",
     "Fail",
     "Job",
+    "NotApproved",
     "Parents",
     "PriceUnknown",
     "Retry",
@@ -43,7 +44,7 @@ __all__ = [
 
 _HOMES = {
     "db.checkpoints": ("Checkpoint",),
-    "worker.ask": ("Decision",),
+    "worker.ask": ("Decision", "NotApproved"),
     "worker.calls": ("BudgetExceeded", "CallLimited", "CallRefused", "PriceUnknown"),
     "worker.context": ("Job",),
     "worker.handlers": ("handler",),

@@ -1,30 +1,53 @@
 """Asking a person: the job parks until somebody decides, or the deadline does.
 
-In: a proposal, and what is shown with it. Out: a `Decision`, from the approval that the same
-question made in an earlier attempt.
+In: a proposal, and what is shown with it. Out: a `Decision`, from the approval that exactly this
+question made in an earlier attempt; another question under the same name takes its place.
+
+A yes is consumed in the transaction that starts what was approved: the ask's own step, unless the
+question says for which step it is. From then on a no comes too late, and replays read the step.
 """
 
+import inspect
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
+from uuid import UUID
 
-from db import approvals
-from db.approvals import shown_hash
+from db import approvals, consumption
+from db import steps as recorded
+from db.approvals import REJECT
 from db.documents import to_document, to_text
-from db.effects import Approval
-from db.errors import InvalidInput
+from db.errors import Conflict, InvalidInput
+from db.questions import Approval, check_question, shown_hash
+from worker import steps
+from worker.outcomes import Fail, Snooze
 
 if TYPE_CHECKING:
     from worker.context import Job
 
+EFFECTS = ("pure", "idempotent", "unsafe")
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person (or the deadline) decided."""
+    """What a person (or the deadline) decided; `shown` is what was approved, edits included."""
 
     approved: bool
     option: str
     comment: str | None
     decided_by: str | None
+    shown: Any = None
+    approval_id: UUID | None = None
+
+
+class NotApproved(Fail):
+    """A step that needs a yes got a no; `decision` says whose and why."""
+
+    def __init__(self, step: str, decision: Decision) -> None:
+        why = f": {decision.comment}" if decision.comment else ""
+        super().__init__(f"step {step!r} was not approved, by {decision.decided_by}{why}")
+        self.decision = decision
 
 
 async def ask(
@@ -36,30 +59,210 @@ async def ask(
     deadline_seconds: float | None,
     on_timeout: str,
     name: str | None,
+    votes: int = 1,
+    asked_by: str | None = None,
+    self_approval: bool = False,
+    editable: bool = False,
+    for_step: str | None = None,
 ) -> Decision:
     """What was decided; parks if that is still open."""
-    key = job.key("approval", name)
-    choices = tuple(options) if "reject" in options else (*options, "reject")
-    if on_timeout not in choices:
-        raise InvalidInput(
-            f"on_timeout={on_timeout!r} is not one of the options {', '.join(choices)}",
-            "name one of them",
-        )
-    async with job.tools.database.connection() as connection:
-        asked = await approvals.get_by_effect(connection, job.id, key)
-    if asked is None:
-        shown = None if shows is None else to_document(shows, "what the approval shows")
-        question = Approval(
-            key=key,
-            proposal_text=to_text(proposal),
-            options=choices,
-            shown=shown,
-            shown_hash=shown_hash(proposal, choices, shows),
-            deadline_seconds=deadline_seconds,
-            on_timeout=on_timeout,
-        )
+    choices = tuple(options) if REJECT in options else (*options, REJECT)
+    check_question(proposal, choices, deadline_seconds, on_timeout, votes)
+    question = Approval(
+        key=job.key("approval", name),
+        proposal_text=to_text(proposal),
+        options=choices,
+        shown=None if shows is None else to_document(shows, "what the approval shows"),
+        shown_hash=shown_hash(proposal, choices, shows),
+        deadline_seconds=deadline_seconds,
+        on_timeout=on_timeout,
+        votes_needed=votes,
+        asked_by=asked_by and to_text(asked_by),
+        self_approval=self_approval,
+        editable=editable,
+        for_step=for_step,
+    )
+    found, output = await steps.read(job, question.key)
+    if found:
+        return _replayed(job, question, output)
+    decision = await _decided(job, question)
+    if decision is None:
         job.effects.append(question)
-    elif asked.closed_at is not None:
-        option = asked.chosen_option or "reject"
-        return Decision(option != "reject", option, asked.comment, asked.decided_by)
-    raise job.park("approval", detail=proposal[:200])
+        raise job.park("approval", detail=proposal[:200])
+    return decision
+
+
+async def approved_step(
+    job: "Job",
+    name: str,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    proposal: str,
+    effect: str,
+    **asking: Any,
+) -> Any:
+    """The recorded output of step `name`, which runs only with a yes to exactly these arguments.
+
+    Approval and step begin in one transaction. A re-run of a step that was begun and not recorded
+    uses the approval again, unless the step is unsafe to repeat: then the job waits for a person.
+    """
+    if effect not in EFFECTS:
+        raise InvalidInput(f"effect={effect!r} of step {name!r}", f"one of {', '.join(EFFECTS)}")
+    shows = {"step": name, "args": list(args), "kwargs": dict(kwargs)}
+    decision = await ask(
+        job,
+        proposal,
+        options=("approve", REJECT),
+        shows=shows,
+        name=name,
+        for_step=name,
+        **asking,
+    )
+    found, output = await steps.read(job, name)
+    if found:
+        return output
+    if not decision.approved:
+        raise NotApproved(name, decision)
+    approved_args, approved_kwargs = _arguments(name, decision, args, kwargs)
+    await _begin(job, name, decision, effect)
+    began = time.monotonic()
+    value = await _run(job, fn, approved_args, approved_kwargs)
+    document = to_document(value, f"the result of step {name!r}")
+    return await steps.record(job, name, document, time.monotonic() - began)
+
+
+def _replayed(job: "Job", question: Approval, output: Any) -> Decision:
+    """The decision that an earlier attempt consumed, if this is still what it was about."""
+    if output["asked_hash"] != question.shown_hash:
+        raise _changed(job, question)
+    return Decision(
+        output["approved"],
+        output["option"],
+        output["comment"],
+        output["decided_by"],
+        output["shown"],
+        UUID(output["approval_id"]),
+    )
+
+
+async def _decided(job: "Job", question: Approval) -> Decision | None:
+    """The decision about exactly this question, consumed if it is a yes; None: ask, or wait."""
+    async with job.tools.database.connection() as connection:
+        asked = await approvals.get_by_effect(connection, job.id, question.key)
+    if asked is None:
+        return None
+    if asked.answers != question.shown_hash:
+        if asked.consumed_at is not None:
+            raise _changed(job, question)
+        return None
+    if not _is_final(asked):
+        return None
+    if question.for_step is not None or not asked.approved:
+        return _decision(asked)
+    return await _consume(job, question)
+
+
+async def _consume(job: "Job", question: Approval) -> Decision | None:
+    """Spend the yes on the ask's own step; a no that came meanwhile is the decision."""
+    async with job.tools.database.transaction() as connection:
+        await recorded.hold(connection, job.lease)
+        asked = await approvals.get_by_effect(connection, job.id, question.key)
+        if asked is None or asked.answers != question.shown_hash or not _is_final(asked):
+            return None
+        decision = _decision(asked)
+        if not decision.approved:
+            return decision
+        await consumption.consume(connection, job.lease, asked.id, question.key)
+        document = to_document(_document(decision, question))
+        _, output = await recorded.record(
+            connection,
+            job.lease,
+            question.key,
+            document,
+            attempt=job.attempt,
+            kind="approval",
+            input_hash=question.shown_hash,
+        )
+    steps.keep(job, question.key, output)
+    return decision
+
+
+async def _begin(job: "Job", name: str, decision: Decision, effect: str) -> None:
+    assert decision.approval_id is not None
+    try:
+        async with job.tools.database.transaction() as connection:
+            begun = await consumption.begin_step(
+                connection,
+                job.lease,
+                decision.approval_id,
+                name,
+                attempt=job.attempt,
+                effect=effect,
+                input_hash=shown_hash(name, (), decision.shown),
+            )
+    except Conflict as error:
+        # Somebody said no, or put another question in its place, just now: look again.
+        raise Snooze(0.0) from error
+    if not begun and effect == "unsafe":
+        raise job.park("person", detail=f"step {name} was begun and not recorded")
+
+
+async def _run(
+    job: "Job", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    if inspect.iscoroutinefunction(fn):
+        return await fn(*args, **kwargs)
+    value = await job.run_in_thread(fn, *args, **kwargs)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _is_final(asked: approvals.Approval) -> bool:
+    """One that its job's end has closed is asked again when the job is run again."""
+    return asked.closed_at is not None and asked.status is not approvals.ApprovalStatus.SUPERSEDED
+
+
+def _decision(asked: approvals.Approval) -> Decision:
+    option = asked.chosen_option or REJECT
+    shown = asked.document
+    return Decision(asked.approved, option, asked.comment, asked.decided_by, shown, asked.id)
+
+
+def _document(decision: Decision, question: Approval) -> dict[str, Any]:
+    return {
+        "approved": decision.approved,
+        "option": decision.option,
+        "comment": decision.comment,
+        "decided_by": decision.decided_by,
+        "shown": decision.shown,
+        "approval_id": decision.approval_id,
+        "asked_hash": question.shown_hash,
+    }
+
+
+def _arguments(
+    name: str, decision: Decision, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments that were approved: the handler's own, unless a person has edited them."""
+    asked = {"step": name, "args": list(args), "kwargs": dict(kwargs)}
+    if shown_hash(name, (), decision.shown) == shown_hash(name, (), asked):
+        return args, kwargs
+    approved = decision.shown
+    if not (_is_object(approved) and approved.keys() == asked.keys() and approved["step"] == name):
+        raise InvalidInput(
+            f"what was approved for step {name!r} names no arguments of it",
+            'approve a document like {"step": …, "args": […], "kwargs": {…}}',
+        )
+    return tuple(approved["args"]), approved["kwargs"]
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _changed(job: "Job", question: Approval) -> InvalidInput:
+    return InvalidInput(
+        f"{question.key} of job {job.id} was approved and used; now it asks something else",
+        "give the new question a name of its own, or keep what it shows in a step",
+    )

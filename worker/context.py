@@ -507,8 +507,20 @@ class Job:
         deadline_seconds: float | None = None,
         on_timeout: str = "reject",
         name: str | None = None,
+        votes: int = 1,
+        asked_by: str | None = None,
+        self_approval: bool = False,
+        editable: bool = False,
+        for_step: str | None = None,
     ) -> Decision:
-        """Ask a person. Parks until somebody decides, or the deadline takes `on_timeout`."""
+        """Ask a person. Parks until somebody decides, or the deadline takes `on_timeout`.
+
+        The yes is for exactly this; asked with something else under the same name, it is asked
+        anew. `on_timeout` is an option, or "escalate": as much time again, once. `votes` people
+        must say yes; `asked_by` (the actor of the job's run) is none of them unless
+        `self_approval`. If `editable`, what is shown may be approved with changes:
+        `Decision.shown`. With `for_step`, the yes is consumed by the step of that name.
+        """
         return await ask.ask(
             self,
             proposal,
@@ -517,6 +529,48 @@ class Job:
             deadline_seconds=deadline_seconds,
             on_timeout=on_timeout,
             name=name,
+            votes=votes,
+            asked_by=asked_by,
+            self_approval=self_approval,
+            editable=editable,
+            for_step=for_step,
+        )
+
+    @_in_the_loop
+    async def approved_step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *args: Any,
+        proposal: str,
+        effect: str = "idempotent",
+        deadline_seconds: float | None = None,
+        on_timeout: str = "reject",
+        votes: int = 1,
+        asked_by: str | None = None,
+        self_approval: bool = False,
+        editable: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """`step`, run only with a yes to exactly these arguments; raises `NotApproved` on a no.
+
+        The yes is consumed in the transaction that begins the step. An `effect` of "unsafe" is
+        not repeated if its worker dies: the job waits for a person then.
+        """
+        return await ask.approved_step(
+            self,
+            name,
+            fn,
+            args,
+            kwargs,
+            proposal=proposal,
+            effect=effect,
+            deadline_seconds=deadline_seconds,
+            on_timeout=on_timeout,
+            votes=votes,
+            asked_by=asked_by,
+            self_approval=self_approval,
+            editable=editable,
         )
 
     @_in_the_loop

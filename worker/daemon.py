@@ -29,7 +29,7 @@ from db.errors import JobsworthError, SchemaMismatch
 from db.migrate import check, migrate
 from db.pool import Database, bounded
 from db.queue import Finished
-from worker import embed, events, handlers, systemd
+from worker import embed, events, handlers, systemd, webhooks
 from worker.attempt_log import AttemptLog
 from worker.claim import Claimer
 from worker.context import Tools
@@ -195,6 +195,7 @@ class Daemon:
             tasks.start_soon(self._upkeep.run)
             tasks.start_soon(self._listen)
             tasks.start_soon(self._embed)
+            tasks.start_soon(self._tell_webhooks)
             tasks.start_soon(self._watch)
             if self._settings.http_port is not None:
                 tasks.start_soon(keep_sampling, self._database, self._samples)
@@ -320,6 +321,11 @@ class Daemon:
             embedded=self._metrics.embedded,
             busy=lambda: len(self._running) > 0,
         )
+
+    async def _tell_webhooks(self) -> None:
+        secret, hosts = self._settings.webhook_secret, self._settings.webhook_hosts
+        if secret is not None and hosts:
+            await webhooks.run(self._database, secret=secret.get_secret_value(), hosts=hosts)
 
     async def _drain(self) -> None:
         """Let running jobs finish, then give back the rest, then say goodbye."""

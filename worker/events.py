@@ -41,6 +41,9 @@ DEPLOYMENT_ENDED: Final = "deployment.ended"
 
 TIMERS_PROMOTED: Final = "timers.promoted"
 APPROVALS_EXPIRED: Final = "approvals.expired"
+WEBHOOK_DELIVERED: Final = "webhook.delivered"
+WEBHOOK_FAILED: Final = "webhook.failed"
+WEBHOOK_ABANDONED: Final = "webhook.abandoned"
 CALLS_ABANDONED: Final = "calls.abandoned"
 BUDGET_WARNED: Final = "budget.warned"
 SPOOL_WRITTEN: Final = "spool.written"
@@ -87,6 +90,9 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     DEPLOYMENT_ENDED: "a deployment is healthy, rolled back or failed",
     TIMERS_PROMOTED: "waiting jobs whose time has come became queued",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
+    WEBHOOK_DELIVERED: "a webhook was told about an approval",
+    WEBHOOK_FAILED: "a webhook did not take what it was told; it is told again later",
+    WEBHOOK_ABANDONED: "a webhook is not told any more; a person can retry the delivery",
     CALLS_ABANDONED: "model calls of dead workers were closed as unknown",
     BUDGET_WARNED: "a budget's window is used up to its warning share; said once for each window",
     SPOOL_WRITTEN: "the database did not take a paid answer in time: it is on this machine's disk",

@@ -6,6 +6,7 @@ what `load_settings` returns is complete and within bounds, and nothing in the e
 meant for Jobsworth has been ignored. An empty variable counts as unset.
 """
 
+import base64
 import difflib
 import json
 import os
@@ -164,6 +165,26 @@ def _module_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:]+", name):
+            raise ValueError(f"{name!r} is not the name of a host, without scheme, port and path")
+    return tuple(name.lower() for name in names)
+
+
+def _webhook_secret(secret: SecretStr | None) -> SecretStr | None:
+    # The reason must not repeat a piece of it.
+    if secret is not None:
+        text = secret.get_secret_value()
+        try:
+            key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
+            raise ValueError("is not whsec_ and 24 to 64 bytes in base64")
+    return secret
+
+
 def _not_reserved(schema: str) -> str:
     if schema.startswith("pg_"):
         raise ValueError("PostgreSQL keeps names that begin with pg_ for itself")
@@ -217,6 +238,18 @@ Queues = Annotated[
     NoDecode,
     BeforeValidator(_split),
     Says("queue names with commas between"),
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(_host_names),
+    Says("host names with commas between"),
+]
+WebhookSecret = Annotated[
+    SecretStr | None,
+    AfterValidator(_webhook_secret),
+    Says("whsec_ and 24 to 64 random bytes in base64 (echo whsec_$(openssl rand -base64 32))"),
 ]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -380,6 +413,13 @@ class Settings(BaseSettings):
     )
     embed_batch_max: int = Field(64, ge=1, le=2_048, description="texts embedded in one request")
 
+    webhook_secret: WebhookSecret = Field(
+        None, description="signs what webhooks are sent; without it they are sent nothing"
+    )
+    webhook_hosts: Hosts = Field(
+        (), description="the only hosts that webhooks may be on, as bridge.example.org,127.0.0.1"
+    )
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         Field("info", description="least severity that is logged")
     )
@@ -406,6 +446,7 @@ class Settings(BaseSettings):
 _NOT_SETTINGS = re.compile(r"JOBSWORTH_(PORT(_.*)?|SERVICE_.*|(TEST|CRASH|CHAOS)_.*)")
 _HIDDEN = frozenset(
     {"database_url", "listen_url", "embedder_url", "embedder_key", "model_url", "model_key"}
+    | {"webhook_secret"}
 )
 _VALUE_CHARACTERS_MAX = 60
 

@@ -221,7 +221,7 @@ async def test_an_approval_is_decided_once(conn: Connection) -> None:
     assert (await approvals.get_by_id(conn, approval_id)).decided_by == "ann"
 
 
-async def test_of_two_decisions_at_once_one_wins(database: Database, conn: Connection) -> None:
+async def test_of_a_no_and_a_yes_at_once_the_no_wins(database: Database, conn: Connection) -> None:
     job_id = await rows.parked_job(conn)
     approval_id = await ask(conn, job_id)
     won: list[Resolution] = []
@@ -229,14 +229,14 @@ async def test_of_two_decisions_at_once_one_wins(database: Database, conn: Conne
     async with database.connection() as other, anyio.create_task_group() as tasks:
 
         async def decide_late() -> None:
-            late.append(await approvals.resolve(other, approval_id, "reject", "bob"))
+            late.append(await approvals.resolve(other, approval_id, "approve", "bob"))
 
         async with conn.transaction():
-            won.append(await approvals.resolve(conn, approval_id, "approve", "ann"))
+            won.append(await approvals.resolve(conn, approval_id, "reject", "ann"))
             tasks.start_soon(decide_late)
             await until(lambda: rows.is_blocked(database, other))
     assert [r.accepted for r in won] == [True]
-    assert [(r.accepted, r.chosen_option) for r in late] == [(False, "approve")]
+    assert [(r.accepted, r.chosen_option) for r in late] == [(False, "reject")]
     assert await rows.status(conn, job_id) == QUEUED
 
 
@@ -342,17 +342,21 @@ async def test_the_sweep_closes_approvals_of_deleted_jobs(conn: Connection) -> N
     assert await approvals.check_status(conn, approval_id) is ApprovalStatus.EXPIRED
 
 
-async def test_a_superseded_approval_resumes_its_job(conn: Connection) -> None:
+async def test_the_job_of_a_superseded_approval_waits_for_the_successor(conn: Connection) -> None:
     job_id = await rows.parked_job(conn)
     old = await ask(conn, job_id)
-    new = await ask(conn)
+    new = (await approvals.create(conn, "Ship the other one?")).id
     await approvals.supersede(conn, old, new)
-    superseded = await approvals.get_by_id(conn, old)
+    superseded, successor = [await approvals.get_by_id(conn, each) for each in (old, new)]
     assert (superseded.status, superseded.superseded_by) == (ApprovalStatus.SUPERSEDED, new)
-    assert await rows.status(conn, job_id) == QUEUED
+    assert (successor.job_id, successor.supersedes) == (job_id, old)
+    assert "-Ship it?\n+Ship the other one?" in (successor.difference or "")
+    assert await rows.status(conn, job_id) == WAITING
     late = await approvals.resolve(conn, old, "approve", "ann")
     with pytest.raises(Conflict, match="superseded"):
         late.require_accepted()
+    await approvals.resolve(conn, new, "approve", "ann")
+    assert await rows.status(conn, job_id) == QUEUED
 
 
 async def test_a_job_whose_approval_was_replaced_waits_for_the_new_one(conn: Connection) -> None:

@@ -311,11 +311,11 @@ async def test_an_approval_is_decided_once(database: Database, conn: Connection)
     await settle(conn, parked(lease, "approval"))
     async with database.connection() as first, database.connection() as second:
         await first.execute("begin")
-        assert (await resolve(first, approval_id, "approve"))["accepted"]
-        async with blocking(database, second, resolve(second, approval_id, "reject")) as late:
+        assert (await resolve(first, approval_id, "reject"))["accepted"]
+        async with blocking(database, second, resolve(second, approval_id, "approve")) as late:
             await first.execute("commit")
     assert not late[0]["accepted"]
-    assert late[0]["chosen_option"] == "approve"
+    assert late[0]["chosen_option"] == "reject"
     assert len(await fetch_all(conn, DECISIONS, {"id": approval_id})) == 1
     await _runs_once(conn, lease)
 

@@ -102,6 +102,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+webhook_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 queue_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 budget_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 limit_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
@@ -367,12 +368,16 @@ def approve(
     ] = None,
     comment: Comment = None,
     by: By = None,
+    edit: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Approve this instead of what is shown; or @FILE."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say yes; the job that waits goes on."""
     from worker.cli import approvals
 
-    approvals.approve(approval, option=option, comment=comment, by=by, as_json=as_json)
+    approvals.approve(approval, option=option, comment=comment, by=by, edit=edit, as_json=as_json)
 
 
 @app.command(rich_help_panel=DECISIONS)
@@ -383,6 +388,76 @@ def reject(
     from worker.cli import approvals
 
     approvals.reject(approval, comment=comment, by=by, as_json=as_json)
+
+
+app.add_typer(
+    webhook_app,
+    name="webhook",
+    rich_help_panel=DECISIONS,
+    help="Tell other programs when approvals open and close.",
+)
+
+
+@webhook_app.command("add")
+def add_webhook(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where to send it: https://host/path.")],
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this, like approval.closed; may be given often."),
+    ] = None,
+    team: Annotated[
+        str | None, typer.Option(metavar="UUID", help="Only approvals of this team.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell an address about approvals from now on."""
+    from worker.cli import webhooks
+
+    webhooks.add(url, events=event or (), team=team, as_json=as_json)
+
+
+@webhook_app.command("list")
+def list_webhooks(as_json: Json = False) -> None:
+    """List the addresses that are told."""
+    from worker.cli import webhooks
+
+    webhooks.list_webhooks(as_json=as_json)
+
+
+@webhook_app.command("remove")
+def remove_webhook(
+    webhook: Annotated[str, typer.Argument(metavar="ID", help="The webhook's id.")],
+    as_json: Json = False,
+) -> None:
+    """Tell an address no more."""
+    from worker.cli import webhooks
+
+    webhooks.remove(webhook, as_json=as_json)
+
+
+@webhook_app.command("deliveries")
+def webhook_deliveries(
+    dead: Annotated[bool, typer.Option("--dead", help="Only those given up.")] = False,
+    limit: Limit = 30,
+    as_json: Json = False,
+) -> None:
+    """List what was told, or is still to be, the newest first."""
+    from worker.cli import webhooks
+
+    webhooks.deliveries(dead_only=dead, limit=limit, as_json=as_json)
+
+
+@webhook_app.command("retry")
+def retry_deliveries(
+    delivery: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Only this delivery.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try again what was given up."""
+    from worker.cli import webhooks
+
+    webhooks.retry(delivery, as_json=as_json)
 
 
 @app.command(rich_help_panel=SHIPPING)

@@ -5,16 +5,20 @@ resumes the waiting job in the same transaction, or says why it does not count.
 """
 
 import getpass
+import json
 import socket
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
 from db import approvals, jobs, paperwork
-from db.approvals import APPROVE, REJECT, Approval, ApprovalStatus
+from db.approvals import APPROVE, REJECT, Approval, ApprovalStatus, Vote
 from db.errors import InvalidInput
 from db.jobs import Job
 from db.pool import Connection
+from db.questions import ESCALATE
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.jobs import status_words
@@ -71,12 +75,15 @@ def list_approvals(*, everything: bool, limit: int, as_json: bool) -> None:
 def show(text: str, *, as_json: bool) -> None:
     typed = ids.typed_approval(text)
 
-    async def work(conn: Connection) -> Approval:
-        return await approvals.get_by_id(conn, await ids.find_approval(conn, typed))
+    async def work(conn: Connection) -> tuple[Approval, list[Vote]]:
+        approval_id = await ids.find_approval(conn, typed)
+        return await approvals.get_by_id(conn, approval_id), await approvals.votes(
+            conn, approval_id
+        )
 
-    found = run_in_database(load_settings(), work)
+    found, votes = run_in_database(load_settings(), work)
     if as_json:
-        emit_json(found)
+        emit_json({**found.model_dump(), "votes": votes})
         return
     now = datetime.now(UTC)
     emit(Text.assemble((f"approval {found.id}", "bold"), "  ", _status(found, now)))
@@ -84,22 +91,37 @@ def show(text: str, *, as_json: bool) -> None:
         [
             ("proposal", found.proposal_text),
             ("shown", None if found.shown is None else _shown(found.shown)),
+            ("edited", None if found.edited_hash is None else _shown(found.edited)),
             ("options", ", ".join(found.options)),
+            ("editable", "yes: approve it with --edit" if found.editable else None),
+            ("asked by", _asker(found)),
             ("job", found.job_id and str(found.job_id)),
             ("thread", found.thread_id and str(found.thread_id)),
             ("asked", ago(found.created_at, now)),
             ("deadline", _deadline(found, now)),
+            ("escalated", found.escalated_at and ago(found.escalated_at, now)),
+            ("votes", _votes(found, votes, now)),
             ("decided", _decision(found, now)),
             ("comment", found.comment),
+            ("used by", _consumption(found, now)),
+            ("replaces", found.supersedes and str(found.supersedes)),
+            ("difference", found.difference),
             ("replaced by", found.superseded_by and str(found.superseded_by)),
         ]
     )
 
 
 def approve(
-    text: str, *, option: str | None, comment: str | None, by: str | None, as_json: bool
+    text: str,
+    *,
+    option: str | None,
+    comment: str | None,
+    by: str | None,
+    edit: str | None,
+    as_json: bool,
 ) -> None:
-    _decide(text, option, comment, by, as_json=as_json)
+    edited = None if edit is None else _document(edit)
+    _decide(text, option, comment, by, edited=edited, as_json=as_json)
 
 
 def reject(text: str, *, comment: str | None, by: str | None, as_json: bool) -> None:
@@ -107,7 +129,13 @@ def reject(text: str, *, comment: str | None, by: str | None, as_json: bool) -> 
 
 
 def _decide(
-    text: str, option: str | None, comment: str | None, by: str | None, *, as_json: bool
+    text: str,
+    option: str | None,
+    comment: str | None,
+    by: str | None,
+    *,
+    edited: object = None,
+    as_json: bool,
 ) -> None:
     typed = ids.typed_approval(text)
     who = by or f"{getpass.getuser()}@{socket.gethostname()}"
@@ -116,7 +144,7 @@ def _decide(
         approval_id = await ids.find_approval(conn, typed)
         asked = await approvals.get_by_id(conn, approval_id)
         resolution = await approvals.resolve(
-            conn, approval_id, option or _only_yes(asked), who, CHANNEL, comment
+            conn, approval_id, option or _only_yes(asked), who, CHANNEL, comment, edited=edited
         )
         resolution.require_accepted()
         decided = await approvals.get_by_id(conn, approval_id)
@@ -128,6 +156,8 @@ def _decide(
         emit_json({"approval": decided, "job_status": None if job is None else job.status})
         return
     emit(Text.assemble(f"approval {decided.id} is ", approval_words(decided)))
+    if decided.status is ApprovalStatus.PENDING:
+        emit(f"your yes counts; it needs {decided.votes_needed} in all")
     if job is not None:
         emit(Text.assemble(f"job {job.id} is ", status_words(job)))
 
@@ -160,7 +190,8 @@ def _deadline(found: Approval, now: datetime) -> str | None:
     if found.deadline is None:
         return None
     when = f"{found.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {ago(found.deadline, now)}"
-    return f"{when}; then: {found.on_timeout}"
+    then = "reject" if found.escalated_at and found.on_timeout == ESCALATE else found.on_timeout
+    return f"{when}; then: {then}"
 
 
 def _decision(found: Approval, now: datetime) -> str | None:
@@ -168,6 +199,50 @@ def _decision(found: Approval, now: datetime) -> str | None:
         return None
     who = f"{found.decided_by} ({found.channel})"
     return f"{found.chosen_option}, by {who}, {ago(found.decided_at, now)}"
+
+
+def _asker(found: Approval) -> str | None:
+    if found.asked_by is None:
+        return None
+    return found.asked_by + (" (who may approve it)" if found.self_approval else "")
+
+
+def _votes(found: Approval, votes: list[Vote], now: datetime) -> str | None:
+    if found.votes_needed == 1 and len(votes) < 2:
+        return None
+    lines = [f"{found.votes_needed} needed for the same option"]
+    for vote in votes:
+        old = "" if vote.voted_hash in (None, found.document_hash) else ", before it was edited"
+        lines.append(
+            f"{vote.option}, by {vote.decided_by} ({vote.channel}), "
+            f"{ago(vote.decided_at, now)}{old}"
+        )
+    return "\n".join(lines)
+
+
+def _consumption(found: Approval, now: datetime) -> str | None:
+    if found.consumed_at is not None:
+        return f"step {found.consumed_by}, {ago(found.consumed_at, now)}"
+    return found.for_step and f"only by step {found.for_step}, not yet"
+
+
+def _document(text: str) -> Any:
+    """The JSON that was given, or that in a file given as @FILE."""
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{text[1:]} cannot be read: {error}", "name a text file") from error
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(
+            f"the edited document is not JSON: {error}",
+            "give what is to be approved instead of what is shown, as JSON",
+        ) from error
+    if document is None:
+        raise InvalidInput("the edited document is null", "give what is to be approved instead")
+    return document
 
 
 def _shown(value: object) -> str:

@@ -23,6 +23,7 @@ from db.diagnosis import Server
 from db.errors import JobsworthError
 from db.migrate import COMMAND, check
 from db.pool import Connection
+from worker.cli import webhooks
 from worker.cli.database import (
     connection_to,
     database_url,
@@ -264,6 +265,7 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
         "violations": lambda: _violations(conn),
         "books": lambda: _books(conn),
         "memory": lambda: _memory(conn),
+        "webhooks": lambda: _webhooks(conn, settings),
     }
     findings: list[Finding] = []
     for subject, make in checks.items():
@@ -362,6 +364,13 @@ async def _memory(conn: Connection) -> list[Finding]:
         )
         return [Finding("warning", "memory", text, remedy)]
     return [Finding("ok", "memory", text)]
+
+
+async def _webhooks(conn: Connection, settings: Settings) -> list[Finding]:
+    found = await webhooks.problem(conn, settings)
+    if found is None:
+        return [Finding("ok", "webhooks", "everything was told")]
+    return [Finding("warning", "webhooks", *found)]
 
 
 def _problem(subject: str, error: JobsworthError) -> Finding:

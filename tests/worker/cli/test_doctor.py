@@ -38,7 +38,7 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
             (
                 *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
                 "spool",
-                *("writes", "modes", "violations", "books", "memory"),
+                *("writes", "modes", "violations", "books", "memory", "webhooks"),
             ),
             "ok",
         ),

@@ -80,7 +80,8 @@ class Story:
         return new
 
     def asked(self, option: str) -> None:
-        values: dict[str, Any] = dict.fromkeys(Approval.model_fields)
+        fields = Approval.model_fields.items()
+        values: dict[str, Any] = dict.fromkeys(n for n, field in fields if field.is_required())
         status = ApprovalStatus.REJECTED if option == "reject" else ApprovalStatus.APPROVED
         self.approvals.append(
             Approval.model_validate(

@@ -1,0 +1,81 @@
+"""`jobsworth approvals, approve, reject` where more than one yes, an edit or a successor is due."""
+
+from __future__ import annotations
+
+from tests.support import connect, run_cli
+from tests.worker.cli.support import cli_json, insert_approval
+
+
+def test_votes_deadline_and_who_asked_are_shown(database_url: str) -> None:
+    approval_id = insert_approval(
+        database_url,
+        votes_needed=2,
+        asked_by="bot",
+        deadline="2999-01-01T00:00Z",
+        on_timeout="escalate",
+    )
+    first = run_cli("approve", approval_id, "--by", "ann", url=database_url)
+    assert "is pending" in first.stdout
+    assert "it needs 2 in all" in first.stdout
+    again = run_cli("approve", approval_id, "--by", "ann", url=database_url)
+    assert again.returncode != 0
+    assert "you have said yes already" in again.stderr
+    asker = run_cli("approve", approval_id, "--by", "bot", url=database_url)
+    assert "cannot say yes" in asker.stderr
+    shown = run_cli("approvals", approval_id, url=database_url).stdout
+    for words in ("then: escalate", "2 needed for the same option", "approve, by ann", "bot"):
+        assert words in shown
+    whole = cli_json(database_url, "approvals", approval_id)
+    assert [vote["decided_by"] for vote in whole["votes"]] == ["ann"]
+
+
+def test_an_edit_is_given_as_json_or_as_a_file(database_url: str, tmp_path: object) -> None:
+    path = f"{tmp_path}/edited.json"
+    with open(path, "w") as file:
+        file.write('{"to": ["ann"]}')
+    for edit, document in ((f"@{path}", {"to": ["ann"]}), ("7", 7)):
+        approval_id = insert_approval(database_url, editable=True, shown='{"to": "all"}')
+        decided = cli_json(database_url, "approve", approval_id, "--edit", edit)
+        assert decided["approval"]["edited"] == document
+        assert (
+            "yes: approve it with --edit"
+            in run_cli("approvals", approval_id, url=database_url).stdout
+        )
+
+
+def test_an_edit_that_is_none_is_refused_in_one_line(database_url: str) -> None:
+    fixed = insert_approval(database_url)
+    for edit, reason in (
+        ("{", "is not JSON"),
+        ("null", "is null"),
+        ("@/nowhere", "cannot be read"),
+        ("{}", "cannot be approved with changes"),
+    ):
+        ended = run_cli("approve", fixed, "--edit", edit, url=database_url)
+        assert ended.returncode != 0
+        assert reason in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_what_replaced_it_what_changed_and_who_used_it_are_shown(database_url: str) -> None:
+    old = insert_approval(database_url)
+    new = insert_approval(
+        database_url,
+        supersedes=old,
+        difference="-May I?\n+May we?",
+        status="approved",
+        chosen_option="approve",
+        closed_at="2026-01-01T00:00Z",
+        consumed_by="ship",
+        consumed_at="2026-01-01T00:00Z",
+    )
+    with connect(database_url) as conn:
+        conn.execute(
+            "update jobsworth.approvals set status = 'superseded', superseded_by = %s,"
+            " closed_at = now() where id = %s",
+            [new, old],
+        )
+    assert new in run_cli("approvals", old, url=database_url).stdout
+    shown = run_cli("approvals", new, url=database_url).stdout
+    for words in (old, "+May we?", "step ship"):
+        assert words in shown

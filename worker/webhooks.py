@@ -1,0 +1,195 @@
+"""Telling webhooks what becomes of approvals, beside everything else that a daemon does.
+
+In: deliveries of the outbox that are due. Out: signed POST requests, and what became of each.
+
+Invariants: nothing of the database is held while the network is used; a delivery that was not
+marked is sent again, under the same `webhook-id`; an address that is not allowed is never asked,
+and no redirect is followed. Signed as https://www.standardwebhooks.com describes.
+"""
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections.abc import Collection
+from functools import partial
+from random import random
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import anyio
+import orjson
+
+from db import webhooks
+from db.errors import InvalidInput, JobsworthError
+from db.pool import Database
+from db.webhooks import Due
+from worker import events
+from worker.log import get_logger
+
+if TYPE_CHECKING:
+    import httpx
+
+BATCH = 20
+POLL_SECONDS = 1.0
+SEND_SECONDS = 10.0
+# A whole batch is sent at once; after this, whoever comes sends what is not marked again.
+LEASE_SECONDS = 60.0
+TRIES_MAX = 12
+PAUSE_SECONDS = 5.0
+PAUSE_SECONDS_MAX = 6 * 3600.0
+KEEP_DAYS = 30.0
+PRUNE_BATCH = 1000
+PRUNE_PERIOD_SECONDS = 600.0
+ERROR_CHARACTERS_MAX = 300
+SECRET_PREFIX = "whsec_"
+GONE = 410
+
+log = get_logger()
+
+
+async def run(database: Database, *, secret: str, hosts: Collection[str]) -> None:
+    """Deliver what is due, until cancelled."""
+    # Only where webhooks are used: httpx takes 9 MB of a worker's memory.
+    import httpx
+
+    pruned_at = 0.0
+    # No proxies and no passwords out of the environment: only what is allowed is reached.
+    async with httpx.AsyncClient(
+        timeout=SEND_SECONDS, follow_redirects=False, trust_env=False
+    ) as client:
+        while True:
+            taken = 0
+            try:
+                taken = await deliver(database, client, secret=secret, hosts=hosts)
+                if time.monotonic() - pruned_at > PRUNE_PERIOD_SECONDS:
+                    pruned_at = time.monotonic()
+                    async with database.connection() as connection:
+                        await webhooks.prune(connection, KEEP_DAYS, PRUNE_BATCH)
+            except JobsworthError as error:
+                log.warning(events.UPKEEP_FAILED, part="webhooks", error=str(error))
+            if taken < BATCH:
+                await anyio.sleep(POLL_SECONDS * (0.8 + 0.4 * random()))
+
+
+async def deliver(
+    database: Database, client: "httpx.AsyncClient", *, secret: str, hosts: Collection[str]
+) -> int:
+    """Take one batch, send it, and mark what became of each; returns how many were taken."""
+    async with database.connection() as connection:
+        batch = await webhooks.take(connection, BATCH, LEASE_SECONDS)
+    async with anyio.create_task_group() as tasks:
+        for due in batch:
+            tasks.start_soon(partial(_deliver, database, client, due, secret=secret, hosts=hosts))
+    return len(batch)
+
+
+def check_url(url: str, hosts: Collection[str]) -> None:
+    """Raise `InvalidInput` unless this address may be told: an allowed host, and https unless it
+    is this very machine.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").lower(), parts.port
+    except ValueError as error:
+        raise InvalidInput(f"{url!r} is no address: {error}", "like https://host/path") from error
+    if parts.scheme not in ("https", "http") or not host:
+        raise InvalidInput(f"{url!r} is no web address", "like https://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidInput(
+            "a webhook's address carries no user and no password",
+            "what is sent is signed: check the signature instead",
+        )
+    if host not in {each.lower() for each in hosts}:
+        raise InvalidInput(
+            f"{host} is not among the hosts that webhooks may reach",
+            "add it to JOBSWORTH_WEBHOOK_HOSTS, of the workers too",
+        )
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise InvalidInput(f"{url!r} is not encrypted", "use https; http is for this machine only")
+
+
+def signature(secret: str, message_id: UUID | str, timestamp: int, body: bytes) -> str:
+    """The header `webhook-signature`: HMAC-SHA256 over `id.timestamp.body`, in base64."""
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+async def _deliver(
+    database: Database,
+    client: "httpx.AsyncClient",
+    due: Due,
+    *,
+    secret: str,
+    hosts: Collection[str],
+) -> None:
+    status, error, final = await _send(client, due, secret, hosts)
+    pause = None if final or due.tries >= TRIES_MAX else _pause_seconds(due.tries)
+    try:
+        async with database.connection() as connection:
+            if error is None:
+                await webhooks.delivered(connection, due.id, status or 0)
+            else:
+                await webhooks.failed(connection, due, error, status=status, pause_seconds=pause)
+    except JobsworthError as unmarked:
+        # Sent again after its lease.
+        log.warning(events.UPKEEP_FAILED, part="webhooks", error=str(unmarked))
+    if error is None:
+        log.debug(events.WEBHOOK_DELIVERED, delivery_id=str(due.id), tells=due.event)
+        return
+    event = events.WEBHOOK_FAILED if pause is not None else events.WEBHOOK_ABANDONED
+    facts = {"delivery_id": str(due.id), "tells": due.event, "tries": due.tries}
+    log.warning(event, **facts, status=status, error=error)
+
+
+async def _send(
+    client: "httpx.AsyncClient", due: Due, secret: str, hosts: Collection[str]
+) -> tuple[int | None, str | None, bool]:
+    """The status of the answer, why it does not count (None: it does), and whether for good."""
+    import httpx
+
+    if due.url is None:
+        return None, "its webhook is not active any more", True
+    try:
+        check_url(due.url, hosts)
+    except InvalidInput as refused:
+        return None, refused.message, True
+    body = orjson.dumps(due.payload)
+    timestamp = int(time.time())
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "jobsworth",
+        "webhook-id": str(due.id),
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(secret, due.id, timestamp, body),
+    }
+    try:
+        # httpx bounds each read; a host that drips would hold us for ever. The answer's body is
+        # nobody's business.
+        with anyio.fail_after(SEND_SECONDS):
+            async with client.stream("POST", due.url, content=body, headers=headers) as response:
+                status = response.status_code
+    except (httpx.TimeoutException, TimeoutError):
+        return None, f"no answer within {SEND_SECONDS:g} s", False
+    except Exception as error:
+        # Whatever an address leads to, it must not end the daemon.
+        return None, (str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX], False
+    if 200 <= status < 300:
+        return status, None, False
+    if 300 <= status < 400:
+        return status, f"answered {status}: redirects are not followed", False
+    return status, f"answered {status}", status == GONE
+
+
+def _pause_seconds(tries: int) -> float:
+    return min(PAUSE_SECONDS_MAX, PAUSE_SECONDS * 3.0 ** (tries - 1)) * (0.8 + 0.4 * random())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
