@@ -117,7 +117,7 @@ class Daemon:
             embedder=embedder,
             threads=anyio.CapacityLimiter(settings.threads),
             payload_bytes_max=settings.payload_bytes_max,
-            deployer=deployer.deploy,
+            deployer=deployer,
         )
         self._identity = Identity(
             host=socket.gethostname(),

@@ -23,7 +23,7 @@ from db.chores import Chores
 from db.errors import JobsworthError
 from db.pool import Database
 from worker import crash_points, events
-from worker.deployer import close_abandoned
+from worker.deployment_record import close_abandoned, close_idle
 from worker.embed import Wake
 from worker.heartbeat import Heartbeat
 from worker.log import get_logger
@@ -41,6 +41,7 @@ SHELVE_PERIOD_SECONDS = 5.0
 CANCEL_PERIOD_SECONDS = 5.0
 STRAYS_PERIOD_SECONDS = 10.0
 ABANDONED_PERIOD_SECONDS = 10.0
+ENVIRONMENTS_PERIOD_SECONDS = 30.0
 # A job under our name without an attempt is looked at again after this before it is given back.
 SUSPECTS_PERIOD_SECONDS = 1.0
 # While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
@@ -133,6 +134,7 @@ class Upkeep:
                 ("chores", CHORES_PERIOD_SECONDS, self._do_chores, Wake()),
                 ("shelve", SHELVE_PERIOD_SECONDS, self._shelve, Wake()),
                 ("calls", ABANDONED_PERIOD_SECONDS, self._settle_abandoned, Wake()),
+                ("environments", ENVIRONMENTS_PERIOD_SECONDS, self._free_environments, Wake()),
             ):
                 parts.start_soon(self._every, part, period_seconds, work, wake)
 
@@ -207,6 +209,10 @@ class Upkeep:
             settled = await tokens.settle_abandoned(connection, ABANDONED_BATCH)
         if settled:
             log.warning(events.CALLS_ABANDONED, calls=settled)
+
+    async def _free_environments(self) -> None:
+        if await close_idle(self._database):
+            self._moved()
 
     async def _do_chores(self) -> float | None:
         async with self._database.connection() as connection:

@@ -411,14 +411,14 @@ class Round:
         monkeypatch.setattr(Wake, "wait", wait)
 
     async def over(self) -> bool:
-        return len(self.rests) == 6
+        return len(self.rests) == 7
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_five_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_six_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, chores, unknown modes and abandoned calls ask once each, cancels not."""
+    """Timers, strays, chores, unknown modes, abandoned calls, environments: once each; cancels not."""
     await api.enqueue("answer", delay=3600)
     if waiting:
         parent = await api.enqueue("answer", delay=3600)
@@ -428,7 +428,7 @@ async def test_a_round_without_work_is_five_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "recent" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 5 + waiting
+    assert len(asked.asked) == 6 + waiting
 
 
 def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:

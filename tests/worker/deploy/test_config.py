@@ -123,8 +123,8 @@ def test_an_unknown_environment_lists_the_known_ones(tmp_path: Path) -> None:
         pytest.param(
             change("releases_keep = 9", "name = 'x'"),
             "16: environments.production.name: is an unknown key; remove it; known here are: "
-            "build, environment, probe, releases_keep, repository, rollback, switch, test, "
-            "timeouts",
+            "approvals, build, environment, probe, releases_keep, repository, rollback, secrets, "
+            "switch, test, timeouts",
             id="foreign key",
         ),
         pytest.param(
