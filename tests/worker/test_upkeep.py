@@ -418,7 +418,7 @@ class Round:
 async def test_a_round_without_work_is_six_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, chores, unknown modes, abandoned calls, environments: once each; cancels not."""
+    """Timers, strays, chores, unknown modes, abandoned calls and environments ask once each."""
     await api.enqueue("answer", delay=3600)
     if waiting:
         parent = await api.enqueue("answer", delay=3600)
@@ -440,6 +440,7 @@ def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
         PERIODS["SHELVE_PERIOD_SECONDS"],
         PERIODS["STRAYS_PERIOD_SECONDS"],
         PERIODS["ABANDONED_PERIOD_SECONDS"],
+        PERIODS["ENVIRONMENTS_PERIOD_SECONDS"],
         defaults.poll_seconds,
         defaults.heartbeat_seconds,
         embed.POLL_SECONDS,
