@@ -156,7 +156,7 @@ class Deployer:
             times = await deployments.times_before(connection, job.id, key)
         # One yes is for one deployment: a job that a person runs again asks again.
         name = f"{key} again {times}" if times else key
-        decision = await _ask(job, proposal, name, order.environment.approvals)
+        decision = await ask_persons(job, proposal, name, order.environment.approvals)
         if not decision.approved:
             by = f" by {decision.decided_by}" if decision.decided_by else ""
             said = f": {decision.comment}" if decision.comment else ""
@@ -262,8 +262,8 @@ class Deployer:
         )
 
 
-async def _ask(job: "Job", proposal: engine.Proposal, name: str, votes: int) -> Decision:
-    """The one place that asks; parks until it is decided."""
+async def ask_persons(job: "Job", proposal: engine.Proposal, name: str, votes: int) -> Decision:
+    """What `votes` persons decided; parks until they have."""
     ask: Callable[..., Awaitable[Decision]] = job.ask
     more: dict[str, Any] = {"votes": votes} if votes > 1 else {}
     return await ask(proposal.text, shows=proposal.shows, name=name, **more)

@@ -3,6 +3,7 @@ worker's death in between changes (nothing but the time it takes)."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, LiteralString
@@ -223,6 +224,24 @@ async def test_a_finished_deployment_is_read_by_a_replay(api: JobApi, site: Site
     job = await api.run("twice")
     assert (job.result, job.failures) == ("healthy", 1)
     assert log(site) == ["build", "test", "switch"]
+
+
+async def test_a_replay_does_not_even_look_at_the_repository(api: JobApi, site: Site) -> None:
+    @handler("twice")
+    async def twice(job: Job) -> str:
+        deployment = await job.deploy("staging", "main", name="web")
+        if job.attempt == 1:
+            shutil.rmtree(site.repository)
+            (site.directory / "deploy.toml").unlink()
+            raise ConnectionError("after the deployment")
+        return deployment.report_text
+
+    site.environment()
+    site.commit()
+    job = await api.run("twice")
+    assert job.result == (await latest(api)).report_text
+    kinds = "select kind from jobsworth.steps where name = 'deploy:web'"
+    assert await api.value(kinds) == "deploy"
 
 
 @pytest.mark.parametrize("after", GOOD)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
+from typing import LiteralString, cast
 
 import pytest
 
@@ -14,6 +14,9 @@ from tests.worker.deploy.support import pid_in, until
 from tests.worker.job_api import JobApi
 from worker import Job as Handle
 from worker import handler
+from worker.ask import Decision
+from worker.deploy import propose
+from worker.deployer import ask_persons
 from worker.deployment_record import close_abandoned, close_idle
 
 ASKING = {"approvals": 1, "build": ["sh", "-c", "echo build >> ../log"]}
@@ -173,3 +176,20 @@ async def waiting_job(api: JobApi) -> Job:
     job = await api.run("asks")
     assert job.waiting_for is WaitReason.APPROVAL
     return job
+
+
+@pytest.mark.parametrize(("approvals", "more"), [(1, {}), (2, {"votes": 2})])
+async def test_as_many_persons_are_asked_as_the_environment_says(
+    site: Site, approvals: int, more: dict[str, int]
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    class Asking:
+        async def ask(self, proposal: str, **options: object) -> Decision:
+            asked.append({"proposal": proposal, **options})
+            return Decision(True, "approve", None, "Ann")
+
+    proposal = propose(site.environment(approvals=approvals), "a" * 40)
+    await ask_persons(cast(Handle, Asking()), proposal, "web", approvals)
+    expected = {"proposal": proposal.text, "shows": proposal.shows, "name": "web", **more}
+    assert asked == [expected]
