@@ -11,8 +11,10 @@ from urllib.parse import quote
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from psycopg.sql import SQL, Identifier
 
 from db.pool import Database
+from tests.support import connect
 from tests.worker.deploy.conftest import Site
 from tests.worker.job_api import JobApi
 from worker.deploy import masker_of
@@ -153,6 +155,7 @@ async def test_no_stored_column_has_a_secret_whichever_phase_prints_it_and_fails
     api: JobApi,
     site: Site,
     database: Database,
+    database_url: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     broken: str | None,
@@ -186,13 +189,13 @@ async def test_no_stored_column_has_a_secret_whichever_phase_prints_it_and_fails
     ran = ran[: ran.index(broken) + 1] if broken else ran
     assert names >= {f"deploy/staging/{phase}.log" for phase in ran}
     assert all(MASK in log["content"].decode() for log in logs)
-    stored = await everything(database)
+    stored = await everything(database, database_url)
     for form in ("s3cr3t", "va+lue"):
         assert form not in stored
         assert form not in capsys.readouterr().out
 
 
-async def everything(database: Database) -> str:
+async def everything(database: Database, url: str) -> str:
     """All rows of all our tables as text, contents of files decoded."""
     tables = await database.fetch_all(
         "select c.relname as name from pg_class c"
@@ -200,14 +203,12 @@ async def everything(database: Database) -> str:
         " where n.nspname = 'jobsworth' and c.relkind = 'r'"
     )
     texts: list[str] = []
-    async with database.connection() as connection:
-        for table in tables:
-            statement = f"table jobsworth.{table['name']}"
-            rows = await (await connection.execute(statement)).fetchall()  # pyright: ignore[reportArgumentType, reportCallIssue]
-            for row in rows:
-                values = row.values() if isinstance(row, dict) else row
+    for table in tables:
+        name = Identifier("jobsworth", table["name"])
+        with connect(url) as conn:
+            for row in conn.execute(SQL("table {}").format(name)):
                 texts += [
                     value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-                    for value in values
+                    for value in row.values()
                 ]
     return "\n".join(texts)
