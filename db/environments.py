@@ -15,8 +15,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db import deployments
 from db.deployments import Deployment
+from db.documents import to_document
 from db.errors import Conflict, InvalidInput, NotFound
-from db.pool import Connection, execute, fetch_all, fetch_one
+from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
 PREVIOUS = "previous"
 SHA = re.compile(r"[0-9a-fA-F]{7,64}")
@@ -91,6 +92,20 @@ order by s.environment, s.team_id nulls first
 async def list_states(conn: Connection, environment: str | None = None) -> list[EnvironmentState]:
     """The state of every environment that anything was deployed to, of every team."""
     return await fetch_all(conn, STATES, {"environment": environment}, EnvironmentState)
+
+
+AGREED: LiteralString = """
+select exists (
+  select 1
+  from jobsworth.approvals a
+  where a.job_id = %(job_id)s and a.status = 'approved' and a.shown = %(shown)s::jsonb)
+"""
+
+
+async def agreed(conn: Connection, job_id: UUID, shows: dict[str, Any]) -> bool:
+    """Was a yes given to this job that was shown exactly this?"""
+    values = {"job_id": job_id, "shown": to_document(shows, "what the approval shows")}
+    return await fetch_val(conn, AGREED, values)
 
 
 BEFORE: LiteralString = """

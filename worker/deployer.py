@@ -161,6 +161,12 @@ class Deployer:
             by = f" by {decision.decided_by}" if decision.decided_by else ""
             said = f": {decision.comment}" if decision.comment else ""
             raise Fail(f"{proposal.text[:-1]} was refused{by}{said}")
+        async with self._database.connection() as connection:
+            if not await environments.agreed(connection, job.id, proposal.shows):
+                raise Fail(
+                    "deploy.toml says otherwise now than when consent was asked for;"
+                    " nothing was done: deploy again to ask for what it says now"
+                )
         await recording.record(job, f"{key}:plan", f'"{proposal.fingerprint}"', 0.0, kind="phase")
 
     async def _require_same(self, job: "Job", proposal: engine.Proposal, key: str) -> None:

@@ -117,6 +117,18 @@ async def test_a_job_that_a_person_runs_again_asks_again(api: JobApi, site: Site
     assert await api.value(BEGUN) == 2
 
 
+async def test_a_yes_to_other_commands_than_those_that_would_run_is_none(
+    api: JobApi, site: Site
+) -> None:
+    site.environment(**ASKING)
+    job = await order(api, site.commit())
+    site.environment(approvals=1, build=["sh", "-c", "echo other >> ../log"])
+    await api.decide(job.id, "approve")
+    await api.work()
+    assert (await api.job(job.id)).status is not JobStatus.DONE
+    assert await api.value(BEGUN) == 0
+
+
 BLOCKS_ONCE = "test -e ../pid || { echo $$ > ../pid; exec sleep 600; }; echo build >> ../log"
 
 
