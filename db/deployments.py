@@ -8,6 +8,7 @@ healthy only with a recorded probe that passed. With a lease, a write is also fe
 lost its job cannot move the deployment on.
 """
 
+import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, LiteralString
@@ -17,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, NotFound
-from db.pool import Connection, fetch_all, fetch_one
+from db.pool import Connection, fetch_all, fetch_one, fetch_val
 from db.queue import Lease, LeaseLost
 
 CREATE_TRIES_MAX = 5
@@ -40,7 +41,11 @@ _FINAL = (DeploymentStatus.HEALTHY, DeploymentStatus.ROLLED_BACK, DeploymentStat
 
 
 class Deployment(BaseModel):
-    """A row of `deployments`; `probe` is the recorded result, `{"passed": bool, …}`."""
+    """A row of `deployments`; `probe` is the recorded result, `{"passed": bool, …}`.
+
+    `release` is a directory on `host`. One that goes back names what it replaces (`rollback_of`)
+    and the healthy one whose commit it puts live again (`rollback_to`).
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,21 +64,9 @@ class Deployment(BaseModel):
     created_at: AwareDatetime
     updated_at: AwareDatetime
     finished_at: AwareDatetime | None
-
-
-class Abandoned(BaseModel):
-    """An unfinished deployment whose job has ended without it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: UUID
-    job_id: UUID
-    step_name: str | None
-    environment: str
-    sha: str
-    status: DeploymentStatus
-    job_status: str
-    job_error: str | None
+    host: str | None
+    rollback_of: UUID | None
+    rollback_to: UUID | None
 
 
 CREATE: LiteralString = """
@@ -85,16 +78,19 @@ with fence as materialized (
   for no key update
 ), created as (
   insert into jobsworth.deployments (
-    team_id, job_id, step_name, environment, repository, sha, branch, release)
+    team_id, job_id, step_name, environment, repository, sha, branch, release, host, rollback_of,
+    rollback_to)
   select %(team_id)s::uuid, %(job_id)s::uuid, %(step_name)s::text, %(environment)s::text,
-    %(repository)s::text, %(sha)s::text, %(branch)s::text, %(release)s::text
+    %(repository)s::text, %(sha)s::text, %(branch)s::text, %(release)s::text, %(host)s::text,
+    %(rollback_of)s::uuid, %(rollback_to)s::uuid
   where not %(fenced)s or exists (select 1 from fence)
   on conflict do nothing
   returning id, team_id, job_id, step_name, environment, repository, sha, branch, status, release,
-    report_text, probe, created_at, updated_at, finished_at
+    report_text, probe, created_at, updated_at, finished_at, host, rollback_of, rollback_to
 )
 select c.id, c.team_id, c.job_id, c.step_name, c.environment, c.repository, c.sha, c.branch,
-  c.status, c.release, c.report_text, c.probe, c.created_at, c.updated_at, c.finished_at
+  c.status, c.release, c.report_text, c.probe, c.created_at, c.updated_at, c.finished_at,
+  c.host, c.rollback_of, c.rollback_to
 from created c
 """
 
@@ -107,6 +103,9 @@ async def create(
     repository: str | None = None,
     branch: str | None = None,
     release: str | None = None,
+    host: str | None = None,
+    rollback_of: UUID | None = None,
+    rollback_to: UUID | None = None,
     job_id: UUID | None = None,
     step_name: str | None = None,
     team_id: UUID | None = None,
@@ -132,6 +131,9 @@ async def create(
         "sha": sha,
         "branch": branch,
         "release": release,
+        "host": host,
+        "rollback_of": rollback_of,
+        "rollback_to": rollback_to,
     }
     for _ in range(CREATE_TRIES_MAX):
         created = await fetch_one(conn, CREATE, values, Deployment)
@@ -144,7 +146,8 @@ async def create(
         if unfinished is not None:
             raise Conflict(
                 f"environment {environment} is busy: deployment {unfinished.id} of "
-                f"{unfinished.sha[:12]} is {unfinished.status}",
+                f"{unfinished.sha[:12]} is {unfinished.status}"
+                + (f" (job {unfinished.job_id})" if unfinished.job_id else ""),
                 "wait until that one ends; list them: jobsworth deployments",
             )
         # It ended between our insert and our look.
@@ -167,7 +170,8 @@ set status = %(status)s::jobsworth.deployment_status,
 where d.id = %(deployment_id)s
   and (not %(fenced)s or d.job_id = (select f.id from fence f))
 returning d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
 """
 
 
@@ -220,30 +224,10 @@ async def update_status(
     raise _not_found(deployment_id)
 
 
-ABANDONED: LiteralString = """
-select d.id, d.job_id, d.step_name, d.environment, d.sha, d.status,
-  j.status::text as job_status, j.error as job_error
-from jobsworth.deployments d
-join jobsworth.reactive_jobs j on j.id = d.job_id
-where d.finished_at is null and j.finished_at is not null
-order by d.id
-limit %(most)s
-for no key update of j skip locked
-"""
-
-
-async def lock_abandoned(conn: Connection, most: int) -> list[Abandoned]:
-    """Unfinished deployments whose jobs have ended: nobody else will ever end them.
-
-    Their jobs stay locked for the rest of the caller's transaction, so that nobody runs one again
-    meanwhile and resumes its deployment.
-    """
-    return await fetch_all(conn, ABANDONED, {"most": most}, Abandoned)
-
-
 BY_ID: LiteralString = """
 select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
 from jobsworth.deployments d
 where d.id = %(deployment_id)s
 """
@@ -259,7 +243,8 @@ async def get_by_id(conn: Connection, deployment_id: UUID) -> Deployment:
 
 OF_STEP: LiteralString = """
 select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
 from jobsworth.deployments d
 where d.job_id = %(job_id)s and d.step_name = %(step_name)s
 """
@@ -270,9 +255,60 @@ async def get_for_step(conn: Connection, job_id: UUID, step_name: str) -> Deploy
     return await fetch_one(conn, OF_STEP, {"job_id": job_id, "step_name": step_name}, Deployment)
 
 
+TIMES: LiteralString = """
+select count(*)
+from jobsworth.deployments d
+where d.job_id = %(job_id)s and starts_with(d.step_name, %(step_name)s || ' before ')
+"""
+
+
+async def times_before(conn: Connection, job_id: UUID, step_name: str) -> int:
+    """How many deployments this step began before a person had its job run again."""
+    return await fetch_val(conn, TIMES, {"job_id": job_id, "step_name": step_name})
+
+
+KEEP_LOG: LiteralString = """
+with fence as materialized (
+  select j.id, j.team_id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+)
+insert into jobsworth.artifacts (
+  team_id, job_id, effect_key, name, media_type, bytes, sha256, content)
+select f.team_id, f.id, %(key)s, %(name)s, 'text/plain', %(bytes)s, %(sha256)s, %(content)s
+from fence f
+on conflict (job_id, effect_key) do update
+set bytes = excluded.bytes, sha256 = excluded.sha256, content = excluded.content,
+  created_at = excluded.created_at
+returning id
+"""
+
+
+async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: str) -> None:
+    """Keep what a phase wrote as an artifact of its job, committed on return.
+
+    Not an effect: a deployment that fails fails its job, and its log is wanted then most. A phase
+    that runs again, its worker having died, writes its log anew. Raises `LeaseLost`.
+    """
+    content = text.encode()
+    values = {
+        **_fence(lease),
+        "key": key,
+        "name": name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "content": content,
+    }
+    if await fetch_one(conn, KEEP_LOG, values) is None:
+        raise LeaseLost(lease)
+
+
 RECENT: LiteralString = """
 select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
 from jobsworth.deployments d
 where (%(environment)s::text is null or d.environment = %(environment)s)
   and (%(team_id)s::uuid is null or d.team_id = %(team_id)s)
@@ -295,7 +331,8 @@ async def get_recent(
 
 LATEST: LiteralString = """
 select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
 from jobsworth.deployments d
 where d.environment = %(environment)s
   and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))
@@ -323,7 +360,8 @@ async def current(
 
 UNFINISHED: LiteralString = """
 select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
 from jobsworth.deployments d
 where d.environment = %(environment)s and d.finished_at is null
   and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))

@@ -92,7 +92,8 @@ async def approvals(conn: Connection, job_id: UUID) -> list[Approval]:
 
 DEPLOYMENTS: LiteralString = """
 select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
 from jobsworth.deployments d
 where d.job_id = %(job_id)s
 order by d.id

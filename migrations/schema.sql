@@ -1026,6 +1026,15 @@ begin
     ) as unblocks;
 end $$;
 
+CREATE FUNCTION jobsworth.forget_outcome() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  delete from jobsworth.steps s
+  where s.job_id = old.job_id and s.name = old.step_name and s.kind = 'deploy';
+  return null;
+end $$;
+
 CREATE FUNCTION jobsworth.fork_run(run_id uuid, node text DEFAULT NULL::text, step text DEFAULT NULL::text, changes jsonb DEFAULT '{}'::jsonb, created_by text DEFAULT NULL::text) RETURNS uuid
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -3587,7 +3596,13 @@ CREATE TABLE jobsworth.deployments (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
+    host text,
+    rollback_of uuid,
+    rollback_to uuid,
+    idle_lease_no bigint,
+    idle_since timestamp with time zone,
     CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['healthy'::jobsworth.deployment_status, 'rolled_back'::jobsworth.deployment_status, 'failed'::jobsworth.deployment_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT going_back_is_from_one_to_another CHECK ((((rollback_of IS NULL) = (rollback_to IS NULL)) AND (rollback_of <> rollback_to))),
     CONSTRAINT healthy_has_a_passing_probe CHECK (((status <> 'healthy'::jobsworth.deployment_status) OR COALESCE(((probe ->> 'passed'::text))::boolean, false)))
 );
 
@@ -3638,6 +3653,48 @@ CREATE TABLE jobsworth.embeddings (
     vector public.halfvec NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
+
+CREATE TABLE jobsworth.environments (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    name text NOT NULL,
+    approvals_needed smallint DEFAULT 0 NOT NULL,
+    repository text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT approvals_are_none_one_or_two CHECK (((approvals_needed >= 0) AND (approvals_needed <= 2)))
+);
+
+CREATE VIEW jobsworth.environment_states AS
+ SELECT n.team_id,
+    n.name AS environment,
+    e.approvals_needed,
+    live.id AS current_deployment_id,
+    live.sha AS current_sha,
+    live.release AS current_release,
+    live.host AS current_host,
+    live.finished_at AS current_since,
+    held.id AS locked_by_deployment_id,
+    held.job_id AS locked_by_job_id,
+    held.created_at AS locked_since
+   FROM (((( SELECT d.team_id,
+            d.environment AS name
+           FROM jobsworth.deployments d
+        UNION
+         SELECT k.team_id,
+            k.name
+           FROM jobsworth.environments k) n
+     LEFT JOIN jobsworth.environments e ON (((e.name = n.name) AND (NOT (e.team_id IS DISTINCT FROM n.team_id)))))
+     LEFT JOIN LATERAL ( SELECT d.id,
+            d.sha,
+            d.release,
+            d.host,
+            d.finished_at
+           FROM jobsworth.deployments d
+          WHERE ((d.environment = n.name) AND (NOT (d.team_id IS DISTINCT FROM n.team_id)) AND (d.status = 'healthy'::jobsworth.deployment_status))
+          ORDER BY d.id DESC
+         LIMIT 1) live ON (true))
+     LEFT JOIN jobsworth.deployments held ON (((held.environment = n.name) AND (NOT (held.team_id IS DISTINCT FROM n.team_id)) AND (held.finished_at IS NULL))));
 
 CREATE SEQUENCE jobsworth.idle_workers
     START WITH 0
@@ -3978,7 +4035,37 @@ UNION ALL
            FROM jobsworth.reactive_jobs r
           WHERE (r.id = d.job_id)
          OFFSET 0) j)
-  WHERE ((d.finished_at IS NULL) AND (j.finished_at < (now() - '00:00:30'::interval)));
+  WHERE ((d.finished_at IS NULL) AND (j.finished_at < (now() - '00:00:30'::interval)))
+UNION ALL
+ SELECT 'two deployments at once in an environment'::text AS invariant,
+    d.id AS subject_id,
+    d.environment AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM jobsworth.deployments d
+  WHERE ((d.finished_at IS NULL) AND (EXISTS ( SELECT 1
+           FROM jobsworth.deployments o
+          WHERE ((o.finished_at IS NULL) AND (o.environment = d.environment) AND (NOT (o.team_id IS DISTINCT FROM d.team_id)) AND (o.id <> d.id)))))
+UNION ALL
+ SELECT 'environment held by nobody'::text AS invariant,
+    d.id AS subject_id,
+    d.environment AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.deployments d
+     LEFT JOIN LATERAL ( SELECT r.status,
+            r.lease_no,
+            r.finished_at
+           FROM jobsworth.reactive_jobs r
+          WHERE (r.id = d.job_id)
+         OFFSET 0) j ON (true))
+  WHERE ((d.finished_at IS NULL) AND (d.job_id IS NOT NULL) AND (((j.status IS NULL) AND (d.updated_at < (now() - '00:30:00'::interval))) OR ((j.finished_at IS NULL) AND (j.status <> 'running'::jobsworth.job_status) AND (d.idle_lease_no = j.lease_no) AND (d.idle_since < (now() - '00:30:00'::interval)))))
+UNION ALL
+ SELECT 'rolled back to what was never healthy there'::text AS invariant,
+    d.id AS subject_id,
+    d.environment AS detail,
+    'infinity'::timestamp with time zone AS at
+   FROM (jobsworth.deployments d
+     LEFT JOIN jobsworth.deployments t ON ((t.id = d.rollback_to)))
+  WHERE ((d.rollback_to IS NOT NULL) AND ((t.id IS NULL) OR (t.status <> 'healthy'::jobsworth.deployment_status) OR (t.environment <> d.environment) OR (t.team_id IS DISTINCT FROM d.team_id) OR (t.sha <> d.sha)));
 
 CREATE VIEW jobsworth.violations AS
  SELECT v.invariant,
@@ -4105,6 +4192,12 @@ ALTER TABLE ONLY jobsworth.embedding_spaces
 ALTER TABLE ONLY jobsworth.embeddings
     ADD CONSTRAINT embeddings_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY jobsworth.environments
+    ADD CONSTRAINT environments_name UNIQUE NULLS NOT DISTINCT (team_id, name);
+
+ALTER TABLE ONLY jobsworth.environments
+    ADD CONSTRAINT environments_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY jobsworth.job_edges
     ADD CONSTRAINT job_edges_pkey PRIMARY KEY (job_id, needs_job_id);
 
@@ -4198,6 +4291,8 @@ CREATE INDEX chat_threads_user ON jobsworth.chat_threads USING btree (user_id, i
 CREATE UNIQUE INDEX decisions_no ON jobsworth.approval_decisions USING btree (approval_id, lower(btrim(decided_by))) WHERE (option = 'reject'::text);
 
 CREATE UNIQUE INDEX decisions_yes ON jobsworth.approval_decisions USING btree (approval_id, lower(btrim(decided_by)), voted_hash) NULLS NOT DISTINCT WHERE (option <> 'reject'::text);
+
+CREATE INDEX deployments_live ON jobsworth.deployments USING btree (environment, id) WHERE (status = 'healthy'::jobsworth.deployment_status);
 
 CREATE UNIQUE INDEX deployments_one_at_a_time ON jobsworth.deployments USING btree (team_id, environment) NULLS NOT DISTINCT WHERE (finished_at IS NULL);
 
@@ -4302,6 +4397,8 @@ CREATE TRIGGER arrive BEFORE INSERT ON jobsworth.reactive_jobs FOR EACH ROW WHEN
 CREATE TRIGGER count_idle_workers AFTER INSERT OR DELETE OR UPDATE OF idle OR TRUNCATE ON jobsworth.workers FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.count_idle_workers();
 
 CREATE TRIGGER decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.approval_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
+CREATE TRIGGER forget_outcome AFTER UPDATE OF step_name ON jobsworth.deployments FOR EACH ROW WHEN ((old.step_name IS DISTINCT FROM new.step_name)) EXECUTE FUNCTION jobsworth.forget_outcome();
 
 CREATE TRIGGER guard_deployment BEFORE UPDATE ON jobsworth.deployments FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_deployment();
 

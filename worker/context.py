@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.usage import UsageLimits
 
+    from worker.deployer import Deployer
     from worker.embedders import Embedder
     from worker.llm.tools import ToolEffect
 
@@ -92,7 +93,7 @@ class Tools:
     embedder: "Embedder"
     threads: anyio.CapacityLimiter
     payload_bytes_max: int
-    deployer: "Callable[[Job, str, str, str], Awaitable[Any]]"
+    deployer: "Deployer"
     spool: Spool
     pricing: Pricing | None = None
     unknown_price: str = "refuse_if_budgeted"
@@ -490,10 +491,21 @@ class Job:
     async def deploy(self, environment: str, sha: str, *, name: str | None = None) -> Any:
         """Ship a commit to an environment of deploy.toml; returns the `Deployment` as it ended.
 
-        Its phases are steps: a re-run goes on where the last one died. While another deployment of
-        that environment is under way, the job waits.
+        Its phases are steps: a re-run goes on where the last one died. The job waits for as many
+        persons as the environment asks for, then while another deployment of it is under way.
         """
-        return await self.tools.deployer(self, environment, sha, self.key("deploy", name))
+        return await self.tools.deployer.deploy(self, environment, sha, self.key("deploy", name))
+
+    @_in_the_loop
+    async def rollback(
+        self, environment: str, to: str = "previous", *, name: str | None = None
+    ) -> Any:
+        """Go back to what was healthy there before, or to `to`: a deployment's id or a sha.
+
+        A deployment of its own, probed as any other; returns it as it ended.
+        """
+        key = self.key("rollback", name)
+        return await self.tools.deployer.roll_back(self, environment, to, key)
 
     # Waiting: the job parks, at no cost, and is run again from its start when it may go on.
 

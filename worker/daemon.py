@@ -122,7 +122,7 @@ class Daemon:
             embedder=embedder,
             threads=anyio.CapacityLimiter(settings.threads),
             payload_bytes_max=settings.payload_bytes_max,
-            deployer=deployer.deploy,
+            deployer=deployer,
             spool=Spool(self._database, _spool_folder(settings), self._metrics.spooled),
             unknown_price=settings.unknown_price,
             output_tokens_max=settings.max_output_tokens,

@@ -1,27 +1,32 @@
-"""`job.deploy`: a deployment as durable steps of its job.
+"""`job.deploy` and `job.rollback`: a deployment as durable steps of its job.
 
-In: an environment's name and a commit. Out: the deployment's row as it ended. Each phase is a step,
-so a deployment whose worker died goes on where it stood, and no recorded phase runs twice; the
-rules for a phase that was begun and not recorded are in `worker.deploy.pipeline`.
+In: an environment's name, and a commit or the deployment to go back to. Out: the deployment's row
+as it ended. Each phase is a step, so a deployment whose worker died goes on where it stood, and no
+recorded phase runs twice; the rules for a phase that was begun and not recorded are in
+`worker.deploy.pipeline`. The whole outcome is a step too: a replay looks at nothing else.
+
+Invariant: persons are asked before the deployment is recorded, and recording it is what takes the
+environment. So nobody who waits for a person holds one.
 """
 
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from db import deployments, steps
-from db.deployments import Abandoned, Deployment, DeploymentStatus
-from db.errors import Conflict, JobsworthError
+from db import deployments, environments, steps
+from db.deployments import Deployment
+from db.errors import Conflict, InvalidInput, NotFound
 from db.pool import Database
-from db.steps import Step
 from worker import deploy as engine
 from worker import events
 from worker import steps as recording
+from worker.ask import Decision
 from worker.deploy.config import Environment
 from worker.deploy.errors import DeployError, EnvironmentBusy
-from worker.deploy.phases import EndStatus, PhaseName, PhaseResult, PhaseStatus
-from worker.deploy.probe import ProbeResult
+from worker.deployment_record import DeploymentRecord
 from worker.log import get_logger
 from worker.outcomes import Fail, Parked, ParkSignal
 
@@ -29,9 +34,23 @@ if TYPE_CHECKING:
     from worker.context import Job
 
 BUSY_SECONDS = 3.0
-ABANDONED_BATCH = 100
 
 log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be shipped where; `rollback_of` and `rollback_to` if it is to go back."""
+
+    environment: Environment
+    sha: str
+    rollback_of: UUID | None = None
+    rollback_to: UUID | None = None
+    back_from: str | None = None
+    """The sha that is live, if it is to go back."""
+
+
+Ordering = Callable[[Environment], Awaitable[Order]]
 
 
 class Deployer:
@@ -44,11 +63,12 @@ class Deployer:
         self._file = file
         self._releases_dir = releases_dir
         self._output_bytes_max = output_bytes_max
+        self._host = socket.gethostname()
 
     async def deploy(self, job: "Job", environment_name: str, sha: str, key: str) -> Deployment:
         """Ship `sha`, or go on shipping it. A mistake in the order fails the job for good."""
-        try:
-            environment = self._environment(environment_name)
+
+        async def order(environment: Environment) -> Order:
             full_sha = await job.step(
                 f"{key}:sha",
                 engine.resolve_sha,
@@ -57,16 +77,47 @@ class Deployer:
                 self._releases_dir,
                 any_input=True,  # the file may change while it ships
             )
-            deployment = await self._open(job, environment, full_sha, key)
+            return Order(environment, full_sha)
+
+        return await self._carry_out(job, environment_name, key, order)
+
+    async def roll_back(self, job: "Job", environment_name: str, to: str, key: str) -> Deployment:
+        """Put live again what was healthy before, or go on doing so: see `find_rollback` for `to`.
+
+        Its release is switched to as it stands if it is still on this machine; otherwise its commit
+        is built again. A mistake in the order fails the job for good.
+        """
+
+        async def order(environment: Environment) -> Order:
+            found = await job.step(f"{key}:target", self._find_target, job, environment.name, to)
+            back = (UUID(found["rollback_of"]), UUID(found["rollback_to"]))
+            return Order(environment, found["sha"], *back, found["back_from"])
+
+        return await self._carry_out(job, environment_name, key, order)
+
+    async def _carry_out(
+        self, job: "Job", environment_name: str, key: str, ordering: Ordering
+    ) -> Deployment:
+        found, outcome = await recording.read(job, key)
+        if found:
+            return Deployment.model_validate(outcome)
+        try:
+            environment = self._environment(environment_name)
+            engine.masker_of(
+                environment
+            )  # a secret that is missing is told before anything is done
+            order = await ordering(environment)
+            deployment = await self._begun(job, order, key)
             if deployment.finished_at is None:
-                deployment = await self._ship(job, environment, deployment, key)
-            return deployment
+                deployment = await self._ship(job, order, deployment, key)
         except (EnvironmentBusy, Conflict) as busy:
             # Somebody else ships there: look again in a while; no slot is held and no try burnt.
             parked = Parked("timer", busy.message, BUSY_SECONDS, tuple(job.effects))
             raise ParkSignal(parked) from busy
         except DeployError as error:
             raise Fail(str(error)) from error
+        await recording.record(job, key, deployment.model_dump_json(), 0.0, kind="deploy")
+        return deployment
 
     def _environment(self, name: str) -> Environment:
         if self._file is None:
@@ -76,34 +127,115 @@ class Deployer:
             )
         return engine.find_environment(engine.load_environments(self._file), name)
 
-    async def _open(self, job: "Job", environment: Environment, sha: str, key: str) -> Deployment:
+    async def _find_target(self, job: "Job", environment_name: str, to: str) -> dict[str, str]:
+        try:
+            async with self._database.connection() as connection:
+                found = await environments.find_rollback(
+                    connection, environment_name, to, team_id=job.team_id
+                )
+        except (NotFound, Conflict, InvalidInput) as error:
+            raise Fail(str(error)) from error
+        return {
+            "sha": found.target.sha,
+            "back_from": found.live.sha,
+            "rollback_of": str(found.live.id),
+            "rollback_to": str(found.target.id),
+        }
+
+    async def _begun(self, job: "Job", order: Order, key: str) -> Deployment:
+        """The deployment's row, as an earlier attempt began it, or begun now with consent."""
+        proposal = engine.propose(order.environment, order.sha, order.back_from)
         async with self._database.connection() as connection:
-            return await deployments.create(
+            begun = await deployments.get_for_step(connection, job.id, key)
+        if begun is None:
+            if order.environment.approvals > 0:
+                await self._consent(job, order, proposal, key)
+            return await self._begin(job, order, key)
+        if begun.finished_at is None:
+            await self._require_same(job, proposal, key)
+        return begun
+
+    async def _consent(self, job: "Job", order: Order, proposal: engine.Proposal, key: str) -> None:
+        """Parks until enough persons have decided; a no fails the job for good."""
+        async with self._database.connection() as connection:
+            times = await deployments.times_before(connection, job.id, key)
+        # One yes is for one deployment: a job that a person runs again asks again.
+        name = f"{key} again {times}" if times else key
+        decision = await ask_persons(job, proposal, name, order.environment.approvals)
+        if not decision.approved:
+            by = f" by {decision.decided_by}" if decision.decided_by else ""
+            said = f": {decision.comment}" if decision.comment else ""
+            raise Fail(f"{proposal.text[:-1]} was refused{by}{said}")
+        async with self._database.connection() as connection:
+            if not await environments.agreed(connection, job.id, proposal.shows):
+                raise Fail(
+                    "deploy.toml says otherwise now than when consent was asked for;"
+                    " nothing was done: deploy again to ask for what it says now"
+                )
+        await recording.record(job, f"{key}:plan", f'"{proposal.fingerprint}"', 0.0, kind="phase")
+
+    async def _require_same(self, job: "Job", proposal: engine.Proposal, key: str) -> None:
+        """What was agreed to is what goes on. From the switch on it has to, or nobody goes back."""
+        agreed, fingerprint = await recording.read(job, f"{key}:plan")
+        if not agreed or fingerprint == proposal.fingerprint:
+            return
+        async with self._database.connection() as connection:
+            begun = {step.name for step in await steps.list_for_job(connection, job.id)}
+        if f"{key}:switch" not in begun:
+            raise Fail(
+                "deploy.toml says otherwise now than when this deployment was agreed to;"
+                " nothing was switched: deploy again to ask for consent to what it says now"
+            )
+
+    async def _begin(self, job: "Job", order: Order, key: str) -> Deployment:
+        environment = order.environment
+        repository = engine.without_password(environment.repository)
+        async with self._database.transaction() as connection:
+            begun = await deployments.create(
                 connection,
                 environment=environment.name,
-                sha=sha,
-                repository=environment.repository,
+                sha=order.sha,
+                repository=repository,
+                host=self._host,
+                rollback_of=order.rollback_of,
+                rollback_to=order.rollback_to,
                 step_name=key,
                 team_id=job.team_id,
                 lease=job.lease,
             )
+            # The environment is ours now; only now can it be said what is live there.
+            live = await deployments.current(connection, environment.name, team_id=job.team_id)
+            if order.rollback_of not in (None, live and live.id):
+                raise Fail(
+                    f"environment {environment.name} has moved on since this was asked for: "
+                    f"{live.sha[:12] if live else 'nothing'} is live there; look, and ask again"
+                )
+            await environments.keep(
+                connection,
+                environment.name,
+                approvals_needed=environment.approvals,
+                repository=repository,
+                team_id=job.team_id,
+            )
+        return begun
 
-    async def _ship(
-        self, job: "Job", environment: Environment, deployment: Deployment, key: str
-    ) -> Deployment:
-        recorder = _Recorder(job, self._database, deployment, key)
+    async def _ship(self, job: "Job", order: Order, deployment: Deployment, key: str) -> Deployment:
+        release = await self._release(job, deployment)
+        back = order.back_from
         report = await engine.deploy(
-            environment,
+            order.environment,
             deployment.sha,
-            recorder,
+            DeploymentRecord(job, self._database, deployment, key),
             deployment_id=deployment.id,
             releases_dir=self._releases_dir,
             output_bytes_max=self._output_bytes_max,
+            release=release,
+            notes=() if back is None else (f"Asked for: go back from {back[:12]}",),
         )
         tell = log.info if report.status == "healthy" else log.error
         tell(
             events.DEPLOYMENT_ENDED,
-            environment=environment.name,
+            environment=order.environment.name,
             sha=deployment.sha,
             status=report.status,
             live=report.live,
@@ -111,120 +243,38 @@ class Deployer:
         async with self._database.connection() as connection:
             return await deployments.get_by_id(connection, deployment.id)
 
+    async def _release(self, job: "Job", deployment: Deployment) -> Path:
+        """The directory that is to be live. Written down, so that a later attempt means the same.
 
-async def close_abandoned(database: Database) -> int:
-    """End, as failed, the deployments whose jobs ended without them; returns how many.
-
-    A job that was canceled in mid-deployment, or whose workers died once too often, leaves one
-    behind: unfinished, it would keep its environment busy for ever.
-    """
-    async with database.transaction() as connection:
-        found = await deployments.lock_abandoned(connection, ABANDONED_BATCH)
-        for one in found:
-            recorded = await steps.list_for_job(connection, one.job_id)
+        That of the deployment one goes back to, if it is here; looked for only now, when no other
+        deployment can prune it.
+        """
+        if deployment.release is not None:
+            return Path(deployment.release)
+        release = self._own_release(deployment)
+        async with self._database.connection() as connection:
+            if deployment.rollback_to is not None:
+                target = await deployments.get_by_id(connection, deployment.rollback_to)
+                earlier = Path(target.release) if target.release else self._own_release(target)
+                if target.host in (None, self._host) and earlier.is_dir():
+                    release = earlier
             await deployments.update_status(
                 connection,
-                one.id,
-                DeploymentStatus.FAILED,
-                report_text=_last_words(one, recorded),
+                deployment.id,
+                deployment.status,
+                release=str(release),
+                lease=job.lease,
             )
-    for one in found:
-        log.error(
-            events.DEPLOYMENT_ENDED,
-            environment=one.environment,
-            sha=one.sha,
-            status="failed",
-            reason=f"its job is {one.job_status}",
+        return release
+
+    def _own_release(self, deployment: Deployment) -> Path:
+        return engine.release_path(
+            self._releases_dir, deployment.environment, deployment.sha, deployment.id
         )
-    return len(found)
 
 
-def _last_words(one: Abandoned, recorded: list[Step]) -> str:
-    """What is known: which phases ended, and whether anything that is live was touched."""
-    prefix = f"{one.step_name}:"
-    begun = {
-        step.name.removeprefix(prefix): step
-        for step in recorded
-        if step.kind == "phase" and step.name.startswith(prefix)
-    }
-    ended = [PhaseResult.model_validate(s.output) for s in begun.values() if s.finished_at]
-    reason = f": {one.job_error}" if one.job_error else ""
-    untouched = "switch" not in begun
-    return "\n".join(
-        [
-            f"Deployment of {one.sha[:12]} to {one.environment}: FAILED",
-            *(f"  {r.name:<8} {'ok    ' if r.passed else 'FAILED'} {r.detail}" for r in ended),
-            f"Its job ended as {one.job_status} while it was {one.status}{reason}",
-            "Live now: as before, nothing was switched"
-            if untouched
-            else "Live now: UNKNOWN, look for yourself (the switch had begun)",
-        ]
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorder:
-    """The deployment's memory: its row and the job's steps, all fenced."""
-
-    job: "Job"
-    database: Database
-    deployment: Deployment
-    key: str
-
-    async def phase(
-        self, name: PhaseName, status: PhaseStatus, run: Callable[[], Awaitable[PhaseResult]]
-    ) -> PhaseResult:
-        """The recorded result of a phase, or run and record it."""
-        step = f"{self.key}:{name}"
-        found, output = await recording.read(self.job, step)
-        if found:
-            return PhaseResult.model_validate(output)
-        await self._set_status(DeploymentStatus(status))
-        result = await run()
-        await recording.record(
-            self.job, step, result.model_dump_json(), result.duration_seconds, kind="phase"
-        )
-        log.info(
-            events.DEPLOYMENT_PHASE_ENDED,
-            environment=self.deployment.environment,
-            phase=name,
-            passed=result.passed,
-            detail=result.detail,
-        )
-        return result
-
-    async def started(self, name: PhaseName) -> bool:
-        """Commit that a phase is about to act; True if an earlier attempt had."""
-        async with self.database.connection() as connection:
-            fresh = await steps.begin(
-                connection,
-                self.job.lease,
-                f"{self.key}:{name}",
-                attempt=self.job.attempt,
-                kind="phase",
-                effect="unsafe",
-            )
-        return not fresh
-
-    async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
-        """End the deployment."""
-        await self._set_status(DeploymentStatus(status), report_text, probe)
-
-    async def _set_status(
-        self,
-        status: DeploymentStatus,
-        report_text: str | None = None,
-        probe: ProbeResult | None = None,
-    ) -> None:
-        async with self.database.connection() as connection:
-            try:
-                await deployments.update_status(
-                    connection,
-                    self.deployment.id,
-                    status,
-                    report_text=report_text,
-                    probe=None if probe is None else probe.model_dump(mode="json"),
-                    lease=self.job.lease,
-                )
-            except Conflict as error:
-                raise JobsworthError(error.message, error.remedy) from error
+async def ask_persons(job: "Job", proposal: engine.Proposal, name: str, votes: int) -> Decision:
+    """What `votes` persons decided; parks until they have."""
+    ask: Callable[..., Awaitable[Decision]] = job.ask
+    more: dict[str, Any] = {"votes": votes} if votes > 1 else {}
+    return await ask(proposal.text, shows=proposal.shows, name=name, **more)

@@ -23,7 +23,7 @@ from db.chores import Chores
 from db.errors import JobsworthError
 from db.pool import Database
 from worker import crash_points, events
-from worker.deployer import close_abandoned
+from worker.deployment_record import close_abandoned, close_idle
 from worker.embed import Wake
 from worker.heartbeat import Heartbeat
 from worker.log import get_logger
@@ -43,6 +43,7 @@ STRAYS_PERIOD_SECONDS = 10.0
 ABANDONED_PERIOD_SECONDS = 10.0
 # Costs a listing of a folder, and no statement while it is empty.
 SPOOL_PERIOD_SECONDS = 2.0
+ENVIRONMENTS_PERIOD_SECONDS = 30.0
 # A job under our name without an attempt is looked at again after this before it is given back.
 SUSPECTS_PERIOD_SECONDS = 1.0
 # While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
@@ -138,6 +139,7 @@ class Upkeep:
                 ("shelve", SHELVE_PERIOD_SECONDS, self._shelve, Wake()),
                 ("spool", SPOOL_PERIOD_SECONDS, self._settle_spooled, Wake()),
                 ("calls", ABANDONED_PERIOD_SECONDS, self._settle_abandoned, Wake()),
+                ("environments", ENVIRONMENTS_PERIOD_SECONDS, self._free_environments, Wake()),
             ):
                 parts.start_soon(self._every, part, period_seconds, work, wake)
 
@@ -217,6 +219,10 @@ class Upkeep:
                 await budgets.wake(connection, settled.rooms)
         if settled.calls:
             log.warning(events.CALLS_ABANDONED, calls=settled.calls)
+
+    async def _free_environments(self) -> None:
+        if await close_idle(self._database):
+            self._moved()
 
     async def _do_chores(self) -> float | None:
         async with self._database.connection() as connection:

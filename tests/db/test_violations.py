@@ -209,6 +209,50 @@ async def test_an_unfinished_deployment_of_a_finished_job(conn: Connection) -> N
     assert await listed(conn) == [("unfinished deployment of a finished job", deployment.id)]
 
 
+async def test_two_deployments_at_once_in_an_environment(conn: Connection) -> None:
+    first = await deployments.create(conn, environment="live", sha="a1")
+    assert await listed(conn) == []
+    await execute(conn, "drop index jobsworth.deployments_one_at_a_time")
+    second = await deployments.create(conn, environment="live", sha="b2")
+    both = {("two deployments at once in an environment", one.id) for one in (first, second)}
+    assert set(await listed(conn)) == both
+
+
+async def test_an_environment_that_is_held_by_nobody(conn: Connection) -> None:
+    lease = await rows.running_job(conn)
+    deployment = await deployments.create(
+        conn, environment="live", sha="a1", lease=lease, step_name="ship"
+    )
+    await change(
+        conn,
+        "update jobsworth.deployments d set idle_since = now() - interval '31 minutes',"
+        " idle_lease_no = (select j.lease_no from jobsworth.reactive_jobs j where j.id = d.job_id)"
+        " where d.id = %s",
+        deployment.id,
+    )
+    assert await listed(conn) == [], "its job runs"
+    await rows.park(conn, lease.job_id)
+    assert await listed(conn) == [("environment held by nobody", deployment.id)]
+    await rows.park(conn, (await rows.take(conn, lease.job_id)).job_id)
+    assert await listed(conn) == [], "it ran since, the mark is worthless"
+    await change(conn, "delete from jobsworth.reactive_jobs where id = %s", lease.job_id)
+    await change(
+        conn,
+        "update jobsworth.deployments set updated_at = now() - interval '31 minutes' where id = %s",
+        deployment.id,
+    )
+    assert await listed(conn) == [("environment held by nobody", deployment.id)]
+
+
+async def test_a_roll_back_to_what_was_never_healthy_there(conn: Connection) -> None:
+    never = await deployments.create(conn, environment="live", sha="a1")
+    await deployments.update_status(conn, never.id, DeploymentStatus.FAILED)
+    back = await deployments.create(
+        conn, environment="live", sha="a1", rollback_of=uuid4(), rollback_to=never.id
+    )
+    assert await listed(conn) == [("rolled back to what was never healthy there", back.id)]
+
+
 async def test_the_list_is_bounded_and_the_count_is_not(conn: Connection) -> None:
     for _ in range(3):
         lease = await rows.running_job(conn)

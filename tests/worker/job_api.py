@@ -145,6 +145,10 @@ class JobApi:
         """
         async with InlineWorker(self._settings, self.url, self._embedder) as worker:
             yield worker
+        await self.rescue()
+
+    async def rescue(self) -> None:
+        """Every worker so far counts as dead; its jobs are given back."""
         await self.database.execute(AGE_WORKERS)
         async with self.database.connection() as connection:
             await recovery.rescue(

@@ -431,10 +431,10 @@ class Round:
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_five_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_six_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, chores, unknown modes and abandoned calls ask once each, others not."""
+    """Timers, strays, chores, unknown modes, abandoned calls and environments ask once each."""
     await api.enqueue("answer", delay=3600)
     if waiting:
         parent = await api.enqueue("answer", delay=3600)
@@ -444,7 +444,7 @@ async def test_a_round_without_work_is_five_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "recent" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 5 + waiting
+    assert len(asked.asked) == 6 + waiting
 
 
 def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
@@ -456,6 +456,7 @@ def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
         PERIODS["SHELVE_PERIOD_SECONDS"],
         PERIODS["STRAYS_PERIOD_SECONDS"],
         PERIODS["ABANDONED_PERIOD_SECONDS"],
+        PERIODS["ENVIRONMENTS_PERIOD_SECONDS"],
         defaults.poll_seconds,
         defaults.heartbeat_seconds,
         embed.POLL_SECONDS,

@@ -476,6 +476,23 @@ def deploy(
 
 
 @app.command(rich_help_panel=SHIPPING)
+def rollback(
+    environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="One of deploy.toml.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="ID|SHA", help="A deployment's id, or its commit.")
+    ] = "previous",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow it to its end; exit code 1 unless it is healthy.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Enqueue a job that goes back to what was healthy there before; prints the job's id."""
+    from worker.cli import shipping
+
+    raise typer.Exit(shipping.roll_back(environment, to, wait=wait, as_json=as_json))
+
+
+@app.command(rich_help_panel=SHIPPING)
 def deployments(
     environment: Annotated[str | None, typer.Option(help="Only those to this one.")] = None,
     limit: Limit = 20,

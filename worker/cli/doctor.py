@@ -6,6 +6,7 @@ made is a finding, never an end: the ones after it are made all the same.
 """
 
 import os
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from db import books, diagnosis, memories, violations, workers
+from db import books, diagnosis, environments, memories, violations, workers
 from db.diagnosis import Server
 from db.errors import JobsworthError
 from db.migrate import COMMAND, check
@@ -37,6 +38,7 @@ from worker.cli.spool import check_spool
 from worker.cli.status import worker_state
 from worker.cli.times import span
 from worker.deploy import load_environments
+from worker.deploy.drift import find_drift
 from worker.handlers import shadowing_files
 from worker.settings import PREFIX, Settings, SettingsError, load_settings, settings_reference
 
@@ -266,6 +268,7 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
         "books": lambda: _books(conn),
         "memory": lambda: _memory(conn),
         "webhooks": lambda: _webhooks(conn, settings),
+        "environments": lambda: _environments(conn, settings.releases_dir),
     }
     findings: list[Finding] = []
     for subject, make in checks.items():
@@ -279,6 +282,15 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
 async def _writes(conn: Connection) -> list[Finding]:
     await diagnosis.try_write(conn)
     return [Finding("ok", "writes", "the server takes them from this role")]
+
+
+async def _environments(conn: Connection, releases_dir: Path) -> list[Finding]:
+    states = await environments.list_states(conn)
+    drift = find_drift(states, releases_dir, socket.gethostname())
+    return [
+        Finding("warning", name, difference, "look what runs there; then deploy, or roll back")
+        for name, difference in drift.items()
+    ]
 
 
 async def _workers(conn: Connection, rescue_seconds: float) -> list[Finding]:

@@ -1,52 +1,79 @@
-"""`jobsworth deploy, deployments`: ship a commit, and see what was shipped.
+"""`jobsworth deploy, rollback, deployments`: ship a commit, go back, and see what was shipped.
 
-In: an environment and a commit. Out: a job that deploys it (mode `deploy`), followed to its end if
-asked; or the deployments so far. Where this machine has the deploy.toml, an environment that is not
-in it is refused before a job is made.
+In: an environment, and a commit or where to go back to. Out: a job that does it (mode `deploy`),
+followed to its end if asked; or the deployments so far, with what is live, and whether this machine
+says so too. Where it has the deploy.toml, an environment that is not in it is refused before a job
+is made.
 """
 
+import socket
 from datetime import UTC, datetime
+from uuid import UUID
 
-from db import deployments
+from db import deployments, environments
 from db.deployments import Deployment
+from db.environments import EnvironmentState, RollbackTarget
 from db.errors import InvalidInput
 from db.pool import Connection
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.enqueue import enqueue_document
 from worker.cli.exit_codes import ExitCode
-from worker.cli.output import Column, emit_json, emit_table, styled
+from worker.cli.output import Column, emit_json, emit_table, say, styled
 from worker.cli.times import age
 from worker.deploy import find_environment, load_environments
+from worker.deploy.drift import find_drift
 from worker.settings import load_settings
 
 MODE = "deploy"
 
 
 def deploy(environment: str, sha: str, *, wait: bool, as_json: bool) -> ExitCode:
-    file = load_settings().deploy_file
-    if file is not None:
-        find_environment(load_environments(file), environment)
-    for name, value in (("ENVIRONMENT", environment), ("SHA", sha)):
-        if not value.strip() or value.startswith("-"):
-            raise InvalidInput(f"{name} {value!r} is not a name", "like: staging 4f2a91c")
+    _check(ENVIRONMENT=environment, SHA=sha)
     document = {"environment": environment, "sha": sha}
     return enqueue_document(MODE, document, {}, wait=wait, as_json=as_json)
 
 
-def list_deployments(*, environment: str | None, limit: int, as_json: bool) -> None:
-    async def work(conn: Connection) -> list[Deployment]:
-        return await deployments.get_recent(conn, environment, limit)
+def roll_back(environment: str, to: str, *, wait: bool, as_json: bool) -> ExitCode:
+    """Refused before a job is made if there is nothing to go back to."""
+    _check(ENVIRONMENT=environment, TO=to)
+
+    async def work(conn: Connection) -> RollbackTarget:
+        return await environments.find_rollback(conn, environment, to)
 
     found = run_in_database(load_settings(), work)
+    say(f"{environment}: from {found.live.sha[:12]} back to {found.target.sha[:12]}")
+    document = {"environment": environment, "rollback_to": str(found.target.id)}
+    return enqueue_document(MODE, document, {}, wait=wait, as_json=as_json)
+
+
+def _check(**names: str) -> None:
+    file = load_settings().deploy_file
+    if file is not None:
+        find_environment(load_environments(file), names["ENVIRONMENT"])
+    for name, value in names.items():
+        if not value.strip() or value.startswith("-"):
+            raise InvalidInput(f"{name} {value!r} is not a name", "like: staging 4f2a91c")
+
+
+def list_deployments(*, environment: str | None, limit: int, as_json: bool) -> None:
+    async def work(conn: Connection) -> tuple[list[Deployment], list[EnvironmentState]]:
+        found = await deployments.get_recent(conn, environment, limit)
+        return found, await environments.list_states(conn, environment)
+
+    settings = load_settings()
+    found, states = run_in_database(settings, work)
+    drift = find_drift(states, settings.releases_dir, socket.gethostname())
+    live = {state.current_deployment_id for state in states}
     if as_json:
-        emit_json(found)
+        emit_json([_document(each, live, drift) for each in found])
         return
     now = datetime.now(UTC)
     short = ids.short_ids(each.job_id for each in found if each.job_id)
     columns = [
         Column("ENVIRONMENT", flexible=True),
         Column("COMMIT"),
+        Column("LIVE"),
         Column("STATUS"),
         Column("AGE", right=True),
         Column("JOB", optional=True),
@@ -56,6 +83,7 @@ def list_deployments(*, environment: str | None, limit: int, as_json: bool) -> N
         [
             each.environment,
             each.sha[:12],
+            "live" if each.id in live else "",
             styled(each.status),
             age(each.created_at, now),
             short(each.job_id) if each.job_id else "",
@@ -64,3 +92,13 @@ def list_deployments(*, environment: str | None, limit: int, as_json: bool) -> N
         for each in found
     ]
     emit_table(columns, rows, "no deployments")
+    for name, difference in drift.items():
+        say(f"note: {name}: {difference}\n  → look what runs there; then deploy, or roll back")
+
+
+def _document(
+    deployment: Deployment, live: set[UUID | None], drift: dict[str, str]
+) -> dict[str, object]:
+    is_current = deployment.id in live
+    document = {**deployment.model_dump(mode="json"), "is_current": is_current}
+    return {**document, "drift": drift.get(deployment.environment) if is_current else None}

@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
+from worker.deploy.masking import NO_SECRETS, Masker
 from worker.deploy.orphans import CommandMark
 from worker.deploy.process_group import end_group
 
@@ -66,10 +67,11 @@ async def run_command(
     timeout_seconds: float,
     output_bytes_max: int = OUTPUT_BYTES_MAX,
     mark: CommandMark | None = None,
+    masker: Masker = NO_SECRETS,
 ) -> CommandResult:
     """`mark`, if given, tells a later worker about this command should ours die meanwhile."""
     started = time.monotonic()
-    tail = OutputTail(output_bytes_max)
+    tail = OutputTail(output_bytes_max, masker)
     # A pipe of our own: the subprocess transport's waits for every holder of the write end, so one
     # forgotten background process would hang it.
     read_end, write_end = os.pipe()
@@ -114,26 +116,37 @@ def command_environment(
 
 
 class OutputTail:
-    """The last bytes of a stream, and how many were dropped before them."""
+    """The last bytes of a stream without the secrets in it, and how many were dropped before."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, masker: Masker = NO_SECRETS) -> None:
         self._bytes_max: int = bytes_max
+        self._masker: Masker = masker
         self._data: bytearray = bytearray()
-        self.bytes_cut: int = 0
+        self._dropped: int = 0
+
+    @property
+    def bytes_cut(self) -> int:
+        return self._dropped + self._start
 
     def add(self, chunk: bytes) -> None:
         self._data += chunk
-        surplus = len(self._data) - self._bytes_max
+        # What is shown begins that much later, so it never begins with half a secret.
+        surplus = len(self._data) - self._bytes_max - self._masker.margin
         if surplus > 0:
             del self._data[:surplus]
-            self.bytes_cut += surplus
+            self._dropped += surplus
 
     def text(self) -> str:
         """Readable whatever the bytes were; PostgreSQL's text type cannot hold NUL."""
-        text = bytes(self._data).decode("utf-8", "replace").replace("\x00", "\ufffd")
+        shown = self._masker.mask_bytes(bytes(self._data), self._start)
+        text = shown.decode("utf-8", "replace").replace("\x00", "\ufffd")
         # A replacement character is longer than the byte it stands for: bound the result again.
         data = text.encode()
         return data[max(0, len(data) - self._bytes_max) :].decode("utf-8", "ignore")
+
+    @property
+    def _start(self) -> int:
+        return max(0, len(self._data) - self._bytes_max)
 
 
 async def _start(

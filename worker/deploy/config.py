@@ -27,6 +27,8 @@ ENVIRONMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_]+)\}")
 """`${HOME}` is a shell's and stays as it is; `{sha}` is ours."""
+SCHEMES = ("https", "ssh", "file")
+SCHEMES_SHOWN = "https, ssh or file"
 PLACEHOLDERS = ("sha", "release", "previous", "environment")
 
 
@@ -96,7 +98,28 @@ def _check_repository(value: str) -> str:
     _check_text(value)
     if value.startswith("-"):
         raise _refuse("begins with '-'", "write a path or a git URL")
+    if "::" in value.partition("/")[0]:
+        raise _refuse("names a transport of git's own", f"write a path or a {SCHEMES_SHOWN} URL")
+    if "://" in value:
+        _check_git_url(value)
     return value
+
+
+def _check_git_url(value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        scheme, password = parts.scheme, parts.password
+    except ValueError:
+        raise _refuse("is not a URL", f"write a path or a {SCHEMES_SHOWN} URL") from None
+    if scheme not in SCHEMES:
+        raise _refuse(
+            f"has the scheme {scheme!r}", f"use {SCHEMES_SHOWN}: others neither prove nor protect"
+        )
+    if password is not None or (scheme == "https" and parts.username is not None):
+        raise _refuse(
+            "has credentials in it, which every process list would show",
+            "leave them to git: a credential helper, ~/.netrc or GIT_ASKPASS",
+        )
 
 
 def _check_url(value: str) -> str:
@@ -139,6 +162,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Variables = dict[
     Annotated[str, AfterValidator(_check_variable_name)],
     Annotated[str, AfterValidator(_check_text)],
+]
+
+Names = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_variable_name)], ...], Field(strict=False)
 ]
 
 
@@ -186,6 +213,10 @@ class EnvironmentTable(_Table):
     rollback: Argv | None = None
     releases_keep: int = Field(default=5, ge=1, le=1000)
     environment: Variables = Field(default_factory=dict)
+    secrets: Names = ()
+    """Variables whose values are masked; those not in `environment` are the worker's own."""
+    approvals: int = Field(default=0, ge=0, le=2)
+    """How many persons must agree before a deployment begins."""
     probe: Probe
     timeouts: Timeouts = Timeouts()
 

@@ -10,6 +10,7 @@ Invariant: a `DeployError` never needs a traceback to be understood.
     ├── UnknownCommit         a sha or ref the repository does not have
     ├── RepositoryError       git could not read the repository
     ├── ReleaseError          a release directory or the symlink `current` is not as it should be
+    ├── SecretMissing         a secret variable has no value that could be used and masked
     └── EnvironmentBusy       another deployment, or what is left of one, holds the environment
 """
 
@@ -67,6 +68,14 @@ class RepositoryError(DeployError):
 class ReleaseError(DeployError):
     def __init__(self, path: Path, reason: str, remedy: str) -> None:
         super().__init__(f"{path}: {reason}", remedy)
+
+
+class SecretMissing(DeployError):
+    def __init__(self, environment: str, name: str, reason: str) -> None:
+        super().__init__(
+            f"environment {environment!r} needs the secret variable {name}, which is {reason}",
+            f"give the worker's process a {name} of six characters or more",
+        )
 
 
 class EnvironmentBusy(DeployError):

@@ -20,69 +20,24 @@ is never started twice, however often the worker dies. What cannot be known is s
 `current` is also moved after a custom command has succeeded: it is the record of what is live.
 """
 
-import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from worker.deploy.commands import (
-    OUTPUT_BYTES_MAX,
-    CommandResult,
-    command_environment,
-    run_command,
-)
-from worker.deploy.config import Argv, Environment, fill_placeholders
+from worker.deploy.commands import OUTPUT_BYTES_MAX
+from worker.deploy.config import Environment, fill_placeholders
 from worker.deploy.errors import DeployError
-from worker.deploy.orphans import exclusive, mark_command
-from worker.deploy.phases import (
-    PHASES,
-    Ending,
-    EndStatus,
-    PhaseName,
-    PhaseResult,
-    PhaseStatus,
-    next_phase,
-)
-from worker.deploy.probe import ProbeResult, probe
-from worker.deploy.release import (
-    current_release,
-    discard,
-    export,
-    prune,
-    release_path,
-    switch_to,
-)
+from worker.deploy.orphans import exclusive
+from worker.deploy.phases import PHASES, Ending, PhaseName, PhaseResult, next_phase
+from worker.deploy.probe import probe
+from worker.deploy.release import current_release, discard, release_path, switch_to
 from worker.deploy.report import Report, write_report
 from worker.deploy.repository import FULL_SHA
-
-
-class Recorder(Protocol):
-    """The deployment's memory; it must outlive the worker.
-
-    Each method may raise (the lease is lost, the database is away): the deployment then stops where
-    it is, and a later `deploy` with the same recorder's memory goes on from there.
-    """
-
-    async def phase(
-        self, name: PhaseName, status: PhaseStatus, run: Callable[[], Awaitable[PhaseResult]]
-    ) -> PhaseResult:
-        """The recorded result if this phase has ended before; else set the deployment's status, run
-        it, record what it returned (failures too) and return that. An exception of `run` is not
-        recorded. Committed on return."""
-        ...
-
-    async def started(self, name: PhaseName) -> bool:
-        """Commit that this phase is about to act; True if that had been committed before. Called
-        from within the `run` of `build`, `switch` and `rollback`."""
-        ...
-
-    async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
-        """End the deployment. Repeated with the same status after a crash: no error."""
-        ...
+from worker.deploy.secret_variables import masker_of, secret_variables
+from worker.deploy.shipment import Recorder, Shipment
 
 
 async def deploy(
@@ -93,114 +48,70 @@ async def deploy(
     deployment_id: uuid.UUID,
     releases_dir: Path,
     output_bytes_max: int = OUTPUT_BYTES_MAX,
+    release: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Resume by calling it again with the same arguments.
 
-    A failed deployment is a report. Raises `EnvironmentBusy` (try again later), and whatever the
-    recorder raises.
+    `release`, if given, is one that an earlier deployment built: it is switched to and probed as it
+    stands. `notes` end the report. A failed deployment is a report.
+
+    Raises `EnvironmentBusy` (try again later), and whatever the recorder raises.
     """
     if not FULL_SHA.fullmatch(sha):
         raise DeployError(f"{sha!r} is not a full sha; resolve it first (resolve_sha)")
-    release = release_path(releases_dir, environment.name, sha, deployment_id)
-    shipment = Shipment(environment, sha, record, release, output_bytes_max)
+    own = release_path(releases_dir, environment.name, sha, deployment_id)
+    shipment = Shipment(
+        environment,
+        sha,
+        record,
+        release=release or own,
+        is_built=release is not None and release != own,
+        environment_dir=own.parent,
+        output_bytes_max=output_bytes_max,
+        secrets=secret_variables(environment),
+        masker=masker_of(environment),
+    )
     async with exclusive(shipment.environment_dir):
         results: dict[PhaseName, PhaseResult] = {}
         step = next_phase(results)
         while not isinstance(step, Ending):
-            run = partial(RUNS[step], shipment, results)
+            run = partial(_run, step, shipment, results)
             results[step] = await record.phase(step, PHASES[step], run)
             step = next_phase(results)
-        notes = await shipment.prune(results)
+        notes = [*notes, *await shipment.prune(results)]
         report = write_report(shipment.subject, step.status, results, shipment.live(), notes)
+        report = replace(report, text=shipment.masker.mask(report.text))
         await record.status(report.status, report.text, report.probe)
     return report
-
-
-@dataclass(frozen=True, slots=True)
-class Shipment:
-    environment: Environment
-    sha: str
-    record: Recorder
-    release: Path
-    output_bytes_max: int
-
-    @property
-    def environment_dir(self) -> Path:
-        return self.release.parent
-
-    @property
-    def subject(self) -> str:
-        return f"{self.sha[:12]} to {self.environment.name}"
-
-    def live(self) -> str | None:
-        try:
-            current = current_release(self.environment_dir)
-        except DeployError:
-            return None
-        return None if current is None else str(current)
-
-    async def export(self) -> None:
-        await export(
-            self.environment.repository,
-            self.sha,
-            self.release,
-            self.environment_dir.parent,
-            timeout_seconds=self.environment.timeouts.export_seconds,
-        )
-
-    async def run(
-        self, name: PhaseName, argv: Argv, previous: str | None, timeout_seconds: float
-    ) -> PhaseResult:
-        result = await run_command(
-            fill_placeholders(argv, self.placeholders(previous)),
-            cwd=self.release,
-            env=self.variables(previous),
-            timeout_seconds=timeout_seconds,
-            output_bytes_max=self.output_bytes_max,
-            mark=mark_command(self.environment_dir),
-        )
-        return _of_command(name, result)
-
-    def placeholders(self, previous: str | None) -> dict[str, str]:
-        return {
-            "sha": self.sha,
-            "release": str(self.release),
-            "previous": previous or "",
-            "environment": self.environment.name,
-        }
-
-    def variables(self, previous: str | None) -> dict[str, str]:
-        ours = {
-            f"JOBSWORTH_DEPLOY_{name.upper()}": value
-            for name, value in self.placeholders(previous).items()
-        }
-        return command_environment(os.environ, self.environment.environment, ours)
-
-    async def prune(self, results: Mapping[PhaseName, PhaseResult]) -> list[str]:
-        """A release that cannot be removed is worth a note, and changes nothing else."""
-        previous = results["export"].previous
-        protected = {self.release, *([] if previous is None else [Path(previous)])}
-        try:
-            await prune(self.environment_dir, self.environment.releases_keep, protected)
-        except (OSError, DeployError) as error:
-            return [f"Old releases could not be removed: {error}"]
-        return []
 
 
 Results = Mapping[PhaseName, PhaseResult]
 
 
+async def _run(name: PhaseName, shipment: Shipment, results: Results) -> PhaseResult:
+    """The phase, without secrets in what it says; paths stay as they are, they are used."""
+    result = await RUNS[name](shipment, results)
+    mask = shipment.masker.mask
+    probed = result.probe and result.probe.model_copy(update={"detail": mask(result.probe.detail)})
+    said = {"detail": mask(result.detail), "output": mask(result.output), "probe": probed}
+    return result.model_copy(update=said)
+
+
 async def _export(shipment: Shipment, _results: Results) -> PhaseResult:
     started = time.monotonic()
+    if shipment.is_built and not shipment.release.is_dir():
+        return _release_gone("export", shipment)
     try:
-        await shipment.export()
+        if not shipment.is_built:
+            await shipment.export()
         previous = current_release(shipment.environment_dir)
     except (DeployError, OSError) as error:
         return _failed("export", str(error), started)
     return PhaseResult(
         name="export",
         passed=True,
-        detail=f"release {shipment.release.name}",
+        detail=f"release {shipment.release.name}" + (", still here" if shipment.is_built else ""),
         duration_seconds=time.monotonic() - started,
         previous=None if previous is None else str(previous),
     )
@@ -208,6 +119,8 @@ async def _export(shipment: Shipment, _results: Results) -> PhaseResult:
 
 async def _build(shipment: Shipment, results: Results) -> PhaseResult:
     environment = shipment.environment
+    if shipment.is_built:
+        return _done_before("build")
     if environment.build is None:
         return _nothing_to_run("build")
     started = time.monotonic()
@@ -229,6 +142,8 @@ async def _test(shipment: Shipment, results: Results) -> PhaseResult:
     environment = shipment.environment
     if not shipment.release.is_dir():
         return _release_gone("test", shipment)
+    if shipment.is_built:
+        return _done_before("test")
     if environment.test is None:
         return _nothing_to_run("test")
     previous = results["export"].previous
@@ -309,6 +224,7 @@ async def _probe_expecting(
         env=shipment.variables(previous),
         timeout_seconds=environment.timeouts.probe_seconds,
         environment_dir=shipment.environment_dir,
+        masker=shipment.masker,
     )
     live = shipment.live()
     if result.passed and live != str(expected):
@@ -319,6 +235,7 @@ async def _probe_expecting(
         passed=result.passed,
         detail=result.detail,
         duration_seconds=result.duration_seconds,
+        output=result.output,
         probe=result,
     )
 
@@ -353,20 +270,12 @@ def _record_move(result: PhaseResult, shipment: Shipment, release: Path) -> Phas
     return result
 
 
-def _of_command(name: PhaseName, result: CommandResult) -> PhaseResult:
-    return PhaseResult(
-        name=name,
-        passed=result.passed,
-        detail=result.detail,
-        duration_seconds=result.duration_seconds,
-        exit_code=result.exit_code,
-        timed_out=result.timed_out,
-        output=result.output,
-    )
-
-
 def _nothing_to_run(name: PhaseName) -> PhaseResult:
     return PhaseResult(name=name, passed=True, detail="no command is configured")
+
+
+def _done_before(name: PhaseName) -> PhaseResult:
+    return PhaseResult(name=name, passed=True, detail="done when this release was first deployed")
 
 
 def _interrupted(name: PhaseName) -> PhaseResult:

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.deploy.commands import run_command
 from worker.deploy.config import Probe
+from worker.deploy.masking import NO_SECRETS, Masker
 from worker.deploy.orphans import CommandMark, mark_command
 from worker.deploy.repository import without_password
 
@@ -31,6 +32,8 @@ class ProbeResult(BaseModel):
     duration_seconds: float
     status: int | None = None
     """The HTTP status of the last answer, or the command's exit code; None when there was none."""
+    output: str = Field("", exclude=True)
+    """What the command wrote at its last attempt; the phase keeps it."""
 
 
 async def probe(
@@ -40,6 +43,7 @@ async def probe(
     env: Mapping[str, str],
     timeout_seconds: float,
     environment_dir: Path | None = None,
+    masker: Masker = NO_SECRETS,
 ) -> ProbeResult:
     """`environment_dir`, if given, is where a running probe command is marked for later workers."""
     started = time.monotonic()
@@ -52,8 +56,8 @@ async def probe(
             answer = await _ask_url(config.url, config.status, share_seconds)
         else:
             mark = None if environment_dir is None else mark_command(environment_dir)
-            answer = await _ask_command(config, cwd, env, share_seconds, mark)
-        passed, detail, status = answer
+            answer = await _ask_command(config, cwd, env, share_seconds, mark, masker)
+        passed, detail, status, output = answer
         if passed or attempts == config.attempts:
             break
         await anyio.sleep(config.interval_seconds)
@@ -63,12 +67,13 @@ async def probe(
         attempts=attempts,
         duration_seconds=time.monotonic() - started,
         status=status,
+        output=output,
     )
 
 
 async def _ask_url(
     url: str, status_expected: int, timeout_seconds: float
-) -> tuple[bool, str, int | None]:
+) -> tuple[bool, str, int | None, str]:
     import httpx  # takes 9 MB of a worker's memory, and few workers deploy
 
     asked = f"GET {without_password(url)}"
@@ -82,12 +87,12 @@ async def _ask_url(
             ):
                 status = response.status_code
     except (TimeoutError, httpx.TimeoutException):
-        return False, f"{asked} gave no answer within {timeout_seconds:.1f} s", None
+        return False, f"{asked} gave no answer within {timeout_seconds:.1f} s", None, ""
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return False, f"{asked} failed: {error or type(error).__name__}", None
+        return False, f"{asked} failed: {error or type(error).__name__}", None, ""
     if status != status_expected:
-        return False, f"{asked} answered {status}, expected {status_expected}", status
-    return True, f"{asked} answered {status}", status
+        return False, f"{asked} answered {status}, expected {status_expected}", status, ""
+    return True, f"{asked} answered {status}", status, ""
 
 
 async def _ask_command(
@@ -96,7 +101,8 @@ async def _ask_command(
     env: Mapping[str, str],
     timeout_seconds: float,
     mark: CommandMark | None,
-) -> tuple[bool, str, int | None]:
+    masker: Masker,
+) -> tuple[bool, str, int | None, str]:
     argv = config.command or ("",)
     result = await run_command(
         argv,
@@ -105,7 +111,8 @@ async def _ask_command(
         timeout_seconds=timeout_seconds,
         output_bytes_max=PROBE_OUTPUT_BYTES_MAX,
         mark=mark,
+        masker=masker,
     )
     said = " ".join(result.output.split())
     detail = f"{argv[0]}: {result.detail}" + (f": {said}" if said and not result.passed else "")
-    return result.passed, detail, result.exit_code
+    return result.passed, detail, result.exit_code, result.output

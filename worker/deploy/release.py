@@ -39,8 +39,10 @@ async def export(
     """Nothing happens when the release is already there."""
     if _exists(release):
         return
-    unfinished = release.with_name(f".export-{release.name}")
-    await anyio.to_thread.run_sync(_remove, unfinished)
+    # A git whose worker was killed may still be writing into that of its own try: never use it.
+    for leftover in release.parent.glob(f".export-{release.name}*"):
+        await anyio.to_thread.run_sync(shutil.rmtree, leftover, True)
+    unfinished = release.with_name(f".export-{release.name}-{uuid.uuid4().hex[:8]}")
     await write_tree(repository, sha, unfinished, releases_dir, timeout_seconds=timeout_seconds)
     await anyio.to_thread.run_sync(_refuse_escapes, unfinished)
     unfinished.rename(release)

@@ -37,9 +37,15 @@ GIT = (
 GIT_VARIABLES = {
     "LC_ALL": "C",
     "GIT_TERMINAL_PROMPT": "0",
-    "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+    "GIT_ALLOW_PROTOCOL": "file:https:ssh",
 }
-SSH_NAMES = ("SSH_AUTH_SOCK", "GIT_SSH_COMMAND")
+CREDENTIAL_NAMES = re.compile(
+    r"SSH_AUTH_SOCK|SSH_ASKPASS|GIT_SSH|GIT_SSH_COMMAND|GIT_SSH_VARIANT|GIT_ASKPASS"
+    r"|GIT_CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+)|XDG_CONFIG_HOME"
+    r"|(HTTPS|ALL|NO)_PROXY",
+    re.IGNORECASE,
+)
+"""What git itself is told of credentials, and how to get there; builds and tests are not."""
 
 
 def is_url(repository: str) -> bool:
@@ -171,7 +177,8 @@ async def _fetch_into(repository: str, mirror: Path, timeout_seconds: float) -> 
             return result
     return await _git(
         git_dir,
-        *("fetch", "--quiet", "--prune", "--force", "--no-write-fetch-head", "--", repository),
+        *("fetch", "--quiet", "--prune", "--force", "--no-write-fetch-head"),
+        *("--no-recurse-submodules", "--", repository),
         *("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"),
         cwd=mirror,
         timeout_seconds=timeout_seconds,
@@ -208,6 +215,6 @@ async def _git(
     timeout_seconds: float,
     variables: Mapping[str, str] | None = None,
 ) -> CommandResult:
-    ssh = {name: os.environ[name] for name in SSH_NAMES if name in os.environ}
-    env = command_environment(os.environ, ssh, GIT_VARIABLES, variables or {})
+    told = {name: os.environ[name] for name in os.environ if CREDENTIAL_NAMES.fullmatch(name)}
+    env = command_environment(os.environ, told, GIT_VARIABLES, variables or {})
     return await run_command((*GIT, *arguments), cwd=cwd, env=env, timeout_seconds=timeout_seconds)

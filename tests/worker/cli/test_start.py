@@ -14,7 +14,7 @@ from worker.cli.exit_codes import MEANINGS, ExitCode
 
 COMMANDS = (
     *("worker", "migrate", "doctor", "demo", "enqueue", "jobs", "job", "why", "cancel", "retry"),
-    *("approvals", "approve", "reject", "deploy", "deployments"),
+    *("approvals", "approve", "reject", "deploy", "rollback", "deployments"),
     *("status", "ledger", "search", "psql", "queue"),
 )
 # What takes most of its time to import: the help must not wait for it.

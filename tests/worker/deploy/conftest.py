@@ -1,13 +1,17 @@
-"""One small site, its repository, its environment and its service, for each test."""
+"""One small site, its repository, its environment and its service, for each test; and a worker
+that ships it for jobs of the shipped mode `deploy`."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.worker.deploy.support import FileRecorder, commit, environment, make_repository, serve
+from tests.worker.job_api import JobApi, registered
+from worker import handler
+from worker.agent.deploy import deploy as deploy_mode
 from worker.deploy import Report, deploy, resolve_sha
 from worker.deploy.config import Environment
 from worker.deploy.release import current_release, release_path
@@ -66,3 +70,14 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     with serve(tmp_path / "releases" / "staging") as url:
         yield Site(tmp_path, url, make_repository(tmp_path / "site"))
+
+
+@pytest.fixture
+async def api(database_url: str, site: Site) -> AsyncGenerator[JobApi]:
+    with registered():
+        handler("deploy")(deploy_mode)
+        async with JobApi.open(
+            database_url, deploy_file=site.directory / "deploy.toml", releases_dir=site.releases
+        ) as api:
+            yield api
+            assert await api.violations() == []

@@ -123,8 +123,8 @@ def test_an_unknown_environment_lists_the_known_ones(tmp_path: Path) -> None:
         pytest.param(
             change("releases_keep = 9", "name = 'x'"),
             "16: environments.production.name: is an unknown key; remove it; known here are: "
-            "build, environment, probe, releases_keep, repository, rollback, switch, test, "
-            "timeouts",
+            "approvals, build, environment, probe, releases_keep, repository, rollback, secrets, "
+            "switch, test, timeouts",
             id="foreign key",
         ),
         pytest.param(
@@ -289,3 +289,48 @@ def test_what_json_writes_as_a_string_is_a_toml_string(tmp_path: Path) -> None:
     repository = '/ü"x'
     text = f"[environments.a]\nrepository = {json.dumps(repository)}\nprobe.command = ['true']\n"
     assert load_environments(write(tmp_path, text))["a"].repository == repository
+
+
+@pytest.mark.parametrize(
+    "url", ["https://h/a.git", "ssh://git@h/a.git", "git@h:a.git", "file:///a"]
+)
+def test_a_git_url_of_a_scheme_that_proves_or_protects_is_allowed(tmp_path: Path, url: str) -> None:
+    text = change('repository = "../site.git"', f'repository = "{url}"')
+    assert load_environments(write(tmp_path, text))["staging"].repository == url
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://h/a.git", "has the scheme 'http'; use https, ssh or file"),
+        ("git://h/a.git", "has the scheme 'git'"),
+        ("ext::sh -c id", "names a transport of git's own"),
+        ("https://me:hunter2@h/a.git", "has credentials in it"),
+        ("https://hunter2@h/a.git", "has credentials in it"),
+        ("ssh://me:hunter2@h/a.git", "has credentials in it"),
+    ],
+)
+def test_any_other_git_url_is_refused_without_repeating_a_password(
+    tmp_path: Path, url: str, reason: str
+) -> None:
+    text = change('repository = "../site.git"', f'repository = "{url}"')
+    with pytest.raises(DeployConfigError) as refused:
+        load_environments(write(tmp_path, text))
+    assert f"environments.staging.repository: {reason}" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("approvals = 3", "approvals: should be less than or equal to 2 (it is 3)"),
+        ("approvals = true", "approvals: is true or false, but must be a whole number"),
+        ("secrets = 'A'", "secrets: is a string"),
+        ("secrets = ['A-B']", "secrets[0]: is not a name for a variable"),
+        ("secrets = ['JOBSWORTH_DATABASE_URL']", "secrets[0]: is a reserved name"),
+    ],
+)
+def test_approvals_and_secrets_are_checked(tmp_path: Path, line: str, reason: str) -> None:
+    with pytest.raises(DeployConfigError) as refused:
+        load_environments(write(tmp_path, change("releases_keep = 9", line)))
+    assert reason in str(refused.value)

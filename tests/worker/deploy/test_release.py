@@ -5,9 +5,10 @@ import threading
 import uuid
 from pathlib import Path
 
+import anyio
 import pytest
 
-from tests.worker.deploy.support import commit, git, make_repository
+from tests.worker.deploy.support import commit, git, is_gone, make_repository
 from worker.deploy.errors import ReleaseError, RepositoryError, UnknownCommit
 from worker.deploy.release import current_release, export, prune, release_path, switch_to
 from worker.deploy.repository import resolve_sha, without_password, write_tree
@@ -91,6 +92,48 @@ async def test_a_lock_left_by_a_killed_git_does_not_stop_the_mirror(
     (mirror / "refs" / "heads" / "main.lock").touch()
     sha = commit(repository, {"a": "2"})
     assert await resolve_sha(url, "main", tmp_path / "releases") == sha
+
+
+async def test_git_is_told_of_its_own_configuration_in_the_environment(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha = commit(repository, {"a": "1"})
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{repository}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://git.example.org/site.git")
+    assert await resolve_sha("https://git.example.org/site.git", "main", tmp_path / "r") == sha
+
+
+async def test_a_fetch_takes_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_SSH_COMMAND", f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600'")
+    with pytest.raises(RepositoryError, match=r"ssh://host/a.git: it cannot be fetched: timed out"):
+        await resolve_sha("ssh://me@host/a.git", "main", tmp_path / "r", timeout_seconds=0.5)
+    assert is_gone(int(await anyio.Path(tmp_path / "pid").read_text()))
+
+
+async def test_what_git_says_of_credentials_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "fatal: https://me:hunter2hunter2@host/a.git refused ghp_0123456789abcdefghij"
+    monkeypatch.setenv("GIT_SSH_COMMAND", f"sh -c 'echo {said} >&2; exit 1'")
+    with pytest.raises(RepositoryError) as refused:
+        await resolve_sha("ssh://host/a.git", "main", tmp_path / "r")
+    assert "refused •••" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+async def test_a_submodule_is_not_fetched(repository: Path, tmp_path: Path) -> None:
+    commit(repository, {"a": "1"})
+    modules = f'[submodule "sub"]\n  path = sub\n  url = {tmp_path}/nowhere\n'
+    (repository / ".gitmodules").write_text(modules)
+    git(repository, "add", ".gitmodules")
+    git(repository, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
+    git(repository, "commit", "--quiet", "--message=sub")
+    sha = git(repository, "rev-parse", "HEAD")
+    release = await exported(f"file://{repository}", sha, tmp_path / "releases")
+    assert not list((release / "sub").iterdir())
 
 
 def test_a_password_in_a_url_is_not_shown() -> None:

@@ -1,0 +1,79 @@
+"""Going back from the command line, what is live, and where this machine says otherwise."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from tests.support import connect, run_cli
+from tests.worker.cli.support import cli_json
+from worker.cli.exit_codes import ExitCode
+
+SHIPPED = """
+insert into jobsworth.deployments
+  (environment, sha, status, probe, release, host, finished_at)
+values ('staging', %(sha)s, 'healthy', '{"passed": true}', %(release)s, %(host)s, now())
+returning id
+"""
+
+
+def ship(url: str, sha: str, release: Path, host: str | None = None) -> str:
+    values = {"sha": sha, "release": str(release), "host": host or socket.gethostname()}
+    with connect(url) as conn:
+        row = conn.execute(SHIPPED, values).fetchone()
+    assert row is not None
+    return str(row["id"])
+
+
+def test_a_rollback_names_where_it_goes_and_enqueues_the_job(
+    database_url: str, tmp_path: Path
+) -> None:
+    first = ship(database_url, "a" * 40, tmp_path / "a")
+    ship(database_url, "b" * 40, tmp_path / "b")
+    document = cli_json(database_url, "rollback", "staging")
+    job = cli_json(database_url, "job", document["id"])["job"]
+    assert job["mode"] == "deploy"
+    assert job["payload"] == {"environment": "staging", "rollback_to": first}
+    said = run_cli("rollback", "staging", "--to", "aaaaaaaa", url=database_url)
+    assert "from bbbbbbbbbbbb back to aaaaaaaaaaaa" in said.stderr
+
+
+def test_a_rollback_to_nowhere_is_refused_before_a_job_is_made(
+    database_url: str, tmp_path: Path
+) -> None:
+    ended = run_cli("rollback", "staging", url=database_url)
+    assert ended.returncode == ExitCode.NOT_FOUND
+    assert "nothing was ever healthy in environment 'staging'" in ended.stderr
+    ship(database_url, "a" * 40, tmp_path / "a")
+    for to, code in (("main", ExitCode.BAD_INPUT), ("b" * 8, ExitCode.NOT_FOUND)):
+        ended = run_cli("rollback", "staging", "--to", to, url=database_url)
+        assert ended.returncode == code, ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert cli_json(database_url, "jobs") == []
+
+
+def test_what_is_live_is_marked_and_drift_is_said(database_url: str, tmp_path: Path) -> None:
+    directory = tmp_path / "releases" / "staging"
+    (directory / "one").mkdir(parents=True)
+    (directory / "two").mkdir()
+    (directory / "current").symlink_to("two")
+    env = {"JOBSWORTH_RELEASES_DIR": str(tmp_path / "releases")}
+    ship(database_url, "a" * 40, directory / "one")
+    second = ship(database_url, "b" * 40, directory / "two")
+
+    listed = run_cli("deployments", url=database_url, env=env)
+    assert [line.split()[2] for line in listed.stdout.splitlines()[1:]] == ["live", "healthy"]
+    assert "note:" not in listed.stderr
+    assert run_cli("doctor", url=database_url, env=env).stdout.count("by the books") == 0
+
+    (directory / "current").unlink()
+    (directory / "current").symlink_to("one")
+    drift = "two is live by the books, but `current` points to one"
+    assert drift in run_cli("deployments", url=database_url, env=env).stderr
+    assert drift in " ".join(run_cli("doctor", url=database_url, env=env).stdout.split())
+
+    ship(database_url, "c" * 40, directory / "three", host="elsewhere")
+    assert "note:" not in run_cli("deployments", url=database_url, env=env).stderr
+    documents = cli_json(database_url, "deployments")
+    assert [each["is_current"] for each in documents] == [True, False, False]
+    assert documents[1]["id"] == second

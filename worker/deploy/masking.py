@@ -1,0 +1,113 @@
+"""Take secrets out of whatever a deployment says, before anybody stores it.
+
+Stage: every output of a command, detail, error and report on its way into the database or the log.
+In: bytes or text, and the values of the environment's secret variables. Out: the same with `•••`
+in their place.
+Invariant: no configured secret comes out, however the bytes came in pieces and wherever the output
+was cut. Common forms of secrets that nobody configured (tokens, Authorization headers, passwords in
+URLs, private keys) are masked as far as they can be known by their looks.
+
+Bytes are masked before they are decoded, and before they are cut to their bound: half a secret has
+no looks. What was kept of an output longer than its bound begins `margin` bytes early for that.
+"""
+
+import base64
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
+
+MASK = "•••"
+SECRET_CHARACTERS_MIN = 6
+"""Anything shorter is found by chance, and would hide what explains a failure."""
+PATTERN_BYTES_MAX = 16 * 1024
+# Each masks its last group. Every repetition is bounded, so that `margin` is a bound too.
+PATTERNS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rb"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----([\s\S]{1,15000}?)-----END",
+        rb"\b(?:authorization|x-api-key|api-key|private-token|cookie)[\"']?\s{0,4}[:=]\s{0,4}[\"']?"
+        rb"([^\r\n\"']{1,4096})",
+        rb"\bbearer\s{1,4}([a-z0-9._~+/=-]{8,4096})",
+        rb"\b[a-z][a-z0-9+.-]{1,20}://([^\s/\"'<>]{1,1024})@",
+        rb"[\w.-]{0,64}(?:token|secret|passwd|password|api[_-]?key|access[_-]?key)[\w-]{0,64}"
+        rb"(?:[\"']?\s{0,4}=|[\"']\s{0,4}:)\s{0,4}[\"']?([^\s\"'&;,]{4,4096})",
+        rb"\b((?:gh[pousr]_|github_pat_|glpat-|npm_|pypi-|xox[abeprs]-|sk-|AKIA|ASIA|AIza)"
+        rb"[a-z0-9_-]{12,1024})",
+        rb"\b(eyJ[a-z0-9_-]{8,2048}\.[a-z0-9_-]{8,4096}\.[a-z0-9_-]{8,2048})",
+    )
+)
+
+
+class Masker:
+    """Knows the secrets of one environment."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._needles: tuple[bytes, ...] = tuple(
+            sorted({form for secret in secrets for form in _forms(secret)})
+        )
+        self.margin: int = PATTERN_BYTES_MAX + max(map(len, self._needles), default=0)
+
+    def mask(self, text: str) -> str:
+        return self.mask_bytes(text.encode(errors="surrogateescape")).decode(errors="replace")
+
+    def mask_bytes(self, data: bytes, start: int = 0) -> bytes:
+        """From byte `start` on; a secret that reaches over it is masked as a whole."""
+        masked: list[bytes] = []
+        at = start
+        for begin, end in self._spans(data):
+            if end > start:
+                masked += [data[at:begin], MASK.encode()] if begin >= at else [MASK.encode()]
+                at = max(at, end)
+        return b"".join((*masked, data[at:]))
+
+    def _spans(self, data: bytes) -> list[tuple[int, int]]:
+        """Where secrets are, in order; those that touch are one."""
+        spans: list[tuple[int, int]] = []
+        for begin, end in sorted((*self._known(data), *_by_their_looks(data))):
+            if spans and begin <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+            else:
+                spans.append((begin, end))
+        return spans
+
+    def _known(self, data: bytes) -> Iterator[tuple[int, int]]:
+        for needle in self._needles:
+            at = data.find(needle)
+            while at >= 0:
+                yield at, at + len(needle)
+                at = data.find(needle, at + 1)
+
+
+NO_SECRETS = Masker()
+
+
+def _forms(secret: str) -> Iterator[bytes]:
+    """How programs print it: as it is, line by line, escaped, quoted and encoded."""
+    raw = os.fsencode(secret)
+    lines = [line.strip() for line in secret.splitlines()]
+    texts = {
+        secret.strip(),
+        *(line for line in lines if len(line) >= SECRET_CHARACTERS_MIN),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        shlex.quote(secret),
+        quote(raw, safe=""),
+        quote(raw),
+        quote_plus(raw),
+    }
+    yield raw
+    yield raw.decode(errors="replace").encode()
+    for text in texts:
+        if len(text) >= SECRET_CHARACTERS_MIN:
+            yield text.encode(errors="surrogateescape")
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield encode(raw).rstrip(b"=")
+
+
+def _by_their_looks(data: bytes) -> Iterator[tuple[int, int]]:
+    for pattern in PATTERNS:
+        for found in pattern.finditer(data):
+            yield found.span(1)
