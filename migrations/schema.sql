@@ -634,6 +634,22 @@ CREATE FUNCTION jobsworth.move_runs(run_ids uuid[]) RETURNS void
     BEGIN ATOMIC
 END;
 
+CREATE FUNCTION jobsworth.open_ledger_day() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  entered date := (coalesce(new.occurred_at, old.occurred_at) at time zone 'utc')::date;
+  closed date;
+begin
+  -- The lock waits for who closes a day right now, and who wants to close one waits for our commit.
+  select c.closed_through into closed from jobsworth.ledger_closing c for no key update;
+  if entered <= closed then
+    update jobsworth.ledger_closing set closed_through = entered - 1;
+    delete from jobsworth.ledger_days d where d.day >= entered;
+  end if;
+  return null;
+end $$;
+
 CREATE FUNCTION jobsworth.uuidv7() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     AS $$ select pg_catalog.uuidv7() $$;
@@ -997,6 +1013,59 @@ begin
   perform jobsworth.reconsider(array[j.id], patient => true);
   return signal_id;
 end $$;
+
+CREATE FUNCTION jobsworth.spent(since timestamp with time zone, until timestamp with time zone, of_team uuid DEFAULT NULL::uuid) RETURNS TABLE(day date, team_id uuid, provider text, model text, mode text, agent_id uuid, scope jobsworth.ledger_scope, entries bigint, input_tokens bigint, output_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint, cost numeric, unknown_cost_entries bigint)
+    LANGUAGE sql STABLE
+    AS $$
+  with span as materialized (
+    select coalesce(since, '-infinity') as starts, coalesce(until, 'infinity') as ends,
+      (coalesce(since, '-infinity') at time zone 'utc' + interval '23:59:59.999999')::date
+        as first_day,
+      least(
+        (coalesce(until, 'infinity') at time zone 'utc')::date - 1,
+        coalesce(c.closed_through, '-infinity')) as last_day
+    from (select 1) one
+    left join jobsworth.ledger_closing c on true
+  ), parts as materialized (
+    -- The days that are closed and wholly within; before and after them, the entries.
+    select s.first_day, s.last_day, s.starts, s.ends,
+      case when s.first_day <= s.last_day then s.first_day::timestamp at time zone 'utc'
+        else s.starts end as days_start,
+      case when s.first_day <= s.last_day then (s.last_day + 1)::timestamp at time zone 'utc'
+        else s.starts end as days_end
+    from span s
+  ), entered as (
+    select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
+      l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
+      l.unknown_costs
+    from jobsworth.token_ledger l
+    where l.occurred_at >= (select p.starts from parts p)
+      and l.occurred_at < (select p.days_start from parts p)
+      and l.entry in ('settle', 'adjust')
+    union all
+    select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
+      l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
+      l.unknown_costs
+    from jobsworth.token_ledger l
+    where l.occurred_at >= (select p.days_end from parts p)
+      and l.occurred_at < (select p.ends from parts p)
+      and l.entry in ('settle', 'adjust')
+  )
+  select d.day, d.team_id, d.provider, d.model, d.mode, d.agent_id, d.scope, d.entries,
+    d.input_tokens, d.output_tokens, d.cache_read_tokens, d.cache_write_tokens, d.cost,
+    d.unknown_cost_entries
+  from jobsworth.ledger_days d
+  where d.day >= (select p.first_day from parts p) and d.day <= (select p.last_day from parts p)
+    and (of_team is null or d.team_id = of_team)
+  union all
+  select (e.occurred_at at time zone 'utc')::date, e.team_id, e.provider, e.model, e.mode,
+    e.agent_id, e.scope, count(*), sum(e.input_tokens)::bigint, sum(e.output_tokens)::bigint,
+    sum(e.cache_read_tokens)::bigint, sum(e.cache_write_tokens)::bigint, sum(e.cost),
+    sum(coalesce(e.unknown_costs, (e.cost is null)::int))
+  from entered e
+  where of_team is null or e.team_id = of_team
+  group by 1, 2, 3, 4, 5, 6, 7
+$$;
 
 CREATE FUNCTION jobsworth.touch() RETURNS trigger
     LANGUAGE plpgsql
@@ -1486,6 +1555,31 @@ CREATE SEQUENCE jobsworth.lease_no
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE jobsworth.ledger_closing (
+    single boolean DEFAULT true NOT NULL,
+    team_id uuid,
+    closed_through date,
+    closed_at timestamp with time zone,
+    CONSTRAINT ledger_closing_single_check CHECK (single)
+);
+
+CREATE TABLE jobsworth.ledger_days (
+    day date NOT NULL,
+    team_id uuid,
+    provider text NOT NULL,
+    model text NOT NULL,
+    mode text,
+    agent_id uuid,
+    scope jobsworth.ledger_scope NOT NULL,
+    entries bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cache_read_tokens bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    cost numeric,
+    unknown_cost_entries bigint NOT NULL
+);
+
 CREATE TABLE jobsworth.llm_calls (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
     team_id uuid,
@@ -1529,6 +1623,23 @@ CREATE TABLE jobsworth.message_artifacts (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT artifact_has_content_or_uri CHECK (((content_json IS NOT NULL) OR (uri IS NOT NULL)))
+);
+
+CREATE TABLE jobsworth.prices (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    provider text NOT NULL,
+    model text NOT NULL,
+    input numeric NOT NULL,
+    output numeric NOT NULL,
+    cache_read numeric,
+    cache_write numeric,
+    valid_from timestamp with time zone,
+    note text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT a_price_names_its_model CHECK (((provider <> ''::text) AND (model <> ''::text))),
+    CONSTRAINT a_star_ends_the_model CHECK (((POSITION(('*'::text) IN (model)) = 0) OR (POSITION(('*'::text) IN (model)) = length(model)))),
+    CONSTRAINT prices_are_amounts CHECK (((input >= (0)::numeric) AND (input < '1000000000'::numeric) AND (output >= (0)::numeric) AND (output < '1000000000'::numeric) AND (cache_read >= (0)::numeric) AND (cache_read < '1000000000'::numeric) AND (cache_write >= (0)::numeric) AND (cache_write < '1000000000'::numeric)))
 );
 
 CREATE TABLE jobsworth.queues (
@@ -1598,7 +1709,11 @@ CREATE TABLE jobsworth.token_ledger (
     total_tokens bigint GENERATED ALWAYS AS ((input_tokens + output_tokens)) STORED NOT NULL,
     cost numeric,
     price_version text,
-    occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    run_id uuid,
+    reprices boolean DEFAULT false NOT NULL,
+    unknown_costs smallint,
+    CONSTRAINT only_an_adjustment_reprices CHECK (((NOT reprices) OR ((entry = 'adjust'::jobsworth.ledger_entry) AND (call_id IS NOT NULL))))
 );
 
 CREATE VIEW jobsworth.violations_of_books AS
@@ -1793,6 +1908,9 @@ ALTER TABLE ONLY jobsworth.embeddings
 ALTER TABLE ONLY jobsworth.job_edges
     ADD CONSTRAINT job_edges_pkey PRIMARY KEY (job_id, needs_job_id);
 
+ALTER TABLE ONLY jobsworth.ledger_closing
+    ADD CONSTRAINT ledger_closing_pkey PRIMARY KEY (single);
+
 ALTER TABLE ONLY jobsworth.llm_calls
     ADD CONSTRAINT llm_calls_pkey PRIMARY KEY (id);
 
@@ -1807,6 +1925,9 @@ ALTER TABLE ONLY jobsworth.embedding_spaces
 
 ALTER TABLE ONLY jobsworth.chat_threads
     ADD CONSTRAINT one_thread_per_chat UNIQUE NULLS NOT DISTINCT (team_id, platform, chat_id);
+
+ALTER TABLE ONLY jobsworth.prices
+    ADD CONSTRAINT prices_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY jobsworth.queues
     ADD CONSTRAINT queues_pkey PRIMARY KEY (name);
@@ -1896,6 +2017,8 @@ CREATE UNIQUE INDEX jobs_unique_key ON jobsworth.reactive_jobs USING btree (team
 
 CREATE INDEX jobs_waiting ON jobsworth.reactive_jobs USING btree (waiting_for, id) WHERE (status = 'waiting'::jobsworth.job_status);
 
+CREATE UNIQUE INDEX ledger_days_once ON jobsworth.ledger_days USING btree (day, team_id, provider, model, mode, agent_id, scope) NULLS NOT DISTINCT;
+
 CREATE INDEX llm_calls_job ON jobsworth.llm_calls USING btree (job_id, id) WHERE (job_id IS NOT NULL);
 
 CREATE INDEX llm_calls_open ON jobsworth.llm_calls USING btree (started_at) WHERE (status = 'started'::jobsworth.call_status);
@@ -1905,6 +2028,8 @@ CREATE UNIQUE INDEX llm_calls_request ON jobsworth.llm_calls USING btree (reques
 CREATE INDEX llm_calls_settled ON jobsworth.llm_calls USING btree (settled_at) WHERE (settled_at IS NOT NULL);
 
 CREATE INDEX message_artifacts_message ON jobsworth.message_artifacts USING btree (message_id, id);
+
+CREATE UNIQUE INDEX prices_of_model ON jobsworth.prices USING btree (team_id, provider, model, valid_from) NULLS NOT DISTINCT;
 
 CREATE INDEX run_metrics_of_run ON jobsworth.run_metrics USING btree (run_id, name, at) WHERE (run_id IS NOT NULL);
 
@@ -1922,9 +2047,13 @@ CREATE INDEX signals_mailbox ON jobsworth.signals USING btree (job_id, name, id)
 
 CREATE INDEX signals_of_job ON jobsworth.signals USING btree (job_id);
 
+CREATE INDEX token_ledger_corrections ON jobsworth.token_ledger USING btree (call_id) WHERE (entry = ANY (ARRAY['adjust'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry]));
+
 CREATE INDEX token_ledger_job ON jobsworth.token_ledger USING btree (job_id) WHERE (job_id IS NOT NULL);
 
 CREATE UNIQUE INDEX token_ledger_once ON jobsworth.token_ledger USING btree (call_id, entry) WHERE (entry = ANY (ARRAY['reserve'::jobsworth.ledger_entry, 'settle'::jobsworth.ledger_entry]));
+
+CREATE INDEX token_ledger_run ON jobsworth.token_ledger USING btree (run_id) WHERE (run_id IS NOT NULL);
 
 CREATE INDEX token_ledger_time ON jobsworth.token_ledger USING btree (occurred_at);
 
@@ -1934,9 +2063,15 @@ CREATE TRIGGER count_idle_workers AFTER INSERT OR DELETE OR UPDATE OF idle OR TR
 
 CREATE TRIGGER decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.approval_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 
+CREATE TRIGGER erased_entry_opens_its_day AFTER DELETE ON jobsworth.token_ledger FOR EACH ROW EXECUTE FUNCTION jobsworth.open_ledger_day();
+
 CREATE TRIGGER guard_deployment BEFORE UPDATE ON jobsworth.deployments FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_deployment();
 
+CREATE TRIGGER late_entry_opens_its_day AFTER INSERT ON jobsworth.token_ledger FOR EACH ROW WHEN ((new.occurred_at < (clock_timestamp() - '01:00:00'::interval))) EXECUTE FUNCTION jobsworth.open_ledger_day();
+
 CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR UPDATE ON jobsworth.token_ledger FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
+CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON jobsworth.token_ledger FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.refuse_change();
 
 CREATE TRIGGER messages_are_immutable BEFORE DELETE OR UPDATE ON jobsworth.chat_messages FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 

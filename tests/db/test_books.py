@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import books, tokens
+from db import books, ledger, tokens
 from db.pool import Connection, execute
 from db.tokens import CallStatus, Usage
 from tests.db import rows
@@ -44,7 +44,7 @@ async def test_books_of_open_settled_and_logged_spend_balance(conn: Connection) 
     assert await books.check(conn) == []
     await call(conn)
     await call(conn, settled=False)
-    await tokens.log(conn, provider="acme", model="large", usage=Usage(1, 1))
+    await ledger.log(conn, provider="acme", model="large", usage=Usage(1, 1))
     assert await books.check(conn) == []
 
 

@@ -7,9 +7,9 @@ be unknown, never counted as zero.
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from db import tokens
+from db import ledger
+from db.ledger import Dimension, Spent, UsageBy
 from db.pool import Connection
-from db.tokens import Dimension, Spent, UsageBy
 from worker.cli.database import run_in_database
 from worker.cli.output import Column, emit_json, emit_table, say
 from worker.cli.times import parse_since
@@ -20,7 +20,7 @@ def show(*, by: Dimension, since: str | None, as_json: bool) -> None:
     begin = None if since is None else parse_since(since, "--since", datetime.now(UTC))
 
     async def work(conn: Connection) -> list[UsageBy]:
-        return await tokens.usage_by(conn, by, begin)
+        return await ledger.usage_by(conn, by, begin)
 
     found = run_in_database(load_settings(), work)
     if as_json:
