@@ -42,6 +42,7 @@ DEPLOYMENT_ENDED: Final = "deployment.ended"
 TIMERS_PROMOTED: Final = "timers.promoted"
 APPROVALS_EXPIRED: Final = "approvals.expired"
 CALLS_ABANDONED: Final = "calls.abandoned"
+LEDGER_CLOSED: Final = "ledger.closed"
 UPKEEP_FAILED: Final = "upkeep.failed"
 VIOLATIONS_FOUND: Final = "violations.found"
 
@@ -82,6 +83,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     TIMERS_PROMOTED: "waiting jobs whose time has come became queued",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
     CALLS_ABANDONED: "model calls of dead workers were closed as unknown",
+    LEDGER_CLOSED: "days of the ledger up to this one are summed up; nothing can be added to them",
     UPKEEP_FAILED: "one round of upkeep failed; the next comes at its time",
     VIOLATIONS_FOUND: "the violations view is not empty",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",
