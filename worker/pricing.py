@@ -33,6 +33,7 @@ PER_REQUESTS = 1_000
 FREE_PROVIDER = "offline"
 # How providers name the models that they give away, and that have no prices in the data.
 FREE_SUFFIX = ":free"
+OWN = "own "
 # Some models cost less at night: an estimate reckons with every price of the day to come.
 LOOK_AHEAD = [timedelta(minutes=30 * number) for number in range(49)]
 
@@ -57,6 +58,10 @@ class Priced(NamedTuple):
     cost: Decimal
     version: str
     rates: dict[str, str]
+
+    def is_own(self) -> bool:
+        """Whether it was reckoned by an own price."""
+        return self.version.startswith(OWN)
 
 
 class Pricing:
@@ -136,7 +141,7 @@ class Pricing:
     ) -> "tuple[str, Rates | ModelInfo] | None":
         own = prices.choose(self._own, provider, model, at, team_id)
         if own is not None:
-            return f"own {own.id}", Rates(own.input, own.output, own.cache_read, own.cache_write)
+            return f"{OWN}{own.id}", Rates(own.input, own.output, own.cache_read, own.cache_write)
         if provider == FREE_PROVIDER:
             return FREE_PROVIDER, Rates(Decimal(0), Decimal(0))
         info = _look_up(provider, model)

@@ -24,9 +24,11 @@ depends_on = None
 # Also made by the revision that fills them.
 COLUMNS = """
 alter table jobsworth.token_ledger add column if not exists run_id uuid;
+alter table jobsworth.llm_calls add column if not exists reasoning_tokens int;
 """
 DOWN_COLUMNS = """
 alter table jobsworth.token_ledger drop column if exists run_id;
+alter table jobsworth.llm_calls drop column if exists reasoning_tokens;
 """
 
 PRICES = """

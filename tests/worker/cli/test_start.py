@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from db import jobs, tokens
+from db import jobs, ledger
 from tests.support import ROOT, environment, run_cli
 from worker.cli.app import Dimension, Reason, Status
 from worker.cli.exit_codes import MEANINGS, ExitCode
@@ -87,7 +87,7 @@ def test_a_mistyped_command_is_named_with_the_nearest_one() -> None:
 def test_choices_are_those_of_the_database() -> None:
     assert get_args(Status) == tuple(jobs.JobStatus)
     assert get_args(Reason) == tuple(jobs.WaitReason)
-    assert set(get_args(Dimension)) == set(get_args(tokens.Dimension))
+    assert set(get_args(Dimension)) == set(get_args(ledger.Dimension))
 
 
 def test_an_unexpected_error_is_one_line_and_says_how_to_see_more() -> None:
