@@ -198,7 +198,8 @@ select case %(by)s
   sum(l.cache_write_tokens)::bigint as cache_write_tokens,
   sum(l.total_tokens)::bigint as total_tokens,
   sum(l.cost) as cost,
-  sum(coalesce(l.unknown_costs, (l.cost is null)::int))::bigint as unknown_cost_entries
+  sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int))::bigint
+    as unknown_cost_entries
 from jobsworth.token_ledger l
 where l.occurred_at >= coalesce(%(since)s::timestamptz, '-infinity')
   and l.occurred_at < coalesce(%(until)s::timestamptz, 'infinity')
@@ -228,7 +229,7 @@ select count(*) as entries, count(distinct l.call_id) as calls,
   coalesce(sum(l.cache_write_tokens), 0)::bigint as cache_write_tokens,
   coalesce(sum(l.total_tokens), 0)::bigint as total_tokens,
   case when count(*) = 0 then 0 else sum(l.cost) end as cost,
-  coalesce(sum(coalesce(l.unknown_costs, (l.cost is null)::int)), 0)::bigint
+  coalesce(sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int)), 0)::bigint
     as unknown_cost_entries,
   min(l.occurred_at) as first, max(l.occurred_at) as last
 from jobsworth.token_ledger l

@@ -106,15 +106,15 @@ select c.id as call_id, c.provider, c.model, c.team_id, c.started_at, c.input_to
 from unnest(%(call_ids)s::uuid[]) h (id)
 join jobsworth.llm_calls c on c.id = h.id
 cross join lateral (
-  select sum(e.cost) as cost, sum(coalesce(e.unknown_costs, (e.cost is null)::int)) as unknown_costs
+  select sum(e.cost) as cost, sum(e.unknown_costs) as unknown_costs
   from (
-    select l.cost, l.unknown_costs
+    select l.cost, coalesce(l.unknown_costs, (l.cost is null)::int) as unknown_costs
     from jobsworth.token_ledger l
-    where l.call_id = c.id and l.entry in ('reserve', 'settle') and l.entry = 'settle'
+    where l.call_id = c.id and l.entry = 'settle'
     union all
-    select l.cost, l.unknown_costs
+    select l.cost, coalesce(l.unknown_costs, 0)
     from jobsworth.token_ledger l
-    where l.call_id = c.id and l.entry in ('adjust', 'release') and l.entry = 'adjust'
+    where l.call_id = c.id and l.entry = 'adjust'
   ) e
   having count(*) > 0
 ) b
@@ -154,7 +154,7 @@ select a.id, l.team_id, l.call_id, l.job_id, l.thread_id, l.agent_id, l.run_id, 
 from jsonb_to_recordset(%(rows)s::jsonb) as a (
   id uuid, call_id uuid, cost numeric, price_version text, unknown_costs smallint)
 join jobsworth.token_ledger l
-  on l.call_id = a.call_id and l.entry in ('reserve', 'settle') and l.entry = 'settle'
+  on l.call_id = a.call_id and l.entry = 'settle'
 returning call_id
 """
 

@@ -69,7 +69,7 @@ insert into jobsworth.ledger_days (
   cache_read_tokens, cache_write_tokens, cost, unknown_cost_entries)
 select %(day)s::date, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope, count(*),
   sum(l.input_tokens), sum(l.output_tokens), sum(l.cache_read_tokens), sum(l.cache_write_tokens),
-  sum(l.cost), sum(coalesce(l.unknown_costs, (l.cost is null)::int))
+  sum(l.cost), sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int))
 from jobsworth.token_ledger l
 where l.occurred_at >= %(day)s::date::timestamp at time zone 'utc'
   and l.occurred_at < (%(day)s::date + 1)::timestamp at time zone 'utc'

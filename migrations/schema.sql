@@ -1037,7 +1037,7 @@ CREATE FUNCTION jobsworth.spent(since timestamp with time zone, until timestamp 
   ), entered as (
     select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
       l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
-      l.unknown_costs
+      coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int) as unknown_costs
     from jobsworth.token_ledger l
     where l.occurred_at >= (select p.starts from parts p)
       and l.occurred_at < (select p.days_start from parts p)
@@ -1045,7 +1045,7 @@ CREATE FUNCTION jobsworth.spent(since timestamp with time zone, until timestamp 
     union all
     select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
       l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
-      l.unknown_costs
+      coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int) as unknown_costs
     from jobsworth.token_ledger l
     where l.occurred_at >= (select p.days_end from parts p)
       and l.occurred_at < (select p.ends from parts p)
@@ -1061,11 +1061,26 @@ CREATE FUNCTION jobsworth.spent(since timestamp with time zone, until timestamp 
   select (e.occurred_at at time zone 'utc')::date, e.team_id, e.provider, e.model, e.mode,
     e.agent_id, e.scope, count(*), sum(e.input_tokens)::bigint, sum(e.output_tokens)::bigint,
     sum(e.cache_read_tokens)::bigint, sum(e.cache_write_tokens)::bigint, sum(e.cost),
-    sum(coalesce(e.unknown_costs, (e.cost is null)::int))
+    sum(e.unknown_costs)
   from entered e
   where of_team is null or e.team_id = of_team
   group by 1, 2, 3, 4, 5, 6, 7
 $$;
+
+CREATE FUNCTION jobsworth.take_repricing_back() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  insert into jobsworth.token_ledger (
+    team_id, call_id, job_id, thread_id, agent_id, run_id, entry, scope, mode, provider, model,
+    cost, reprices, unknown_costs)
+  select new.team_id, new.id, new.job_id, new.thread_id, new.agent_id, new.run_id, 'adjust',
+    new.scope, new.mode, new.provider, new.model, -sum(l.cost), true, -sum(l.unknown_costs)
+  from jobsworth.token_ledger l
+  where l.call_id = new.id and l.entry = 'adjust' and l.reprices
+  having sum(l.cost) <> 0 or sum(l.unknown_costs) <> 0;
+  return null;
+end $$;
 
 CREATE FUNCTION jobsworth.touch() RETURNS trigger
     LANGUAGE plpgsql
@@ -1609,6 +1624,7 @@ CREATE TABLE jobsworth.llm_calls (
     error text,
     started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     settled_at timestamp with time zone,
+    run_id uuid,
     reasoning_tokens integer,
     CONSTRAINT started_or_settled CHECK (((status = 'started'::jobsworth.call_status) = (settled_at IS NULL))),
     CONSTRAINT tokens_are_counts CHECK (((input_tokens >= 0) AND (output_tokens >= 0) AND (cache_read_tokens >= 0) AND (cache_write_tokens >= 0) AND (estimated_input_tokens >= 0) AND (estimated_output_tokens >= 0)))
@@ -1763,6 +1779,45 @@ CREATE VIEW jobsworth.violations_of_consent AS
          OFFSET 0) j)
   WHERE ((a.status = 'pending'::jobsworth.approval_status) AND (j.finished_at < (now() - '00:00:30'::interval)));
 
+CREATE VIEW jobsworth.violations_of_ledger AS
+ SELECT 'call whose entries do not add up to it'::text AS invariant,
+    c.id AS subject_id,
+    ((ROW(e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens, e.cost) || ' is not '::text) || ROW(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost)) AS detail,
+    a.occurred_at AS at
+   FROM ((jobsworth.token_ledger a
+     CROSS JOIN LATERAL ( SELECT k.id,
+            k.settled_at,
+            k.cost,
+            COALESCE(k.input_tokens, 0) AS input_tokens,
+            COALESCE(k.output_tokens, 0) AS output_tokens,
+            COALESCE(k.cache_read_tokens, 0) AS cache_read_tokens,
+            COALESCE(k.cache_write_tokens, 0) AS cache_write_tokens
+           FROM jobsworth.llm_calls k
+          WHERE (k.id = a.call_id)
+         OFFSET 0) c)
+     CROSS JOIN LATERAL ( SELECT sum(l.input_tokens) AS input_tokens,
+            sum(l.output_tokens) AS output_tokens,
+            sum(l.cache_read_tokens) AS cache_read_tokens,
+            sum(l.cache_write_tokens) AS cache_write_tokens,
+            sum(l.cost) AS cost
+           FROM ( SELECT s.input_tokens,
+                    s.output_tokens,
+                    s.cache_read_tokens,
+                    s.cache_write_tokens,
+                    s.cost
+                   FROM jobsworth.token_ledger s
+                  WHERE ((s.call_id = a.call_id) AND (s.entry = ANY (ARRAY['settle'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry])))
+                UNION ALL
+                 SELECT s.input_tokens,
+                    s.output_tokens,
+                    s.cache_read_tokens,
+                    s.cache_write_tokens,
+                    s.cost
+                   FROM jobsworth.token_ledger s
+                  WHERE ((s.call_id = a.call_id) AND (s.entry = 'adjust'::jobsworth.ledger_entry) AND (NOT s.reprices))) l
+         OFFSET 0) e)
+  WHERE ((a.entry = 'adjust'::jobsworth.ledger_entry) AND (a.call_id IS NOT NULL) AND ((c.settled_at IS NULL) OR (e.cost IS DISTINCT FROM c.cost) OR (e.input_tokens IS DISTINCT FROM (c.input_tokens)::numeric) OR (e.output_tokens IS DISTINCT FROM (c.output_tokens)::numeric) OR (e.cache_read_tokens IS DISTINCT FROM (c.cache_read_tokens)::numeric) OR (e.cache_write_tokens IS DISTINCT FROM (c.cache_write_tokens)::numeric)));
+
 CREATE VIEW jobsworth.violations_of_queue AS
  SELECT 'two running in a lane'::text AS invariant,
     j.id AS subject_id,
@@ -1841,6 +1896,12 @@ UNION ALL
     v.detail,
     v.at
    FROM jobsworth.violations_of_books v
+UNION ALL
+ SELECT v.invariant,
+    v.subject_id,
+    v.detail,
+    v.at
+   FROM jobsworth.violations_of_ledger v
 UNION ALL
  SELECT v.invariant,
     v.subject_id,
@@ -2048,11 +2109,11 @@ CREATE INDEX signals_mailbox ON jobsworth.signals USING btree (job_id, name, id)
 
 CREATE INDEX signals_of_job ON jobsworth.signals USING btree (job_id);
 
-CREATE INDEX token_ledger_corrections ON jobsworth.token_ledger USING btree (call_id) WHERE (entry = ANY (ARRAY['adjust'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry]));
+CREATE INDEX token_ledger_adjusted ON jobsworth.token_ledger USING btree (call_id) WHERE (entry = 'adjust'::jobsworth.ledger_entry);
 
 CREATE INDEX token_ledger_job ON jobsworth.token_ledger USING btree (job_id) WHERE (job_id IS NOT NULL);
 
-CREATE UNIQUE INDEX token_ledger_once ON jobsworth.token_ledger USING btree (call_id, entry) WHERE (entry = ANY (ARRAY['reserve'::jobsworth.ledger_entry, 'settle'::jobsworth.ledger_entry]));
+CREATE UNIQUE INDEX token_ledger_once ON jobsworth.token_ledger USING btree (call_id, entry) WHERE (entry = ANY (ARRAY['reserve'::jobsworth.ledger_entry, 'settle'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry]));
 
 CREATE INDEX token_ledger_run ON jobsworth.token_ledger USING btree (run_id) WHERE (run_id IS NOT NULL);
 
@@ -2079,6 +2140,8 @@ CREATE TRIGGER messages_are_immutable BEFORE DELETE OR UPDATE ON jobsworth.chat_
 CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.chat_threads FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.message_artifacts FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
+
+CREATE TRIGGER truth_takes_repricing_back AFTER UPDATE ON jobsworth.llm_calls FOR EACH ROW WHEN (((old.status = 'unknown'::jobsworth.call_status) AND (new.status <> 'unknown'::jobsworth.call_status))) EXECUTE FUNCTION jobsworth.take_repricing_back();
 
 CREATE TRIGGER wake_on_insert AFTER INSERT ON jobsworth.reactive_jobs FOR EACH STATEMENT WHEN ((pg_sequence_last_value('jobsworth.idle_workers'::regclass) > 0)) EXECUTE FUNCTION jobsworth.wake_on_insert();
 

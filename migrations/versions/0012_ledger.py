@@ -14,21 +14,31 @@ the day again if it is closed; the row of `ledger_closing` is what the two of th
 `spent` answers from both: closed days from their sums, all else from the entries, in one snapshot.
 """
 
-from migrations.sql import run
+from migrations.sql import earlier, run
 
 revision = "0012"
 down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# Also made by the revision that fills them.
-COLUMNS = """
-alter table jobsworth.token_ledger add column if not exists run_id uuid;
-alter table jobsworth.llm_calls add column if not exists reasoning_tokens int;
+# What the revision of budgets makes; not needed once that one comes before this one.
+GROUND = """
+alter table jobsworth.llm_calls add column run_id uuid, add column reasoning_tokens int;
+alter table jobsworth.token_ledger add column run_id uuid;
+create index token_ledger_run on jobsworth.token_ledger (run_id) where run_id is not null;
+drop index jobsworth.token_ledger_once;
+create unique index token_ledger_once on jobsworth.token_ledger (call_id, entry)
+  where entry in ('reserve', 'settle', 'release');
+create index token_ledger_adjusted on jobsworth.token_ledger (call_id) where entry = 'adjust';
 """
-DOWN_COLUMNS = """
-alter table jobsworth.token_ledger drop column if exists run_id;
-alter table jobsworth.llm_calls drop column if exists reasoning_tokens;
+DOWN_GROUND = """
+drop index jobsworth.token_ledger_adjusted;
+drop index jobsworth.token_ledger_once;
+create unique index token_ledger_once on jobsworth.token_ledger (call_id, entry)
+  where entry in ('reserve', 'settle');
+drop index jobsworth.token_ledger_run;
+alter table jobsworth.token_ledger drop column run_id;
+alter table jobsworth.llm_calls drop column reasoning_tokens, drop column run_id;
 """
 
 PRICES = """
@@ -66,18 +76,32 @@ alter table jobsworth.token_ledger
   add column unknown_costs smallint,
   add constraint only_an_adjustment_reprices
     check (not reprices or (entry = 'adjust' and call_id is not null));
--- What was corrected of a call.
-create index token_ledger_corrections on jobsworth.token_ledger (call_id)
-  where entry in ('adjust', 'release');
-create index token_ledger_run on jobsworth.token_ledger (run_id) where run_id is not null;
 
 create trigger ledger_is_not_emptied before truncate on jobsworth.token_ledger
   for each statement execute function jobsworth.refuse_change();
+
+-- Once the truth about a call is known after all, what a new price had made of its estimate is
+-- taken back: the call's row says again what its entries add up to.
+create function jobsworth.take_repricing_back() returns trigger language plpgsql as $$
+begin
+  insert into jobsworth.token_ledger (
+    team_id, call_id, job_id, thread_id, agent_id, run_id, entry, scope, mode, provider, model,
+    cost, reprices, unknown_costs)
+  select new.team_id, new.id, new.job_id, new.thread_id, new.agent_id, new.run_id, 'adjust',
+    new.scope, new.mode, new.provider, new.model, -sum(l.cost), true, -sum(l.unknown_costs)
+  from jobsworth.token_ledger l
+  where l.call_id = new.id and l.entry = 'adjust' and l.reprices
+  having sum(l.cost) <> 0 or sum(l.unknown_costs) <> 0;
+  return null;
+end $$;
+create trigger truth_takes_repricing_back after update on jobsworth.llm_calls
+  for each row when (old.status = 'unknown' and new.status <> 'unknown')
+  execute function jobsworth.take_repricing_back();
 """
 DOWN_LEDGER = """
+drop trigger truth_takes_repricing_back on jobsworth.llm_calls;
+drop function jobsworth.take_repricing_back();
 drop trigger ledger_is_not_emptied on jobsworth.token_ledger;
-drop index jobsworth.token_ledger_run;
-drop index jobsworth.token_ledger_corrections;
 alter table jobsworth.token_ledger
   drop constraint only_an_adjustment_reprices, drop column unknown_costs, drop column reprices;
 """
@@ -157,7 +181,7 @@ language sql stable as $$
   ), entered as (
     select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
       l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
-      l.unknown_costs
+      coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int) as unknown_costs
     from jobsworth.token_ledger l
     where l.occurred_at >= (select p.starts from parts p)
       and l.occurred_at < (select p.days_start from parts p)
@@ -165,7 +189,7 @@ language sql stable as $$
     union all
     select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
       l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
-      l.unknown_costs
+      coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int) as unknown_costs
     from jobsworth.token_ledger l
     where l.occurred_at >= (select p.days_end from parts p)
       and l.occurred_at < (select p.ends from parts p)
@@ -181,7 +205,7 @@ language sql stable as $$
   select (e.occurred_at at time zone 'utc')::date, e.team_id, e.provider, e.model, e.mode,
     e.agent_id, e.scope, count(*), sum(e.input_tokens)::bigint, sum(e.output_tokens)::bigint,
     sum(e.cache_read_tokens)::bigint, sum(e.cache_write_tokens)::bigint, sum(e.cost),
-    sum(coalesce(e.unknown_costs, (e.cost is null)::int))
+    sum(e.unknown_costs)
   from entered e
   where of_team is null or e.team_id = of_team
   group by 1, 2, 3, 4, 5, 6, 7
@@ -195,12 +219,67 @@ drop function jobsworth.open_ledger_day();
 drop table jobsworth.ledger_days, jobsworth.ledger_closing;
 """
 
+# A chapter of its own.
+VIOLATIONS = """
+create view jobsworth.violations_of_ledger (invariant, subject_id, detail, at) as
+select 'call whose entries do not add up to it', c.id,
+  row(e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens, e.cost)
+  || ' is not ' || row(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens,
+    c.cost),
+  a.occurred_at
+from jobsworth.token_ledger a
+cross join lateral (
+  select k.id, k.settled_at, k.cost, coalesce(k.input_tokens, 0) as input_tokens,
+    coalesce(k.output_tokens, 0) as output_tokens,
+    coalesce(k.cache_read_tokens, 0) as cache_read_tokens,
+    coalesce(k.cache_write_tokens, 0) as cache_write_tokens
+  from jobsworth.llm_calls k
+  where k.id = a.call_id
+  offset 0) c
+cross join lateral (
+  select sum(l.input_tokens) as input_tokens, sum(l.output_tokens) as output_tokens,
+    sum(l.cache_read_tokens) as cache_read_tokens, sum(l.cache_write_tokens) as cache_write_tokens,
+    sum(l.cost) as cost
+  from (
+    select s.input_tokens, s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost
+    from jobsworth.token_ledger s
+    where s.call_id = a.call_id and s.entry in ('settle', 'release')
+    union all
+    select s.input_tokens, s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost
+    from jobsworth.token_ledger s
+    where s.call_id = a.call_id and s.entry = 'adjust' and not s.reprices) l
+  offset 0) e
+where a.entry = 'adjust' and a.call_id is not null
+  and (c.settled_at is null or e.cost is distinct from c.cost
+    or e.input_tokens is distinct from c.input_tokens
+    or e.output_tokens is distinct from c.output_tokens
+    or e.cache_read_tokens is distinct from c.cache_read_tokens
+    or e.cache_write_tokens is distinct from c.cache_write_tokens);
+
+drop view jobsworth.violations;
+create view jobsworth.violations as
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_queue v
+union all
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_books v
+union all
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_ledger v
+union all
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_consent v
+union all
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_shipping v;
+"""
+DOWN_VIOLATIONS = """
+drop view jobsworth.violations, jobsworth.violations_of_ledger;
+"""
+
 
 def upgrade() -> None:
-    for part in (COLUMNS, PRICES, LEDGER, DAYS):
+    for part in (GROUND, PRICES, LEDGER, DAYS, VIOLATIONS):
         run(part)
 
 
 def downgrade() -> None:
-    for part in (DOWN_DAYS, DOWN_LEDGER, DOWN_PRICES, DOWN_COLUMNS):
+    run(DOWN_VIOLATIONS)
+    run(earlier("0006_runs", "view jobsworth.violations"))
+    for part in (DOWN_DAYS, DOWN_LEDGER, DOWN_PRICES, DOWN_GROUND):
         run(part)

@@ -39,9 +39,9 @@ values (
   %(unknown_costs)s, %(run_id)s, %(occurred_at)s)
 """
 ALL: LiteralString = """
-select l.team_id, l.scope::text, l.mode, l.agent_id, l.provider, l.model, l.input_tokens,
-  l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost, l.occurred_at, l.run_id,
-  l.unknown_costs
+select l.entry::text, l.team_id, l.scope::text, l.mode, l.agent_id, l.provider, l.model,
+  l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
+  l.occurred_at, l.run_id, l.unknown_costs
 from jobsworth.token_ledger l
 where l.entry in ('settle', 'adjust')
 """
@@ -142,7 +142,9 @@ def summed(found: list[dict[str, Any]]) -> tuple[Any, ...]:
         sum(entry["cache_write_tokens"] for entry in found),
         sum(known) if known else None,
         sum(
-            (entry["cost"] is None) if entry["unknown_costs"] is None else entry["unknown_costs"]
+            entry["cost"] is None and entry["entry"] != "adjust"
+            if entry["unknown_costs"] is None
+            else entry["unknown_costs"]
             for entry in found
         ),
     )
