@@ -36,7 +36,9 @@ Reason = Literal[
     "handler",
     "person",
 ]
-Dimension = Literal["day", "model", "mode", "provider", "scope", "thread", "job", "agent", "team"]
+Dimension = Literal[
+    "day", "model", "mode", "provider", "scope", "agent", "team", "run", "thread", "job"
+]
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 JobId = Annotated[
@@ -87,6 +89,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 queue_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+price_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+books_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 
 
 def show_version(wanted: bool) -> None:
@@ -413,12 +417,16 @@ def ledger(
         str | None,
         typer.Option(metavar="TIME", help="today, 7d, 2026-02-01 … (from the beginning)"),
     ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="What was before that. (until now)")
+    ] = None,
     as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout, costs exact.")] = False,
 ) -> None:
     """Add up what model calls have taken and cost."""
     from worker.cli import ledger
 
-    ledger.show(by=by, since=since, as_json=as_json)
+    ledger.show(by=by, since=since, until=until, as_json=as_json, as_csv=as_csv)
 
 
 @app.command(rich_help_panel=INSIGHT)
@@ -479,6 +487,138 @@ def list_queues(as_json: Json = False) -> None:
     from worker.cli import queues
 
     queues.list_queues(as_json=as_json)
+
+
+app.add_typer(
+    price_app, name="price", rich_help_panel=INSIGHT, help="Own prices of models, and corrections."
+)
+app.add_typer(books_app, name="books", rich_help_panel=INSIGHT, help="Check the books.")
+
+Provider = Annotated[str, typer.Argument(metavar="PROVIDER", help="Like openai.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Its name; * at its end stands for the rest.")
+]
+Team = Annotated[str | None, typer.Option(metavar="UUID", help="For this team only.")]
+
+
+@price_app.command("set")
+def set_price(
+    provider: Provider,
+    model: Model,
+    input_rate: Annotated[
+        str, typer.Option("--input", metavar="USD", help="For a million input tokens.")
+    ],
+    output_rate: Annotated[
+        str, typer.Option("--output", metavar="USD", help="For a million output tokens.")
+    ],
+    cache_read: Annotated[
+        str | None, typer.Option(metavar="USD", help="For those read from a cache. (as --input)")
+    ] = None,
+    cache_write: Annotated[
+        str | None, typer.Option(metavar="USD", help="For those written to a cache. (as --input)")
+    ] = None,
+    valid_from: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Valid from then on. (always)")
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="Why; kept with the price.")] = None,
+    team: Team = None,
+    as_json: Json = False,
+) -> None:
+    """Set what a model costs; goes before the prices that come with Jobsworth."""
+    from worker.cli import prices
+
+    prices.set_price(
+        provider,
+        model,
+        input_rate=input_rate,
+        output_rate=output_rate,
+        cache_read=cache_read,
+        cache_write=cache_write,
+        valid_from=valid_from,
+        note=note,
+        team=team,
+        as_json=as_json,
+    )
+
+
+@price_app.command("list")
+def list_prices(as_json: Json = False) -> None:
+    """List own prices."""
+    from worker.cli import prices
+
+    prices.list_prices(as_json=as_json)
+
+
+@price_app.command("remove")
+def remove_price(
+    provider: Provider, model: Model, team: Team = None, as_json: Json = False
+) -> None:
+    """Forget an own price."""
+    from worker.cli import prices
+
+    prices.remove_price(provider, model, team=team, as_json=as_json)
+
+
+@price_app.command("show")
+def show_price(
+    provider: Provider,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name.")],
+    input_tokens: Annotated[int, typer.Option(min=0, help="Of the call.")] = 1_000_000,
+    output_tokens: Annotated[int, typer.Option(min=0, help="Of the call.")] = 1_000_000,
+    team: Team = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a call would be charged now, and by which price; exit code 1 if unknown."""
+    from worker.cli import prices
+
+    code = prices.show_price(
+        provider,
+        model,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        team=team,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@price_app.command("reprice")
+def reprice(
+    since: Annotated[str, typer.Option(metavar="TIME", help="today, 7d, 2026-02-01 …")],
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="What was settled before that. (until now)")
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Only calls of this one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only calls of this one; may end in *.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Correct what calls have cost: where it was unknown, or own prices say otherwise."""
+    from worker.cli import prices
+
+    prices.reprice_calls(
+        since=since,
+        until=until,
+        provider=provider,
+        model=model,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+@books_app.callback()
+def books() -> None:
+    """Check the books."""
+
+
+@books_app.command()
+def check(as_json: Json = False) -> None:
+    """Hold calls, ledger, jobs, steps and sums against each other; exit code 1 if they disagree."""
+    from worker.cli import books as file
+
+    raise typer.Exit(file.check(as_json=as_json))
 
 
 def _version() -> str:
