@@ -75,6 +75,8 @@ where l.occurred_at >= %(day)s::date::timestamp at time zone 'utc'
   and l.occurred_at < (%(day)s::date + 1)::timestamp at time zone 'utc'
   and l.entry in ('settle', 'adjust')
 group by l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope
+-- As the index has them: who reads many days finds the next row in the same block.
+order by l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope
 """
 CLOSE: LiteralString = """
 update jobsworth.ledger_closing set closed_through = %(day)s, closed_at = now()

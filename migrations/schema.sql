@@ -1816,7 +1816,7 @@ CREATE VIEW jobsworth.violations_of_ledger AS
                    FROM jobsworth.token_ledger s
                   WHERE ((s.call_id = a.call_id) AND (s.entry = 'adjust'::jobsworth.ledger_entry) AND (NOT s.reprices))) l
          OFFSET 0) e)
-  WHERE ((a.entry = 'adjust'::jobsworth.ledger_entry) AND (a.call_id IS NOT NULL) AND ((c.settled_at IS NULL) OR (e.cost IS DISTINCT FROM c.cost) OR (e.input_tokens IS DISTINCT FROM (c.input_tokens)::numeric) OR (e.output_tokens IS DISTINCT FROM (c.output_tokens)::numeric) OR (e.cache_read_tokens IS DISTINCT FROM (c.cache_read_tokens)::numeric) OR (e.cache_write_tokens IS DISTINCT FROM (c.cache_write_tokens)::numeric)));
+  WHERE (((a.entry)::text = 'adjust'::text) AND (a.call_id IS NOT NULL) AND ((c.settled_at IS NULL) OR (e.cost IS DISTINCT FROM c.cost) OR (e.input_tokens IS DISTINCT FROM (c.input_tokens)::numeric) OR (e.output_tokens IS DISTINCT FROM (c.output_tokens)::numeric) OR (e.cache_read_tokens IS DISTINCT FROM (c.cache_read_tokens)::numeric) OR (e.cache_write_tokens IS DISTINCT FROM (c.cache_write_tokens)::numeric)));
 
 CREATE VIEW jobsworth.violations_of_queue AS
  SELECT 'two running in a lane'::text AS invariant,

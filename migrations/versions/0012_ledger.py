@@ -249,7 +249,8 @@ cross join lateral (
     from jobsworth.token_ledger s
     where s.call_id = a.call_id and s.entry = 'adjust' and not s.reprices) l
   offset 0) e
-where a.entry = 'adjust' and a.call_id is not null
+-- As a text, so that it is found by its time: the index of adjustments holds all there ever were.
+where a.entry::text = 'adjust' and a.call_id is not null
   and (c.settled_at is null or e.cost is distinct from c.cost
     or e.input_tokens is distinct from c.input_tokens
     or e.output_tokens is distinct from c.output_tokens
