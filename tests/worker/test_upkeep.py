@@ -22,7 +22,7 @@ from db.tokens import CallStatus, Usage
 from tests.db.rows import take
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
-from worker import Job, embed, handler
+from worker import Job, closing, embed, handler
 from worker.embed import Wake
 from worker.heartbeat import Heartbeat, Identity, Pulse
 from worker.settings import load_settings
@@ -391,6 +391,11 @@ async def test_what_was_left_open_on_an_ended_job_is_closed(api: JobApi) -> None
         await until(closed)
 
 
+CLOSE_LEDGER: LiteralString = (
+    "update jobsworth.ledger_closing set closed_through = (now() at time zone 'utc')::date"
+)
+
+
 class Round:
     """What upkeep asked the database until each of its parts had had one turn."""
 
@@ -411,14 +416,16 @@ class Round:
         monkeypatch.setattr(Wake, "wait", wait)
 
     async def over(self) -> bool:
-        return len(self.rests) == 6
+        return len(self.rests) == 7
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_five_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_six_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, chores, unknown modes and abandoned calls ask once each, cancels not."""
+    """Timers, strays, chores, unknown modes, abandoned calls and the ledger's days ask once each,
+    cancels not."""
+    await api.database.execute(CLOSE_LEDGER)
     await api.enqueue("answer", delay=3600)
     if waiting:
         parent = await api.enqueue("answer", delay=3600)
@@ -428,7 +435,7 @@ async def test_a_round_without_work_is_five_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "recent" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 5 + waiting
+    assert len(asked.asked) == 6 + waiting
 
 
 def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
@@ -440,6 +447,7 @@ def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
         PERIODS["SHELVE_PERIOD_SECONDS"],
         PERIODS["STRAYS_PERIOD_SECONDS"],
         PERIODS["ABANDONED_PERIOD_SECONDS"],
+        closing.PERIOD_SECONDS,
         defaults.poll_seconds,
         defaults.heartbeat_seconds,
         embed.POLL_SECONDS,
