@@ -1,19 +1,30 @@
-"""Do the books balance? The calls and the ledger, held against each other.
+"""Do the books balance? What was written independently, held against each other.
 
-In: `llm_calls` (one row per call, changed once) and `token_ledger` (append-only), which are written
-by different statements' parts and could drift apart. Out: every place where they do not agree; none
-means that the books balance. One statement, so one snapshot of both.
+In: `llm_calls` (one row per call), `token_ledger` (append-only), jobs, steps, the windows of
+budgets and the sums of closed days, which are written by different statements and could drift
+apart. Out: every place where they do not agree; none means that the books balance. All of it in one
+snapshot.
+
+Of a call, its row says what it took; its settlement or release and its adjustments add up to that.
+Adjustments that follow a new price (`reprices`) come on top. Calls and entries may outlive their
+jobs, which retention takes; an open call may not, and no step does.
 """
 
 from typing import LiteralString
 
 from pydantic import BaseModel, ConfigDict
 
-from db.pool import Connection, fetch_all
+from db.pool import Connection, begun, fetch_all
+
+# Everything is compared as of one moment.
+SNAPSHOT: LiteralString = """
+begin isolation level repeatable read, read only;
+set local idle_in_transaction_session_timeout = '10s'
+"""
 
 
 class Imbalance(BaseModel):
-    """One disagreement: `rule` is broken for `subject` (a call, an entry, or a model)."""
+    """One disagreement: `rule` is broken for `subject` (a call, an entry, a model, a day …)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,19 +34,40 @@ class Imbalance(BaseModel):
     found: str
 
 
-CHECK: LiteralString = """
+async def check(conn: Connection) -> list[Imbalance]:
+    """Every disagreement; empty if the books balance.
+
+    Reads the tables as a whole, each statement within the connection's `statement_seconds`; the
+    connection must not be in a transaction.
+    """
+    async with begun(conn, SNAPSHOT):
+        found = [
+            *await _check_calls(conn),
+            *await _check_corrections(conn),
+            *await _check_sums(conn),
+            *await _check_attempts(conn),
+            *await _check_steps(conn),
+            *await _check_days(conn),
+            *await _check_windows(conn),
+        ]
+    return sorted(found, key=lambda each: (each.rule, each.subject))
+
+
+CALLS: LiteralString = """
 with entries as materialized (
-  -- Of each call: how many entries of each kind, and what they say.
-  select l.call_id, l.entry, count(*) as times, min(l.provider || ' ' || l.model) as model,
+  -- Of each call: what its reservation says, and what all else of it adds up to.
+  select l.call_id, l.entry = 'reserve' as reserves,
+    count(*) filter (where l.entry <> 'adjust') as times,
+    min(l.provider || ' ' || l.model) as model,
     sum(l.input_tokens) as input_tokens, sum(l.output_tokens) as output_tokens,
     sum(l.cache_read_tokens) as cache_read_tokens, sum(l.cache_write_tokens) as cache_write_tokens,
     sum(l.cost) as cost
   from jobsworth.token_ledger l
-  where l.call_id is not null and l.entry in ('reserve', 'settle')
-  group by l.call_id, l.entry
+  where l.call_id is not null and not l.reprices
+  group by l.call_id, l.entry = 'reserve'
 ), compared as (
   select c.id, c.settled_at,
-    coalesce(r.times, 0) as reserves, coalesce(s.times, 0) as settles,
+    coalesce(r.times, 0) as reserves, coalesce(s.times, 0) as closings,
     row(c.provider || ' ' || c.model, c.estimated_input_tokens, c.estimated_output_tokens,
       trim_scale(c.estimated_cost))::text as estimated,
     row(r.model, r.input_tokens, r.output_tokens, trim_scale(r.cost))::text as reserved,
@@ -45,9 +77,73 @@ with entries as materialized (
     row(s.model, s.input_tokens, s.output_tokens, s.cache_read_tokens, s.cache_write_tokens,
       trim_scale(s.cost))::text as settled
   from jobsworth.llm_calls c
-  left join entries r on r.call_id = c.id and r.entry = 'reserve'
-  left join entries s on s.call_id = c.id and s.entry = 'settle'
-), by_calls as (
+  left join entries r on r.call_id = c.id and r.reserves
+  left join entries s on s.call_id = c.id and not s.reserves
+)
+select 'a call has one reservation' as rule, c.id::text as subject, '1' as expected,
+  c.reserves::text as found
+from compared c
+where c.reserves <> 1
+union all
+select 'a settled call has one settlement', c.id::text, '1', c.closings::text
+from compared c
+where c.settled_at is not null and c.closings <> 1
+union all
+select 'an open call has no settlement', c.id::text, '0', c.closings::text
+from compared c
+where c.settled_at is null and c.closings <> 0
+union all
+select 'a reservation says what was estimated', c.id::text, c.estimated, c.reserved
+from compared c
+where c.reserves = 1 and c.reserved <> c.estimated
+union all
+select 'a settlement says what was used', c.id::text, c.used, c.settled
+from compared c
+where c.settled_at is not null and c.closings = 1 and c.settled <> c.used
+union all
+select 'an entry has its call', l.id::text, coalesce(l.call_id::text, 'a call'), 'none'
+from jobsworth.token_ledger l
+where (l.call_id is not null or l.entry in ('reserve', 'release'))
+  and not exists (select 1 from jobsworth.llm_calls c where c.id = l.call_id)
+"""
+
+
+async def _check_calls(conn: Connection) -> list[Imbalance]:
+    """Each call against its entries, and the other way round."""
+    return await fetch_all(conn, CALLS, {}, Imbalance)
+
+
+CORRECTIONS: LiteralString = """
+select 'a correction is of a settled call' as rule, l.id::text as subject, 'settled' as expected,
+  'open' as found
+from jobsworth.token_ledger l
+join jobsworth.llm_calls c on c.id = l.call_id
+where l.entry = 'adjust' and c.settled_at is null
+union all
+select 'a repricing takes no tokens', l.id::text, '0',
+  row(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens)::text
+from jobsworth.token_ledger l
+where l.reprices
+  and row(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens)
+    <> row(0, 0, 0, 0)
+union all
+select 'a cost is unknown once, or known', l.call_id::text, '0 or 1',
+  sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int))::text
+from jobsworth.token_ledger l
+where l.call_id is not null and l.entry in ('settle', 'adjust')
+group by l.call_id
+having sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int))
+  not in (0, 1)
+"""
+
+
+async def _check_corrections(conn: Connection) -> list[Imbalance]:
+    """Adjustments, of whatever cause."""
+    return await fetch_all(conn, CORRECTIONS, {}, Imbalance)
+
+
+SUMS: LiteralString = """
+with by_calls as (
   select c.provider || ' ' || c.model as model, count(*) as calls,
     coalesce(sum(c.input_tokens), 0) as input_tokens,
     coalesce(sum(c.output_tokens), 0) as output_tokens,
@@ -56,53 +152,144 @@ with entries as materialized (
   where c.settled_at is not null
   group by 1
 ), by_ledger as (
-  select l.provider || ' ' || l.model as model, count(*) as calls,
+  select l.provider || ' ' || l.model as model,
+    count(*) filter (where l.entry <> 'adjust') as calls,
     sum(l.input_tokens) as input_tokens, sum(l.output_tokens) as output_tokens,
     coalesce(sum(l.cost), 0) as cost
   from jobsworth.token_ledger l
-  where l.entry = 'settle' and l.call_id is not null
+  where l.entry <> 'reserve' and not l.reprices and l.call_id is not null
   group by 1
 )
-select 'a call has one reservation' as rule, c.id::text as subject, '1' as expected,
-  c.reserves::text as found
-from compared c
-where c.reserves <> 1
-union all
-select 'a settled call has one settlement', c.id::text, '1', c.settles::text
-from compared c
-where c.settled_at is not null and c.settles <> 1
-union all
-select 'an open call has no settlement', c.id::text, '0', c.settles::text
-from compared c
-where c.settled_at is null and c.settles <> 0
-union all
-select 'a reservation says what was estimated', c.id::text, c.estimated, c.reserved
-from compared c
-where c.reserves = 1 and c.reserved <> c.estimated
-union all
-select 'a settlement says what was used', c.id::text, c.used, c.settled
-from compared c
-where c.settled_at is not null and c.settles = 1 and c.settled <> c.used
-union all
-select 'calls and ledger have the same sums', coalesce(a.model, b.model),
-  row(a.calls, a.input_tokens, a.output_tokens, trim_scale(a.cost))::text,
-  row(b.calls, b.input_tokens, b.output_tokens, trim_scale(b.cost))::text
+select 'calls and ledger have the same sums' as rule, coalesce(a.model, b.model) as subject,
+  row(a.calls, a.input_tokens, a.output_tokens, trim_scale(a.cost))::text as expected,
+  row(b.calls, b.input_tokens, b.output_tokens, trim_scale(b.cost))::text as found
 from by_calls a
 full join by_ledger b on b.model = a.model
 where row(a.calls, a.input_tokens, a.output_tokens, trim_scale(a.cost))::text
   <> row(b.calls, b.input_tokens, b.output_tokens, trim_scale(b.cost))::text
-union all
-select 'an entry has its call', l.id::text, coalesce(l.call_id::text, 'a call'), 'none'
-from jobsworth.token_ledger l
-where (l.call_id is not null or l.entry in ('reserve', 'release'))
-  and not exists (select 1 from jobsworth.llm_calls c where c.id = l.call_id)
-order by rule, subject
 """
 
 
-async def check(conn: Connection) -> list[Imbalance]:
-    """Every disagreement between calls and ledger; empty if the books balance.
+async def _check_sums(conn: Connection) -> list[Imbalance]:
+    """Calls against ledger once more, each added up on its own."""
+    return await fetch_all(conn, SUMS, {}, Imbalance)
 
-    Reads both tables as a whole.
-    """
-    return await fetch_all(conn, CHECK, {}, Imbalance)
+
+# What was started within the last minute may have ended since; upkeep settles it.
+ATTEMPTS: LiteralString = """
+select 'an open reservation has a live attempt' as rule, c.id::text as subject,
+  coalesce('lease ' || c.lease_no || ' of job ' || c.job_id, 'an end within the hour') as expected,
+  coalesce('lease ' || j.lease_no || ', ' || j.status, 'nothing') as found
+from jobsworth.llm_calls c
+left join jobsworth.reactive_jobs j on j.id = c.job_id
+where c.status = 'started' and case when c.job_id is null
+  then c.started_at < now() - interval '61 minutes'
+  else c.started_at < now() - interval '1 minute'
+    and not (coalesce(j.lease_no = c.lease_no and j.status = 'running', false))
+  end
+"""
+
+
+async def _check_attempts(conn: Connection) -> list[Imbalance]:
+    """Open reservations: somebody lives to see the answer."""
+    return await fetch_all(conn, ATTEMPTS, {}, Imbalance)
+
+
+STEPS: LiteralString = """
+select 'a step has its job' as rule, s.name as subject, s.job_id::text as expected, 'none' as found
+from jobsworth.steps s
+where not exists (select 1 from jobsworth.reactive_jobs j where j.id = s.job_id)
+"""
+
+
+async def _check_steps(conn: Connection) -> list[Imbalance]:
+    """Steps, which leave with their jobs."""
+    return await fetch_all(conn, STEPS, {}, Imbalance)
+
+
+DAYS: LiteralString = """
+with entered as (
+  select (l.occurred_at at time zone 'utc')::date as day, l.team_id, l.provider, l.model, l.mode,
+    l.agent_id, l.scope, count(*) as entries, sum(l.input_tokens) as input_tokens,
+    sum(l.output_tokens) as output_tokens, sum(l.cache_read_tokens) as cache_read_tokens,
+    sum(l.cache_write_tokens) as cache_write_tokens, sum(l.cost) as cost,
+    sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int)) as unknown
+  from jobsworth.token_ledger l
+  cross join jobsworth.ledger_closing c
+  where l.entry in ('settle', 'adjust')
+    and l.occurred_at < (c.closed_through + 1)::timestamp at time zone 'utc'
+  group by 1, 2, 3, 4, 5, 6, 7
+), expected as (
+  select row(e.day, e.provider, e.model, e.mode, e.scope, e.agent_id, e.team_id)::text as subject,
+    row(e.entries, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens,
+      trim_scale(e.cost), e.unknown)::text as sums
+  from entered e
+), found as (
+  select row(d.day, d.provider, d.model, d.mode, d.scope, d.agent_id, d.team_id)::text as subject,
+    row(d.entries, d.input_tokens, d.output_tokens, d.cache_read_tokens, d.cache_write_tokens,
+      trim_scale(d.cost), d.unknown_cost_entries)::text as sums
+  from jobsworth.ledger_days d
+)
+select 'a closed day is the sum of its entries' as rule, coalesce(e.subject, f.subject) as subject,
+  coalesce(e.sums, 'nothing') as expected, coalesce(f.sums, 'nothing') as found
+from expected e
+full join found f on f.subject = e.subject
+where e.sums is distinct from f.sums
+"""
+
+
+async def _check_days(conn: Connection) -> list[Imbalance]:
+    """The sums of closed days, and that no other day has any."""
+    return await fetch_all(conn, DAYS, {}, Imbalance)
+
+
+WINDOWS: LiteralString = """
+with counted as (
+  select w.window_id, sum(w.reserved) as reserved, sum(w.spent) as spent
+  from jobsworth.call_windows w
+  group by w.window_id
+), taken as (
+  select l.call_id, sum(l.total_tokens) as tokens, sum(l.cost) as cost
+  from jobsworth.token_ledger l
+  where l.entry <> 'reserve' and not l.reprices
+  group by l.call_id
+), of_calls as (
+  -- An open call holds its estimate, a settled one what its entries add up to.
+  select w.call_id, b.name as budget, w.reserved, w.spent,
+    case when c.settled_at is not null then 0
+      when b.unit = 'tokens' then c.estimated_input_tokens + c.estimated_output_tokens
+      else coalesce(c.estimated_cost, 0) end as holds,
+    -- What cost nobody knows stays at what was held for it.
+    case when c.settled_at is null then 0
+      when b.unit = 'tokens' then t.tokens
+      else coalesce(t.cost, w.spent) end as took
+  from jobsworth.call_windows w
+  join jobsworth.budget_windows o on o.id = w.window_id
+  join jobsworth.budgets b on b.id = o.budget_id
+  join jobsworth.llm_calls c on c.id = w.call_id
+  left join taken t on t.call_id = w.call_id
+  -- Windows from before a reset may have counted in another unit.
+  where o.starts_at >= coalesce(b.reset_at, '-infinity')
+)
+select 'a window is the sum of its calls' as rule, w.id::text as subject,
+  row(trim_scale(coalesce(c.reserved, 0)), trim_scale(coalesce(c.spent, 0)))::text as expected,
+  row(trim_scale(w.reserved), trim_scale(w.spent))::text as found
+from jobsworth.budget_windows w
+left join counted c on c.window_id = w.id
+where w.reserved <> coalesce(c.reserved, 0) or w.spent <> coalesce(c.spent, 0)
+union all
+select 'a call counts in its windows what it holds or took', c.call_id::text,
+  c.budget || ' ' || row(trim_scale(c.holds), trim_scale(c.took))::text,
+  c.budget || ' ' || row(trim_scale(c.reserved), trim_scale(c.spent))::text
+from of_calls c
+where c.reserved <> c.holds or c.spent is distinct from c.took
+union all
+select 'a window counts calls that there are', w.call_id::text, 'a call', 'none'
+from jobsworth.call_windows w
+where not exists (select 1 from jobsworth.llm_calls c where c.id = w.call_id)
+"""
+
+
+async def _check_windows(conn: Connection) -> list[Imbalance]:
+    """The budgets' windows against their calls, and these against the ledger."""
+    return await fetch_all(conn, WINDOWS, {}, Imbalance)

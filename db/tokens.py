@@ -1,4 +1,4 @@
-"""The books: what each model call was estimated at, what it cost, and sums over time.
+"""The books: what each model call was estimated at, and what it cost.
 
 In: calls about to be sent, and how they ended. Out: one `llm_calls` row per call, and the
 append-only `token_ledger`: `reserve` with the start of a call, `settle` with its end (`release` if
@@ -13,10 +13,9 @@ never zero for want of knowing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Literal, LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -29,7 +28,6 @@ from db.queue import PINNED, Lease, LeaseLost
 
 TOKENS_MAX = 2_147_483_647
 COST_MAX = Decimal(10) ** 12
-DAYS_BACK_MAX = 36_500
 
 
 class CallStatus(StrEnum):
@@ -143,39 +141,6 @@ class Call(BaseModel):
     error: str | None
     started_at: AwareDatetime
     settled_at: AwareDatetime | None
-
-
-class Spent(BaseModel):
-    """A sum of ledger entries. `cost` adds up the known costs (None if none is known);
-    `unknown_cost_entries` says how many entries it leaves out.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    entries: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    total_tokens: int
-    cost: Decimal | None
-    unknown_cost_entries: int
-
-
-class DailyUsage(Spent):
-    day: date
-
-
-class ModelUsage(Spent):
-    provider: str
-    model: str
-    scope: LedgerScope
-
-
-class UsageBy(Spent):
-    """`key` is None for entries that have none (a call outside any job has no mode)."""
-
-    key: str | None
 
 
 class Starting(NamedTuple):
@@ -533,165 +498,6 @@ async def settle_abandoned(conn: Connection, most: int) -> Settled:
     row = await fetch_one(conn, SETTLE_ABANDONED, {"most": most})
     assert row is not None
     return Settled(row["settled"], row["rooms"] or ())
-
-
-LOG: LiteralString = """
-insert into jobsworth.token_ledger (
-  team_id, job_id, thread_id, agent_id, entry, scope, mode, provider, model, input_tokens,
-  output_tokens, cache_read_tokens, cache_write_tokens, cost, price_version)
-values (
-  %(team_id)s, %(job_id)s, %(thread_id)s, %(agent_id)s, 'settle', %(scope)s, %(mode)s,
-  %(provider)s, %(model)s, %(input_tokens)s, %(output_tokens)s, %(cache_read_tokens)s,
-  %(cache_write_tokens)s, %(cost)s, %(price_version)s)
-returning id
-"""
-
-
-async def log(
-    conn: Connection,
-    *,
-    provider: str,
-    model: str,
-    usage: Usage,
-    cost: Decimal | None = None,
-    price_version: str | None = None,
-    scope: LedgerScope = LedgerScope.PROACTIVE,
-    mode: str | None = None,
-    job_id: UUID | None = None,
-    thread_id: UUID | None = None,
-    agent_id: UUID | None = None,
-    team_id: UUID | None = None,
-) -> UUID:
-    """Enter spend that was made without `start_call`; returns the entry's id."""
-    row = await fetch_one(
-        conn,
-        LOG,
-        {
-            "team_id": team_id,
-            "job_id": job_id,
-            "thread_id": thread_id,
-            "agent_id": agent_id,
-            "scope": scope,
-            "mode": mode,
-            "provider": provider,
-            "model": model,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cache_read_tokens": usage.cache_read_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-            "cost": _cost(cost),
-            "price_version": price_version,
-        },
-    )
-    assert row is not None
-    return row["id"]
-
-
-DAILY_USAGE: LiteralString = """
-select d.day, count(l.id) as entries,
-  coalesce(sum(l.input_tokens), 0)::bigint as input_tokens,
-  coalesce(sum(l.output_tokens), 0)::bigint as output_tokens,
-  coalesce(sum(l.cache_read_tokens), 0)::bigint as cache_read_tokens,
-  coalesce(sum(l.cache_write_tokens), 0)::bigint as cache_write_tokens,
-  coalesce(sum(l.total_tokens), 0)::bigint as total_tokens,
-  case when count(l.id) = 0 then 0 else sum(l.cost) end as cost,
-  count(l.id) filter (where l.cost is null) as unknown_cost_entries
-from (select coalesce(%(day)s::date, (now() at time zone 'utc')::date) as day) d
-left join jobsworth.token_ledger l
-  on l.occurred_at >= d.day::timestamp at time zone 'utc'
-  and l.occurred_at < (d.day + 1)::timestamp at time zone 'utc'
-  and l.entry in ('settle', 'adjust')
-  and (%(team_id)s::uuid is null or l.team_id = %(team_id)s)
-group by d.day
-"""
-
-
-async def get_daily_usage(
-    conn: Connection, day: date | None = None, *, team_id: UUID | None = None
-) -> DailyUsage:
-    """What was spent on one day (UTC; today by default), by all teams unless one is named."""
-    row = await fetch_one(conn, DAILY_USAGE, {"day": day, "team_id": team_id}, DailyUsage)
-    assert row is not None
-    return row
-
-
-STATS: LiteralString = """
-select l.provider, l.model, l.scope, count(*) as entries,
-  sum(l.input_tokens)::bigint as input_tokens,
-  sum(l.output_tokens)::bigint as output_tokens,
-  sum(l.cache_read_tokens)::bigint as cache_read_tokens,
-  sum(l.cache_write_tokens)::bigint as cache_write_tokens,
-  sum(l.total_tokens)::bigint as total_tokens,
-  sum(l.cost) as cost,
-  count(*) filter (where l.cost is null) as unknown_cost_entries
-from jobsworth.token_ledger l
-where l.occurred_at >= now() - make_interval(days => %(days_back)s)
-  and l.entry in ('settle', 'adjust')
-  and (%(team_id)s::uuid is null or l.team_id = %(team_id)s)
-group by l.provider, l.model, l.scope
-order by sum(l.total_tokens) desc, l.provider, l.model, l.scope
-"""
-
-
-async def get_stats(
-    conn: Connection, days_back: int = 30, *, team_id: UUID | None = None
-) -> list[ModelUsage]:
-    """What was spent in the last `days_back` times 24 hours, by provider, model and scope."""
-    if not 1 <= days_back <= DAYS_BACK_MAX:
-        raise InvalidInput(
-            f"days_back is {days_back}", f"give a whole number from 1 to {DAYS_BACK_MAX}"
-        )
-    return await fetch_all(conn, STATS, {"days_back": days_back, "team_id": team_id}, ModelUsage)
-
-
-Dimension = Literal["mode", "model", "provider", "scope", "day", "thread", "job", "agent", "team"]
-
-USAGE_BY: LiteralString = """
-select case %(by)s
-    when 'mode' then l.mode
-    when 'model' then l.provider || ':' || l.model
-    when 'provider' then l.provider
-    when 'scope' then l.scope::text
-    when 'day' then to_char(l.occurred_at at time zone 'utc', 'YYYY-MM-DD')
-    when 'thread' then l.thread_id::text
-    when 'job' then l.job_id::text
-    when 'agent' then l.agent_id::text
-    when 'team' then l.team_id::text
-  end as key,
-  count(*) as entries,
-  sum(l.input_tokens)::bigint as input_tokens,
-  sum(l.output_tokens)::bigint as output_tokens,
-  sum(l.cache_read_tokens)::bigint as cache_read_tokens,
-  sum(l.cache_write_tokens)::bigint as cache_write_tokens,
-  sum(l.total_tokens)::bigint as total_tokens,
-  sum(l.cost) as cost,
-  count(*) filter (where l.cost is null) as unknown_cost_entries
-from jobsworth.token_ledger l
-where (%(since)s::timestamptz is null or l.occurred_at >= %(since)s)
-  and l.entry in ('settle', 'adjust')
-  and (%(team_id)s::uuid is null or l.team_id = %(team_id)s)
-group by 1
-order by 1 nulls last
-"""
-
-
-async def usage_by(
-    conn: Connection,
-    by: Dimension,
-    since: datetime | None = None,
-    *,
-    team_id: UUID | None = None,
-) -> list[UsageBy]:
-    """What was spent since an instant (ever, by default), one row for each value of `by`.
-
-    Models read `provider:model`, days `YYYY-MM-DD` (UTC).
-    """
-    if since is not None and since.tzinfo is None:
-        raise InvalidInput(
-            f"the instant {since.isoformat()} has no time zone",
-            f"write it like {since.replace(tzinfo=UTC).isoformat()}",
-        )
-    return await fetch_all(conn, USAGE_BY, {"by": by, "since": since, "team_id": team_id}, UsageBy)
 
 
 CALLS_OF_JOB: LiteralString = """

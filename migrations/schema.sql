@@ -699,6 +699,7 @@ begin
     where c.id = any(array[b.call_id]) and c.status = 'unknown'
     returning c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.scope, c.mode,
       c.provider, c.model, c.price_version, c.cost - coalesce(b.cost_before, 0) as cost,
+      (c.cost is null)::int - (b.cost_before is null)::int as unknown_costs,
       coalesce(c.input_tokens, 0) - coalesce(b.input_before, 0) as input_tokens,
       coalesce(c.output_tokens, 0) - coalesce(b.output_before, 0) as output_tokens,
       coalesce(c.cache_read_tokens, 0) - coalesce(b.read_before, 0) as cache_read_tokens,
@@ -708,10 +709,10 @@ begin
     insert into jobsworth.token_ledger (
       team_id, call_id, job_id, thread_id, run_id, agent_id, entry, scope, mode, provider, model,
       input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, cost,
-      price_version)
+      price_version, unknown_costs)
     select s.team_id, s.id, s.job_id, s.thread_id, s.run_id, s.agent_id, 'adjust', s.scope, s.mode,
       s.provider, s.model, s.input_tokens, s.output_tokens, s.cache_read_tokens,
-      s.cache_write_tokens, s.reasoning_tokens, s.cost, s.price_version
+      s.cache_write_tokens, s.reasoning_tokens, s.cost, s.price_version, s.unknown_costs
     from corrected s
     returning call_id
   )
@@ -1518,6 +1519,22 @@ CREATE FUNCTION jobsworth.needs_of(spec jsonb) RETURNS TABLE(parent text, on_fai
     case jsonb_typeof(spec -> 'after') when 'array' then spec -> 'after' else '[]' end)
     with ordinality as a (value, m)
 $$;
+
+CREATE FUNCTION jobsworth.open_ledger_day() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  entered date := (coalesce(new.occurred_at, old.occurred_at) at time zone 'utc')::date;
+  closed date;
+begin
+  -- The lock waits for who closes a day right now, and who wants to close one waits for our commit.
+  select c.closed_through into closed from jobsworth.ledger_closing c for no key update;
+  if entered <= closed then
+    update jobsworth.ledger_closing set closed_through = entered - 1;
+    delete from jobsworth.ledger_days d where d.day >= entered;
+  end if;
+  return null;
+end $$;
 
 CREATE FUNCTION jobsworth.pause_rate(provider text, model text, seconds double precision) RETURNS void
     LANGUAGE plpgsql
@@ -2532,6 +2549,59 @@ CREATE FUNCTION jobsworth.sources_of(job_id uuid) RETURNS TABLE(from_job_id uuid
   select c.from_job_id, c.cut_at, c.depth from chain c
 $$;
 
+CREATE FUNCTION jobsworth.spent(since timestamp with time zone, until timestamp with time zone, of_team uuid DEFAULT NULL::uuid) RETURNS TABLE(day date, team_id uuid, provider text, model text, mode text, agent_id uuid, scope jobsworth.ledger_scope, entries bigint, input_tokens bigint, output_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint, cost numeric, unknown_cost_entries bigint)
+    LANGUAGE sql STABLE
+    AS $$
+  with span as materialized (
+    select coalesce(since, '-infinity') as starts, coalesce(until, 'infinity') as ends,
+      (coalesce(since, '-infinity') at time zone 'utc' + interval '23:59:59.999999')::date
+        as first_day,
+      least(
+        (coalesce(until, 'infinity') at time zone 'utc')::date - 1,
+        coalesce(c.closed_through, '-infinity')) as last_day
+    from (select 1) one
+    left join jobsworth.ledger_closing c on true
+  ), parts as materialized (
+    -- The days that are closed and wholly within; before and after them, the entries.
+    select s.first_day, s.last_day, s.starts, s.ends,
+      case when s.first_day <= s.last_day then s.first_day::timestamp at time zone 'utc'
+        else s.starts end as days_start,
+      case when s.first_day <= s.last_day then (s.last_day + 1)::timestamp at time zone 'utc'
+        else s.starts end as days_end
+    from span s
+  ), entered as (
+    select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
+      l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
+      coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int) as unknown_costs
+    from jobsworth.token_ledger l
+    where l.occurred_at >= (select p.starts from parts p)
+      and l.occurred_at < (select p.days_start from parts p)
+      and l.entry in ('settle', 'adjust')
+    union all
+    select l.occurred_at, l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope,
+      l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost,
+      coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int) as unknown_costs
+    from jobsworth.token_ledger l
+    where l.occurred_at >= (select p.days_end from parts p)
+      and l.occurred_at < (select p.ends from parts p)
+      and l.entry in ('settle', 'adjust')
+  )
+  select d.day, d.team_id, d.provider, d.model, d.mode, d.agent_id, d.scope, d.entries,
+    d.input_tokens, d.output_tokens, d.cache_read_tokens, d.cache_write_tokens, d.cost,
+    d.unknown_cost_entries
+  from jobsworth.ledger_days d
+  where d.day >= (select p.first_day from parts p) and d.day <= (select p.last_day from parts p)
+    and (of_team is null or d.team_id = of_team)
+  union all
+  select (e.occurred_at at time zone 'utc')::date, e.team_id, e.provider, e.model, e.mode,
+    e.agent_id, e.scope, count(*), sum(e.input_tokens)::bigint, sum(e.output_tokens)::bigint,
+    sum(e.cache_read_tokens)::bigint, sum(e.cache_write_tokens)::bigint, sum(e.cost),
+    sum(e.unknown_costs)
+  from entered e
+  where of_team is null or e.team_id = of_team
+  group by 1, 2, 3, 4, 5, 6, 7
+$$;
+
 CREATE FUNCTION jobsworth.start_calls(rows jsonb, patient boolean DEFAULT false) RETURNS TABLE(request_id text, verdict text, call_id uuid, budget_id uuid, budget text, over text, detail text, wait_seconds double precision, warned text[])
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -2971,6 +3041,21 @@ begin
     votes_needed = greatest(x.votes_needed, old.votes_needed)
   where x.id = new.id;
   perform jobsworth.reconsider(array[old.job_id], patient => true) where old.job_id is not null;
+end $$;
+
+CREATE FUNCTION jobsworth.take_repricing_back() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  insert into jobsworth.token_ledger (
+    team_id, call_id, job_id, thread_id, agent_id, run_id, entry, scope, mode, provider, model,
+    cost, reprices, unknown_costs)
+  select new.team_id, new.id, new.job_id, new.thread_id, new.agent_id, new.run_id, 'adjust',
+    new.scope, new.mode, new.provider, new.model, -sum(l.cost), true, -sum(l.unknown_costs)
+  from jobsworth.token_ledger l
+  where l.call_id = new.id and l.entry = 'adjust' and l.reprices
+  having sum(l.cost) <> 0 or sum(l.unknown_costs) <> 0;
+  return null;
 end $$;
 
 CREATE TABLE jobsworth.approvals (
@@ -3724,6 +3809,31 @@ CREATE SEQUENCE jobsworth.lease_no
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE jobsworth.ledger_closing (
+    single boolean DEFAULT true NOT NULL,
+    team_id uuid,
+    closed_through date,
+    closed_at timestamp with time zone,
+    CONSTRAINT ledger_closing_single_check CHECK (single)
+);
+
+CREATE TABLE jobsworth.ledger_days (
+    day date NOT NULL,
+    team_id uuid,
+    provider text NOT NULL,
+    model text NOT NULL,
+    mode text,
+    agent_id uuid,
+    scope jobsworth.ledger_scope NOT NULL,
+    entries bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cache_read_tokens bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    cost numeric,
+    unknown_cost_entries bigint NOT NULL
+);
+
 CREATE TABLE jobsworth.llm_calls (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
     team_id uuid,
@@ -3772,6 +3882,23 @@ CREATE TABLE jobsworth.message_artifacts (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT artifact_has_content_or_uri CHECK (((content_json IS NOT NULL) OR (uri IS NOT NULL)))
+);
+
+CREATE TABLE jobsworth.prices (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    provider text NOT NULL,
+    model text NOT NULL,
+    input numeric NOT NULL,
+    output numeric NOT NULL,
+    cache_read numeric,
+    cache_write numeric,
+    valid_from timestamp with time zone,
+    note text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT a_price_names_its_model CHECK (((provider <> ''::text) AND (model <> ''::text))),
+    CONSTRAINT a_star_ends_the_model CHECK (((POSITION(('*'::text) IN (model)) = 0) OR (POSITION(('*'::text) IN (model)) = length(model)))),
+    CONSTRAINT prices_are_amounts CHECK (((input >= (0)::numeric) AND (input < '1000000000'::numeric) AND (output >= (0)::numeric) AND (output < '1000000000'::numeric) AND (cache_read >= (0)::numeric) AND (cache_read < '1000000000'::numeric) AND (cache_write >= (0)::numeric) AND (cache_write < '1000000000'::numeric)))
 );
 
 CREATE TABLE jobsworth.queues (
@@ -3838,7 +3965,10 @@ CREATE TABLE jobsworth.token_ledger (
     price_version text,
     occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     run_id uuid,
-    reasoning_tokens bigint DEFAULT 0 NOT NULL
+    reasoning_tokens bigint DEFAULT 0 NOT NULL,
+    unknown_costs smallint,
+    reprices boolean DEFAULT false NOT NULL,
+    CONSTRAINT only_an_adjustment_reprices CHECK (((NOT reprices) OR ((entry = 'adjust'::jobsworth.ledger_entry) AND (call_id IS NOT NULL))))
 );
 
 CREATE VIEW jobsworth.violations_of_books AS
@@ -3938,6 +4068,45 @@ UNION ALL
   WHERE ((a.superseded_by IS NULL) AND (a.effect_key IS NOT NULL) AND (EXISTS ( SELECT 1
            FROM jobsworth.approvals b
           WHERE ((b.job_id = a.job_id) AND (b.effect_key = a.effect_key) AND (b.superseded_by IS NULL) AND (b.id > a.id)))));
+
+CREATE VIEW jobsworth.violations_of_ledger AS
+ SELECT 'call whose entries do not add up to it'::text AS invariant,
+    c.id AS subject_id,
+    ((ROW(e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens, e.cost) || ' is not '::text) || ROW(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cost)) AS detail,
+    a.occurred_at AS at
+   FROM ((jobsworth.token_ledger a
+     CROSS JOIN LATERAL ( SELECT k.id,
+            k.settled_at,
+            k.cost,
+            COALESCE(k.input_tokens, 0) AS input_tokens,
+            COALESCE(k.output_tokens, 0) AS output_tokens,
+            COALESCE(k.cache_read_tokens, 0) AS cache_read_tokens,
+            COALESCE(k.cache_write_tokens, 0) AS cache_write_tokens
+           FROM jobsworth.llm_calls k
+          WHERE (k.id = a.call_id)
+         OFFSET 0) c)
+     CROSS JOIN LATERAL ( SELECT sum(l.input_tokens) AS input_tokens,
+            sum(l.output_tokens) AS output_tokens,
+            sum(l.cache_read_tokens) AS cache_read_tokens,
+            sum(l.cache_write_tokens) AS cache_write_tokens,
+            sum(l.cost) AS cost
+           FROM ( SELECT s.input_tokens,
+                    s.output_tokens,
+                    s.cache_read_tokens,
+                    s.cache_write_tokens,
+                    s.cost
+                   FROM jobsworth.token_ledger s
+                  WHERE ((s.call_id = a.call_id) AND (s.entry = ANY (ARRAY['settle'::jobsworth.ledger_entry, 'release'::jobsworth.ledger_entry])))
+                UNION ALL
+                 SELECT s.input_tokens,
+                    s.output_tokens,
+                    s.cache_read_tokens,
+                    s.cache_write_tokens,
+                    s.cost
+                   FROM jobsworth.token_ledger s
+                  WHERE ((s.call_id = a.call_id) AND (s.entry = 'adjust'::jobsworth.ledger_entry) AND (NOT s.reprices))) l
+         OFFSET 0) e)
+  WHERE (((a.entry)::text = 'adjust'::text) AND (a.call_id IS NOT NULL) AND ((c.settled_at IS NULL) OR (e.cost IS DISTINCT FROM c.cost) OR (e.input_tokens IS DISTINCT FROM (c.input_tokens)::numeric) OR (e.output_tokens IS DISTINCT FROM (c.output_tokens)::numeric) OR (e.cache_read_tokens IS DISTINCT FROM (c.cache_read_tokens)::numeric) OR (e.cache_write_tokens IS DISTINCT FROM (c.cache_write_tokens)::numeric)));
 
 CREATE VIEW jobsworth.violations_of_queue AS
  SELECT 'two running in a lane'::text AS invariant,
@@ -4090,6 +4259,12 @@ UNION ALL
     v.subject_id,
     v.detail,
     v.at
+   FROM jobsworth.violations_of_ledger v
+UNION ALL
+ SELECT v.invariant,
+    v.subject_id,
+    v.detail,
+    v.at
    FROM jobsworth.violations_of_consent v
 UNION ALL
  SELECT v.invariant,
@@ -4201,6 +4376,9 @@ ALTER TABLE ONLY jobsworth.environments
 ALTER TABLE ONLY jobsworth.job_edges
     ADD CONSTRAINT job_edges_pkey PRIMARY KEY (job_id, needs_job_id);
 
+ALTER TABLE ONLY jobsworth.ledger_closing
+    ADD CONSTRAINT ledger_closing_pkey PRIMARY KEY (single);
+
 ALTER TABLE ONLY jobsworth.rate_limits
     ADD CONSTRAINT limited_key UNIQUE NULLS NOT DISTINCT (team_id, provider, model);
 
@@ -4221,6 +4399,9 @@ ALTER TABLE ONLY jobsworth.chat_threads
 
 ALTER TABLE ONLY jobsworth.budget_windows
     ADD CONSTRAINT one_window UNIQUE NULLS NOT DISTINCT (budget_id, starts_at, run_id);
+
+ALTER TABLE ONLY jobsworth.prices
+    ADD CONSTRAINT prices_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY jobsworth.queues
     ADD CONSTRAINT queues_pkey PRIMARY KEY (name);
@@ -4340,6 +4521,8 @@ CREATE UNIQUE INDEX jobs_unique_key ON jobsworth.reactive_jobs USING btree (team
 
 CREATE INDEX jobs_waiting ON jobsworth.reactive_jobs USING btree (waiting_for, id) WHERE (status = 'waiting'::jobsworth.job_status);
 
+CREATE UNIQUE INDEX ledger_days_once ON jobsworth.ledger_days USING btree (day, team_id, provider, model, mode, agent_id, scope) NULLS NOT DISTINCT;
+
 CREATE INDEX llm_calls_job ON jobsworth.llm_calls USING btree (job_id, id) WHERE (job_id IS NOT NULL);
 
 CREATE INDEX llm_calls_open ON jobsworth.llm_calls USING btree (started_at) WHERE (status = 'started'::jobsworth.call_status);
@@ -4351,6 +4534,8 @@ CREATE INDEX llm_calls_run ON jobsworth.llm_calls USING btree (run_id, id) WHERE
 CREATE INDEX llm_calls_settled ON jobsworth.llm_calls USING btree (settled_at) WHERE (settled_at IS NOT NULL);
 
 CREATE INDEX message_artifacts_message ON jobsworth.message_artifacts USING btree (message_id, id);
+
+CREATE UNIQUE INDEX prices_of_model ON jobsworth.prices USING btree (team_id, provider, model, valid_from) NULLS NOT DISTINCT;
 
 CREATE INDEX run_metrics_of_run ON jobsworth.run_metrics USING btree (run_id, name, at) WHERE (run_id IS NOT NULL);
 
@@ -4398,6 +4583,8 @@ CREATE TRIGGER count_idle_workers AFTER INSERT OR DELETE OR UPDATE OF idle OR TR
 
 CREATE TRIGGER decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.approval_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 
+CREATE TRIGGER erased_entry_opens_its_day AFTER DELETE ON jobsworth.token_ledger FOR EACH ROW EXECUTE FUNCTION jobsworth.open_ledger_day();
+
 CREATE TRIGGER forget_outcome AFTER UPDATE OF step_name ON jobsworth.deployments FOR EACH ROW WHEN ((old.step_name IS DISTINCT FROM new.step_name)) EXECUTE FUNCTION jobsworth.forget_outcome();
 
 CREATE TRIGGER guard_deployment BEFORE UPDATE ON jobsworth.deployments FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_deployment();
@@ -4406,7 +4593,11 @@ CREATE TRIGGER guard_edges AFTER INSERT ON jobsworth.job_edges REFERENCING NEW T
 
 CREATE TRIGGER guard_run BEFORE INSERT OR UPDATE ON jobsworth.runs FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_run();
 
+CREATE TRIGGER late_entry_opens_its_day AFTER INSERT ON jobsworth.token_ledger FOR EACH ROW WHEN ((new.occurred_at < (clock_timestamp() - '01:00:00'::interval))) EXECUTE FUNCTION jobsworth.open_ledger_day();
+
 CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR UPDATE ON jobsworth.token_ledger FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
+CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON jobsworth.token_ledger FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.refuse_change();
 
 CREATE TRIGGER messages_are_immutable BEFORE DELETE OR UPDATE ON jobsworth.chat_messages FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 
@@ -4415,6 +4606,8 @@ CREATE TRIGGER step_decisions_are_append_only BEFORE DELETE OR UPDATE ON jobswor
 CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.chat_threads FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON jobsworth.message_artifacts FOR EACH ROW EXECUTE FUNCTION jobsworth.touch();
+
+CREATE TRIGGER truth_takes_repricing_back AFTER UPDATE ON jobsworth.llm_calls FOR EACH ROW WHEN (((old.status = 'unknown'::jobsworth.call_status) AND (new.status <> 'unknown'::jobsworth.call_status))) EXECUTE FUNCTION jobsworth.take_repricing_back();
 
 CREATE TRIGGER wake_on_insert AFTER INSERT ON jobsworth.reactive_jobs FOR EACH STATEMENT WHEN ((pg_sequence_last_value('jobsworth.idle_workers'::regclass) > 0)) EXECUTE FUNCTION jobsworth.wake_on_insert();
 

@@ -19,6 +19,7 @@ import anyio
 from db import budgets, limits
 from db.documents import to_document
 from db.errors import InvalidInput, JobsworthError
+from db.pool import Database
 from db.steps import PaidAnswer
 from db.tokens import (
     Answer,
@@ -87,10 +88,20 @@ class Priced(Protocol):
 class Pricing(Protocol):
     """Knows prices; None: it does not know this one."""
 
-    def price_of(self, provider: str, model: str, usage: Usage) -> Priced | None: ...
+    async def ready(self, database: Database, provider: str) -> None: ...
+
+    def price_of(
+        self, provider: str, model: str, usage: Usage, *, team_id: UUID | None = None
+    ) -> Priced | None: ...
 
     def upper_cost(
-        self, provider: str, model: str, input_tokens: int, output_tokens: int
+        self,
+        provider: str,
+        model: str,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        team_id: UUID | None = None,
     ) -> Decimal | None: ...
 
 
@@ -260,7 +271,8 @@ class PaidCall:
         pricing = self._job.tools.pricing
         if pricing is None:
             return None, None, None
-        priced = pricing.price_of(self._provider, self._model, usage)
+        team_id = self._job.team_id
+        priced = pricing.price_of(self._provider, self._model, usage, team_id=team_id)
         return (priced.cost, priced.version, priced.rates) if priced else (None, None, None)
 
     async def _wake(self, rooms: Sequence[UUID]) -> None:
@@ -318,8 +330,7 @@ async def begin(
     crash_points.reach("call.before_row")
     tools = job.tools
     upper = Usage(*estimate, source=UsageSource.ESTIMATED)
-    pricing = tools.pricing
-    cost = None if pricing is None else pricing.upper_cost(provider, model, *estimate)
+    cost = await _upper_cost(job, provider, model, estimate)
     if cost is None and tools.unknown_price == "refuse":
         raise PriceUnknown(f"the price of {provider} {model} is not known{_PRICE_REMEDY}")
     call = Starting(
@@ -354,6 +365,16 @@ async def begin(
                 call = call._replace(exceeds=call.exceeds | {short.budget_id})
             case Unpriced(_, detail):
                 raise PriceUnknown(f"{detail}{_PRICE_REMEDY}")
+
+
+async def _upper_cost(
+    job: "Job", provider: str, model: str, estimate: tuple[int, int]
+) -> Decimal | None:
+    pricing = job.tools.pricing
+    if pricing is None:
+        return None
+    await pricing.ready(job.tools.database, provider)
+    return pricing.upper_cost(provider, model, *estimate, team_id=job.team_id)
 
 
 _PRICE_REMEDY = ": give it a price, or set JOBSWORTH_UNKNOWN_PRICE=allow"

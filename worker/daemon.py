@@ -41,6 +41,7 @@ from worker.heartbeat import Heartbeat, Identity
 from worker.llm.choice import ModelChoice
 from worker.log import get_logger
 from worker.outcomes import Canceled, Lost, Released
+from worker.pricing import Pricing
 from worker.promote import Promoter
 from worker.running import Running
 from worker.settings import Settings
@@ -124,6 +125,7 @@ class Daemon:
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer,
             spool=Spool(self._database, _spool_folder(settings), self._metrics.spooled),
+            pricing=Pricing(),
             unknown_price=settings.unknown_price,
             output_tokens_max=settings.max_output_tokens,
             model=ModelChoice(

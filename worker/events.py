@@ -51,6 +51,7 @@ SPOOL_DRAINED: Final = "spool.drained"
 SPOOL_FAILED: Final = "spool.failed"
 SPOOL_REFUSED: Final = "spool.refused"
 CALL_USAGE_DOUBTED: Final = "call.usage_doubted"
+LEDGER_CLOSED: Final = "ledger.closed"
 UPKEEP_FAILED: Final = "upkeep.failed"
 VIOLATIONS_FOUND: Final = "violations.found"
 
@@ -101,6 +102,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SPOOL_REFUSED: "a file among the kept answers cannot be used; it is left alone",
     CALL_USAGE_DOUBTED: "a provider did not say what a call took, contradicted itself, or went over"
     " the estimate; the call is booked at its upper estimate or more",
+    LEDGER_CLOSED: "days of the ledger up to this one are summed up; nothing can be added to them",
     UPKEEP_FAILED: "one round of upkeep failed; the next comes at its time",
     VIOLATIONS_FOUND: "the violations view is not empty",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",

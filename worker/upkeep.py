@@ -3,9 +3,9 @@
 One look, every other second, says what there is to do: jobs of dead workers, expired approvals,
 deployments without their job, and waiting jobs for the sweep that finds what a crash or a late
 commit left. Only that is done then. Beside it run what is due to the instant (timers, cancel
-requests) and what has to look for itself (unknown modes, strays, abandoned calls). All of it runs
-in every daemon, in bounded batches, skips what others hold, and goes on after an error. None of it
-rides on the claim path.
+requests) and what has to look for itself (unknown modes, strays, abandoned calls, days of the
+ledger to close). All of it runs in every daemon, in bounded batches, skips what others hold, and
+goes on after an error. None of it rides on the claim path.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ from db import approvals, budgets, chores, moving, recovery, tokens, workers
 from db.chores import Chores
 from db.errors import JobsworthError
 from db.pool import Database
-from worker import crash_points, events
+from worker import closing, crash_points, events
 from worker.deployment_record import close_abandoned, close_idle
 from worker.embed import Wake
 from worker.heartbeat import Heartbeat
@@ -112,6 +112,7 @@ class Upkeep:
         self._cancel_asked = Wake()
         self._claim_unanswered = Wake()
         self._swept: defaultdict[str, UUID] = defaultdict(lambda: FIRST_ID)
+        self._closer = closing.Closer(database)
         self._turn = 0
         self._suspects: set[int] = set()
         self._suspected_at = monotonic()
@@ -140,6 +141,7 @@ class Upkeep:
                 ("spool", SPOOL_PERIOD_SECONDS, self._settle_spooled, Wake()),
                 ("calls", ABANDONED_PERIOD_SECONDS, self._settle_abandoned, Wake()),
                 ("environments", ENVIRONMENTS_PERIOD_SECONDS, self._free_environments, Wake()),
+                ("ledger", closing.PERIOD_SECONDS, self._closer.work, Wake()),
             ):
                 parts.start_soon(self._every, part, period_seconds, work, wake)
 

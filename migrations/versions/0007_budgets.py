@@ -35,7 +35,9 @@ create index llm_calls_run on jobsworth.llm_calls (run_id, id) where run_id is n
 
 alter table jobsworth.token_ledger
   add column run_id uuid,
-  add column reasoning_tokens bigint not null default 0;
+  add column reasoning_tokens bigint not null default 0,
+  -- How many unknown costs it adds to a sum, if not simply whether its own cost is unknown.
+  add column unknown_costs smallint;
 create index token_ledger_run on jobsworth.token_ledger (run_id) where run_id is not null;
 drop index jobsworth.token_ledger_once;
 create unique index token_ledger_once on jobsworth.token_ledger (call_id, entry)
@@ -603,6 +605,7 @@ begin
     where c.id = any(array[b.call_id]) and c.status = 'unknown'
     returning c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.scope, c.mode,
       c.provider, c.model, c.price_version, c.cost - coalesce(b.cost_before, 0) as cost,
+      (c.cost is null)::int - (b.cost_before is null)::int as unknown_costs,
       coalesce(c.input_tokens, 0) - coalesce(b.input_before, 0) as input_tokens,
       coalesce(c.output_tokens, 0) - coalesce(b.output_before, 0) as output_tokens,
       coalesce(c.cache_read_tokens, 0) - coalesce(b.read_before, 0) as cache_read_tokens,
@@ -612,10 +615,10 @@ begin
     insert into jobsworth.token_ledger (
       team_id, call_id, job_id, thread_id, run_id, agent_id, entry, scope, mode, provider, model,
       input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, cost,
-      price_version)
+      price_version, unknown_costs)
     select s.team_id, s.id, s.job_id, s.thread_id, s.run_id, s.agent_id, 'adjust', s.scope, s.mode,
       s.provider, s.model, s.input_tokens, s.output_tokens, s.cache_read_tokens,
-      s.cache_write_tokens, s.reasoning_tokens, s.cost, s.price_version
+      s.cache_write_tokens, s.reasoning_tokens, s.cost, s.price_version, s.unknown_costs
     from corrected s
     returning call_id
   )
@@ -1006,7 +1009,8 @@ drop index jobsworth.token_ledger_once;
 create unique index token_ledger_once on jobsworth.token_ledger (call_id, entry)
   where entry in ('reserve', 'settle');
 drop index jobsworth.token_ledger_run;
-alter table jobsworth.token_ledger drop column run_id, drop column reasoning_tokens;
+alter table jobsworth.token_ledger drop column run_id, drop column reasoning_tokens,
+  drop column unknown_costs;
 drop index jobsworth.llm_calls_run;
 alter table jobsworth.llm_calls drop column over_estimate, drop column price,
   drop column total_tokens, drop column reasoning_tokens, drop column run_id;

@@ -14,7 +14,7 @@ import pytest
 from db import budgets, limits, tokens
 from db.budgets import Over, Unit
 from db.jobs import JobStatus
-from db.pool import execute
+from db.pool import Database, execute
 from db.tokens import Answer, Call, CallStatus, Usage
 from tests.support import until
 from tests.worker.job_api import InlineWorker, JobApi, registered
@@ -41,12 +41,23 @@ class PerToken:
 
     known: tuple[str, ...] = ("large",)
 
-    def price_of(self, provider: str, model: str, usage: Usage) -> Cost | None:
+    async def ready(self, database: Database, provider: str) -> None:
+        """It has them."""
+
+    def price_of(
+        self, provider: str, model: str, usage: Usage, *, team_id: UUID | None = None
+    ) -> Cost | None:
         cost = self.upper_cost(provider, model, usage.input_tokens, usage.output_tokens)
         return None if cost is None else Cost(cost)
 
     def upper_cost(
-        self, provider: str, model: str, input_tokens: int, output_tokens: int
+        self,
+        provider: str,
+        model: str,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        team_id: UUID | None = None,
     ) -> Decimal | None:
         return Decimal(input_tokens + output_tokens) / 100 if model in self.known else None
 

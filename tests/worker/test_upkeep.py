@@ -23,7 +23,7 @@ from db.tokens import CallStatus, Usage
 from tests.db.rows import take
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
-from worker import Job, embed, handler
+from worker import Job, closing, embed, handler
 from worker.embed import Wake
 from worker.heartbeat import Heartbeat, Identity, Pulse
 from worker.settings import load_settings
@@ -407,6 +407,11 @@ async def test_what_was_left_open_on_an_ended_job_is_closed(api: JobApi) -> None
         await until(closed)
 
 
+CLOSE_LEDGER: LiteralString = (
+    "update jobsworth.ledger_closing set closed_through = (now() at time zone 'utc')::date"
+)
+
+
 class Round:
     """What upkeep asked the database until each of its parts had had one turn."""
 
@@ -431,10 +436,12 @@ class Round:
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_six_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_seven_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, chores, unknown modes, abandoned calls and environments ask once each."""
+    """Timers, strays, chores, unknown modes, abandoned calls, environments and the ledger's days
+    ask once each, cancels not."""
+    await api.database.execute(CLOSE_LEDGER)
     await api.enqueue("answer", delay=3600)
     if waiting:
         parent = await api.enqueue("answer", delay=3600)
@@ -444,7 +451,7 @@ async def test_a_round_without_work_is_six_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "recent" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 6 + waiting
+    assert len(asked.asked) == 7 + waiting
 
 
 def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
@@ -457,6 +464,7 @@ def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
         PERIODS["STRAYS_PERIOD_SECONDS"],
         PERIODS["ABANDONED_PERIOD_SECONDS"],
         PERIODS["ENVIRONMENTS_PERIOD_SECONDS"],
+        closing.PERIOD_SECONDS,
         defaults.poll_seconds,
         defaults.heartbeat_seconds,
         embed.POLL_SECONDS,

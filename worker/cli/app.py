@@ -6,21 +6,29 @@ command are declared here and nowhere else.
 
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
-from typer.core import TyperGroup
 
-from worker.cli.exit_codes import MEANINGS
-from worker.cli.run import RunOptions
-
-WORK, JOBS, DECISIONS, SHIPPING, INSIGHT = (
-    "Run",
-    "Jobs",
-    "Approvals",
-    "Deployments",
-    "See and search",
+from worker.cli import money_app
+from worker.cli.arguments import (
+    DECISIONS,
+    INSIGHT,
+    JOBS,
+    SHIPPING,
+    WORK,
+    ApprovalId,
+    By,
+    Commands,
+    Comment,
+    JobId,
+    Json,
+    Limit,
+    QueueName,
+    RunCommands,
+    StepName,
 )
+from worker.cli.run import RunOptions
 
 # These repeat enums of `db`, which is not imported for `--help`; a test keeps them equal.
 Status = Literal["queued", "waiting", "running", "done", "failed", "canceled"]
@@ -37,58 +45,6 @@ Reason = Literal[
     "handler",
     "person",
 ]
-Dimension = Literal["day", "model", "mode", "provider", "scope", "thread", "job", "agent", "team"]
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-JobId = Annotated[
-    str, typer.Argument(metavar="ID", help="The job's id, or its first 6 digits or more.")
-]
-ApprovalId = Annotated[
-    str, typer.Argument(metavar="ID", help="The approval's id, or its first 6 digits or more.")
-]
-QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="Its name.")]
-BudgetName = Annotated[str, typer.Argument(metavar="NAME", help="The budget's name.")]
-Provider = Annotated[str, typer.Argument(metavar="PROVIDER", help="Like openai.")]
-Model = Annotated[
-    str, typer.Argument(metavar="[MODEL]", help="One model; without it all of them together.")
-]
-StepName = Annotated[str, typer.Argument(metavar="NAME", help="The step's name.")]
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")]
-Comment = Annotated[str | None, typer.Option(help="Why; kept with the decision.")]
-By = Annotated[str | None, typer.Option(help="Who decides; you, if not given.")]
-
-
-class Commands(TyperGroup):
-    """The list of commands in parts, and the exit codes below it."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
-        widest = max(len(name) for name, _ in commands)
-        parts = dict.fromkeys(getattr(command, "rich_help_panel", None) for _, command in commands)
-        for part in parts:
-            rows = [
-                (name.ljust(widest), command.get_short_help_str(200))
-                for name, command in commands
-                if getattr(command, "rich_help_panel", None) == part
-            ]
-            with formatter.section(part or "Commands"):
-                formatter.write_dl(rows)
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        if ctx.parent is not None:
-            return
-        with formatter.section("Exit codes"):
-            formatter.write_dl([(f"{int(code):>3}", meaning) for code, meaning in MEANINGS.items()])
-
-
-class RunCommands(Commands):
-    """`runs` alone, or with an id or filters, is `runs list`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
 
 app = typer.Typer(
     name="jobsworth",
@@ -104,8 +60,6 @@ app = typer.Typer(
 )
 webhook_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 queue_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
-budget_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
-limit_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 step_app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
 runs_app = typer.Typer(cls=RunCommands, rich_markup_mode=None)
 
@@ -515,22 +469,7 @@ def status(
     raise typer.Exit(status.show(watch=watch, as_json=as_json))
 
 
-@app.command(rich_help_panel=INSIGHT)
-def ledger(
-    by: Annotated[
-        Dimension,
-        typer.Option(metavar="WHAT", help=f"One row for each {', '.join(get_args(Dimension))}."),
-    ] = "day",
-    since: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="today, 7d, 2026-02-01 … (from the beginning)"),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Add up what model calls have taken and cost."""
-    from worker.cli import ledger
-
-    ledger.show(by=by, since=since, as_json=as_json)
+money_app.add_to(app)
 
 
 @app.command(rich_help_panel=INSIGHT)
@@ -730,127 +669,6 @@ def list_queues(as_json: Json = False) -> None:
     from worker.cli import queues
 
     queues.list_queues(as_json=as_json)
-
-
-app.add_typer(
-    budget_app, name="budget", rich_help_panel=INSIGHT, help="Bound what model calls may take."
-)
-
-
-@budget_app.command("set")
-def set_budget(
-    name: BudgetName,
-    money: Annotated[str | None, typer.Option(metavar="USD", help="So much money.")] = None,
-    tokens: Annotated[str | None, typer.Option(metavar="N", help="So many tokens.")] = None,
-    period: Annotated[
-        Literal["hour", "day", "month", "run"], typer.Option("--per", help="In each (UTC).")
-    ] = "day",
-    mode: Annotated[str | None, typer.Option(help="Only calls of this mode.")] = None,
-    provider: Annotated[str | None, typer.Option(help="Only calls to this provider.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only calls to this model.")] = None,
-    team: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this team.")] = None,
-    agent: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this agent.")] = None,
-    thread: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this thread.")] = None,
-    over: Annotated[
-        Literal["park", "fail", "ask"], typer.Option(help="A call that does not fit: wait, …")
-    ] = "park",
-    warn_at: Annotated[float, typer.Option(help="Log a warning at this share of it.")] = 0.8,
-    as_json: Json = False,
-) -> None:
-    """Make a budget, or change the one of that name."""
-    from worker.cli import budgets
-
-    budgets.set_budget(
-        name,
-        money=money,
-        tokens=tokens,
-        period=period,
-        filters={
-            "mode": mode,
-            "provider": provider,
-            "model": model,
-            "team": team,
-            "agent": agent,
-            "thread": thread,
-        },
-        over=over,
-        warn_at=warn_at,
-        as_json=as_json,
-    )
-
-
-@budget_app.command("raise")
-def raise_budget(
-    name: BudgetName,
-    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="What it is from now on.")],
-    as_json: Json = False,
-) -> None:
-    """Give a budget another amount; whoever waits for it and fits goes on."""
-    from worker.cli import budgets
-
-    budgets.raise_to(name, amount, as_json=as_json)
-
-
-@budget_app.command("reset")
-def reset_budget(name: BudgetName, as_json: Json = False) -> None:
-    """Begin its window anew now; whoever waits for it and fits goes on."""
-    from worker.cli import budgets
-
-    budgets.reset(name, as_json=as_json)
-
-
-@budget_app.command("remove")
-def remove_budget(name: BudgetName, as_json: Json = False) -> None:
-    """Let it bound nothing any more; whoever waits for it goes on."""
-    from worker.cli import budgets
-
-    budgets.remove(name, as_json=as_json)
-
-
-@budget_app.command("list")
-def list_budgets(
-    everything: Annotated[bool, typer.Option("--all", help="Removed ones too.")] = False,
-    as_json: Json = False,
-) -> None:
-    """List the budgets, and how they stand."""
-    from worker.cli import budgets
-
-    budgets.list_budgets(everything=everything, as_json=as_json)
-
-
-app.add_typer(
-    limit_app, name="limit", rich_help_panel=INSIGHT, help="Bound what is sent in a minute."
-)
-
-
-@limit_app.command("set")
-def set_limit(
-    provider: Provider,
-    model: Model = "*",
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests a minute.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a minute.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Limit what all daemons together send to a provider or one of its models."""
-    from worker.cli import budgets
-
-    budgets.set_limit(provider, model, requests=requests, tokens=tokens, as_json=as_json)
-
-
-@limit_app.command("remove")
-def remove_limit(provider: Provider, model: Model = "*", as_json: Json = False) -> None:
-    """Lift a limit, or a pause that the provider asked for."""
-    from worker.cli import budgets
-
-    budgets.remove_limit(provider, model, as_json=as_json)
-
-
-@limit_app.command("list")
-def list_limits(as_json: Json = False) -> None:
-    """List the limits and pauses that hold."""
-    from worker.cli import budgets
-
-    budgets.list_limits(as_json=as_json)
 
 
 def _version() -> str:

@@ -92,6 +92,11 @@ def emit_json(document: object) -> None:
     _write(indented_json(document) + "\n")
 
 
+def emit_text(text: str) -> None:
+    """Write a text for programs to stdout as it is."""
+    _write(text)
+
+
 def clear_screen() -> None:
     """Begin at the top of an empty terminal."""
     _write("\x1b[H\x1b[2J\x1b[3J")

@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.text import Text
 
-from db import diagnosis, jobs, tokens, violations, workers
+from db import diagnosis, jobs, ledger, violations, workers
 from db.diagnosis import QueueCounts
 from db.errors import InvalidInput
 from db.jobs import Counts
+from db.ledger import DailyUsage
 from db.pool import Connection
-from db.tokens import DailyUsage
 from db.workers import Worker
 from worker.cli.database import connected, run_async, run_in_database
 from worker.cli.exit_codes import ExitCode
@@ -82,7 +82,7 @@ async def read(conn: Connection) -> Status:
         workers=await workers.list_workers(conn),
         queues=await diagnosis.queues(conn),
         counts=await jobs.counts(conn),
-        spent=await tokens.get_daily_usage(conn),
+        spent=await ledger.get_daily_usage(conn),
         violations=await violations.count(conn, VIOLATIONS_SECONDS),
     )
 

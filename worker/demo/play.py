@@ -12,7 +12,18 @@ from pathlib import Path
 
 import anyio
 
-from db import books, deployments, jobs, memories, messages, paperwork, tokens, violations, workers
+from db import (
+    books,
+    deployments,
+    jobs,
+    ledger,
+    memories,
+    messages,
+    paperwork,
+    tokens,
+    violations,
+    workers,
+)
 from db.jobs import JobStatus
 from db.memories import Hit
 from db.pool import Connection, Database
@@ -172,8 +183,8 @@ class Play:
                 waits={reason: len(seen) for reason, seen in self._watch.waits.items()},
                 approvals=(await paperwork.latest_approvals(connection, ROWS_MAX))[::-1],
                 deployments=(await deployments.get_recent(connection, limit=ROWS_MAX))[::-1],
-                by_mode=await tokens.usage_by(connection, "mode"),
-                by_model=await tokens.usage_by(connection, "model"),
+                by_mode=await ledger.usage_by(connection, "mode"),
+                by_model=await ledger.usage_by(connection, "model"),
                 query=query,
                 hits=await _search(connection, self._settings, query),
                 texts_pending=(await memories.outbox(connection)).pending,

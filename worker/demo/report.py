@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from db.tokens import UsageBy
+from db.ledger import UsageBy
 from worker.demo.verdict import Facts
 
 HITS_SHOWN = 3

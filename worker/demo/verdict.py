@@ -14,8 +14,8 @@ from db.approvals import Approval
 from db.books import Imbalance
 from db.deployments import Deployment
 from db.jobs import Job, JobStatus
+from db.ledger import UsageBy
 from db.memories import Hit
-from db.tokens import UsageBy
 from db.violations import Violation
 from worker.demo.feed import UNDECIDED, Fed
 from worker.demo.kill import Cost

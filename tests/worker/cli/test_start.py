@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from db import jobs, tokens
+from db import jobs, ledger
 from tests.support import ROOT, environment, run_cli
-from worker.cli.app import Dimension, Reason, Status
+from worker.cli.app import Reason, Status
 from worker.cli.exit_codes import MEANINGS, ExitCode
+from worker.cli.money_app import Dimension
 
 COMMANDS = (
     *("worker", "migrate", "doctor", "demo", "enqueue", "jobs", "job", "why", "cancel", "retry"),
     *("approvals", "approve", "reject", "deploy", "rollback", "deployments"),
-    *("status", "ledger", "search", "psql", "queue"),
+    *("status", "ledger", "search", "psql", "queue", "price", "books"),
 )
 # What takes most of its time to import: the help must not wait for it.
 HEAVY = (
@@ -60,7 +61,7 @@ def test_help_imports_none_of_what_commands_need() -> None:
 
 
 def test_help_of_each_command_fits_80_columns() -> None:
-    for command in ("enqueue", "jobs", "approvals", "migrate", "ledger", "queue"):
+    for command in ("enqueue", "jobs", "approvals", "migrate", "ledger", "queue", "price", "books"):
         ended = run_cli(command, "--help")
         assert ended.returncode == 0
         assert max(map(len, ended.stdout.splitlines())) <= 80
@@ -81,13 +82,13 @@ def test_no_command_is_a_usage_error_that_shows_the_help() -> None:
 def test_a_mistyped_command_is_named_with_the_nearest_one() -> None:
     ended = run_cli("jbos")
     assert ended.returncode == 2
-    assert "Did you mean 'jobs'?" in ended.stderr
+    assert "Did you mean 'jobs'" in ended.stderr
 
 
 def test_choices_are_those_of_the_database() -> None:
     assert get_args(Status) == tuple(jobs.JobStatus)
     assert get_args(Reason) == tuple(jobs.WaitReason)
-    assert set(get_args(Dimension)) == set(get_args(tokens.Dimension))
+    assert set(get_args(Dimension)) == set(get_args(ledger.Dimension))
 
 
 def test_an_unexpected_error_is_one_line_and_says_how_to_see_more() -> None:

@@ -1,0 +1,18 @@
+"""Amounts of money.
+
+In: a decimal that somebody gave as an amount of US dollars. Out: the same, or a clear refusal.
+Invariant: nothing else than a finite number comes into the books; None is an unknown amount.
+"""
+
+from decimal import Decimal
+
+from db.errors import InvalidInput
+
+AMOUNT_MAX = Decimal(10) ** 12
+
+
+def amount(value: Decimal | None, thing: str = "cost") -> Decimal | None:
+    """`value`, if it is an amount of money or unknown. Raises `InvalidInput` naming `thing`."""
+    if value is not None and not (value.is_finite() and abs(value) < AMOUNT_MAX):
+        raise InvalidInput(f"the {thing} {value} is not an amount of money", "give a finite number")
+    return value

@@ -1,0 +1,42 @@
+"""`jobsworth books check`: do the books balance?
+
+In: nothing. Out: every disagreement between calls, ledger, jobs, steps and closed days; exit code 1
+if there is one.
+"""
+
+from db import books
+from db.books import Imbalance
+from db.pool import Connection
+from worker.cli.database import run_in_database
+from worker.cli.exit_codes import ExitCode
+from worker.cli.output import Column, emit_json, emit_table, say
+from worker.settings import load_settings
+
+# Everything is read, which takes longer than a statement of a daemon may.
+STATEMENT_SECONDS = 1800.0
+SHOWN_MAX = 200
+
+COLUMNS = [
+    Column("RULE"),
+    Column("SUBJECT"),
+    Column("EXPECTED", flexible=True),
+    Column("FOUND", flexible=True),
+]
+
+
+def check(*, as_json: bool) -> ExitCode:
+    async def work(conn: Connection) -> list[Imbalance]:
+        conn.statement_seconds = STATEMENT_SECONDS
+        return await books.check(conn)
+
+    found = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json({"balanced": not found, "imbalances": found})
+    elif found:
+        rows = [[each.rule, each.subject, each.expected, each.found] for each in found[:SHOWN_MAX]]
+        emit_table(COLUMNS, rows, "")
+        more = f", the first {SHOWN_MAX:,} of them above" if len(found) > SHOWN_MAX else ""
+        say(f"the books do not balance: {len(found):,} disagreements{more}")
+    else:
+        say("the books balance")
+    return ExitCode.NO if found else ExitCode.OK
