@@ -7,8 +7,6 @@ A yes is consumed in the transaction that starts what was approved: the ask's ow
 question says for which step it is. From then on a no comes too late, and replays read the step.
 """
 
-import inspect
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -18,15 +16,13 @@ from db import approvals, consumption
 from db import steps as recorded
 from db.approvals import REJECT
 from db.documents import to_document, to_text
-from db.errors import Conflict, InvalidInput
+from db.errors import InvalidInput
 from db.questions import Approval, check_question, shown_hash
 from worker import steps
-from worker.outcomes import Fail, Snooze
+from worker.outcomes import Fail
 
 if TYPE_CHECKING:
     from worker.context import Job
-
-EFFECTS = ("pure", "idempotent", "unsafe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +104,7 @@ async def approved_step(
     Approval and step begin in one transaction. A re-run of a step that was begun and not recorded
     uses the approval again, unless the step is unsafe to repeat: then the job waits for a person.
     """
-    if effect not in EFFECTS:
-        raise InvalidInput(f"effect={effect!r} of step {name!r}", f"one of {', '.join(EFFECTS)}")
+    steps.check_effect(name, effect)
     shows = {"step": name, "args": list(args), "kwargs": dict(kwargs)}
     decision = await ask(
         job,
@@ -120,17 +115,18 @@ async def approved_step(
         for_step=name,
         **asking,
     )
-    found, output = await steps.read(job, name)
-    if found:
-        return output
     if not decision.approved:
         raise NotApproved(name, decision)
     approved_args, approved_kwargs = _arguments(name, decision, args, kwargs)
-    await _begin(job, name, decision, effect)
-    began = time.monotonic()
-    value = await _run(job, fn, approved_args, approved_kwargs)
-    document = to_document(value, f"the result of step {name!r}")
-    return await steps.record(job, name, document, time.monotonic() - began)
+    return await steps.run(
+        job,
+        name,
+        fn,
+        approved_args,
+        approved_kwargs,
+        effect=effect,
+        consumes=decision.approval_id,
+    )
 
 
 def _replayed(job: "Job", question: Approval, output: Any) -> Decision:
@@ -187,35 +183,6 @@ async def _consume(job: "Job", question: Approval) -> Decision | None:
         )
     steps.keep(job, question.key, output)
     return decision
-
-
-async def _begin(job: "Job", name: str, decision: Decision, effect: str) -> None:
-    assert decision.approval_id is not None
-    try:
-        async with job.tools.database.transaction() as connection:
-            begun = await consumption.begin_step(
-                connection,
-                job.lease,
-                decision.approval_id,
-                name,
-                attempt=job.attempt,
-                effect=effect,
-                input_hash=shown_hash(name, (), decision.shown),
-            )
-    except Conflict as error:
-        # Somebody said no, or put another question in its place, just now: look again.
-        raise Snooze(0.0) from error
-    if not begun and effect == "unsafe":
-        raise job.park("person", detail=f"step {name} was begun and not recorded")
-
-
-async def _run(
-    job: "Job", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
-    if inspect.iscoroutinefunction(fn):
-        return await fn(*args, **kwargs)
-    value = await job.run_in_thread(fn, *args, **kwargs)
-    return await value if inspect.isawaitable(value) else value
 
 
 def _is_final(asked: approvals.Approval) -> bool:

@@ -12,18 +12,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from uuid import UUID
 
 import anyio
 
-from db import steps, unsafe
+from db import consumption, steps, unsafe
 from db.documents import to_document
-from db.errors import InvalidInput, JobsworthError
+from db.errors import Conflict, InvalidInput, JobsworthError
 from db.pool import Connection, bounded
 from db.steps import Record, Step
 from worker import crash_points
 from worker.group_commit import RECORD
 from worker.input_hash import input_hash
-from worker.outcomes import Ending, Fail, ParkSignal
+from worker.outcomes import Ending, Fail, ParkSignal, Snooze
 
 if TYPE_CHECKING:
     from worker.context import Job
@@ -70,15 +71,14 @@ async def run(
     *,
     effect: str = "idempotent",
     any_input: bool = False,
+    consumes: UUID | None = None,
 ) -> Any:
     """The recorded output of step `name`, else that of `fn(*args, **kwargs)`, recorded.
 
-    Raises `StepChanged` if it is recorded with another input; a pure one is computed anew.
+    `consumes` is an approval that is spent in the transaction that begins the step. Raises
+    `StepChanged` if it is recorded with another input; a pure one is computed anew.
     """
-    if effect not in EFFECTS:
-        raise InvalidInput(
-            f"effect={effect!r} of step {name!r} is not known", f"say one of {', '.join(EFFECTS)}"
-        )
+    check_effect(name, effect)
     digest = input_hash(args, kwargs)
     found, output = await read(job, name)
     if found:
@@ -87,6 +87,8 @@ async def run(
             return output
         if effect != "pure":
             raise StepChanged(job, name, inherited=known.inherited)
+    if effect == "unsafe" or consumes is not None:
+        await _patiently(partial(_begin, job, name, digest, effect, consumes))
     if effect == "unsafe":
         return await _run_once(job, name, digest, fn, args, kwargs)
     began = time.monotonic()
@@ -94,6 +96,14 @@ async def run(
     document = to_document(value, f"the result of step {name!r}")
     took_seconds = time.monotonic() - began
     return await record(job, name, document, took_seconds, effect=effect, input_hash=digest)
+
+
+def check_effect(name: str, effect: str) -> None:
+    """Raises `InvalidInput` for an effect that is none."""
+    if effect not in EFFECTS:
+        raise InvalidInput(
+            f"effect={effect!r} of step {name!r} is not known", f"say one of {', '.join(EFFECTS)}"
+        )
 
 
 async def transaction(job: "Job", name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:
@@ -174,10 +184,7 @@ async def _run_once(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """Run a step that is unsafe to repeat; parks if it was begun before."""
-    if name in job.begun or not await _patiently(partial(_begin, job, name, digest)):
-        raise job.park("person", detail=f"step {name} was begun and not recorded")
-    job.begun.add(name)
+    """Run a step that is unsafe to repeat, and is marked as begun."""
     crash_points.reach("step.begun")
     began = time.monotonic()
     try:
@@ -208,16 +215,39 @@ async def _patiently(write: Callable[[], Awaitable[T]]) -> T:
     return await write()
 
 
-async def _begin(job: "Job", name: str, digest: str) -> bool:
-    """Mark the step as begun; False if an earlier attempt did."""
-    async with job.tools.database.connection() as connection:
-        if await steps.begin(
-            connection, job.lease, name, attempt=job.attempt, effect="unsafe", input_hash=digest
-        ):
-            return True
-        # This attempt has not run it, so a mark of its own is one whose commit was not answered.
-        found = await steps.list_for_job(connection, job.id)
-    return any(step.name == name and step.attempt == job.attempt for step in found)
+async def _begin(job: "Job", name: str, digest: str, effect: str, consumes: UUID | None) -> None:
+    """Mark the step as begun, with its consent; parks if it is unsafe and was begun before."""
+    try:
+        async with job.tools.database.transaction() as connection:
+            if consumes is None:
+                begun = await steps.begin(
+                    connection,
+                    job.lease,
+                    name,
+                    attempt=job.attempt,
+                    effect=effect,
+                    input_hash=digest,
+                )
+            else:
+                begun = await consumption.begin_step(
+                    connection,
+                    job.lease,
+                    consumes,
+                    name,
+                    attempt=job.attempt,
+                    effect=effect,
+                    input_hash=digest,
+                )
+            # This attempt has not run it: a mark of its own is one whose commit was not answered.
+            if not begun and name not in job.begun:
+                found = await steps.list_for_job(connection, job.id)
+                begun = any(s.name == name and s.attempt == job.attempt for s in found)
+    except Conflict as error:
+        # Somebody said no, or put another question in its place, just now: look again.
+        raise Snooze(0.0) from error
+    if effect == "unsafe" and not begun:
+        raise job.park("person", detail=f"step {name} was begun and not recorded")
+    job.begun.add(name)
 
 
 async def _mark(job: "Job", name: str, error: BaseException) -> None:

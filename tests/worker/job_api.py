@@ -56,7 +56,8 @@ where j.mode = any(%(modes)s) and (
   j.status in ('queued', 'running')
   or j.status = 'waiting' and (
     jobsworth.reason_gone(j)
-    or j.waiting_for = 'timer' and j.run_at < clock_timestamp() + %(soon)s * interval '1 second'
+    or j.waiting_for in ('timer', 'limit')
+      and j.run_at < clock_timestamp() + %(soon)s * interval '1 second'
     or j.waiting_for = 'approval' and exists (
       select 1 from jobsworth.approvals a
       where a.job_id = j.id and a.status = 'pending' and a.deadline <= clock_timestamp())))

@@ -13,7 +13,7 @@ from db.approvals import Approval, ApprovalStatus
 from db.jobs import JobStatus, WaitReason
 from tests.worker.job_api import JobApi
 from worker import Job, NotApproved, handler
-from worker import ask as ask_module
+from worker import steps as steps_module
 
 STEPS: LiteralString = "select name, kind, effect::text from jobsworth.steps order by started_at"
 FINISH_STEPS: LiteralString = """
@@ -276,13 +276,13 @@ async def test_a_no_just_before_the_step_begins_stops_it(
     job = await api.run("ship")
     asked = await api.approval(job.id)
     await vote(api, asked.id)
-    begin = getattr(ask_module, "_begin")  # noqa: B009
+    begin = steps_module._begin  # pyright: ignore[reportPrivateUsage]
 
     async def begin_after_the_no(*args: Any) -> None:
         assert (await vote(api, asked.id, "reject", "Bob")).accepted
         await begin(*args)
 
-    monkeypatch.setattr(ask_module, "_begin", begin_after_the_no)
+    monkeypatch.setattr(steps_module, "_begin", begin_after_the_no)
     await api.work()
     ended = await api.job(job.id)
     assert (ended.status, ended.failures, ran) == (JobStatus.FAILED, 1, [])

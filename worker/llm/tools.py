@@ -6,8 +6,9 @@ requires approval is not run before somebody has said yes to exactly this tool a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
@@ -28,9 +29,6 @@ from worker import steps
 from worker.llm.wrapper import Conversation, metered
 from worker.outcomes import Fail, ParkSignal
 
-if TYPE_CHECKING:
-    pass
-
 ToolEffect = Literal["pure", "idempotent", "unsafe"]
 ARGUMENTS_SHOWN_CHARACTERS_MAX = 500
 
@@ -44,6 +42,8 @@ class Durable(AbstractCapability[Any]):
     conversation: Conversation
     effects: Mapping[str, ToolEffect | None]
     approval_seconds: float | None
+    # The approvals of tool calls, by their ids, that the calls' steps consume.
+    allowed: dict[str, UUID] = field(default_factory=dict[str, UUID])
 
     def get_ordering(self) -> CapabilityOrdering:
         # Next to the model and the tools: hooks of the agent's own run in every replay.
@@ -89,6 +89,7 @@ class Durable(AbstractCapability[Any]):
             {},
             effect=effect,
             any_input=self.conversation.if_changed == "reuse",
+            consumes=self.allowed.get(call.tool_call_id),
         )
         return _result(recorded)
 
@@ -119,14 +120,20 @@ class Durable(AbstractCapability[Any]):
     async def _decision(self, call: ToolCallPart) -> ToolApproved | ToolDenied:
         arguments = call.args_as_dict()
         shown = to_json(arguments, fallback=str).decode()[:ARGUMENTS_SHOWN_CHARACTERS_MAX]
+        step = self._step(call)
+        is_step = self.effects.get(call.tool_name, "idempotent") is not None
         decision = await self.conversation.job.ask(
             f"Let {self.conversation.name} call {call.tool_name}({shown})?",
             shows={"tool": call.tool_name, "arguments": arguments},
             deadline_seconds=self.approval_seconds,
-            name=self._step(call),
+            name=step,
+            editable=True,
+            for_step=step if is_step else None,
         )
         if decision.approved:
-            return ToolApproved()
+            if is_step and decision.approval_id is not None:
+                self.allowed[call.tool_call_id] = decision.approval_id
+            return ToolApproved(override_args=_edited(decision.shown, arguments))
         return ToolDenied(decision.comment or "The tool call was denied.")
 
     def _step(self, call: ToolCallPart) -> str:
@@ -134,6 +141,15 @@ class Durable(AbstractCapability[Any]):
         name = self.conversation.tool_steps.get(call.tool_call_id)
         # Called by an answer in `message_history`: that was before this conversation.
         return name or f"{self.conversation.name}/history/tool {call.tool_name} {call.tool_call_id}"
+
+
+def _edited(shown: Any, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments that a person wrote in place of those that were asked for."""
+    match shown:
+        case {"arguments": dict(approved)} if approved != asked:  # pyright: ignore[reportUnknownVariableType]
+            return cast("dict[str, Any]", approved)
+        case _:
+            return None
 
 
 async def _outcome(handler: Any, args: dict[str, Any]) -> Any:
