@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, LiteralString, cast
@@ -11,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
+from tests.openai_stub import OpenAIStub
 from tests.support import ROOT, WorkerProcess, Workers, connect, run_cli, until_sync
 
 README = (ROOT / "README.md").read_text()
@@ -18,6 +21,11 @@ ALL_JOBS: LiteralString = """
 select id, mode, payload, status::text, waiting_for::text, result, error
 from jobsworth.reactive_jobs order by id
 """
+
+OPEN_APPROVAL: LiteralString = """
+select id, proposal_text from jobsworth.approvals where status = 'pending'
+"""
+COST: LiteralString = "select sum(cost) as cost from jobsworth.llm_calls"
 
 Jobs = list[dict[str, Any]]
 
@@ -99,6 +107,35 @@ def test_a_payload_that_does_not_fit_fails_at_once_with_the_field_and_the_reason
 
     error = (until_sync(failed, 20) or {})["error"]
     assert "greet(name, times): times: Input should be a valid integer" in error
+
+
+def test_an_agent_of_your_own_is_durable_metered_and_approvable_as_pasted(
+    database_url: str, tmp_path: Path, workers: Workers, conn: psycopg.Connection[DictRow]
+) -> None:
+    (tmp_path / "newsroom.py").write_text(block("python", "pydantic_ai"))
+    budget, start, enqueue, ledger = block("", "jobsworth budget set daily").splitlines()
+    assert run_cli(*shlex.split(budget)[1:], url=database_url).returncode == 0
+    settings = dict(setting.split("=", 1) for setting in shlex.split(start)[:3])
+    command, mode, payload = shlex.split(enqueue)[1:]
+    with OpenAIStub() as provider:
+        here = {"JOBSWORTH_MODEL_URL": provider.url, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+        workers.start(database_url, settings | here).wait_for("daemon.ready", seconds=30)
+        script = (
+            '[[call search {"query": "tea"} ;; call publish {"text": "Tea."} ;; say {results}]]'
+        )
+        payload = json.dumps(json.loads(payload) | {"topic": script})
+        job_id = run_cli(command, mode, payload, url=database_url).stdout.strip()
+        approval = until_sync(lambda: conn.execute(OPEN_APPROVAL).fetchone(), 60)
+        assert (approval or {})["proposal_text"] == 'Let draft call publish({"text":"Tea."})?'
+        assert run_cli("approve", str((approval or {})["id"]), url=database_url).returncode == 0
+        assert run_cli("job", job_id, url=database_url).returncode == 0
+        until_sync(lambda: conn.execute(ALL_JOBS).fetchall()[0]["status"] == "done", 60)
+        assert conn.execute(ALL_JOBS).fetchall()[0]["result"] == "published"
+        spent = run_cli(*shlex.split(ledger)[1:], url=database_url).stdout
+        assert "openai:gpt-5-mini" in spent
+        assert len(provider.bill) == 3
+    assert run_cli("books", "check", url=database_url).returncode == 0
+    assert (conn.execute(COST).fetchone() or {})["cost"] > 0
 
 
 def test_every_command_of_the_readme_exists() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import anyio
 import pytest
+from psycopg.types.json import Jsonb
 from pydantic_ai import Agent, ApprovalRequired, BinaryContent, CallDeferred, RunContext, ToolReturn
 
 from db.jobs import JobStatus
 from tests.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import model_at, steps_of
-from worker import Job, handler
+from worker import Job, handler, steps
 
 
 async def test_a_tool_declared_no_step_is_run_in_every_replay(
@@ -194,6 +195,47 @@ async def test_a_tool_that_requires_approval_parks_the_job_and_is_run_once(
     job = await api.job(job.id)
     assert (job.result, charged) == ("5 charged", [5])
     assert len(provider.bill) == 2
+    [spent] = await api.rows("select consumed_by from jobsworth.approvals")
+    assert spent["consumed_by"] == "pay/request 1/tool charge 1"
+
+
+async def test_a_person_may_change_what_a_tool_is_called_with(
+    api: JobApi, provider: OpenAIStub
+) -> None:
+    charged: list[int] = []
+    paying(provider, charged, '[[call charge {"euros": 5} ;; say {results}]]')
+    job = await api.run("work")
+    asked = await api.approval(job.id)
+    await api.rows(
+        "select jobsworth.resolve(%(id)s, 'approve', decided_by => 'Ann', edited => %(edited)s)",
+        id=asked.id,
+        edited=Jsonb({"tool": "charge", "arguments": {"euros": 3}}),
+    )
+    await api.work()
+    assert ((await api.job(job.id)).result, charged) == ("3 charged", [3])
+
+
+async def test_a_no_that_comes_before_the_tool_begins_counts(
+    api: JobApi, provider: OpenAIStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent has read the yes already; the transaction that begins the step finds the no."""
+    charged: list[int] = []
+    paying(provider, charged, '[[call charge {"euros": 5} ;; say it said {results}]]')
+    job = await api.run("work")
+    asked = await api.approval(job.id)
+    await api.decide(job.id, "approve")
+    begin = steps._begin  # pyright: ignore[reportPrivateUsage]
+
+    async def begin_after_the_no(*args: Any) -> None:
+        await api.rows(
+            "select jobsworth.resolve(%(id)s, 'reject', decided_by => 'Bob')", id=asked.id
+        )
+        await begin(*args)
+
+    monkeypatch.setattr(steps, "_begin", begin_after_the_no)
+    await api.work()
+    job = await api.job(job.id)
+    assert (job.result, charged) == ("it said The tool call was denied.", [])
 
 
 async def test_a_rejected_tool_is_not_run_and_the_model_hears_why(
