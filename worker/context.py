@@ -90,6 +90,8 @@ class Tools:
     deployer: "Callable[[Job, str, str, str], Awaitable[Any]]"
     output_tokens_max: int = 4096
     model: ModelChoice = field(default_factory=ModelChoice)
+    history_tokens: int = 8_000
+    instructions: str = ""
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:

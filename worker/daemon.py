@@ -126,6 +126,8 @@ class Daemon:
                 settings.model_key.get_secret_value() if settings.model_key else None,
                 settings.model_seconds,
             ),
+            history_tokens=settings.history_tokens,
+            instructions=settings.instructions,
         )
         self._identity = Identity(
             host=socket.gethostname(),

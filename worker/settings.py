@@ -331,7 +331,9 @@ class Settings(BaseSettings):
     )
 
     model: ModelName = Field(
-        None, description="the model of agents that name none; unset, the offline rule-based one"
+        None,
+        description="the model of the shipped modes, and of agents that name none; unset or "
+        "offline, rules that quote what was said, at no cost",
     )
     model_url: HttpUrl = Field(
         None, description="the base URL of that model's provider, where it is not the usual one"
@@ -347,6 +349,15 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="most tokens a model may answer with, where neither agent nor model says",
+    )
+    history_tokens: int = Field(
+        8_000,
+        ge=0,
+        le=1_000_000,
+        description="what a shipped mode sees of its thread at most, a token taken as four bytes",
+    )
+    instructions: str = Field(
+        "", max_length=20_000, description="what the shipped modes are told beside their own task"
     )
     embedder_url: HttpUrl = Field(
         None,
