@@ -91,7 +91,7 @@ class Tools:
     output_tokens_max: int = 4096
     model: ModelChoice = field(default_factory=ModelChoice)
     history_tokens: int = 8_000
-    instructions: str = ""
+    instructions: str | None = None
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:

@@ -356,8 +356,10 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="what a shipped mode sees of its thread at most, a token taken as four bytes",
     )
-    instructions: str = Field(
-        "", max_length=20_000, description="what the shipped modes are told beside their own task"
+    instructions: str | None = Field(
+        None,
+        max_length=20_000,
+        description="what the shipped modes are told beside their own tasks",
     )
     embedder_url: HttpUrl = Field(
         None,

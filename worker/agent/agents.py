@@ -92,7 +92,7 @@ class Agents:
                 self._of_task[task],
                 _prompt(text, request.memories),
                 message_history=[_message(turn) for turn in earlier],
-                instructions=job.tools.instructions or None,
+                instructions=job.tools.instructions,
                 deps=deps,
                 effects=EFFECTS if task == "execute" else None,
                 # What was answered stands, though the thread went on, or we have been updated.
