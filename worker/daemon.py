@@ -69,6 +69,7 @@ async def run(settings: Settings) -> int:
     try:
         registry = handlers.load(settings.handlers)
         _warn_of_shadows()
+        _model(settings).check()
         embedder = embedder_from_settings(
             url=settings.embedder_url,
             model=settings.embedder_model,
@@ -120,12 +121,7 @@ class Daemon:
             payload_bytes_max=settings.payload_bytes_max,
             deployer=deployer.deploy,
             output_tokens_max=settings.max_output_tokens,
-            model=ModelChoice(
-                settings.model,
-                settings.model_url,
-                settings.model_key.get_secret_value() if settings.model_key else None,
-                settings.model_seconds,
-            ),
+            model=_model(settings),
             history_tokens=settings.history_tokens,
             instructions=settings.instructions,
         )
@@ -471,6 +467,15 @@ async def _database(settings: Settings) -> AsyncGenerator[tuple[str, Callable[[]
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(embedded.close)
+
+
+def _model(settings: Settings) -> ModelChoice:
+    return ModelChoice(
+        settings.model,
+        settings.model_url,
+        settings.model_key.get_secret_value() if settings.model_key else None,
+        settings.model_seconds,
+    )
 
 
 def _queues(settings: Settings, registry: Mapping[str, handlers.Handler]) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from worker.cli.database import (
     shown_url,
 )
 from worker.cli.exit_codes import ExitCode
+from worker.cli.models import check_model
 from worker.cli.output import clean, emit, emit_facts, emit_json, styled
 from worker.cli.status import worker_state
 from worker.cli.times import span
@@ -111,7 +112,7 @@ def check_settings() -> tuple[list[Finding], Settings | None]:
 
 
 def check_surroundings(settings: Settings | None) -> list[Finding]:
-    """The working directory, and the deploy.toml in it."""
+    """The working directory, the model, and the deploy.toml."""
     findings = [
         Finding(
             "warning",
@@ -121,6 +122,8 @@ def check_surroundings(settings: Settings | None) -> list[Finding]:
         )
         for path in shadowing_files(Path.cwd())
     ]
+    if settings is not None:
+        findings.append(Finding(*check_model(settings)))
     if settings is not None and settings.deploy_file is not None:
         try:
             names = ", ".join(load_environments(settings.deploy_file))

@@ -28,7 +28,16 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
     assert marks == {
         **dict.fromkeys(
             (
-                *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
+                *(
+                    "settings",
+                    "model",
+                    "database",
+                    "server",
+                    "pgvector",
+                    "clock",
+                    "snapshots",
+                    "schema",
+                ),
                 *("writes", "modes", "violations", "books", "memory"),
             ),
             "ok",
