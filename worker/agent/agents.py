@@ -22,7 +22,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model
 
 from worker.agent.carrying import Carrying
-from worker.agent.conversation import Turn
+from worker.agent.conversation import NOT_FIRST, Turn
 from worker.agent.model import CarriedOut, Classified, Made, Request, Task
 from worker.agent.offline_model import CARRIED_OUT, CLASSIFIED, PLANNED, OfflineModel
 from worker.agent.plans import Plan
@@ -91,7 +91,7 @@ class Agents:
                 task,
                 self._of_task[task],
                 _prompt(text, request.memories),
-                message_history=[_message(turn) for turn in earlier],
+                message_history=_history(earlier),
                 instructions=job.tools.instructions,
                 deps=deps,
                 effects=EFFECTS if task == "execute" else None,
@@ -165,6 +165,11 @@ def quoted(memories: list[str]) -> str:
     """As JSON in which no text can end the quotation."""
     lines = json.dumps(memories, ensure_ascii=False, indent=0).replace("<", "\\u003c")
     return f"<memories>\n{lines}\n</memories>"
+
+
+def _history(turns: list[Turn]) -> list[ModelMessage]:
+    begins = [("user", NOT_FIRST)] if turns and turns[0][0] == "assistant" else []
+    return [_message(turn) for turn in [*begins, *turns]]
 
 
 def _message(turn: Turn) -> ModelMessage:

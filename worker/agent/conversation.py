@@ -28,6 +28,8 @@ SCORE_MIN = 0.15
 BYTES_PER_TOKEN = 4
 NO_TEXT = "(a message without text)"
 """What a model gets to see of an empty message, as providers refuse empty ones."""
+NOT_FIRST = "(the conversation goes on)"
+"""What a model gets to see before a thread that begins with its own words, as some refuse that."""
 
 Turn = tuple[str, str]
 

@@ -24,7 +24,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from worker.agent import offline
-from worker.agent.conversation import NO_TEXT, Turn
+from worker.agent.conversation import NO_TEXT, NOT_FIRST, Turn
 from worker.agent.model import PRICE_VERSION
 from worker.agent.plans import Deploy, Note, Plan, Save, Search, Step
 
@@ -125,10 +125,10 @@ def _heard(messages: Iterable[ModelMessage]) -> Heard:
         for part in message.parts:
             match part:
                 case UserPromptPart(content=str() as text):
-                    heard.turns.append(("user", "" if text == NO_TEXT else text))
+                    heard.turns.append(("user", _said(text)))
                 case UserPromptPart(content=[str() as quotes, str() as text]):
                     heard.memories = _memories(quotes)
-                    heard.turns.append(("user", "" if text == NO_TEXT else text))
+                    heard.turns.append(("user", _said(text)))
                 case TextPart():
                     heard.turns.append(("assistant", part.content))
                 case ToolReturnPart():
@@ -136,6 +136,11 @@ def _heard(messages: Iterable[ModelMessage]) -> Heard:
                 case _:
                     pass
     return heard
+
+
+def _said(text: str) -> str:
+    """What stands for nothing is nothing."""
+    return "" if text in (NO_TEXT, NOT_FIRST) else text
 
 
 def _memories(quotes: str) -> list[str]:
