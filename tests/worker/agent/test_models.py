@@ -14,7 +14,7 @@ import worker.agent
 from db import messages
 from db.jobs import Job, JobStatus
 from db.tokens import UsageSource
-from tests.openai_chat import Reply
+from tests.openai_chat import Body, Reply
 from tests.openai_stub import GOOD, SERVER_ERROR, OpenAIStub
 from tests.worker.agent.brain import Brain, calls, last_text, offered, said_in, system_of
 from tests.worker.job_api import JobApi
@@ -26,6 +26,9 @@ assert worker.agent.__all__, "importing it registers the handlers"
 THREAD: LiteralString = """
 insert into jobsworth.chat_threads (platform, chat_id) values ('test', gen_random_uuid()::text)
 returning id
+"""
+GREETING: LiteralString = """
+insert into jobsworth.chat_messages (thread_id, role, text) values (%(id)s, 'assistant', 'Hi')
 """
 SAID: LiteralString = """
 select m.text, m.model, m.input_tokens, m.output_tokens, m.latency_ms
@@ -153,10 +156,7 @@ async def test_the_thread_is_told_as_far_back_as_the_limit_of_tokens(
 async def test_a_thread_that_begins_with_the_models_own_words_does_not_begin_its_request(
     chat: Chat, brain: Brain
 ) -> None:
-    await chat.database.execute(
-        "insert into jobsworth.chat_messages (thread_id, role, text) values (%(id)s, 'assistant', 'Hi')",
-        {"id": chat.thread_id},
-    )
+    await chat.database.execute(GREETING, {"id": chat.thread_id})
     await chat.say("When does the shop open?")
     assert [role for role, _ in said_in(brain.bodies[-1])] == ["user", "assistant", "user"]
 
@@ -337,7 +337,11 @@ NONSENSE = [
 async def test_a_model_that_talks_nonsense_fails_the_job_and_is_named(
     chat: Chat, provider: OpenAIStub, mode: str, payload: dict[str, Any], reply: Reply
 ) -> None:
-    provider.reply = lambda body: reply
+
+    def talk(body: Body) -> Reply:
+        return reply
+
+    provider.reply = talk
     job = await chat.run(mode, payload)
     assert (job.status, job.failures) == (JobStatus.FAILED, 1)
     assert job.error
