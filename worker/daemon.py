@@ -73,6 +73,7 @@ async def run(settings: Settings) -> int:
     try:
         registry = handlers.load(settings.handlers)
         _warn_of_shadows()
+        _model(settings).check()
         embedder = embedder_from_settings(
             url=settings.embedder_url,
             model=settings.embedder_model,
@@ -128,12 +129,9 @@ class Daemon:
             pricing=Pricing(),
             unknown_price=settings.unknown_price,
             output_tokens_max=settings.max_output_tokens,
-            model=ModelChoice(
-                settings.model,
-                settings.model_url,
-                settings.model_key.get_secret_value() if settings.model_key else None,
-                settings.model_seconds,
-            ),
+            model=_model(settings),
+            history_tokens=settings.history_tokens,
+            instructions=settings.instructions,
         )
         self._identity = Identity(
             host=socket.gethostname(),
@@ -502,6 +500,15 @@ def _spool_folder(settings: Settings) -> SpoolFolder:
         settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
     )
     return SpoolFolder(path, settings.spool_bytes_max)
+
+
+def _model(settings: Settings) -> ModelChoice:
+    return ModelChoice(
+        settings.model,
+        settings.model_url,
+        settings.model_key.get_secret_value() if settings.model_key else None,
+        settings.model_seconds,
+    )
 
 
 def _queues(settings: Settings, registry: Mapping[str, handlers.Handler]) -> tuple[str, ...]:

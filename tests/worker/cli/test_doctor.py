@@ -36,8 +36,8 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
     assert marks == {
         **dict.fromkeys(
             (
-                *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
-                "spool",
+                *("settings", "model", "database", "server", "pgvector", "clock", "snapshots"),
+                *("schema", "spool"),
                 *("writes", "modes", "violations", "books", "memory", "webhooks"),
             ),
             "ok",

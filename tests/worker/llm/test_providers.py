@@ -13,8 +13,8 @@ from tests.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi, registered
 from tests.worker.llm.support import calls_of
 from worker import Job, handler
-from worker.llm.choice import ModelChoice
-from worker.llm.providers import KEYS, model_of
+from worker.llm.choice import KEYS, ModelChoice
+from worker.llm.providers import model_of
 from worker.settings import MODEL_PROVIDERS
 
 
@@ -40,6 +40,12 @@ def test_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.Monke
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(InvalidInput, match=r"set JOBSWORTH_MODEL_KEY or ANTHROPIC_API_KEY"):
         model_of("anthropic:m")
+
+
+@pytest.mark.parametrize("key", ["sk-…", "sk-1\n", "sk 1"])
+def test_a_key_that_could_not_be_sent_is_told_before_anything_is_sent(key: str) -> None:
+    with pytest.raises(InvalidInput, match="has a character that no key has"):
+        ModelChoice("openai:chat-1", key=key).check()
 
 
 def test_a_server_of_ones_own_may_want_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
