@@ -103,7 +103,8 @@ class Chat:
                 "where a.status = 'pending' and j.waiting_for = 'approval'"
             ).fetchone()
 
-        row = until_sync(asked, what="an approval is asked for")
+        self.until(asked)
+        row = asked()
         assert row
         return row
 
