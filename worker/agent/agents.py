@@ -126,7 +126,7 @@ class Agents:
 
 def _answering(agent: Agent[Any, str]) -> Agent[Any, str]:
     @agent.output_validator
-    def says_something(output: str) -> str:
+    async def says_something(output: str) -> str:
         if not output.strip():
             raise ModelRetry("The answer is empty. Say something.")
         return output
@@ -146,7 +146,7 @@ def _executing(model: Model) -> Agent[Any, Any]:
     )
 
     @agent.output_validator
-    def is_at_the_end(ctx: RunContext[Carrying], output: CarriedOut) -> CarriedOut:
+    async def is_at_the_end(ctx: RunContext[Carrying], output: CarriedOut) -> CarriedOut:
         """Told once that something is left, a model may end all the same: it is reported so."""
         left = ctx.deps.next
         if left is not None and ctx.retry == 0:

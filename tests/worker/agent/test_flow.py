@@ -18,6 +18,8 @@ from worker.agent import offline
 
 OFFLINE = "offline:rules-1"
 LOG_LINES_SHOWN = 30
+# On a machine that does much else, loading what agents need takes its time.
+FIRST_JOB_SECONDS = 60.0
 
 
 class Chat:
@@ -70,10 +72,10 @@ class Chat:
             [thread_id or self.thread_id],
         ).fetchall()
 
-    def until_finished(self, seconds: float = 20) -> None:
+    def until_finished(self, seconds: float = FIRST_JOB_SECONDS) -> None:
         self.until(lambda: not self.unfinished(), seconds)
 
-    def until(self, check: Callable[[], object], seconds: float = 20) -> None:
+    def until(self, check: Callable[[], object], seconds: float = FIRST_JOB_SECONDS) -> None:
         """Wait for it; what waited in vain tells what hangs, and what the worker logged last."""
         try:
             until_sync(check, seconds)
@@ -103,7 +105,8 @@ class Chat:
                 "where a.status = 'pending' and j.waiting_for = 'approval'"
             ).fetchone()
 
-        row = until_sync(asked, what="an approval is asked for")
+        self.until(asked)
+        row = asked()
         assert row
         return row
 
