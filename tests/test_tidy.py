@@ -32,6 +32,8 @@ LONG = {
     "worker/daemon.py": "the order in which the parts start and end",
     "worker/cli/app.py": "the list of commands with their help",
 }
+# What takes a second to load, and is loaded with the first job of an agent.
+OF_AGENTS = ["pydantic_ai", "openai", "anthropic", "genai_prices"]
 # Settings that are only checked: there is nothing to choose from yet.
 CHECKED_ONLY: dict[str, str] = {}
 # LISTEN needs a connection of its own, outside the pool, and returns nothing.
@@ -157,11 +159,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_the_command_line_does_not_load_what_only_a_daemon_needs() -> None:
     heavy = ["fastapi", "uvicorn", "prometheus_client", "numpy", "worker.daemon", "worker.agent"]
     _assert_not_loaded("worker.cli", heavy)
+    _assert_not_loaded("worker.cli.doctor", ["worker.agent", *OF_AGENTS])
 
 
 def test_a_daemon_does_not_load_what_an_endpoint_an_embedder_or_a_migration_needs() -> None:
     heavy = ["fastapi", "uvicorn", "prometheus_client", "numpy", "httpx", "alembic", "sqlalchemy"]
-    _assert_not_loaded("worker.daemon", heavy)
+    _assert_not_loaded("worker.daemon", heavy + OF_AGENTS)
+    # Its handlers, the shipped modes among them, wait for their first job.
+    _assert_not_loaded("worker.agent", OF_AGENTS)
 
 
 def _assert_not_loaded(module: str, heavy: list[str]) -> None:

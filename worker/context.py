@@ -99,6 +99,8 @@ class Tools:
     unknown_price: str = "refuse_if_budgeted"
     output_tokens_max: int = 4096
     model: ModelChoice = field(default_factory=ModelChoice)
+    history_tokens: int = 8_000
+    instructions: str | None = None
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:

@@ -73,6 +73,7 @@ async def run(settings: Settings) -> int:
     try:
         registry = handlers.load(settings.handlers)
         _warn_of_shadows()
+        _model(settings).check()
         embedder = embedder_from_settings(
             url=settings.embedder_url,
             model=settings.embedder_model,
@@ -128,12 +129,9 @@ class Daemon:
             pricing=Pricing(),
             unknown_price=settings.unknown_price,
             output_tokens_max=settings.max_output_tokens,
-            model=ModelChoice(
-                settings.model,
-                settings.model_url,
-                settings.model_key.get_secret_value() if settings.model_key else None,
-                settings.model_seconds,
-            ),
+            model=_model(settings),
+            history_tokens=settings.history_tokens,
+            instructions=settings.instructions,
         )
         self._identity = Identity(
             host=socket.gethostname(),
@@ -497,11 +495,21 @@ async def _database(settings: Settings) -> AsyncGenerator[tuple[str, Callable[[]
             await anyio.to_thread.run_sync(embedded.close)
 
 
+<<<<<<< HEAD
 def _spool_folder(settings: Settings) -> SpoolFolder:
     path = folder_of(
         settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
     )
     return SpoolFolder(path, settings.spool_bytes_max)
+=======
+def _model(settings: Settings) -> ModelChoice:
+    return ModelChoice(
+        settings.model,
+        settings.model_url,
+        settings.model_key.get_secret_value() if settings.model_key else None,
+        settings.model_seconds,
+    )
+>>>>>>> modes
 
 
 def _queues(settings: Settings, registry: Mapping[str, handlers.Handler]) -> tuple[str, ...]:

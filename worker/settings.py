@@ -378,7 +378,9 @@ class Settings(BaseSettings):
     )
 
     model: ModelName = Field(
-        None, description="the model of agents that name none; unset, the offline rule-based one"
+        None,
+        description="the model of the shipped modes, and of agents that name none; unset or "
+        "offline, rules that quote what was said, at no cost",
     )
     model_url: HttpUrl = Field(
         None, description="the base URL of that model's provider, where it is not the usual one"
@@ -401,6 +403,17 @@ class Settings(BaseSettings):
         "refuse_if_budgeted",
         description="may a call go out whose price is not known? refuse_if_budgeted: not if it "
         "falls under a budget of money",
+    )
+    history_tokens: int = Field(
+        8_000,
+        ge=0,
+        le=1_000_000,
+        description="what a shipped mode sees of its thread at most, a token taken as four bytes",
+    )
+    instructions: str | None = Field(
+        None,
+        max_length=20_000,
+        description="what the shipped modes are told beside their own tasks",
     )
     embedder_url: HttpUrl = Field(
         None,

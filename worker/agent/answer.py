@@ -15,9 +15,9 @@ async def answer(job: Job, text: str | None = None) -> dict[str, str]:
     """Answer by the model, and remember the exchange."""
     asked = await conversation.read(job, text)
     memories = await conversation.recall(job, asked.text)
-    reply = await model.ask(job, "answer", model.Request("answer", asked.turns, memories))
-    said = reply.read_as(model.Answered).text
-    model.say(job, said, reply, name="answer")
+    made = await model.ask(job, model.Request("answer", asked.turns, memories), str)
+    said = made.output
+    model.say(job, said, made, name="answer")
     if any(character.isalnum() for character in asked.text):
         _remember(job, asked.text, said)
     return {"text": said}

@@ -5,6 +5,7 @@ the answer to a message comes before anything that is done about the next one.
 """
 
 from worker.agent import conversation, model
+from worker.agent.model import Classified
 from worker.context import Job
 from worker.handlers import handler
 
@@ -13,7 +14,7 @@ from worker.handlers import handler
 async def classify(job: Job, text: str | None = None) -> dict[str, str]:
     """Decide by the model, and enqueue. `text` stands in for a message where there is none."""
     asked = await conversation.read(job, text)
-    reply = await model.ask(job, "classify", model.Request("classify", asked.turns[-1:]))
-    chosen = reply.read_as(model.Classified)
+    made = await model.ask(job, model.Request("classify", asked.turns[-1:]), Classified)
+    chosen = made.output
     job.enqueue(chosen.mode, {} if text is None else {"text": text})
     return {"mode": chosen.mode, "reason": chosen.reason}

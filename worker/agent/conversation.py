@@ -1,11 +1,13 @@
 """What a model gets to see of a thread.
 
 In: a job, with the message that triggered it or a text of its own. Out: the turns up to that
-message, oldest first, and what is remembered about it. Invariant: bounded in number and length,
-and without what people wrote after the message that is dealt with: their turn comes.
+message, oldest first, and what is remembered about it. Invariant: bounded in number, length and
+tokens, and without what people wrote after the message that is dealt with: their turn comes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from db import messages
 from db.messages import Message, MessageRole
@@ -21,6 +23,11 @@ MEMORIES_MAX = 5
 QUERY_CHARACTERS_MAX = 2_000
 # Below it, texts have no more in common than any two have.
 SCORE_MIN = 0.15
+
+# No tokenizer is loaded: this is how long a token is in ordinary text, more or less.
+BYTES_PER_TOKEN = 4
+NO_TEXT = "(a message without text)"
+"""What a model gets to see of an empty message, as providers refuse empty ones."""
 
 Turn = tuple[str, str]
 
@@ -42,7 +49,28 @@ async def read(job: Job, text: str | None) -> Asked:
             'enqueue it with one, like {"text": "What did we decide?"}'
         )
     asked = text if text is not None else trigger.text if trigger else ""
-    return Asked(asked, (*await _earlier(job, trigger), ("user", clip(asked))))
+    last = ("user", clip(asked) if asked.strip() else NO_TEXT)
+    tokens_max = job.tools.history_tokens - tokens_of(last[1])
+    return Asked(asked, (*newest(await _earlier(job, trigger), tokens_max), last))
+
+
+async def read_thread(job: Job) -> tuple[Turn, ...]:
+    """The job's thread up to the message that triggered it, itself not left out."""
+    trigger = await _trigger(job)
+    own = [("user", clip(trigger.text))] if trigger else []
+    return newest([*await _earlier(job, trigger), *own], job.tools.history_tokens)
+
+
+def newest(turns: Sequence[Turn], tokens_max: int) -> tuple[Turn, ...]:
+    """The longest end of `turns` that takes no more tokens than that."""
+    taken = list(accumulate(tokens_of(text) for _, text in reversed(turns)))
+    fitting = sum(tokens <= tokens_max for tokens in taken)
+    return tuple(turns[len(turns) - fitting :])
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens a text takes: a quarter of its bytes, rounded up."""
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 async def recall(job: Job, query: str) -> tuple[str, ...]:
@@ -77,7 +105,7 @@ async def _earlier(job: Job, trigger: Message | None) -> tuple[Turn, ...]:
         return ()
     async with job.database.connection() as connection:
         recent = await messages.fetch_recent(connection, job.thread_id, limit=MESSAGES_READ)
-    earlier = [message for message in recent if _comes_before(message, trigger)]
+    earlier = [m for m in recent if _comes_before(m, trigger) and m.text.strip()]
     return tuple((message.role.value, clip(message.text)) for message in earlier[-TURNS_MAX:])
 
 

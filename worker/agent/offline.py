@@ -29,7 +29,7 @@ SLUG_CHARACTERS_MAX = 48
 def respond(
     task: Literal["classify", "answer", "plan"], turns: Turns, memories: Sequence[str]
 ) -> dict[str, Any]:
-    """The content of an answer, as `model.Classified`, `model.Answered` or `model.Planned` read it.
+    """The content of an answer: a `model.Classified`, `{"text": …}` or a `Plan`.
 
     `turns` are (role, text), oldest first; the last is what is to be dealt with.
     """
@@ -41,7 +41,14 @@ def respond(
         case "answer":
             return {"text": answer(intent, turns[:-1], memories)}
         case "plan":
-            return {"plan": make_plan(intent).model_dump(mode="json")}
+            return make_plan(intent).model_dump(mode="json")
+
+
+def compose(text: str, details: Sequence[str], found: Sequence[str]) -> str:
+    """The content of a file: what it is, what the steps before it did, and what they found."""
+    quotes = (one.replace("\n", "\n> ") for one in found)
+    lines = [f"# {text}", "", *(f"- {detail}" for detail in details)]
+    return "\n".join([*lines, "", *(f"> {quote}" for quote in quotes), ""])
 
 
 def count_tokens(*texts: str) -> int:

@@ -7,7 +7,7 @@ an `execute` job that carries it. While nobody decides, the job is a row and the
 from typing import Any
 
 from worker.agent import conversation, model
-from worker.agent.model import Planned
+from worker.agent.plans import Plan
 from worker.ask import Decision
 from worker.context import Job
 from worker.handlers import handler
@@ -18,9 +18,9 @@ async def plan(job: Job, text: str | None = None) -> dict[str, Any]:
     """Plan by the model, ask, and hand the approved plan on."""
     asked = await conversation.read(job, text)
     memories = await conversation.recall(job, asked.text)
-    reply = await model.ask(job, "plan", model.Request("plan", asked.turns, memories))
-    proposed = reply.read_as(Planned).plan
-    model.say(job, proposed.as_text(), reply, name="plan")
+    made = await model.ask(job, model.Request("plan", asked.turns, memories), Plan)
+    proposed = made.output
+    model.say(job, proposed.as_text(), made, name="plan")
     document = proposed.model_dump(mode="json")
     decision = await job.ask(f"Carry out this plan? {proposed.title}", shows=document, name="plan")
     if decision.approved:

@@ -33,6 +33,7 @@ from worker.cli.database import (
     shown_url,
 )
 from worker.cli.exit_codes import ExitCode
+from worker.cli.models import check_model
 from worker.cli.output import clean, emit, emit_facts, emit_json, styled
 from worker.cli.spool import check_spool
 from worker.cli.status import worker_state
@@ -115,7 +116,11 @@ def check_settings() -> tuple[list[Finding], Settings | None]:
 
 
 def check_surroundings(settings: Settings | None) -> list[Finding]:
+<<<<<<< HEAD
     """The working directory, the deploy.toml in it, and the spool."""
+=======
+    """The working directory, the model, and the deploy.toml."""
+>>>>>>> modes
     findings = [
         Finding(
             "warning",
@@ -126,7 +131,11 @@ def check_surroundings(settings: Settings | None) -> list[Finding]:
         for path in shadowing_files(Path.cwd())
     ]
     if settings is not None:
+<<<<<<< HEAD
         findings += [Finding(*said) for said in check_spool(settings)]
+=======
+        findings.append(Finding(*check_model(settings)))
+>>>>>>> modes
     if settings is not None and settings.deploy_file is not None:
         try:
             names = ", ".join(load_environments(settings.deploy_file))

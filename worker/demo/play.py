@@ -28,7 +28,6 @@ from db.jobs import JobStatus
 from db.memories import Hit
 from db.pool import Connection, Database
 from db.tokens import CallStatus
-from worker.agent.model import PRICE_VERSION
 from worker.demo.daemons import Daemons, daemons_of
 from worker.demo.feed import PLATFORM, Fed, Feeder
 from worker.demo.inbox import Message, filled, load_inbox, shuffled
@@ -231,7 +230,7 @@ async def _tokens_said_and_called(connection: Connection, fed: Sequence[Fed]) ->
     said = called = 0
     for thread_id in {one.received.message.thread_id for one in fed}:
         for message in await messages.fetch_recent(connection, thread_id, messages.LIMIT_MAX):
-            if message.job_id is None or message.model != PRICE_VERSION:
+            if message.job_id is None or message.model is None:
                 continue
             said += (message.input_tokens or 0) + (message.output_tokens or 0)
             for call in await tokens.list_calls(connection, message.job_id):

@@ -12,6 +12,7 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, UserError
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import Model
+from pydantic_ai.run import AgentRunResult
 
 from db.errors import InvalidInput
 from worker.llm import failures
@@ -27,6 +28,13 @@ IF_CHANGED = ("fail", "reuse")
 
 
 async def run(
+    job: "Job", name: str, agent: AbstractAgent[Any, Any], prompt: Any, **how: Any
+) -> Any:
+    """The agent's output; `how` as for `run_result`."""
+    return (await run_result(job, name, agent, prompt, **how)).output
+
+
+async def run_result(
     job: "Job",
     name: str,
     agent: AbstractAgent[Any, Any],
@@ -37,8 +45,8 @@ async def run(
     approval_seconds: float | None = None,
     if_changed: str = "fail",
     **options: Any,
-) -> Any:
-    """The agent's output. `options` go to the agent's own `run`."""
+) -> AgentRunResult[Any]:
+    """The agent's output and messages. `options` go to the agent's own `run`."""
     if if_changed not in IF_CHANGED:
         raise InvalidInput(f"if_changed={if_changed!r} means nothing", "say 'fail' or 'reuse'")
     job.key("agent", name)
@@ -56,9 +64,9 @@ async def run(
     durable = Durable(conversation, declared, approval_seconds)
     given = {key: value for key, value in options.items() if value is not None}
     if "model" not in given and agent.model is None:
-        given["model"] = _chosen(job, name)
+        given["model"] = await _chosen(job, name)
     try:
-        result = await agent.run(
+        return await agent.run(
             prompt,
             message_history=message_history,
             capabilities=[*given.pop("capabilities", ()), durable],
@@ -69,11 +77,10 @@ async def run(
         if ending is None:
             raise
         raise ending from error
-    return result.output
 
 
-def _chosen(job: "Job", name: str) -> Model:
-    model = job.tools.model.model()
+async def _chosen(job: "Job", name: str) -> Model:
+    model = await job.tools.model.loaded()
     if model is None:
         raise Fail(
             f"the agent of {name!r} has no model: give it one, pass model= to job.agent, or set "

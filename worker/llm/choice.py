@@ -4,13 +4,50 @@ In: settings. Out: the model, built when it is first asked for. Invariant: choos
 daemon that runs no agent never imports a provider's SDK.
 """
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from threading import RLock
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio.to_thread
+
+from db.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
 
+T = TypeVar("T")
+
 OFFLINE = "offline"
+# By provider: the variable in which its own tools expect the key.
+KEYS = {
+    "openai": "OPENAI_API_KEY",
+    "openai-responses": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+}
+# What a server that wants no key is sent, as OpenAI's client cannot send none.
+NO_KEY = "none"
+
+
+def key_of(name: str, url: str | None, key: str | None) -> str:
+    """The key that the provider of `name` is sent; `key`, or the provider's usual variable.
+
+    A server at `url` is taken to want none. Raises `InvalidInput` for a name that is no model's,
+    and where there is no key.
+    """
+    provider, _, model = name.partition(":")
+    if provider not in KEYS or not model:
+        raise InvalidInput(
+            f"{name!r} is no model that can be used",
+            f"write provider:name, with one of the providers {', '.join(KEYS)}",
+        )
+    given = key or os.environ.get(KEYS[provider]) or (NO_KEY if url else None)
+    if given is None:
+        raise InvalidInput(
+            f"there is no key for {name!r}", f"set JOBSWORTH_MODEL_KEY or {KEYS[provider]}"
+        )
+    return given
 
 
 @dataclass(slots=True)
@@ -22,17 +59,43 @@ class ModelChoice:
     key: str | None = field(default=None, repr=False)
     timeout_seconds: float = 600.0
     _built: "Model | None" = field(default=None, init=False, repr=False)
+    _made: Any = field(default=None, init=False, repr=False)
+    _lock: RLock = field(default_factory=RLock, init=False, repr=False)
 
     @property
     def offline(self) -> bool:
         return self.name in (None, OFFLINE)
 
+    def check(self) -> None:
+        """Raise `InvalidInput` for what would fail in every job; loads nothing."""
+        if self.name is not None and not self.offline:
+            key_of(self.name, self.url, self.key)
+
     def model(self) -> "Model | None":
         """The model, the same one each time; None offline. Raises `InvalidInput`."""
-        if self._built is None and self.name is not None and not self.offline:
-            from worker.llm.providers import model_of
+        with self._lock:
+            if self._built is None and self.name is not None and not self.offline:
+                from worker.llm.providers import model_of
 
-            self._built = model_of(
-                self.name, url=self.url, key=self.key, timeout_seconds=self.timeout_seconds
-            )
+                self._built = model_of(
+                    self.name, url=self.url, key=self.key, timeout_seconds=self.timeout_seconds
+                )
+            return self._built
+
+    async def loaded(self) -> "Model | None":
+        """As `model`, built in a thread: to load a provider's SDK takes a second."""
+        if self._built is None and not self.offline:
+            return await anyio.to_thread.run_sync(self.model)
         return self._built
+
+    async def once(self, make: Callable[["Model | None"], T]) -> T:
+        """What `make` made of the model when it was first called, in a thread."""
+        if self._made is not None:
+            return self._made
+        return await anyio.to_thread.run_sync(self._make, make)
+
+    def _make(self, make: Callable[["Model | None"], T]) -> T:
+        with self._lock:
+            if self._made is None:
+                self._made = make(self.model())
+            return self._made

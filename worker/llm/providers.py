@@ -5,21 +5,11 @@ waits no longer than it is told. Invariant: a mistake in the name or a missing k
 anything is sent.
 """
 
-import os
-
 from pydantic_ai.models import Model
 
-from db.errors import InvalidInput
+from worker.llm.choice import key_of
 
 CONNECT_SECONDS = 10.0
-# By provider: the variable in which its own tools expect the key.
-KEYS = {
-    "openai": "OPENAI_API_KEY",
-    "openai-responses": "OPENAI_API_KEY",
-    "anthropic": "ANTHROPIC_API_KEY",
-}
-# What a server that wants no key is sent, as OpenAI's client cannot send none.
-NO_KEY = "none"
 
 
 def model_of(
@@ -31,17 +21,8 @@ def model_of(
     Responses API. Without `key`, the provider's usual variable counts, and a server at `url` is
     taken to want none. Raises `InvalidInput`.
     """
+    given = key_of(name, url, key)
     provider, _, model = name.partition(":")
-    if provider not in KEYS or not model:
-        raise InvalidInput(
-            f"{name!r} is no model that can be used",
-            f"write provider:name, with one of the providers {', '.join(KEYS)}",
-        )
-    given = key or os.environ.get(KEYS[provider]) or (NO_KEY if url else None)
-    if given is None:
-        raise InvalidInput(
-            f"there is no key for {name!r}", f"set JOBSWORTH_MODEL_KEY or {KEYS[provider]}"
-        )
     if provider == "anthropic":
         return _anthropic(model, url, given, timeout_seconds)
     return _openai(model, url, given, timeout_seconds, responses=provider == "openai-responses")

@@ -8,6 +8,7 @@ is replaced by the upper estimate, not by zero.
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelResponse
@@ -71,6 +72,11 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
         total_tokens=None,
         source=UsageSource.ESTIMATED,
     )
+
+
+def price_of(model: Model) -> tuple[Decimal | None, str | None]:
+    """What an answer costs and by which price, if the model says so itself; providers' do not."""
+    return getattr(model, "price", None) or (None, None)
 
 
 class TotalSaid:

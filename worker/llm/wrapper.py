@@ -6,9 +6,10 @@ response are one commit; whatever goes wrong, the call is settled.
 """
 
 import copy
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
@@ -30,7 +31,7 @@ from worker.calls import PaidCall, Sending
 from worker.llm import failures, recorded
 from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
-from worker.llm.usage import Estimate, TotalSaid, upper_estimate, usage_of
+from worker.llm.usage import Estimate, TotalSaid, price_of, upper_estimate, usage_of
 from worker.log import get_logger
 from worker.outcomes import Fail
 
@@ -73,12 +74,13 @@ class Conversation:
 
 
 class Asked(NamedTuple):
-    """A request: its step, what it asks, and what it may take."""
+    """A request: its step, what it asks, what it may take, and when it was asked."""
 
     step: str
     hash: str
     settings: ModelSettings
     estimate: Estimate
+    began: float
 
 
 def metered(model: Model, conversation: Conversation) -> Model:
@@ -180,6 +182,7 @@ class MeteredModel(WrapperModel):
             ),
             settings,
             upper_estimate(messages, recorded.tools_text(parameters), limit),
+            time.monotonic(),
         )
 
     async def _found(self, asked: Asked) -> ModelResponse | None:
@@ -222,7 +225,8 @@ class MeteredModel(WrapperModel):
         if usage is None or usage.source is not UsageSource.PROVIDER:
             log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
         unique = recorded.with_unique_ids(response, messages)
-        stands = await call.answered(Answer(recorded.document_of(asked.hash, unique), usage))
+        document = recorded.document_of(asked.hash, _timed(unique, asked))
+        stands = await call.answered(Answer(document, usage, *price_of(self.wrapped)))
         return self._conversation.take(recorded.response_of(stands))
 
     async def _fail(
@@ -232,6 +236,12 @@ class MeteredModel(WrapperModel):
         says = failures.described(error, f"{self.wrapped.system}:{self.model_name}", messages)
         self._conversation.unanswered = await failures.settle(call, error, says, began=began)
         raise error
+
+
+def _timed(response: ModelResponse, asked: Asked) -> ModelResponse:
+    """With what it took as `metadata["latency_ms"]`: who reads a replay can say it as well."""
+    latency_ms = round((time.monotonic() - asked.began) * 1000)
+    return replace(response, metadata={**(response.metadata or {}), "latency_ms": latency_ms})
 
 
 def _with_request_id(asked: Asked, call: PaidCall) -> ModelSettings:

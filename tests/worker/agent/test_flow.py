@@ -186,7 +186,15 @@ def test_an_approved_plan_is_executed_as_it_was_shown(chat: Chat) -> None:
         "select s.name from jobsworth.steps s join jobsworth.reactive_jobs j on j.id = s.job_id "
         "where j.mode = 'execute' order by s.started_at"
     ).fetchall()
-    assert [step["name"] for step in steps] == ["1 search", "2 save", "3 note"]
+    assert [step["name"] for step in steps] == [
+        "execute/request 1",
+        "1 search",
+        "execute/request 2",
+        "2 save",
+        "execute/request 3",
+        "3 note",
+        "execute/request 4",
+    ]
 
 
 def test_a_plan_costs_nothing_while_nobody_decides(chat: Chat) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.agent import offline
-from worker.agent.model import Answered, Classified, Planned
+from worker.agent.model import Classified
 from worker.agent.plans import Deploy, Plan, Save, Search
 
 WORDS = (
@@ -26,7 +26,7 @@ def answer(*said: str, memories: tuple[str, ...] = ()) -> str:
 
 
 def plan(text: str) -> Plan:
-    return Plan.model_validate(offline.respond("plan", [("user", text)], ())["plan"])
+    return Plan.model_validate(offline.respond("plan", [("user", text)], ()))
 
 
 @given(turns, st.lists(texts, max_size=5))
@@ -34,8 +34,8 @@ def test_every_conversation_is_classified_answered_and_planned(
     conversation: list[tuple[str, str]], memories: list[str]
 ) -> None:
     Classified.model_validate(offline.respond("classify", conversation, memories))
-    Answered.model_validate(offline.respond("answer", conversation, memories))
-    Planned.model_validate(offline.respond("plan", conversation, memories))
+    assert offline.respond("answer", conversation, memories)["text"].strip()
+    Plan.model_validate(offline.respond("plan", conversation, memories))
 
 
 @given(tasks, turns, st.lists(texts, max_size=5))

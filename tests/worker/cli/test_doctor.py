@@ -36,9 +36,23 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
     assert marks == {
         **dict.fromkeys(
             (
+<<<<<<< HEAD
                 *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
                 "spool",
                 *("writes", "modes", "violations", "books", "memory", "webhooks"),
+=======
+                *(
+                    "settings",
+                    "model",
+                    "database",
+                    "server",
+                    "pgvector",
+                    "clock",
+                    "snapshots",
+                    "schema",
+                ),
+                *("writes", "modes", "violations", "books", "memory"),
+>>>>>>> modes
             ),
             "ok",
         ),

@@ -13,8 +13,8 @@ from tests.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi, registered
 from tests.worker.llm.support import calls_of
 from worker import Job, handler
-from worker.llm.choice import ModelChoice
-from worker.llm.providers import KEYS, model_of
+from worker.llm.choice import KEYS, ModelChoice
+from worker.llm.providers import model_of
 from worker.settings import MODEL_PROVIDERS
 
 
