@@ -495,13 +495,13 @@ async def _database(settings: Settings) -> AsyncGenerator[tuple[str, Callable[[]
             await anyio.to_thread.run_sync(embedded.close)
 
 
-<<<<<<< HEAD
 def _spool_folder(settings: Settings) -> SpoolFolder:
     path = folder_of(
         settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
     )
     return SpoolFolder(path, settings.spool_bytes_max)
-=======
+
+
 def _model(settings: Settings) -> ModelChoice:
     return ModelChoice(
         settings.model,
@@ -509,7 +509,6 @@ def _model(settings: Settings) -> ModelChoice:
         settings.model_key.get_secret_value() if settings.model_key else None,
         settings.model_seconds,
     )
->>>>>>> modes
 
 
 def _queues(settings: Settings, registry: Mapping[str, handlers.Handler]) -> tuple[str, ...]:

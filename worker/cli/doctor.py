@@ -116,11 +116,7 @@ def check_settings() -> tuple[list[Finding], Settings | None]:
 
 
 def check_surroundings(settings: Settings | None) -> list[Finding]:
-<<<<<<< HEAD
-    """The working directory, the deploy.toml in it, and the spool."""
-=======
-    """The working directory, the model, and the deploy.toml."""
->>>>>>> modes
+    """The working directory, the model, the deploy.toml, and the spool."""
     findings = [
         Finding(
             "warning",
@@ -131,11 +127,8 @@ def check_surroundings(settings: Settings | None) -> list[Finding]:
         for path in shadowing_files(Path.cwd())
     ]
     if settings is not None:
-<<<<<<< HEAD
-        findings += [Finding(*said) for said in check_spool(settings)]
-=======
         findings.append(Finding(*check_model(settings)))
->>>>>>> modes
+        findings += [Finding(*said) for said in check_spool(settings)]
     if settings is not None and settings.deploy_file is not None:
         try:
             names = ", ".join(load_environments(settings.deploy_file))

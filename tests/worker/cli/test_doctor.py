@@ -36,23 +36,18 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
     assert marks == {
         **dict.fromkeys(
             (
-<<<<<<< HEAD
-                *("settings", "database", "server", "pgvector", "clock", "snapshots", "schema"),
-                "spool",
-                *("writes", "modes", "violations", "books", "memory", "webhooks"),
-=======
                 *(
                     "settings",
                     "model",
+                    "spool",
                     "database",
                     "server",
                     "pgvector",
                     "clock",
                     "snapshots",
-                    "schema",
                 ),
-                *("writes", "modes", "violations", "books", "memory"),
->>>>>>> modes
+                "schema",
+                *("writes", "modes", "violations", "books", "memory", "webhooks"),
             ),
             "ok",
         ),
