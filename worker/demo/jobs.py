@@ -1,14 +1,29 @@
 """The demo's own handlers, as a user would write them; copied to where its daemons start.
 
 `poison` is a job that no try can help, `digest` one whose steps take long enough to be killed in.
+`survey` and `compare` are the nodes of a run: many read a letter each, one compares what they
+found. `order` asks for something that may change before anybody decides. What they really do they
+write down in files, so that one can tell what was done twice.
 """
 
+import os
 import time
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from worker import Job, handler
 
+if TYPE_CHECKING:
+    from pydantic_ai import Agent
+    from pydantic_ai.messages import ModelMessage
+    from pydantic_ai.models import Model
+
 LEDGER = Path("digest.log")
+DIARY = Path("diary.log")
+WANTED = Path("wanted.txt")
+ANSWER_TOKENS_MAX = 300
 
 
 class Indigestible(Exception):
@@ -31,8 +46,74 @@ async def digest(job: Job, chapters: int = 5, seconds: float = 0.5) -> dict[str,
     return {"chapters": chapters, "words": sum(words)}
 
 
+@handler("survey")
+async def survey(job: Job, supplier: str, letter: str, question: str) -> str:
+    """Have a model find the answer to a question in a supplier's letter."""
+    await job.step("open", _note, f"opened the letter of {supplier}")
+    return await job.agent(
+        "read", _agent(), question, message_history=_told([letter]), model=_model()
+    )
+
+
+@handler("compare")
+async def compare(job: Job, question: str) -> str:
+    """Put together what the jobs before this one found, and have a model answer a question."""
+    findings = await job.step("gather", _gather, dict(await job.parents()))
+    answer = await job.agent(
+        "compare", _agent(), question, message_history=_told(findings), model=_model()
+    )
+    job.save("suppliers.md", f"# {question}\n\n{answer}\n")
+    return answer
+
+
+@handler("order")
+async def order(job: Job, goods: str) -> str:
+    """Order as many crates as are wanted by now, with a yes to exactly that many."""
+    crates = int(WANTED.read_text())
+    return await job.approved_step(
+        "order", _note, f"ordered {crates} crates of {goods}", proposal=f"Order crates of {goods}?"
+    )
+
+
 def _read(job_id: str, number: int, seconds: float) -> int:
     time.sleep(seconds)
     with LEDGER.open("a") as ledger:
         ledger.write(f"{job_id} chapter {number}\n")
     return 100 * number
+
+
+def _gather(results: Mapping[str, Any]) -> list[str]:
+    _note("gathered the findings")
+    return [f"{node}: {result}" for node, result in sorted(results.items())]
+
+
+def _note(line: str) -> str:
+    with DIARY.open("a") as diary:
+        diary.write(f"{line}\n")
+    return line
+
+
+@cache
+def _agent() -> "Agent[None, str]":
+    # Here, because pydantic-ai takes seconds to load.
+    from pydantic_ai import Agent
+
+    return Agent(
+        instructions="Answer the question out of what you were told before, in its own words.",
+        model_settings={"max_tokens": ANSWER_TOKENS_MAX},
+    )
+
+
+def _model() -> "Model | None":
+    """The daemon's own model; the offline one serves the shipped modes, unless it is named."""
+    if os.environ.get("JOBSWORTH_MODEL", "offline") != "offline":
+        return None
+    from worker.agent.offline_model import OfflineModel
+
+    return OfflineModel()
+
+
+def _told(texts: Iterable[str]) -> "list[ModelMessage]":
+    from pydantic_ai.messages import ModelRequest, UserPromptPart
+
+    return [ModelRequest([UserPromptPart(text)]) for text in texts]
