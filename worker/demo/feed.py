@@ -36,8 +36,9 @@ class Fed:
 
 
 class Feeder:
-    """`fed` are the lines that went in, in that order. What jobs of the modes `others` ask is decided
-    elsewhere.
+    """`fed` are the lines that went in, in that order.
+
+    What jobs of the modes `others` ask is decided elsewhere.
     """
 
     def __init__(
@@ -139,9 +140,8 @@ class Feeder:
         self._show.say(f"{who} chose {option}: {approval.proposal_text}")
 
     def _is_of_others(self, approval: Approval) -> bool:
-        return any(
-            job.id == approval.job_id and job.mode in self._others for job in self._watch.jobs
-        )
+        of_others = {job.id for job in self._watch.jobs if job.mode in self._others}
+        return approval.job_id in of_others
 
     def _message_of(self, approval: Approval) -> Fed | None:
         triggers = {job.trigger_message_id for job in self._watch.jobs if job.id == approval.job_id}

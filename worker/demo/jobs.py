@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEDGER = Path("digest.log")
 DIARY = Path("diary.log")
 WANTED = Path("wanted.txt")
-ANSWER_TOKENS_MAX = 300
+ANSWER_TOKENS_MAX = 100
 
 
 class Indigestible(Exception):
@@ -69,9 +69,12 @@ async def compare(job: Job, question: str) -> str:
 @handler("order")
 async def order(job: Job, goods: str) -> str:
     """Order as many crates as are wanted by now, with a yes to exactly that many."""
-    crates = int(WANTED.read_text())
+    crates = _wanted()
     return await job.approved_step(
-        "order", _note, f"ordered {crates} crates of {goods}", proposal=f"Order crates of {goods}?"
+        "order",
+        _note,
+        f"ordered {crates} crates of {goods}",
+        proposal=f"Order {crates} crates of {goods}?",
     )
 
 
@@ -85,6 +88,10 @@ def _read(job_id: str, number: int, seconds: float) -> int:
 def _gather(results: Mapping[str, Any]) -> list[str]:
     _note("gathered the findings")
     return [f"{node}: {result}" for node, result in sorted(results.items())]
+
+
+def _wanted() -> int:
+    return int(WANTED.read_text())
 
 
 def _note(line: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from db.errors import InvalidInput, JobsworthError
-from worker.demo.provider import Charge, read_bill
+from worker.demo.bill import Charge, read_bill
 from worker.settings import PREFIX
 
 OFFLINE = "offline"

@@ -1,8 +1,8 @@
 """An approval that is superseded: what was asked for changes before the job goes on.
 
 In: two daemons at work. Out: both approvals, and what was really ordered. Somebody is asked for
-twenty crates; by the time of the yes thirty are wanted. Invariant to be seen: a yes is for exactly
-what was asked, so the job asks anew, shows the difference, and orders only what the second yes says.
+twenty crates; by the time of the yes thirty are wanted. To be seen: a yes is for exactly what was
+asked, so the job asks anew, shows the difference, and orders only what the second yes says.
 """
 
 from dataclasses import dataclass

@@ -2,10 +2,10 @@
 
 In: an inbox. Out: a summary and an exit code, 0 only if everything is as the inbox expects. Two
 daemons serve it, one of them is killed half-way and replaced; two commits of a repository made on
-the spot are live before the first message comes. While the
-second half of the conversation comes in, somebody starts a run within a budget, and forks it, and is
-asked for something that changes. Read in this order: inbox → stage → site → model → daemons → feed
-→ kill → survey → order → watch → verdict → report.
+the spot are live before the first message comes. While the second half of the conversation comes
+in, somebody starts a run within a budget, forks it, and is asked for something that changes. Read
+in this order: inbox → stage → site → model → daemons → feed → kill → survey → order → watch →
+verdict → report.
 """
 
 import signal
@@ -186,14 +186,14 @@ class Play:
             self._database, self._watch, self._show, self._stage, priced=self._model.priced
         )
         order = Order(self._database, self._watch, self._show, self._stage)
+        story: list[tuple[Surveyed, Ordered]] = []
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(feeder.feed)
-                surveyed = await survey.play()
-                ordered = await order.play()
+                story.append((await survey.play(), await order.play()))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return surveyed, ordered
+        return story[0]
 
     async def _remembered(self) -> bool:
         async with self._database.connection() as connection:

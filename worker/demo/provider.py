@@ -14,32 +14,16 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from worker.calls import REQUEST_ID_HEADER
+from worker.demo.bill import Charge
 from worker.demo.completions import Body, Reply, ToolUse, completion, text_of, texts_of
 
 PATH = "/v1/chat/completions"
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """A line of the bill."""
-
-    request_id: str
-    model: str
-    input_tokens: int
-    output_tokens: int
-
-
-def read_bill(file: Path) -> list[Charge]:
-    """What was charged so far; nothing, if nobody was served."""
-    if not file.exists():
-        return []
-    return [Charge(**json.loads(line)) for line in file.read_text().splitlines()]
 
 
 class Provider(ThreadingHTTPServer):
@@ -155,9 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             body: Any = json.loads(content)
             request_id = self.headers.get(REQUEST_ID_HEADER)
             if body.get("stream") or request_id is None:
-                return 400, _error(
-                    f"this provider wants an {REQUEST_ID_HEADER}, and does not stream"
-                )
+                return 400, _error(f"send an {REQUEST_ID_HEADER}, and ask for no stream")
             return 200, self.server.serve(body, request_id)
         except Exception as error:
             return 400, _error(f"{type(error).__name__}: {error}")

@@ -1,13 +1,13 @@
 """A run within a budget, and a fork of it: four letters are read, and one job compares them.
 
 In: two daemons at work. Out: what the run, the budget and the fork came to. In this order: somebody
-grants a budget that is enough for one letter, and starts the run; the jobs that do not fit wait; the
-budget is raised, and the run ends; it is forked with another question, once it is known what that
-reads and what it may cost. Invariant: the budget is raised only when jobs wait for it and nothing is
-on its way that could make room.
+grants a budget that is enough for one letter, and starts the run; the jobs that do not fit wait;
+the budget is raised, and the run ends; it is forked with another question, once it is known what
+that reads and what it may cost. Invariant: the budget is raised only when jobs wait for it and
+nothing is on its way that could make room.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +16,7 @@ from uuid import UUID
 from db import branches, budgets, jobs, runs
 from db.branches import Fork
 from db.budgets import Budget, Unit
+from db.jobs import Why
 from db.pool import Connection, Database
 from db.runs import Graph, Node, Run, RunStats
 from worker.demo.jobs import DIARY
@@ -26,10 +27,11 @@ from worker.demo.watch import Watch
 WHO = "Eli"
 READER, REPORT = "survey", "compare"
 BUDGET = "letters"
-# Enough for what one letter takes at most, not for that and what the one before it really took.
-SCANT: dict[Unit, Decimal] = {"money": Decimal("0.0016"), "tokens": Decimal(3_500)}
+RAISE = "jobsworth budget raise"
+# Enough for what one letter takes at most, not for that and what three before it really took.
+SCANT: dict[Unit, Decimal] = {"money": Decimal("0.00066"), "tokens": Decimal(1_560)}
 AMPLE: dict[Unit, Decimal] = {"money": Decimal("0.05"), "tokens": Decimal(100_000)}
-LOOKS_MIN = 2
+LOOKS_MIN = 3
 FORKED_STEP = f"{REPORT}/request 1"
 
 WANTED = "What does the letter say about the sencha, its price and its delivery?"
@@ -49,10 +51,9 @@ LETTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A budget that was hit. `peak` is the most that was in it before it was raised."""
+    """A budget that was hit, as it was then. `peak` is the most that was in it until then."""
 
     scant: Budget
-    raised: Budget
     peak: Decimal
     waited: int
     why: str
@@ -118,24 +119,27 @@ class Survey:
 
     async def _hit_and_raised(self) -> Held:
         seen: list[Budget] = []
+        whys: list[list[Why]] = []
 
         async def stuck() -> bool:
             async with self._database.connection() as connection:
                 seen.append(await budgets.get(connection, BUDGET))
+                whys.append([await jobs.why(connection, job) for job in self._waiting()])
             # More than once: whoever has ended may just be letting the next one go on.
-            still = [budget.waiting and not budget.reserved for budget in seen[-LOOKS_MIN:]]
-            return len(still) == LOOKS_MIN and all(still) and bool(_waiting_for_budget(self._watch))
+            still = [_is_hit(*look) for look in zip(seen, whys, strict=True)]
+            return len(still) >= LOOKS_MIN and all(still[-LOOKS_MIN:])
 
         await self._watch.until("waiting until the budget is hit", stuck)
-        scant = seen[-1]
+        why = whys[-1][0]
+        self._show.say(f"{_count(len(whys[-1]), 'letter')} must wait: {why.detail}")
         async with self._database.connection() as connection:
-            waited = _waiting_for_budget(self._watch)
-            why = (await jobs.why(connection, waited[0])).detail
-            self._show.say(f"{len(waited)} letters wait for the budget: {why}")
             raised = await budgets.raise_to(connection, BUDGET, AMPLE[self._unit])
         self._show.say(f"{WHO} raised the budget to {amount(raised.amount, self._unit)}")
         peak = max(budget.reserved + budget.spent for budget in seen)
-        return Held(scant, raised, peak, len(waited), why)
+        return Held(seen[-1], peak, len(whys[-1]), why.detail)
+
+    def _waiting(self) -> list[UUID]:
+        return [job.id for job in self._watch.jobs if job.waiting_for == "budget"]
 
     async def _fork(self, run_id: UUID) -> tuple[Fork, UUID]:
         """Dry first: what it would read, and what the rest took the first time."""
@@ -213,5 +217,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _waiting_for_budget(watch: Watch) -> list[UUID]:
-    return [job.id for job in watch.jobs if job.waiting_for == "budget"]
+def _is_hit(budget: Budget, whys: Sequence[Why]) -> bool:
+    """Nothing is on its way, and to raise it is what would help those that wait."""
+    remedy = f"{RAISE} {budget.name} "
+    return bool(whys) and not budget.reserved and all(why.remedy.startswith(remedy) for why in whys)

@@ -19,10 +19,10 @@ from db.ledger import UsageBy
 from db.memories import Hit
 from db.tokens import Call
 from db.violations import Violation
+from worker.demo.bill import Charge
 from worker.demo.feed import UNDECIDED, Fed
 from worker.demo.kill import Cost
 from worker.demo.order import Ordered
-from worker.demo.provider import Charge
 from worker.demo.survey import Surveyed
 from worker.demo.verdict_story import of_bill, of_budget, of_fork, of_order, of_run
 

@@ -11,8 +11,8 @@ from db.approvals import Approval, ApprovalStatus
 from db.budgets import Budget
 from db.runs import RunStatus
 from db.tokens import Call, CallStatus
+from worker.demo.bill import Charge
 from worker.demo.order import FIRST, GOODS, THEN, Ordered
-from worker.demo.provider import Charge
 from worker.demo.survey import FORKED_STEP, LETTERS, REPORT, Held, Surveyed, Told
 
 
@@ -64,7 +64,7 @@ def of_fork(surveyed: Surveyed) -> list[str]:
         )
     if dry.unsafe:
         found.append("the dry run finds unsafe steps, and there are none")
-    again = [node.node for node in branch.graph.nodes if node.node != REPORT]
+    again = [str(node.node) for node in branch.graph.nodes if node.node != REPORT]
     if again:
         found.append(f"the fork ran again what comes before {FORKED_STEP}: {', '.join(again)}")
     found += [
@@ -81,7 +81,7 @@ def of_fork(surveyed: Surveyed) -> list[str]:
 
 
 def of_order(ordered: Ordered) -> list[str]:
-    """The first yes was for something else, so it counts for nothing; the second is what was done."""
+    """The first yes was for something else, and counts for nothing; the second one was done."""
     first, second = ordered.first, ordered.second
     found: list[str] = []
     if first.superseded_by != second.id or second.supersedes != first.id:
