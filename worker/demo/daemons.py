@@ -16,12 +16,13 @@ from pathlib import Path
 import anyio
 
 from db.errors import JobsworthError
-from worker.demo import jobs
 from worker.demo.model import Served
 from worker.demo.stage import Stage
 from worker.settings import PREFIX, Settings
 
 HANDLERS = "demo_jobs"
+# Not imported here: the daemons load what it needs.
+HANDLERS_FILE = Path(__file__).with_name("jobs.py")
 STOP_SECONDS = 20.0
 LOG_LINES_SHOWN = 5
 # Settings of the demo's caller that its daemons must not share, or that it sets itself.
@@ -77,7 +78,7 @@ class Daemons:
         self.all: list[Daemon] = []
         self._folder = stage.folder
         self._environment = _environment(settings, stage, deploy_file) | model.environment
-        shutil.copyfile(Path(jobs.__file__), stage.folder / f"{HANDLERS}.py")
+        shutil.copyfile(HANDLERS_FILE, stage.folder / f"{HANDLERS}.py")
 
     def start(self) -> Daemon:
         """One more daemon."""

@@ -9,21 +9,24 @@ write down in files, so that one can tell what was done twice.
 import os
 import time
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
+from pydantic_ai.models import Model
 
 from worker import Job, handler
-
-if TYPE_CHECKING:
-    from pydantic_ai import Agent
-    from pydantic_ai.messages import ModelMessage
-    from pydantic_ai.models import Model
+from worker.agent.offline_model import OfflineModel
 
 LEDGER = Path("digest.log")
 DIARY = Path("diary.log")
 WANTED = Path("wanted.txt")
-ANSWER_TOKENS_MAX = 100
+
+reader = Agent(
+    instructions="Answer the question out of what you were told before, in its own words.",
+    model_settings={"max_tokens": 100},
+)
 
 
 class Indigestible(Exception):
@@ -51,7 +54,7 @@ async def survey(job: Job, supplier: str, letter: str, question: str) -> str:
     """Have a model find the answer to a question in a supplier's letter."""
     await job.step("open", _note, f"opened the letter of {supplier}")
     return await job.agent(
-        "read", _agent(), question, message_history=_told([letter]), model=_model()
+        "read", reader, question, message_history=_told([letter]), model=_model()
     )
 
 
@@ -60,7 +63,7 @@ async def compare(job: Job, question: str) -> str:
     """Put together what the jobs before this one found, and have a model answer a question."""
     findings = await job.step("gather", _gather, dict(await job.parents()))
     answer = await job.agent(
-        "compare", _agent(), question, message_history=_told(findings), model=_model()
+        "compare", reader, question, message_history=_told(findings), model=_model()
     )
     job.save("suppliers.md", f"# {question}\n\n{answer}\n")
     return answer
@@ -70,12 +73,8 @@ async def compare(job: Job, question: str) -> str:
 async def order(job: Job, goods: str) -> str:
     """Order as many crates as are wanted by now, with a yes to exactly that many."""
     crates = _wanted()
-    return await job.approved_step(
-        "order",
-        _note,
-        f"ordered {crates} crates of {goods}",
-        proposal=f"Order {crates} crates of {goods}?",
-    )
+    many = f"{crates} crates of {goods}"
+    return await job.approved_step("order", _note, f"ordered {many}", proposal=f"Order {many}?")
 
 
 def _read(job_id: str, number: int, seconds: float) -> int:
@@ -100,27 +99,12 @@ def _note(line: str) -> str:
     return line
 
 
-@cache
-def _agent() -> "Agent[None, str]":
-    # Here, because pydantic-ai takes seconds to load.
-    from pydantic_ai import Agent
-
-    return Agent(
-        instructions="Answer the question out of what you were told before, in its own words.",
-        model_settings={"max_tokens": ANSWER_TOKENS_MAX},
-    )
-
-
-def _model() -> "Model | None":
+def _model() -> Model | None:
     """The daemon's own model; the offline one serves the shipped modes, unless it is named."""
     if os.environ.get("JOBSWORTH_MODEL", "offline") != "offline":
         return None
-    from worker.agent.offline_model import OfflineModel
-
     return OfflineModel()
 
 
-def _told(texts: Iterable[str]) -> "list[ModelMessage]":
-    from pydantic_ai.messages import ModelRequest, UserPromptPart
-
+def _told(texts: Iterable[str]) -> list[ModelMessage]:
     return [ModelRequest([UserPromptPart(text)]) for text in texts]

@@ -11,7 +11,6 @@ from uuid import UUID
 from db import approvals, jobs
 from db.approvals import Approval
 from db.pool import Database
-from worker.demo.jobs import DIARY, WANTED
 from worker.demo.show import Show
 from worker.demo.stage import Stage
 from worker.demo.survey import diary_of
@@ -39,7 +38,7 @@ class Order:
         self._database = database
         self._watch = watch
         self._show = show
-        self._folder = stage.folder
+        self._stage = stage
 
     async def play(self) -> Ordered:
         """From the first question to the order."""
@@ -58,11 +57,11 @@ class Order:
             return Ordered(
                 await approvals.get_by_id(connection, first.id),
                 await approvals.get_by_id(connection, second.id),
-                tuple(line for line in diary_of(self._folder / DIARY) if GOODS in line),
+                tuple(line for line in diary_of(self._stage.diary) if GOODS in line),
             )
 
     def _want(self, crates: int) -> None:
-        (self._folder / WANTED).write_text(f"{crates}\n")
+        self._stage.wanted.write_text(f"{crates}\n")
 
     async def _asked(self, job_id: UUID, besides: UUID | None = None) -> Approval:
         found: list[Approval] = []

@@ -229,7 +229,7 @@ class Play:
                 calls=calls,
                 bill=self._model.bill(),
                 priced=self._model.priced,
-                kill=await cost_of(connection, blow, self._stage.folder),
+                kill=await cost_of(connection, blow, self._stage.ledger),
                 said_tokens=said,
                 called_tokens=called,
                 violations=await violations.list_violations(connection),

@@ -19,6 +19,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.tools import ToolDefinition
+
+from worker.agent.offline_model import CARRIED_OUT, CLASSIFIED, PLANNED, OfflineModel
 from worker.calls import REQUEST_ID_HEADER
 from worker.demo.bill import Charge
 from worker.demo.completions import Body, Reply, ToolUse, completion, text_of, texts_of
@@ -61,13 +74,6 @@ class Provider(ThreadingHTTPServer):
 
 def reply_to(body: Body) -> Reply:
     """What the offline rules say to a request of this form."""
-    # Loaded with the first request: pydantic-ai takes seconds.
-    from pydantic_ai.messages import TextPart, ToolCallPart
-    from pydantic_ai.models import ModelRequestParameters
-    from pydantic_ai.tools import ToolDefinition
-
-    from worker.agent.offline_model import CARRIED_OUT, CLASSIFIED, PLANNED, OfflineModel
-
     offered = [tool["function"]["name"] for tool in body.get("tools") or ()]
     outputs = [name for name in offered if name in (CLASSIFIED, PLANNED, CARRIED_OUT)]
     asked = ModelRequestParameters(output_tools=[ToolDefinition(name=name) for name in outputs])
@@ -81,16 +87,8 @@ def reply_to(body: Body) -> Reply:
     return Reply("".join(texts) or None, tuple(tools))
 
 
-def _messages(body: Body) -> Iterator[Any]:
+def _messages(body: Body) -> Iterator[ModelMessage]:
     """The conversation as the offline model takes it; it needs no instructions."""
-    from pydantic_ai.messages import (
-        ModelRequest,
-        ModelResponse,
-        TextPart,
-        ToolReturnPart,
-        UserPromptPart,
-    )
-
     for message in body["messages"]:
         match message["role"]:
             case "user":
@@ -142,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return 400, _error(f"send an {REQUEST_ID_HEADER}, and ask for no stream")
             return 200, self.server.serve(body, request_id)
         except Exception as error:
-            return 400, _error(f"{type(error).__name__}: {error}")
+            return 500, _error(f"{type(error).__name__}: {error}")
 
     def _send(self, status: int, answer: Body) -> None:
         data = json.dumps(answer).encode()

@@ -16,10 +16,10 @@ from uuid import UUID
 from db import branches, budgets, jobs, runs
 from db.branches import Fork
 from db.budgets import Budget, Unit
+from db.errors import JobsworthError
 from db.jobs import Why
 from db.pool import Connection, Database
-from db.runs import Graph, Node, Run, RunStats
-from worker.demo.jobs import DIARY
+from db.runs import Graph, Node, Run, RunStats, RunStatus
 from worker.demo.show import Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Watch
@@ -47,6 +47,10 @@ LETTERS = {
     "dorje": "Greetings from the hills. The price of our sencha is 61 a crate, picked by hand. "
     "The delivery of sencha has to be fetched at the harbour. Our momo tea is new.",
 }
+
+
+class SurveyFailed(JobsworthError):
+    """The run did not come to its end, so nothing can be forked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Survey:
         self._database = database
         self._watch = watch
         self._show = show
-        self._diary = stage.folder / DIARY
+        self._diary = stage.diary
         self._unit: Unit = "money" if priced else "tokens"
 
     async def play(self) -> Surveyed:
@@ -99,6 +103,8 @@ class Survey:
         await self._watch.until("waiting for the run", self._ended(run_id))
         run = await self._told(run_id)
         self._show.say(f"the run is {run.run.status}: {spent(run.stats)}")
+        if run.run.status is not RunStatus.DONE:
+            raise SurveyFailed(f"the run is {run.run.status}: {run.run.error}", "see its jobs")
         dry, branch_id = await self._fork(run_id)
         await self._watch.until("waiting for the fork", self._ended(branch_id))
         branch = await self._told(branch_id)
@@ -124,7 +130,7 @@ class Survey:
         async def stuck() -> bool:
             async with self._database.connection() as connection:
                 seen.append(await budgets.get(connection, BUDGET))
-                whys.append([await jobs.why(connection, job) for job in self._waiting()])
+                whys.append(await self._whys(connection))
             # More than once: whoever has ended may just be letting the next one go on.
             still = [_is_hit(*look) for look in zip(seen, whys, strict=True)]
             return len(still) >= LOOKS_MIN and all(still[-LOOKS_MIN:])
@@ -138,8 +144,12 @@ class Survey:
         peak = max(budget.reserved + budget.spent for budget in seen)
         return Held(seen[-1], peak, len(whys[-1]), why.detail)
 
-    def _waiting(self) -> list[UUID]:
-        return [job.id for job in self._watch.jobs if job.waiting_for == "budget"]
+    async def _whys(self, connection: Connection) -> list[Why]:
+        """Why the letters wait that are not read yet; nothing, while one of them is being read."""
+        unread = [job for job in self._watch.unfinished() if job.mode == READER]
+        if any(job.waiting_for != "budget" for job in unread):
+            return []
+        return [await jobs.why(connection, job.id) for job in unread]
 
     async def _fork(self, run_id: UUID) -> tuple[Fork, UUID]:
         """Dry first: what it would read, and what the rest took the first time."""
