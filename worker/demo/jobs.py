@@ -7,6 +7,7 @@ write down in files, so that one can tell what was done twice.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -86,7 +87,14 @@ def _read(job_id: str, number: int, seconds: float) -> int:
 
 def _gather(results: Mapping[str, Any]) -> list[str]:
     _note("gathered the findings")
-    return [f"{node}: {result}" for node, result in sorted(results.items())]
+    return [
+        f"{node}: {line}" for node, result in sorted(results.items()) for line in _quotes(result)
+    ]
+
+
+def _quotes(text: str) -> list[str]:
+    """What is quoted in a finding, or all of it."""
+    return re.findall("“(.+?)”", text) or [text]
 
 
 def _wanted() -> int:

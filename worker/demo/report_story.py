@@ -8,7 +8,7 @@ from rich.table import Table
 from db.branches import Share
 from worker.cli.run_tree import Row, rows_of
 from worker.demo.order import Ordered
-from worker.demo.survey import OTHER_QUESTION, QUESTION, Surveyed, Told, amount
+from worker.demo.survey import OTHER_QUESTION, QUESTION, Surveyed, Told, amount, count
 from worker.demo.tables import money, pairs, short, table
 from worker.demo.verdict import Facts
 from worker.demo.verdict_story import cost_of, of_bill
@@ -85,7 +85,7 @@ def _fork(surveyed: Surveyed) -> list[tuple[str, str]]:
 
 def _share(share: Share) -> str:
     return (
-        f"{share.steps} steps, {share.calls} calls, {share.tokens:,} tokens, "
+        f"{count(share.steps, 'step')}, {count(share.calls, 'call')}, {share.tokens:,} tokens, "
         f"{money(share.cost)} USD"
     )
 
@@ -95,7 +95,7 @@ def _budget(facts: Facts) -> list[tuple[str, str]]:
     unit = end.unit
     return [
         ("allowed at first", f"{amount(held.scant.amount, unit)} a day for {end.mode}"),
-        ("most that was in it then", amount(held.peak, unit)),
+        ("most seen in it until then", amount(held.peak, unit)),
         ("waited", f"{held.waited} jobs: {held.why}"),
         ("raised to", amount(end.amount, unit)),
         ("spent at the end", amount(end.spent, unit)),

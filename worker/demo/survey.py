@@ -55,7 +55,7 @@ class SurveyFailed(JobsworthError):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A budget that was hit, as it was then. `peak` is the most that was in it until then."""
+    """A budget that was hit, as it was then. `peak` is the most seen in it until then."""
 
     scant: Budget
     peak: Decimal
@@ -137,7 +137,7 @@ class Survey:
 
         await self._watch.until("waiting until the budget is hit", stuck)
         why = whys[-1][0]
-        self._show.say(f"{_count(len(whys[-1]), 'letter')} must wait: {why.detail}")
+        self._show.say(f"{count(len(whys[-1]), 'letter')} must wait: {why.detail}")
         async with self._database.connection() as connection:
             raised = await budgets.raise_to(connection, BUDGET, AMPLE[self._unit])
         self._show.say(f"{WHO} raised the budget to {amount(raised.amount, self._unit)}")
@@ -159,8 +159,9 @@ class Survey:
                 connection, run_id, node=REPORT, step=FORKED_STEP, changes=changes, dry_run=True
             )
             self._show.say(
-                f"a fork with another question would read {dry.reused.steps} steps and "
-                f"{dry.reused.calls} calls, and make {dry.rerun.calls} call anew"
+                f"a fork with another question would read "
+                f"{count(dry.reused.steps, 'step')} and {count(dry.reused.calls, 'call')}, "
+                f"and make {count(dry.rerun.calls, 'call')} anew"
             )
             made = await branches.fork(
                 connection,
@@ -217,13 +218,14 @@ def amount(value: Decimal, unit: Unit) -> str:
 
 def spent(stats: RunStats) -> str:
     """What a run did and cost, in a few words."""
-    count = sum(stats.jobs.values())
+    made = sum(stats.jobs.values())
     tokens = stats.input_tokens + stats.output_tokens
     cost = amount(stats.cost, "money")
-    return f"{_count(count, 'job')}, {_count(stats.calls, 'call')}, {tokens:,} tokens, {cost}"
+    return f"{count(made, 'job')}, {count(stats.calls, 'call')}, {tokens:,} tokens, {cost}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """`1 call`, `2,000 calls`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

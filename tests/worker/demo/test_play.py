@@ -17,6 +17,7 @@ from worker.demo import inbox
 from worker.demo.daemons import DaemonEnded, Daemons, daemons_of
 from worker.demo.feed import Feeder
 from worker.demo.kill import Blow, Held, cost_of
+from worker.demo.model import Served
 from worker.demo.show import Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Stalled, Watch
@@ -36,7 +37,7 @@ def daemons(database_url: str, tmp_path: Path) -> Iterator[Daemons]:
     """None of them is started."""
     values: dict[str, Any] = {"data_dir": tmp_path, "database_url": database_url}
     stage = Stage(tmp_path, database_url, "jobsworth", embedded=False)
-    with daemons_of(Settings(**values), stage, tmp_path / "deploy.toml") as none:
+    with daemons_of(Settings(**values), stage, tmp_path / "deploy.toml", Served("offline")) as none:
         yield none
 
 
@@ -231,6 +232,6 @@ async def test_a_recorded_step_that_was_done_again_is_found(
         )
         (tmp_path / "digest.log").write_text(f"{job_id} chapter 3\n" * 2 + f"{job_id} chapter 1\n")
         blow = Blow(daemons.start(), 0.0, (Held(running(job_id, 7), recorded),))
-        cost = await cost_of(connection, blow, tmp_path)
+        cost = await cost_of(connection, blow, tmp_path / "digest.log")
     assert (cost.held, cost.ran_again, cost.steps_kept) == (1, 0, 1)
     assert [step.rpartition(" ")[2] for step in cost.steps_repeated] == ["2", "3"]
