@@ -21,7 +21,7 @@ ARGS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## run the whole flow on a shipped conversation, with a killed daemon (ARGS=... is passed on)
+demo: $(STAMP) ## run the whole flow on a shipped conversation, with a killed daemon (ARGS="--model offline" …)
 	$(VENV)/bin/jobsworth demo --inbox examples/inbox.jsonl $(ARGS)
 
 test: $(STAMP) ## run every test, on real PostgreSQL (ARGS=... is passed to pytest)

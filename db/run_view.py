@@ -167,7 +167,7 @@ async def get_graph(conn: AsyncConnection[Any], run_id: UUID) -> Graph:
 
 STEPS: LiteralString = """
 select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
-  s.finished_at
+  s.finished_at, s.error, s.begun_by
 from jobsworth.reactive_jobs j
 join jobsworth.steps s on s.job_id = j.id
 where j.run_id = %(run_id)s

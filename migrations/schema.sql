@@ -4455,9 +4455,7 @@ CREATE INDEX branch_reads_of_job ON jobsworth.branch_reads USING btree (from_job
 
 CREATE INDEX branches_of_run ON jobsworth.branches USING btree (parent_run_id);
 
-CREATE INDEX budget_waits_granted ON jobsworth.budget_waits USING btree (budget_id) WHERE (granted_at IS NOT NULL);
-
-CREATE INDEX budget_waits_open ON jobsworth.budget_waits USING btree (budget_id, since) WHERE (granted_at IS NULL);
+CREATE INDEX budget_waits_of_budget ON jobsworth.budget_waits USING btree (budget_id, granted_at);
 
 CREATE INDEX call_windows_window ON jobsworth.call_windows USING btree (window_id);
 

@@ -17,74 +17,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, cast
 
-Body = dict[str, Any]
-CHARACTERS_PER_TOKEN = 4
+from worker.demo.completions import Body, Reply, ToolUse, text_of
+
 STREAM_PIECE_CHARACTERS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """A tool call; `arguments` as the model wrote them, JSON or not."""
-
-    name: str
-    arguments: str
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model answers, before limits."""
-
-    text: str | None = None
-    tools: tuple[ToolUse, ...] = ()
 
 
 def scripted(body: Body) -> Reply:
     """The answer that the conversation's own script says, else an echo."""
     messages: list[Body] = body["messages"]
     found = re.search(
-        r"\[\[(.*?)\]\]", "\n".join(_text(m) for m in messages if m["role"] == "user"), re.DOTALL
+        r"\[\[(.*?)\]\]", "\n".join(text_of(m) for m in messages if m["role"] == "user"), re.DOTALL
     )
     if found is None:
-        return Reply(f"You said: {_text(messages[-1])}")
+        return Reply(f"You said: {text_of(messages[-1])}")
     turns = found[1].split(";;")
     answered = sum(message["role"] == "assistant" for message in messages)
     return _turn(turns[min(answered, len(turns) - 1)].strip(), messages)
-
-
-def completion(model: str, number: int, reply: Reply, body: Body) -> Body:
-    """The answer as the API gives it, cut to the limit that the request sets."""
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    reply, finish_reason = _limited(reply, limit)
-    message: Body = {"role": "assistant", "content": reply.text}
-    if reply.tools:
-        message["tool_calls"] = [
-            {
-                "id": tool.id or f"call_{number}_{n}",
-                "type": "function",
-                "function": {"name": tool.name, "arguments": tool.arguments},
-            }
-            for n, tool in enumerate(reply.tools)
-        ]
-    read, written, cached = _prompt_tokens(body), _reply_tokens(reply), _cached_tokens(body)
-    usage: Body = {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-    }
-    if cached:
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
-    return {
-        "id": f"chatcmpl-{number}",
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
-        "usage": usage,
-    }
 
 
 def chunks(answer: Body, *, with_usage: bool) -> Iterator[Body]:
@@ -98,10 +47,6 @@ def chunks(answer: Body, *, with_usage: bool) -> Iterator[Body]:
     yield {**head, "choices": [end]}
     if with_usage and "usage" in answer:
         yield {**head, "choices": [], "usage": answer["usage"]}
-
-
-def tokens(text: str) -> int:
-    return max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
 
 
 # What may be wrong with an answer: edits of it.
@@ -157,15 +102,7 @@ def _turn(turn: str, messages: list[Body]) -> Reply:
 def _results(messages: list[Body]) -> list[str]:
     """What came since the last answer of the model, in the order of its calls."""
     last = max(n for n, m in enumerate(messages) if m["role"] == "assistant")
-    return [_text(m) for m in messages[last + 1 :] if m["role"] == "tool"]
-
-
-def _limited(reply: Reply, limit: int | None) -> tuple[Reply, str]:
-    if reply.tools:
-        return reply, "tool_calls"
-    if limit is None or reply.text is None or tokens(reply.text) <= limit:
-        return reply, "stop"
-    return Reply(reply.text[: limit * CHARACTERS_PER_TOKEN]), "length"
+    return [text_of(m) for m in messages[last + 1 :] if m["role"] == "tool"]
 
 
 def _deltas(message: Body) -> Iterator[Body]:
@@ -185,33 +122,3 @@ def _deltas(message: Body) -> Iterator[Body]:
         for start in range(0, len(written), STREAM_PIECE_CHARACTERS):
             piece = written[start : start + STREAM_PIECE_CHARACTERS]
             yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
-
-
-def _prompt_tokens(body: Body) -> int:
-    told = sum(_message_tokens(message) for message in body["messages"])
-    return told + (tokens(json.dumps(body["tools"])) if body.get("tools") else 0)
-
-
-def _cached_tokens(body: Body) -> int:
-    """A conversation that goes on was read before, up to the last answer."""
-    messages: list[Body] = body["messages"]
-    answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-    return sum(_message_tokens(message) for message in messages[: answers[-1]]) if answers else 0
-
-
-def _message_tokens(message: Body) -> int:
-    called = message.get("tool_calls")
-    return tokens(_text(message)) + (tokens(json.dumps(called)) if called else 0)
-
-
-def _reply_tokens(reply: Reply) -> int:
-    written = [reply.text or "", *(tool.name + tool.arguments for tool in reply.tools)]
-    return sum(tokens(text) for text in written if text) or 1
-
-
-def _text(message: Body) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = cast(list[Body], content)
-        return "".join(str(part.get("text", "")) for part in parts)
-    return str(content or "")

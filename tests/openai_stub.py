@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests import openai_chat
-from tests.openai_chat import Body, Reply, tokens
+from worker.demo.completions import Body, Reply, completion, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ class OpenAIStub:
             return _embeddings(model, texts, count, self.dimensions), charge
         reply = self.reply(request.body)
         reply = Reply(reply) if isinstance(reply, str) else reply
-        body = openai_chat.completion(model, len(self._bill), reply, request.body)
+        body = completion(model, len(self._bill), reply, request.body)
         usage = body["usage"]
         cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
         read, written = usage["prompt_tokens"], usage["completion_tokens"]

@@ -107,10 +107,7 @@ create table jobsworth.budget_waits (
   since timestamptz not null default clock_timestamp(),
   granted_at timestamptz
 );
-create index budget_waits_open on jobsworth.budget_waits (budget_id, since)
-  where granted_at is null;
-create index budget_waits_granted on jobsworth.budget_waits (budget_id)
-  where granted_at is not null;
+create index budget_waits_of_budget on jobsworth.budget_waits (budget_id, granted_at);
 
 -- Requests and tokens for each minute, by the generic cell rate algorithm (ITU-T I.371): of a
 -- limit only the theoretical time of the next arrival is kept. `turn_at` is when the last of those

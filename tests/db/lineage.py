@@ -40,20 +40,22 @@ async def start(
     edges: Mapping[str, tuple[str, ...]] | None = None,
 ) -> UUID:
     """A run of these nodes, each a mode and its payload; `edges` names what a node needs."""
-    run_id = await fetch_val(conn, RUN)
-    ids = {node: uuidv7() for node in nodes}
-    for node, (mode, payload) in nodes.items():
-        values = {
-            "id": ids[node],
-            "run_id": run_id,
-            "node": node,
-            "mode": mode,
-            "payload": Jsonb(dict(payload)),
-            "needs": bool((edges or {}).get(node)),
-        }
-        await execute(conn, JOB, values)
-        for needed in (edges or {}).get(node, ()):
-            await execute(conn, EDGE, {"job_id": ids[node], "needs": ids[needed]})
+    # An edge is only taken in the transaction that makes the job that needs the other.
+    async with conn.transaction():
+        run_id = await fetch_val(conn, RUN)
+        ids = {node: uuidv7() for node in nodes}
+        for node, (mode, payload) in nodes.items():
+            values = {
+                "id": ids[node],
+                "run_id": run_id,
+                "node": node,
+                "mode": mode,
+                "payload": Jsonb(dict(payload)),
+                "needs": bool((edges or {}).get(node)),
+            }
+            await execute(conn, JOB, values)
+            for needed in (edges or {}).get(node, ()):
+                await execute(conn, EDGE, {"job_id": ids[node], "needs": ids[needed]})
     return run_id
 
 

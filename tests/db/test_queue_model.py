@@ -67,8 +67,8 @@ from jobsworth.reactive_jobs
 
 EMPTY: LiteralString = """
 truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
-  jobsworth.artifacts, jobsworth.run_metrics, jobsworth.workers, jobsworth.approvals,
-  jobsworth.approval_decisions
+  jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads,
+  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions
 """
 
 READY: LiteralString = """

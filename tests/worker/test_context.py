@@ -468,7 +468,12 @@ async def test_a_child_cannot_have_a_unique_key(api: JobApi) -> None:
     ("method", "arguments"),
     [
         ("step", ("name", print)),
-        ("call", ("name", print)),
+        ("call", ("name", print, {"provider": "acme", "model": "large"})),
+        ("agent", ("name", None)),
+        ("approved_step", ("name", print)),
+        ("checkpoint", ("name", 1)),
+        ("parents", ()),
+        ("rollback", ("staging",)),
         ("ask", ("really?",)),
         ("sleep", (1,)),
         ("wait", ("signal",)),
@@ -481,8 +486,10 @@ async def test_a_child_cannot_have_a_unique_key(api: JobApi) -> None:
 def test_a_plain_function_is_told_which_methods_need_an_async_handler(
     method: str, arguments: tuple[Any, ...], plain_job: Job
 ) -> None:
+    options = arguments[-1] if arguments and isinstance(arguments[-1], dict) else {}
+    arguments = arguments[: len(arguments) - bool(options)]
     with pytest.raises(InvalidInput, match=rf"job\.{method} needs an async handler") as refused:
-        getattr(plain_job, method)(*arguments)
+        getattr(plain_job, method)(*arguments, **options)
     assert "write `async def`" in refused.value.remedy
 
 

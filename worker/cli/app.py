@@ -151,11 +151,15 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the demo's database and files.")
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="offline, or a priced one by a provider of the demo's own (default)."),
+    ] = None,
 ) -> None:
     """Show the whole flow on a conversation: two workers, one of them killed half-way."""
     from worker.cli import daemon
 
-    raise typer.Exit(daemon.run_demo(inbox, shuffle=shuffle, keep=keep))
+    raise typer.Exit(daemon.run_demo(inbox, shuffle=shuffle, keep=keep, model=model))
 
 
 @app.command(rich_help_panel=JOBS)

@@ -23,7 +23,7 @@ def run_worker(*, handlers: str | None, queues: str | None, slots: int | None) -
     return run_async(lambda: daemon.run(settings))
 
 
-def run_demo(inbox: Path, *, shuffle: int | None, keep: bool) -> int:
+def run_demo(inbox: Path, *, shuffle: int | None, keep: bool, model: str | None) -> int:
     if not inbox.is_file():
         raise InvalidInput(
             f"there is no conversation {inbox}", "name one with --inbox, like examples/inbox.jsonl"
@@ -31,7 +31,7 @@ def run_demo(inbox: Path, *, shuffle: int | None, keep: bool) -> int:
     settings = load_settings()
     from worker import demo
 
-    return run_async(lambda: demo.run(settings, inbox, shuffle, keep))
+    return run_async(lambda: demo.run(settings, inbox, shuffle, keep, model or demo.PRICED))
 
 
 def _settings(**overrides: Any) -> Settings:

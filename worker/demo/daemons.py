@@ -16,17 +16,21 @@ from pathlib import Path
 import anyio
 
 from db.errors import JobsworthError
-from worker.demo import jobs
+from worker.demo.model import Served
 from worker.demo.stage import Stage
 from worker.settings import PREFIX, Settings
 
 HANDLERS = "demo_jobs"
+# Not imported here: the daemons load what it needs.
+HANDLERS_FILE = Path(__file__).with_name("jobs.py")
 STOP_SECONDS = 20.0
 LOG_LINES_SHOWN = 5
 # Settings of the demo's caller that its daemons must not share, or that it sets itself.
 OWN_SETTINGS = (
     *("DATABASE_URL", "SCHEMA", "DATA_DIR", "DEPLOY_FILE", "RELEASES_DIR", "HANDLERS", "QUEUES"),
     *("HTTP_HOST", "HTTP_PORT", "LOG_LEVEL", "LOG_FORMAT", "LOG_ATTEMPTS", "DRAIN_SECONDS"),
+    *("MODEL", "MODEL_URL", "MODEL_KEY", "MODEL_SECONDS", "MAX_OUTPUT_TOKENS", "INSTRUCTIONS"),
+    *("HISTORY_TOKENS", "UNKNOWN_PRICE", "SPOOL_DIR", "SPOOL_BYTES_MAX"),
 )
 
 
@@ -70,11 +74,11 @@ class Daemon:
 class Daemons:
     """Starts them; `all` holds every one that was ever started."""
 
-    def __init__(self, settings: Settings, stage: Stage, deploy_file: Path) -> None:
+    def __init__(self, settings: Settings, stage: Stage, deploy_file: Path, model: Served) -> None:
         self.all: list[Daemon] = []
         self._folder = stage.folder
-        self._environment = _environment(settings, stage, deploy_file)
-        shutil.copyfile(Path(jobs.__file__), stage.folder / f"{HANDLERS}.py")
+        self._environment = _environment(settings, stage, deploy_file) | model.environment
+        shutil.copyfile(HANDLERS_FILE, stage.folder / f"{HANDLERS}.py")
 
     def start(self) -> Daemon:
         """One more daemon."""
@@ -123,9 +127,11 @@ class Daemons:
 
 
 @contextmanager
-def daemons_of(settings: Settings, stage: Stage, deploy_file: Path) -> Generator[Daemons]:
+def daemons_of(
+    settings: Settings, stage: Stage, deploy_file: Path, model: Served
+) -> Generator[Daemons]:
     """The demo's daemons; none is left when the block ends."""
-    daemons = Daemons(settings, stage, deploy_file)
+    daemons = Daemons(settings, stage, deploy_file, model)
     try:
         yield daemons
     finally:

@@ -6,7 +6,7 @@ thread holds up nobody else.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -36,16 +36,25 @@ class Fed:
 
 
 class Feeder:
-    """`fed` are the lines that went in, in that order."""
+    """`fed` are the lines that went in, in that order.
+
+    What jobs of the modes `others` ask is decided elsewhere.
+    """
 
     def __init__(
-        self, database: Database, watch: Watch, show: Show, inbox: Sequence[Message]
+        self,
+        database: Database,
+        watch: Watch,
+        show: Show,
+        inbox: Sequence[Message],
+        others: Collection[str] = (),
     ) -> None:
         self.fed: list[Fed] = []
         self._database = database
         self._watch = watch
         self._show = show
         self._groups = grouped(inbox)
+        self._others = others
         self._total = len(inbox)
         self._asked_at: dict[UUID, float] = {}
         self._threads: dict[str, UUID] = {}
@@ -117,7 +126,8 @@ class Feeder:
             pending = await approvals.get_pending(connection)
             for approval in pending:
                 asked_at = self._asked_at.setdefault(approval.id, time.monotonic())
-                if time.monotonic() - asked_at >= DECIDE_SECONDS:
+                read = time.monotonic() - asked_at >= DECIDE_SECONDS
+                if read and not self._is_of_others(approval):
                     await self._decide(connection, approval)
         return len(pending)
 
@@ -128,6 +138,10 @@ class Feeder:
         option = wanted.option if wanted.option in approval.options else UNDECIDED.option
         await approvals.resolve(connection, approval.id, option, who, CHANNEL, wanted.comment)
         self._show.say(f"{who} chose {option}: {approval.proposal_text}")
+
+    def _is_of_others(self, approval: Approval) -> bool:
+        of_others = {job.id for job in self._watch.jobs if job.mode in self._others}
+        return approval.job_id in of_others
 
     def _message_of(self, approval: Approval) -> Fed | None:
         triggers = {job.trigger_message_id for job in self._watch.jobs if job.id == approval.job_id}

@@ -16,7 +16,6 @@ from db.jobs import Job, JobStatus
 from db.pool import Connection, Database
 from db.steps import Step
 from worker.demo.daemons import Daemon, Daemons
-from worker.demo.jobs import LEDGER
 from worker.demo.watch import Watch
 
 BAITS = 4
@@ -86,10 +85,10 @@ async def strike(database: Database, daemons: Daemons, watch: Watch) -> Blow:
     return blow
 
 
-async def cost_of(connection: Connection, blow: Blow, folder: Path) -> Cost:
+async def cost_of(connection: Connection, blow: Blow, ledger: Path) -> Cost:
     """Compare what was recorded then with what is recorded now, and with what was really done."""
     kept, repeated = 0, list[str]()
-    done = _really_done(folder)
+    done = _really_done(ledger)
     for held in blow.held:
         now = {step.name: step for step in await steps.list_for_job(connection, held.job.id)}
         for step in held.recorded:
@@ -126,10 +125,10 @@ async def _held(connection: Connection, worker_ids: set[UUID]) -> tuple[Held, ..
     )
 
 
-def _really_done(folder: Path) -> dict[str, int]:
+def _really_done(ledger: Path) -> dict[str, int]:
     """How often each chapter was really read, by the jobs' own account outside of the database."""
     try:
-        lines = (folder / LEDGER).read_text().splitlines()
+        lines = ledger.read_text().splitlines()
     except FileNotFoundError:
         return {}
     counted: dict[str, int] = {}

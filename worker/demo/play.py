@@ -2,8 +2,10 @@
 
 In: an inbox. Out: a summary and an exit code, 0 only if everything is as the inbox expects. Two
 daemons serve it, one of them is killed half-way and replaced; two commits of a repository made on
-the spot are live before the first message comes. Read in this order: inbox → stage → site → daemons
-→ feed → kill → watch → verdict → report.
+the spot are live before the first message comes. While the second half of the conversation comes
+in, somebody starts a run within a budget, forks it, and is asked for something that changes. Read
+in this order: inbox → stage → site → model → daemons → feed → kill → survey → order → watch →
+verdict → report.
 """
 
 import signal
@@ -14,6 +16,7 @@ import anyio
 
 from db import (
     books,
+    budgets,
     deployments,
     jobs,
     ledger,
@@ -24,18 +27,22 @@ from db import (
     violations,
     workers,
 )
-from db.jobs import JobStatus
+from db.jobs import Job, JobStatus
 from db.memories import Hit
 from db.pool import Connection, Database
-from db.tokens import CallStatus
+from db.tokens import Call, CallStatus
 from worker.demo.daemons import Daemons, daemons_of
 from worker.demo.feed import PLATFORM, Fed, Feeder
 from worker.demo.inbox import Message, filled, load_inbox, shuffled
 from worker.demo.kill import Blow, cost_of, strike
+from worker.demo.model import PRICED, Served, check_model, serve
+from worker.demo.order import MODE as ORDER
+from worker.demo.order import Order, Ordered
 from worker.demo.report import print_report
 from worker.demo.show import Show
 from worker.demo.site import Site, SiteError, make_site
 from worker.demo.stage import Stage, open_stage
+from worker.demo.survey import BUDGET, Survey, Surveyed
 from worker.demo.verdict import Facts, problems_in
 from worker.demo.watch import STALL_SECONDS, Watch
 from worker.embedders import Embedder, from_settings
@@ -50,11 +57,14 @@ ROWS_MAX = 10_000
 SEARCH_LIMIT = 5
 
 
-async def run(settings: Settings, inbox: Path, shuffle: int | None, keep: bool) -> int:
-    """Play `inbox`, in the order that the seed `shuffle` gives; returns the exit code.
+async def run(
+    settings: Settings, inbox: Path, shuffle: int | None, keep: bool, model: str = PRICED
+) -> int:
+    """Play `inbox` by `model`, in the order that the seed `shuffle` gives; returns the exit code.
 
     Raises `InboxError`, `Stalled`, `DaemonEnded` and what the database says, each with its remedy.
     """
+    check_model(model)
     script = load_inbox(inbox)
     if shuffle is not None:
         script = shuffled(script, shuffle)
@@ -62,7 +72,7 @@ async def run(settings: Settings, inbox: Path, shuffle: int | None, keep: bool) 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
         try:
-            code = await _on_stage(settings, script, keep)
+            code = await _on_stage(settings, script, keep, model)
         except Exception as error:
             failure = error  # raised out here, the group would wrap it
         tasks.cancel_scope.cancel()
@@ -77,18 +87,19 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
             scope.cancel()
 
 
-async def _on_stage(settings: Settings, script: Sequence[Message], keep: bool) -> int:
+async def _on_stage(settings: Settings, script: Sequence[Message], keep: bool, model: str) -> int:
     with Show() as show:
         show.say("starting the database")
         async with open_stage(settings, keep) as stage:
             with (
                 make_site(stage.folder, stage.releases_dir) as site,
-                daemons_of(settings, stage, site.deploy_file) as daemons,
+                serve(model, stage.folder) as served,
+                daemons_of(settings, stage, site.deploy_file, served) as daemons,
             ):
                 if keep:
                     show.say(f"keeping {stage.folder}; look at it with {stage.how_to_look}")
                 async with Database(stage.url, schema=stage.schema) as database:
-                    play = Play(settings, stage, site, daemons, database, show)
+                    play = Play(settings, stage, site, served, daemons, database, show)
                     facts = await play.run(script)
     problems = problems_in(facts)
     print_report(show.console, facts, problems)
@@ -103,6 +114,7 @@ class Play:
         settings: Settings,
         stage: Stage,
         site: Site,
+        model: Served,
         daemons: Daemons,
         database: Database,
         show: Show,
@@ -110,6 +122,7 @@ class Play:
         self._settings = settings
         self._stage = stage
         self._site = site
+        self._model = model
         self._daemons = daemons
         self._database = database
         self._show = show
@@ -119,18 +132,18 @@ class Play:
     async def run(self, script: Sequence[Message]) -> Facts:
         """Everything in its order; returns what came of it."""
         messages_to_play = [filled(message, self._site.commits) for message in script]
-        feeder = Feeder(self._database, self._watch, self._show, messages_to_play)
+        feeder = Feeder(self._database, self._watch, self._show, messages_to_play, others=(ORDER,))
         await self._start_daemons(DAEMONS)
         await self._open_site()
         await feeder.feed(most=max(1, len(script) // 2))
         blow = await self._kill_one()
-        await feeder.feed()
+        story = await self._second_half(feeder)
         self._show.say("every message is in; waiting until everything is finished")
         await self._watch.until("waiting until everything is finished", feeder.finished)
         await self._watch.until("waiting until everything is remembered", self._remembered)
         stop_problems = await self._daemons.stop()
         self._show.say("everything is finished, the daemons have stopped")
-        return await self._facts(feeder.fed, blow, stop_problems)
+        return await self._facts(feeder.fed, blow, story, stop_problems)
 
     async def _start_daemons(self, number: int) -> None:
         started = [self._daemons.start() for _ in range(number)]
@@ -167,15 +180,38 @@ class Play:
         await self._start_daemons(1)
         return blow
 
+    async def _second_half(self, feeder: Feeder) -> tuple[Surveyed, Ordered]:
+        """The rest of the conversation, and beside it a run, its fork, and an order."""
+        survey = Survey(
+            self._database, self._watch, self._show, self._stage, priced=self._model.priced
+        )
+        order = Order(self._database, self._watch, self._show, self._stage)
+        story: list[tuple[Surveyed, Ordered]] = []
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(feeder.feed)
+                story.append((await survey.play(), await order.play()))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return story[0]
+
     async def _remembered(self) -> bool:
         async with self._database.connection() as connection:
             return (await memories.outbox(connection)).pending == 0
 
-    async def _facts(self, fed: Sequence[Fed], blow: Blow, stop_problems: Sequence[str]) -> Facts:
+    async def _facts(
+        self,
+        fed: Sequence[Fed],
+        blow: Blow,
+        story: tuple[Surveyed, Ordered],
+        stop_problems: Sequence[str],
+    ) -> Facts:
         await self._watch.look()
+        surveyed, ordered = story
         query = _query(fed)
         async with self._database.connection() as connection:
-            said, called = await _tokens_said_and_called(connection, fed)
+            calls = await _calls(connection, self._watch.jobs)
+            said, called = await _tokens_said_and_called(connection, fed, calls)
             return Facts(
                 fed=fed,
                 jobs=self._watch.jobs,
@@ -187,7 +223,13 @@ class Play:
                 query=query,
                 hits=await _search(connection, self._settings, query),
                 texts_pending=(await memories.outbox(connection)).pending,
-                kill=await cost_of(connection, blow, self._stage.folder),
+                surveyed=surveyed,
+                budget=await budgets.get(connection, BUDGET),
+                ordered=ordered,
+                calls=calls,
+                bill=self._model.bill(),
+                priced=self._model.priced,
+                kill=await cost_of(connection, blow, self._stage.ledger),
                 said_tokens=said,
                 called_tokens=called,
                 violations=await violations.list_violations(connection),
@@ -225,7 +267,14 @@ def _embedder(settings: Settings) -> Embedder:
     )
 
 
-async def _tokens_said_and_called(connection: Connection, fed: Sequence[Fed]) -> tuple[int, int]:
+async def _calls(connection: Connection, of: Sequence[Job]) -> list[Call]:
+    """The calls of all jobs."""
+    return [call for job in of for call in await tokens.list_calls(connection, job.id)]
+
+
+async def _tokens_said_and_called(
+    connection: Connection, fed: Sequence[Fed], calls: Sequence[Call]
+) -> tuple[int, int]:
     """The tokens that messages say they took, and those of the calls of the jobs that said them."""
     said = called = 0
     for thread_id in {one.received.message.thread_id for one in fed}:
@@ -233,7 +282,9 @@ async def _tokens_said_and_called(connection: Connection, fed: Sequence[Fed]) ->
             if message.job_id is None or message.model is None:
                 continue
             said += (message.input_tokens or 0) + (message.output_tokens or 0)
-            for call in await tokens.list_calls(connection, message.job_id):
-                if call.status is CallStatus.OK:
-                    called += (call.input_tokens or 0) + (call.output_tokens or 0)
+            called += sum(
+                (call.input_tokens or 0) + (call.output_tokens or 0)
+                for call in calls
+                if call.job_id == message.job_id and call.status is CallStatus.OK
+            )
     return said, called

@@ -4,34 +4,36 @@ In: the facts and the problems. Out: tables and a verdict. Nothing here decides 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from db.ledger import UsageBy
+from worker.demo.report_story import billed, story
+from worker.demo.tables import money, pairs, short, table
 from worker.demo.verdict import Facts
 
 HITS_SHOWN = 3
-HIT_CHARACTERS_MAX = 90
 
 
 def print_report(console: Console, facts: Facts, problems: Sequence[str]) -> None:
     """Print the whole summary."""
-    for title, table in (
+    for title, shown in (
         ("Jobs by mode and outcome", _jobs(facts)),
-        ("Jobs seen waiting, by reason", _pairs(sorted(facts.waits.items()))),
-        ("Tokens by mode", _usage(facts.by_mode, "mode")),
-        ("Tokens by model", _usage(facts.by_model, "model")),
+        ("Jobs seen waiting, by reason", pairs(sorted(facts.waits.items()))),
+        ("Tokens and cost (USD) by mode", _usage(facts.by_mode, "mode")),
+        ("Tokens and cost (USD) by model", _usage(facts.by_model, "model")),
+        *story(facts),
         ("Approvals", _approvals(facts)),
         ("Deployments", _deployments(facts)),
-        (f"Memory, asked “{_short(facts.query)}”", _hits(facts)),
-        ("What the kill cost", _pairs(_kill(facts))),
-        ("Checks", _pairs(_checks(facts))),
+        (f"Memory, asked “{short(facts.query)}”", _hits(facts)),
+        ("What the kill cost", pairs(_kill(facts))),
+        ("Checks", pairs(_checks(facts))),
     ):
         console.print(Text(f"\n{title}", style="bold"))
-        console.print(table)
+        console.print(shown)
     console.print()
     for problem in problems:
         console.print(Text(f"✗ {problem}", style="red"))
@@ -48,46 +50,46 @@ def _jobs(facts: Facts) -> Table:
     for job in facts.jobs:
         counted[job.mode][job.status] += 1
     statuses = sorted({status for states in counted.values() for status in states})
-    table = _table("mode", *statuses)
+    shown = table("mode", *statuses)
     for mode, states in sorted(counted.items()):
-        table.add_row(mode, *(str(states[status] or "") for status in statuses))
-    return table
+        shown.add_row(mode, *(str(states[status] or "") for status in statuses))
+    return shown
 
 
 def _usage(rows: Sequence[UsageBy], by: str) -> Table:
-    table = _table(by, "calls", "input", "output", "total", "cost")
+    shown = table(by, "calls", "input", "output", "total", "cost")
     for row in rows:
-        cost = "unknown" if row.cost is None or row.unknown_cost_entries else f"{row.cost:f}"
+        cost = "unknown" if row.cost is None or row.unknown_cost_entries else money(row.cost)
         numbers = (row.entries, row.input_tokens, row.output_tokens, row.total_tokens)
-        table.add_row(row.key or "-", *(f"{number:,}" for number in numbers), cost)
-    return table
+        shown.add_row(row.key or "-", *(f"{number:,}" for number in numbers), cost)
+    return shown
 
 
 def _approvals(facts: Facts) -> Table:
-    table = _table("proposal", "status", "by", "comment")
+    shown = table("proposal", "status", "by", "comment")
     for approval in facts.approvals:
-        table.add_row(
-            _short(approval.proposal_text),
+        shown.add_row(
+            short(approval.proposal_text),
             approval.status,
             approval.decided_by or "-",
-            _short(approval.comment or ""),
+            short(approval.comment or ""),
         )
-    return table
+    return shown
 
 
 def _deployments(facts: Facts) -> Table:
-    table = _table("environment", "commit", "status", "probe")
+    shown = table("environment", "commit", "status", "probe")
     for deployment in facts.deployments:
         probe = str((deployment.probe or {}).get("detail", "none"))
-        table.add_row(deployment.environment, deployment.sha[:12], deployment.status, _short(probe))
-    return table
+        shown.add_row(deployment.environment, deployment.sha[:12], deployment.status, short(probe))
+    return shown
 
 
 def _hits(facts: Facts) -> Table:
-    table = _table("score", "kind", "text")
+    shown = table("score", "kind", "text")
     for hit in facts.hits[:HITS_SHOWN]:
-        table.add_row(f"{hit.score:.2f}", hit.source_kind, _short(hit.text))
-    return table
+        shown.add_row(f"{hit.score:.2f}", hit.source_kind, short(hit.text))
+    return shown
 
 
 def _kill(facts: Facts) -> list[tuple[str, str]]:
@@ -115,25 +117,5 @@ def _checks(facts: Facts) -> list[tuple[str, str]]:
             "messages against calls",
             f"{agree} ({facts.said_tokens:,} and {facts.called_tokens:,} tokens)",
         ),
+        *billed(facts),
     ]
-
-
-def _pairs(rows: Iterable[tuple[str, object]]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    table.add_column()
-    table.add_column()
-    for name, value in rows:
-        table.add_row(Text(name), Text(str(value)))
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
-    for name in (first, *others):
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= HIT_CHARACTERS_MAX else line[: HIT_CHARACTERS_MAX - 1] + "…"

@@ -6,6 +6,8 @@ In: snapshots of the jobs and things worth telling. Out: text. Nothing here deci
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import zip_longest
+from textwrap import wrap
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +18,8 @@ from rich.table import Table
 from db.jobs import Job
 
 WIDTH_PIPED = 110
+WIDTH_MIN = 20
+INDENT = 10
 LINE_SECONDS = 5.0
 STATUSES = ("queued", "waiting", "running", "done", "failed", "canceled")
 
@@ -48,7 +52,9 @@ class Show:
 
     def say(self, text: str) -> None:
         """Tell something that happened."""
-        self.console.print(f"{self._seconds():6.1f} s  {text}", markup=False)
+        lines = wrap(text, max(WIDTH_MIN, self.console.width - INDENT), break_long_words=False)
+        for line, head in zip_longest(lines, [f"{self._seconds():6.1f} s  "], fillvalue=""):
+            self.console.print(f"{head:{INDENT}}{line}", markup=False, soft_wrap=True)
 
     def fed(self, number: int, total: int) -> None:
         """How far the conversation is."""

@@ -36,6 +36,21 @@ class Stage:
         return self.folder / "releases"
 
     @property
+    def ledger(self) -> Path:
+        """Where the jobs of worker/demo/jobs.py write down what they read."""
+        return self.folder / "digest.log"
+
+    @property
+    def diary(self) -> Path:
+        """Where they write down what else they did."""
+        return self.folder / "diary.log"
+
+    @property
+    def wanted(self) -> Path:
+        """Where they look up how much is to be ordered."""
+        return self.folder / "wanted.txt"
+
+    @property
     def how_to_look(self) -> str:
         """The environment in which the other commands see what was kept."""
         if self.embedded:

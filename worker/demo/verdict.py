@@ -12,20 +12,29 @@ from uuid import UUID
 
 from db.approvals import Approval
 from db.books import Imbalance
+from db.budgets import Budget
 from db.deployments import Deployment
 from db.jobs import Job, JobStatus
 from db.ledger import UsageBy
 from db.memories import Hit
+from db.tokens import Call
 from db.violations import Violation
+from worker.demo.bill import Charge
 from worker.demo.feed import UNDECIDED, Fed
 from worker.demo.kill import Cost
+from worker.demo.order import Ordered
+from worker.demo.survey import Surveyed
+from worker.demo.verdict_story import of_bill, of_budget, of_fork, of_order, of_run
 
 FINAL = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the database holds when all is over; `waits` are jobs seen waiting, by reason."""
+    """What the database holds when all is over.
+
+    `waits` are jobs seen waiting, by reason; `bill` is the provider's, of a model that is `priced`.
+    """
 
     fed: Sequence[Fed]
     jobs: Sequence[Job]
@@ -37,6 +46,12 @@ class Facts:
     query: str
     hits: Sequence[Hit]
     texts_pending: int
+    surveyed: Surveyed
+    budget: Budget
+    ordered: Ordered
+    calls: Sequence[Call]
+    bill: Sequence[Charge]
+    priced: bool
     kill: Cost
     said_tokens: int
     called_tokens: int
@@ -52,6 +67,11 @@ def problems_in(facts: Facts) -> list[str]:
         *_of_redeliveries(facts.fed),
         *_of_order(facts),
         *_of_kill(facts.kill),
+        *of_budget(facts.surveyed.budget, facts.budget),
+        *of_run(facts.surveyed),
+        *of_fork(facts.surveyed),
+        *of_order(facts.ordered),
+        *(of_bill(facts.bill, facts.calls) if facts.priced else ()),
         *_of_memory(facts),
         *_of_books(facts),
         *(f"violation: {v.invariant}: {v.subject_id} {v.detail}" for v in facts.violations),

@@ -13,11 +13,13 @@ from rich.console import Console
 from db import approvals, jobs, steps
 from db.jobs import Job, JobStatus
 from db.pool import Database
+from worker.demo import daemons as daemons_module
 from worker.demo import inbox
 from worker.demo.daemons import DaemonEnded, Daemons, daemons_of
 from worker.demo.feed import Feeder
 from worker.demo.kill import Blow, Held, cost_of
-from worker.demo.show import Show
+from worker.demo.model import Served
+from worker.demo.show import WIDTH_PIPED, Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Stalled, Watch
 from worker.settings import Settings
@@ -36,7 +38,7 @@ def daemons(database_url: str, tmp_path: Path) -> Iterator[Daemons]:
     """None of them is started."""
     values: dict[str, Any] = {"data_dir": tmp_path, "database_url": database_url}
     stage = Stage(tmp_path, database_url, "jobsworth", embedded=False)
-    with daemons_of(Settings(**values), stage, tmp_path / "deploy.toml") as none:
+    with daemons_of(Settings(**values), stage, tmp_path / "deploy.toml", Served("offline")) as none:
         yield none
 
 
@@ -139,6 +141,18 @@ async def test_an_approval_is_decided_as_the_script_says(
     assert decided.decided_by == "Ada"
 
 
+async def test_what_others_decide_is_left_to_them(database: Database, watch: Watch) -> None:
+    line = {"thread": "a", "mode": "order", "decide": "approve"}
+    feeder = Feeder(database, watch, silent(), script(line), others=("order",))
+    await feeder.feed()
+    job = feeder.fed[0].received.job
+    assert job
+    async with database.connection() as connection:
+        approval = await approvals.create(connection, "Do it?", job_id=job.id)
+        with pytest.raises(Stalled):
+            await watch.until("deciding", lambda: _decided(feeder, database, approval.id))
+
+
 async def _decided(feeder: Feeder, database: Database, approval_id: UUID) -> bool:
     await feeder.finished()
     async with database.connection() as connection:
@@ -178,6 +192,27 @@ def test_a_daemon_that_was_killed_on_purpose_is_no_surprise(daemons: Daemons) ->
     daemons.start().kill()
     daemons.require_alive()
     assert daemons.living == []
+
+
+def test_what_jobs_write_down_is_looked_up_where_they_write_it() -> None:
+    stage = Stage(Path(), "", "jobsworth", embedded=False)
+    handlers = (Path(daemons_module.__file__).with_name("jobs.py")).read_text()
+    for name, path in (
+        ("LEDGER", stage.ledger),
+        ("DIARY", stage.diary),
+        ("WANTED", stage.wanted),
+    ):
+        assert f'{name} = Path("{path.name}")' in handlers
+
+
+def test_a_long_line_goes_on_below_its_beginning() -> None:
+    output = io.StringIO()
+    show = Show(Console(file=output))
+    show.say("tea " * 40)
+    first, second = output.getvalue().rstrip().split("\n")
+    assert first.startswith("   0.0 s  tea")
+    assert second.startswith(" " * 10 + "tea")
+    assert len(first) <= WIDTH_PIPED
 
 
 def running(job_id: UUID, lease_no: int) -> Job:
@@ -231,6 +266,6 @@ async def test_a_recorded_step_that_was_done_again_is_found(
         )
         (tmp_path / "digest.log").write_text(f"{job_id} chapter 3\n" * 2 + f"{job_id} chapter 1\n")
         blow = Blow(daemons.start(), 0.0, (Held(running(job_id, 7), recorded),))
-        cost = await cost_of(connection, blow, tmp_path)
+        cost = await cost_of(connection, blow, tmp_path / "digest.log")
     assert (cost.held, cost.ran_again, cost.steps_kept) == (1, 0, 1)
     assert [step.rpartition(" ")[2] for step in cost.steps_repeated] == ["2", "3"]

@@ -15,6 +15,7 @@ from db.memories import Hit
 from db.messages import Message as Stored
 from db.messages import Received
 from db.violations import Violation
+from tests.worker.demo import story
 from worker.demo.feed import Fed
 from worker.demo.inbox import Message
 from worker.demo.kill import Cost
@@ -141,6 +142,12 @@ class Story:
             query="hi",
             hits=[hit],
             texts_pending=0,
+            surveyed=story.surveyed(),
+            budget=story.at_the_end(),
+            ordered=story.ordered(),
+            calls=[story.call()],
+            bill=[story.charge()],
+            priced=True,
             kill=KILL,
             said_tokens=7,
             called_tokens=7,
@@ -282,6 +289,10 @@ def test_a_kill_that_cost_something_is_a_problem(change: dict[str, Any], problem
             {"imbalances": [Imbalance(rule="r", subject="s", expected="1", found="2")]},
             "the books do not balance: r: s: expected 1, found 2",
         ),
+        ({"bill": []}, "the provider has not charged for it"),
+        ({"surveyed": story.surveyed(diary=("a", "a"))}, "done 2 times"),
+        ({"budget": story.at_the_end(waiting=1)}, "something waits for it"),
+        ({"ordered": story.ordered(diary=())}, "this was ordered: nothing"),
         ({"stop_problems": ["daemon 2 did not stop after SIGTERM"]}, "did not stop"),
     ],
 )

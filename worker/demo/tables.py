@@ -1,0 +1,38 @@
+"""Tables, and words short enough for them."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from rich.table import Table
+from rich.text import Text
+
+CHARACTERS_MAX = 90
+CENT = Decimal("0.000001")
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> Table:
+    """A name and a value to a line."""
+    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    shown.add_column()
+    shown.add_column(overflow="fold")
+    for name, value in rows:
+        shown.add_row(Text(name), Text(str(value)))
+    return shown
+
+
+def table(first: str, *others: str) -> Table:
+    shown = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+    for name in (first, *others):
+        shown.add_column(name, overflow="fold")
+    return shown
+
+
+def short(text: str) -> str:
+    """On one line, and not too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= CHARACTERS_MAX else line[: CHARACTERS_MAX - 1] + "…"
+
+
+def money(amount: Decimal) -> str:
+    """US dollars, to the millionth."""
+    return f"{amount.quantize(CENT) if amount else amount.normalize():f}"
