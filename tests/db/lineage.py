@@ -13,7 +13,7 @@ from db.pool import Connection, execute, fetch_all, fetch_val
 
 RUN: LiteralString = """
 insert into jobsworth.runs (actor, request, status, started_at)
-values ('Ann', '{"ask": "all of it"}', 'executing', now())
+values ('Bea', '{"ask": "all of it"}', 'executing', now())
 returning id
 """
 

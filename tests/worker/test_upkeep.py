@@ -432,7 +432,7 @@ class Round:
         monkeypatch.setattr(Wake, "wait", wait)
 
     async def over(self) -> bool:
-        return len(self.rests) == 7
+        return len(self.rests) == 9
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
