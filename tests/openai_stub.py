@@ -291,7 +291,7 @@ class OpenAIStub:
 def bill_of(file: Path) -> list[BillLine]:
     """The lines of a bill file, oldest first."""
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [BillLine(**{**line, "charge": Charge(**line["charge"])}) for line in lines]
+    return [BillLine(Charge(**line.pop("charge")), **line) for line in lines]
 
 
 def _fault_name(fault: Fault) -> str | None:
@@ -360,7 +360,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        content = self.rfile.read(length)
+        if len(content) < length:
+            # The client died while it sent.
+            self.close_connection = True
+            return
         request = Request(self.path, dict(self.headers.items()), json.loads(content))
         request = Request(request.path, _titled(request.headers), request.body)
         fault, body = self.provider.answer(request)

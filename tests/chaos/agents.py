@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import anyio
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -20,6 +21,7 @@ from worker import Job, handler
 
 MAX_TOKENS = 100
 TRIES = 1000
+CHARGE_SECONDS = 0.1
 
 
 @handler("books.agent", failures_max=TRIES)
@@ -61,7 +63,10 @@ async def _run(job: Job, prompt: str, model: str, streamed: bool) -> str:
 
     @agent.tool
     async def charge(ctx: RunContext[Job], n: int) -> str:
-        return _done(ctx.deps, "charge", n)
+        done = _done(ctx.deps, "charge", n)
+        # Nobody knows of it yet.
+        await anyio.sleep(CHARGE_SECONDS)
+        return done
 
     @agent.tool(requires_approval=True)
     async def ship(ctx: RunContext[Job], n: int) -> str:

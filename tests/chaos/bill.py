@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -65,7 +65,7 @@ class Rates(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What a test bounds: calls of this model and mode (None: of all), for each hour, day or run."""
+    """What a test bounds: calls of this model and mode (None: of all), by hour, day or run."""
 
     name: str
     unit: str
@@ -217,7 +217,3 @@ class Books:
         if budget.unit == "tokens":
             return Decimal(charge.input_tokens + charge.output_tokens)
         return self.rates.cost(charge)
-
-
-def unfinished(rows: Iterable[DictRow]) -> list[DictRow]:
-    return [row for row in rows if row["finished_at"] is None]

@@ -27,7 +27,6 @@ from psycopg.types.json import Jsonb
 from db import books, tokens
 from db.pool import Database
 from tests.chaos.bill import Amounts, Books, Budget, Rates
-from tests.chaos.nursery import Daemon
 from tests.chaos.scene import Scene
 from tests.chaos.scripts import nodes_of
 from tests.chaos.verdict import check_no_violations
@@ -44,7 +43,7 @@ RARELY = 0.05
 POINT_SHARE = 0.4
 POINTS = (
     *("call.before_row", "call.after_row", "call.after_row", "call.sent", "call.sent"),
-    *("call.answered", "call.answered", "step.begun", "step.committed", "step.committed"),
+    *("call.answered", "call.answered", "step.begun", "step.begun", "step.committed"),
     *("finish.updated", "park.updated", "promote.before", "claim.committed"),
 )
 FAULTS = {
@@ -163,7 +162,7 @@ class Play:
         victim.kill()
         point = {}
         if place and draw.random() < POINT_SHARE:
-            point = {"JOBSWORTH_CRASH_POINT": f"{draw.choice(POINTS)}:{draw.randint(1, 6)}"}
+            point = {"JOBSWORTH_CRASH_POINT": f"{draw.choice(POINTS)}:{draw.randint(1, 4)}"}
         self.daemons[place] = self.scene.start(self._env | point)
         self._youngest = place
 
