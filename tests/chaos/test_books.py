@@ -325,15 +325,8 @@ def _check_everything_happened(play: Play, books: Books) -> None:
     """Nothing of the above was true for want of an occasion."""
     assert books.statuses().keys() == {"ok", "cut", "error", "unknown"}
     assert books.faults().keys() >= FAULTS.keys()
-    assert play.decided.keys() >= {
-        "approve",
-        "reject",
-        "done",
-        "again",
-        "killed",
-        "died",
-        "stalled",
-    }
+    assert play.happened.keys() >= {"approve", "reject", "done", "again"}
+    assert play.happened.keys() >= {"killed", "died", "stalled"}
     for budget in (HOURLY, RUN):
         assert len(play.raised[budget.name].amounts) > 2, budget
 
