@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import LiteralString
@@ -188,7 +188,9 @@ class Play:
             if now > rises_at + RISEN_SECONDS:
                 daemon.kill()
             elif now > rises_at:
-                daemon.resume()
+                # At its named instant it may die by itself.
+                with suppress(ProcessLookupError):
+                    daemon.resume()
         self._stalled = [one for one in self._stalled if now <= one[0] + RISEN_SECONDS]
 
     def end(self) -> None:
