@@ -9,7 +9,7 @@ import json
 import random
 from typing import Any
 
-MODELS = {"steady-1": 5, "hourly-1": 3, "limited-1": 1}
+MODELS = {"steady-1": 5, "hourly-1": 3, "limited-1": 2}
 TOOLS = {"look": 4, "note": 3, "charge": 3, "ship": 1}
 TURNS = (0, 1, 1, 2, 3)
 TOOLS_A_TURN = (1, 1, 1, 2, 3)

@@ -69,7 +69,7 @@ FRUGAL = Budget("frugal", "tokens", "day", mode="books.frugal")
 BUDGETS = {HOURLY: (8_000, 25_000), RUN: (Decimal("0.016"), Decimal("0.004")), FRUGAL: (8_000, 0)}
 RAISE_SECONDS = 0.3
 LIMITED = "limited-1"
-LIMIT_REQUESTS = 30
+LIMIT_REQUESTS = 12
 LATER_REQUESTS = 600
 
 START_RUN: LiteralString = "select jobsworth.start_run(%(nodes)s) as id"
@@ -329,6 +329,10 @@ def _check_everything_happened(play: Play, books: Books) -> None:
     assert books.faults().keys() >= FAULTS.keys()
     assert play.happened.keys() >= {"approve", "reject", "done", "again"}
     assert play.happened.keys() >= {"killed", "died", "stalled"}
+    limited = [call for call in books.calls if call["model"] == LIMITED]
+    within = [call for call in limited if call["started_at"].timestamp() < play.phases[1]]
+    assert len(within) >= LIMIT_REQUESTS
+    assert any(row["status"] == "failed" for row in play.scene.rows(ENDINGS))
     for budget in (HOURLY, RUN):
         assert len(play.raised[budget.name].amounts) > 2, budget
 
