@@ -39,6 +39,8 @@ CONFIG = {
     "full_page_writes": "off",
     "max_connections": "300",
     "autovacuum_naptime": "10s",
+    # Which of two things was there first: a row's own times are from before its commit.
+    "track_commit_timestamp": "on",
 }
 
 

@@ -101,7 +101,7 @@ def _turn(turn: str, messages: list[Body]) -> Reply:
 
 def _results(messages: list[Body]) -> list[str]:
     """What came since the last answer of the model, in the order of its calls."""
-    last = max(n for n, m in enumerate(messages) if m["role"] == "assistant")
+    last = max((n for n, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
     return [text_of(m) for m in messages[last + 1 :] if m["role"] == "tool"]
 
 

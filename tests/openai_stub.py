@@ -10,7 +10,8 @@ It also runs as a process of its own, for tests that kill workers:
 
     python -m tests.openai_stub --port 0 --bill bill.jsonl --seed 7 --faults 500=0.1,cut=0.1
 
-It prints its URL, and appends a line to the bill before it answers.
+It prints its URL, and appends a line to the bill before it answers. Which fault happens by chance
+depends on what is asked and how often it was, not on who asks first; so a seed can be played again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import random
 import socket
 import threading
+import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -119,6 +121,19 @@ class Charge:
     cached_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """A line of a bill file: a charge, or (not `computed`) a refusal, for which nothing is charged.
+
+    `at` is the time by this machine's clock, `fault` a name out of `FAULTS`.
+    """
+
+    charge: Charge
+    computed: bool
+    fault: str | None
+    at: float
+
+
 class OpenAIStub:
     """The provider; use it as a context manager. `url` is what a client takes as its base URL."""
 
@@ -138,7 +153,8 @@ class OpenAIStub:
         self.key = key
         self._bill_file = bill_file
         self._chances = dict(faults or {})
-        self._random = random.Random(seed)
+        self._seed = seed
+        self._asked = Counter[str]()
         self.refuses_dimensions_field = False
         self._lock = threading.Lock()
         self._requests: list[Request] = []
@@ -211,31 +227,39 @@ class OpenAIStub:
         """The fault that happens to this request (maybe `GOOD`), and its answer."""
         with self._lock:
             self._requests.append(request)
-            fault = self._script.popleft() if self._script else self._always or self._chance()
+            fault = (
+                self._script.popleft() if self._script else self._always or self._chance(request)
+            )
             if fault.status is None:
                 fault = self._refusal(request) or fault
             if fault.status is not None:
-                self._write(Charge(request.path, _model(request), _request_id(request), 0, 0), 0)
+                self._write(
+                    Charge(request.path, _model(request), _request_id(request), 0, 0), fault
+                )
                 return fault, _error(fault)
             body, charge = self._computed(request)
             self._bill.append(charge)
-            self._write(charge, 1)
+            self._write(charge, fault)
             return fault, body
 
-    def _chance(self) -> Fault:
-        drawn = self._random.random()
+    def _chance(self, request: Request) -> Fault:
+        if not self._chances:
+            return GOOD
+        asked = _asked(request.body)
+        self._asked[asked] += 1
+        drawn = random.Random(f"{self._seed} {self._asked[asked]} {asked}").random()
         for name, chance in self._chances.items():
             drawn -= chance
             if drawn < 0:
                 return FAULTS[name]
         return GOOD
 
-    def _write(self, charge: Charge, computed: int) -> None:
+    def _write(self, charge: Charge, fault: Fault) -> None:
         """Before the answer is sent: who kills the client finds the line."""
         if self._bill_file is not None:
-            line = json.dumps({**asdict(charge), "computed": bool(computed)})
+            line = BillLine(charge, fault.status is None, _fault_name(fault), time.time())
             with self._bill_file.open("a") as bill:
-                bill.write(line + "\n")
+                bill.write(json.dumps(asdict(line)) + "\n")
 
     def _refusal(self, request: Request) -> Fault | None:
         if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
@@ -264,10 +288,22 @@ class OpenAIStub:
         return body, Charge(request.path, model, request_id, read, written, cached)
 
 
-def bill_of(file: Path) -> list[tuple[Charge, bool]]:
-    """The lines of a bill file, and whether the answer was computed (else nothing is charged)."""
+def bill_of(file: Path) -> list[BillLine]:
+    """The lines of a bill file, oldest first."""
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [(Charge(**line), computed) for line in lines for computed in [line.pop("computed")]]
+    return [BillLine(Charge(**line.pop("charge")), **line) for line in lines]
+
+
+def _fault_name(fault: Fault) -> str | None:
+    return next((name for name, named in FAULTS.items() if named is fault), None)
+
+
+def _asked(body: Body) -> str:
+    """What a request asks: the conversation as it began, and how far it is."""
+    messages: list[Body] = body.get("messages", [])
+    begun = [message["content"] for message in messages if message["role"] == "user"][:1]
+    answered = sum(message["role"] == "assistant" for message in messages)
+    return f"{body.get('model')} {answered} {begun or _inputs(body)}"
 
 
 def _model(request: Request) -> str:
@@ -324,7 +360,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        content = self.rfile.read(length)
+        if len(content) < length:
+            # The client died while it sent.
+            self.close_connection = True
+            return
         request = Request(self.path, dict(self.headers.items()), json.loads(content))
         request = Request(request.path, _titled(request.headers), request.body)
         fault, body = self.provider.answer(request)

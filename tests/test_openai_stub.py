@@ -195,6 +195,6 @@ def test_a_process_of_its_own_appends_to_its_bill_before_it_answers(tmp_path: Pa
         finally:
             process.kill()
     lines = bill_of(bill)
-    assert [charge.request_id for charge, _ in lines] == [f"r-{n}" for n in range(20)]
-    assert [200 if computed else 500 for _, computed in lines] == statuses
+    assert [line.charge.request_id for line in lines] == [f"r-{n}" for n in range(20)]
+    assert [200 if line.computed else 500 for line in lines] == statuses
     assert set(statuses) == {200, 500}

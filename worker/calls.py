@@ -47,6 +47,7 @@ SLEEP_SECONDS_MAX = 0.5
 SLEEPS_MAX = 4
 # How long a model is paused that said it was asked too much, and not when to come again.
 PAUSE_SECONDS = 10.0
+_PRICE_REMEDY = ": give it a price, or set JOBSWORTH_UNKNOWN_PRICE=allow"
 
 log = get_logger()
 
@@ -298,6 +299,8 @@ async def make(
     if found:
         return output
     call = await begin(job, name, provider=provider, model=model, estimate=estimate)
+    if call is None:
+        return job.recorded and job.recorded[name]
     try:
         answer = await send(Sending(call.request_id))
     except BaseException as error:
@@ -320,12 +323,12 @@ async def failed(call: PaidCall, error: BaseException) -> None:
 
 async def begin(
     job: "Job", name: str, *, provider: str, model: str, estimate: tuple[int, int]
-) -> PaidCall:
+) -> PaidCall | None:
     """Book a call that is about to be sent, at its upper estimate (input, output tokens).
 
     Committed on return, under the fence, within its rate limits and budgets. Parks the job (raises
-    `ParkSignal`) where one of them says wait, or a person must be asked. Raises `LeaseLost`,
-    `BudgetExceeded`, `PriceUnknown`.
+    `ParkSignal`) where one of them says wait, or a person must be asked. None: an earlier call was
+    answered meanwhile, as `job` knows. Raises `LeaseLost`, `BudgetExceeded`, `PriceUnknown`.
     """
     crash_points.reach("call.before_row")
     tools = job.tools
@@ -354,7 +357,7 @@ async def begin(
                 for budget in warned:
                     log.warning(events.BUDGET_WARNED, budget=budget)
                 crash_points.reach("call.after_row")
-                return PaidCall(job, name, call_id, call)
+                return await _unless_answered(job, name, PaidCall(job, name, call_id, call))
             case Limited(detail, wait_seconds):
                 sleeps += 1
                 if wait_seconds > SLEEP_SECONDS_MAX or sleeps > SLEEPS_MAX:
@@ -367,6 +370,20 @@ async def begin(
                 raise PriceUnknown(f"{detail}{_PRICE_REMEDY}")
 
 
+# Whoever lost the job may still bring an answer. One committed before this booking is not rebought.
+async def _unless_answered(job: "Job", name: str, call: PaidCall) -> PaidCall | None:
+    if job.attempt == 1:
+        return call
+    try:
+        found, _ = await steps.read(job, name, fresh=True)
+    except BaseException as error:
+        await call.unsent(error)
+        raise
+    if found:
+        await call.unsent("an earlier attempt was answered meanwhile")
+    return None if found else call
+
+
 async def _upper_cost(
     job: "Job", provider: str, model: str, estimate: tuple[int, int]
 ) -> Decimal | None:
@@ -375,9 +392,6 @@ async def _upper_cost(
         return None
     await pricing.ready(job.tools.database, provider)
     return pricing.upper_cost(provider, model, *estimate, team_id=job.team_id)
-
-
-_PRICE_REMEDY = ": give it a price, or set JOBSWORTH_UNKNOWN_PRICE=allow"
 
 
 async def _go_beyond(job: "Job", call: Starting, short: Short) -> None:

@@ -450,7 +450,7 @@ class Job:
         is the job's, and a call of its own. A tool that requires approval parks the job until
         somebody decides. For the options see `AgentOptions`.
         """
-        # Loaded with the first agent: pydantic-ai takes a second.
+        await self.tools.model.ready()
         from worker.llm import agents
 
         return await agents.run(self, name, agent, prompt, output_type=output_type, **options)

@@ -100,6 +100,8 @@ class OpenCall:
                 model=self._model,
                 estimate=self._estimate,
             )
+            if self._paid is None:
+                self.recorded, self.output = True, (job.recorded or {})[self._name]
         return self
 
     async def __aexit__(

@@ -27,7 +27,9 @@ import pytest
 from tests.support import POLL_SECONDS, ROOT, Record, environment
 
 PRELOADED = (
+    "genai_prices.data",
     "pydantic_ai.models.openai",
+    "pydantic_ai.providers.openai",
     "worker.agent",
     "worker.cli.app",
     "worker.cli.daemon",

@@ -23,6 +23,19 @@ update jobsworth.reactive_jobs
 set lease_no = nextval('jobsworth.lease_no'), worker_id = gen_random_uuid()
 where id = %(job_id)s
 """
+# Another worker, which has lost the job, brings its answer at the last moment.
+ANSWER_LATE: LiteralString = """
+create function answer_late() returns trigger language plpgsql as $$
+begin
+  insert into jobsworth.steps (job_id, name, kind, output, attempt, finished_at)
+  values (new.job_id, new.step_name, 'call', '"late"', 1, now());
+  return null;
+end $$
+"""
+ON_SECOND_CALL: LiteralString = """
+create trigger answer_late after insert on jobsworth.llm_calls
+for each row when (new.attempt = 2) execute function answer_late()
+"""
 LEDGER: LiteralString = """
 select entry::text, input_tokens::int, output_tokens::int, cost from jobsworth.token_ledger
 order by id
@@ -191,6 +204,34 @@ async def test_an_answer_that_comes_after_the_lease_was_lost_is_paid_and_kept(ap
     [call] = await calls(api, job.id)
     assert (call.status, call.attempt) == (CallStatus.OK, 1)
     assert await api.rows("select text from jobsworth.embeddings") == [{"text": "attempt 2"}]
+
+
+@pytest.mark.parametrize("form", ["send", "block"])
+async def test_an_answer_that_comes_while_the_next_call_is_booked_is_read_instead_of_sent_for(
+    api: JobApi, form: str
+) -> None:
+    await api.database.execute(ANSWER_LATE)
+    await api.database.execute(ON_SECOND_CALL)
+    sent: list[int] = []
+
+    @handler("work")
+    async def work(job: Job) -> str:
+        async def send(sending: Sending) -> Answer:
+            sent.append(job.attempt)
+            raise ConnectionError("nobody knows what became of it")
+
+        if form == "send":
+            return await job.call("think", send, **CALL)
+        async with job.call("think", provider="scripted", model="m-1", estimate=(100, 50)) as call:
+            if not call.recorded:
+                await send(Sending(call.request_id))
+        return call.output
+
+    job = await api.run("work")
+    assert (job.result, sent) == ("late", [1])
+    first, second = await calls(api, job.id)
+    assert (first.status, second.status) == (CallStatus.UNKNOWN, CallStatus.ERROR)
+    assert [entry[0] for entry in await ledger(api)] == ["reserve", "settle", "reserve", "release"]
 
 
 @pytest.mark.parametrize("method", ["step", "transaction", "call", "sleep", "wait"])

@@ -7,6 +7,7 @@ daemon that runs no agent never imports a provider's SDK.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,6 +66,7 @@ class ModelChoice:
     timeout_seconds: float = 600.0
     _built: "Model | None" = field(default=None, init=False, repr=False)
     _made: Any = field(default=None, init=False, repr=False)
+    _imported: bool = field(default=False, init=False, repr=False)
     _lock: RLock = field(default_factory=RLock, init=False, repr=False)
 
     @property
@@ -75,6 +77,18 @@ class ModelChoice:
         """Raise `InvalidInput` for what would fail in every job; loads nothing."""
         if self.name is not None and not self.offline:
             key_of(self.name, self.url, self.key)
+
+    async def ready(self) -> None:
+        """Have what every agent needs imported, in a thread and by one at a time: it takes a second,
+        and two that import the same modules at once may meet half-loaded ones.
+        """
+        if not self._imported:
+            await anyio.to_thread.run_sync(self._import)
+
+    def _import(self) -> None:
+        with self._lock:
+            import_module("worker.llm.agents")
+            self._imported = True
 
     def model(self) -> "Model | None":
         """The model, the same one each time; None offline. Raises `InvalidInput`."""

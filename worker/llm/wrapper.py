@@ -106,10 +106,9 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         asked = self._asked(messages, model_settings, model_request_parameters)
-        found = await self._found(asked)
-        if found is not None:
-            return found
-        call = await self._begin(asked)
+        call = await self._found(asked) or await self._begin(asked)
+        if not isinstance(call, PaidCall):
+            return call
         total = TotalSaid()
         try:
             Sending(call.request_id).sent()
@@ -129,13 +128,12 @@ class MeteredModel(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         asked = self._asked(messages, model_settings, model_request_parameters)
-        found = await self._found(asked)
-        if found is not None:
+        call = await self._found(asked) or await self._begin(asked)
+        if not isinstance(call, PaidCall):
             yield CompletedStreamedResponse(
-                found, model_request_parameters=model_request_parameters, replay_events=True
+                call, model_request_parameters=model_request_parameters, replay_events=True
             )
             return
-        call = await self._begin(asked)
         total = TotalSaid()
         stream: MeteredStream | None = None
 
@@ -201,15 +199,17 @@ class MeteredModel(WrapperModel):
             )
         return conversation.take(recorded.response_of(document))
 
-    async def _begin(self, asked: Asked) -> PaidCall:
+    async def _begin(self, asked: Asked) -> PaidCall | ModelResponse:
+        """A call that may be sent; or the answer to an earlier one that has just come."""
         model = self.wrapped
-        return await calls.begin(
+        call = await calls.begin(
             self._conversation.job,
             asked.step,
             provider=model.system,
             model=model.model_name,
             estimate=asked.estimate,
         )
+        return call or cast(ModelResponse, await self._found(asked))
 
     async def _answer(
         self,

@@ -1,0 +1,99 @@
+"""Agents for daemons that die, against a provider that keeps its own bill.
+
+`JOBSWORTH_CHAOS_PROVIDER` is its address, `JOBSWORTH_CHAOS_DIR` the folder of the diary, into which
+the tools write what they really did.
+"""
+
+import os
+from collections.abc import AsyncIterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anyio
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.settings import ModelSettings
+
+from tests.chaos import diary
+from worker import Job, handler
+
+MAX_TOKENS = 100
+TRIES = 1000
+CHARGE_SECONDS = 0.1
+
+
+@handler("books.agent", failures_max=TRIES)
+async def agent(job: Job, prompt: str, model: str, streamed: bool = False) -> str:
+    """What the prompt scripts: tools of every kind, and a last word."""
+    return await _run(job, prompt, model, streamed)
+
+
+@handler("books.frugal", failures_max=TRIES)
+async def frugal(job: Job, prompt: str, model: str, streamed: bool = False) -> str:
+    """The same in a mode whose budget fails what does not fit."""
+    return await _run(job, prompt, model, streamed)
+
+
+@handler("books.join", failures_max=TRIES)
+async def join(job: Job, prompt: str, model: str, streamed: bool = False) -> str:
+    """Where the branches of a run come together, with what they came to."""
+    parents = await job.parents()
+    # How a parent ended does not change any more, so every attempt asks the same.
+    told = ", ".join(f"{node}: {parents[node]}" for node in sorted(parents))
+    return await _run(job, f"{told} {prompt}", model, streamed)
+
+
+async def _run(job: Job, prompt: str, model: str, streamed: bool) -> str:
+    agent = Agent(
+        OpenAIChatModel(model, provider=_provider()),
+        deps_type=Job,
+        retries=TRIES,
+        model_settings=ModelSettings(max_tokens=MAX_TOKENS),
+    )
+
+    @agent.tool
+    async def look(ctx: RunContext[Job], n: int) -> str:
+        return _done(ctx.deps, "look", n)
+
+    @agent.tool
+    def note(ctx: RunContext[Job], n: int) -> str:
+        return _done(ctx.deps, "note", n)
+
+    @agent.tool
+    async def charge(ctx: RunContext[Job], n: int) -> str:
+        done = _done(ctx.deps, "charge", n)
+        # Nobody knows of it yet.
+        await anyio.sleep(CHARGE_SECONDS)
+        return done
+
+    @agent.tool(requires_approval=True)
+    async def ship(ctx: RunContext[Job], n: int) -> str:
+        return _done(ctx.deps, "ship", n)
+
+    async def listen(ctx: RunContext[Job], events: AsyncIterable[Any]) -> None:
+        async for _ in events:
+            pass
+
+    return await job.agent(
+        "think",
+        agent,
+        prompt,
+        deps=job,
+        event_stream_handler=listen if streamed else None,
+        effects={"look": "pure", "charge": "unsafe"},
+    )
+
+
+def _done(job: Job, tool: str, n: int) -> str:
+    """Something that every tool call has done once it is in the diary."""
+    diary.write(
+        Path(os.environ["JOBSWORTH_CHAOS_DIR"]) / "diary", tool, job.id, job.attempt, str(n)
+    )
+    return f"{tool} {n} done"
+
+
+@cache
+def _provider() -> OpenAIProvider:
+    return OpenAIProvider(base_url=os.environ["JOBSWORTH_CHAOS_PROVIDER"], api_key="sk-test")
