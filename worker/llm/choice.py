@@ -79,8 +79,8 @@ class ModelChoice:
             key_of(self.name, self.url, self.key)
 
     async def ready(self) -> None:
-        """Have what every agent needs imported, in a thread and by one at a time: it takes a second,
-        and two that import the same modules at once may meet half-loaded ones.
+        """Have imported what every agent needs, which takes a second: in a thread, and by one at a
+        time, since two that import the same modules at once may meet half-loaded ones.
         """
         if not self._imported:
             await anyio.to_thread.run_sync(self._import)
