@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from db import deployments, environments, steps
@@ -275,6 +275,4 @@ class Deployer:
 
 async def ask_persons(job: "Job", proposal: engine.Proposal, name: str, votes: int) -> Decision:
     """What `votes` persons decided; parks until they have."""
-    ask: Callable[..., Awaitable[Decision]] = job.ask
-    more: dict[str, Any] = {"votes": votes} if votes > 1 else {}
-    return await ask(proposal.text, shows=proposal.shows, name=name, **more)
+    return await job.ask(proposal.text, shows=proposal.shows, name=name, votes=votes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import LiteralString, cast
+from typing import LiteralString
 
 import pytest
 
@@ -14,9 +14,6 @@ from tests.worker.deploy.support import pid_in, until
 from tests.worker.job_api import JobApi
 from worker import Job as Handle
 from worker import handler
-from worker.ask import Decision
-from worker.deploy import propose
-from worker.deployer import ask_persons
 from worker.deployment_record import close_abandoned, close_idle
 
 ASKING = {"approvals": 1, "build": ["sh", "-c", "echo build >> ../log"]}
@@ -190,18 +187,19 @@ async def waiting_job(api: JobApi) -> Job:
     return job
 
 
-@pytest.mark.parametrize(("approvals", "more"), [(1, {}), (2, {"votes": 2})])
-async def test_as_many_persons_are_asked_as_the_environment_says(
-    site: Site, approvals: int, more: dict[str, int]
+async def test_two_persons_are_asked_where_the_environment_wants_two(
+    api: JobApi, site: Site
 ) -> None:
-    asked: list[dict[str, object]] = []
-
-    class Asking:
-        async def ask(self, proposal: str, **options: object) -> Decision:
-            asked.append({"proposal": proposal, **options})
-            return Decision(True, "approve", None, "Ann")
-
-    proposal = propose(site.environment(approvals=approvals), "a" * 40)
-    await ask_persons(cast(Handle, Asking()), proposal, "web", approvals)
-    expected = {"proposal": proposal.text, "shows": proposal.shows, "name": "web", **more}
-    assert asked == [expected]
+    site.environment(**{**ASKING, "approvals": 2})
+    job = await order(api, site.commit())
+    vote = "select jobsworth.resolve(%(id)s, 'approve', decided_by => %(who)s)"
+    asked = await api.approval(job.id)
+    for who in ("Ann", "Ann"):
+        await api.rows(vote, id=asked.id, who=who)
+        await api.work()
+        assert (await api.job(job.id)).waiting_for is WaitReason.APPROVAL, "one person is not two"
+        assert await api.value(BEGUN) == 0
+    await api.rows(vote, id=asked.id, who="Bob")
+    await api.work()
+    job = await api.job(job.id)
+    assert (job.status, (job.result or {})["status"]) == (JobStatus.DONE, "healthy")
