@@ -445,7 +445,8 @@ begin
     when 'timer' then
       detail := 'until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
         || case when j.failures > 0 then ', after failure ' || j.failures || ': '
-             || coalesce(j.error, 'no message') else '' end;
+             || coalesce(j.error, 'no message') else '' end
+        || coalesce(': ' || j.waiting_detail, '');
       remedy := 'wait, or run it now: jobsworth retry ' || j.id;
     when 'lane' then
       select x.id, x.status into other from jobsworth.reactive_jobs x
