@@ -11,7 +11,8 @@ STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 CHAOS_SEEDS ?= 1000
 QUICK ?=
-# Tests wait more than they compute: for servers, for killed workers to be rescued.
+# Tests wait more than they compute: for servers, for killed workers to be rescued. In the order of
+# their files: the fault tests, which take longest, begin first.
 TEST_PROCESSES ?= 3
 ARGS ?=
 
@@ -25,7 +26,7 @@ demo: $(STAMP) ## run the whole flow on a shipped conversation, with a killed da
 	$(VENV)/bin/jobsworth demo --inbox examples/inbox.jsonl $(ARGS)
 
 test: $(STAMP) ## run every test, on real PostgreSQL (ARGS=... is passed to pytest)
-	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## lint, format check, strict types
 	$(VENV)/bin/ruff check .
