@@ -11,56 +11,40 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db import steps
 from db.documents import to_document, to_text
-from db.pool import Connection, fetch_all, fetch_one, fetch_val
-from db.queue import Lease, LeaseLost
+from db.pool import Connection, execute, fetch_all, fetch_val
+from db.queue import Lease
 
 FORGET: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-), forgotten as (
-  delete from jobsworth.steps s
-  where s.job_id in (select f.id from fence f) and s.name = %(name)s and s.finished_at is null
-  returning s.name
-)
-select (select count(*) from fence) as held, (select count(*) from forgotten) as forgotten
+delete from jobsworth.steps s
+where s.job_id = %(job_id)s and s.name = %(name)s and s.finished_at is null
 """
 
 
 async def forget(conn: Connection, lease: Lease, name: str) -> None:
-    """Remove the mark of a step that did not happen. Raises `LeaseLost`."""
-    row = await fetch_one(conn, FORGET, {**lease._asdict(), "name": name})
-    if row is None or not row["held"]:
-        raise LeaseLost(lease)
+    """Remove the mark of a step that did not happen, in the caller's transaction.
+
+    Raises `LeaseLost`.
+    """
+    await steps.hold(conn, lease)
+    await execute(conn, FORGET, {"job_id": lease.job_id, "name": name})
 
 
 BLAME: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-), blamed as (
-  update jobsworth.steps s
-  set error = %(error)s
-  where s.job_id in (select f.id from fence f) and s.name = %(name)s and s.finished_at is null
-  returning s.name
-)
-select (select count(*) from fence) as held, (select count(*) from blamed) as blamed
+update jobsworth.steps s
+set error = %(error)s
+where s.job_id = %(job_id)s and s.name = %(name)s and s.finished_at is null
 """
 
 
 async def blame(conn: Connection, lease: Lease, name: str, error: str) -> None:
-    """Keep what went wrong in a step; it stays begun. Raises `LeaseLost`."""
-    values = {**lease._asdict(), "name": name, "error": to_text(error)}
-    row = await fetch_one(conn, BLAME, values)
-    if row is None or not row["held"]:
-        raise LeaseLost(lease)
+    """Keep what went wrong in a step, which stays begun, in the caller's transaction.
+
+    Raises `LeaseLost`.
+    """
+    await steps.hold(conn, lease)
+    await execute(conn, BLAME, {"job_id": lease.job_id, "name": name, "error": to_text(error)})
 
 
 DECIDE: LiteralString = """

@@ -40,6 +40,7 @@ from worker.outcomes import Fail, ParkSignal
 
 if TYPE_CHECKING:
     from worker.context import Job
+    from worker.pricing import Priced
 
 REQUEST_ID_HEADER = "X-Request-Id"
 # A wait that is shorter is slept through in the slot; a few times, then the job parks.
@@ -75,17 +76,6 @@ class PriceUnknown(Fail):
     """The price of a model is not known, and such calls may not go out."""
 
 
-class Priced(Protocol):
-    """What a call cost, by whose prices, at which rates."""
-
-    @property
-    def cost(self) -> Decimal: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def rates(self) -> Mapping[str, Any]: ...
-
-
 class Pricing(Protocol):
     """Knows prices; None: it does not know this one."""
 
@@ -93,7 +83,7 @@ class Pricing(Protocol):
 
     def price_of(
         self, provider: str, model: str, usage: Usage, *, team_id: UUID | None = None
-    ) -> Priced | None: ...
+    ) -> "Priced | None": ...
 
     def upper_cost(
         self,
@@ -300,7 +290,8 @@ async def make(
         return output
     call = await begin(job, name, provider=provider, model=model, estimate=estimate)
     if call is None:
-        return job.recorded and job.recorded[name]
+        _, output = await steps.read(job, name)
+        return output
     try:
         answer = await send(Sending(call.request_id))
     except BaseException as error:

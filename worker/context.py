@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 
     from worker.deployer import Deployer
     from worker.embedders import Embedder
-    from worker.llm.tools import ToolEffect
 
 P = ParamSpec("P")
 D = TypeVar("D")
@@ -77,7 +76,7 @@ class AgentOptions(TypedDict, total=False):
     usage_limits: "UsageLimits | None"
     toolsets: Sequence[Any] | None
     event_stream_handler: "EventStreamHandler[Any] | None"
-    effects: "Mapping[str, ToolEffect | None] | None"
+    effects: "Mapping[str, steps.Effect | None] | None"
     """By tool: "pure", "idempotent" (the default), "unsafe", or None: run in every replay."""
     approval_seconds: float | None
     """How long an approval may take; then it is a no."""

@@ -101,7 +101,7 @@ class OpenCall:
                 estimate=self._estimate,
             )
             if self._paid is None:
-                self.recorded, self.output = True, (job.recorded or {})[self._name]
+                self.recorded, self.output = await steps.read(job, self._name)
         return self
 
     async def __aexit__(

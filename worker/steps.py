@@ -252,7 +252,7 @@ async def _begin(job: "Job", name: str, digest: str, effect: str, consumes: UUID
 
 async def _mark(job: "Job", name: str, error: BaseException) -> None:
     """Remove the mark if the step says that it did not happen; else keep what went wrong."""
-    async with job.tools.database.connection() as connection:
+    async with job.tools.database.transaction() as connection:
         if _did_not_happen(error):
             await unsafe.forget(connection, job.lease, name)
             job.begun.discard(name)

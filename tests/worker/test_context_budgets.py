@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, LiteralString
 from uuid import UUID
@@ -21,6 +21,7 @@ from tests.worker.job_api import InlineWorker, JobApi, registered
 from worker import CallLimited, CallRefused, Job, handler
 from worker.calls import Sending
 from worker.context import Tools
+from worker.pricing import Priced
 
 CALL: dict[str, Any] = {"provider": "acme", "model": "large", "estimate": (60, 40)}
 WINDOW: LiteralString = """
@@ -46,9 +47,9 @@ class PerToken:
 
     def price_of(
         self, provider: str, model: str, usage: Usage, *, team_id: UUID | None = None
-    ) -> Cost | None:
+    ) -> Priced | None:
         cost = self.upper_cost(provider, model, usage.input_tokens, usage.output_tokens)
-        return None if cost is None else Cost(cost)
+        return None if cost is None else Priced(cost, "test 1", {"token": "0.01"})
 
     def upper_cost(
         self,
@@ -60,13 +61,6 @@ class PerToken:
         team_id: UUID | None = None,
     ) -> Decimal | None:
         return Decimal(input_tokens + output_tokens) / 100 if model in self.known else None
-
-
-@dataclass(frozen=True)
-class Cost:
-    cost: Decimal
-    version: str = "test 1"
-    rates: dict[str, str] = field(default_factory=lambda: {"token": "0.01"})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pydantic_ai import RunContext, Tool
 
 from worker.agent import conversation
 from worker.agent.carrying import Carrying, Result
-from worker.llm.tools import ToolEffect
+from worker.steps import Effect
 
 
 async def read_thread(ctx: RunContext[Carrying]) -> list[dict[str, str]]:
@@ -45,7 +45,7 @@ _FUNCTIONS: tuple[Any, ...] = (read_thread, search_memory, note, save_artifact, 
 TOOLS = [Tool[Carrying](tool, takes_ctx=True, sequential=True) for tool in _FUNCTIONS]
 # Run again in a replay, where they read the steps that they recorded under the plan's numbers: so
 # an artifact or a memory is there however often the job was run.
-EFFECTS: Mapping[str, ToolEffect | None] = {
+EFFECTS: Mapping[str, Effect | None] = {
     "read_thread": "pure",
     "search_memory": None,
     "note": None,

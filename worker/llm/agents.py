@@ -6,7 +6,7 @@ now, and paid for once.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, UserError
@@ -17,9 +17,10 @@ from pydantic_ai.run import AgentRunResult
 from db.errors import InvalidInput
 from worker.llm import failures
 from worker.llm.failures import Unanswered
-from worker.llm.tools import Durable, ToolEffect
+from worker.llm.tools import Durable
 from worker.llm.wrapper import Conversation
 from worker.outcomes import Fail
+from worker.steps import EFFECTS, Effect
 
 if TYPE_CHECKING:
     from worker.context import Job
@@ -41,7 +42,7 @@ async def run_result(
     prompt: Any,
     *,
     message_history: Sequence[ModelMessage] | None = None,
-    effects: Mapping[str, ToolEffect | None] | None = None,
+    effects: Mapping[str, Effect | None] | None = None,
     approval_seconds: float | None = None,
     if_changed: str = "fail",
     **options: Any,
@@ -50,12 +51,12 @@ async def run_result(
     if if_changed not in IF_CHANGED:
         raise InvalidInput(f"if_changed={if_changed!r} means nothing", "say 'fail' or 'reuse'")
     job.key("agent", name)
-    declared: dict[str, ToolEffect | None] = dict(effects or {})
+    declared: dict[str, Effect | None] = dict(effects or {})
     for tool, effect in declared.items():
-        if effect not in (*get_args(ToolEffect), None):
+        if effect not in (*EFFECTS, None):
             raise InvalidInput(
                 f"effect {effect!r} of tool {tool!r} means nothing",
-                f"say one of {', '.join(get_args(ToolEffect))}, or None for no step",
+                f"say one of {', '.join(EFFECTS)}, or None for no step",
             )
     unrecorded = frozenset(tool for tool, effect in declared.items() if effect is None)
     conversation = Conversation(

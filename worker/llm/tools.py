@@ -7,7 +7,7 @@ requires approval is not run before somebody has said yes to exactly this tool a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
@@ -28,8 +28,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from worker import steps
 from worker.llm.wrapper import Conversation, metered
 from worker.outcomes import Fail, ParkSignal
+from worker.steps import Effect
 
-ToolEffect = Literal["pure", "idempotent", "unsafe"]
 ARGUMENTS_SHOWN_CHARACTERS_MAX = 500
 
 _tool_return: TypeAdapter[Any] = TypeAdapter(ToolReturn)
@@ -40,7 +40,7 @@ class Durable(AbstractCapability[Any]):
     """What makes one run of an agent durable: it meters the model, records tools, and asks."""
 
     conversation: Conversation
-    effects: Mapping[str, ToolEffect | None]
+    effects: Mapping[str, Effect | None]
     approval_seconds: float | None
     # The approvals of tool calls, by their ids, that the calls' steps consume.
     allowed: dict[str, UUID] = field(default_factory=dict[str, UUID])
