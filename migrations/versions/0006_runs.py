@@ -121,10 +121,6 @@ create function jobsworth.why_person(job_id uuid, out detail text, out remedy te
   limit 1;
 end;
 
--- After the commit that moved jobs of these runs: move the runs.
-create function jobsworth.move_runs(run_ids uuid[]) returns void language sql
-  begin atomic end;
-
 -- May this waiting job go on?
 create or replace function jobsworth.reason_gone(j jobsworth.reactive_jobs)
   returns boolean language plpgsql stable
@@ -156,117 +152,6 @@ begin
         and s.finished_at is null)
     else false
   end;
-end $$;
-
--- After a commit that ended or parked these jobs: look again, with a fresh snapshot, at whatever
--- that unblocks, and close what hangs on the finished ones. Returns what must be looked at again
--- because somebody holds it: a waiting job, or an ended one on which something open hangs. Never
--- waits for another transaction.
-create or replace function jobsworth.unblock(job_ids uuid[]) returns uuid[] language plpgsql
-  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
-declare
-  candidates uuid[];
-  orphans uuid[];
-  lanes text[];
-  parents uuid[];
-  parked uuid[];
-  short uuid[];
-  runs uuid[];
-  again uuid[] := '{}';
-begin
-  select array_agg(distinct j.lane) filter (where j.lane is not null),
-    array_agg(distinct j.parent_id) filter (where j.is_child and j.finished_at is not null),
-    array_agg(j.id) filter (where j.status = 'waiting'),
-    array_agg(j.id) filter (where j.waiting_for = 'budget'),
-    array_agg(distinct j.run_id) filter (where j.run_id is not null)
-  into lanes, parents, parked, short, runs
-  from jobsworth.reactive_jobs j
-  where j.id = any(job_ids);
-  if short is not null then
-    perform jobsworth.grant_budgets(short);
-  end if;
-  candidates := array(
-    select jobsworth.lane_head(l.lane) from unnest(lanes) as l (lane)
-    union
-    select p.id from unnest(parents) as p (id)
-    union
-    select e.job_id from jobsworth.job_edges e where e.needs_job_id = any(job_ids)
-    union
-    select p.id from unnest(parked) as p (id));
-  candidates := array_remove(candidates, null);
-  if candidates <> '{}' then
-    again := jobsworth.reconsider(candidates);
-  end if;
-
-  update jobsworth.approvals a
-  set status = 'superseded', closed_at = now()
-  where a.status = 'pending' and a.id = any(array(
-    select p.id from jobsworth.approvals p
-    join jobsworth.reactive_jobs j on j.id = p.job_id
-    where p.job_id = any(job_ids) and p.status = 'pending' and j.finished_at is not null
-    for update of p skip locked));
-
-  orphans := array(
-    select c.id from jobsworth.reactive_jobs c
-    join jobsworth.reactive_jobs p on p.id = c.parent_id
-    where c.parent_id = any(job_ids) and c.is_child and c.finished_at is null
-      and not c.cancel_requested and p.finished_at is not null
-    for no key update of c skip locked);
-  if orphans <> '{}' then
-    perform jobsworth.cancel_locked(orphans, 'the job that spawned it has ended');
-  end if;
-  if runs is not null then
-    perform jobsworth.move_runs(runs);
-  end if;
-  return again || array(
-    select j.id from jobsworth.reactive_jobs j
-    where j.id = any(job_ids) and j.finished_at is not null and (
-      exists (select 1 from jobsworth.approvals a where a.job_id = j.id and a.status = 'pending')
-      or exists (
-        select 1 from jobsworth.reactive_jobs c
-        where c.parent_id = j.id and c.is_child and c.finished_at is null
-          and not c.cancel_requested)));
-end $$;
-
--- What upkeep has to do right now; as before, and it sweeps for budgets and persons too.
-create or replace function jobsworth.chores(
-  rescue_seconds float8,
-  out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
-  out looked_seconds float8)
-  language plpgsql stable
-  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
-begin
-  rescue := exists (
-      select 1 from jobsworth.workers w
-      where w.beaten_at <= now() - chores.rescue_seconds * interval '1 second')
-    or exists (select 1 from jobsworth.unattended(chores.rescue_seconds));
-  expire := exists (
-    select 1 from jobsworth.approvals a
-    where a.status = 'pending' and a.deadline <= clock_timestamp());
-  deployments := exists (
-    select 1
-    from jobsworth.deployments d
-    cross join lateral (
-      select 1 from jobsworth.reactive_jobs j
-      where j.id = d.job_id and j.finished_at is not null
-    ) ended
-    where d.finished_at is null);
-  sweep := array(
-    select r.reason::text
-    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler', 'budget',
-      'person']::jobsworth.wait_reason[]) as r (reason)
-    where exists (
-      select 1 from jobsworth.reactive_jobs j
-      where j.status = 'waiting' and j.waiting_for = r.reason));
-  if exists (select 1 from jobsworth.approvals a where a.status = 'pending')
-    or exists (
-      select 1 from jobsworth.reactive_jobs c where c.is_child and c.finished_at is null)
-  then
-    sweep := sweep || 'orphan'::text;
-  end if;
-  looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());
 end $$;
 """
 
@@ -653,7 +538,6 @@ drop function jobsworth.claim(uuid, text[], smallint[], bigint[], text[], int);
 """
 
 DOWN_TABLES = """
-drop function jobsworth.move_runs(uuid[]);
 drop function jobsworth.why_person(uuid);
 drop function jobsworth.why_budget(uuid);
 drop function jobsworth.grant_budgets(uuid[]);
@@ -679,11 +563,9 @@ def downgrade() -> None:
     run(DOWN)
     for revision_file, name in (
         ("0001_first_light", "function jobsworth.reason_gone"),
-        ("0001_first_light", "function jobsworth.unblock"),
         ("0001_first_light", "function jobsworth.why"),
         ("0003_one_message", "function jobsworth.claim"),
         ("0003_one_message", "function jobsworth.finish"),
-        ("0004_upkeep", "function jobsworth.chores"),
         ("0004_upkeep", "view jobsworth.violations"),
     ):
         run(earlier(revision_file, name))

@@ -18,8 +18,6 @@ branch_labels = None
 depends_on = None
 
 TABLES = """
-drop function jobsworth.move_runs(uuid[]);
-
 alter table jobsworth.runs add column metadata jsonb not null default '{}',
   add column cancel_requested boolean not null default false,
   add constraint idempotency_key_is_named check (idempotency_key <> ''),
@@ -480,7 +478,7 @@ begin
           and not c.cancel_requested)));
 end $$;
 
--- What upkeep has to do right now; as before, and it sweeps runs too.
+-- What upkeep has to do right now; as before, and it sweeps for budgets, persons and runs too.
 create or replace function jobsworth.chores(
   rescue_seconds float8,
   out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
@@ -1045,8 +1043,6 @@ drop function jobsworth.needs_of(jsonb);
 drop function jobsworth.move_runs(uuid[]);
 drop function jobsworth.run_must_move(jobsworth.runs);
 drop function jobsworth.run_verdict(uuid);
-create function jobsworth.move_runs(run_ids uuid[]) returns void language sql
-  begin atomic end;
 drop trigger guard_edges on jobsworth.job_edges;
 drop function jobsworth.guard_edges();
 drop trigger guard_run on jobsworth.runs;
@@ -1068,8 +1064,8 @@ def downgrade() -> None:
     for revision_file, name in (
         ("0001_first_light", "function jobsworth.reconsider"),
         ("0001_first_light", "function jobsworth.enqueue"),
-        ("0006_runs", "function jobsworth.unblock"),
-        ("0006_runs", "function jobsworth.chores"),
+        ("0001_first_light", "function jobsworth.unblock"),
+        ("0004_upkeep", "function jobsworth.chores"),
         ("0006_runs", "view jobsworth.violations"),
     ):
         run(earlier(revision_file, name))
