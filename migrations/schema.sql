@@ -34,6 +34,18 @@ CREATE TYPE jobsworth.call_status AS ENUM (
     'unknown'
 );
 
+CREATE TYPE jobsworth.call_verdict AS (
+	request_id text,
+	verdict text,
+	call_id uuid,
+	budget_id uuid,
+	budget text,
+	over text,
+	detail text,
+	wait_seconds double precision,
+	warned text[]
+);
+
 CREATE TYPE jobsworth.deployment_status AS ENUM (
     'building',
     'testing',
@@ -268,6 +280,16 @@ CREATE TABLE jobsworth.budgets (
     active boolean DEFAULT true NOT NULL,
     reset_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    found_by text GENERATED ALWAYS AS (
+CASE
+    WHEN (thread_id IS NOT NULL) THEN ('thread '::text || (thread_id)::text)
+    WHEN (agent_id IS NOT NULL) THEN ('agent '::text || (agent_id)::text)
+    WHEN (for_team_id IS NOT NULL) THEN ('team '::text || (for_team_id)::text)
+    WHEN (mode IS NOT NULL) THEN ('mode '::text || mode)
+    WHEN (model IS NOT NULL) THEN ('model '::text || model)
+    WHEN (provider IS NOT NULL) THEN ('provider '::text || provider)
+    ELSE 'everything'::text
+END) STORED NOT NULL,
     CONSTRAINT amount_is_no_debt CHECK (((amount >= (0)::numeric) AND (amount < '1000000000000000'::numeric))),
     CONSTRAINT warn_at_is_a_share CHECK (((warn_at > (0)::numeric) AND (warn_at <= (1)::numeric)))
 );
@@ -280,33 +302,55 @@ CREATE FUNCTION jobsworth.budget_words(b jobsworth.budgets, used numeric, needs 
     LANGUAGE sql STABLE
     RETURN (((((((((('budget '::text || (b).name) || ': '::text) || trim_scale(round(used, 6))) || ' of '::text) || jobsworth.amount_words((b).amount, (b).unit)) || ' reserved or spent'::text) || CASE (b).period WHEN 'run'::jobsworth.budget_period THEN ' by this run'::text ELSE ''::text END) || ', this call needs up to '::text) || trim_scale(round(needs, 6))) || COALESCE((('; the window ends at '::text || to_char((jobsworth.window_end(b, at) AT TIME ZONE 'utc'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || ' UTC'::text), ''::text));
 
-CREATE FUNCTION jobsworth.budgets_of(team_id uuid, agent_id uuid, thread_id uuid, mode text, provider text, model text, run_id uuid, at timestamp with time zone) RETURNS TABLE(budget jobsworth.budgets, starts_at timestamp with time zone, window_run_id uuid, used numeric)
-    LANGUAGE plpgsql STABLE
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
+CREATE FUNCTION jobsworth.budgets_of(team_id uuid, agent_id uuid, thread_id uuid, mode text, provider text, model text, run_key uuid) RETURNS SETOF jobsworth.budgets
+    LANGUAGE sql STABLE
     AS $$
-#variable_conflict use_column
-begin
-  return query
-  select b, s.starts_at, s.run_id, coalesce(w.reserved + w.spent, 0)
-  from jobsworth.budgets b
+  select f.*
+  from unnest(array[
+    'thread ' || budgets_of.thread_id::text, 'agent ' || budgets_of.agent_id::text,
+    'team ' || budgets_of.team_id::text, 'mode ' || budgets_of.mode,
+    'model ' || budgets_of.model, 'provider ' || budgets_of.provider, 'everything']) as k (key)
   cross join lateral (
-    select jobsworth.window_start(b, budgets_of.at) as starts_at,
-      case b.period when 'run' then budgets_of.run_id end as run_id) s
-  left join lateral (
-    select x.reserved, x.spent from jobsworth.budget_windows x
-    where x.budget_id = b.id and x.starts_at = s.starts_at
-      and x.run_id is not distinct from s.run_id
-    offset 0) w on true
-  where b.active
-    and (b.period <> 'run' or s.run_id is not null)
-    and (b.for_team_id is null or b.for_team_id = budgets_of.team_id)
-    and (b.agent_id is null or b.agent_id = budgets_of.agent_id)
-    and (b.thread_id is null or b.thread_id = budgets_of.thread_id)
-    and (b.mode is null or b.mode = budgets_of.mode)
-    and (b.provider is null or b.provider = budgets_of.provider)
-    and (b.model is null or b.model = budgets_of.model)
-  order by b.name, b.id;
+    select b.* from jobsworth.budgets b where b.found_by = k.key and b.active offset 0) f
+  where (f.thread_id is null or f.thread_id = budgets_of.thread_id)
+    and (f.agent_id is null or f.agent_id = budgets_of.agent_id)
+    and (f.for_team_id is null or f.for_team_id = budgets_of.team_id)
+    and (f.mode is null or f.mode = budgets_of.mode)
+    and (f.model is null or f.model = budgets_of.model)
+    and (f.provider is null or f.provider = budgets_of.provider)
+    and (f.period <> 'run' or budgets_of.run_key is not null)
+$$;
+
+CREATE FUNCTION jobsworth.calls_count(rows jsonb) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    AS $$
+begin
+  return (
+    exists (
+      select 1 from jobsworth.rate_limits l
+      where l.requests_per_minute is not null or l.tokens_per_minute is not null
+        or l.paused_until > clock_timestamp())
+    and exists (
+      select 1
+      from (
+        select distinct a.value ->> 'provider' as provider, a.value ->> 'model' as model
+        from jsonb_array_elements(rows) as a
+        offset 0) c
+      cross join jobsworth.rate_limits l
+      where l.provider = c.provider and l.model in (c.model, '*')
+        and (l.requests_per_minute is not null or l.tokens_per_minute is not null
+          or l.paused_until > clock_timestamp()))
+  ) or (
+    exists (select 1 from jobsworth.budgets b where b.active)
+    and exists (
+      select 1
+      from jsonb_to_recordset(rows) as a (
+        job_id uuid, team_id uuid, thread_id uuid, mode text, provider text, model text)
+      left join lateral (
+        select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
+      ) j on true
+      cross join lateral jobsworth.budgets_of(a.team_id, j.agent_id, a.thread_id, a.mode,
+        a.provider, a.model, coalesce(j.run_id, a.job_id))));
 end $$;
 
 CREATE FUNCTION jobsworth.cancel(job_id uuid, reason text DEFAULT 'canceled by a person'::text) RETURNS jobsworth.job_status
@@ -1155,17 +1199,16 @@ begin
       where j.id = w.job_id and j.status::text = 'waiting' and j.waiting_for = 'budget'
       offset 0) j
     where w.granted_at is null
-      and w.budget_id = any(coalesce(
-        grant_waiting.budget_ids, array(select x.id from jobsworth.budgets x)))
+      and w.budget_id = any(coalesce(grant_waiting.budget_ids, array(
+        select distinct x.budget_id from jobsworth.budget_waits x where x.granted_at is null)))
     order by w.since, w.job_id
     limit 1000
   loop
     select x.* into b from jobsworth.budgets x where x.id = one.budget_id;
     select b.amount
       - coalesce((
-        select w.reserved + w.spent from jobsworth.budget_windows w
-        where w.budget_id = b.id and w.starts_at = jobsworth.window_start(b, at)
-          and w.run_id is not distinct from one.run_id), 0)
+        select w.reserved + w.spent
+        from jobsworth.window_of(b.id, b.period, jobsworth.window_start(b, at), one.run_id) w), 0)
       - coalesce((
         select sum(w.amount) from jobsworth.budget_waits w
         where w.budget_id = b.id and w.granted_at > at - interval '30 seconds'
@@ -1444,9 +1487,9 @@ CREATE TABLE jobsworth.rate_limits (
 )
 WITH (fillfactor='50');
 
-CREATE FUNCTION jobsworth.limit_wait(l jobsworth.rate_limits, tokens bigint, at timestamp with time zone) RETURNS double precision
+CREATE FUNCTION jobsworth.limit_wait(l jobsworth.rate_limits, requests bigint, tokens bigint, at timestamp with time zone) RETURNS double precision
     LANGUAGE sql STABLE
-    RETURN (GREATEST((0)::numeric, EXTRACT(epoch FROM ((l).paused_until - at)), CASE WHEN ((l).requests_at > at) THEN ((EXTRACT(epoch FROM ((l).requests_at - at)) + (60.0 / ((l).requests_per_minute)::numeric)) - (60)::numeric) ELSE NULL::numeric END, CASE WHEN ((l).tokens_at > at) THEN ((EXTRACT(epoch FROM ((l).tokens_at - at)) + LEAST(60.0, (((tokens)::numeric * 60.0) / ((l).tokens_per_minute)::numeric))) - (60)::numeric) ELSE NULL::numeric END))::double precision;
+    RETURN (GREATEST((0)::numeric, EXTRACT(epoch FROM ((l).paused_until - at)), ((GREATEST(EXTRACT(epoch FROM ((l).requests_at - at)), (0)::numeric) + (((requests)::numeric * 60.0) / ((l).requests_per_minute)::numeric)) - (60)::numeric), ((GREATEST(EXTRACT(epoch FROM ((l).tokens_at - at)), (0)::numeric) + CASE WHEN (requests = 1) THEN LEAST(60.0, (((tokens)::numeric * 60.0) / ((l).tokens_per_minute)::numeric)) ELSE (((tokens)::numeric * 60.0) / ((l).tokens_per_minute)::numeric) END) - (60)::numeric)))::double precision;
 
 CREATE FUNCTION jobsworth.lock_money() RETURNS void
     LANGUAGE plpgsql
@@ -1927,6 +1970,91 @@ begin
     select j.id from jobsworth.reactive_jobs j
     where j.status::text = 'waiting' and j.id = any(array(
       select u.id from unnest(job_ids) u(id) except select h.id from unnest(held) h(id))));
+end $$;
+
+CREATE FUNCTION jobsworth.refuse_call(call jsonb, at timestamp with time zone) RETURNS jobsworth.call_verdict
+    LANGUAGE plpgsql
+    AS $$
+declare
+  v jobsworth.call_verdict;
+  c record;
+  short record;
+  tokens bigint;
+begin
+  select a.*, j.agent_id, coalesce(j.run_id, a.job_id) as run_key
+  into c
+  from jsonb_to_record(call) as a (
+    job_id uuid, team_id uuid, thread_id uuid, mode text, provider text, model text,
+    request_id text, input_tokens int, output_tokens int, cost numeric, allow_unpriced boolean,
+    exceeds uuid[])
+  left join lateral (
+    select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
+  ) j on true;
+  v.request_id := c.request_id;
+  tokens := c.input_tokens::bigint + c.output_tokens;
+
+  select max(jobsworth.limit_wait(l, 1, tokens, at)) into v.wait_seconds
+  from jobsworth.rate_limits l
+  where l.provider = c.provider and l.model in (c.model, '*');
+  if v.wait_seconds > 0 then
+    -- Each that is sent away gets a turn of its own, at the pace of the limit, so that they do not
+    -- all come back at once.
+    with turned as (
+      update jobsworth.rate_limits l
+      set turn_at = case
+        when l.turn_at > at + interval '5 minutes'
+          then at + make_interval(secs => v.wait_seconds + random() * 300)
+        else greatest(at + make_interval(secs => v.wait_seconds), l.turn_at + make_interval(
+          secs => greatest(0.02, 60.0 / l.requests_per_minute,
+            case when l.tokens_per_minute is not null
+              then least(60.0, tokens * 60.0 / l.tokens_per_minute) end))) end
+      where l.provider = c.provider and l.model in (c.model, '*')
+        and jobsworth.limit_wait(l, 1, tokens, at) > 0
+      returning l.provider, l.model, l.turn_at, l.paused_until
+    )
+    select greatest(v.wait_seconds, max(extract(epoch from t.turn_at - at))),
+      string_agg('rate limit of ' || t.provider || ' ' || t.model
+        || case when t.paused_until > at then ' (paused by the provider)' else '' end, ', ')
+    into v.wait_seconds, v.detail
+    from turned t;
+    v.verdict := 'limit';
+    return v;
+  end if;
+
+  v.wait_seconds := null;
+  select b as budget, coalesce(w.reserved + w.spent, 0) as used, n.needs into short
+  from jobsworth.budgets_of(
+    c.team_id, c.agent_id, c.thread_id, c.mode, c.provider, c.model, c.run_key) b
+  left join lateral jobsworth.window_of(
+    b.id, b.period, jobsworth.window_start(b, at), c.run_key) w on true
+  cross join lateral (
+    select case b.unit when 'tokens' then tokens
+      else coalesce(c.cost, case when c.allow_unpriced then 0 end) end as needs) n
+  where n.needs is null
+    or (n.needs > b.amount - coalesce(w.reserved + w.spent, 0)
+      and b.id <> all(coalesce(c.exceeds, '{}')))
+  order by n.needs is not null,
+    case b.over when 'fail' then 1 when 'park' then 2 else 3 end, b.name, b.id
+  limit 1;
+  v.verdict := case when short.needs is null then 'unpriced' else 'budget' end;
+  v.budget_id := (short.budget).id;
+  v.budget := (short.budget).name;
+  v.over := (short.budget).over;
+  if short.needs is null then
+    v.detail := 'the price of ' || c.provider || ' ' || c.model || ' is not known, and budget '
+      || v.budget || ' counts money';
+    return v;
+  end if;
+  v.detail := jobsworth.budget_words(short.budget, short.used, short.needs, at);
+  if v.over = 'park' and c.job_id is not null then
+    insert into jobsworth.budget_waits as w (job_id, team_id, budget_id, run_id, amount)
+    values (c.job_id, c.team_id, v.budget_id,
+      case (short.budget).period when 'run' then c.run_key end, short.needs)
+    on conflict (job_id) do update
+    set budget_id = excluded.budget_id, run_id = excluded.run_id, amount = excluded.amount,
+      granted_at = null;
+  end if;
+  return v;
 end $$;
 
 CREATE FUNCTION jobsworth.refuse_change() RETURNS trigger
@@ -2502,7 +2630,9 @@ begin
     update jobsworth.call_windows p
     set reserved = 0, spent = t.took
     from took t
-    where p.call_id = t.call_id and p.window_id = t.window_id
+    -- By the call: with an equality, a planner that takes the table for small may well use the index
+    -- by window, and read every call of the window for each.
+    where p.call_id = t.call_id and p.window_id is not distinct from t.window_id
   ), sums as materialized (
     select t.window_id, t.budget_id, sum(t.reserved) as reserved, sum(t.took - t.spent) as took
     from took t
@@ -2602,7 +2732,7 @@ CREATE FUNCTION jobsworth.spent(since timestamp with time zone, until timestamp 
   group by 1, 2, 3, 4, 5, 6, 7
 $$;
 
-CREATE FUNCTION jobsworth.start_calls(rows jsonb, patient boolean DEFAULT false) RETURNS TABLE(request_id text, verdict text, call_id uuid, budget_id uuid, budget text, over text, detail text, wait_seconds double precision, warned text[])
+CREATE FUNCTION jobsworth.start_calls(rows jsonb, patient boolean DEFAULT false) RETURNS SETOF jobsworth.call_verdict
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -2610,12 +2740,9 @@ CREATE FUNCTION jobsworth.start_calls(rows jsonb, patient boolean DEFAULT false)
     SET enable_mergejoin TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
-#variable_conflict use_column
 declare
-  ours uuid[];
+  calls jsonb[];
   lost text[];
-  one record;
-  at timestamptz;
 begin
   if patient then
     perform 1 from jobsworth.reactive_jobs j
@@ -2623,12 +2750,7 @@ begin
     order by j.id for no key update;
   end if;
 
-  if not exists (select 1 from jobsworth.budgets b where b.active)
-    and not exists (
-      select 1 from jobsworth.rate_limits l
-      where l.requests_per_minute is not null or l.tokens_per_minute is not null
-        or l.paused_until > clock_timestamp())
-  then
+  if not jobsworth.calls_count(rows) then
     return query
     with asked as materialized (
       select a.*
@@ -2683,11 +2805,12 @@ begin
   end if;
 
   with asked as materialized (
-    select a.*
-    from jsonb_to_recordset(rows) as a (
-      call_id uuid, job_id uuid, lease_no bigint, worker_id uuid, request_id text)
+    select a.value as call, a.value ->> 'request_id' as request_id,
+      (a.value ->> 'job_id')::uuid as job_id, (a.value ->> 'lease_no')::bigint as lease_no,
+      (a.value ->> 'worker_id')::uuid as worker_id
+    from jsonb_array_elements(rows) as a
   ), locked as materialized (
-    select a.call_id, a.request_id, j.ours
+    select a.call, a.request_id, j.ours
     from asked a
     cross join lateral (
       select r.status = 'running' and r.lease_no = a.lease_no and r.worker_id = a.worker_id as ours
@@ -2696,129 +2819,78 @@ begin
       for no key update skip locked
     ) j
     union all
-    select a.call_id, a.request_id, true from asked a where a.job_id is null
+    select a.call, a.request_id, true from asked a where a.job_id is null
   )
-  select array_agg(l.call_id) filter (where l.ours),
+  select array_agg(l.call) filter (where l.ours),
     array_agg(l.request_id) filter (where not l.ours)
-  into ours, lost
+  into calls, lost
   from locked l;
   return query
   select l.request_id, 'lost', null::uuid, null::uuid, null::text, null::text, null::text,
     null::float8, null::text[]
   from unnest(lost) as l (request_id);
-  if ours is null then
-    return;
+  if calls is not null then
+    -- Every statement from here on sees what whoever held it before has committed.
+    perform jobsworth.lock_money();
+    return query select s.* from jobsworth.start_counted(calls, clock_timestamp()) s;
   end if;
-
-  -- Every statement from here on sees what whoever held it before has committed.
-  perform jobsworth.lock_money();
-  at := clock_timestamp();
-  for one in
-    select a.value from jsonb_array_elements(rows) as a
-    where (a.value ->> 'call_id')::uuid = any(ours)
-  loop
-    return query select s.* from jobsworth.start_counted(one.value, at) s;
-  end loop;
 end $$;
 
-CREATE FUNCTION jobsworth.start_counted(call jsonb, at timestamp with time zone) RETURNS TABLE(request_id text, verdict text, call_id uuid, budget_id uuid, budget text, over text, detail text, wait_seconds double precision, warned text[])
+CREATE FUNCTION jobsworth.start_counted(calls jsonb[], at timestamp with time zone) RETURNS SETOF jobsworth.call_verdict
     LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
-#variable_conflict use_column
 declare
-  c record;
-  short record;
-  tokens bigint;
-  waits float8;
-  exceeds uuid[];
+  n int := cardinality(calls);
+  fit boolean;
+  written uuid[];
+  warned text[];
 begin
-  select a.*, j.run_id, j.agent_id, coalesce(j.run_id, a.job_id) as run_key
-  into c
-  from jsonb_to_record(call) as a (
-    call_id uuid, job_id uuid, lease_no bigint, attempt int, team_id uuid, thread_id uuid,
-    step_name text, mode text, provider text, model text, request_id text, input_tokens int,
-    output_tokens int, cost numeric, allow_unpriced boolean, exceeds uuid[])
-  left join lateral (
-    select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
-  ) j on true;
-  request_id := c.request_id;
-  tokens := c.input_tokens::bigint + c.output_tokens;
-  exceeds := coalesce(c.exceeds, '{}');
-  if exists (select 1 from jobsworth.llm_calls l where l.request_id = c.request_id) then
-    verdict := 'known';
-    return next;
-    return;
-  end if;
-
-  select max(jobsworth.limit_wait(l, tokens, at)) into waits
-  from jobsworth.rate_limits l
-  where l.provider = c.provider and l.model in (c.model, '*');
-  if waits > 0 then
-    -- Each that is sent away gets a turn of its own, at the pace of the limit, so that they do not
-    -- all come back at once.
-    with turned as (
-      update jobsworth.rate_limits l
-      set turn_at = case
-        when l.turn_at > at + interval '5 minutes'
-          then at + make_interval(secs => waits + random() * 300)
-        else greatest(at + make_interval(secs => waits), l.turn_at + make_interval(
-          secs => greatest(0.02, 60.0 / l.requests_per_minute,
-            case when l.tokens_per_minute is not null
-              then least(60.0, tokens * 60.0 / l.tokens_per_minute) end))) end
-      where l.provider = c.provider and l.model in (c.model, '*')
-        and jobsworth.limit_wait(l, tokens, at) > 0
-      returning l.provider, l.model, l.turn_at, l.paused_until
-    )
-    select greatest(waits, max(extract(epoch from t.turn_at - at))),
-      string_agg('rate limit of ' || t.provider || ' ' || t.model
-        || case when t.paused_until > at then ' (paused by the provider)' else '' end, ', ')
-    into wait_seconds, detail
-    from turned t;
-    verdict := 'limit';
-    return next;
-    return;
-  end if;
-
-  select m.budget, m.used, n.needs into short
-  from jobsworth.budgets_of(
-    c.team_id, c.agent_id, c.thread_id, c.mode, c.provider, c.model, c.run_key, at) m
-  cross join lateral (
-    select case (m.budget).unit when 'tokens' then tokens
-      else coalesce(c.cost, case when c.allow_unpriced then 0 end) end as needs) n
-  where n.needs is null
-    or (n.needs > (m.budget).amount - m.used and (m.budget).id <> all(exceeds))
-  order by n.needs is not null,
-    case (m.budget).over when 'fail' then 1 when 'park' then 2 else 3 end, (m.budget).name
-  limit 1;
-  if found then
-    verdict := case when short.needs is null then 'unpriced' else 'budget' end;
-    budget_id := (short.budget).id;
-    budget := (short.budget).name;
-    over := (short.budget).over;
-    if short.needs is null then
-      detail := 'the price of ' || c.provider || ' ' || c.model || ' is not known, and budget '
-        || budget || ' counts money';
-    else
-      detail := jobsworth.budget_words(short.budget, short.used, short.needs, at);
-      if over = 'park' and c.job_id is not null then
-        insert into jobsworth.budget_waits as w (job_id, team_id, budget_id, run_id, amount)
-        values (c.job_id, c.team_id, budget_id,
-          case (short.budget).period when 'run' then c.run_key end, short.needs)
-        on conflict (job_id) do update
-        set budget_id = excluded.budget_id, run_id = excluded.run_id, amount = excluded.amount,
-          granted_at = null;
-      end if;
-    end if;
-    return next;
-    return;
-  end if;
-
-  with started as (
+  with asked as materialized (
+    select a.*, j.run_id, j.agent_id, coalesce(j.run_id, a.job_id) as run_key,
+      a.input_tokens::bigint + a.output_tokens as tokens
+    from unnest(calls) as u (call)
+    cross join lateral jsonb_to_record(u.call) as a (
+      call_id uuid, job_id uuid, lease_no bigint, attempt int, team_id uuid, thread_id uuid,
+      step_name text, mode text, provider text, model text, request_id text, input_tokens int,
+      output_tokens int, cost numeric, allow_unpriced boolean, exceeds uuid[])
+    left join lateral (
+      select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
+    ) j on true
+    -- (`not exists` would be a join, which may be planned to read the whole table.)
+    where (select l.id from jobsworth.llm_calls l where l.request_id = a.request_id) is null
+  ), parts as materialized (
+    select c.call_id, c.exceeds, b.id as budget_id, b.team_id, b.name, b.unit, b.period, b.amount,
+      b.warn_at, jobsworth.window_start(b, at) as starts_at,
+      case b.period when 'run' then c.run_key end as run_id,
+      case b.unit when 'tokens' then c.tokens
+        else coalesce(c.cost, case when c.allow_unpriced then 0 end) end as needs
+    from asked c
+    cross join lateral jobsworth.budgets_of(
+      c.team_id, c.agent_id, c.thread_id, c.mode, c.provider, c.model, c.run_key) b
+  ), sums as materialized (
+    select s.*, coalesce(w.reserved + w.spent, 0) as used, w.warned_at
+    from (
+      select p.budget_id, p.team_id, p.name, p.unit, p.period, p.amount, p.warn_at, p.starts_at,
+        p.run_id, sum(p.needs) as needs, bool_or(p.needs is null) as unpriced,
+        bool_and(n = 1 and p.budget_id = any(p.exceeds)) as exceeds
+      from parts p
+      group by p.budget_id, p.team_id, p.name, p.unit, p.period, p.amount, p.warn_at, p.starts_at,
+        p.run_id) s
+    left join lateral jobsworth.window_of(s.budget_id, s.period, s.starts_at, s.run_id) w on true
+  ), paces as materialized (
+    select l.id, count(*) as requests, sum(c.tokens)::bigint as tokens
+    from asked c
+    join jobsworth.rate_limits l on l.provider = c.provider and l.model in (c.model, '*')
+    group by l.id
+  ), fitting as materialized (
+    select not exists (
+        select 1 from sums s
+        where s.unpriced or s.needs > s.amount - s.used and s.exceeds is not true)
+      and not exists (
+        select 1 from paces p
+        join jobsworth.rate_limits l on l.id = p.id
+        where jobsworth.limit_wait(l, p.requests, p.tokens, at) > 0) as fit
+  ), started as (
     insert into jobsworth.llm_calls (
       id, team_id, job_id, thread_id, run_id, agent_id, lease_no, attempt, step_name, scope, mode,
       provider, model, request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost)
@@ -2826,60 +2898,73 @@ begin
       c.step_name,
       case when c.job_id is null then 'proactive' else 'reactive' end::jobsworth.ledger_scope,
       c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost
-    on conflict (request_id) do nothing
-    returning id, scope
+    from asked c
+    where (select f.fit from fitting f)
+    returning id, team_id, job_id, thread_id, run_id, agent_id, scope, mode, provider, model,
+      estimated_input_tokens, estimated_output_tokens, estimated_cost
   ), reserved as (
     insert into jobsworth.token_ledger (
       team_id, call_id, job_id, thread_id, run_id, agent_id, entry, scope, mode, provider, model,
       input_tokens, output_tokens, cost)
-    select c.team_id, s.id, c.job_id, c.thread_id, c.run_id, c.agent_id, 'reserve', s.scope, c.mode,
-      c.provider, c.model, c.input_tokens, c.output_tokens, c.cost
+    select s.team_id, s.id, s.job_id, s.thread_id, s.run_id, s.agent_id, 'reserve', s.scope, s.mode,
+      s.provider, s.model, s.estimated_input_tokens, s.estimated_output_tokens, s.estimated_cost
     from started s
-  ), counted as materialized (
-    select s.id as call_id, (m.budget).id as budget_id, (m.budget).team_id as team_id, m.starts_at,
-      m.window_run_id, m.used > (m.budget).amount - n.needs as exceeded, n.needs
-    from started s
-    cross join jobsworth.budgets_of(
-      c.team_id, c.agent_id, c.thread_id, c.mode, c.provider, c.model, c.run_key, at) m
-    cross join lateral (
-      select case (m.budget).unit when 'tokens' then tokens else coalesce(c.cost, 0) end as needs) n
   ), windows as (
-    insert into jobsworth.budget_windows as w (budget_id, team_id, starts_at, run_id, reserved)
-    select n.budget_id, n.team_id, n.starts_at, n.window_run_id, n.needs from counted n
+    insert into jobsworth.budget_windows as w (
+      budget_id, team_id, starts_at, run_id, reserved, warned_at)
+    select s.budget_id, s.team_id, s.starts_at, s.run_id, s.needs,
+      case when s.used + s.needs >= s.warn_at * s.amount then at end
+    from sums s
+    where (select f.fit from fitting f)
     on conflict (budget_id, starts_at, run_id) do update
-    set reserved = w.reserved + excluded.reserved
-    returning w.id, w.budget_id, w.team_id
-  ), parts as (
+    set reserved = w.reserved + excluded.reserved,
+      warned_at = coalesce(w.warned_at, excluded.warned_at)
+    returning w.id, w.budget_id, w.run_id
+  ), counted as (
     insert into jobsworth.call_windows (call_id, window_id, team_id, reserved, exceeded)
-    select n.call_id, w.id, w.team_id, n.needs, n.exceeded
-    from windows w join counted n on n.budget_id = w.budget_id
+    select p.call_id, w.id, p.team_id, p.needs, s.needs > s.amount - s.used
+    from parts p
+    join windows w on w.budget_id = p.budget_id and w.run_id is not distinct from p.run_id
+    join sums s on s.budget_id = p.budget_id and s.run_id is not distinct from p.run_id
   ), let_through as (
     update jobsworth.rate_limits l
     set requests_at = case when l.requests_per_minute is not null then
-        greatest(l.requests_at, at) + make_interval(secs => 60.0 / l.requests_per_minute) end,
+        greatest(l.requests_at, at)
+          + make_interval(secs => p.requests * 60.0 / l.requests_per_minute) end,
       tokens_at = case when l.tokens_per_minute is not null then
-        greatest(l.tokens_at, at) + make_interval(secs => tokens * 60.0 / l.tokens_per_minute) end
-    from started s
-    where l.provider = c.provider and l.model in (c.model, '*')
+        greatest(l.tokens_at, at)
+          + make_interval(secs => p.tokens * 60.0 / l.tokens_per_minute) end
+    from paces p
+    where l.id = p.id and (select f.fit from fitting f)
       and (l.requests_per_minute is not null or l.tokens_per_minute is not null)
   ), served as (
     delete from jobsworth.budget_waits w
-    using started s
-    where w.job_id = c.job_id
+    using asked c
+    where w.job_id = c.job_id and (select f.fit from fitting f)
   )
-  select s.id into call_id from started s;
-  verdict := case when call_id is null then 'known' else 'started' end;
-  with near as (
-    update jobsworth.budget_windows w
-    set warned_at = at
-    from jobsworth.call_windows p, jobsworth.budgets b
-    where p.call_id = start_counted.call_id and w.id = p.window_id and b.id = w.budget_id
-      and w.warned_at is null and w.reserved + w.spent >= b.warn_at * b.amount
-    returning b.name || ': ' || trim_scale(round(w.reserved + w.spent, 6)) || ' of '
-      || jobsworth.amount_words(b.amount, b.unit) as words
-  )
-  select array_agg(n.words) into warned from near n;
-  return next;
+  select f.fit, array(select s.id from started s),
+    array(
+      select s.name || ': ' || trim_scale(round(s.used + s.needs, 6)) || ' of '
+        || jobsworth.amount_words(s.amount, s.unit)
+      from sums s
+      where s.warned_at is null and s.used + s.needs >= s.warn_at * s.amount
+      order by s.name)
+  into fit, written, warned
+  from fitting f;
+
+  if fit then
+    return query
+    select c.value ->> 'request_id', case when w.id is null then 'known' else 'started' end, w.id,
+      null::uuid, null::text, null::text, null::text, null::float8,
+      case when c.ordinality = 1 then warned end
+    from unnest(calls) with ordinality as c (value, ordinality)
+    left join unnest(written) as w (id) on w.id = (c.value ->> 'call_id')::uuid;
+  elsif n > 1 then
+    return query select s.* from jobsworth.start_counted(calls[: n / 2], at) s;
+    return query select s.* from jobsworth.start_counted(calls[n / 2 + 1 :], at) s;
+  else
+    return next jobsworth.refuse_call(calls[1], at);
+  end if;
 end $$;
 
 CREATE FUNCTION jobsworth.start_run(nodes jsonb, request jsonb DEFAULT '{}'::jsonb, actor text DEFAULT NULL::text, thread_id uuid DEFAULT NULL::uuid, agent_id uuid DEFAULT NULL::uuid, team_id uuid DEFAULT NULL::uuid, session_id uuid DEFAULT NULL::uuid, project_id uuid DEFAULT NULL::uuid, trace_id text DEFAULT NULL::text, idempotency_key text DEFAULT NULL::text, trigger_message_id uuid DEFAULT NULL::uuid, trace_parent text DEFAULT NULL::text, metadata jsonb DEFAULT '{}'::jsonb, status jobsworth.run_status DEFAULT 'executing'::jobsworth.run_status, id uuid DEFAULT NULL::uuid) RETURNS uuid
@@ -3479,10 +3564,6 @@ begin
   return next;
 end $$;
 
-CREATE FUNCTION jobsworth.window_start(b jobsworth.budgets, at timestamp with time zone) RETURNS timestamp with time zone
-    LANGUAGE sql STABLE
-    RETURN GREATEST((b).reset_at, CASE (b).period WHEN 'run'::jobsworth.budget_period THEN (b).created_at ELSE (date_trunc(((b).period)::text, (at AT TIME ZONE 'utc'::text)) AT TIME ZONE 'utc'::text) END);
-
 CREATE TABLE jobsworth.budget_windows (
     id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
     team_id uuid,
@@ -3494,6 +3575,24 @@ CREATE TABLE jobsworth.budget_windows (
     warned_at timestamp with time zone
 )
 WITH (fillfactor='50');
+
+CREATE FUNCTION jobsworth.window_of(budget_id uuid, period jobsworth.budget_period, starts_at timestamp with time zone, run_key uuid) RETURNS SETOF jobsworth.budget_windows
+    LANGUAGE sql STABLE
+    AS $$
+  select w.*
+  from jobsworth.budget_windows w
+  where window_of.period <> 'run' and w.budget_id = window_of.budget_id
+    and w.starts_at = window_of.starts_at and w.run_id is null
+  union all
+  select w.*
+  from jobsworth.budget_windows w
+  where window_of.period = 'run' and w.budget_id = window_of.budget_id
+    and w.starts_at = window_of.starts_at and w.run_id = window_of.run_key
+$$;
+
+CREATE FUNCTION jobsworth.window_start(b jobsworth.budgets, at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    RETURN GREATEST((b).reset_at, CASE (b).period WHEN 'run'::jobsworth.budget_period THEN (b).created_at ELSE (date_trunc(((b).period)::text, (at AT TIME ZONE 'utc'::text)) AT TIME ZONE 'utc'::text) END);
 
 CREATE FUNCTION jobsworth.why_budget(job_id uuid, OUT detail text, OUT remedy text) RETURNS record
     LANGUAGE sql STABLE
@@ -3509,7 +3608,7 @@ CREATE FUNCTION jobsworth.why_budget(job_id uuid, OUT detail text, OUT remedy te
          END AS "case"
     FROM ((jobsworth.budget_waits w
       JOIN jobsworth.budgets b ON ((b.id = w.budget_id)))
-      LEFT JOIN jobsworth.budget_windows x ON (((x.budget_id = b.id) AND (x.starts_at = jobsworth.window_start(b.*, now())) AND (NOT (x.run_id IS DISTINCT FROM w.run_id)))))
+      LEFT JOIN LATERAL jobsworth.window_of(b.id, b.period, jobsworth.window_start(b.*, now()), w.run_id) x(id, team_id, budget_id, starts_at, run_id, reserved, spent, warned_at) ON (true))
    WHERE (w.job_id = why_budget.job_id);
 END;
 
@@ -4457,6 +4556,8 @@ CREATE INDEX branch_reads_of_job ON jobsworth.branch_reads USING btree (from_job
 CREATE INDEX branches_of_run ON jobsworth.branches USING btree (parent_run_id);
 
 CREATE INDEX budget_waits_of_budget ON jobsworth.budget_waits USING btree (budget_id, granted_at);
+
+CREATE INDEX budgets_found ON jobsworth.budgets USING btree (found_by) WHERE active;
 
 CREATE INDEX call_windows_window ON jobsworth.call_windows USING btree (window_id);
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import budgets, moving, tokens
+from db import budgets, limits, moving, tokens
 from db.budgets import Budget
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
@@ -319,6 +319,34 @@ async def test_of_several_short_budgets_the_one_that_fails_speaks(conn: Connecti
     assert (verdict.budget, verdict.over) == ("strict", "fail")
 
 
+async def test_of_a_batch_that_does_not_fit_as_a_whole_each_that_does_is_started(
+    conn: Connection,
+) -> None:
+    await tokens_a_day(conn, 250)
+    await budgets.set_budget(conn, "run", 120, unit="tokens", period="run")
+    first, second = await rows.running_job(conn), await rows.running_job(conn)
+    sizes = [(first, 100), (first, 30), (first, 20), (second, 90), (second, 50), (None, 35)]
+    calls = [starting(lease, estimate=Usage(size, 0)) for lease, size in sizes]
+    async with begun(conn, PINNED):
+        found = await tokens.start_calls(conn, calls)
+    decided = [
+        one.budget if isinstance(one, Short) else type(one).__name__
+        for one in (found[call.request_id] for call in calls)
+    ]
+    # By the order in which they came, and each as if it were alone.
+    assert decided == ["Started", "run", "Started", "Started", "daily", "Started"]
+    assert sum(reserved for reserved, _ in await windows(conn)) == 245 + 120 + 90
+    assert await fetch_all(conn, BROKEN) == []
+
+
+async def test_a_batch_warns_once(conn: Connection) -> None:
+    await tokens_a_day(conn, 500)
+    async with begun(conn, PINNED):
+        found = await tokens.start_calls(conn, [starting(None) for _ in range(5)])
+    warned = [one.warned for one in found.values() if isinstance(one, Started)]
+    assert sorted(warned) == [(), (), (), (), ("daily: 500 of 500 tokens",)]
+
+
 # Operations.
 
 
@@ -458,6 +486,19 @@ async def test_the_last_room_is_given_once(database: Database, conn: Connection)
             tasks.start_soon(start_second)
             await until_blocked(database, other)
     assert [type(one) for one in verdicts] == [Short]
+    assert await windows(conn) == [(100, 0)]
+
+
+async def test_a_call_under_no_budget_does_not_wait_for_those_that_are_under_one(
+    database: Database, conn: Connection
+) -> None:
+    await tokens_a_day(conn, 1000, model="large")
+    await budgets.set_budget(conn, "of a thread", 1, unit="tokens", period="day", thread_id=uuid4())
+    await limits.set_limit(conn, "other", requests=1)
+    async with database.connection() as other, begun(other, PINNED):
+        await started(other)
+        with anyio.fail_after(5):
+            await started(conn, model="small", thread_id=uuid4())
     assert await windows(conn) == [(100, 0)]
 
 

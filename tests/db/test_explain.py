@@ -112,8 +112,13 @@ select j.id, 'draft', 1 from jobsworth.reactive_jobs j limit %(most)s
 
 LOAD_WINDOWS: LiteralString = """
 insert into jobsworth.budget_windows (budget_id, starts_at, run_id, spent)
-select b.id, now() - n * interval '1 hour', case b.period when 'run' then gen_random_uuid() end, 1
+select b.id, case b.period when 'run' then b.created_at else now() - n * interval '1 hour' end,
+  case b.period when 'run' then gen_random_uuid() end, 1
 from jobsworth.budgets b, generate_series(1, 2000) n
+"""
+LOAD_BUDGETS: LiteralString = """
+insert into jobsworth.budgets (name, unit, amount, period, thread_id)
+select 'thread ' || n, 'tokens', 1000, 'day', gen_random_uuid() from generate_series(1, 5000) n
 """
 LOAD_CALL_WINDOWS: LiteralString = """
 insert into jobsworth.call_windows (call_id, window_id, reserved)
@@ -146,7 +151,7 @@ LIMITS = {
     "steps 100": 40,
     "start calls 100": 40,
     "settle calls 100": 40,
-    "start counted calls 100": 250,
+    "start counted calls 100": 110,
     "settle counted calls 100": 120,
     "wake for budgets": 300,
     "keep answers 100": 40,
@@ -319,11 +324,14 @@ async def _measure(scene: Scene) -> dict[str, float]:
 
 
 async def _bound(conn: Connection) -> None:
-    """Four budgets and a limit for every call, and those of many calls before."""
+    """Four budgets and a limit for every call, and those of many calls before; and a budget for
+    each of many threads.
+    """
     for period in ("hour", "day", "month", "run"):
         await budgets.set_budget(conn, period, 10**9, unit="tokens", period=period)
     await limits.set_limit(conn, "openai", requests=10**6)
     await execute(conn, LOAD_WINDOWS)
+    await execute(conn, LOAD_BUDGETS)
     await execute(conn, LOAD_CALL_WINDOWS)
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from db import limits, tokens
 from db.errors import InvalidInput, NotFound
-from db.pool import Connection, Database, execute
-from db.queue import Lease
+from db.pool import Connection, Database, begun, execute
+from db.queue import PINNED, Lease
 from db.tokens import Limited, Started, Starting, Usage, Verdict
 from tests.db import rows
 
@@ -63,6 +63,19 @@ async def test_a_minutes_worth_goes_out_at_once_and_then_one_by_one(conn: Connec
     assert await lets(conn) == 1
     await age(conn, 120)
     assert await lets(conn) == 30
+
+
+async def test_of_a_batch_as_many_go_out_as_the_limit_lets(conn: Connection) -> None:
+    await limits.set_limit(conn, "acme", "large", requests=30, tokens=1250)
+    calls = [
+        Starting(None, "acme", "large", uuid4().hex, Usage(size, 0))
+        for size in (100,) * 10 + (200, 200, 50, 100, 0)
+    ]
+    async with begun(conn, PINNED):
+        found = await tokens.start_calls(conn, calls)
+    started = [isinstance(found[call.request_id], Started) for call in calls]
+    assert started == [True] * 11 + [False, True, False, True]
+    assert await lets(conn, estimate=Usage(0, 0)) == 30 - 13
 
 
 async def test_tokens_are_counted_by_the_estimate(conn: Connection) -> None:
