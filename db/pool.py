@@ -6,9 +6,9 @@ and turn driver errors into `db.errors`. Under anyio a cancellation is delivered
 await, so an unshielded statement would lose its connection; here it lands between statements.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, LiteralString, TypeVar, overload
+from typing import Any, Generic, LiteralString, NamedTuple, TypeVar, overload
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +23,7 @@ from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
 from db.schema import DEFAULT_SCHEMA, render
 
 T = TypeVar("T")
+R = TypeVar("R")
 Params = Mapping[str, Any] | Sequence[Any] | None
 
 STATEMENT_SECONDS = 30.0
@@ -234,8 +235,39 @@ async def write_rows(
     **values: Any,
 ) -> list[Any]:
     """`fetch_rows` of a statement that takes a table of `rows`, as JSON."""
-    values["rows"] = orjson.dumps(rows, default=str).decode()
-    return await fetch_rows(conn, query, values, prepare=prepare)
+    return await fetch_rows(conn, query, {**values, "rows": table(rows)}, prepare=prepare)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """What a statement that takes a table of `rows` gets: JSON."""
+    return orjson.dumps(rows, default=str).decode()
+
+
+class Last(NamedTuple, Generic[R]):
+    """A statement that is to be a transaction's last; `read` makes of its rows what it brings."""
+
+    query: LiteralString
+    params: Mapping[str, Any]
+    read: Callable[[Sequence[tuple[Any, ...]]], R]
+
+
+async def commit_with(conn: Connection, lasts: Sequence[Last[Any]]) -> list[Any]:
+    """Run these in the caller's transaction, and commit it, in one message; what each brings.
+
+    So what they lock is held while the server works, and never while it waits for us: a client that
+    is stopped just then holds up nobody. (Not a pipeline: of that, the server may have got a part.)
+    """
+    async with bounded(conn.statement_seconds):
+        with translated():
+            writer = psycopg.AsyncClientCursor(conn)
+            parts = [writer.mogrify(render(one.query, conn.schema), one.params) for one in lasts]
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(";".join([*parts, "commit"]).encode())
+                brought: list[Any] = []
+                for one in lasts:
+                    brought.append(one.read(await cursor.fetchall()))
+                    cursor.nextset()
+                return brought
 
 
 @asynccontextmanager

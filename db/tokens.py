@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from db.documents import to_text
 from db.errors import Conflict, InvalidInput, JobsworthError
 from db.ids import uuidv7
-from db.pool import Connection, fetch_all, fetch_one, fetch_val, write_rows
+from db.pool import Connection, Last, fetch_all, fetch_one, fetch_val, table, write_rows
 from db.queue import PINNED, Lease, LeaseLost
 
 TOKENS_MAX = 2_147_483_647
@@ -232,8 +232,17 @@ async def _start(
     """The requests whose leases held and that were not decided, and what was decided."""
     rows = [_row(call) for call in calls]
     found = await write_rows(conn, START, rows, prepare=not patient, patient=patient)
-    verdicts = {row[0]: verdict for row in found if (verdict := _verdict(*row[1:]))}
+    verdicts = _verdicts(found)
     return {row[0] for row in found if row[1] == "known"} - verdicts.keys(), verdicts
+
+
+def last_starts(calls: Sequence[Starting]) -> Last[dict[str, Verdict]]:
+    """`start_calls` as the last statement of a transaction."""
+    return Last(START, {"rows": table([_row(one) for one in calls]), "patient": False}, _verdicts)
+
+
+def _verdicts(found: Sequence[tuple[Any, ...]]) -> dict[str, Verdict]:
+    return {row[0]: verdict for row in found if (verdict := _verdict(*row[1:]))}
 
 
 def _verdict(
@@ -399,12 +408,24 @@ async def settle_calls(conn: Connection, settlements: Sequence[Settlement]) -> S
     return await _settle(conn, settlements, prepare=True)
 
 
+def last_settlements(settlements: Sequence[Settlement]) -> Last[Settled]:
+    """`settle_calls` as the last statement of a transaction."""
+    return Last(SETTLE, {"rows": table(_settlement_rows(settlements))}, _settled)
+
+
 async def _settle(conn: Connection, settlements: Sequence[Settlement], *, prepare: bool) -> Settled:
+    return _settled(await write_rows(conn, SETTLE, _settlement_rows(settlements), prepare=prepare))
+
+
+def _settled(found: Sequence[tuple[Any, ...]]) -> Settled:
+    [(settled, rooms)] = found
+    return Settled(settled, rooms or ())
+
+
+def _settlement_rows(settlements: Sequence[Settlement]) -> list[dict[str, Any]]:
     if any(one.status is CallStatus.STARTED for one in settlements):
         raise InvalidInput("a call cannot be settled as started", "say how it ended")
-    rows = [_settlement_row(one) for one in settlements]
-    [(settled, rooms)] = await write_rows(conn, SETTLE, rows, prepare=prepare)
-    return Settled(settled, rooms or ())
+    return [_settlement_row(one) for one in settlements]
 
 
 def _settlement_row(one: Settlement) -> dict[str, Any]:

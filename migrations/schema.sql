@@ -2630,8 +2630,8 @@ begin
     update jobsworth.call_windows p
     set reserved = 0, spent = t.took
     from took t
-    -- By the call: with an equality, a planner that takes the table for small may well use the index
-    -- by window, and read every call of the window for each.
+    -- By the call: with an equality, a planner that takes the table for small may well use the
+    -- index by window, and read every call of the window for each.
     where p.call_id = t.call_id and p.window_id is not distinct from t.window_id
   ), sums as materialized (
     select t.window_id, t.budget_id, sum(t.reserved) as reserved, sum(t.took - t.spent) as took

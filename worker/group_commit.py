@@ -17,7 +17,7 @@ from uuid import UUID
 import anyio
 
 from db import steps, tokens
-from db.pool import Connection, Database, bounded
+from db.pool import Connection, Database, Last, bounded, commit_with
 from db.queue import PINNED
 from db.steps import PaidAnswer, Record
 from db.tokens import SETTLING, Settlement, Starting, Verdict
@@ -26,6 +26,7 @@ from worker.log import get_logger
 
 T = TypeVar("T")
 R = TypeVar("R")
+Found = Sequence[tuple[Any, ...]]
 
 BATCH_MAX = 250
 TOGETHER_SECONDS = 10.0
@@ -37,13 +38,15 @@ log = get_logger()
 class Kind(NamedTuple, Generic[T, R]):
     """A kind of write.
 
-    `together` writes many and returns, by position, what became of those that it wrote. `alone` has
-    the last word on any other. What a batch did may be unknown (its commit was not answered), so
-    writing twice must be harmless. Kinds are written in the order of their `turn`: those that lock
-    what other daemons want, last.
+    `together` writes many and returns, by position, what became of those that it wrote; or the
+    statement that does, if that locks what other daemons want: it goes along with the commit.
+    `alone` has the last word on any other. What a batch did may be unknown (its commit was not
+    answered), so writing twice must be harmless. Kinds are written in the order of their `turn`.
     """
 
-    together: Callable[[Connection, Sequence[T]], Awaitable[Mapping[int, R]]]
+    together: Callable[
+        [Connection, Sequence[T]], Awaitable[Mapping[int, R] | Last[Mapping[int, R]]]
+    ]
     alone: Callable[[Database, T], Awaitable[R]]
     turn: int = 0
 
@@ -90,10 +93,17 @@ class GroupCommit:
                 bounded(TOGETHER_SECONDS),
                 self._database.transaction(SETTLING) as connection,
             ):
-                written = {
-                    kind: await kind.together(connection, items)
-                    for kind, items in sorted(batch.items.items(), key=lambda of: of[0].turn)
-                }
+                written: dict[Kind[Any, Any], Mapping[int, Any]] = {}
+                lasts: dict[Kind[Any, Any], Last[Mapping[int, Any]]] = {}
+                for kind, items in sorted(batch.items.items(), key=lambda of: of[0].turn):
+                    did = await kind.together(connection, items)
+                    if isinstance(did, Last):
+                        lasts[kind] = did
+                    else:
+                        written[kind] = did
+                if lasts:
+                    brought = await commit_with(connection, list(lasts.values()))
+                    written.update(zip(lasts, brought, strict=True))
             batch.written = written
         except Exception as error:
             log.warning(events.BATCH_SPLIT, writes=batch.size, error=str(error))
@@ -129,11 +139,16 @@ class Booked(NamedTuple):
     rooms: Sequence[UUID] = ()
 
 
-async def _start_together(connection: Connection, calls: Sequence[Starting]) -> dict[int, Verdict]:
-    verdicts = await tokens.start_calls(connection, calls)
-    return {
-        n: verdicts[one.request_id] for n, one in enumerate(calls) if one.request_id in verdicts
-    }
+async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapping[int, Verdict]]:
+    last = tokens.last_starts(calls)
+
+    def by_position(found: Found) -> Mapping[int, Verdict]:
+        verdicts = last.read(found)
+        return {
+            n: verdicts[one.request_id] for n, one in enumerate(calls) if one.request_id in verdicts
+        }
+
+    return Last(last.query, last.params, by_position)
 
 
 async def _start_alone(database: Database, call: Starting) -> Verdict:
@@ -154,23 +169,29 @@ async def _record_alone(database: Database, ran: Record) -> Any:
     return stands
 
 
-async def _settle_together(connection: Connection, paid: Sequence[Paid]) -> dict[int, Booked]:
-    # The settlements last: they may lock the money, and must not wait for a step after that.
+async def _settle_together(
+    connection: Connection, paid: Sequence[Paid]
+) -> Last[Mapping[int, Booked]]:
     answers = [answer for _, answer in paid if answer]
     stand = await steps.keep_answers(connection, answers) if answers else {}
-    _, rooms = await tokens.settle_calls(connection, [settlement for settlement, _ in paid])
-    return {
-        n: Booked(stand[answer.job_id, answer.name] if answer else None, () if n else rooms)
-        for n, (_, answer) in enumerate(paid)
-    }
+    last = tokens.last_settlements([settlement for settlement, _ in paid])
+
+    def by_position(found: Found) -> Mapping[int, Booked]:
+        rooms = last.read(found).rooms
+        return {
+            n: Booked(stand[answer.job_id, answer.name] if answer else None, () if n else rooms)
+            for n, (_, answer) in enumerate(paid)
+        }
+
+    return Last(last.query, last.params, by_position)
 
 
 async def _settle_alone(database: Database, paid: Paid) -> Booked:
     settlement, answer = paid
     async with bounded(SETTLE_SECONDS), database.transaction(PINNED) as connection:
         stands = answer and await steps.keep_answer(connection, **answer._asdict())
-        _, rooms = await tokens.settle_calls(connection, [settlement])
-        return Booked(stands, rooms)
+        [settled] = await commit_with(connection, [tokens.last_settlements([settlement])])
+        return Booked(stands, settled.rooms)
 
 
 RECORD = Kind(_record_together, _record_alone, turn=1)

@@ -141,8 +141,8 @@ create table jobsworth.rate_limits (
 
 RULES = """
 -- The one lock of all windows and limits. Taken last, held until the commit; its holder waits for
--- nothing. A batch has a short lock_timeout for what nobody has reason to hold; this is held, but
--- by a stopped daemon for ten seconds at most.
+-- nothing, not even for its client: it commits with the same message. A batch has a short
+-- lock_timeout for what nobody has reason to hold; this is held, but not for long.
 create function jobsworth.lock_money() returns void language plpgsql
   set lock_timeout = '15s' as $$
 begin
@@ -197,7 +197,7 @@ create function jobsworth.budgets_of(
 $$;
 
 -- The window of a budget at an instant, of this run if it is for each run; if there is one yet.
--- (Apart, because no index finds by `is not distinct from`: each would read the windows of all runs.)
+-- (Apart, because no index finds by `is not distinct from`: each would read those of all runs.)
 create function jobsworth.window_of(
   budget_id uuid, period jobsworth.budget_period, starts_at timestamptz, run_key uuid)
   returns setof jobsworth.budget_windows language sql stable as $$
@@ -747,8 +747,8 @@ begin
     update jobsworth.call_windows p
     set reserved = 0, spent = t.took
     from took t
-    -- By the call: with an equality, a planner that takes the table for small may well use the index
-    -- by window, and read every call of the window for each.
+    -- By the call: with an equality, a planner that takes the table for small may well use the
+    -- index by window, and read every call of the window for each.
     where p.call_id = t.call_id and p.window_id is not distinct from t.window_id
   ), sums as materialized (
     select t.window_id, t.budget_id, sum(t.reserved) as reserved, sum(t.took - t.spent) as took

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,12 +11,13 @@ from typing import Any, LiteralString, TypeVar
 from uuid import UUID, uuid4
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from db import steps, tokens
+from db import budgets, steps, tokens
 from db.errors import Refused, Unavailable
 from db.pool import Connection, Database
-from db.queue import Lease, LeaseLost
+from db.queue import PINNED, Lease, LeaseLost
 from db.steps import PaidAnswer, Record
 from db.tokens import CallStatus, Settlement, Started, Starting, Usage
 from tests.db import rows
@@ -367,6 +369,77 @@ async def test_a_leader_that_is_torn_out_leaves_nobody_waiting(
     with anyio.fail_after(5):
         assert await books.write(gate.kind, 5) == 10
     assert gate.batches[-1] == [5]
+
+
+@pytest.mark.parametrize("what", ["starts", "settles", "both"])
+async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
+    database_url: str, database: Database, conn: Connection, what: str
+) -> None:
+    """Its loop reads nothing any more, from before the server has the money's lock for it."""
+    await budgets.set_budget(conn, "daily", 10**6, unit="tokens", period="day")
+    first, second, others, blocker = await leases(conn, 4)
+    call_id = await tokens.start_call(conn, **starting(first)._asdict())
+    writes: list[tuple[Kind[Any, Any], Any]] = []
+    if what != "settles":
+        writes.append((START, starting(second)))
+    if what != "starts":
+        writes.append((SETTLE, paid(first, call_id)))
+    stopped = _Stopping(database_url, writes)
+    async with database.transaction(PINNED) as other:
+        await tokens.try_start_call(other, starting(blocker))
+        stopped.begin()
+        await _waits(database)
+        stopped.stop()
+    try:
+        with anyio.fail_after(5):
+            await tokens.start_call(conn, **starting(others)._asdict())
+        found = await in_the_books(database)
+        assert (found["calls"], found["settled"]) == {
+            "starts": (4, 0),
+            "settles": (3, 1),
+            "both": (4, 1),
+        }[what]
+    finally:
+        brought = await anyio.to_thread.run_sync(stopped.go_on)
+    assert len(brought) == len(writes)
+    assert not any(isinstance(one, Exception) for one in brought)
+
+
+class _Stopping:
+    """A daemon's loop that writes, and can be made to stand still."""
+
+    def __init__(self, database_url: str, writes: list[tuple[Kind[Any, Any], Any]]) -> None:
+        self._url = database_url
+        self._writes = writes
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stands, self._may_go = threading.Event(), threading.Event()
+        self._brought: list[Any] = []
+        self._thread = threading.Thread(target=lambda: anyio.run(self._run))
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stand)
+        assert self._stands.wait(10)
+
+    def go_on(self) -> list[Any]:
+        self._may_go.set()
+        self._thread.join(30)
+        return self._brought
+
+    def _stand(self) -> None:
+        self._stands.set()
+        self._may_go.wait(30)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        async with Database(self._url, pool_min=1, pool_max=2) as database:
+            books = GroupCommit(database)
+            self._brought = await at_once(
+                *(partial(books.write, kind, item) for kind, item in self._writes)
+            )
 
 
 # The server's trouble.
