@@ -27,6 +27,11 @@ from db.pool import Connection, execute, fetch_all
 APPROVE = "approve"
 REJECT = "reject"
 ESCALATE = "escalate"
+# Every option but "reject" is a yes: what reads like a no must not be one.
+LOOKS_LIKE_A_NO = frozenset(
+    {"no", "nope", "never", "deny", "denied", "decline", "declined", "refuse", "refused"}
+    | {"reject", "rejected", "disapprove", "don't", "do not"}
+)
 DEADLINE_SECONDS_MAX = 10 * 365 * 86_400.0
 VOTES_MAX = 100
 DIFFERENCE_CHARACTERS_MAX = 100_000
@@ -70,9 +75,19 @@ def check_question(
     """Raise `InvalidInput` if this cannot be asked."""
     if not proposal_text.strip():
         raise InvalidInput("the proposal is empty", "say what is to be approved")
-    if isinstance(options, str) or len(set(options)) != len(options) or not all(options):
+    if (
+        isinstance(options, str)
+        or len({each.strip().lower() for each in options}) != len(options)
+        or not all(each.strip() == each and each and each.isprintable() for each in options)
+    ):
         raise InvalidInput(
             f"the options {options!r} are not distinct names", "give each option its own name"
+        )
+    misleading = [each for each in options if each != REJECT and each.lower() in LOOKS_LIKE_A_NO]
+    if misleading:
+        raise InvalidInput(
+            f"the option {misleading[0]!r} would count as a yes",
+            f"leave it out: the no is {REJECT!r}, and always possible",
         )
     if REJECT not in options:
         raise InvalidInput(
@@ -83,6 +98,10 @@ def check_question(
         raise InvalidInput(
             f"on_timeout={on_timeout!r} is not one of the options {', '.join(options)}",
             f"name one of them, or {ESCALATE}",
+        )
+    if on_timeout == ESCALATE and ESCALATE not in options and deadline_seconds is None:
+        raise InvalidInput(
+            f"on_timeout={ESCALATE!r} without a deadline never happens", "say deadline_seconds"
         )
     if deadline_seconds is not None and not 0 < deadline_seconds <= DEADLINE_SECONDS_MAX:
         raise InvalidInput(

@@ -17,15 +17,22 @@ from db.pool import Connection, execute, fetch_all, fetch_val
 from db.queue import Lease
 
 FORGET: LiteralString = """
-delete from jobsworth.steps s
-where s.job_id = %(job_id)s and s.name = %(name)s and s.finished_at is null
+with forgotten as (
+  delete from jobsworth.steps s
+  where s.job_id = %(job_id)s and s.name = %(name)s and s.finished_at is null
+  returning s.job_id, s.name
+)
+update jobsworth.approvals a
+set consumed_at = null, consumed_by = null
+from forgotten f
+where a.job_id = f.job_id and a.consumed_by = f.name and a.superseded_by is null
 """
 
 
 async def forget(conn: Connection, lease: Lease, name: str) -> None:
     """Remove the mark of a step that did not happen, in the caller's transaction.
 
-    Raises `LeaseLost`.
+    A yes that it had consumed is unspent again, and can be taken back. Raises `LeaseLost`.
     """
     await steps.hold(conn, lease)
     await execute(conn, FORGET, {"job_id": lease.job_id, "name": name})

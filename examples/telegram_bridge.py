@@ -31,7 +31,7 @@ from db import approvals
 from db.approvals import Approval, ApprovalStatus
 from db.errors import JobsworthError, NotFound
 from db.pool import Database
-from worker.webhooks import signature
+from worker.webhook_signature import signature
 
 CLOCKS_APART_SECONDS_MAX = 300
 TEXT_CHARACTERS_MAX = 3500

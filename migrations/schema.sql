@@ -851,6 +851,8 @@ begin
     where x.job_id = j.id and x.name = s.name;
   else
     delete from jobsworth.steps x where x.job_id = j.id and x.name = s.name;
+    update jobsworth.approvals a set consumed_at = null, consumed_by = null
+    where a.job_id = j.id and a.consumed_by = s.name and a.superseded_by is null;
   end if;
   perform jobsworth.reconsider(array[j.id], patient => true);
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
@@ -1591,6 +1593,10 @@ begin
   set paused_until = greatest(l.paused_until, excluded.paused_until);
 end $$;
 
+CREATE FUNCTION jobsworth.person(name text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN btrim(regexp_replace(lower(NORMALIZE(name, NFKC)), '\s+'::text, ' '::text, 'g'::text));
+
 CREATE FUNCTION jobsworth.plan_fork(run_id uuid, at_node text DEFAULT NULL::text, at_step text DEFAULT NULL::text, changes jsonb DEFAULT '{}'::jsonb) RETURNS TABLE(node text, job_id uuid, part text, cut_at timestamp with time zone)
     LANGUAGE plpgsql STABLE
     SET enable_seqscan TO 'off'
@@ -2150,7 +2156,7 @@ CREATE FUNCTION jobsworth.resolve(approval_id uuid, option text, decided_by text
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
-    AS $$
+    AS $_$
 #variable_conflict use_column
 declare
   a jobsworth.approvals;
@@ -2163,9 +2169,12 @@ begin
     raise exception 'there is no approval %', resolve.approval_id
       using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
   end if;
-  if btrim(coalesce(resolve.decided_by, '')) = '' then
+  if coalesce(jobsworth.person(resolve.decided_by), '') = '' then
     raise exception 'nobody is named as deciding' using errcode = 'invalid_parameter_value',
       hint = 'Say who: decided_by.';
+  elsif jobsworth.person(resolve.decided_by) = 'deadline' then
+    raise exception 'a deadline decides by itself' using errcode = 'invalid_parameter_value',
+      hint = 'Say which person decides: decided_by.';
   end if;
   -- The job's row first, as everybody does, then the approval's.
   perform 1 from jobsworth.reactive_jobs j where j.id = a.job_id for no key update;
@@ -2188,7 +2197,8 @@ begin
 
   hash := coalesce(a.edited_hash, a.shown_hash);
   if not is_no then
-    if not a.self_approval and lower(btrim(resolve.decided_by)) = lower(btrim(a.asked_by)) then
+    if not a.self_approval and jobsworth.person(resolve.decided_by) = jobsworth.person(a.asked_by)
+    then
       raise exception '% asked for approval % and cannot say yes to it', a.asked_by, a.id
         using errcode = 'object_not_in_prerequisite_state',
         hint = 'Somebody else must; a no is always possible.';
@@ -2204,13 +2214,20 @@ begin
           case when is_no then ' by a no' else '' end
         using errcode = 'invalid_parameter_value',
         hint = 'Approve or reject what it shows; only one that was asked as editable can change.';
+    -- What no program can read back would keep everybody from seeing what is open.
+    elsif resolve.edited @? 'strict $.**{200}'
+      or resolve.edited @? 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))'
+    then
+      raise exception 'the edited document is too deep, or has a number that is too large'
+        using errcode = 'invalid_parameter_value',
+        hint = 'Nest it less than 200 levels, with numbers below 1e308.';
     end if;
     hash := jobsworth.shown_hash(a.proposal_text, a.options, resolve.edited);
   end if;
   if not is_no and exists (
     select 1 from jobsworth.approval_decisions v
-    where v.approval_id = a.id and lower(btrim(v.decided_by)) = lower(btrim(resolve.decided_by))
-      and v.option <> 'reject' and v.voted_hash = hash)
+    where v.approval_id = a.id and v.option <> 'reject' and v.voted_hash = hash
+      and jobsworth.person(v.decided_by) = jobsworth.person(resolve.decided_by))
   then
     accepted := false;
     status := a.status;
@@ -2234,7 +2251,7 @@ begin
   if status <> 'pending' and a.job_id is not null then
     perform jobsworth.reconsider(array[a.job_id], patient => true);
   end if;
-end $$;
+end $_$;
 
 CREATE FUNCTION jobsworth.retry(job_id uuid) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
@@ -2274,6 +2291,9 @@ begin
     update jobsworth.deployments d
     set step_name = d.step_name || ' before ' || d.id
     where d.job_id = j.id and d.status in ('failed', 'rolled_back');
+
+    update jobsworth.approvals a set effect_key = null
+    where a.job_id = j.id and a.superseded_by is null and a.chosen_option = 'reject';
 
     -- It waits on a timer that is due, so that reconsider gives it its place; or again for the jobs
     -- it needs, as long as one of them is open.
@@ -3102,6 +3122,13 @@ begin
     raise exception 'approval % is already %', old.id, old.status
       using errcode = 'object_not_in_prerequisite_state',
       hint = 'List the open ones: jobsworth approvals.';
+  elsif new.status <> 'pending'
+    or exists (select 1 from jobsworth.approval_decisions v where v.approval_id = new.id)
+  then
+    raise exception 'approval % has been decided already, by other rules than those of %',
+      new.id, old.id
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Ask anew; people decide the successor after it has taken this place.';
   elsif new.superseded_by is not null or new.supersedes is not null
     or new.job_id <> old.job_id or new.job_id is not null and old.job_id is null
   then
@@ -3209,7 +3236,8 @@ begin
     returning x.* into a;
     return a;
   end if;
-  taken := case when escalates then 'reject' else a.on_timeout end;
+  -- The default was meant for what was asked, not for what somebody has made of it meanwhile.
+  taken := case when escalates or a.edited_hash is not null then 'reject' else a.on_timeout end;
   insert into jobsworth.approval_decisions
     (approval_id, team_id, option, decided_by, channel, voted_hash)
   values (a.id, a.team_id, taken, 'deadline', 'deadline', coalesce(a.edited_hash, a.shown_hash));
@@ -4569,9 +4597,9 @@ CREATE INDEX chat_messages_recent ON jobsworth.chat_messages USING btree (thread
 
 CREATE INDEX chat_threads_user ON jobsworth.chat_threads USING btree (user_id, id) WHERE (user_id IS NOT NULL);
 
-CREATE UNIQUE INDEX decisions_no ON jobsworth.approval_decisions USING btree (approval_id, lower(btrim(decided_by))) WHERE (option = 'reject'::text);
+CREATE UNIQUE INDEX decisions_no ON jobsworth.approval_decisions USING btree (approval_id, jobsworth.person(decided_by)) WHERE (option = 'reject'::text);
 
-CREATE UNIQUE INDEX decisions_yes ON jobsworth.approval_decisions USING btree (approval_id, lower(btrim(decided_by)), voted_hash) NULLS NOT DISTINCT WHERE (option <> 'reject'::text);
+CREATE UNIQUE INDEX decisions_yes ON jobsworth.approval_decisions USING btree (approval_id, jobsworth.person(decided_by), voted_hash) NULLS NOT DISTINCT WHERE (option <> 'reject'::text);
 
 CREATE INDEX deployments_live ON jobsworth.deployments USING btree (environment, id) WHERE (status = 'healthy'::jobsworth.deployment_status);
 

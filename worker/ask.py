@@ -9,7 +9,7 @@ question says for which step it is. From then on a no comes too late, and replay
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from uuid import UUID
 
 from db import approvals, consumption
@@ -216,12 +216,18 @@ def _arguments(
     if shown_hash(name, (), decision.shown) == shown_hash(name, (), asked):
         return args, kwargs
     approved = decision.shown
-    if not (_is_object(approved) and approved.keys() == asked.keys() and approved["step"] == name):
+    if not (
+        _is_object(approved)
+        and approved.keys() == asked.keys()
+        and approved["step"] == name
+        and isinstance(approved["args"], list)
+        and _is_object(approved["kwargs"])
+    ):
         raise InvalidInput(
             f"what was approved for step {name!r} names no arguments of it",
             'approve a document like {"step": …, "args": […], "kwargs": {…}}',
         )
-    return tuple(approved["args"]), approved["kwargs"]
+    return tuple(cast("list[Any]", approved["args"])), approved["kwargs"]
 
 
 def _is_object(value: object) -> TypeGuard[dict[str, Any]]:

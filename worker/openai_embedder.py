@@ -5,8 +5,6 @@ A module of its own, imported when a URL is set: httpx takes 9 MB of a worker's 
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -14,6 +12,7 @@ import anyio
 import httpx
 
 from worker.embedders import TIMEOUT_SECONDS, EmbedderBusy, EmbedderError, EmbedderRefused
+from worker.retry_after import retry_after_seconds
 
 RETRY_AFTER_SECONDS_MAX = 3_600.0
 ERROR_CHARACTERS_MAX = 300
@@ -112,7 +111,7 @@ class OpenAIEmbedder:
         if response.is_success:
             return
         says = f"{self._where} answered {response.status_code}: {_error_text(response)}"
-        after_seconds = _retry_after_seconds(response)
+        after_seconds = retry_after_seconds(response.headers, RETRY_AFTER_SECONDS_MAX)
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or after_seconds is not None:
             raise EmbedderBusy(says, after_seconds)
         if response.status_code in TEXT_REFUSALS:
@@ -162,19 +161,3 @@ def _error_text(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         text = response.text or response.reason_phrase
     return " ".join(text.split())[:ERROR_CHARACTERS_MAX]
-
-
-def _retry_after_seconds(response: httpx.Response) -> float | None:
-    """Seconds or a date, as RFC 9110 has it; None if it is neither."""
-    value = response.headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            at = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), RETRY_AFTER_SECONDS_MAX) if math.isfinite(seconds) else None

@@ -6,7 +6,6 @@ what `load_settings` returns is complete and within bounds, and nothing in the e
 meant for Jobsworth has been ignored. An empty variable counts as unset.
 """
 
-import base64
 import difflib
 import json
 import os
@@ -32,6 +31,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.webhook_signature import keys
 
 PREFIX = "JOBSWORTH_"
 # Those that `worker.llm.providers` knows; it is not imported here, as it takes a second to load.
@@ -167,21 +168,14 @@ def _module_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:]+", name):
-            raise ValueError(f"{name!r} is not the name of a host, without scheme, port and path")
+        if not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]+)?|[0-9a-fA-F:]+", name):
+            raise ValueError(f"{name!r} is not the name of a host, without scheme and path")
     return tuple(name.lower() for name in names)
 
 
 def _webhook_secret(secret: SecretStr | None) -> SecretStr | None:
-    # The reason must not repeat a piece of it.
     if secret is not None:
-        text = secret.get_secret_value()
-        try:
-            key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-        except ValueError:
-            key = b""
-        if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
-            raise ValueError("is not whsec_ and 24 to 64 bytes in base64")
+        keys(secret.get_secret_value())
     return secret
 
 
@@ -244,12 +238,12 @@ Hosts = Annotated[
     NoDecode,
     BeforeValidator(_split),
     AfterValidator(_host_names),
-    Says("host names with commas between"),
+    Says("host names with commas between, with a port or for all of them"),
 ]
 WebhookSecret = Annotated[
     SecretStr | None,
     AfterValidator(_webhook_secret),
-    Says("whsec_ and 24 to 64 random bytes in base64 (echo whsec_$(openssl rand -base64 32))"),
+    Says("whsec_ and 24 to 64 random bytes in base64, as `jobsworth webhook secret` makes"),
 ]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -427,10 +421,13 @@ class Settings(BaseSettings):
     embed_batch_max: int = Field(64, ge=1, le=2_048, description="texts embedded in one request")
 
     webhook_secret: WebhookSecret = Field(
-        None, description="signs what webhooks are sent; without it they are sent nothing"
+        None,
+        description="signs what webhooks are sent; without it they are sent nothing; "
+        "while it is changed: the new one, a comma, the one before",
     )
     webhook_hosts: Hosts = Field(
-        (), description="the only hosts that webhooks may be on, as bridge.example.org,127.0.0.1"
+        (),
+        description="the only hosts that webhooks may be on, as bridge.example.org,127.0.0.1:8480",
     )
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (

@@ -4,20 +4,16 @@ In: deliveries of the outbox that are due. Out: signed POST requests, and what b
 
 Invariants: nothing of the database is held while the network is used; a delivery that was not
 marked is sent again, under the same `webhook-id`; an address that is not allowed is never asked,
-and no redirect is followed. Signed as https://www.standardwebhooks.com describes.
+and no redirect is followed. Who answers with Retry-After is left alone that long, at most hours.
 """
 
-import base64
-import hashlib
-import hmac
 import ipaddress
 import time
 from collections.abc import Collection
 from functools import partial
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import anyio
 import orjson
@@ -28,6 +24,8 @@ from db.pool import Database
 from db.webhooks import Due
 from worker import events
 from worker.log import get_logger
+from worker.retry_after import retry_after_seconds
+from worker.webhook_signature import signature
 
 if TYPE_CHECKING:
     import httpx
@@ -44,7 +42,7 @@ KEEP_DAYS = 30.0
 PRUNE_BATCH = 1000
 PRUNE_PERIOD_SECONDS = 600.0
 ERROR_CHARACTERS_MAX = 300
-SECRET_PREFIX = "whsec_"
+DEFAULT_PORTS = {"https": 443, "http": 80}
 GONE = 410
 
 log = get_logger()
@@ -87,12 +85,12 @@ async def deliver(
 
 
 def check_url(url: str, hosts: Collection[str]) -> None:
-    """Raise `InvalidInput` unless this address may be told: an allowed host, and https unless it
-    is this very machine.
+    """Raise `InvalidInput` unless this address may be told: an allowed host (with its port, where
+    one is named), and https unless it is this very machine.
     """
     try:
         parts = urlsplit(url)
-        host, _ = (parts.hostname or "").lower(), parts.port
+        host, port = (parts.hostname or "").lower(), parts.port
     except ValueError as error:
         raise InvalidInput(f"{url!r} is no address: {error}", "like https://host/path") from error
     if parts.scheme not in ("https", "http") or not host:
@@ -102,20 +100,26 @@ def check_url(url: str, hosts: Collection[str]) -> None:
             "a webhook's address carries no user and no password",
             "what is sent is signed: check the signature instead",
         )
-    if host not in {each.lower() for each in hosts}:
+    written = f"[{host}]" if ":" in host else host
+    with_port = f"{written}:{DEFAULT_PORTS[parts.scheme] if port is None else port}"
+    if {host, written, with_port}.isdisjoint(each.lower() for each in hosts):
         raise InvalidInput(
-            f"{host} is not among the hosts that webhooks may reach",
+            f"{with_port} is not among the hosts that webhooks may reach",
             "add it to JOBSWORTH_WEBHOOK_HOSTS, of the workers too",
         )
     if parts.scheme == "http" and not _is_loopback(host):
         raise InvalidInput(f"{url!r} is not encrypted", "use https; http is for this machine only")
 
 
-def signature(secret: str, message_id: UUID | str, timestamp: int, body: bytes) -> str:
-    """The header `webhook-signature`: HMAC-SHA256 over `id.timestamp.body`, in base64."""
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    signed = f"{message_id}.{timestamp}.".encode() + body
-    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+class _Answer(NamedTuple):
+    """The status of an answer, why it does not count (None: it does), whether that is for good, and
+    how long it asks to be left alone.
+    """
+
+    status: int | None = None
+    error: str | None = None
+    final: bool = False
+    wait_seconds: float = 0.0
 
 
 async def _deliver(
@@ -126,8 +130,8 @@ async def _deliver(
     secret: str,
     hosts: Collection[str],
 ) -> None:
-    status, error, final = await _send(client, due, secret, hosts)
-    pause = None if final or due.tries >= TRIES_MAX else _pause_seconds(due.tries)
+    status, error, final, wait = await _send(client, due, secret, hosts)
+    pause = None if final or due.tries >= TRIES_MAX else max(wait, _pause_seconds(due.tries))
     try:
         async with database.connection() as connection:
             if error is None:
@@ -147,16 +151,15 @@ async def _deliver(
 
 async def _send(
     client: "httpx.AsyncClient", due: Due, secret: str, hosts: Collection[str]
-) -> tuple[int | None, str | None, bool]:
-    """The status of the answer, why it does not count (None: it does), and whether for good."""
+) -> _Answer:
     import httpx
 
     if due.url is None:
-        return None, "its webhook is not active any more", True
+        return _Answer(error="its webhook is not active any more", final=True)
     try:
         check_url(due.url, hosts)
     except InvalidInput as refused:
-        return None, refused.message, True
+        return _Answer(error=refused.message, final=True)
     body = orjson.dumps(due.payload)
     timestamp = int(time.time())
     headers = {
@@ -172,16 +175,17 @@ async def _send(
         with anyio.fail_after(SEND_SECONDS):
             async with client.stream("POST", due.url, content=body, headers=headers) as response:
                 status = response.status_code
+                wait = retry_after_seconds(response.headers, PAUSE_SECONDS_MAX) or 0.0
     except (httpx.TimeoutException, TimeoutError):
-        return None, f"no answer within {SEND_SECONDS:g} s", False
+        return _Answer(error=f"no answer within {SEND_SECONDS:g} s")
     except Exception as error:
         # Whatever an address leads to, it must not end the daemon.
-        return None, (str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX], False
+        return _Answer(error=(str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX])
     if 200 <= status < 300:
-        return status, None, False
+        return _Answer(status)
     if 300 <= status < 400:
-        return status, f"answered {status}: redirects are not followed", False
-    return status, f"answered {status}", status == GONE
+        return _Answer(status, f"answered {status}: redirects are not followed")
+    return _Answer(status, f"answered {status}", status == GONE, wait)
 
 
 def _pause_seconds(tries: int) -> float:

@@ -15,7 +15,7 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-TABLES = """
+TABLES = r"""
 alter table jobsworth.approvals
   add column votes_needed int not null default 1
     constraint somebody_decides check (votes_needed between 1 and 100),
@@ -47,14 +47,21 @@ create unique index approvals_effect on jobsworth.approvals (job_id, effect_key)
 -- The view of violations looks at what was consumed lately.
 create index approvals_consumed on jobsworth.approvals (consumed_at) where consumed_at is not null;
 
+-- One name for one person, however it is spelt: "Ann ", "ann" and a composed or decomposed é. (Capitals
+-- beyond ASCII are as the locale of the database has them.)
+create function jobsworth.person(name text) returns text
+  language sql immutable strict parallel safe
+  return btrim(regexp_replace(lower(normalize(name, nfkc)), '\s+', ' ', 'g'));
+
 -- A vote is for what its person saw: it counts for that version only.
 alter table jobsworth.approval_decisions
   drop constraint decided_once,
   add column voted_hash text;
 create unique index decisions_yes on jobsworth.approval_decisions
-  (approval_id, lower(btrim(decided_by)), voted_hash) nulls not distinct where option <> 'reject';
+  (approval_id, jobsworth.person(decided_by), voted_hash) nulls not distinct
+  where option <> 'reject';
 create unique index decisions_no on jobsworth.approval_decisions
-  (approval_id, lower(btrim(decided_by))) where option = 'reject';
+  (approval_id, jobsworth.person(decided_by)) where option = 'reject';
 
 -- Each approval with the vote that closed it, if one did.
 create view jobsworth.approvals_decided as
@@ -160,7 +167,8 @@ begin
     returning x.* into a;
     return a;
   end if;
-  taken := case when escalates then 'reject' else a.on_timeout end;
+  -- The default was meant for what was asked, not for what somebody has made of it meanwhile.
+  taken := case when escalates or a.edited_hash is not null then 'reject' else a.on_timeout end;
   insert into jobsworth.approval_decisions
     (approval_id, team_id, option, decided_by, channel, voted_hash)
   values (a.id, a.team_id, taken, 'deadline', 'deadline', coalesce(a.edited_hash, a.shown_hash));
@@ -197,9 +205,12 @@ begin
     raise exception 'there is no approval %', resolve.approval_id
       using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
   end if;
-  if btrim(coalesce(resolve.decided_by, '')) = '' then
+  if coalesce(jobsworth.person(resolve.decided_by), '') = '' then
     raise exception 'nobody is named as deciding' using errcode = 'invalid_parameter_value',
       hint = 'Say who: decided_by.';
+  elsif jobsworth.person(resolve.decided_by) = 'deadline' then
+    raise exception 'a deadline decides by itself' using errcode = 'invalid_parameter_value',
+      hint = 'Say which person decides: decided_by.';
   end if;
   -- The job's row first, as everybody does, then the approval's.
   perform 1 from jobsworth.reactive_jobs j where j.id = a.job_id for no key update;
@@ -222,7 +233,8 @@ begin
 
   hash := coalesce(a.edited_hash, a.shown_hash);
   if not is_no then
-    if not a.self_approval and lower(btrim(resolve.decided_by)) = lower(btrim(a.asked_by)) then
+    if not a.self_approval and jobsworth.person(resolve.decided_by) = jobsworth.person(a.asked_by)
+    then
       raise exception '% asked for approval % and cannot say yes to it', a.asked_by, a.id
         using errcode = 'object_not_in_prerequisite_state',
         hint = 'Somebody else must; a no is always possible.';
@@ -238,13 +250,20 @@ begin
           case when is_no then ' by a no' else '' end
         using errcode = 'invalid_parameter_value',
         hint = 'Approve or reject what it shows; only one that was asked as editable can change.';
+    -- What no program can read back would keep everybody from seeing what is open.
+    elsif resolve.edited @? 'strict $.**{200}'
+      or resolve.edited @? 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))'
+    then
+      raise exception 'the edited document is too deep, or has a number that is too large'
+        using errcode = 'invalid_parameter_value',
+        hint = 'Nest it less than 200 levels, with numbers below 1e308.';
     end if;
     hash := jobsworth.shown_hash(a.proposal_text, a.options, resolve.edited);
   end if;
   if not is_no and exists (
     select 1 from jobsworth.approval_decisions v
-    where v.approval_id = a.id and lower(btrim(v.decided_by)) = lower(btrim(resolve.decided_by))
-      and v.option <> 'reject' and v.voted_hash = hash)
+    where v.approval_id = a.id and v.option <> 'reject' and v.voted_hash = hash
+      and jobsworth.person(v.decided_by) = jobsworth.person(resolve.decided_by))
   then
     accepted := false;
     status := a.status;
@@ -329,6 +348,13 @@ begin
     raise exception 'approval % is already %', old.id, old.status
       using errcode = 'object_not_in_prerequisite_state',
       hint = 'List the open ones: jobsworth approvals.';
+  elsif new.status <> 'pending'
+    or exists (select 1 from jobsworth.approval_decisions v where v.approval_id = new.id)
+  then
+    raise exception 'approval % has been decided already, by other rules than those of %',
+      new.id, old.id
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Ask anew; people decide the successor after it has taken this place.';
   elsif new.superseded_by is not null or new.supersedes is not null
     or new.job_id <> old.job_id or new.job_id is not null and old.job_id is null
   then
@@ -355,6 +381,28 @@ begin
   perform jobsworth.reconsider(array[old.job_id], patient => true) where old.job_id is not null;
 end $$;
 """
+
+# Whoever runs a job again that ended with a no wants the question asked again. The no stays in the
+# books, as an answer to nothing that is asked now.
+RETRY = earlier("0001_first_light", "function jobsworth.retry").replace(
+    "    -- It waits on a timer",
+    """    update jobsworth.approvals a set effect_key = null
+    where a.job_id = j.id and a.superseded_by is null and a.chosen_option = 'reject';
+
+    -- It waits on a timer""",
+)
+
+# A step that a person lets run again has not begun: its yes is unspent, and can be taken back.
+DECIDE_STEP = earlier("0009_steps", "function jobsworth.decide_step").replace(
+    """x.name = s.name;
+  end if;
+  perform""",
+    """x.name = s.name;
+    update jobsworth.approvals a set consumed_at = null, consumed_by = null
+    where a.job_id = j.id and a.consumed_by = s.name and a.superseded_by is null;
+  end if;
+  perform""",
+)
 
 ANNOUNCE = """
 -- Tell the webhooks that want to know, within the transaction that changed the approval.
@@ -470,6 +518,7 @@ where exists (
 alter table jobsworth.approval_decisions enable trigger decisions_are_append_only;
 drop index jobsworth.decisions_no;
 drop index jobsworth.decisions_yes;
+drop function jobsworth.person(text);
 alter table jobsworth.approval_decisions
   drop column voted_hash, add constraint decided_once unique (approval_id);
 
@@ -492,11 +541,12 @@ alter table jobsworth.approvals
 
 
 def upgrade() -> None:
-    for part in (TABLES, HASH, DECIDE, ANNOUNCE, VIOLATIONS):
+    for part in (TABLES, HASH, DECIDE, RETRY, DECIDE_STEP, ANNOUNCE, VIOLATIONS):
         run(part)
 
 
 def downgrade() -> None:
     run(DOWN)
-    for name in ("function jobsworth.resolve", "function jobsworth.expire_approvals"):
-        run(earlier("0001_first_light", name))
+    for name in ("resolve", "expire_approvals", "retry"):
+        run(earlier("0001_first_light", f"function jobsworth.{name}"))
+    run(earlier("0009_steps", "function jobsworth.decide_step"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, LiteralString
 from uuid import UUID
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -94,6 +95,27 @@ async def test_as_many_people_as_are_needed_must_say_yes(conn: Connection) -> No
         ("bob", "approve"),
     ]
     assert (await approvals.get_by_id(conn, approval_id)).decided_by == "bob"
+
+
+@pytest.mark.parametrize("twin", ["JOS\u00e9 ", "jose\u0301", "Jos\u00e9\u00a0", "\tjos\u00e9\n"])
+async def test_one_person_is_one_vote_however_the_name_is_spelt(
+    conn: Connection, twin: str
+) -> None:
+    approval_id = await ask(conn, votes=2, asked_by="Bot")
+    await vote(conn, approval_id, "jos\u00e9", channel="cli")
+    assert not (await vote(conn, approval_id, twin, channel="telegram")).accepted
+    with pytest.raises(Conflict, match="cannot say yes"):
+        await vote(conn, approval_id, "\uff22\uff2f\uff34\u3000")  # in wide letters
+
+
+async def test_nobody_votes_as_the_deadline(conn: Connection) -> None:
+    """Or the deadline's own vote would be a second one of that person."""
+    approval_id = await ask(conn, votes=2, deadline_seconds=60, on_timeout="approve")
+    with pytest.raises(InvalidInput, match="decides by itself"):
+        await vote(conn, approval_id, " Deadline")
+    await execute(conn, PASS_DEADLINE, {"id": approval_id})
+    assert await approvals.expire(conn, 10) == 1
+    assert await status(conn, approval_id) is ApprovalStatus.EXPIRED
 
 
 async def test_votes_for_different_options_do_not_add_up(conn: Connection) -> None:
@@ -316,7 +338,79 @@ async def test_a_successor_by_hand_answers_the_question_if_it_may_be_edited(
         assert await rows.status(conn, lease.job_id) == WAITING
 
 
+async def test_a_successor_by_hand_is_decided_after_it_took_its_place(conn: Connection) -> None:
+    """Not before, by fewer people or by who asked: its yes would count for the job at once."""
+    job_id = await rows.parked_job(conn)
+    old = await ask(conn, job_id, votes=2, asked_by="ann")
+    for votes in (1, 2):
+        new = await ask(conn, job_id, votes=votes)
+        await vote(conn, new, "ann")
+        with pytest.raises(Conflict, match="decided already"):
+            await approvals.supersede(conn, old, new)
+        assert await status(conn, old) is ApprovalStatus.PENDING
+
+
+async def test_a_chain_of_three_ends_in_one_open_approval(conn: Connection) -> None:
+    lease = await rows.running_job(conn)
+    chain = [await park(conn, lease, question(shows={"n": n})) for n in (1, 2, 3)]
+    read = [await approvals.get_by_id(conn, one.id) for one in chain]
+    assert [one.superseded_by for one in read] == [chain[1].id, chain[2].id, None]
+    assert [one.supersedes for one in read] == [None, chain[0].id, chain[1].id]
+    assert '+  "n": 3' in (read[2].difference or "")
+    assert not (await vote(conn, chain[0].id, "ann")).accepted
+    assert not (await vote(conn, chain[1].id, "ann", "reject")).accepted
+    assert (await vote(conn, chain[2].id, "ann")).status is ApprovalStatus.APPROVED
+    assert await rows.status(conn, lease.job_id) == QUEUED
+    assert await violations.list_violations(conn) == []
+
+
+@pytest.mark.parametrize("how", ["vote", "deadline"])
+async def test_who_runs_a_job_again_after_a_no_has_its_question_asked_again(
+    conn: Connection, how: str
+) -> None:
+    lease = await rows.running_job(conn)
+    old = await park(conn, lease, question())
+    if how == "vote":
+        await vote(conn, old.id, "ann", "reject")
+    else:
+        await execute(conn, PASS_DEADLINE, {"id": old.id})
+        await approvals.expire(conn, 10)
+    await execute(conn, "update jobsworth.reactive_jobs set status = 'failed', finished_at = now()")
+    await retry(conn, lease.job_id)
+    new = await park(conn, await rows.take(conn, lease.job_id), question())
+    assert (new.id != old.id, new.status) == (True, ApprovalStatus.PENDING)
+    said = await approvals.get_by_id(conn, old.id)
+    assert (said.chosen_option, said.superseded_by) == ("reject", None)
+    assert await violations.list_violations(conn) == []
+
+
 # Edits.
+
+
+@pytest.mark.parametrize("document", ["1e309", "[-1e400]", "[" * 250 + "]" * 250])
+async def test_what_no_program_could_read_back_is_no_edit(conn: Connection, document: str) -> None:
+    approval_id = await ask(conn, editable=True, votes=2)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="too deep"):
+        await conn.execute(
+            "select * from jobsworth.resolve(%s, 'approve', 'ann', edited => %s::jsonb)",
+            [approval_id, document],
+        )
+    await conn.execute(
+        "select * from jobsworth.resolve(%s, 'approve', 'ann', edited => %s::jsonb)",
+        [approval_id, '{"n": [1e308, 5e-324, {"": null}]}'],
+    )
+    [found] = await approvals.get_pending(conn)
+    hashed = shown_hash(found.proposal_text, found.options, found.document)
+    assert hashed == found.edited_hash
+
+
+async def test_a_deadline_never_approves_what_one_person_made_of_it(conn: Connection) -> None:
+    approval_id = await ask(conn, votes=2, editable=True, deadline_seconds=60, on_timeout="approve")
+    await vote(conn, approval_id, "ann", edited={"to": "everybody"})
+    await execute(conn, PASS_DEADLINE, {"id": approval_id})
+    await approvals.expire(conn, 10)
+    found = await approvals.get_by_id(conn, approval_id)
+    assert (found.status, found.chosen_option) == (ApprovalStatus.EXPIRED, "reject")
 
 
 async def test_an_edit_approves_another_document_under_the_same_approval(

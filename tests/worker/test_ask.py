@@ -8,11 +8,11 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db import approvals
+from db import approvals, unsafe
 from db.approvals import Approval, ApprovalStatus
 from db.jobs import JobStatus, WaitReason
 from tests.worker.job_api import JobApi
-from worker import Job, NotApproved, handler
+from worker import Fail, Job, NotApproved, handler
 from worker import steps as steps_module
 
 STEPS: LiteralString = "select name, kind, effect::text from jobsworth.steps order by started_at"
@@ -235,6 +235,39 @@ async def test_an_unsafe_step_that_was_begun_waits_for_a_person(api: JobApi) -> 
     assert ((await api.job(job.id)).result, len(ran)) == ("by hand", 1)
 
 
+async def test_a_yes_is_unspent_by_a_step_that_says_it_did_not_happen(api: JobApi) -> None:
+    @handler("ship")
+    async def ship(job: Job) -> Any:
+        async def send() -> None:
+            raise Fail("the shop is closed")
+
+        return await job.approved_step("send", send, proposal="Send it?", effect="unsafe")
+
+    job = await api.run("ship")
+    asked = await api.approval(job.id)
+    await api.decide(job.id, "approve")
+    await api.work()
+    assert (await api.job(job.id)).error == "the shop is closed"
+    assert await api.violations() == []
+    assert (await vote(api, asked.id, "reject")).accepted
+
+
+async def test_a_step_that_may_run_again_uses_its_yes_again(api: JobApi) -> None:
+    ran: list[Any] = []
+    register_ship(ran, fails=1, effect="unsafe")
+    job = await api.run("ship")
+    asked = await api.approval(job.id)
+    await api.decide(job.id, "approve")
+    await api.work()
+    async with api.database.connection() as connection:
+        await unsafe.decide(connection, job.id, "send", "again", decided_by="Bob")
+    assert await api.violations() == []
+    assert (await read(api, asked.id)).consumed_by is None
+    await api.work()
+    assert ((await api.job(job.id)).result, len(ran)) == ("sent to here", 2)
+    assert (await read(api, asked.id)).consumed_by == "send"
+
+
 async def test_the_arguments_that_a_person_wrote_are_those_it_runs_with(api: JobApi) -> None:
     ran: list[Any] = []
     register_ship(ran, editable=True)
@@ -250,7 +283,8 @@ async def test_an_edit_that_names_no_arguments_runs_nothing(api: JobApi) -> None
     ran: list[Any] = []
     register_ship(ran, editable=True)
     job = await api.run("ship", failures_max=1)
-    await vote(api, (await api.approval(job.id)).id, edited={"step": "other"})
+    asked = await api.approval(job.id)
+    await vote(api, asked.id, edited={"step": "send", "args": "there", "kwargs": {}})
     await api.work()
     assert (await api.job(job.id)).status is JobStatus.FAILED
     assert ran == []

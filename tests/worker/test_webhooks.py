@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, LiteralString
 from uuid import UUID
@@ -25,6 +26,7 @@ from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from tests.support import Workers, until_sync
 from worker import webhooks as sending
 from worker.settings import Settings, SettingsError, load_settings
+from worker.webhook_signature import is_signed, new_secret, signature
 from worker.webhooks import check_url, deliver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -56,6 +58,7 @@ class Listener:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.answers: list[int] = [200]
+        self.retry_after: str | None = None
         self.held = threading.Event()
         self.held.set()
         listener = self
@@ -71,6 +74,8 @@ class Listener:
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("location", "/elsewhere")
+                if listener.retry_after is not None:
+                    self.send_header("retry-after", listener.retry_after)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -133,7 +138,7 @@ def signed_by(request: Request, secret: str) -> bool:
 
 def test_the_signature_is_that_of_the_specifications_example() -> None:
     """The example of the reference libraries: same secret, id, time and body."""
-    made = sending.signature(
+    made = signature(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "msg_p5jXN8AQM9LWM0D4loKWxJek",
         1614265330,
@@ -292,6 +297,52 @@ async def test_who_does_not_answer_is_asked_again(
     assert "no answer within" in row["last_error"]
 
 
+@pytest.mark.parametrize(
+    ("said", "least", "most"),
+    [
+        ("900", 890, 910),
+        (formatdate(time.time() + 900, usegmt=True), 880, 910),
+        ("99999999", 6 * 3600 - 10, 6 * 3600 + 10),
+        ("0", 3, 8),
+        ("soon", 3, 8),
+    ],
+)
+async def test_who_asks_to_be_left_alone_is_so_at_most_for_hours(
+    database: Database, conn: Connection, listener: Listener, said: str, least: int, most: int
+) -> None:
+    await webhooks.add(conn, listener.url)
+    await ask(conn)
+    listener.answers, listener.retry_after = [429], said
+    await send(database)
+    pause = await fetch_val(
+        conn,
+        "select extract(epoch from next_try_at - clock_timestamp())::float8"
+        " from jobsworth.webhook_outbox",
+    )
+    assert least < pause < most
+
+
+async def test_while_the_secret_changes_both_signatures_are_sent(
+    database: Database, conn: Connection, listener: Listener
+) -> None:
+    new = new_secret()
+    await webhooks.add(conn, listener.url)
+    await ask(conn)
+    async with client() as http:
+        await deliver(database, http, secret=f"{new},{SECRET}", hosts=HOSTS)
+    [request] = listener.requests
+    assert signed_by(request, new)
+    assert signed_by(request, SECRET)
+    for listens_with in (new, SECRET, f"{new_secret()},{SECRET}"):
+        assert is_signed(listens_with, request.headers, request.body)
+    assert not is_signed(new_secret(), request.headers, request.body)
+    assert not is_signed(new, request.headers, request.body + b" ")
+    for wrong in ("0", "", "-1", "²", "9" * 30, str(int(time.time()) - 400)):
+        assert not is_signed(new, {**request.headers, "webhook-timestamp": wrong}, request.body)
+    garbage = {**request.headers, "webhook-signature": "v1 v1, \udcff é"}
+    assert not is_signed(new, garbage, request.body)
+
+
 async def test_a_redirect_is_not_followed(
     database: Database, conn: Connection, listener: Listener
 ) -> None:
@@ -332,7 +383,17 @@ async def test_what_was_due_for_a_webhook_that_is_gone_is_given_up(
         ("https://BRIDGE.example.org:8443/x", None),
         ("http://127.0.0.1:80/x", None),
         ("http://[::1]/x", None),
+        ("https://only.example.org:8443/x", None),
+        ("https://only.example.org/x", "only.example.org:443 is not among the hosts"),
+        ("http://[::1]:8480/x", None),
+        ("https://[fe80::1]:80/x", None),
+        ("https://[fe80::1]/x", "fe80::1]:443 is not among"),
         ("http://bridge.example.org/x", "not encrypted"),
+        ("https://bridge.example.org\\@evil.org/", "no user"),
+        ("https://bridge.example.org\u3002evil.org/", "not among the hosts"),
+        ("https://bridge.example.org./", "not among the hosts"),
+        ("https://b\u00fccher.example.org/", "not among the hosts"),
+        ("https://2130706433/", "not among the hosts"),
         ("https://evil.example.org/x", "not among the hosts"),
         ("https://bridge.example.org.evil.org/", "not among the hosts"),
         ("https://bridge.example.org@evil.org/", "no user"),
@@ -345,7 +406,7 @@ async def test_what_was_due_for_a_webhook_that_is_gone_is_given_up(
     ],
 )
 def test_only_what_is_allowed_and_encrypted_is_an_address(url: str, reason: str | None) -> None:
-    hosts = ("bridge.example.org", "127.0.0.1", "::1")
+    hosts = ("bridge.example.org", "only.example.org:8443", "127.0.0.1", "::1", "[fe80::1]:80")
     if reason is None:
         check_url(url, hosts)
     else:
@@ -358,7 +419,10 @@ def test_only_what_is_allowed_and_encrypted_is_an_address(url: str, reason: str 
     [
         ("JOBSWORTH_WEBHOOK_SECRET", "topsecret"),
         ("JOBSWORTH_WEBHOOK_SECRET", "whsec_dG9wc2VjcmV0"),
+        ("JOBSWORTH_WEBHOOK_SECRET", f"{SECRET},topsecret"),
+        ("JOBSWORTH_WEBHOOK_SECRET", f"{SECRET},{SECRET},{SECRET}"),
         ("JOBSWORTH_WEBHOOK_HOSTS", "https://example.org"),
+        ("JOBSWORTH_WEBHOOK_HOSTS", "example.org:port"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(

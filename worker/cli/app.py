@@ -405,6 +405,14 @@ def webhook_deliveries(
     webhooks.deliveries(dead_only=dead, limit=limit, as_json=as_json)
 
 
+@webhook_app.command("secret")
+def webhook_secret(as_json: Json = False) -> None:
+    """Make a new secret to sign with, and say how to change to it."""
+    from worker.cli import webhooks
+
+    webhooks.secret(as_json=as_json)
+
+
 @webhook_app.command("retry")
 def retry_deliveries(
     delivery: Annotated[

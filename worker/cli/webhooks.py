@@ -1,7 +1,7 @@
-"""`jobsworth webhook add | list | remove | deliveries | retry`.
+"""`jobsworth webhook add | list | remove | deliveries | retry | secret`.
 
-In: addresses, and ids of webhooks and deliveries. Out: who is told about approvals, and what became
-of what they were to be told.
+In: addresses, and ids of webhooks and deliveries. Out: who is told about approvals, what became of
+what they were to be told, and a new secret to sign it with. Secrets that are in use are not shown.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from db.pool import Connection
 from db.webhooks import Delivery, Outbox, Webhook
 from worker.cli import ids
 from worker.cli.database import run_in_database
-from worker.cli.output import Column, emit_json, emit_table, say, styled
+from worker.cli.output import Column, emit, emit_json, emit_table, say, styled
 from worker.cli.times import ago
 from worker.settings import Settings, load_settings
+from worker.webhook_signature import new_secret
 
 PENDING_SECONDS_MAX = 300.0
 
@@ -35,7 +36,10 @@ def add(url: str, *, events: Sequence[str], team: str | None, as_json: bool) -> 
         return
     say(f"webhook {added.id} is told of {', '.join(added.events)}")
     if settings.webhook_secret is None:
-        say("nothing is sent until the workers have JOBSWORTH_WEBHOOK_SECRET to sign it with")
+        say(
+            "nothing is sent until the workers have JOBSWORTH_WEBHOOK_SECRET to sign it with; "
+            "make one: jobsworth webhook secret"
+        )
 
 
 def list_webhooks(*, as_json: bool) -> None:
@@ -122,6 +126,17 @@ def retry(delivery: str | None, *, as_json: bool) -> None:
         emit_json({"retried": tried})
     else:
         say(f"{tried} to be tried again" if tried else "nothing was given up")
+
+
+def secret(*, as_json: bool) -> None:
+    made = new_secret()
+    if as_json:
+        emit_json({"secret": made})
+        return
+    emit(made)
+    say("set it as JOBSWORTH_WEBHOOK_SECRET, of the workers and of whoever listens")
+    say("if there is one already: set NEW,OLD for the workers, then NEW for whoever listens,")
+    say("then NEW for the workers; everything sent meanwhile is signed with both")
 
 
 async def problem(conn: Connection, settings: Settings) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_approval
+from worker.webhook_signature import keys, new_secret
 
 HOSTS = {"JOBSWORTH_WEBHOOK_HOSTS": "bridge.example.org"}
 
@@ -33,6 +34,15 @@ def test_an_address_that_is_not_allowed_is_refused_with_the_setting(database_url
         assert reason in ended.stderr
         assert "Traceback" not in ended.stderr
     assert cli_json(database_url, "webhook", "list") == []
+
+
+def test_a_new_secret_is_made_and_the_one_in_use_is_not_shown(database_url: str) -> None:
+    in_use = new_secret()
+    made = run_cli("webhook", "secret", env={"JOBSWORTH_WEBHOOK_SECRET": in_use})
+    assert len(keys(f"{made.stdout.strip()},{in_use}")) == 2
+    assert "JOBSWORTH_WEBHOOK_SECRET" in made.stderr
+    assert in_use not in made.stdout + made.stderr
+    assert keys(cli_json(database_url, "webhook", "secret")["secret"])
 
 
 def test_what_was_given_up_is_shown_and_retried(database_url: str) -> None:
