@@ -21,7 +21,7 @@ from db.documents import to_document
 from db.errors import NotFound
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
 
-Part = Literal["fork", "after", "open", "read"]
+Part = Literal["fork", "after", "open", "read", "again"]
 
 
 class Branch(BaseModel):
@@ -42,7 +42,8 @@ class Branch(BaseModel):
 class ForkNode(BaseModel):
     """What a fork does about a node.
 
-    It forks there; it runs after that; it was open elsewhere, and goes on; or it is read.
+    It forks there; it runs after that; it was open elsewhere, and goes on; it is read; or it was
+    started by one that runs again, which starts it again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -200,23 +201,9 @@ async def _steps(conn: Connection, values: dict[str, Any]) -> list[ForkStep]:
 
 
 CALLS: LiteralString = """
-with recursive plan as materialized (
+with plan as materialized (
   select p.node, p.job_id, p.part, p.cut_at
   from jobsworth.plan_fork(%(run_id)s, %(node)s, %(step)s, %(changes)s::jsonb) p
-), made as (
-  -- What these jobs started counts with them: read with what is read, and children that were done
-  -- before the cut are read, too; all else is made, and paid, again.
-  select p.node, j.id,
-    p.part = 'read'
-      or coalesce(j.is_child and j.status = 'done' and j.finished_at < p.cut_at, false) as reused
-  from plan p
-  join jobsworth.reactive_jobs j on j.parent_id = p.job_id
-  where not exists (select 1 from plan o where o.job_id = j.id)
-  union all
-  select m.node, j.id, m.reused
-  from made m
-  join jobsworth.reactive_jobs j on j.parent_id = m.id
-  where not exists (select 1 from plan o where o.job_id = j.id)
 ), paid as (
   -- Of the jobs themselves, by the step that the answer became; then of those further back.
   select p.node, c.id, p.part = 'read' or exists (
@@ -230,10 +217,6 @@ with recursive plan as materialized (
   from plan p
   cross join lateral jobsworth.inherited_steps(p.job_id) i
   join jobsworth.llm_calls c on c.job_id = i.job_id and c.step_name = i.name
-  union all
-  select m.node, c.id, m.reused
-  from made m
-  join jobsworth.llm_calls c on c.job_id = m.id
 )
 select p.node, c.step_name, p.reused,
   coalesce(c.input_tokens, c.estimated_input_tokens)

@@ -116,6 +116,18 @@ class Metric(BaseModel):
     at: AwareDatetime
 
 
+class MetricCourse(BaseModel):
+    """The numbers of one name, summed up."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    points: int
+    last: float
+    lowest: float
+    highest: float
+
+
 JOBS: LiteralString = """
 select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
   j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
@@ -306,3 +318,18 @@ async def metrics(
     if job_id is not None:
         return await fetch_all(conn, METRICS_OF_JOB, {"job_id": job_id, "name": name}, Metric)
     return await fetch_all(conn, METRICS, {"run_id": run_id, "name": name}, Metric)
+
+
+COURSES: LiteralString = """
+select m.name, count(*) as points, (array_agg(m.value order by m.at desc, m.id desc))[1] as last,
+  min(m.value) as lowest, max(m.value) as highest
+from jobsworth.run_metrics m
+where m.run_id = %(run_id)s
+group by m.name
+order by m.name
+"""
+
+
+async def courses(conn: AsyncConnection[Any], run_id: UUID) -> list[MetricCourse]:
+    """What became of each number of a run."""
+    return await fetch_all(conn, COURSES, {"run_id": run_id}, MetricCourse)

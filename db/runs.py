@@ -65,6 +65,7 @@ __all__ = [
     "last_beat",
     "list_runs",
     "metrics",
+    "retry",
     "set_status",
     "start",
     "start_sync",
@@ -370,6 +371,18 @@ async def cancel(
     It is canceled when the last of them has ended. Raises `NotFound`.
     """
     return RunStatus(await fetch_val(conn, CANCEL, {"id": run_id, "reason": reason}))
+
+
+RETRY: LiteralString = "select jobsworth.retry_run(%(id)s)"
+
+
+async def retry(conn: AsyncConnection[Any], run_id: UUID) -> int:
+    """Run again what failed or was canceled, and what was left out because of it.
+
+    What is done stays done, with its steps. A child runs again if its parent does. Returns how many
+    jobs those are. Raises `NotFound`; `Conflict` while a job of it is open, or if none failed.
+    """
+    return int(await fetch_val(conn, RETRY, {"id": run_id}))
 
 
 DELETE: LiteralString = "select jobsworth.delete_run(%(id)s)"

@@ -479,6 +479,9 @@ begin
         when coalesce(e.spec ->> 'node', '') = '' or jsonb_typeof(e.spec -> 'node') <> 'string'
           then 'has no name: say "node"'
         when octet_length(e.spec ->> 'node') > 1000 then 'has a name of more than 1000 bytes'
+        when e.spec ->> 'node' ~ '[[:cntrl:]]' then 'has a control character in its name'
+        when e.spec ->> 'node' ~ '/(child|job|send)[:#]'
+          then 'has a name like those of the jobs that a node starts (fetch/child:one)'
         when coalesce(e.spec ->> 'mode', '') = '' then 'has no mode: which handler runs it'
         when jsonb_typeof(e.spec -> 'payload') not in ('object', 'null')
           then 'has a payload that is not an object'
@@ -1112,7 +1115,8 @@ begin
   select array_agg(p.node order by p.job_id), array_agg(p.job_id order by p.job_id),
     array_agg(p.part order by p.job_id), array_agg(p.cut_at order by p.job_id)
   into nodes, olds, parts, cuts
-  from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p;
+  from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p
+  where p.part <> 'again';
   news := array(
     select case when u.part <> 'read' then jobsworth.uuidv7() end
     from unnest(parts) with ordinality as u (part, n) order by u.n);
@@ -1305,7 +1309,7 @@ begin
         using errcode = 'check_violation',
         hint = case when legal <> '{}'
           then 'From ' || old.status || ' it can go to ' || array_to_string(legal, ', ') || '.'
-          else 'It has ended; it goes on when one of its jobs is run again: jobsworth retry JOB.'
+          else 'It has ended; run again what did not end well: jobsworth runs retry ' || old.id
         end;
     end if;
     if new.status in ('done', 'failed', 'canceled') then
@@ -1731,13 +1735,34 @@ begin
   end loop;
 
   return query
-  select v.node, v.job_id,
-    case when v.job_id = fork.id then 'fork' when v.job_id = any(after) then 'after'
-      when v.job_id = any(fresh) then 'open' else 'read' end,
-    case when v.job_id = fork.id then cut when v.job_id = any(after) then null
-      when v.job_id = any(fresh) then clock_timestamp() end
-  from unnest(nodes, jobs) as v (node, job_id)
-  where v.job_id <> all(made);
+  with recursive planned as materialized (
+    select v.node, v.job_id,
+      case when v.job_id = fork.id then 'fork' when v.job_id = any(after) then 'after'
+        when v.job_id = any(fresh) then 'open' else 'read' end as part,
+      case when v.job_id = fork.id then cut when v.job_id = any(after) then null
+        when v.job_id = any(fresh) then clock_timestamp() end as cut_at
+    from unnest(nodes, jobs) as v (node, job_id)
+    where v.job_id <> all(made)
+  ), started as (
+    select x.node, x.id,
+      case when x.is_child and x.status = 'done' and x.finished_at < p.cut_at then 'read'
+        else 'again' end as part
+    from planned p
+    join jobsworth.reactive_jobs x on x.parent_id = p.job_id and x.id = any(made)
+    union all
+    -- What a fork of a fork reads lies further back.
+    select x.node, x.id, 'read'
+    from planned p
+    cross join lateral jobsworth.inherited_children(p.job_id) i
+    join jobsworth.reactive_jobs x on x.id = i.id
+    where x.finished_at < p.cut_at
+    union all
+    select x.node, x.id, s.part
+    from started s join jobsworth.reactive_jobs x on x.parent_id = s.id and x.id <> fork.id
+  )
+  select p.node, p.job_id, p.part, p.cut_at from planned p
+  union all
+  select coalesce(s.node, s.id::text), s.id, s.part, null from started s;
 end $$;
 
 CREATE FUNCTION jobsworth.raise_budget(name text, amount numeric, team_id uuid DEFAULT NULL::uuid) RETURNS void
@@ -2253,6 +2278,59 @@ begin
   end if;
 end $_$;
 
+CREATE FUNCTION jobsworth.restart_locked(job_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  taken record;
+begin
+  select j.id, j.unique_key, x.id as holder into taken
+  from jobsworth.reactive_jobs j
+  join jobsworth.reactive_jobs x
+    on x.unique_key = j.unique_key and x.team_id is not distinct from j.team_id
+  where j.id = any(job_ids) and x.finished_at is null
+  limit 1;
+  if found then
+    raise exception 'job % cannot run again: job % holds its unique key %',
+      taken.id, taken.holder, taken.unique_key
+      using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
+  end if;
+  -- Their steps stay recorded and paid. Only a deployment that did not become healthy is shipped
+  -- anew.
+  delete from jobsworth.steps p
+  using jobsworth.deployments d
+  where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back')
+    and p.job_id = d.job_id and p.kind = 'phase' and starts_with(p.name, d.step_name || ':');
+  update jobsworth.deployments d
+  set step_name = d.step_name || ' before ' || d.id
+  where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back');
+
+  -- They wait on a timer that is due, so that reconsider gives each its place; or again for the
+  -- jobs they need, as long as one of those is open, or is about to be.
+  begin
+    update jobsworth.reactive_jobs x
+    set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
+        waiting_for = case when exists (
+            select 1 from jobsworth.job_edges e
+            join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+            where e.job_id = x.id and (p.finished_at is null or p.id = any(job_ids)))
+          then 'parents' else 'timer' end::jobsworth.wait_reason,
+        failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
+        lane_position = null
+    where x.id = any(job_ids);
+  exception when unique_violation then
+    raise exception 'a job cannot run again: another has just taken its unique key'
+      using errcode = 'unique_violation', detail = sqlerrm,
+      hint = 'Wait for that job, or cancel it first.';
+  end;
+  perform jobsworth.reconsider(job_ids, patient => true);
+end $$;
+
 CREATE FUNCTION jobsworth.retry(job_id uuid) RETURNS jobsworth.job_status
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -2319,6 +2397,57 @@ begin
   end if;
   perform jobsworth.reconsider(array[j.id], patient => true);
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
+CREATE FUNCTION jobsworth.retry_run(run_id uuid) RETURNS integer
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+  r jobsworth.runs;
+  open_job uuid;
+  held uuid[];
+  again uuid[];
+begin
+  -- Jobs first, then the run, as everybody does. All of them: one that ends, or is run again, just
+  -- now is seen in the statements after this.
+  perform 1 from jobsworth.reactive_jobs j
+  where j.run_id = retry_run.run_id order by j.id for no key update;
+  select x.* into r from jobsworth.runs x where x.id = retry_run.run_id for no key update;
+  if not found then
+    raise exception 'there is no run %', retry_run.run_id using errcode = 'no_data_found',
+      hint = 'List runs: jobsworth runs.';
+  end if;
+  select j.id into open_job from jobsworth.reactive_jobs j
+  where j.run_id = r.id and j.finished_at is null limit 1;
+  if found then
+    raise exception 'run % is not over: its job % has not ended', r.id, open_job
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Wait until it is, or run a single job of it again: jobsworth retry JOB.';
+  end if;
+  held := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.run_id = r.id and j.status::text in ('failed', 'canceled'));
+  again := array(
+    with recursive again as (
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(held) and not j.is_child
+      union all
+      select c.id from again a join jobsworth.reactive_jobs c on c.parent_id = a.id
+      where c.is_child and c.id = any(held))
+    select a.id from again a);
+  if again = '{}' then
+    raise exception 'run % is %: no job of it failed or was canceled', r.id, r.status
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'To do some of it again with other input, fork it: jobsworth fork ' || r.id;
+  end if;
+  perform jobsworth.restart_locked(again);
+  perform jobsworth.move_runs(array[r.id]);
+  return cardinality(again);
 end $$;
 
 CREATE TABLE jobsworth.runs (
@@ -2431,10 +2560,10 @@ begin
             select 1 from jobsworth.job_edges e
             join jobsworth.reactive_jobs p on p.id = e.needs_job_id
             where e.job_id = j.id and e.on_failure = 'skip' and p.status <> 'done')
-          or exists (select 1 from jobsworth.job_edges e where e.needs_job_id = j.id)
-            and not exists (
-              select 1 from jobsworth.job_edges e
-              where e.needs_job_id = j.id and e.on_failure = 'fail')))
+          or (
+            select bool_and(e.on_failure <> 'fail') from jobsworth.job_edges e
+            join jobsworth.reactive_jobs n on n.id = e.job_id
+            where e.needs_job_id = j.id and n.run_id = j.run_id) is true))
     order by j.id
     limit 20
   ) b;
@@ -2447,7 +2576,10 @@ begin
     select coalesce(j.node, j.id::text) as name, j.status, j.result
     from jobsworth.reactive_jobs j
     where j.run_id = run_verdict.run_id and not j.is_child
-      and not exists (select 1 from jobsworth.job_edges e where e.needs_job_id = j.id)
+      and not exists (
+        select 1 from jobsworth.job_edges e
+        join jobsworth.reactive_jobs n on n.id = e.job_id
+        where e.needs_job_id = j.id and n.run_id = j.run_id)
       and not exists (
         select 1 from jobsworth.reactive_jobs f
         where f.parent_id = j.id and not f.is_child and f.run_id = j.run_id)
@@ -2999,6 +3131,7 @@ CREATE FUNCTION jobsworth.start_run(nodes jsonb, request jsonb DEFAULT '{}'::jso
 declare
   new_id uuid := coalesce(start_run.id, jobsworth.uuidv7());
   found_id uuid;
+  made jobsworth.runs;
   ids uuid[];
   numbers jsonb;
   children int[];
@@ -3023,9 +3156,6 @@ begin
   cross join lateral jobsworth.needs_of(e.spec) as a;
   perform jobsworth.refuse_cycle(start_run.nodes, children, parents);
 
-  if parent_trace is null and start_run.trace_id ~ '^[0-9a-f]{32}$' then
-    parent_trace := format('00-%s-%s-01', start_run.trace_id, left(md5(new_id::text), 16));
-  end if;
   insert into jobsworth.runs (
     id, team_id, project_id, session_id, thread_id, agent_id, actor, trace_id, idempotency_key,
     request, metadata, status)
@@ -3034,8 +3164,8 @@ begin
     start_run.agent_id, start_run.actor, start_run.trace_id, start_run.idempotency_key,
     coalesce(start_run.request, '{}'), coalesce(start_run.metadata, '{}'), start_run.status)
   on conflict do nothing
-  returning runs.id into found_id;
-  if found_id is null then
+  returning runs.* into made;
+  if made.id is null then
     select r.id into found_id from jobsworth.runs r where r.id = new_id;
     if not found then
       select r.id into found_id from jobsworth.runs r
@@ -3047,26 +3177,38 @@ begin
         using errcode = 'unique_violation',
         hint = 'Leave trace_id out (trace_parent joins a trace too), or upsert that run.';
     end if;
-    update jobsworth.runs r set status = start_run.status
+    update jobsworth.runs r
+    set status = start_run.status,
+      project_id = coalesce(start_run.project_id, r.project_id),
+      session_id = coalesce(start_run.session_id, r.session_id),
+      thread_id = coalesce(start_run.thread_id, r.thread_id),
+      agent_id = coalesce(start_run.agent_id, r.agent_id),
+      actor = coalesce(start_run.actor, r.actor),
+      trace_id = coalesce(start_run.trace_id, r.trace_id),
+      request = coalesce(nullif(start_run.request, '{}'), r.request),
+      metadata = coalesce(nullif(start_run.metadata, '{}'), r.metadata)
     where r.id = found_id and r.status = 'draft' and not exists (
-      select 1 from jobsworth.reactive_jobs j where j.run_id = r.id);
+      select 1 from jobsworth.reactive_jobs j where j.run_id = r.id)
+    returning r.* into made;
     if not found then
       return found_id;
     end if;
-    new_id := found_id;
+  end if;
+  if parent_trace is null and made.trace_id ~ '^[0-9a-f]{32}$' then
+    parent_trace := format('00-%s-%s-01', made.trace_id, left(md5(made.id::text), 16));
   end if;
 
   insert into jobsworth.reactive_jobs (
     id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, trace_parent, mode, payload,
     queue, priority, lane, failures_max, crashes_max, timeout_seconds, run_at, holds_lane,
     status, waiting_for)
-  select ids[e.n], new_id, e.spec ->> 'node',
-    coalesce((e.spec ->> 'agent_id')::uuid, start_run.agent_id), start_run.team_id,
-    start_run.thread_id, start_run.trigger_message_id, parent_trace, e.spec ->> 'mode',
+  select ids[e.n], made.id, e.spec ->> 'node',
+    coalesce((e.spec ->> 'agent_id')::uuid, made.agent_id), made.team_id,
+    made.thread_id, start_run.trigger_message_id, parent_trace, e.spec ->> 'mode',
     coalesce(nullif(e.spec -> 'payload', 'null'), '{}'),
     coalesce(e.spec ->> 'queue', 'default'), coalesce((e.spec ->> 'priority')::smallint, 3),
     -- Nodes run beside each other, unless they name a lane: no lane of the thread's.
-    coalesce(e.spec ->> 'lane', case when start_run.thread_id is not null then '' end),
+    coalesce(e.spec ->> 'lane', case when made.thread_id is not null then '' end),
     (e.spec ->> 'failures_max')::int, (e.spec ->> 'crashes_max')::int,
     (e.spec ->> 'timeout_seconds')::real,
     coalesce((e.spec ->> 'run_at')::timestamptz,
@@ -3082,9 +3224,9 @@ begin
   select ids[e.child], ids[e.parent], e.on_failure::jobsworth.parent_failure
   from unnest(children, parents, failures) as e (child, parent, on_failure);
   if start_run.status = 'executing' then
-    perform jobsworth.move_runs(array[new_id]);
+    perform jobsworth.move_runs(array[made.id]);
   end if;
-  return new_id;
+  return made.id;
 end $_$;
 
 CREATE FUNCTION jobsworth.supersede(approval_id uuid, successor uuid, difference text DEFAULT NULL::text) RETURNS void

@@ -53,7 +53,7 @@ begin
         using errcode = 'check_violation',
         hint = case when legal <> '{}'
           then 'From ' || old.status || ' it can go to ' || array_to_string(legal, ', ') || '.'
-          else 'It has ended; it goes on when one of its jobs is run again: jobsworth retry JOB.'
+          else 'It has ended; run again what did not end well: jobsworth runs retry ' || old.id
         end;
     end if;
     if new.status in ('done', 'failed', 'canceled') then
@@ -116,7 +116,8 @@ MOVING = """
 -- What the jobs of a run make of it; null if it has none. With the last job ended: failed or
 -- canceled if a job is so that nobody tolerates. A child is tolerated (its parent gathers it, and
 -- judges), a job that was left out too (what it needed is judged), and one that none of those that
--- need it fails with. What a person canceled is not.
+-- need it fails with. What a person canceled is not. Only jobs of the run itself are asked: what
+-- somebody else has come after one of them changes nothing here.
 create function jobsworth.run_verdict(
   run_id uuid, out status jobsworth.run_status, out result jsonb, out error text)
   language plpgsql stable
@@ -161,10 +162,10 @@ begin
             select 1 from jobsworth.job_edges e
             join jobsworth.reactive_jobs p on p.id = e.needs_job_id
             where e.job_id = j.id and e.on_failure = 'skip' and p.status <> 'done')
-          or exists (select 1 from jobsworth.job_edges e where e.needs_job_id = j.id)
-            and not exists (
-              select 1 from jobsworth.job_edges e
-              where e.needs_job_id = j.id and e.on_failure = 'fail')))
+          or (
+            select bool_and(e.on_failure <> 'fail') from jobsworth.job_edges e
+            join jobsworth.reactive_jobs n on n.id = e.job_id
+            where e.needs_job_id = j.id and n.run_id = j.run_id) is true))
     order by j.id
     limit 20
   ) b;
@@ -177,7 +178,10 @@ begin
     select coalesce(j.node, j.id::text) as name, j.status, j.result
     from jobsworth.reactive_jobs j
     where j.run_id = run_verdict.run_id and not j.is_child
-      and not exists (select 1 from jobsworth.job_edges e where e.needs_job_id = j.id)
+      and not exists (
+        select 1 from jobsworth.job_edges e
+        join jobsworth.reactive_jobs n on n.id = e.job_id
+        where e.needs_job_id = j.id and n.run_id = j.run_id)
       and not exists (
         select 1 from jobsworth.reactive_jobs f
         where f.parent_id = j.id and not f.is_child and f.run_id = j.run_id)
@@ -529,7 +533,7 @@ START = """
 -- (its unique name), mode, payload, after (names, or objects of node and on_failure: fail, skip or
 -- run), queue, priority, lane (none unless given), failures_max, crashes_max, timeout_seconds,
 -- delay (seconds) or run_at, holds_lane, agent_id. With an idempotency key, or an id, that a run
--- has already: that run, which is started now if it is a draft. Returns its id.
+-- has already: that run; a draft is started now, and keeps what is not given here. Returns its id.
 create function jobsworth.start_run(
   nodes jsonb, request jsonb default '{}', actor text default null, thread_id uuid default null,
   agent_id uuid default null, team_id uuid default null, session_id uuid default null,
@@ -544,6 +548,7 @@ create function jobsworth.start_run(
 declare
   new_id uuid := coalesce(start_run.id, jobsworth.uuidv7());
   found_id uuid;
+  made jobsworth.runs;
   ids uuid[];
   numbers jsonb;
   children int[];
@@ -568,9 +573,6 @@ begin
   cross join lateral jobsworth.needs_of(e.spec) as a;
   perform jobsworth.refuse_cycle(start_run.nodes, children, parents);
 
-  if parent_trace is null and start_run.trace_id ~ '^[0-9a-f]{32}$' then
-    parent_trace := format('00-%s-%s-01', start_run.trace_id, left(md5(new_id::text), 16));
-  end if;
   insert into jobsworth.runs (
     id, team_id, project_id, session_id, thread_id, agent_id, actor, trace_id, idempotency_key,
     request, metadata, status)
@@ -579,8 +581,8 @@ begin
     start_run.agent_id, start_run.actor, start_run.trace_id, start_run.idempotency_key,
     coalesce(start_run.request, '{}'), coalesce(start_run.metadata, '{}'), start_run.status)
   on conflict do nothing
-  returning runs.id into found_id;
-  if found_id is null then
+  returning runs.* into made;
+  if made.id is null then
     select r.id into found_id from jobsworth.runs r where r.id = new_id;
     if not found then
       select r.id into found_id from jobsworth.runs r
@@ -592,26 +594,38 @@ begin
         using errcode = 'unique_violation',
         hint = 'Leave trace_id out (trace_parent joins a trace too), or upsert that run.';
     end if;
-    update jobsworth.runs r set status = start_run.status
+    update jobsworth.runs r
+    set status = start_run.status,
+      project_id = coalesce(start_run.project_id, r.project_id),
+      session_id = coalesce(start_run.session_id, r.session_id),
+      thread_id = coalesce(start_run.thread_id, r.thread_id),
+      agent_id = coalesce(start_run.agent_id, r.agent_id),
+      actor = coalesce(start_run.actor, r.actor),
+      trace_id = coalesce(start_run.trace_id, r.trace_id),
+      request = coalesce(nullif(start_run.request, '{}'), r.request),
+      metadata = coalesce(nullif(start_run.metadata, '{}'), r.metadata)
     where r.id = found_id and r.status = 'draft' and not exists (
-      select 1 from jobsworth.reactive_jobs j where j.run_id = r.id);
+      select 1 from jobsworth.reactive_jobs j where j.run_id = r.id)
+    returning r.* into made;
     if not found then
       return found_id;
     end if;
-    new_id := found_id;
+  end if;
+  if parent_trace is null and made.trace_id ~ '^[0-9a-f]{32}$' then
+    parent_trace := format('00-%s-%s-01', made.trace_id, left(md5(made.id::text), 16));
   end if;
 
   insert into jobsworth.reactive_jobs (
     id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, trace_parent, mode, payload,
     queue, priority, lane, failures_max, crashes_max, timeout_seconds, run_at, holds_lane,
     status, waiting_for)
-  select ids[e.n], new_id, e.spec ->> 'node',
-    coalesce((e.spec ->> 'agent_id')::uuid, start_run.agent_id), start_run.team_id,
-    start_run.thread_id, start_run.trigger_message_id, parent_trace, e.spec ->> 'mode',
+  select ids[e.n], made.id, e.spec ->> 'node',
+    coalesce((e.spec ->> 'agent_id')::uuid, made.agent_id), made.team_id,
+    made.thread_id, start_run.trigger_message_id, parent_trace, e.spec ->> 'mode',
     coalesce(nullif(e.spec -> 'payload', 'null'), '{}'),
     coalesce(e.spec ->> 'queue', 'default'), coalesce((e.spec ->> 'priority')::smallint, 3),
     -- Nodes run beside each other, unless they name a lane: no lane of the thread's.
-    coalesce(e.spec ->> 'lane', case when start_run.thread_id is not null then '' end),
+    coalesce(e.spec ->> 'lane', case when made.thread_id is not null then '' end),
     (e.spec ->> 'failures_max')::int, (e.spec ->> 'crashes_max')::int,
     (e.spec ->> 'timeout_seconds')::real,
     coalesce((e.spec ->> 'run_at')::timestamptz,
@@ -627,9 +641,9 @@ begin
   select ids[e.child], ids[e.parent], e.on_failure::jobsworth.parent_failure
   from unnest(children, parents, failures) as e (child, parent, on_failure);
   if start_run.status = 'executing' then
-    perform jobsworth.move_runs(array[new_id]);
+    perform jobsworth.move_runs(array[made.id]);
   end if;
-  return new_id;
+  return made.id;
 end $$;
 
 -- What a node needs: names, and what it means if one does not end well.
@@ -662,6 +676,9 @@ begin
         when coalesce(e.spec ->> 'node', '') = '' or jsonb_typeof(e.spec -> 'node') <> 'string'
           then 'has no name: say "node"'
         when octet_length(e.spec ->> 'node') > 1000 then 'has a name of more than 1000 bytes'
+        when e.spec ->> 'node' ~ '[[:cntrl:]]' then 'has a control character in its name'
+        when e.spec ->> 'node' ~ '/(child|job|send)[:#]'
+          then 'has a name like those of the jobs that a node starts (fetch/child:one)'
         when coalesce(e.spec ->> 'mode', '') = '' then 'has no mode: which handler runs it'
         when jsonb_typeof(e.spec -> 'payload') not in ('object', 'null')
           then 'has a payload that is not an object'
@@ -809,6 +826,130 @@ begin
     update jobsworth.runs x set status = 'canceled', error = cancel_run.reason where x.id = r.id;
   end if;
   return (select x.status from jobsworth.runs x where x.id = r.id);
+end $$;
+
+-- Run again what of a run did not end well, with all that was left out because of it; what is done
+-- stays done. A child runs again if its parent does, which judges it. Returns how many jobs those
+-- are.
+create function jobsworth.retry_run(run_id uuid) returns int language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  r jobsworth.runs;
+  open_job uuid;
+  held uuid[];
+  again uuid[];
+begin
+  -- Jobs first, then the run, as everybody does. All of them: one that ends, or is run again, just
+  -- now is seen in the statements after this.
+  perform 1 from jobsworth.reactive_jobs j
+  where j.run_id = retry_run.run_id order by j.id for no key update;
+  select x.* into r from jobsworth.runs x where x.id = retry_run.run_id for no key update;
+  if not found then
+    raise exception 'there is no run %', retry_run.run_id using errcode = 'no_data_found',
+      hint = 'List runs: jobsworth runs.';
+  end if;
+  select j.id into open_job from jobsworth.reactive_jobs j
+  where j.run_id = r.id and j.finished_at is null limit 1;
+  if found then
+    raise exception 'run % is not over: its job % has not ended', r.id, open_job
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Wait until it is, or run a single job of it again: jobsworth retry JOB.';
+  end if;
+  held := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.run_id = r.id and j.status::text in ('failed', 'canceled'));
+  again := array(
+    with recursive again as (
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(held) and not j.is_child
+      union all
+      select c.id from again a join jobsworth.reactive_jobs c on c.parent_id = a.id
+      where c.is_child and c.id = any(held))
+    select a.id from again a);
+  if again = '{}' then
+    raise exception 'run % is %: no job of it failed or was canceled', r.id, r.status
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'To do some of it again with other input, fork it: jobsworth fork ' || r.id;
+  end if;
+  perform jobsworth.restart_locked(again);
+  perform jobsworth.move_runs(array[r.id]);
+  return cardinality(again);
+end $$;
+
+-- Give a failed or canceled job a fresh start, as a new insert would have; run a scheduled or
+-- backing-off job now. Returns its status.
+create or replace function jobsworth.retry(job_id uuid) returns jobsworth.job_status
+  language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  j jobsworth.reactive_jobs;
+begin
+  select x.* into j from jobsworth.reactive_jobs x where x.id = retry.job_id for no key update;
+  if not found then
+    raise exception 'there is no job %', retry.job_id using errcode = 'no_data_found',
+      hint = 'List jobs: jobsworth jobs.';
+  elsif j.status = 'waiting' and j.waiting_for = 'timer' then
+    update jobsworth.reactive_jobs x set run_at = clock_timestamp() where x.id = j.id;
+    perform jobsworth.reconsider(array[j.id], patient => true);
+  elsif j.status in ('failed', 'canceled') then
+    perform jobsworth.restart_locked(array[j.id]);
+  else
+    raise exception 'job % is %: only a failed, canceled or timed job can be run again',
+      j.id, j.status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'see what it waits for: jobsworth why ' || j.id;
+  end if;
+  return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
+-- Give a fresh start to failed and canceled jobs whose rows this transaction holds.
+create function jobsworth.restart_locked(job_ids uuid[]) returns void language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  taken record;
+begin
+  select j.id, j.unique_key, x.id as holder into taken
+  from jobsworth.reactive_jobs j
+  join jobsworth.reactive_jobs x
+    on x.unique_key = j.unique_key and x.team_id is not distinct from j.team_id
+  where j.id = any(job_ids) and x.finished_at is null
+  limit 1;
+  if found then
+    raise exception 'job % cannot run again: job % holds its unique key %',
+      taken.id, taken.holder, taken.unique_key
+      using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
+  end if;
+  -- Their steps stay recorded and paid. Only a deployment that did not become healthy is shipped
+  -- anew.
+  delete from jobsworth.steps p
+  using jobsworth.deployments d
+  where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back')
+    and p.job_id = d.job_id and p.kind = 'phase' and starts_with(p.name, d.step_name || ':');
+  update jobsworth.deployments d
+  set step_name = d.step_name || ' before ' || d.id
+  where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back');
+
+  -- They wait on a timer that is due, so that reconsider gives each its place; or again for the
+  -- jobs they need, as long as one of those is open, or is about to be.
+  begin
+    update jobsworth.reactive_jobs x
+    set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
+        waiting_for = case when exists (
+            select 1 from jobsworth.job_edges e
+            join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+            where e.job_id = x.id and (p.finished_at is null or p.id = any(job_ids)))
+          then 'parents' else 'timer' end::jobsworth.wait_reason,
+        failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
+        lane_position = null
+    where x.id = any(job_ids);
+  exception when unique_violation then
+    raise exception 'a job cannot run again: another has just taken its unique key'
+      using errcode = 'unique_violation', detail = sqlerrm,
+      hint = 'Wait for that job, or cancel it first.';
+  end;
+  perform jobsworth.reconsider(job_ids, patient => true);
 end $$;
 
 -- The run of this idempotency key, or of this trace id, with these values: a new draft, or the one
@@ -1035,6 +1176,8 @@ drop function jobsworth.enqueue(text, jsonb, text, int, timestamptz, interval, u
 drop function jobsworth.delete_run(uuid);
 drop function jobsworth.upsert_run(jsonb, text, uuid, uuid, uuid, uuid, uuid, text, text, jsonb);
 drop function jobsworth.cancel_run(uuid, text);
+drop function jobsworth.retry_run(uuid);
+drop function jobsworth.restart_locked(uuid[]);
 drop function jobsworth.start_run(jsonb, jsonb, text, uuid, uuid, uuid, uuid, uuid, text, text,
   uuid, text, jsonb, jobsworth.run_status, uuid);
 drop function jobsworth.refuse_cycle(jsonb, int[], int[]);
@@ -1064,6 +1207,7 @@ def downgrade() -> None:
     for revision_file, name in (
         ("0001_first_light", "function jobsworth.reconsider"),
         ("0001_first_light", "function jobsworth.enqueue"),
+        ("0001_first_light", "function jobsworth.retry"),
         ("0001_first_light", "function jobsworth.unblock"),
         ("0004_upkeep", "function jobsworth.chores"),
         ("0006_runs", "view jobsworth.violations"),

@@ -240,8 +240,8 @@ $$;
 FORKING = """
 -- What a fork of this run would do, node by node. 'fork': where it forks; reads what that job
 -- recorded before the cut. 'after': needs the fork; runs from its start. 'open': not done yet
--- elsewhere; goes on from what it has recorded by now. 'read': done, and read. A node made by one
--- that runs again is left out: that one makes it again.
+-- elsewhere; goes on from what it has recorded by now. 'read': done, and read: so is a child that
+-- was done before the cut of its parent. 'again': made by one that runs again, which makes it again.
 create function jobsworth.plan_fork(
   run_id uuid, at_node text default null, at_step text default null, changes jsonb default '{}')
   returns table (node text, job_id uuid, part text, cut_at timestamptz) language plpgsql stable
@@ -373,13 +373,34 @@ begin
   end loop;
 
   return query
-  select v.node, v.job_id,
-    case when v.job_id = fork.id then 'fork' when v.job_id = any(after) then 'after'
-      when v.job_id = any(fresh) then 'open' else 'read' end,
-    case when v.job_id = fork.id then cut when v.job_id = any(after) then null
-      when v.job_id = any(fresh) then clock_timestamp() end
-  from unnest(nodes, jobs) as v (node, job_id)
-  where v.job_id <> all(made);
+  with recursive planned as materialized (
+    select v.node, v.job_id,
+      case when v.job_id = fork.id then 'fork' when v.job_id = any(after) then 'after'
+        when v.job_id = any(fresh) then 'open' else 'read' end as part,
+      case when v.job_id = fork.id then cut when v.job_id = any(after) then null
+        when v.job_id = any(fresh) then clock_timestamp() end as cut_at
+    from unnest(nodes, jobs) as v (node, job_id)
+    where v.job_id <> all(made)
+  ), started as (
+    select x.node, x.id,
+      case when x.is_child and x.status = 'done' and x.finished_at < p.cut_at then 'read'
+        else 'again' end as part
+    from planned p
+    join jobsworth.reactive_jobs x on x.parent_id = p.job_id and x.id = any(made)
+    union all
+    -- What a fork of a fork reads lies further back.
+    select x.node, x.id, 'read'
+    from planned p
+    cross join lateral jobsworth.inherited_children(p.job_id) i
+    join jobsworth.reactive_jobs x on x.id = i.id
+    where x.finished_at < p.cut_at
+    union all
+    select x.node, x.id, s.part
+    from started s join jobsworth.reactive_jobs x on x.parent_id = s.id and x.id <> fork.id
+  )
+  select p.node, p.job_id, p.part, p.cut_at from planned p
+  union all
+  select coalesce(s.node, s.id::text), s.id, s.part, null from started s;
 end $$;
 
 -- Fork a run: a new one goes on from this node (and step) with changed input. Returns its id.
@@ -411,7 +432,8 @@ begin
   select array_agg(p.node order by p.job_id), array_agg(p.job_id order by p.job_id),
     array_agg(p.part order by p.job_id), array_agg(p.cut_at order by p.job_id)
   into nodes, olds, parts, cuts
-  from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p;
+  from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p
+  where p.part <> 'again';
   news := array(
     select case when u.part <> 'read' then jobsworth.uuidv7() end
     from unnest(parts) with ordinality as u (part, n) order by u.n);

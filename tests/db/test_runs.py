@@ -522,6 +522,139 @@ async def test_a_run_does_not_end_while_a_job_is_open(conn: Connection) -> None:
         await runs.set_status(conn, run_id, RunStatus.DONE)
 
 
+async def test_a_run_that_is_retried_does_again_what_did_not_end_well_and_nothing_else(
+    conn: Connection, worker_id: UUID
+) -> None:
+    """The nodes are declared backwards: each still waits for those that it needs."""
+    run_id = await start(conn, [Node("alone", "answer"), *reversed(DIAMOND)])
+    await end(conn, worker_id)
+    await end(conn, worker_id, left="failed")
+    assert await status_of(conn, run_id) == "failed"
+    assert (await nodes_of(conn, run_id))["join"] == ("failed", None)
+    assert await runs.retry(conn, run_id) == 2
+    run = await runs.get(conn, run_id)
+    assert (run.status, run.error, run.finished_at) == ("executing", None, None)
+    assert await nodes_of(conn, run_id) == {
+        "alone": ("done", None),
+        "fetch": ("done", None),
+        "left": ("queued", None),
+        "right": ("done", None),
+        "join": ("waiting", "parents"),
+    }
+    left = await row(conn, await id_of(conn, run_id, "left"))
+    assert (left["failures"], left["error"], left["attempt"]) == (0, None, 1)
+    await end(conn, worker_id)
+    await end(conn, worker_id)
+    assert await status_of(conn, run_id) == "done"
+    assert await breaches(conn) == []
+
+
+async def test_a_canceled_run_is_retried_from_where_it_was(
+    conn: Connection, worker_id: UUID
+) -> None:
+    run_id = await start(conn, DIAMOND)
+    await end(conn, worker_id)
+    await runs.cancel(conn, run_id)
+    assert await runs.retry(conn, run_id) == 3
+    run = await runs.get(conn, run_id)
+    assert (run.status, run.cancel_requested) == ("executing", False)
+    await end(conn, worker_id)
+    await end(conn, worker_id)
+    assert await status_of(conn, run_id) == "done"
+
+
+CHILD: LiteralString = """
+insert into jobsworth.reactive_jobs (mode, run_id, node, parent_id, is_child, effect_key)
+values ('answer', %(run)s, %(parent)s || '/child:' || %(name)s, %(job)s, true, 'child:' || %(name)s)
+"""
+
+
+async def test_children_run_again_with_their_parent_and_not_without_it(
+    conn: Connection, worker_id: UUID
+) -> None:
+    """One that its parent did without has been judged."""
+    run_id = await start(conn, [Node("bad", "answer"), Node("good", "answer")])
+    leases = await take_all(conn, worker_id)
+    for node, names in (("bad", "xy"), ("good", "z")):
+        for name in names:
+            values = {"run": run_id, "parent": node, "job": leases[node].job_id, "name": name}
+            await execute(conn, CHILD, values)
+    children = await take_all(conn, worker_id)
+    await settle(
+        conn,
+        done(children["bad/child:x"]),
+        failed(children["bad/child:y"]),
+        failed(children["good/child:z"]),
+    )
+    await settle(conn, failed(leases["bad"]), done(leases["good"]))
+    assert await runs.retry(conn, run_id) == 2
+    names = await nodes_of(conn, run_id)
+    again = {node for node, (status, _) in names.items() if status == "queued"}
+    assert again == {"bad", "bad/child:y"}
+
+
+async def test_a_run_that_goes_on_or_ended_well_is_not_retried(
+    conn: Connection, worker_id: UUID
+) -> None:
+    run_id = await start(conn, [Node("a", "answer")])
+    with pytest.raises(Conflict, match="is not over: its job") as refused:
+        await runs.retry(conn, run_id)
+    assert "jobsworth retry JOB" in refused.value.remedy
+    await end(conn, worker_id)
+    with pytest.raises(Conflict, match="is done: no job of it failed"):
+        await runs.retry(conn, run_id)
+    with pytest.raises(NotFound):
+        await runs.retry(conn, uuid4())
+
+
+async def test_of_two_retries_at_once_one_is_refused(
+    database: Database, conn: Connection, worker_id: UUID
+) -> None:
+    run_id = await start(conn, DIAMOND)
+    await end(conn, worker_id, fetch="failed")
+    async with database.connection() as first, database.connection() as second:
+        await first.execute("begin")
+        assert await runs.retry(first, run_id) == 4
+        async with blocking(database, second, runs.retry(second, run_id)) as result:
+            await first.execute("commit")
+        assert isinstance(result[0], Conflict)
+        assert "is not over" in result[0].message
+    await end(conn, worker_id)
+    assert await status_of(conn, run_id) == "executing"
+
+
+async def test_a_retry_sees_the_job_that_ends_just_now(
+    database: Database, conn: Connection, worker_id: UUID
+) -> None:
+    """It failed, and nobody has looked at its run since."""
+    run_id = await start(conn, [Node("a", "answer"), Node("b", "answer")])
+    leases = await take_all(conn, worker_id)
+    await settle(conn, failed(leases["a"]))
+    async with database.connection() as finisher, database.connection() as second:
+        await finisher.execute("begin")
+        await finish(finisher, failed(leases["b"]))
+        async with blocking(database, second, runs.retry(second, run_id)) as result:
+            await finisher.execute("commit")
+        assert result == [2]
+        await moving.unblock(finisher, [leases["b"].job_id])
+    assert set((await nodes_of(conn, run_id)).values()) == {("queued", None)}
+    assert await status_of(conn, run_id) == "executing"
+
+
+@pytest.mark.parametrize("ending", ["done", "failed"])
+async def test_what_somebody_else_has_come_after_a_run_does_not_change_its_end(
+    conn: Connection, worker_id: UUID, ending: str
+) -> None:
+    """A job outside the run needs its last one, and would do without it."""
+    run_id = await start(conn, [Node("a", "answer")])
+    after = "select jobsworth.enqueue('answer', after => array[%(id)s::uuid])"
+    await execute(conn, after, {"id": await id_of(conn, run_id, "a")})
+    await end(conn, worker_id, a=ending)
+    run = await runs.get(conn, run_id)
+    assert run.status == ending
+    assert run.result == ("a" if ending == "done" else None)
+
+
 # Several at once.
 
 
@@ -750,6 +883,22 @@ async def test_a_draft_is_started_by_its_key_once(conn: Connection) -> None:
     run = await runs.get(conn, draft.run_id)
     assert (run.status, run.request) == ("executing", {"n": 1})
     assert len(await nodes_of(conn, draft.run_id)) == 4
+
+
+async def test_the_jobs_of_a_draft_belong_to_what_the_draft_belongs_to(conn: Connection) -> None:
+    team, thread, agent, project = uuid4(), uuid4(), uuid4(), uuid4()
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    draft = await runs.upsert(
+        conn, idempotency_key="k", team_id=team, thread_id=thread, agent_id=agent, trace_id=trace
+    )
+    nodes = [Node("a", "answer")]
+    await runs.start(conn, nodes, idempotency_key="k", team_id=team, project_id=project)
+    job = await row(conn, await id_of(conn, draft.run_id, "a"))
+    assert (job["team_id"], job["thread_id"], job["agent_id"]) == (team, thread, agent)
+    assert job["lane"] is None
+    assert job["trace_parent"].split("-")[1] == trace
+    run = await runs.get(conn, draft.run_id)
+    assert (run.thread_id, run.project_id) == (thread, project)
 
 
 async def test_runs_are_listed_by_page_and_filter(conn: Connection) -> None:

@@ -247,6 +247,43 @@ async def test_children_that_were_done_before_the_cut_are_gathered_and_not_spawn
     assert jobs["work"].result[:3] == ["child 0 1", "child 1 1", "child 2 1"]
 
 
+async def test_a_dry_run_tells_of_the_children_that_are_started_again(api: JobApi) -> None:
+    """Those that were done before the cut are read, a fork of a fork included; the others pay."""
+
+    @handler("child")
+    async def child(job: Job, n: int) -> str:
+        await job.step("send", did, f"send {n}", effect="unsafe")
+        return await paid(job, f"ask {n}")
+
+    @handler("work")
+    async def work(job: Job) -> list[Any]:
+        brought = await job.gather(job.spawn("child", {"n": 1}, name="first"))
+        await job.step("between", did, "between")
+        job.enqueue("child", {"n": 3}, name="later")
+        return [*brought, *await job.gather(job.spawn("child", {"n": 2}, name="last"))]
+
+    run_id = await start(api, {"work": ("work", {})})
+    await api.work()
+    ran.clear()
+    told = await fork(api, run_id, step="between", dry_run=True)
+    assert {each.node: each.part for each in told.nodes} == {
+        "work": "fork",
+        "work/child:first": "read",
+        "work/child:last": "again",
+        "work/job:later": "again",
+    }
+    assert {each.node for each in told.unsafe} == {"work/child:last", "work/job:later"}
+    assert (told.reused.calls, told.rerun.calls) == (1, 2)
+    branch, _ = await forked(api, run_id, step="between")
+    assert dict(ran) == dict.fromkeys(("between", "send 2", "ask 2", "send 3", "ask 3"), 1)
+
+    told = await fork(api, branch, node="work", step="between", dry_run=True)
+    assert (told.reused.calls, told.rerun.calls) == (1, 2)
+    assert {each.node: each.part for each in told.nodes}["work/child:first"] == "read"
+    told = await fork(api, run_id, node="work", dry_run=True)
+    assert (told.reused.calls, told.rerun.calls, len(told.unsafe)) == (0, 3, 3)
+
+
 async def test_a_branch_asks_again_and_says_again(api: JobApi) -> None:
     thread = await api.value(
         "insert into jobsworth.chat_threads (platform, chat_id) values ('test', '1') returning id"

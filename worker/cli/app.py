@@ -26,6 +26,7 @@ from worker.cli.arguments import (
     Limit,
     QueueName,
     RunCommands,
+    RunId,
     StepName,
 )
 from worker.cli.run import RunOptions
@@ -578,7 +579,10 @@ def again(
 
 
 app.add_typer(
-    runs_app, name="runs", rich_help_panel=JOBS, help="List runs, show one, start or cancel one."
+    runs_app,
+    name="runs",
+    rich_help_panel=JOBS,
+    help="List, show, start, cancel and retry runs.",
 )
 
 
@@ -605,11 +609,13 @@ def list_runs(
     as_json: Json = False,
 ) -> None:
     """List the newest runs, or show one with its graph; also without the word `list`."""
+    if run is not None:
+        from worker.cli import run_file
+
+        run_file.show(run, as_json=as_json)
+        return
     from worker.cli import runs
 
-    if run is not None:
-        runs.show(run, as_json=as_json)
-        return
     runs.list_runs(
         status=status,
         actor=actor,
@@ -642,9 +648,7 @@ def start_run(
 
 @runs_app.command("cancel")
 def cancel_run(
-    run: Annotated[
-        str, typer.Argument(metavar="ID", help="The run's id, or its first 6 digits or more.")
-    ],
+    run: RunId,
     reason: Annotated[str, typer.Option(help="Why; kept with its jobs.")] = "canceled by a person",
     as_json: Json = False,
 ) -> None:
@@ -652,6 +656,14 @@ def cancel_run(
     from worker.cli import runs
 
     runs.cancel(run, reason=reason, as_json=as_json)
+
+
+@runs_app.command("retry")
+def retry_run(run: RunId, as_json: Json = False) -> None:
+    """Run again what failed or was canceled in a run that is over; what is done stays done."""
+    from worker.cli import runs
+
+    runs.retry(run, as_json=as_json)
 
 
 app.add_typer(

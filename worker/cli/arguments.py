@@ -20,6 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 JobId = Annotated[
     str, typer.Argument(metavar="ID", help="The job's id, or its first 6 digits or more.")
 ]
+RunId = Annotated[
+    str, typer.Argument(metavar="ID", help="The run's id, or its first 6 digits or more.")
+]
 ApprovalId = Annotated[
     str, typer.Argument(metavar="ID", help="The approval's id, or its first 6 digits or more.")
 ]

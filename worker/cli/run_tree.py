@@ -1,8 +1,9 @@
 """The graph of a run as lines of a tree.
 
 In: jobs and edges. Out: one row for each job, below the last of those it comes after, or below the
-job that started it; many jobs that one job started are summed up. A chain stays at one level, so a
-long one does not run off the page. Iterative: a chain may have thousands.
+job that started it. Of many beside each other the most urgent are shown and those that others come
+after; the rest is summed up. A chain stays at one level, so a long one does not run off the page.
+Iterative: a chain may have thousands.
 """
 
 from collections import defaultdict, deque
@@ -13,6 +14,8 @@ from uuid import UUID
 from db.runs import Graph, GraphNode
 
 SHOWN_MAX = 10
+# Which of many are shown first.
+URGENCY = ("failed", "running", "waiting", "queued", "canceled", "done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ def rows_of(graph: Graph) -> list[Row]:
             needs[edge.job_id].append(edge.needs_job_id)
     below = _placed(graph.nodes, needs)
     rows: list[Row] = []
-    left: list[tuple[int, GraphNode | Row]] = [(0, node) for node in reversed(below[None])]
+    left = list(reversed(_shown(0, below[None], below)))
     while left:
         level, node = left.pop()
         if isinstance(node, Row):
@@ -43,7 +46,9 @@ def rows_of(graph: Graph) -> list[Row]:
             continue
         after = tuple(name_of(nodes[need]) for need in needs[node.id])
         rows.append(Row(level, name_of(node), node, after))
-        left.extend(reversed(_below(level, below[node.id])))
+        found = below[node.id]
+        deeper = len(found) > 1 or any(each.parent_id for each in found)
+        left.extend(reversed(_shown(level + deeper, found, below)))
     return rows
 
 
@@ -52,15 +57,21 @@ def name_of(node: GraphNode) -> str:
     return node.node or str(node.id)
 
 
-def _below(level: int, found: Sequence[GraphNode]) -> list[tuple[int, GraphNode | Row]]:
-    deeper = level + 1 if len(found) > 1 or any(node.parent_id for node in found) else level
-    declared = [node for node in found if not node.is_child]
-    children = [node for node in found if node.is_child]
-    shown, more = children[:SHOWN_MAX], tuple(children[SHOWN_MAX:])
-    rows: list[tuple[int, GraphNode | Row]] = [(deeper, node) for node in shown]
+def _shown(
+    level: int, found: Sequence[GraphNode], below: Mapping[UUID | None, Sequence[GraphNode]]
+) -> list[tuple[int, GraphNode | Row]]:
+    """Those of these siblings that have a line: children first, in the order of their making."""
+    loose = [node for node in found if all(each.parent_id for each in below.get(node.id, ()))]
+    loose.sort(key=lambda node: URGENCY.index(node.status))
+    more = {node.id: node for node in loose[SHOWN_MAX:]}
+    kept = [node for node in found if node.id not in more]
+    kept.sort(key=lambda node: not node.is_child)
+    rows: list[tuple[int, GraphNode | Row]] = [(level, node) for node in kept]
     if more:
-        rows.append((deeper, Row(deeper, f"… {len(more):,} more", None, more=more)))
-    return [*rows, *((deeper, node) for node in declared)]
+        at = sum(node.is_child for node in kept)
+        left_out = Row(level, f"… {len(more):,} more", None, more=tuple(more.values()))
+        rows.insert(at or len(rows), (level, left_out))
+    return rows
 
 
 def _placed(

@@ -1,13 +1,11 @@
 """`jobsworth runs`: pieces of agent work, each a graph of jobs.
 
-In: filters, an id, or a file that declares a run. Out: runs; one run with its graph as a tree, what
-each job waits for and what it spent; the id of a new one; a changed status.
+In: filters, an id, or a file that declares a run. Out: runs; the id of a new one; a changed status.
+One run whole is in `run_file`.
 """
 
 import json
 import sys
-from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -16,57 +14,34 @@ from uuid import UUID
 from rich.text import Text
 
 from db import runs
-from db.artifacts import Artifact
 from db.errors import Conflict, InvalidInput
 from db.pool import Connection
-from db.runs import Graph, GraphNode, Run, RunStats, RunStatus, Started, StartOptions
+from db.runs import Run, RunStatus, Started, StartOptions
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import (
     Column,
     compact_json,
     emit,
-    emit_facts,
-    emit_heading,
     emit_json,
     emit_table,
     one_line,
     say,
     styled,
 )
-from worker.cli.run_tree import Row, rows_of
-from worker.cli.times import age, ago, parse_since, span
+from worker.cli.times import age, parse_since, span
 from worker.settings import load_settings
 
 FILE_BYTES_MAX = 100_000_000
-DOCUMENT_CHARACTERS_MAX = 2_000
 
 COLUMNS = [
     Column("ID"),
     Column("STATUS"),
     Column("AGE", right=True),
+    Column("TOOK", right=True, optional=True),
     Column("ACTOR", flexible=True),
     Column("DETAIL", flexible=True),
 ]
-GRAPH = [
-    Column("NODE", flexible=True),
-    Column("STATUS"),
-    Column("MODE", flexible=True, optional=True),
-    Column("TOKENS", right=True),
-    Column("COST", right=True),
-    Column("DETAIL", flexible=True),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class RunFile:
-    """A run and what hangs on it."""
-
-    run: Run
-    stats: RunStats
-    graph: Graph
-    last_beat: datetime | None
-    artifacts: list[Artifact]
 
 
 def list_runs(
@@ -101,39 +76,19 @@ def list_runs(
         return
     short = ids.short_ids(run.id for run in found)
     rows = [
-        [short(run.id), _status(run), age(run.created_at, now), run.actor, _detail(run)]
+        [
+            short(run.id),
+            status_words(run),
+            age(run.created_at, now),
+            _took(run),
+            run.actor,
+            _detail(run),
+        ]
         for run in found
     ]
     emit_table(COLUMNS, rows, "no such runs")
     if len(found) == limit:
         say(f"the newest {limit}; there may be more: --limit")
-
-
-def show(text: str, *, as_json: bool) -> None:
-    typed = ids.typed_run(text)
-
-    async def work(conn: Connection) -> RunFile:
-        run_id = await ids.find_run(conn, typed)
-        return RunFile(
-            run=await runs.get(conn, run_id),
-            stats=await runs.stats(conn, run_id),
-            graph=await runs.get_graph(conn, run_id),
-            last_beat=await runs.last_beat(conn, run_id),
-            artifacts=await runs.get_artifacts(conn, run_id),
-        )
-
-    file = run_in_database(load_settings(), work)
-    if as_json:
-        emit_json(file)
-        return
-    _facts(file, datetime.now(UTC))
-    if file.graph.nodes:
-        emit_heading("Jobs")
-    emit_table(GRAPH, [_graph_row(row) for row in rows_of(file.graph)], "it has no jobs")
-    if file.artifacts:
-        emit_heading("Files")
-        for artifact in file.artifacts:
-            emit(f"  {artifact.name}  {artifact.media_type}  {artifact.uri or _size(artifact)}")
 
 
 def start(argument: str, *, key: str | None, as_json: bool) -> None:
@@ -175,82 +130,37 @@ def cancel(text: str, *, reason: str, as_json: bool) -> None:
         emit(f"run {run_id} is {status}: its jobs are told to stop, and it ends with the last")
 
 
-def _status(run: Run) -> Text:
+def retry(text: str, *, as_json: bool) -> None:
+    typed = ids.typed_run(text)
+
+    async def work(conn: Connection) -> tuple[Run, int]:
+        run_id = await ids.find_run(conn, typed)
+        again = await runs.retry(conn, run_id)
+        return await runs.get(conn, run_id), again
+
+    run, again = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json({"id": run.id, "status": run.status, "jobs": again})
+    else:
+        more = f": {again:,} job{' runs' if again == 1 else 's run'} again"
+        emit(Text.assemble(f"run {run.id} is ", styled(run.status, more)))
+
+
+def status_words(run: Run) -> Text:
+    """Its status, and that it is being canceled."""
     return styled(run.status, ", canceling" if run.cancel_requested and not run.finished_at else "")
+
+
+def _took(run: Run) -> str:
+    if run.started_at is None or run.finished_at is None:
+        return ""
+    return span((run.finished_at - run.started_at).total_seconds())
 
 
 def _detail(run: Run) -> str:
     if run.error:
         return one_line(run.error)
     return one_line(compact_json(run.request)) if run.request else ""
-
-
-def _facts(file: RunFile, now: datetime) -> None:
-    run, stats = file.run, file.stats
-    emit(Text.assemble((f"run {run.id}", "bold"), "  ", _status(run)))
-    jobs = ", ".join(f"{count:,} {status}" for status, count in sorted(stats.jobs.items()))
-    emit_facts(
-        [
-            ("error", run.error),
-            ("actor", run.actor),
-            ("thread", run.thread_id and str(run.thread_id)),
-            ("agent", run.agent_id and str(run.agent_id)),
-            ("key", run.idempotency_key),
-            ("trace", run.trace_id),
-            ("request", _document(run.request) if run.request else None),
-            ("result", None if run.result is None else _document(run.result)),
-            ("created", ago(run.created_at, now)),
-            ("took", span(stats.duration_seconds) or None),
-            ("heartbeat", file.last_beat and ago(file.last_beat, now)),
-            ("jobs", jobs or None),
-            ("calls", _calls(stats) if stats.calls else None),
-        ]
-    )
-
-
-def _calls(stats: RunStats) -> str:
-    unknown = f", {stats.cost_unknown_calls:,} unknown" if stats.cost_unknown_calls else ""
-    tokens = f"{stats.input_tokens:,} tokens in, {stats.output_tokens:,} out"
-    return f"{stats.calls:,}: {tokens}, cost {stats.cost:f}{unknown}"
-
-
-def _document(value: object) -> str:
-    text = compact_json(value)
-    return text if len(text) <= DOCUMENT_CHARACTERS_MAX else text[:DOCUMENT_CHARACTERS_MAX] + "…"
-
-
-def _graph_row(row: Row) -> list[str | Text | None]:
-    name = Text("  " * row.level + row.name)
-    if row.node is None:
-        return [name, _counts(row.more), None, None, None, None]
-    node = row.node
-    wait = f": {node.waiting_for}" if node.waiting_for else ""
-    cost = "?" if node.cost is None else f"{node.cost:f}"
-    return [
-        name,
-        styled(node.status, wait),
-        node.mode,
-        f"{node.tokens:,}" if node.calls else "",
-        cost if node.calls else "",
-        _node_detail(node, row.after),
-    ]
-
-
-def _counts(nodes: tuple[GraphNode, ...]) -> str:
-    counts = Counter(node.status for node in nodes)
-    return ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
-
-
-def _node_detail(node: GraphNode, after: tuple[str, ...]) -> str:
-    if node.error and node.finished_at:
-        return one_line(node.error)
-    if node.waiting_detail:
-        return one_line(node.waiting_detail)
-    return f"after {', '.join(after)}" if len(after) > 1 else ""
-
-
-def _size(artifact: Artifact) -> str:
-    return f"{artifact.bytes or 0:,} bytes  sha256 {artifact.sha256}"
 
 
 def _declaration(argument: str) -> tuple[str, StartOptions]:

@@ -31,6 +31,14 @@ from jobsworth.reactive_jobs j where j.node = 'fetch'
 """
 
 
+METRICS: LiteralString = """
+insert into jobsworth.run_metrics (run_id, job_id, effect_key, name, value)
+select j.run_id, j.id, 'metric#' || m.n, 'score', m.value
+from jobsworth.reactive_jobs j, (values (1, 0.5), (2, 4), (3, 2)) as m (n, value)
+where j.node = 'fetch'
+"""
+
+
 def declared(tmp_path: Path, document: object) -> str:
     path = tmp_path / "run.json"
     path.write_text(json.dumps(document))
@@ -51,7 +59,8 @@ def test_a_file_starts_a_run_and_the_run_is_shown_as_a_tree(
     assert "1: 1,000 tokens in, 234 out, cost 0.5" in shown
     rows = [line.split() for line in shown.split("Jobs\n")[1].splitlines()]
     assert rows[0][:2] == ["NODE", "STATUS"]
-    assert rows[1] == ["fetch", "queued", "read", "1,234", "0.5"]
+    fetch = str(cli_json(database_url, "runs", run_id)["graph"]["nodes"][0]["id"])
+    assert rows[1] == ["fetch", "queued", fetch, "read", "1,234", "0.5"]
     assert rows[2][:3] == ["left", "waiting:", "parents"]
     assert rows[4][-3:] == ["after", "left,", "right"]
 
@@ -76,7 +85,7 @@ def test_runs_are_listed_by_filter(database_url: str, tmp_path: Path) -> None:
     assert len(cli_json(database_url, "runs", "--actor", "ada", "--status", "executing")) == 1
     assert cli_json(database_url, "runs", "list", "--status", "failed") == []
     text = run_cli("runs", "--actor", "ada", url=database_url).stdout
-    assert text.splitlines()[0].split() == ["ID", "STATUS", "AGE", "ACTOR", "DETAIL"]
+    assert text.splitlines()[0].split() == ["ID", "STATUS", "AGE", "TOOK", "ACTOR", "DETAIL"]
     assert "executing" in text
 
 
@@ -178,6 +187,46 @@ def test_many_children_are_summed_up() -> None:
     rows = rows_of(Graph(nodes=[node(0), *children], edges=[]))
     assert len(rows) == 1 + SHOWN_MAX + 1
     assert (rows[-1].name, len(rows[-1].more), rows[-1].level) == ("… 990 more", 990, 1)
+
+
+def test_of_many_those_that_failed_or_go_on_are_shown() -> None:
+    """Declared ones too, but for those that others come after."""
+    beside = [node(n, status={500: "failed", 700: "running"}.get(n, "done")) for n in range(1_000)]
+    join = node(1_000, status="waiting")
+    rows = rows_of(Graph(nodes=[*beside, join], edges=[edge(1_000, n) for n in range(1_000)]))
+    names = [row.name for row in rows]
+    assert {"n500", "n700", "n999", "n1000"} < set(names)
+    assert names[-1] == f"… {1_000 - SHOWN_MAX - 1} more"
+    assert len(rows) == SHOWN_MAX + 3
+
+
+def test_a_run_that_failed_says_how_it_is_retried_and_is(database_url: str, tmp_path: Path) -> None:
+    run_id = cli_json(database_url, "runs", "start", declared(tmp_path, DIAMOND))["id"]
+    active = run_cli("runs", "retry", run_id, url=database_url)
+    assert active.returncode == ExitCode.CONFLICT
+    assert "is not over" in active.stderr
+    run_cli("runs", "cancel", run_id, url=database_url)
+    retry = f"jobsworth runs retry {run_id}"
+    assert retry in run_cli("runs", run_id, url=database_url).stdout
+    again = cli_json(database_url, *retry.split()[1:])
+    assert again == {"id": run_id, "status": "executing", "jobs": 4}
+    run_cli("runs", "cancel", run_id, url=database_url)
+    told = run_cli("runs", "retry", run_id, url=database_url)
+    assert told.stdout == f"run {run_id} is executing: 4 jobs run again\n"
+
+
+def test_a_run_shows_its_metrics_and_what_it_was_forked_off(
+    database_url: str, tmp_path: Path
+) -> None:
+    run_id = cli_json(database_url, "runs", "start", declared(tmp_path, DIAMOND))["id"]
+    with connect(database_url) as conn:
+        conn.execute(METRICS)
+    branch = cli_json(database_url, "fork", run_id, "--node", "left")["run_id"]
+    shown = run_cli("runs", run_id, url=database_url).stdout
+    assert ["score", "3", "2", "0.5", "4"] in [line.split() for line in shown.splitlines()]
+    assert f"branches  {branch}" in shown
+    assert f"run {run_id}, node left" in run_cli("runs", branch, url=database_url).stdout
+    assert cli_json(database_url, "runs", branch)["branch_of"]["parent_run_id"] == run_id
 
 
 def test_the_command_line_knows_every_status_of_a_run() -> None:
