@@ -25,6 +25,7 @@ class Abandoned(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: UUID
+    team_id: UUID | None
     job_id: UUID
     step_name: str | None
     environment: str
@@ -36,7 +37,7 @@ class Abandoned(BaseModel):
 
 
 ENDED: LiteralString = """
-select d.id, d.job_id, d.step_name, d.environment, d.sha, d.status,
+select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.sha, d.status,
   j.status::text as job_status, j.waiting_for::text, j.error as job_error
 from jobsworth.deployments d
 join jobsworth.reactive_jobs j on j.id = d.job_id
@@ -79,7 +80,7 @@ async def mark_idle(conn: Connection) -> bool:
 
 
 IDLE: LiteralString = """
-select d.id, d.job_id, d.step_name, d.environment, d.sha, d.status,
+select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.sha, d.status,
   j.status::text as job_status, j.waiting_for::text, j.error as job_error
 from jobsworth.deployments d
 join jobsworth.reactive_jobs j on j.id = d.job_id

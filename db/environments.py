@@ -15,7 +15,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db import deployments
 from db.deployments import Deployment
-from db.documents import to_document
 from db.errors import Conflict, InvalidInput, NotFound
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
@@ -94,18 +93,28 @@ async def list_states(conn: Connection, environment: str | None = None) -> list[
     return await fetch_all(conn, STATES, {"environment": environment}, EnvironmentState)
 
 
-AGREED: LiteralString = """
-select exists (
-  select 1
-  from jobsworth.approvals a
-  where a.job_id = %(job_id)s and a.status = 'approved' and a.shown = %(shown)s::jsonb)
+def waiting_detail(name: str) -> str:
+    """What a job says that waits for its turn there; `jobsworth.environment_is_free` reads it."""
+    return f"environment {name}"
+
+
+WAKE_NEXT: LiteralString = """
+select jobsworth.reconsider(array(
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.status = 'waiting' and j.waiting_for = 'limit' and j.waiting_detail = %(detail)s
+    and j.team_id is not distinct from %(team_id)s::uuid
+  order by j.id
+  limit 1))
 """
 
 
-async def agreed(conn: Connection, job_id: UUID, shows: dict[str, Any]) -> bool:
-    """Was a yes given to this job that was shown exactly this?"""
-    values = {"job_id": job_id, "shown": to_document(shows, "what the approval shows")}
-    return await fetch_val(conn, AGREED, values)
+async def wake_next(conn: Connection, name: str, *, team_id: UUID | None = None) -> None:
+    """After the commit that ended a deployment there: let the oldest job that waits for it go on.
+
+    One that somebody holds right now is left to the sweep.
+    """
+    await fetch_val(conn, WAKE_NEXT, {"detail": waiting_detail(name), "team_id": team_id})
 
 
 BEFORE: LiteralString = """

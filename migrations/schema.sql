@@ -566,8 +566,8 @@ begin
     where d.finished_at is null);
   sweep := array(
     select r.reason::text
-    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler', 'budget',
-      'person']::jobsworth.wait_reason[]) as r (reason)
+    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler', 'limit',
+      'budget', 'person']::jobsworth.wait_reason[]) as r (reason)
     where exists (
       select 1 from jobsworth.reactive_jobs j
       where j.status = 'waiting' and j.waiting_for = r.reason));
@@ -969,6 +969,97 @@ begin
   end loop;
 end $$;
 
+CREATE TABLE jobsworth.deployments (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    job_id uuid,
+    step_name text,
+    environment text NOT NULL,
+    repository text,
+    sha text NOT NULL,
+    branch text,
+    status jobsworth.deployment_status DEFAULT 'building'::jobsworth.deployment_status NOT NULL,
+    release text,
+    report_text text,
+    probe jsonb,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    host text,
+    rollback_of uuid,
+    rollback_to uuid,
+    idle_lease_no bigint,
+    idle_since timestamp with time zone,
+    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['healthy'::jobsworth.deployment_status, 'rolled_back'::jobsworth.deployment_status, 'failed'::jobsworth.deployment_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT going_back_is_from_one_to_another CHECK ((((rollback_of IS NULL) = (rollback_to IS NULL)) AND (rollback_of <> rollback_to))),
+    CONSTRAINT healthy_has_a_passing_probe CHECK (((status <> 'healthy'::jobsworth.deployment_status) OR COALESCE(((probe ->> 'passed'::text))::boolean, false)))
+);
+
+CREATE SEQUENCE jobsworth.job_position
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE TABLE jobsworth.reactive_jobs (
+    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
+    team_id uuid,
+    thread_id uuid,
+    trigger_message_id uuid,
+    parent_id uuid,
+    worker_id uuid,
+    lease_no bigint,
+    "position" bigint DEFAULT nextval('jobsworth.job_position'::regclass) NOT NULL,
+    lane_position bigint,
+    run_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    status jobsworth.job_status DEFAULT 'queued'::jobsworth.job_status NOT NULL,
+    waiting_for jobsworth.wait_reason,
+    timeout_seconds real,
+    attempt integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    failures_max integer,
+    crashes_max integer,
+    priority smallint DEFAULT 3 NOT NULL,
+    is_child boolean DEFAULT false NOT NULL,
+    holds_lane boolean DEFAULT false NOT NULL,
+    cancel_requested boolean DEFAULT false NOT NULL,
+    queue text DEFAULT 'default'::text NOT NULL,
+    mode text NOT NULL,
+    lane text,
+    unique_key text,
+    effect_key text,
+    trace_parent text,
+    waiting_detail text,
+    error text,
+    payload jsonb DEFAULT '{}'::jsonb NOT NULL,
+    result jsonb,
+    run_id uuid,
+    node text,
+    agent_id uuid,
+    CONSTRAINT crashes_max_is_positive CHECK ((crashes_max > 0)),
+    CONSTRAINT failures_max_is_positive CHECK ((failures_max > 0)),
+    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['done'::jobsworth.job_status, 'failed'::jobsworth.job_status, 'canceled'::jobsworth.job_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT mode_is_named CHECK ((mode <> ''::text)),
+    CONSTRAINT node_is_of_a_run CHECK (((node IS NULL) OR (run_id IS NOT NULL))),
+    CONSTRAINT payload_is_an_object CHECK ((jsonb_typeof(payload) = 'object'::text)),
+    CONSTRAINT payload_is_at_most_1_mib CHECK ((pg_column_size(payload) <= 1048576)),
+    CONSTRAINT priority_is_1_to_4 CHECK (((priority >= 1) AND (priority <= 4))),
+    CONSTRAINT running_has_its_lease CHECK (((status <> 'running'::jobsworth.job_status) OR ((lease_no IS NOT NULL) AND (worker_id IS NOT NULL)))),
+    CONSTRAINT timeout_is_positive CHECK ((timeout_seconds > (0)::double precision)),
+    CONSTRAINT timer_has_its_time CHECK (((waiting_for IS DISTINCT FROM 'timer'::jobsworth.wait_reason) OR (run_at IS NOT NULL))),
+    CONSTRAINT waiting_has_its_reason CHECK (((status = 'waiting'::jobsworth.job_status) = (waiting_for IS NOT NULL)))
+)
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.05', fillfactor='100');
+
+CREATE FUNCTION jobsworth.environment_is_free(j jobsworth.reactive_jobs) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN (COALESCE(((j).waiting_detail !~~ 'environment %'::text), true) OR ((NOT (EXISTS (SELECT 1 FROM jobsworth.deployments d WHERE ((d.environment = substr((environment_is_free.j).waiting_detail, 13)) AND (d.finished_at IS NULL) AND (NOT (d.team_id IS DISTINCT FROM (environment_is_free.j).team_id)))))) AND (NOT (EXISTS (SELECT 1 FROM jobsworth.reactive_jobs o WHERE ((o.status = 'waiting'::jobsworth.job_status) AND (o.waiting_for = 'limit'::jobsworth.wait_reason) AND (o.id < (environment_is_free.j).id) AND (o.waiting_detail = (environment_is_free.j).waiting_detail) AND (NOT (o.team_id IS DISTINCT FROM (environment_is_free.j).team_id))))))));
+
 CREATE FUNCTION jobsworth.expire_approvals(most integer) RETURNS integer
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -1074,15 +1165,6 @@ begin
     or (select true from jobsworth.reactive_jobs c
       where c.parent_id = j.id and c.is_child and c.finished_at is null limit 1) is not null
     ) as unblocks;
-end $$;
-
-CREATE FUNCTION jobsworth.forget_outcome() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-begin
-  delete from jobsworth.steps s
-  where s.job_id = old.job_id and s.name = old.step_name and s.kind = 'deploy';
-  return null;
 end $$;
 
 CREATE FUNCTION jobsworth.fork_run(run_id uuid, node text DEFAULT NULL::text, step text DEFAULT NULL::text, changes jsonb DEFAULT '{}'::jsonb, created_by text DEFAULT NULL::text) RETURNS uuid
@@ -1779,67 +1861,6 @@ begin
     array[jobsworth.budget_named(raise_budget.name, raise_budget.team_id)]);
 end $$;
 
-CREATE SEQUENCE jobsworth.job_position
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1;
-
-CREATE TABLE jobsworth.reactive_jobs (
-    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
-    team_id uuid,
-    thread_id uuid,
-    trigger_message_id uuid,
-    parent_id uuid,
-    worker_id uuid,
-    lease_no bigint,
-    "position" bigint DEFAULT nextval('jobsworth.job_position'::regclass) NOT NULL,
-    lane_position bigint,
-    run_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    started_at timestamp with time zone,
-    finished_at timestamp with time zone,
-    status jobsworth.job_status DEFAULT 'queued'::jobsworth.job_status NOT NULL,
-    waiting_for jobsworth.wait_reason,
-    timeout_seconds real,
-    attempt integer DEFAULT 0 NOT NULL,
-    failures integer DEFAULT 0 NOT NULL,
-    crashes integer DEFAULT 0 NOT NULL,
-    failures_max integer,
-    crashes_max integer,
-    priority smallint DEFAULT 3 NOT NULL,
-    is_child boolean DEFAULT false NOT NULL,
-    holds_lane boolean DEFAULT false NOT NULL,
-    cancel_requested boolean DEFAULT false NOT NULL,
-    queue text DEFAULT 'default'::text NOT NULL,
-    mode text NOT NULL,
-    lane text,
-    unique_key text,
-    effect_key text,
-    trace_parent text,
-    waiting_detail text,
-    error text,
-    payload jsonb DEFAULT '{}'::jsonb NOT NULL,
-    result jsonb,
-    run_id uuid,
-    node text,
-    agent_id uuid,
-    CONSTRAINT crashes_max_is_positive CHECK ((crashes_max > 0)),
-    CONSTRAINT failures_max_is_positive CHECK ((failures_max > 0)),
-    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['done'::jobsworth.job_status, 'failed'::jobsworth.job_status, 'canceled'::jobsworth.job_status])) = (finished_at IS NOT NULL))),
-    CONSTRAINT mode_is_named CHECK ((mode <> ''::text)),
-    CONSTRAINT node_is_of_a_run CHECK (((node IS NULL) OR (run_id IS NOT NULL))),
-    CONSTRAINT payload_is_an_object CHECK ((jsonb_typeof(payload) = 'object'::text)),
-    CONSTRAINT payload_is_at_most_1_mib CHECK ((pg_column_size(payload) <= 1048576)),
-    CONSTRAINT priority_is_1_to_4 CHECK (((priority >= 1) AND (priority <= 4))),
-    CONSTRAINT running_has_its_lease CHECK (((status <> 'running'::jobsworth.job_status) OR ((lease_no IS NOT NULL) AND (worker_id IS NOT NULL)))),
-    CONSTRAINT timeout_is_positive CHECK ((timeout_seconds > (0)::double precision)),
-    CONSTRAINT timer_has_its_time CHECK (((waiting_for IS DISTINCT FROM 'timer'::jobsworth.wait_reason) OR (run_at IS NOT NULL))),
-    CONSTRAINT waiting_has_its_reason CHECK (((status = 'waiting'::jobsworth.job_status) = (waiting_for IS NOT NULL)))
-)
-WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.05', fillfactor='100');
-
 CREATE FUNCTION jobsworth.reason_gone(j jobsworth.reactive_jobs) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET enable_seqscan TO 'off'
@@ -1866,7 +1887,7 @@ begin
       where s.job_id = j.id and s.name = j.waiting_detail and s.received_at is null)
     when 'handler' then exists (
       select 1 from jobsworth.workers w where j.mode = any(w.modes))
-    when 'limit' then coalesce(j.run_at <= clock_timestamp(), true)
+    when 'limit' then coalesce(j.run_at <= clock_timestamp(), jobsworth.environment_is_free(j))
     when 'budget' then jobsworth.budget_has_room(j.id)
     when 'person' then not exists (
       select 1 from jobsworth.steps s
@@ -2660,6 +2681,17 @@ begin
   returning b.id into id;
   perform jobsworth.wake_budgets(array[id]);
   return id;
+end $$;
+
+CREATE FUNCTION jobsworth.set_outcome_aside() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  update jobsworth.steps s set name = new.step_name
+  where s.job_id = old.job_id and s.name = old.step_name and s.kind = 'deploy';
+  update jobsworth.approvals a set consumed_by = new.step_name
+  where a.job_id = old.job_id and a.consumed_by = old.step_name;
+  return null;
 end $$;
 
 CREATE FUNCTION jobsworth.set_rate_limit(provider text, model text DEFAULT '*'::text, requests integer DEFAULT NULL::integer, tokens bigint DEFAULT NULL::bigint) RETURNS void
@@ -3674,10 +3706,11 @@ begin
       detail := 'no living worker knows the mode ' || j.mode;
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
     when 'limit' then
-      detail := coalesce(j.waiting_detail, 'a limit')
-        || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
-             || ' UTC', '');
-      remedy := 'nothing to do: it is tried again then';
+      select coalesce(e.detail, coalesce(j.waiting_detail, 'a limit')
+          || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
+               || ' UTC', '')),
+        coalesce(e.remedy, 'nothing to do: it is tried again then')
+      into detail, remedy from (select 1) one left join jobsworth.why_environment(j.id) e on true;
     when 'budget' then
       select coalesce(b.detail, j.waiting_detail, 'a budget'),
         coalesce(b.remedy, 'jobsworth job ' || j.id)
@@ -3780,6 +3813,19 @@ CREATE FUNCTION jobsworth.why_budget(job_id uuid, OUT detail text, OUT remedy te
       JOIN jobsworth.budgets b ON ((b.id = w.budget_id)))
       LEFT JOIN LATERAL jobsworth.window_of(b.id, b.period, jobsworth.window_start(b.*, now()), w.run_id) x(id, team_id, budget_id, starts_at, run_id, reserved, spent, warned_at) ON (true))
    WHERE (w.job_id = why_budget.job_id);
+END;
+
+CREATE FUNCTION jobsworth.why_environment(job_id uuid, OUT detail text, OUT remedy text) RETURNS record
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+ SELECT (j.waiting_detail || COALESCE(((((((' is held by deployment '::text || d.id) || ' of '::text) || "left"(d.sha, 12)) || ' ('::text) || d.status) || ')'::text), ' is free: next to be promoted'::text)),
+         CASE
+             WHEN (d.id IS NULL) THEN 'nothing to do: a worker promotes it'::text
+             ELSE COALESCE(('jobsworth why '::text || d.job_id), 'end it: it has no job'::text)
+         END AS "coalesce"
+    FROM (jobsworth.reactive_jobs j
+      LEFT JOIN jobsworth.deployments d ON (((d.environment = substr(j.waiting_detail, 13)) AND (d.finished_at IS NULL) AND (NOT (d.team_id IS DISTINCT FROM j.team_id)))))
+   WHERE ((j.id = why_environment.job_id) AND (j.waiting_for = 'limit'::jobsworth.wait_reason) AND (j.run_at IS NULL) AND (j.waiting_detail ~~ 'environment %'::text));
 END;
 
 CREATE FUNCTION jobsworth.why_person(job_id uuid, OUT detail text, OUT remedy text) RETURNS record
@@ -3933,32 +3979,6 @@ CREATE TABLE jobsworth.chat_threads (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     archived_at timestamp with time zone,
     CONSTRAINT archived_has_its_time CHECK (((status = 'archived'::jobsworth.thread_status) = (archived_at IS NOT NULL)))
-);
-
-CREATE TABLE jobsworth.deployments (
-    id uuid DEFAULT jobsworth.uuidv7() NOT NULL,
-    team_id uuid,
-    job_id uuid,
-    step_name text,
-    environment text NOT NULL,
-    repository text,
-    sha text NOT NULL,
-    branch text,
-    status jobsworth.deployment_status DEFAULT 'building'::jobsworth.deployment_status NOT NULL,
-    release text,
-    report_text text,
-    probe jsonb,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    finished_at timestamp with time zone,
-    host text,
-    rollback_of uuid,
-    rollback_to uuid,
-    idle_lease_no bigint,
-    idle_since timestamp with time zone,
-    CONSTRAINT final_has_its_end CHECK (((status = ANY (ARRAY['healthy'::jobsworth.deployment_status, 'rolled_back'::jobsworth.deployment_status, 'failed'::jobsworth.deployment_status])) = (finished_at IS NOT NULL))),
-    CONSTRAINT going_back_is_from_one_to_another CHECK ((((rollback_of IS NULL) = (rollback_to IS NULL)) AND (rollback_of <> rollback_to))),
-    CONSTRAINT healthy_has_a_passing_probe CHECK (((status <> 'healthy'::jobsworth.deployment_status) OR COALESCE(((probe ->> 'passed'::text))::boolean, false)))
 );
 
 CREATE TABLE jobsworth.embedding_outbox (
@@ -4855,8 +4875,6 @@ CREATE TRIGGER decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.ap
 
 CREATE TRIGGER erased_entry_opens_its_day AFTER DELETE ON jobsworth.token_ledger FOR EACH ROW EXECUTE FUNCTION jobsworth.open_ledger_day();
 
-CREATE TRIGGER forget_outcome AFTER UPDATE OF step_name ON jobsworth.deployments FOR EACH ROW WHEN ((old.step_name IS DISTINCT FROM new.step_name)) EXECUTE FUNCTION jobsworth.forget_outcome();
-
 CREATE TRIGGER guard_deployment BEFORE UPDATE ON jobsworth.deployments FOR EACH ROW EXECUTE FUNCTION jobsworth.guard_deployment();
 
 CREATE TRIGGER guard_edges AFTER INSERT ON jobsworth.job_edges REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.guard_edges();
@@ -4870,6 +4888,8 @@ CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR UPDATE ON jobsworth.token_
 CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON jobsworth.token_ledger FOR EACH STATEMENT EXECUTE FUNCTION jobsworth.refuse_change();
 
 CREATE TRIGGER messages_are_immutable BEFORE DELETE OR UPDATE ON jobsworth.chat_messages FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
+
+CREATE TRIGGER set_outcome_aside AFTER UPDATE OF step_name ON jobsworth.deployments FOR EACH ROW WHEN ((old.step_name IS DISTINCT FROM new.step_name)) EXECUTE FUNCTION jobsworth.set_outcome_aside();
 
 CREATE TRIGGER step_decisions_are_append_only BEFORE DELETE OR UPDATE ON jobsworth.step_decisions FOR EACH ROW EXECUTE FUNCTION jobsworth.refuse_change();
 

@@ -6,7 +6,8 @@ recorded phase runs twice; the rules for a phase that was begun and not recorded
 `worker.deploy.pipeline`. The whole outcome is a step too: a replay looks at nothing else.
 
 Invariant: persons are asked before the deployment is recorded, and recording it is what takes the
-environment. So nobody who waits for a person holds one.
+environment. So nobody who waits for a person holds one. Their yes is consumed in that same
+transaction: no deployment without it, and none of it left without a deployment.
 """
 
 import socket
@@ -16,19 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from db import deployments, environments, steps
+from db import consumption, deployments, environments, steps
 from db.deployments import Deployment
 from db.errors import Conflict, InvalidInput, NotFound
-from db.pool import Database
+from db.pool import Connection, Database
 from worker import deploy as engine
 from worker import events
 from worker import steps as recording
-from worker.ask import Decision
 from worker.deploy.config import Environment
 from worker.deploy.errors import DeployError, EnvironmentBusy
 from worker.deployment_record import DeploymentRecord
 from worker.log import get_logger
-from worker.outcomes import Fail, Parked, ParkSignal
+from worker.outcomes import Fail, Parked, ParkSignal, Snooze
 
 if TYPE_CHECKING:
     from worker.context import Job
@@ -48,6 +48,14 @@ class Order:
     rollback_to: UUID | None = None
     back_from: str | None = None
     """The sha that is live, if it is to go back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """A yes that is not consumed yet, and the fingerprint of what it is for."""
+
+    approval_id: UUID
+    fingerprint: str
 
 
 Ordering = Callable[[Environment], Awaitable[Order]]
@@ -110,8 +118,12 @@ class Deployer:
             deployment = await self._begun(job, order, key)
             if deployment.finished_at is None:
                 deployment = await self._ship(job, order, deployment, key)
-        except (EnvironmentBusy, Conflict) as busy:
-            # Somebody else ships there: look again in a while; no slot is held and no try burnt.
+        except Conflict as busy:
+            # Somebody else ships there: whose end wakes the next; no slot is held, no try burnt.
+            detail = environments.waiting_detail(environment_name)
+            raise ParkSignal(Parked("limit", detail, None, tuple(job.effects))) from busy
+        except EnvironmentBusy as busy:
+            # What an earlier one left on this machine: look again in a while.
             parked = Parked("timer", busy.message, BUSY_SECONDS, tuple(job.effects))
             raise ParkSignal(parked) from busy
         except DeployError as error:
@@ -148,31 +160,33 @@ class Deployer:
         async with self._database.connection() as connection:
             begun = await deployments.get_for_step(connection, job.id, key)
         if begun is None:
-            if order.environment.approvals > 0:
-                await self._consent(job, order, proposal, key)
-            return await self._begin(job, order, key)
+            consent = await self._consent(job, order, proposal, key)
+            return await self._begin(job, order, consent, key)
         if begun.finished_at is None:
             await self._require_same(job, proposal, key)
         return begun
 
-    async def _consent(self, job: "Job", order: Order, proposal: engine.Proposal, key: str) -> None:
+    async def _consent(
+        self, job: "Job", order: Order, proposal: engine.Proposal, key: str
+    ) -> Consent | None:
         """Parks until enough persons have decided; a no fails the job for good."""
+        if order.environment.approvals == 0:
+            return None
         async with self._database.connection() as connection:
             times = await deployments.times_before(connection, job.id, key)
-        # One yes is for one deployment: a job that a person runs again asks again.
-        name = f"{key} again {times}" if times else key
-        decision = await ask_persons(job, proposal, name, order.environment.approvals)
-        if not decision.approved:
+        decision = await job.ask(
+            proposal.text,
+            shows=proposal.shows,
+            # One yes is for one deployment: a job that a person runs again asks again.
+            name=f"{key} again {times}" if times else key,
+            votes=order.environment.approvals,
+            for_step=key,
+        )
+        if not decision.approved or decision.approval_id is None:
             by = f" by {decision.decided_by}" if decision.decided_by else ""
             said = f": {decision.comment}" if decision.comment else ""
             raise Fail(f"{proposal.text[:-1]} was refused{by}{said}")
-        async with self._database.connection() as connection:
-            if not await environments.agreed(connection, job.id, proposal.shows):
-                raise Fail(
-                    "deploy.toml says otherwise now than when consent was asked for;"
-                    " nothing was done: deploy again to ask for what it says now"
-                )
-        await recording.record(job, f"{key}:plan", f'"{proposal.fingerprint}"', 0.0, kind="phase")
+        return Consent(decision.approval_id, proposal.fingerprint)
 
     async def _require_same(self, job: "Job", proposal: engine.Proposal, key: str) -> None:
         """What was agreed to is what goes on. From the switch on it has to, or nobody goes back."""
@@ -187,10 +201,15 @@ class Deployer:
                 " nothing was switched: deploy again to ask for consent to what it says now"
             )
 
-    async def _begin(self, job: "Job", order: Order, key: str) -> Deployment:
+    async def _begin(
+        self, job: "Job", order: Order, consent: Consent | None, key: str
+    ) -> Deployment:
         environment = order.environment
         repository = engine.without_password(environment.repository)
         async with self._database.transaction() as connection:
+            if consent is not None:
+                await _spend(connection, job, consent, key)
+            await steps.begin(connection, job.lease, key, attempt=job.attempt, kind="deploy")
             begun = await deployments.create(
                 connection,
                 environment=environment.name,
@@ -273,6 +292,20 @@ class Deployer:
         )
 
 
-async def ask_persons(job: "Job", proposal: engine.Proposal, name: str, votes: int) -> Decision:
-    """What `votes` persons decided; parks until they have."""
-    return await job.ask(proposal.text, shows=proposal.shows, name=name, votes=votes)
+async def _spend(connection: Connection, job: "Job", consent: Consent, key: str) -> None:
+    """Consume the yes for the deployment that begins in this transaction, and note to what it was.
+
+    Until this commits, a no counts; then the environment is held, and it comes too late.
+    """
+    try:
+        await consumption.consume(connection, job.lease, consent.approval_id, key)
+    except Conflict as error:
+        raise Snooze(0.0) from error  # somebody said no just now: look again
+    await steps.record(
+        connection,
+        job.lease,
+        f"{key}:plan",
+        f'"{consent.fingerprint}"',
+        attempt=job.attempt,
+        kind="phase",
+    )

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from db import abandoned, deployments, steps
+from db import abandoned, deployments, environments, steps
 from db.abandoned import Abandoned
 from db.deployments import Deployment, DeploymentStatus
 from db.errors import Conflict, JobsworthError
@@ -80,8 +80,9 @@ class DeploymentRecord:
         return not fresh
 
     async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
-        """End the deployment."""
+        """End the deployment; whoever waits for its environment longest is next."""
         await self._set_status(DeploymentStatus(status), report_text, probe)
+        await _free(self.database, self.deployment)
 
     async def _keep_log(self, result: PhaseResult) -> None:
         if not result.output:
@@ -123,9 +124,10 @@ async def close_abandoned(database: Database) -> int:
     """
     async with database.transaction() as connection:
         found = await abandoned.lock_ended(connection, ABANDONED_BATCH)
-        return await _close(
-            connection, found, "Its job ended as {status} while it was {at}{because}"
-        )
+        why = "Its job ended as {status} while it was {at}{because}"
+        closed = await _close(connection, found, why)
+    await _free(database, *closed)
+    return len(closed)
 
 
 async def close_idle(database: Database, idle_seconds: float = IDLE_SECONDS_MAX) -> int:
@@ -137,21 +139,31 @@ async def close_idle(database: Database, idle_seconds: float = IDLE_SECONDS_MAX)
             return 0
     async with database.transaction() as connection:
         found = await abandoned.lock_idle(connection, idle_seconds, ABANDONED_BATCH)
-        return await _close(
-            connection,
-            found,
+        why = (
             f"Its job was {{status}} for more than {idle_seconds:g} s while it was {{at}}, so its"
-            " environment was given free",
+            " environment was given free"
         )
+        closed = await _close(connection, found, why)
+    await _free(database, *closed)
+    return len(closed)
 
 
-async def _close(connection: Connection, found: list[Abandoned], why: str) -> int:
-    closed = 0
+async def _free(database: Database, *ended: Deployment | Abandoned) -> None:
+    """After the commit that ended them. A crash right before this is the sweep's."""
+    if not ended:
+        return
+    async with database.connection() as connection:
+        for one in ended:
+            await environments.wake_next(connection, one.environment, team_id=one.team_id)
+
+
+async def _close(connection: Connection, found: list[Abandoned], why: str) -> list[Abandoned]:
+    closed: list[Abandoned] = []
     for one in found:
         recorded = await steps.list_for_job(connection, one.job_id)
         if not await abandoned.close(connection, one.id, _last_words(one, recorded, why)):
             continue
-        closed += 1
+        closed.append(one)
         log.error(
             events.DEPLOYMENT_ENDED,
             environment=one.environment,

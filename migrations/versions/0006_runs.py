@@ -121,6 +121,15 @@ create function jobsworth.why_person(job_id uuid, out detail text, out remedy te
   limit 1;
 end;
 
+-- Is the environment free that a job without a time waits for, and is it its turn? (There are no
+-- environments yet.)
+create function jobsworth.environment_is_free(j jobsworth.reactive_jobs) returns boolean
+  language sql stable return true;
+
+-- Who holds the environment that a job waits for.
+create function jobsworth.why_environment(job_id uuid, out detail text, out remedy text)
+  language sql stable return row(null::text, null::text);
+
 -- May this waiting job go on?
 create or replace function jobsworth.reason_gone(j jobsworth.reactive_jobs)
   returns boolean language plpgsql stable
@@ -144,7 +153,7 @@ begin
       where s.job_id = j.id and s.name = j.waiting_detail and s.received_at is null)
     when 'handler' then exists (
       select 1 from jobsworth.workers w where j.mode = any(w.modes))
-    when 'limit' then coalesce(j.run_at <= clock_timestamp(), true)
+    when 'limit' then coalesce(j.run_at <= clock_timestamp(), jobsworth.environment_is_free(j))
     when 'budget' then jobsworth.budget_has_room(j.id)
     when 'person' then not exists (
       select 1 from jobsworth.steps s
@@ -371,10 +380,11 @@ begin
       detail := 'no living worker knows the mode ' || j.mode;
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
     when 'limit' then
-      detail := coalesce(j.waiting_detail, 'a limit')
-        || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
-             || ' UTC', '');
-      remedy := 'nothing to do: it is tried again then';
+      select coalesce(e.detail, coalesce(j.waiting_detail, 'a limit')
+          || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
+               || ' UTC', '')),
+        coalesce(e.remedy, 'nothing to do: it is tried again then')
+      into detail, remedy from (select 1) one left join jobsworth.why_environment(j.id) e on true;
     when 'budget' then
       select coalesce(b.detail, j.waiting_detail, 'a budget'),
         coalesce(b.remedy, 'jobsworth job ' || j.id)
@@ -538,6 +548,8 @@ drop function jobsworth.claim(uuid, text[], smallint[], bigint[], text[], int);
 """
 
 DOWN_TABLES = """
+drop function jobsworth.why_environment(uuid);
+drop function jobsworth.environment_is_free(jobsworth.reactive_jobs);
 drop function jobsworth.why_person(uuid);
 drop function jobsworth.why_budget(uuid);
 drop function jobsworth.grant_budgets(uuid[]);

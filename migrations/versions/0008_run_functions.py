@@ -482,7 +482,8 @@ begin
           and not c.cancel_requested)));
 end $$;
 
--- What upkeep has to do right now; as before, and it sweeps for budgets, persons and runs too.
+-- What upkeep has to do right now; as before, and it sweeps for limits, budgets, persons and
+-- runs too.
 create or replace function jobsworth.chores(
   rescue_seconds float8,
   out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
@@ -508,8 +509,8 @@ begin
     where d.finished_at is null);
   sweep := array(
     select r.reason::text
-    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler', 'budget',
-      'person']::jobsworth.wait_reason[]) as r (reason)
+    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler', 'limit',
+      'budget', 'person']::jobsworth.wait_reason[]) as r (reason)
     where exists (
       select 1 from jobsworth.reactive_jobs j
       where j.status = 'waiting' and j.waiting_for = r.reason));

@@ -44,16 +44,19 @@ create index deployments_live on jobsworth.deployments (environment, id)
   where status = 'healthy';
 
 -- A person who runs a job again ships anew what did not become healthy: `retry` renames the
--- deployment's step, and then its recorded outcome must go too.
-create function jobsworth.forget_outcome() returns trigger language plpgsql as $$
+-- deployment's step, and then its recorded outcome, and the consent that it has consumed, must make
+-- way as well.
+create function jobsworth.set_outcome_aside() returns trigger language plpgsql as $$
 begin
-  delete from jobsworth.steps s
+  update jobsworth.steps s set name = new.step_name
   where s.job_id = old.job_id and s.name = old.step_name and s.kind = 'deploy';
+  update jobsworth.approvals a set consumed_by = new.step_name
+  where a.job_id = old.job_id and a.consumed_by = old.step_name;
   return null;
 end $$;
-create trigger forget_outcome after update of step_name on jobsworth.deployments
+create trigger set_outcome_aside after update of step_name on jobsworth.deployments
   for each row when (old.step_name is distinct from new.step_name)
-  execute function jobsworth.forget_outcome();
+  execute function jobsworth.set_outcome_aside();
 """
 
 STATES = """
@@ -81,6 +84,35 @@ left join lateral (
 left join jobsworth.deployments held
   on held.environment = n.name and held.team_id is not distinct from n.team_id
   and held.finished_at is null;
+"""
+
+WAITING = """
+-- Who waits for an environment waits for a limit: one deployment at a time, in the order of the
+-- jobs. `waiting_detail` names it; there is no time.
+create or replace function jobsworth.environment_is_free(j jobsworth.reactive_jobs) returns boolean
+  language sql stable
+  return coalesce((j).waiting_detail not like 'environment %', true) or not exists (
+      select 1 from jobsworth.deployments d
+      where d.environment = substr((j).waiting_detail, 13) and d.finished_at is null
+        and d.team_id is not distinct from (j).team_id)
+    and not exists (
+      select 1 from jobsworth.reactive_jobs o
+      where o.status = 'waiting' and o.waiting_for = 'limit' and o.id < (j).id
+        and o.waiting_detail = (j).waiting_detail and o.team_id is not distinct from (j).team_id);
+
+create or replace function jobsworth.why_environment(
+  job_id uuid, out detail text, out remedy text) language sql stable begin atomic
+  select j.waiting_detail || coalesce(
+      ' is held by deployment ' || d.id || ' of ' || left(d.sha, 12) || ' (' || d.status || ')',
+      ' is free: next to be promoted'),
+    case when d.id is null then 'nothing to do: a worker promotes it'
+      else coalesce('jobsworth why ' || d.job_id, 'end it: it has no job') end
+  from jobsworth.reactive_jobs j
+  left join jobsworth.deployments d on d.environment = substr(j.waiting_detail, 13)
+    and d.finished_at is null and d.team_id is not distinct from j.team_id
+  where j.id = why_environment.job_id and j.waiting_for = 'limit' and j.run_at is null
+    and j.waiting_detail like 'environment %';
+end;
 """
 
 VIOLATIONS = """
@@ -121,9 +153,14 @@ where d.rollback_to is not null
 """
 
 DOWN = """
+-- As they were, in the form they were made: nothing waits for an environment.
+create or replace function jobsworth.environment_is_free(j jobsworth.reactive_jobs) returns boolean
+  language sql stable return true;
+create or replace function jobsworth.why_environment(job_id uuid, out detail text, out remedy text)
+  language sql stable return row(null::text, null::text);
 drop view jobsworth.environment_states;
-drop trigger forget_outcome on jobsworth.deployments;
-drop function jobsworth.forget_outcome();
+drop trigger set_outcome_aside on jobsworth.deployments;
+drop function jobsworth.set_outcome_aside();
 drop index jobsworth.deployments_live;
 alter table jobsworth.deployments
   drop constraint going_back_is_from_one_to_another,
@@ -134,7 +171,7 @@ drop table jobsworth.environments;
 
 
 def upgrade() -> None:
-    for part in (TABLES, STATES, VIOLATIONS):
+    for part in (TABLES, STATES, WAITING, VIOLATIONS):
         run(part)
 
 

@@ -11,8 +11,9 @@ from typing import Any, LiteralString
 import anyio
 import pytest
 
-from db import abandoned, deployments, jobs
+from db import abandoned, deployments, environments, jobs, moving
 from db.deployments import Deployment, DeploymentStatus
+from db.errors import Conflict
 from db.jobs import JobStatus, WaitReason
 from tests.support import until
 from tests.worker.deploy.conftest import Site
@@ -31,9 +32,6 @@ BAD = [*GOOD, "rollback", "confirm"]
 PHASES: LiteralString = """
 select split_part(name, ':', 3) as phase, attempt from jobsworth.steps
 where job_id = %(job_id)s and kind <> 'deploy' order by finished_at
-"""
-DUE_NOW: LiteralString = """
-update jobsworth.reactive_jobs set run_at = now() where status = 'waiting'
 """
 
 
@@ -191,24 +189,79 @@ async def test_without_a_deploy_toml_the_job_fails_and_says_so(
     assert "JOBSWORTH_DEPLOY_FILE" in (job.error or "")
 
 
-async def test_a_busy_environment_is_waited_for_without_burning_a_try(
+async def test_a_busy_environment_is_waited_for_and_why_names_who_holds_it(
     api: JobApi, site: Site
 ) -> None:
+    """Who ended it by hand, or died just then, has woken nobody: the sweep finds the job."""
     site.environment()
     sha = site.commit()
     async with api.database.connection() as connection:
         other = await deployments.create(connection, environment="staging", sha="0" * 40)
     job = await api.run("ship")
-    assert (job.status, job.waiting_for) == (JobStatus.WAITING, WaitReason.TIMER)
-    assert (job.failures, job.attempt) == (0, 1)
-    assert f"environment staging is busy: deployment {other.id}" in (job.waiting_detail or "")
+    assert (job.status, job.waiting_for) == (JobStatus.WAITING, WaitReason.LIMIT)
+    assert (job.failures, job.attempt, job.run_at) == (0, 1, None)
+    [why] = await api.rows("select detail from jobsworth.why(%(id)s)", id=job.id)
+    assert why["detail"] == (
+        f"environment staging is held by deployment {other.id} of {'0' * 12} (building)"
+    )
 
     async with api.database.connection() as connection:
         await deployments.update_status(connection, other.id, DeploymentStatus.FAILED)
-    await api.database.execute(DUE_NOW)
     await api.work()
     job = await api.job(job.id)
-    assert (job.result, job.failures) == (["healthy", sha], 0)
+    assert (job.result, job.failures, job.attempt) == (["healthy", sha], 0, 2)
+
+
+async def test_the_end_of_a_deployment_wakes_the_oldest_job_that_waits_for_it(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "sweep", no_sweep)
+    waits = "test -e ../go || { touch ../began; until test -e ../go; do sleep 0.05; done; }"
+    site.environment(build=["sh", "-c", waits])
+    site.commit()
+    waiting = "select count(*) = %(n)s from jobsworth.reactive_jobs where waiting_for = 'limit'"
+    async with api.working():
+        ids = [await api.enqueue("ship")]
+        await until(lambda: anyio.Path(site.environment_dir / "began").exists())
+        for others in (1, 2):
+            ids.append(await api.enqueue("ship"))
+            await until(lambda n=others: api.value(waiting, n=n))
+        (site.environment_dir / "go").touch()
+        await until(lambda: api.value("select count(*) = 3 from jobsworth.deployments"))
+        await api.idle()
+    order = await api.rows("select job_id from jobsworth.deployments order by id")
+    assert [row["job_id"] for row in order] == ids
+    assert [(await api.job(one)).attempt for one in ids] == [1, 2, 2]
+
+
+async def test_a_deployment_that_ends_while_another_parks_for_it_is_not_missed(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = deployments.create
+
+    async def create_late(*arguments: Any, **keys: Any) -> Deployment:
+        monkeypatch.setattr(deployments, "create", create)
+        try:
+            return await create(*arguments, **keys)
+        except Conflict:
+            async with api.database.connection() as connection:
+                failed = DeploymentStatus.FAILED
+                await deployments.update_status(connection, other.id, failed)
+                await environments.wake_next(connection, "staging")
+            raise
+
+    monkeypatch.setattr(moving, "sweep", no_sweep)
+    site.environment()
+    sha = site.commit()
+    async with api.database.connection() as connection:
+        other = await deployments.create(connection, environment="staging", sha="0" * 40)
+    monkeypatch.setattr(deployments, "create", create_late)
+    job = await api.run("ship")
+    assert (job.result, job.attempt) == (["healthy", sha], 2)
+
+
+async def no_sweep(*_: Any) -> None:
+    """In its place: nothing is found by chance."""
 
 
 async def test_a_finished_deployment_is_read_by_a_replay(api: JobApi, site: Site) -> None:

@@ -2,8 +2,9 @@
 
 Stage: before the deployment is recorded, so that its environment is not held meanwhile.
 In: an environment and a commit. Out: one sentence, and everything that yes would allow: the commit,
-the environment, the repository and the command lines.
-Invariant: two proposals are equal exactly if the same would be done; no secret is in them.
+the environment, the repository, the command lines, their variables and how many persons must agree.
+Invariant: two proposals are equal exactly if the same would be done, but for the values of secrets,
+which are in none.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any
 
 from worker.deploy.config import Environment
 from worker.deploy.repository import without_password
-from worker.deploy.secret_variables import masker_of
+from worker.deploy.secret_variables import masker_of, shown_variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,12 @@ def propose(environment: Environment, sha: str, back_from: str | None = None) ->
         "sha": sha,
         "repository": mask(without_password(environment.repository)),
         "commands": commands,
-        "variables": sorted({*environment.environment, *environment.secrets}),
+        "variables": shown_variables(environment, mask),
+        "approvals": environment.approvals,
     }
     if environment.probe.url is not None:
         shows["probe_url"] = mask(without_password(environment.probe.url))
+        shows["probe_status"] = environment.probe.status
     if back_from is None:
         return Proposal(f"Deploy {sha[:12]} to {environment.name}?", shows)
     text = f"Go back in {environment.name} from {back_from[:12]} to {sha[:12]}?"

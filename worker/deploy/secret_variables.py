@@ -8,11 +8,11 @@ Invariant: a command is given no secret that could not be masked.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from worker.deploy.config import Environment
 from worker.deploy.errors import SecretMissing
-from worker.deploy.masking import SECRET_CHARACTERS_MIN, Masker
+from worker.deploy.masking import MASK, SECRET_CHARACTERS_MIN, Masker
 
 SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_DSN$",
@@ -47,3 +47,12 @@ def secret_variables(
             )
         values[name] = value
     return values
+
+
+def shown_variables(environment: Environment, mask: Callable[[str], str]) -> dict[str, str]:
+    """All variables of an environment for people to see: those that are secret without values."""
+    shown = {
+        name: MASK if SECRET_NAME.search(name) else mask(value)
+        for name, value in environment.environment.items()
+    }
+    return shown | dict.fromkeys(environment.secrets, MASK)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
+from functools import partial
+from typing import Any, LiteralString
 
+import anyio
 import pytest
 
-from db import deployments, jobs
-from db.deployments import DeploymentStatus
+from db import consumption, deployments, jobs
+from db.approvals import Approval
+from db.deployments import Deployment, DeploymentStatus
 from db.jobs import Job, JobStatus, WaitReason
+from db.pool import Database, fetch_val
+from tests import support
 from tests.worker.deploy.conftest import Site
 from tests.worker.deploy.support import pid_in, until
 from tests.worker.job_api import JobApi
@@ -27,7 +32,7 @@ async def order(api: JobApi, sha: str) -> Job:
 async def test_nothing_is_begun_before_the_yes_and_what_is_asked_shows_what_will_run(
     api: JobApi, site: Site
 ) -> None:
-    site.environment(**ASKING, environment={"API_TOKEN": "a-secret-value"})
+    site.environment(**ASKING, environment={"API_TOKEN": "a-secret-value", "PORT": "80"})
     sha = site.commit()
     job = await order(api, sha)
     assert (job.status, job.waiting_for) == (JobStatus.WAITING, WaitReason.APPROVAL)
@@ -37,7 +42,7 @@ async def test_nothing_is_begun_before_the_yes_and_what_is_asked_shows_what_will
     assert approval.shown["sha"] == sha
     assert approval.shown["environment"] == "staging"
     assert approval.shown["commands"] == {"build": ASKING["build"]}
-    assert approval.shown["variables"] == ["API_TOKEN"]
+    assert approval.shown["variables"] == {"API_TOKEN": "•••", "PORT": "80"}
     assert "a-secret-value" not in str(approval)
 
     await api.decide(job.id, "approve")
@@ -185,6 +190,129 @@ async def waiting_job(api: JobApi) -> Job:
     job = await api.run("asks")
     assert job.waiting_for is WaitReason.APPROVAL
     return job
+
+
+async def test_more_persons_asked_for_meanwhile_make_the_question_another_one(
+    api: JobApi, site: Site
+) -> None:
+    site.environment(**ASKING)
+    job = await order(api, site.commit())
+    asked = await api.approval(job.id)
+    site.environment(**{**ASKING, "approvals": 2})
+    await api.decide(job.id, "approve")
+    await api.work()
+    assert (await api.job(job.id)).waiting_for is WaitReason.APPROVAL
+    again = await api.approval(job.id)
+    assert (again.supersedes, again.votes_needed) == (asked.id, 2)
+    assert await api.value(BEGUN) == 0
+
+
+# The yes is consumed in the transaction that begins the deployment.
+
+NO: LiteralString = """
+select r.accepted
+from jobsworth.approvals a
+cross join lateral jobsworth.resolve(a.id, 'reject', decided_by => 'Bob', comment => 'stop') r
+"""
+CONSUMED: LiteralString = "select consumed_by from jobsworth.approvals"
+
+
+async def test_a_no_in_the_instant_before_the_deployment_begins_counts(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consume = consumption.consume
+
+    async def late(*arguments: Any) -> Approval:
+        monkeypatch.undo()
+        assert await api.value(NO) is True
+        return await consume(*arguments)
+
+    site.environment(**ASKING)
+    job = await order(api, site.commit())
+    await api.decide(job.id, "approve")
+    monkeypatch.setattr(consumption, "consume", late)
+    await api.work()
+    job = await api.job(job.id)
+    assert job.status is JobStatus.FAILED
+    assert (job.error or "").endswith("was refused by Bob: stop")
+    assert await api.value(BEGUN) == 0
+    assert await api.value(CONSUMED) is None
+
+
+async def test_a_no_while_the_deployment_begins_waits_for_it_and_comes_too_late(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted: list[bool] = []
+    create = deployments.create
+    site.environment(**ASKING)
+    job = await order(api, site.commit())
+    await api.decide(job.id, "approve")
+
+    async def say_no(database: Database) -> None:
+        async with database.connection() as connection:
+            accepted.append(await fetch_val(connection, NO))
+
+    async with (
+        Database(api.url, pool_min=1, pool_max=1) as database,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def slowly(*arguments: Any, **keys: Any) -> Deployment:
+            begun = await create(*arguments, **keys)
+            tasks.start_soon(say_no, database)
+            await support.until(partial(blocked, api))
+            return begun
+
+        monkeypatch.setattr(deployments, "create", slowly)
+        await api.work()
+    assert accepted == [False]
+    assert (await api.job(job.id)).status is JobStatus.DONE
+    assert await api.value(CONSUMED) == "deploy:deploy"
+
+
+async def blocked(api: JobApi) -> bool:
+    """Does anybody in this database wait for another's lock?"""
+    return await api.value(
+        "select exists (select 1 from pg_stat_activity a where a.datname = current_database()"
+        " and a.wait_event_type = 'Lock')"
+    )
+
+
+async def test_a_worker_killed_while_a_deployment_begins_leaves_the_yes_for_the_next_one(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.environment(**ASKING)
+    job = await order(api, site.commit())
+    await api.decide(job.id, "approve")
+    async with api.dying() as worker:
+
+        async def die(*_: Any, **__: Any) -> Deployment:
+            worker.kill()
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        monkeypatch.setattr(deployments, "create", die)
+        await anyio.sleep_forever()
+    monkeypatch.undo()
+    assert await api.value(CONSUMED) is None
+    assert await api.value(BEGUN) == 0
+    await api.work()
+    job = await api.job(job.id)
+    assert (job.status, job.attempt, job.crashes) == (JobStatus.DONE, 3, 1)
+    assert await api.value(CONSUMED) == "deploy:deploy"
+
+
+async def test_a_yes_stays_open_to_a_no_while_another_deployment_holds_the_environment(
+    api: JobApi, site: Site
+) -> None:
+    async with api.database.connection() as connection:
+        await deployments.create(connection, environment="staging", sha="e" * 40)
+    site.environment(**ASKING)
+    job = await order(api, site.commit())
+    await api.decide(job.id, "approve")
+    await api.work()
+    assert await api.value(CONSUMED) is None
+    assert await api.value(NO) is True
 
 
 async def test_two_persons_are_asked_where_the_environment_wants_two(
