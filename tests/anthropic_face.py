@@ -113,15 +113,15 @@ def _usage(usage: Body) -> Body:
             "ephemeral_1h_input_tokens": for_an_hour,
         },
     }
-    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-    if thought:
+    of_output: Body = usage.get("completion_tokens_details") or {}
+    if thought := of_output.get("reasoning_tokens"):
         told["output_tokens_details"] = {"thinking_tokens": thought}
     return told
 
 
 def events(answer: Body) -> Iterator[Body]:
     """The message as its stream's events: what was read comes first, what was written last."""
-    begun = {**answer, "content": [], "stop_reason": None}
+    begun: Body = {**answer, "content": [], "stop_reason": None}
     if "usage" in answer:
         begun["usage"] = {**answer["usage"], "output_tokens": 1}
         begun["usage"].pop("output_tokens_details", None)
@@ -143,9 +143,9 @@ def events(answer: Body) -> Iterator[Body]:
 
 
 def _block_events(block: Body) -> Iterator[Body]:
-    if block["type"] == "text":
-        begun, text, kind = {"type": "text", "text": ""}, block["text"], "text"
-    else:
+    text, kind = block.get("text"), "text"
+    begun: Body = {"type": "text", "text": ""}
+    if text is None:
         text, kind = json.dumps(block["input"]), "input_json"
         begun = {**block, "input": {}}
     yield {"type": "content_block_start", "content_block": begun}

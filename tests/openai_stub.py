@@ -43,8 +43,8 @@ class Fault:
 
     Without a `status`, the answer is computed (and billed) and then spoilt: `cut` closes the
     connection half-way through it, `garble` replaces it by broken JSON, `edit` changes it (as a
-    chat completion), `breaks` ends its stream half-way with an error of that status. `seconds`
-    delays whatever comes.
+    chat completion), `breaks` ends its stream half-way with an error of that status, and `ends`
+    without a word. `seconds` delays whatever comes.
     """
 
     status: int | None = None
@@ -54,12 +54,12 @@ class Fault:
     cut: bool = False
     garble: bool = False
     breaks: int | None = None
+    ends: bool = False
     edit: Callable[[Body], Any] | None = None
 
 
 GOOD = Fault()
 SERVER_ERROR = Fault(500, message="internal error")
-OVERLOADED = Fault(529, message="Overloaded")
 CUT = Fault(cut=True)
 MALFORMED = Fault(garble=True)
 MISSING_USAGE = Fault(edit=openai_chat.missing_usage)
@@ -361,9 +361,10 @@ def _shared(usage: Body, shares: Mapping[str, Body]) -> Body:
     }
 
 
-def _key(request: Request) -> str | None:
+def _key(request: Request) -> str:
+    """Anthropic takes it by either header; which one its SDK sends depends on its version."""
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    return request.headers.get("X-Api-Key") if request.path == "/v1/messages" else bearer
+    return bearer or request.headers.get("X-Api-Key", "")
 
 
 def _model(request: Request) -> str:
@@ -473,6 +474,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.cut:
             # With a piece of the next one, so that nobody takes it for the end.
             events = [*half, b'data: {"id"']
+        elif fault.ends:
+            events = half
         elif fault.breaks is not None:
             events = [*half, event_of(face.broken(fault.breaks, fault.message))]
         self.close_connection = True

@@ -54,7 +54,7 @@ def answer_of(chat: Body) -> Body:
     output: list[Body] = []
     number = chat["id"].removeprefix("chatcmpl-")
     if message["content"]:
-        text = {
+        text: Body = {
             "type": "output_text",
             "text": message["content"],
             "annotations": [],
@@ -110,7 +110,7 @@ def events(answer: Body) -> Iterator[Body]:
 
 
 def _events(answer: Body) -> Iterator[Body]:
-    begun = {**answer, "status": "in_progress", "output": [], "usage": None}
+    begun: Body = {**answer, "status": "in_progress", "output": [], "usage": None}
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
     for index, item in enumerate(answer["output"]):
@@ -123,7 +123,7 @@ def _events(answer: Body) -> Iterator[Body]:
 def _text_events(item: Body) -> Iterator[Body]:
     [part] = item["content"]
     place: Body = {"item_id": item["id"], "content_index": 0}
-    begun = {**item, "status": "in_progress", "content": []}
+    begun: Body = {**item, "status": "in_progress", "content": []}
     yield {"type": "response.output_item.added", "item": begun}
     yield {"type": "response.content_part.added", **place, "part": {**part, "text": ""}}
     for piece in _pieces(part["text"]):

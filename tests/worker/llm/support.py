@@ -34,7 +34,7 @@ def model_by(protocol: str, provider: OpenAIStub) -> Model:
     if protocol == "anthropic":
         client = AsyncAnthropic(base_url=provider.root, api_key="sk-test")
         return AnthropicModel(
-            "claude-sonnet-4-5", provider=AnthropicProvider(anthropic_client=client)
+            "claude-sonnet-5-5", provider=AnthropicProvider(anthropic_client=client)
         )
     kind = OpenAIChatModel if protocol == "chat" else OpenAIResponsesModel
     return kind("gpt-5-mini", provider=OpenAIProvider(base_url=provider.url, api_key="sk-test"))

@@ -15,20 +15,20 @@ from tests.openai_stub import (
     CUT,
     INCONSISTENT_USAGE,
     MISSING_USAGE,
-    OVERLOADED,
     SERVER_ERROR,
     Charge,
     Fault,
     OpenAIStub,
 )
-from tests.worker.job_api import JobApi
+from tests.worker.job_api import JobApi, registered
 from tests.worker.llm.support import calls_of, model_by
 from worker import Job, handler
+from worker.llm.providers import model_of
 
 PROTOCOLS = ("chat", "responses", "anthropic")
 EACH = pytest.mark.parametrize("protocol", PROTOCOLS)
 # US dollars for a million tokens: read, read from the cache, written to it, answered.
-RATES = {"anthropic": ("3", "0.30", "3.75", "15"), "openai": ("0.25", "0.025", "0.25", "2")}
+RATES = {"anthropic": ("2", "0.10", "2.50", "10"), "openai": ("0.25", "0.025", "0.25", "2")}
 SOON = {"Retry-After-Ms": "100"}
 
 
@@ -47,7 +47,7 @@ def working(protocol: str, provider: OpenAIStub, prompt: str, *, streamed: bool 
 
     listener = listen if streamed else None
 
-    @handler("work", failures_max=3)
+    @handler("work", failures_max=4)
     async def work(job: Job) -> str:
         return await job.agent("draft", agent, prompt, event_stream_handler=listener)
 
@@ -123,29 +123,28 @@ async def test_a_stream_in_which_the_provider_says_that_it_is_overloaded_is_not_
 
 
 @EACH
-async def test_a_stream_that_is_cut_is_cut_and_a_server_error_unknown_and_both_are_asked_again_once(
+async def test_a_stream_that_is_cut_is_cut_and_a_server_error_unknown_and_each_is_asked_again_once(
     api: JobApi, provider: OpenAIStub, protocol: str
 ) -> None:
-    provider.script(CUT, SERVER_ERROR)
+    provider.script(CUT, SERVER_ERROR, Fault(ends=True))
     working(protocol, provider, "hello, tell me something long", streamed=True)
     job = await api.run("work")
-    assert (job.status, job.failures) == (JobStatus.DONE, 2), job.error
-    cut, unknown, answered = await calls_of(api, job.id)
-    assert [call.status for call in (cut, unknown, answered)] == ["cut", "unknown", "ok"]
-    for held in (cut, unknown):
+    assert (job.status, job.failures) == (JobStatus.DONE, 3), job.error
+    *held_back, answered = await calls_of(api, job.id)
+    assert [call.status for call in held_back] == ["cut", "unknown", "cut"]
+    assert answered.status is CallStatus.OK
+    for held in held_back:
         assert (held.input_tokens, held.output_tokens) == (held.estimated_input_tokens, 4096)
         assert held.cost == held.estimated_cost
-    assert len(provider.requests) == 3
+    assert len(provider.requests) == 4
 
 
-@EACH
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 async def test_usage_that_is_not_told_or_contradicts_its_total_counts_at_the_estimate(
     api: JobApi, provider: OpenAIStub, protocol: str, streamed: bool
 ) -> None:
-    # Anthropic's states no total that could contradict.
-    wrong = MISSING_USAGE if protocol == "anthropic" else INCONSISTENT_USAGE
-    provider.script(MISSING_USAGE, wrong)
+    provider.script(MISSING_USAGE, INCONSISTENT_USAGE)
     working(protocol, provider, '[[call look {"n": 1} ;; say {results}]]', streamed=streamed)
     job = await api.run("work")
     booked = await calls_of(api, job.id)
@@ -154,3 +153,60 @@ async def test_usage_that_is_not_told_or_contradicts_its_total_counts_at_the_est
     ] * 2, job.error
     assert [call.output_tokens for call in booked] == [4096] * 2
     assert job.result == "seen 1"
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_a_message_of_anthropics_without_usage_which_no_adapter_reads_is_not_free(
+    api: JobApi, provider: OpenAIStub, streamed: bool
+) -> None:
+    provider.script(MISSING_USAGE)
+    working("anthropic", provider, "hi", streamed=streamed)
+    job = await api.run("work")
+    assert (job.status, job.failures) == (JobStatus.DONE, 1), job.error
+    held, _ = await calls_of(api, job.id)
+    assert (held.usage_source, held.cost) == (UsageSource.ESTIMATED, held.estimated_cost)
+    assert held.status is (CallStatus.CUT if streamed else CallStatus.UNKNOWN)
+
+
+async def test_what_is_kept_in_the_cache_for_an_hour_has_its_own_price(
+    api: JobApi, provider: OpenAIStub
+) -> None:
+    provider.share(written=1000, for_an_hour=400)
+    working("anthropic", provider, "hi" * 1000)
+    job = await api.run("work")
+    [call] = await calls_of(api, job.id)
+    [charge] = provider.bill
+    dearer = 400 * (Decimal(4) - Decimal("2.50")) / 1_000_000
+    assert call.cost == price(call, charge) + dearer
+    assert (call.price or {})["cache_write_1h_count"] == "400"
+
+
+@EACH
+async def test_the_operators_model_is_asked_where_and_with_which_key_the_settings_say(
+    database_url: str, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the SDK's own variable names another; all of them with /v1 at the end."""
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
+    names = {"chat": "openai", "responses": "openai-responses", "anthropic": "anthropic"}
+    with registered(), OpenAIStub(key="sk-right") as guarded:
+
+        @handler("work")
+        async def work(job: Job) -> str:
+            return await job.agent("draft", Agent(), "hello")
+
+        chosen: dict[str, Any] = {
+            "model": f"{names[protocol]}:m",
+            "model_url": guarded.url,
+            "model_key": "sk-right",
+        }
+        async with JobApi.open(database_url, **chosen) as api:
+            job = await api.run("work")
+    assert job.result == "You said: hello", job.error
+
+
+async def test_the_address_of_anthropic_may_be_named_as_its_sdk_takes_it(
+    provider: OpenAIStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.root)
+    answer = await Agent(model_of("anthropic:m", key="k")).run("hello")
+    assert answer.output == "You said: hello"
