@@ -62,7 +62,9 @@ class LedgerScope(StrEnum):
 class Usage:
     """Tokens of one call. `input_tokens` is all that the model read; the cache counts are shares
     of it, and `reasoning_tokens` of the output, so the total is input plus output. `total_tokens`
-    is what the provider says it is, if it says so. Raises `InvalidInput`.
+    is what the provider says it is, if it says so. `cache_write_1h_tokens` are a share of the
+    cache's writes and `web_searches` no tokens at all: both make the price, and are not kept but in
+    the rates beside it. Raises `InvalidInput`.
     """
 
     input_tokens: int
@@ -72,11 +74,13 @@ class Usage:
     source: UsageSource = UsageSource.PROVIDER
     reasoning_tokens: int = 0
     total_tokens: int | None = None
+    cache_write_1h_tokens: int = 0
+    web_searches: int = 0
 
     def __post_init__(self) -> None:
         for name in (
             *("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
-            *("reasoning_tokens", "total_tokens"),
+            *("reasoning_tokens", "total_tokens", "cache_write_1h_tokens", "web_searches"),
         ):
             count = getattr(self, name)
             if name == "total_tokens" and count is None:

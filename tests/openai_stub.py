@@ -1,7 +1,8 @@
-"""An OpenAI-compatible provider under test: real HTTP, scripted faults, and a bill of its own.
+"""A provider under test: real HTTP, scripted faults, and a bill of its own.
 
-`POST /v1/embeddings` and `POST /v1/chat/completions` (streamed too) answer deterministically; a
-prompt can script what it is answered (see `tests.openai_chat`). Faults are scripted for the next
+It speaks OpenAI's Embeddings, Chat Completions and Responses, and Anthropic's Messages (streamed
+too; see `tests.provider_faces`), and answers deterministically; a prompt can script what it is
+answered (see `tests.openai_chat`). Faults are scripted for the next
 requests (`script`), or for all until `recover` (`always`), or happen at random. The bill holds what
 a real provider would charge for: every answer it computed, whether or not the client got to see it.
 So it is a source independent of our own books.
@@ -32,6 +33,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests import openai_chat
+from tests.provider_faces import EMBEDDINGS, FACES, event_of
 from worker.demo.completions import Body, Reply, completion, tokens
 
 
@@ -40,8 +42,9 @@ class Fault:
     """What happens to one request instead of a good answer.
 
     Without a `status`, the answer is computed (and billed) and then spoilt: `cut` closes the
-    connection half-way through it, `garble` replaces it by broken JSON, `edit` changes it.
-    `seconds` delays whatever comes.
+    connection half-way through it, `garble` replaces it by broken JSON, `edit` changes it (as a
+    chat completion), `breaks` ends its stream half-way with an error of that status, and `ends`
+    without a word. `seconds` delays whatever comes.
     """
 
     status: int | None = None
@@ -50,6 +53,8 @@ class Fault:
     seconds: float = 0.0
     cut: bool = False
     garble: bool = False
+    breaks: int | None = None
+    ends: bool = False
     edit: Callable[[Body], Any] | None = None
 
 
@@ -119,6 +124,8 @@ class Charge:
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    written_tokens: int = 0
+    thought_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,10 @@ class BillLine:
 
 
 class OpenAIStub:
-    """The provider; use it as a context manager. `url` is what a client takes as its base URL."""
+    """The provider; use it as a context manager.
+
+    `url` is what a client takes as its base URL, `root` what Anthropic's does.
+    """
 
     def __init__(
         self,
@@ -162,6 +172,7 @@ class OpenAIStub:
         self._script: deque[Fault] = deque()
         self._always: Fault | None = None
         self._poison: str | None = None
+        self._shares: dict[str, Body] = {}
         self._server = _server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
@@ -182,6 +193,10 @@ class OpenAIStub:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @property
+    def root(self) -> str:
+        return self.url.removesuffix("/v1")
 
     @property
     def requests(self) -> list[Request]:
@@ -218,6 +233,17 @@ class OpenAIStub:
             self._always = None
             self._poison = None
 
+    def share(
+        self, *, cached: int = 0, written: int = 0, for_an_hour: int = 0, thought: int = 0
+    ) -> None:
+        """From now on, so much of what each chat reads and writes is of these kinds, and on top."""
+        read = {"cached_tokens": cached, "cache_write_tokens": written}
+        hour = {"cache_write_1h_tokens": for_an_hour} if for_an_hour else {}
+        self._shares = {
+            "prompt_tokens_details": {**read, **hour},
+            "completion_tokens_details": {"reasoning_tokens": thought},
+        }
+
     def refuse_texts_with(self, piece: str) -> None:
         """Embedding a text that contains `piece` is refused with 400, with all sent beside it."""
         with self._lock:
@@ -236,7 +262,7 @@ class OpenAIStub:
                 self._write(
                     Charge(request.path, _model(request), _request_id(request), 0, 0), fault
                 )
-                return fault, _error(fault)
+                return fault, _error(request, fault)
             body, charge = self._computed(request)
             self._bill.append(charge)
             self._write(charge, fault)
@@ -245,7 +271,7 @@ class OpenAIStub:
     def _chance(self, request: Request) -> Fault:
         if not self._chances:
             return GOOD
-        asked = _asked(request.body)
+        asked = _asked(_chat(request))
         self._asked[asked] += 1
         drawn = random.Random(f"{self._seed} {self._asked[asked]} {asked}").random()
         for name, chance in self._chances.items():
@@ -262,9 +288,9 @@ class OpenAIStub:
                 bill.write(json.dumps(asdict(line)) + "\n")
 
     def _refusal(self, request: Request) -> Fault | None:
-        if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
+        if self.key is not None and _key(request) != self.key:
             return Fault(401, message="incorrect API key provided")
-        if request.path not in ("/v1/embeddings", "/v1/chat/completions"):
+        if request.path != EMBEDDINGS and request.path not in FACES:
             return Fault(404, message=f"unknown path {request.path}")
         if self.refuses_dimensions_field and "dimensions" in request.body:
             return Fault(400, message="this model does not support specifying dimensions")
@@ -274,18 +300,30 @@ class OpenAIStub:
 
     def _computed(self, request: Request) -> tuple[Body, Charge]:
         model, request_id = _model(request), _request_id(request)
-        if request.path == "/v1/embeddings":
+        if request.path == EMBEDDINGS:
             texts = _inputs(request.body)
             count = sum(tokens(text) for text in texts)
             charge = Charge(request.path, model, request_id, count, 0)
             return _embeddings(model, texts, count, self.dimensions), charge
-        reply = self.reply(request.body)
+        asked = _chat(request)
+        reply = self.reply(asked)
         reply = Reply(reply) if isinstance(reply, str) else reply
-        body = completion(model, len(self._bill), reply, request.body)
+        body = completion(model, len(self._bill), reply, asked)
+        if self._shares:
+            body["usage"] = _shared(body["usage"], self._shares)
         usage = body["usage"]
-        cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
-        read, written = usage["prompt_tokens"], usage["completion_tokens"]
-        return body, Charge(request.path, model, request_id, read, written, cached)
+        of_input: Body = usage.get("prompt_tokens_details", {})
+        of_output: Body = usage.get("completion_tokens_details", {})
+        return body, Charge(
+            request.path,
+            model,
+            request_id,
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            of_input.get("cached_tokens", 0),
+            of_input.get("cache_write_tokens", 0),
+            of_output.get("reasoning_tokens", 0),
+        )
 
 
 def bill_of(file: Path) -> list[BillLine]:
@@ -304,6 +342,29 @@ def _asked(body: Body) -> str:
     begun = [message["content"] for message in messages if message["role"] == "user"][:1]
     answered = sum(message["role"] == "assistant" for message in messages)
     return f"{body.get('model')} {answered} {begun or _inputs(body)}"
+
+
+def _chat(request: Request) -> Body:
+    face = FACES.get(request.path)
+    return face.chat_of(request.body) if face else request.body
+
+
+def _shared(usage: Body, shares: Mapping[str, Body]) -> Body:
+    of_input, of_output = shares["prompt_tokens_details"], shares["completion_tokens_details"]
+    read = usage["prompt_tokens"] + of_input["cached_tokens"] + of_input["cache_write_tokens"]
+    written = usage["completion_tokens"] + of_output["reasoning_tokens"]
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        **shares,
+    }
+
+
+def _key(request: Request) -> str:
+    """Anthropic takes it by either header; which one its SDK sends depends on its version."""
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return bearer or request.headers.get("X-Api-Key", "")
 
 
 def _model(request: Request) -> str:
@@ -340,8 +401,9 @@ def _vector(text: str, dimensions: int) -> list[float]:
     return vector
 
 
-def _error(fault: Fault) -> Body:
-    return {"error": {"message": fault.message, "type": "scripted", "code": fault.status}}
+def _error(request: Request, fault: Fault) -> Body:
+    face = FACES.get(request.path, FACES["/v1/chat/completions"])
+    return face.error(fault.status or 500, fault.message)
 
 
 def _server(stub: OpenAIStub, port: int) -> ThreadingHTTPServer:
@@ -366,21 +428,25 @@ class _Handler(BaseHTTPRequestHandler):
             # The client died while it sent.
             self.close_connection = True
             return
-        request = Request(self.path, dict(self.headers.items()), json.loads(content))
-        request = Request(request.path, _titled(request.headers), request.body)
+        path = self.path.partition("?")[0]
+        request = Request(path, _titled(dict(self.headers.items())), json.loads(content))
         fault, body = self.provider.answer(request)
         threading.Event().wait(fault.seconds)
         try:
             if request.body.get("stream") and fault.status is None:
-                self._stream(fault, body, request.body)
+                self._stream(fault, body, request)
             else:
-                self._send(fault, body)
+                self._send(fault, body, request)
         except OSError:
             # The client lost patience.
             self.close_connection = True
 
-    def _send(self, fault: Fault, body: Body) -> None:
-        answer = json.dumps(fault.edit(body) if fault.edit else body).encode()
+    def _send(self, fault: Fault, body: Body, request: Request) -> None:
+        if fault.status is None:
+            body = fault.edit(body) if fault.edit else body
+            face = FACES.get(request.path)
+            body = face.answer_of(body) if face else body
+        answer = json.dumps(body).encode()
         if fault.garble:
             answer = answer[: len(answer) // 2]
         self.send_response(fault.status or 200)
@@ -397,26 +463,27 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(answer)
 
-    def _stream(self, fault: Fault, body: Body, asked: Body) -> None:
+    def _stream(self, fault: Fault, body: Body, request: Request) -> None:
         """Server-sent events; the end of the connection is the end of the answer."""
-        answer = fault.edit(body) if fault.edit else body
-        options: Body = asked.get("stream_options") or {}
-        with_usage = bool(options.get("include_usage"))
-        events = [
-            f"data: {json.dumps(chunk)}\n\n".encode()
-            for chunk in openai_chat.chunks(answer, with_usage=with_usage)
-        ]
+        face = FACES[request.path]
+        answer = face.answer_of(fault.edit(body) if fault.edit else body)
+        events = face.stream(answer, request.body)
+        half = events[: len(events) // 2]
         if fault.garble:
             events = [event[: len(event) // 2] + b"\n\n" for event in events]
         elif fault.cut:
             # With a piece of the next one, so that nobody takes it for the end.
-            events = [*events[: len(events) // 2], b'data: {"id"']
+            events = [*half, b'data: {"id"']
+        elif fault.ends:
+            events = half
+        elif fault.breaks is not None:
+            events = [*half, event_of(face.broken(fault.breaks, fault.message))]
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for event in events if fault.cut else [*events, b"data: [DONE]\n\n"]:
+        for event in events:
             self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
             self.wfile.flush()
         if fault.cut:

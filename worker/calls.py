@@ -200,6 +200,10 @@ class PaidCall:
         Returns what to raise: the job parks, and no failure is counted.
         """
         await self.refused(error)
+        return await self.hold_off(retry_after_seconds, error)
+
+    async def hold_off(self, retry_after_seconds: float | None, error: object) -> ParkSignal:
+        """Nobody sends to this model until then; as `limited`, but the call is settled already."""
         pause = PAUSE_SECONDS if retry_after_seconds is None else max(0.0, retry_after_seconds)
         async with self._job.tools.database.connection() as connection:
             await limits.pause(connection, self._provider, self._model, pause)

@@ -42,9 +42,10 @@ LOOK_AHEAD = [timedelta(minutes=30 * number) for number in range(49)]
 
 
 class Rates(NamedTuple):
-    """US dollars for a million tokens, and for one request.
+    """US dollars for a million tokens, for one request, and for one search of the web.
 
-    `input` or `output` None: not known. The others None: as `input` or `output`.
+    `input` or `output` None: not known. The others None: as `input` or `output`; `cache_write_1h`,
+    what is kept for an hour, as `cache_write`.
     """
 
     input: Decimal | None
@@ -53,6 +54,8 @@ class Rates(NamedTuple):
     cache_write: Decimal | None = None
     reasoning: Decimal | None = None
     request: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    web_search: Decimal | None = None
 
 
 class Priced(NamedTuple):
@@ -125,7 +128,7 @@ class Pricing:
         read = max(usage.input_tokens, usage.cache_read_tokens + usage.cache_write_tokens)
         rates = source if isinstance(source, Rates) else _rates(source, at, read)
         cost = _cost(rates, usage, read)
-        return None if cost is None else Priced(cost, version, _shown(rates))
+        return None if cost is None else Priced(cost, version, _shown(rates, usage))
 
     def upper_cost(
         self,
@@ -138,8 +141,9 @@ class Pricing:
     ) -> Decimal | None:
         """The most that a call within this estimate can cost; None if that is not known.
 
-        All input at the dearest of input, cache read and cache write, all output at the dearest of
-        output and reasoning, each in the dearest tier that the input can reach.
+        All input at the dearest of input, cache read and cache writes, all output at the dearest of
+        output and reasoning, each in the dearest tier that the input can reach. Without searches of
+        the web: nobody knows how many a provider will make.
         """
         now = datetime.now(UTC)
         found = self._find(provider, model, now, team_id)
@@ -148,7 +152,9 @@ class Pricing:
         _, source = found
         reachable = [source] if isinstance(source, Rates) else _reachable(source, now, input_tokens)
         dear_input = _dearest(
-            rate for each in reachable for rate in (each.input, each.cache_read, each.cache_write)
+            rate
+            for each in reachable
+            for rate in (each.input, each.cache_read, each.cache_write, each.cache_write_1h)
         )
         dear_output = _dearest(rate for each in reachable for rate in (each.output, each.reasoning))
         dear = Rates(dear_input, dear_output, request=_dearest(each.request for each in reachable))
@@ -176,10 +182,13 @@ def _cost(rates: Rates, usage: Usage, read_tokens: int) -> Decimal | None:
     """
     cached = usage.cache_read_tokens + usage.cache_write_tokens
     thought = usage.reasoning_tokens if rates.reasoning is not None else 0
+    for_an_hour = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+    write = _either(rates.cache_write, rates.input)
     parts = (
         (read_tokens - cached, rates.input),
         (usage.cache_read_tokens, _either(rates.cache_read, rates.input)),
-        (usage.cache_write_tokens, _either(rates.cache_write, rates.input)),
+        (usage.cache_write_tokens - for_an_hour, write),
+        (for_an_hour, _either(rates.cache_write_1h, write)),
         (max(usage.output_tokens - thought, 0), rates.output),
         (thought, rates.reasoning),
     )
@@ -190,7 +199,8 @@ def _cost(rates: Rates, usage: Usage, read_tokens: int) -> Decimal | None:
         if tokens and rate is None:
             return None
         total += tokens * (rate or 0)
-    return total / PER_TOKENS + (rates.request or 0)
+    searched = usage.web_searches * (rates.web_search or 0)
+    return total / PER_TOKENS + searched + (rates.request or 0)
 
 
 def _either(rate: Decimal | None, otherwise: Decimal | None) -> Decimal | None:
@@ -201,8 +211,18 @@ def _dearest(rates: Iterable[Decimal | None]) -> Decimal | None:
     return max((rate for rate in rates if rate is not None), default=None)
 
 
-def _shown(rates: Rates) -> dict[str, str]:
-    return {name: f"{rate:f}" for name, rate in rates._asdict().items() if rate is not None}
+def _shown(rates: Rates, usage: Usage) -> dict[str, str]:
+    """The rates, and how often those applied of which the call's row has no count."""
+    shown = {name: f"{rate:f}" for name, rate in rates._asdict().items() if rate is not None}
+    for name, count in (
+        ("cache_write_1h", usage.cache_write_1h_tokens),
+        ("web_search", usage.web_searches),
+    ):
+        if count:
+            shown[f"{name}_count"] = str(count)
+        else:
+            shown.pop(name, None)
+    return shown
 
 
 # What genai-prices knows.
@@ -259,14 +279,14 @@ def _rates(info: "ModelInfo", at: datetime, read_tokens: int) -> Rates:
 
 def _rates_of(found: "ModelPrice", read_tokens: int) -> Rates:
     def rate(name: str) -> Decimal | None:
-        price = getattr(found, name)
+        price = getattr(found, name, None)
         if price is None or isinstance(price, Decimal):
             return price
         # The whole call costs what the highest tier that its input reaches says.
         reached = [tier.price for tier in price.tiers if read_tokens > tier.start]
         return reached[-1] if reached else price.base
 
-    for_requests = rate("requests_kcount")
+    for_requests, for_searches = rate("requests_kcount"), rate("web_searches_kcount")
     return Rates(
         rate("input_mtok"),
         rate("output_mtok"),
@@ -274,4 +294,6 @@ def _rates_of(found: "ModelPrice", read_tokens: int) -> Rates:
         rate("cache_write_mtok"),
         rate("output_reasoning_mtok"),
         None if for_requests is None else for_requests / PER_REQUESTS,
+        rate("cache_write_1h_mtok"),
+        None if for_searches is None else for_searches / PER_REQUESTS,
     )

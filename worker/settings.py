@@ -224,7 +224,7 @@ ModelName = Annotated[
     str | None,
     AfterValidator(_model_name),
     Says(
-        '"offline", or a provider and its model, as openai:gpt-5.1 or anthropic:claude-sonnet-4-5'
+        '"offline", or a provider and its model, as openai:gpt-5.1 or anthropic:claude-sonnet-5-5'
     ),
 ]
 Queues = Annotated[
@@ -377,7 +377,9 @@ class Settings(BaseSettings):
         "offline, rules that quote what was said, at no cost",
     )
     model_url: HttpUrl = Field(
-        None, description="the base URL of that model's provider, where it is not the usual one"
+        None,
+        description="the base URL of that model's provider, where it is not the usual one: with "
+        "/v1, as https://gateway.example/v1; unset, OPENAI_BASE_URL or ANTHROPIC_BASE_URL counts",
     )
     model_key: SecretStr | None = Field(
         None, description="the key that provider wants; unset, its usual variable is read"

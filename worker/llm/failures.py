@@ -14,6 +14,8 @@ from pydantic_ai.exceptions import (
     ModelAPIError,
     ModelConnectionError,
     ModelHTTPError,
+    ModelOverloadedError,
+    ModelQuotaExceededError,
     ModelRateLimitError,
 )
 from pydantic_ai.messages import ModelMessage, UserPromptPart
@@ -34,6 +36,7 @@ FINAL = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "send less, and retry the job",
     HTTPStatus.UNPROCESSABLE_ENTITY: "change what is sent, and retry the job",
 }
+QUOTA = "pay for more there, or raise the limit of this key, and retry the job"
 _KEY = re.compile(r"\b(?:sk|pk|key|org|proj)[-_][\w*.-]{4,}")
 
 
@@ -49,18 +52,16 @@ async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool
     """Book what became of the call; `began`: a piece of its answer came."""
     if began:
         await call.cut(says)
-    elif isinstance(error, ModelRateLimitError):
-        # Nothing was billed; everybody waits as long as the provider says, and no failure is burnt.
-        wait = error.retry_after
-        pause = None if wait is None else min(wait, RATE_LIMIT_SECONDS_MAX)
-        return Unanswered(error, says, await call.limited(pause, says))
     elif _is_refusal(error):
         await call.refused(says)
     elif isinstance(error, ModelConnectionError) and error.phase in ("pool", "connect"):
         await call.unsent(says)
     else:
         await call.lost(says)
-    return Unanswered(error, says)
+    if not isinstance(error, ModelRateLimitError | ModelOverloadedError):
+        return Unanswered(error, says)
+    # Everybody waits as long as the provider says, and no failure is burnt.
+    return Unanswered(error, says, await call.hold_off(_bounded_wait(error), says))
 
 
 def described(error: BaseException, model: str, messages: Sequence[ModelMessage]) -> str:
@@ -88,17 +89,29 @@ def ending_of(unanswered: Unanswered) -> BaseException:
     error, says, park = unanswered
     if park is not None:
         return park
+    if isinstance(error, ModelQuotaExceededError):
+        return Fail(f"{says}; {QUOTA}")
     if isinstance(error, ModelHTTPError) and error.status_code in FINAL:
         return Fail(f"{says}; {FINAL[HTTPStatus(error.status_code)]}")
+    return Retry(_bounded_wait(error), says)
+
+
+def _bounded_wait(error: BaseException) -> float | None:
+    """The seconds that the provider says, within reason."""
     after = error.retry_after if isinstance(error, ModelAPIError) else None
-    return Retry(None if after is None else min(after, RATE_LIMIT_SECONDS_MAX), says)
+    return None if after is None else min(after, RATE_LIMIT_SECONDS_MAX)
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """A status that says: not done, not billed. A timeout of the provider's own does not say so."""
+    """What says: not done, not billed. A timeout of the provider's own does not say so, nor does
+    anything that comes in an answer that has begun.
+    """
+    if not isinstance(error, ModelAPIError) or error.in_stream:
+        return False
+    if isinstance(error, ModelRateLimitError | ModelOverloadedError):
+        return True
     return (
         isinstance(error, ModelHTTPError)
-        and not error.in_stream
         and 400 <= error.status_code < 500
         and error.status_code not in (HTTPStatus.REQUEST_TIMEOUT, 499)
     )

@@ -1,4 +1,4 @@
-"""Models by name: `openai:gpt-5.1`, `anthropic:claude-sonnet-4-5`, any OpenAI-compatible server.
+"""Models by name: `openai:gpt-5.1`, `anthropic:claude-sonnet-5-5`, any OpenAI-compatible server.
 
 In: a name, and where and with which key. Out: a model whose client does not retry by itself and
 waits no longer than it is told. Invariant: a mistake in the name or a missing key is told before
@@ -19,11 +19,14 @@ def model_of(
 
     "openai" speaks Chat Completions, which every compatible server does; "openai-responses" the
     Responses API. Without `key`, the provider's usual variable counts, and a server at `url` is
-    taken to want none. Raises `InvalidInput`.
+    taken to want none; without `url`, the SDK's own OPENAI_BASE_URL or ANTHROPIC_BASE_URL. Raises
+    `InvalidInput`.
     """
     given = key_of(name, url, key)
     provider, _, model = name.partition(":")
     if provider == "anthropic":
+        # Its SDK says /v1 itself; OpenAI's does not, so people write it here too.
+        url = url and url.rstrip("/").removesuffix("/v1")
         return _anthropic(model, url, given, timeout_seconds)
     return _openai(model, url, given, timeout_seconds, responses=provider == "openai-responses")
 

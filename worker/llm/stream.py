@@ -1,7 +1,8 @@
 """An answer as it comes: passed on live, and settled when it is complete.
 
 In: the provider's stream. Out: the same events; after the last, the response that stands in the
-record. Invariant: an answer counts as one only when its stream has ended by itself.
+record. Invariant: an answer counts as one only when its stream has ended by itself, and said so: a
+proxy may end a connection properly in the middle of an answer.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,7 +44,7 @@ class MeteredStream(StreamedResponse):
         if self._cancelled:
             return
         response = self._live.get()
-        if response.state in ("incomplete", "interrupted"):
+        if response.state in ("incomplete", "interrupted") or _broke_off(response):
             raise ModelAPIError(self.model_name, "the stream ended before the answer was complete")
         self._stands = await self._answer(response)
         self._finished = True
@@ -80,3 +81,16 @@ class MeteredStream(StreamedResponse):
     @property
     def timestamp(self) -> datetime:
         return self._live.timestamp
+
+
+def _broke_off(response: ModelResponse) -> bool:
+    """It says, last of all, neither why the model stopped nor what it took.
+
+    Every provider says why. Some servers of OpenAI's protocol do not, and its adapter makes up for
+    it; then it counts whether they say what it took. What comes over no network need not say.
+    """
+    if response.state != "complete" or response.provider_url is None:
+        return False
+    said_why = "finish_reason" in (response.provider_details or {})
+    untold = response.usage.unmeasured_requests > 0 and not said_why
+    return response.finish_reason is None or untold

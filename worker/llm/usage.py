@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelResponse
-from pydantic_ai.models import Model
+from pydantic_ai.models import Model, StreamedResponse
+from pydantic_ai.usage import RequestUsage
 
 from db.tokens import TOKENS_MAX, Usage, UsageSource
 
@@ -60,8 +61,10 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
         min(said.output_tokens, TOKENS_MAX),
         cache_read_tokens=min(said.cache_read_tokens, TOKENS_MAX),
         cache_write_tokens=min(said.cache_write_tokens, TOKENS_MAX),
-        reasoning_tokens=min(max(said.details.get("reasoning_tokens", 0), 0), TOKENS_MAX),
+        reasoning_tokens=min(_reasoning_tokens(said), TOKENS_MAX),
         total_tokens=total_said,
+        cache_write_1h_tokens=min(max(said.cache_write_1h_tokens, 0), TOKENS_MAX),
+        web_searches=min(max(getattr(said, "web_searches", 0), 0), TOKENS_MAX),
     )
     if said.input_tokens <= estimate.input_tokens and said.output_tokens <= estimate.output_tokens:
         return usage
@@ -74,15 +77,21 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
     )
 
 
+def _reasoning_tokens(said: RequestUsage) -> int:
+    """Adapters name them by the one or by the other."""
+    return max(said.output_reasoning_tokens, said.details.get("reasoning_tokens", 0), 0)
+
+
 def price_of(model: Model) -> tuple[Decimal | None, str | None]:
     """What an answer costs and by which price, if the model says so itself; providers' do not."""
     return getattr(model, "price", None) or (None, None)
 
 
 class TotalSaid:
-    """The total that the provider states; OpenAI's adapter drops it, so it is seen on the way.
+    """The total that the provider states; adapters drop it, so it is seen on the way.
 
-    Some providers' totals contradict their parts; then neither is to be believed.
+    Some providers' totals contradict their parts; then neither is to be believed. Those that speak
+    one of OpenAI's protocols state one; Anthropic's does not.
     """
 
     def __init__(self) -> None:
@@ -90,25 +99,28 @@ class TotalSaid:
 
     def in_requests_of(self, model: Model) -> Model:
         """The model, watched while it makes one request; the one that was given stays as it is."""
-        if getattr(model, "_map_usage", None) is None:
+        if getattr(model, "_process_response", None) is None:
             return model
         watched = copy(model)
-        self.watch(watched)
+        self._watch(watched, "_process_response")
         return watched
 
-    def watch(self, adapter: Any) -> None:
-        """Look at every usage that this model or stream reads out of an answer."""
-        read = getattr(adapter, "_map_usage", None)
+    def in_stream(self, stream: StreamedResponse) -> None:
+        """Look at every usage that this stream reads out of its events."""
+        self._watch(stream, "_map_usage")
+
+    def _watch(self, adapter: Any, name: str) -> None:
+        read = getattr(adapter, name, None)
         if read is None:
             return
 
-        def watched(answer: Any) -> Any:
+        def watched(answer: Any, *args: Any, **kwargs: Any) -> Any:
             total = getattr(getattr(answer, "usage", None), "total_tokens", None)
             if isinstance(total, int):
                 self.tokens = total
-            return read(answer)
+            return read(answer, *args, **kwargs)
 
-        adapter._map_usage = watched
+        setattr(adapter, name, watched)
 
 
 def _file_urls(messages: Sequence[ModelMessage]) -> Iterable[int]:

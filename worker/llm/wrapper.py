@@ -145,7 +145,7 @@ class MeteredModel(WrapperModel):
             async with self.wrapped.request_stream(
                 messages, _with_request_id(asked, call), model_request_parameters, run_context
             ) as live:
-                total.watch(live)
+                total.in_stream(live)
                 stream = MeteredStream(live, answered)
                 yield stream
         except BaseException as error:

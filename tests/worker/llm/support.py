@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import LiteralString
 from uuid import UUID
 
-from pydantic_ai.models.openai import OpenAIChatModel
+from anthropic import AsyncAnthropic
+from pydantic_ai.models import Model
+from pydantic_ai.models.anthropic import AnthropicModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from db import tokens
@@ -23,6 +27,17 @@ order by s.name
 def model_at(provider: OpenAIStub, name: str = "chat-1") -> OpenAIChatModel:
     """As a user builds one: with the SDK's own retries."""
     return OpenAIChatModel(name, provider=OpenAIProvider(base_url=provider.url, api_key="sk-test"))
+
+
+def model_by(protocol: str, provider: OpenAIStub) -> Model:
+    """As a user builds one that has a price, by each protocol; its SDK would retry."""
+    if protocol == "anthropic":
+        client = AsyncAnthropic(base_url=provider.root, api_key="sk-test")
+        return AnthropicModel(
+            "claude-sonnet-5-5", provider=AnthropicProvider(anthropic_client=client)
+        )
+    kind = OpenAIChatModel if protocol == "chat" else OpenAIResponsesModel
+    return kind("gpt-5-mini", provider=OpenAIProvider(base_url=provider.url, api_key="sk-test"))
 
 
 async def calls_of(api: JobApi, job_id: UUID) -> list[Call]:

@@ -97,7 +97,7 @@ async def test_an_answer_that_comes_too_late_is_held_at_the_estimate(
     assert len(provider.bill) == 2
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422])
 async def test_a_refused_request_fails_the_job_at_once_with_what_the_provider_says(
     api: JobApi, provider: OpenAIStub, status: int
 ) -> None:
