@@ -13,7 +13,7 @@ CHAOS_SEEDS ?= 1000
 QUICK ?=
 # Tests wait more than they compute: for servers, for killed workers to be rescued. In the order of
 # their files: the fault tests, which take longest, begin first.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -25,6 +25,8 @@ help: ## list the targets
 demo: $(STAMP) ## run the whole flow on a shipped conversation, with a killed daemon (ARGS="--model offline" …)
 	$(VENV)/bin/jobsworth demo --inbox examples/inbox.jsonl $(ARGS)
 
+# The many processes that tests start do not each compile every module, whatever the shell says.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## run every test, on real PostgreSQL (ARGS=... is passed to pytest)
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -56,7 +58,7 @@ $(STAMP): pyproject.toml requirements.lock
 	    echo "Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
 ifneq ($(UV),)
 	@$(VENV)/bin/python --version >/dev/null 2>&1 || { rm -rf $(VENV); uv venv --quiet --python "$(PYTHON)" $(VENV); }
-	uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock
+	uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python -r requirements.lock
 	uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 else
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }

@@ -83,15 +83,9 @@ def run_cli(
     seconds: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """`jobsworth *args` in a process of its own, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "worker.cli", *args],
-        env=environment(url, env),
-        input=stdin or "",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=seconds,
-    )
+    from tests.chaos.nursery import the_nursery  # which is made of what is here
+
+    return the_nursery().run(args, environment(url, env), stdin or "", seconds)
 
 
 def start_worker(

@@ -20,8 +20,6 @@ from aiohttp import web
 from db import approvals, webhooks
 from db.approvals import ApprovalStatus
 from db.pool import Connection, Database
-from examples import telegram_bridge
-from examples.telegram_bridge import Settings
 from tests.support import until
 from worker.webhooks import deliver
 
@@ -135,10 +133,13 @@ class Scene:
 
 @pytest.fixture
 async def scene(database: Database, database_url: str, tmp_path: Path) -> AsyncGenerator[Scene]:
+    # Here, as aiogram takes seconds to load and every process of a test run reads every file.
+    from examples import telegram_bridge
+
     telegram = Telegram()
     async with _telegram(telegram) as api, anyio.create_task_group() as tasks:
         port = _free_port()
-        settings = Settings(
+        settings = telegram_bridge.Settings(
             database_url=database_url,
             webhook_secret=SECRET,
             token=TOKEN,

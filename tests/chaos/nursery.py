@@ -1,7 +1,7 @@
-"""A process that has imported everything and forks daemons, so that a new one costs milliseconds.
+"""A process that has imported everything and forks commands, so that a new one costs milliseconds.
 
-In: requests, one JSON document a line. Out: pids and exit codes in the same form. A daemon that is
-born here is what `jobsworth worker` is: it runs the command line in a session, a log file and an
+In: requests, one JSON document a line. Out: pids and exit codes in the same form. What is born here
+is what `jobsworth …` is: it runs the command line in a session, files, a working directory and an
 environment of its own. All of them die with the nursery, and the nursery dies with the test run.
 """
 
@@ -15,10 +15,12 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,20 +45,23 @@ START_SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+def nursery() -> Nursery:
     """Forks daemons for all tests of the run."""
-    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
-    try:
-        yield nursery
-    finally:
-        nursery.close()
+    return the_nursery()
+
+
+@cache
+def the_nursery() -> Nursery:
+    """The one of this process; it ends with it."""
+    return Nursery()
 
 
 class Nursery:
-    """The tests' side: asks for daemons, and hears of their ends. Any thread may ask."""
+    """The tests' side: asks for processes, and hears of their ends. Any thread may ask."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self) -> None:
+        self._kept = tempfile.TemporaryDirectory(prefix="jobsworth-nursery-")
+        self._directory = Path(self._kept.name)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.nursery"],
             env=environment(None),
@@ -74,18 +79,21 @@ class Nursery:
 
     def start(self, url: str, env: Mapping[str, str]) -> Daemon:
         """Fork a `jobsworth worker` with these settings."""
-        with self._asking:
-            self._asked += 1
-            number = self._asked
-            log = self._directory / f"{number}.log"
-            log.touch()
-            request = {"number": number, "env": environment(url, env), "log": str(log)}
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        with self._heard:
-            self._heard.wait_for(lambda: number in self._pids, START_SECONDS)
-            return Daemon(self, self._pids[number], log)
+        pid, log = self._fork(["worker"], environment(url, env), one_log=True)
+        return Daemon(self, pid, log)
+
+    def run(
+        self, arguments: Sequence[str], env: Mapping[str, str], stdin: str, seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Fork a `jobsworth *arguments`, and wait for its end."""
+        pid, out = self._fork(arguments, env, stdin=stdin)
+        code = self.wait(pid, seconds)
+        if code is None:
+            os.killpg(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(list(arguments), seconds)
+        return subprocess.CompletedProcess(
+            list(arguments), code, out.read_text(), out.with_suffix(".err").read_text()
+        )
 
     def wait(self, pid: int, seconds: float) -> int | None:
         """The exit code of one of its daemons (negative: the signal), None if it still runs."""
@@ -93,11 +101,35 @@ class Nursery:
             self._heard.wait_for(lambda: pid in self._codes, seconds)
             return self._codes.get(pid)
 
-    def close(self) -> None:
-        """Kill every daemon, and end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
+    def _fork(
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        stdin: str = "",
+        one_log: bool = False,
+    ) -> tuple[int, Path]:
+        """Its pid, and where its stdout goes; its stderr goes there too, or beside it."""
+        with self._asking:
+            self._asked += 1
+            number = self._asked
+            read, out = (self._directory / f"{number}{suffix}" for suffix in (".in", ".out"))
+            err = out if one_log else out.with_suffix(".err")
+            read.write_text(stdin)
+            out.touch()
+            request = {
+                "number": number,
+                "arguments": list(arguments),
+                "env": dict(env),
+                "directory": str(Path.cwd()),
+                "files": [str(read), str(out), str(err)],
+            }
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        with self._heard:
+            self._heard.wait_for(lambda: number in self._pids, START_SECONDS)
+            return self._pids[number], out
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -235,26 +267,28 @@ def _bear(request: dict[str, Any]) -> int:
         return pid
     code = 70
     try:
-        code = _live(request["env"], request["log"])
+        code = _live(request)
     finally:
         os._exit(code)
 
 
-def _live(env: dict[str, str], log: str) -> int:
+def _live(request: dict[str, Any]) -> int:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(written, 1)
-    os.dup2(written, 2)
+    read, *written = request["files"]
+    os.dup2(os.open(read, os.O_RDONLY), 0)
+    for number, name in enumerate(written, start=1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update(request["env"])
+    os.chdir(request["directory"])
+    sys.path[0] = request["directory"]  # as `python -m` has it
     from worker import crash_points
     from worker.cli.run import run
 
     importlib.reload(crash_points)  # they are armed by the environment at import
-    return int(run(["worker"]))
+    return int(run(request["arguments"]))
 
 
 def _tell(document: dict[str, int]) -> None:
