@@ -1,7 +1,7 @@
 """Rate limits: how many requests and tokens a minute all daemons together may send.
 
 In: a provider, a model (or `*`: all of them together) and numbers; or a pause that the provider
-asked for. Out: calls are held to it when they start (`db.tokens.start_calls`), by the generic cell
+asked for. Out: calls are held to it when they start (`db.starts`), by the generic cell
 rate algorithm (ITU-T I.371): a bucket of one minute's worth that fills at the limit's pace.
 """
 

@@ -24,7 +24,7 @@ import anyio
 import pytest
 from psycopg.types.json import Jsonb
 
-from db import books, tokens
+from db import books, settlements
 from db.pool import Database
 from tests.chaos.bill import Amounts, Books, Budget, Rates
 from tests.chaos.nursery import Daemon
@@ -263,7 +263,7 @@ class Play:
             Database(self.scene.url, pool_min=1, pool_max=1) as database,
             database.connection() as connection,
         ):
-            while (await tokens.settle_abandoned(connection, 100)).calls:
+            while (await settlements.settle_abandoned(connection, 100)).calls:
                 pass
             assert await books.check(connection) == []
 

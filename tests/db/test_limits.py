@@ -9,11 +9,12 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from db import limits, tokens
+from db import limits, starts, tokens
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, Database, begun, execute
 from db.queue import PINNED, Lease
-from db.tokens import Limited, Started, Starting, Usage, Verdict
+from db.starts import Limited, Started, Starting, Verdict
+from db.tokens import Usage
 from tests.db import rows
 
 pytestmark = pytest.mark.both
@@ -35,7 +36,7 @@ async def start(conn: Connection, lease: Lease | None = None, **options: Any) ->
         "request_id": uuid4().hex,
         "estimate": Usage(60, 40),
     }
-    return await tokens.try_start_call(conn, Starting(lease, **{**known, **options}))
+    return await starts.try_start_call(conn, Starting(lease, **{**known, **options}))
 
 
 async def waits(conn: Connection, **options: Any) -> float:
@@ -72,7 +73,7 @@ async def test_of_a_batch_as_many_go_out_as_the_limit_lets(conn: Connection) -> 
         for size in (100,) * 10 + (200, 200, 50, 100, 0)
     ]
     async with begun(conn, PINNED):
-        found = await tokens.start_calls(conn, calls)
+        found = await starts.start_calls(conn, calls)
     started = [isinstance(found[call.request_id], Started) for call in calls]
     assert started == [True] * 11 + [False, True, False, True]
     assert await lets(conn, estimate=Usage(0, 0)) == 30 - 13
