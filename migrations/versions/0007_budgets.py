@@ -992,7 +992,17 @@ begin
       then l.requests_at end,
     tokens_at = case when excluded.tokens_per_minute = l.tokens_per_minute then l.tokens_at end,
     turn_at = null;
+  perform jobsworth.wake_limited();
 end $$;
+
+-- Let all who wait for their turn at a limit try again now: their turns were those of another one.
+create function jobsworth.wake_limited() returns void language sql as $$
+  update jobsworth.reactive_jobs j set run_at = clock_timestamp()
+  where j.id = any(array(
+    select x.id from jobsworth.reactive_jobs x
+    where x.status = 'waiting' and x.waiting_for = 'limit' and x.run_at > clock_timestamp()
+    for no key update skip locked))
+$$;
 
 -- Let nobody send to a provider's model for so many seconds; a longer pause that is there stays.
 create function jobsworth.pause_rate(provider text, model text, seconds float8)
@@ -1059,6 +1069,7 @@ drop view jobsworth.violations;
 drop view jobsworth.violations_of_books;
 drop function jobsworth.pause_rate(text, text, float8);
 drop function jobsworth.set_rate_limit(text, text, int, bigint);
+drop function jobsworth.wake_limited();
 drop function jobsworth.remove_budget(text, uuid);
 drop function jobsworth.reset_budget(text, uuid);
 drop function jobsworth.raise_budget(text, numeric, uuid);

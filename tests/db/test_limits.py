@@ -9,7 +9,7 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from db import limits, starts, tokens
+from db import limits, moving, starts, tokens
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, Database, begun, execute
 from db.queue import PINNED, Lease
@@ -26,6 +26,13 @@ set requests_at = requests_at - %(seconds)s * interval '1 second',
   tokens_at = tokens_at - %(seconds)s * interval '1 second',
   turn_at = turn_at - %(seconds)s * interval '1 second',
   paused_until = paused_until - %(seconds)s * interval '1 second'
+"""
+
+
+WAIT_AN_HOUR: LiteralString = """
+update jobsworth.reactive_jobs
+set status = 'waiting', waiting_for = 'limit', run_at = now() + interval '1 hour'
+where id = %(job_id)s
 """
 
 
@@ -148,6 +155,23 @@ async def test_a_limit_is_lifted(conn: Connection) -> None:
         await limits.remove(conn, "acme")
     with pytest.raises(InvalidInput, match="lets nothing through"):
         await limits.set_limit(conn, "acme", requests=0)
+
+
+@pytest.mark.parametrize("how", ["set", "remove"])
+async def test_who_waits_for_a_turn_tries_again_when_the_limit_is_another(
+    conn: Connection, how: str
+) -> None:
+    await limits.set_limit(conn, "acme", "large", requests=1)
+    job_id = await rows.new_job(conn)
+    await execute(conn, WAIT_AN_HOUR, {"job_id": job_id})
+    await moving.reconsider(conn, [job_id])
+    assert await rows.status(conn, job_id) == ("waiting", "limit")
+    if how == "set":
+        await limits.set_limit(conn, "acme", "large", requests=60)
+    else:
+        await limits.remove(conn, "acme", "large")
+    await moving.promote_due(conn, 10)
+    assert await rows.status(conn, job_id) == ("queued", None)
 
 
 async def test_many_daemons_at_once_send_no_more_than_the_limit(
