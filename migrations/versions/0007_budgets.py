@@ -377,6 +377,7 @@ declare
   fit boolean;
   written uuid[];
   warned text[];
+  against jobsworth.call_verdict;
 begin
   with asked as materialized (
     select a.*, j.run_id, j.agent_id, coalesce(j.run_id, a.job_id) as run_key,
@@ -496,11 +497,17 @@ begin
     return query select s.* from jobsworth.start_counted(calls[: n / 2], at) s;
     return query select s.* from jobsworth.start_counted(calls[n / 2 + 1 :], at) s;
   else
-    return next jobsworth.refuse_call(calls[1], at);
+    against := jobsworth.refuse_call(calls[1], at);
+    if against.verdict is not null then
+      return next against;
+    else
+      return query select s.* from jobsworth.start_counted(calls, at) s;
+    end if;
   end if;
 end $$;
 
--- What stands against a call: a limit first, then a budget.
+-- What stands against a call: a limit first, then a budget. No verdict: nothing any more, since
+-- somebody has raised a budget between two statements.
 create function jobsworth.refuse_call(call jsonb, at timestamptz)
   returns jobsworth.call_verdict language plpgsql as $$
 declare
@@ -564,6 +571,9 @@ begin
   order by n.needs is not null,
     case b.over when 'fail' then 1 when 'park' then 2 else 3 end, b.name, b.id
   limit 1;
+  if not found then
+    return v;
+  end if;
   v.verdict := case when short.needs is null then 'unpriced' else 'budget' end;
   v.budget_id := (short.budget).id;
   v.budget := (short.budget).name;

@@ -22,8 +22,8 @@ from tests.chaos.scene import Scene
 from tests.openai_stub import BillLine, Charge
 
 CALLS: LiteralString = """
-select c.id, c.request_id, c.lease_no, c.status::text, c.usage_source::text, c.job_id, c.run_id, c.step_name,
-  c.mode, c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cost,
+select c.id, c.request_id, c.lease_no, c.status::text, c.usage_source::text, c.job_id, c.run_id,
+  c.step_name, c.mode, c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cost,
   c.estimated_input_tokens, c.estimated_output_tokens, c.estimated_cost, c.started_at, c.settled_at
 from jobsworth.llm_calls c
 order by c.started_at

@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.both]
 SEEDS = int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "300"))
 OPEN_RUNS = 16
 END_SECONDS = 120
-KILL_SECONDS = (0.03, 0.4)
+KILL_SECONDS = (0.02, 0.3)
 RARELY = 0.05
 # Some are stopped instead until others have their jobs, and then go on for a moment.
 STALL_SHARE = 0.08
@@ -69,7 +69,7 @@ FRUGAL = Budget("frugal", "tokens", "day", mode="books.frugal")
 BUDGETS = {HOURLY: (2_000, 4_000), RUN: (Decimal("0.016"), Decimal("0.004")), FRUGAL: (8_000, 0)}
 RAISE_SECONDS = 0.2
 # How many ask at the same moment, at first, what is limited and what is short.
-RUSH = 30
+RUSH = 24
 LIMITED = "limited-1"
 LIMIT_REQUESTS = 12
 LATER_REQUESTS = 600

@@ -339,6 +339,19 @@ async def test_a_batch_warns_once(conn: Connection) -> None:
     assert sorted(warned) == [(), (), (), (), ("daily: 500 of 500 tokens",)]
 
 
+async def test_what_stands_against_a_call_may_be_gone_when_it_is_looked_for(
+    conn: Connection,
+) -> None:
+    """A person raises a budget without the money's lock, so also between two statements."""
+    await tokens_a_day(conn, 100)
+    call = '{"request_id": "r", "input_tokens": 60, "output_tokens": %s, "cost": 1}'
+    refuse: LiteralString = (
+        "select (jobsworth.refuse_call(%(call)s::jsonb, clock_timestamp())).verdict"
+    )
+    assert await fetch_val(conn, refuse, {"call": call % 41}) == "budget"
+    assert await fetch_val(conn, refuse, {"call": call % 40}) is None
+
+
 # Operations.
 
 
