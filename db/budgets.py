@@ -2,7 +2,7 @@
 
 In: names, amounts, periods and filters. Out: budgets and how they stand. Every call that falls
 under one reserves its upper estimate there before it is sent, and counts in that window
-(`db.tokens.start_calls`). The operations are functions of the schema, so that any SQL client can
+(`db.starts`). The operations are functions of the schema, so that any SQL client can
 raise a budget, and whoever waited for it goes on with the same commit.
 """
 

@@ -1,7 +1,7 @@
 """Rate limits: how many requests and tokens a minute all daemons together may send.
 
 In: a provider, a model (or `*`: all of them together) and numbers; or a pause that the provider
-asked for. Out: calls are held to it when they start (`db.tokens.start_calls`), by the generic cell
+asked for. Out: calls are held to it when they start (`db.starts`), by the generic cell
 rate algorithm (ITU-T I.371): a bucket of one minute's worth that fills at the limit's pace.
 """
 
@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput, NotFound
-from db.pool import execute, fetch_all
+from db.pool import execute, fetch_all, fetch_val
 
 PAUSE_SECONDS_MAX = 86_400.0
 
@@ -44,6 +44,8 @@ async def set_limit(
 ) -> None:
     """Limit what is sent in a minute; None: no limit of that kind. Both None lift it.
 
+    Who waits for a turn at a limit tries again at once.
+
     Raises `InvalidInput`.
     """
     values = {"provider": provider, "model": model, "requests": requests, "tokens": tokens}
@@ -64,14 +66,18 @@ async def pause(conn: AsyncConnection[Any], provider: str, model: str, seconds: 
 
 
 REMOVE: LiteralString = """
-delete from jobsworth.rate_limits l
-where l.team_id is null and l.provider = %(provider)s and l.model = %(model)s
+with removed as (
+  delete from jobsworth.rate_limits l
+  where l.team_id is null and l.provider = %(provider)s and l.model = %(model)s
+  returning l.id
+)
+select count(*) from removed r cross join lateral (select jobsworth.wake_limited() offset 0) w
 """
 
 
 async def remove(conn: AsyncConnection[Any], provider: str, model: str = "*") -> None:
     """Lift a limit, and a pause. Raises `NotFound`."""
-    if not await execute(conn, REMOVE, {"provider": provider, "model": model}):
+    if not await fetch_val(conn, REMOVE, {"provider": provider, "model": model}):
         raise NotFound(f"there is no limit of {provider} {model}", "see jobsworth limit list")
 
 

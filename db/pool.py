@@ -234,7 +234,7 @@ async def write_rows(
     prepare: bool,
     **values: Any,
 ) -> list[Any]:
-    """`fetch_rows` of a statement that takes a table of `rows`, as JSON."""
+    """`fetch_rows` of a statement that takes a table of `rows`."""
     return await fetch_rows(conn, query, {**values, "rows": table(rows)}, prepare=prepare)
 
 
@@ -249,6 +249,11 @@ class Last(NamedTuple, Generic[R]):
     query: LiteralString
     params: Mapping[str, Any]
     read: Callable[[Sequence[tuple[Any, ...]]], R]
+
+
+async def fetch_last(conn: Connection, last: Last[R], *, prepare: bool) -> R:
+    """Run it like any other statement, and leave the transaction as it is."""
+    return last.read(await fetch_rows(conn, last.query, last.params, prepare=prepare))
 
 
 async def commit_with(conn: Connection, lasts: Sequence[Last[Any]]) -> list[Any]:

@@ -2088,6 +2088,9 @@ begin
   order by n.needs is not null,
     case b.over when 'fail' then 1 when 'park' then 2 else 3 end, b.name, b.id
   limit 1;
+  if not found then
+    return v;
+  end if;
   v.verdict := case when short.needs is null then 'unpriced' else 'budget' end;
   v.budget_id := (short.budget).id;
   v.budget := (short.budget).name;
@@ -2714,6 +2717,7 @@ begin
       then l.requests_at end,
     tokens_at = case when excluded.tokens_per_minute = l.tokens_per_minute then l.tokens_at end,
     turn_at = null;
+  perform jobsworth.wake_limited();
 end $$;
 
 CREATE FUNCTION jobsworth.settle_calls(rows jsonb, OUT settled bigint, OUT rooms uuid[]) RETURNS record
@@ -3028,6 +3032,7 @@ declare
   fit boolean;
   written uuid[];
   warned text[];
+  against jobsworth.call_verdict;
 begin
   with asked as materialized (
     select a.*, j.run_id, j.agent_id, coalesce(j.run_id, a.job_id) as run_key,
@@ -3147,7 +3152,12 @@ begin
     return query select s.* from jobsworth.start_counted(calls[: n / 2], at) s;
     return query select s.* from jobsworth.start_counted(calls[n / 2 + 1 :], at) s;
   else
-    return next jobsworth.refuse_call(calls[1], at);
+    against := jobsworth.refuse_call(calls[1], at);
+    if against.verdict is not null then
+      return next against;
+    else
+      return query select s.* from jobsworth.start_counted(calls, at) s;
+    end if;
   end if;
 end $$;
 
@@ -3637,6 +3647,16 @@ begin
   end if;
   return cardinality(granted);
 end $$;
+
+CREATE FUNCTION jobsworth.wake_limited() RETURNS void
+    LANGUAGE sql
+    AS $$
+  update jobsworth.reactive_jobs j set run_at = clock_timestamp()
+  where j.id = any(array(
+    select x.id from jobsworth.reactive_jobs x
+    where x.status = 'waiting' and x.waiting_for = 'limit' and x.run_at > clock_timestamp()
+    for no key update skip locked))
+$$;
 
 CREATE FUNCTION jobsworth.wake_on_insert() RETURNS trigger
     LANGUAGE plpgsql

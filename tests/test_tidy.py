@@ -26,7 +26,6 @@ MAY_IMPORT_WEB = {"worker.daemon", "worker.attempt_log"}
 LINES_MAX = 420
 # One subject each; a cut would separate what is read together.
 LONG = {
-    "db/tokens.py": "the books: every call that is started and settled",
     "worker/context.py": "the job's methods, one class that handlers see",
     "worker/settings.py": "one line for each setting, and how a bad one is told",
     "worker/daemon.py": "the order in which the parts start and end",

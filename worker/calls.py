@@ -20,19 +20,10 @@ from db import budgets, limits
 from db.documents import to_document
 from db.errors import InvalidInput, JobsworthError
 from db.pool import Database
+from db.settlements import Settlement
+from db.starts import Limited, Short, Started, Starting, Unpriced
 from db.steps import PaidAnswer
-from db.tokens import (
-    Answer,
-    CallStatus,
-    Limited,
-    Settlement,
-    Short,
-    Started,
-    Starting,
-    Unpriced,
-    Usage,
-    UsageSource,
-)
+from db.tokens import Answer, CallStatus, Usage, UsageSource
 from worker import crash_points, events, steps
 from worker.group_commit import START, Paid
 from worker.log import get_logger

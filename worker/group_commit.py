@@ -16,11 +16,12 @@ from uuid import UUID
 
 import anyio
 
-from db import steps, tokens
+from db import settlements, starts, steps
 from db.pool import Connection, Database, Last, bounded, commit_with
 from db.queue import PINNED
+from db.settlements import SETTLING, Settlement
+from db.starts import Starting, Verdict
 from db.steps import PaidAnswer, Record
-from db.tokens import SETTLING, Settlement, Starting, Verdict
 from worker import events
 from worker.log import get_logger
 
@@ -140,10 +141,10 @@ class Booked(NamedTuple):
 
 
 async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapping[int, Verdict]]:
-    last = tokens.last_starts(calls)
+    last = starts.starts(calls)
 
     def by_position(found: Found) -> Mapping[int, Verdict]:
-        verdicts = last.read(found)
+        verdicts = last.read(found).verdicts
         return {
             n: verdicts[one.request_id] for n, one in enumerate(calls) if one.request_id in verdicts
         }
@@ -154,7 +155,7 @@ async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapp
 async def _start_alone(database: Database, call: Starting) -> Verdict:
     # One statement is a transaction; what it locks is held for no round trip.
     async with database.connection() as connection:
-        return await tokens.try_start_call(connection, call)
+        return await starts.try_start_call(connection, call)
 
 
 async def _record_together(connection: Connection, ran: Sequence[Record]) -> dict[int, Any]:
@@ -174,7 +175,7 @@ async def _settle_together(
 ) -> Last[Mapping[int, Booked]]:
     answers = [answer for _, answer in paid if answer]
     stand = await steps.keep_answers(connection, answers) if answers else {}
-    last = tokens.last_settlements([settlement for settlement, _ in paid])
+    last = settlements.settles([settlement for settlement, _ in paid])
 
     def by_position(found: Found) -> Mapping[int, Booked]:
         rooms = last.read(found).rooms
@@ -190,7 +191,7 @@ async def _settle_alone(database: Database, paid: Paid) -> Booked:
     settlement, answer = paid
     async with bounded(SETTLE_SECONDS), database.transaction(PINNED) as connection:
         stands = answer and await steps.keep_answer(connection, **answer._asdict())
-        [settled] = await commit_with(connection, [tokens.last_settlements([settlement])])
+        [settled] = await commit_with(connection, [settlements.settles([settlement])])
         return Booked(stands, settled.rooms)
 
 
@@ -201,4 +202,4 @@ SETTLE = Kind(_settle_together, _settle_alone, turn=2)
 """Calls that ended, each in one commit with its answer; brings the answers that stand."""
 
 START = Kind(_start_together, _start_alone, turn=3)
-"""Calls about to be sent; brings what was decided. Raises as `tokens.try_start_call` does."""
+"""Calls about to be sent; brings what was decided. Raises as `starts.try_start_call` does."""

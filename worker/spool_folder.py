@@ -26,8 +26,8 @@ from pydantic_core import to_json
 
 from db.documents import to_text
 from db.errors import InvalidInput
+from db.settlements import Settlement
 from db.steps import PaidAnswer
-from db.tokens import Settlement
 from worker.group_commit import Paid
 
 FORMAT = 1

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import anyio
 
-from db import approvals, budgets, chores, moving, recovery, tokens, workers
+from db import approvals, budgets, chores, moving, recovery, settlements, workers
 from db.chores import Chores
 from db.errors import JobsworthError
 from db.pool import Database
@@ -216,7 +216,7 @@ class Upkeep:
 
     async def _settle_abandoned(self) -> None:
         async with self._database.connection() as connection:
-            settled = await tokens.settle_abandoned(connection, ABANDONED_BATCH)
+            settled = await settlements.settle_abandoned(connection, ABANDONED_BATCH)
             if settled.rooms:
                 await budgets.wake(connection, settled.rooms)
         if settled.calls:

@@ -377,6 +377,7 @@ declare
   fit boolean;
   written uuid[];
   warned text[];
+  against jobsworth.call_verdict;
 begin
   with asked as materialized (
     select a.*, j.run_id, j.agent_id, coalesce(j.run_id, a.job_id) as run_key,
@@ -496,11 +497,17 @@ begin
     return query select s.* from jobsworth.start_counted(calls[: n / 2], at) s;
     return query select s.* from jobsworth.start_counted(calls[n / 2 + 1 :], at) s;
   else
-    return next jobsworth.refuse_call(calls[1], at);
+    against := jobsworth.refuse_call(calls[1], at);
+    if against.verdict is not null then
+      return next against;
+    else
+      return query select s.* from jobsworth.start_counted(calls, at) s;
+    end if;
   end if;
 end $$;
 
--- What stands against a call: a limit first, then a budget.
+-- What stands against a call: a limit first, then a budget. No verdict: nothing any more, since
+-- somebody has raised a budget between two statements.
 create function jobsworth.refuse_call(call jsonb, at timestamptz)
   returns jobsworth.call_verdict language plpgsql as $$
 declare
@@ -564,6 +571,9 @@ begin
   order by n.needs is not null,
     case b.over when 'fail' then 1 when 'park' then 2 else 3 end, b.name, b.id
   limit 1;
+  if not found then
+    return v;
+  end if;
   v.verdict := case when short.needs is null then 'unpriced' else 'budget' end;
   v.budget_id := (short.budget).id;
   v.budget := (short.budget).name;
@@ -992,7 +1002,17 @@ begin
       then l.requests_at end,
     tokens_at = case when excluded.tokens_per_minute = l.tokens_per_minute then l.tokens_at end,
     turn_at = null;
+  perform jobsworth.wake_limited();
 end $$;
+
+-- Let all who wait for their turn at a limit try again now: their turns were those of another one.
+create function jobsworth.wake_limited() returns void language sql as $$
+  update jobsworth.reactive_jobs j set run_at = clock_timestamp()
+  where j.id = any(array(
+    select x.id from jobsworth.reactive_jobs x
+    where x.status = 'waiting' and x.waiting_for = 'limit' and x.run_at > clock_timestamp()
+    for no key update skip locked))
+$$;
 
 -- Let nobody send to a provider's model for so many seconds; a longer pause that is there stays.
 create function jobsworth.pause_rate(provider text, model text, seconds float8)
@@ -1059,6 +1079,7 @@ drop view jobsworth.violations;
 drop view jobsworth.violations_of_books;
 drop function jobsworth.pause_rate(text, text, float8);
 drop function jobsworth.set_rate_limit(text, text, int, bigint);
+drop function jobsworth.wake_limited();
 drop function jobsworth.remove_budget(text, uuid);
 drop function jobsworth.reset_budget(text, uuid);
 drop function jobsworth.raise_budget(text, numeric, uuid);

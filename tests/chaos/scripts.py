@@ -33,6 +33,12 @@ def nodes_of(seed: int) -> list[Node]:
     ]
 
 
+def rush_of(model: str) -> list[Node]:
+    """One agent with one question, of which many are asked at the same moment."""
+    payload = {"prompt": "[[say me first]]", "model": model, "streamed": False}
+    return [{"node": "only", "mode": "books.agent", "payload": payload}]
+
+
 def _node(
     draw: random.Random, seed: int, node: str, mode: str, *, turns: int | None = None
 ) -> Node:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import books, budgets, ledger, rollups, tokens, violations
+from db import books, budgets, ledger, rollups, settlements, starts, violations
 from db.errors import InvalidInput
 from db.pool import Connection, Database, begun, execute, fetch_val
 from db.tokens import CallStatus, Usage
@@ -28,7 +28,7 @@ async def call(
     cost: Decimal | None = Decimal("0.10"),
     status: CallStatus = CallStatus.OK,
 ) -> UUID:
-    call_id = await tokens.start_call(
+    call_id = await starts.start_call(
         conn,
         await rows.running_job(conn),
         provider="acme",
@@ -38,7 +38,7 @@ async def call(
         estimated_cost=Decimal("0.5"),
     )
     if settled:
-        await tokens.settle_call(conn, call_id, status=status, usage=Usage(10, 5), cost=cost)
+        await settlements.settle_call(conn, call_id, status=status, usage=Usage(10, 5), cost=cost)
     return call_id
 
 
@@ -285,7 +285,7 @@ async def test_a_settled_call_may_outlive_its_job(conn: Connection) -> None:
 
 
 async def test_an_open_reservation_without_a_job_ends_within_the_hour(conn: Connection) -> None:
-    call_id = await tokens.start_call(
+    call_id = await starts.start_call(
         conn, None, provider="acme", model="large", request_id="r", estimate=Usage(1, 1)
     )
     assert await books.check(conn) == []

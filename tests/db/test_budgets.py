@@ -9,22 +9,14 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import budgets, limits, moving, tokens
+from db import budgets, limits, moving, settlements, starts, tokens
 from db.budgets import Budget
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
 from db.queue import PINNED, Lease
-from db.tokens import (
-    CallStatus,
-    NotStarted,
-    Settlement,
-    Short,
-    Started,
-    Starting,
-    Unpriced,
-    Usage,
-    Verdict,
-)
+from db.settlements import Settlement
+from db.starts import NotStarted, Short, Started, Starting, Unpriced, Verdict
+from db.tokens import CallStatus, Usage
 from tests.db import rows
 from tests.db.racing import until_blocked
 
@@ -62,7 +54,7 @@ def starting(lease: Lease | None, **options: Any) -> Starting:
 
 
 async def start(conn: Connection, lease: Lease | None = None, **options: Any) -> Verdict:
-    return await tokens.try_start_call(conn, starting(lease, **options))
+    return await starts.try_start_call(conn, starting(lease, **options))
 
 
 async def started(conn: Connection, lease: Lease | None = None, **options: Any) -> UUID:
@@ -79,9 +71,9 @@ async def windows(conn: Connection) -> list[tuple[Decimal, Decimal]]:
     return [(row["reserved"], row["spent"]) for row in await fetch_all(conn, WINDOWS)]
 
 
-async def settle(conn: Connection, call_id: UUID, **options: Any) -> tokens.Settled:
+async def settle(conn: Connection, call_id: UUID, **options: Any) -> settlements.Settled:
     known: dict[str, Any] = {"status": CallStatus.OK, "usage": Usage(5, 5), "cost": Decimal("0.1")}
-    return await tokens.settle_calls(conn, [Settlement(call_id, **{**known, **options})])
+    return await settlements.settle_calls(conn, [Settlement(call_id, **{**known, **options})])
 
 
 async def park(conn: Connection, lease: Lease) -> None:
@@ -132,7 +124,7 @@ async def test_a_call_that_does_not_fit_is_not_written(conn: Connection) -> None
     )
     assert len(await tokens.list_calls(conn, lease.job_id)) == 1
     with pytest.raises(NotStarted, match="100 of 150 tokens"):
-        await tokens.start_call(conn, **starting(lease)._asdict())
+        await starts.start_call(conn, **starting(lease)._asdict())
 
 
 @pytest.mark.parametrize(
@@ -255,7 +247,7 @@ async def test_the_truth_about_an_abandoned_call_corrects_it_once(conn: Connecti
     lease = await rows.running_job(conn)
     call_id = await started(conn, lease)
     await rows.end(conn, lease.job_id)
-    assert (await tokens.settle_abandoned(conn, 10)).calls == 1
+    assert (await settlements.settle_abandoned(conn, 10)).calls == 1
     assert await windows(conn) == [(0, 100), (0, 1)]
     assert (await settle(conn, call_id, price={"input": "1.25"})).calls == 1
     assert (await settle(conn, call_id)).calls == 0
@@ -328,7 +320,7 @@ async def test_of_a_batch_that_does_not_fit_as_a_whole_each_that_does_is_started
     sizes = [(first, 100), (first, 30), (first, 20), (second, 90), (second, 50), (None, 35)]
     calls = [starting(lease, estimate=Usage(size, 0)) for lease, size in sizes]
     async with begun(conn, PINNED):
-        found = await tokens.start_calls(conn, calls)
+        found = await starts.start_calls(conn, calls)
     decided = [
         one.budget if isinstance(one, Short) else type(one).__name__
         for one in (found[call.request_id] for call in calls)
@@ -342,9 +334,22 @@ async def test_of_a_batch_that_does_not_fit_as_a_whole_each_that_does_is_started
 async def test_a_batch_warns_once(conn: Connection) -> None:
     await tokens_a_day(conn, 500)
     async with begun(conn, PINNED):
-        found = await tokens.start_calls(conn, [starting(None) for _ in range(5)])
-    warned = [one.warned for one in found.values() if isinstance(one, Started)]
+        found = await starts.start_calls(conn, [starting(None) for _ in range(5)])
+    warned = [tuple(one.warned) for one in found.values() if isinstance(one, Started)]
     assert sorted(warned) == [(), (), (), (), ("daily: 500 of 500 tokens",)]
+
+
+async def test_what_stands_against_a_call_may_be_gone_when_it_is_looked_for(
+    conn: Connection,
+) -> None:
+    """A person raises a budget without the money's lock, so also between two statements."""
+    await tokens_a_day(conn, 100)
+    call = '{"request_id": "r", "input_tokens": 60, "output_tokens": %s, "cost": 1}'
+    refuse: LiteralString = (
+        "select (jobsworth.refuse_call(%(call)s::jsonb, clock_timestamp())).verdict"
+    )
+    assert await fetch_val(conn, refuse, {"call": call % 41}) == "budget"
+    assert await fetch_val(conn, refuse, {"call": call % 40}) is None
 
 
 # Operations.
@@ -512,7 +517,7 @@ async def test_many_at_once_never_overshoot(database_url: str, conn: Connection)
             async with database.connection() as other:
                 for _ in range(5):
                     async with begun(other, PINNED):
-                        found = await tokens.start_calls(
+                        found = await starts.start_calls(
                             other, [starting(lease), starting(lease, estimate=Usage(1, 0))]
                         )
                     verdicts.extend(found.values())
@@ -590,10 +595,10 @@ async def test_settling_in_opposite_orders_deadlocks_nobody(
             async with database.connection() as other:
                 mine: list[UUID] = []
                 for _ in range(10):
-                    async with begun(other, tokens.SETTLING):
+                    async with begun(other, settlements.SETTLING):
                         ended = [Settlement(one, CallStatus.OK, Usage(1, 1)) for one in mine]
-                        await tokens.settle_calls(other, ended)
-                        found = await tokens.start_calls(other, [starting(lease)])
+                        await settlements.settle_calls(other, ended)
+                        found = await starts.start_calls(other, [starting(lease)])
                     mine = [one.call_id for one in found.values() if isinstance(one, Started)]
 
         async with anyio.create_task_group() as tasks:

@@ -25,16 +25,19 @@ from db import (
     moving,
     queue,
     recovery,
+    settlements,
+    starts,
     steps,
-    tokens,
     workers,
 )
 from db.effects import NewJob, Origin
 from db.enqueue import enqueue
 from db.pool import Connection, begun, execute, fetch_all, fetch_val
 from db.queue import Lease
+from db.settlements import Settlement
+from db.starts import Starting
 from db.steps import PaidAnswer, Record
-from db.tokens import CallStatus, Settlement, Starting, Usage
+from db.tokens import CallStatus, Usage
 from tests.db.protocol import (
     RESCUE_SECONDS,
     claim,
@@ -274,9 +277,11 @@ async def _measure(scene: Scene) -> dict[str, float]:
     ran = [Record(one, "fetch", "1", 1) for one in hundred]
     await measure("steps 100", 100, lambda: _pinned(conn, steps.record_all(conn, ran)))
     calls = [starting(one) for one in hundred]
-    await measure("start calls 100", 100, lambda: _pinned(conn, tokens.start_calls(conn, calls)))
+    await measure("start calls 100", 100, lambda: _pinned(conn, starts.start_calls(conn, calls)))
     ok = await _settlements(conn)
-    await measure("settle calls 100", 100, lambda: _pinned(conn, tokens.settle_calls(conn, ok)))
+    await measure(
+        "settle calls 100", 100, lambda: _pinned(conn, settlements.settle_calls(conn, ok))
+    )
     paid = [PaidAnswer(one.job_id, "draft", "1", 1, 0) for one in hundred]
     await measure("keep answers 100", 100, lambda: _pinned(conn, steps.keep_answers(conn, paid)))
     await measure("step begun", 1, lambda: steps.begin(conn, hundred[0], "t", attempt=1))
@@ -291,11 +296,11 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("release 100", 100, lambda: finish(conn, *map(released, again)))
     await _bound(conn)
     calls = [starting(one) for one in scene.leased(100)]
-    start = partial(tokens.start_calls, conn, calls)
+    start = partial(starts.start_calls, conn, calls)
     await measure("start counted calls 100", 100, lambda: _pinned(conn, start()))
     ok = await _settlements(conn)
     assert len(ok) == 100
-    settle = partial(tokens.settle_calls, conn, ok)
+    settle = partial(settlements.settle_calls, conn, ok)
     await measure("settle counted calls 100", 100, lambda: _pinned(conn, settle()))
     await measure("wake for budgets", 1, lambda: budgets.wake(conn))
     follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
@@ -359,13 +364,13 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
         with pytest.raises(queue.LeaseLost):
             await refused
     await _pinned(conn, steps.record_all(conn, [Record(nobody, "s", "1", 1)]))
-    await _pinned(conn, tokens.start_calls(conn, [starting(nobody)]))
-    await _pinned(conn, tokens.settle_calls(conn, [settlement(uuid4())]))
+    await _pinned(conn, starts.start_calls(conn, [starting(nobody)]))
+    await _pinned(conn, settlements.settle_calls(conn, [settlement(uuid4())]))
     await _pinned(conn, steps.keep_answers(conn, [PaidAnswer(uuid4(), "s", "1", 1, 0)]))
     await budgets.set_budget(conn, "day", 10**9, unit="tokens", period="day")
     for _ in range(2):
-        await _pinned(conn, tokens.start_calls(conn, [starting(None), starting(nobody)]))
-        await _pinned(conn, tokens.settle_calls(conn, await _settlements(conn)))
+        await _pinned(conn, starts.start_calls(conn, [starting(None), starting(nobody)]))
+        await _pinned(conn, settlements.settle_calls(conn, await _settlements(conn)))
     await budgets.wake(conn)
     await budgets.remove(conn, "day")
     await queue.fates(conn, [nobody])
@@ -407,7 +412,7 @@ async def _settlements(conn: Connection) -> list[Settlement]:
 
 async def _pinned(conn: Connection, work: Awaitable[object]) -> None:
     """As a group commit does."""
-    async with begun(conn, tokens.SETTLING):
+    async with begun(conn, settlements.SETTLING):
         await work
 
 
@@ -497,10 +502,10 @@ async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(
 async def test_without_the_pinned_plan_each_call_reads_the_whole_table(
     database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "SETTLING", "begin")
+    monkeypatch.setattr(settlements, "SETTLING", "begin")
     await execute(conn, "alter routine jobsworth.start_calls reset all")
     scene = await _scene(database_url, conn, "planned on nothing")
     await scene.claim(2)
     calls = [starting(one) for one in scene.leased(2)]
-    touched = await scene.meter.touched(lambda: _pinned(conn, tokens.start_calls(conn, calls)))
+    touched = await scene.meter.touched(lambda: _pinned(conn, starts.start_calls(conn, calls)))
     assert touched > 10 * 2 * LIMITS["start calls 100"]

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import ledger, tokens
+from db import ledger, settlements, starts
 from db.errors import InvalidInput
 from db.pool import Connection, execute
 from db.queue import Lease
@@ -30,11 +30,11 @@ async def start(conn: Connection, lease: Lease | None, **options: Any) -> UUID:
         "request_id": str(uuid4()),
         "estimate": Usage(1000, 500),
     }
-    return await tokens.start_call(conn, lease, **values | options)
+    return await starts.start_call(conn, lease, **values | options)
 
 
 async def settle(conn: Connection, call_id: UUID, *, cost: Decimal | None = PRICE) -> None:
-    await tokens.settle_call(conn, call_id, status=CallStatus.OK, usage=USED, cost=cost)
+    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=USED, cost=cost)
 
 
 async def test_stats_are_by_provider_model_and_scope(conn: Connection) -> None:

@@ -9,11 +9,12 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from db import limits, tokens
+from db import limits, moving, starts, tokens
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, Database, begun, execute
 from db.queue import PINNED, Lease
-from db.tokens import Limited, Started, Starting, Usage, Verdict
+from db.starts import Limited, Started, Starting, Verdict
+from db.tokens import Usage
 from tests.db import rows
 
 pytestmark = pytest.mark.both
@@ -28,6 +29,13 @@ set requests_at = requests_at - %(seconds)s * interval '1 second',
 """
 
 
+WAIT_AN_HOUR: LiteralString = """
+update jobsworth.reactive_jobs
+set status = 'waiting', waiting_for = 'limit', run_at = now() + interval '1 hour'
+where id = %(job_id)s
+"""
+
+
 async def start(conn: Connection, lease: Lease | None = None, **options: Any) -> Verdict:
     known: dict[str, Any] = {
         "provider": "acme",
@@ -35,7 +43,7 @@ async def start(conn: Connection, lease: Lease | None = None, **options: Any) ->
         "request_id": uuid4().hex,
         "estimate": Usage(60, 40),
     }
-    return await tokens.try_start_call(conn, Starting(lease, **{**known, **options}))
+    return await starts.try_start_call(conn, Starting(lease, **{**known, **options}))
 
 
 async def waits(conn: Connection, **options: Any) -> float:
@@ -72,7 +80,7 @@ async def test_of_a_batch_as_many_go_out_as_the_limit_lets(conn: Connection) -> 
         for size in (100,) * 10 + (200, 200, 50, 100, 0)
     ]
     async with begun(conn, PINNED):
-        found = await tokens.start_calls(conn, calls)
+        found = await starts.start_calls(conn, calls)
     started = [isinstance(found[call.request_id], Started) for call in calls]
     assert started == [True] * 11 + [False, True, False, True]
     assert await lets(conn, estimate=Usage(0, 0)) == 30 - 13
@@ -147,6 +155,23 @@ async def test_a_limit_is_lifted(conn: Connection) -> None:
         await limits.remove(conn, "acme")
     with pytest.raises(InvalidInput, match="lets nothing through"):
         await limits.set_limit(conn, "acme", requests=0)
+
+
+@pytest.mark.parametrize("how", ["set", "remove"])
+async def test_who_waits_for_a_turn_tries_again_when_the_limit_is_another(
+    conn: Connection, how: str
+) -> None:
+    await limits.set_limit(conn, "acme", "large", requests=1)
+    job_id = await rows.new_job(conn)
+    await execute(conn, WAIT_AN_HOUR, {"job_id": job_id})
+    await moving.reconsider(conn, [job_id])
+    assert await rows.status(conn, job_id) == ("waiting", "limit")
+    if how == "set":
+        await limits.set_limit(conn, "acme", "large", requests=60)
+    else:
+        await limits.remove(conn, "acme", "large")
+    await moving.promote_due(conn, 10)
+    assert await rows.status(conn, job_id) == ("queued", None)
 
 
 async def test_many_daemons_at_once_send_no_more_than_the_limit(

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import queue, steps, tokens
+from db import queue, starts, steps, tokens
 from db.errors import Refused
 from db.pool import Connection, Database, begun, execute, fetch_val
 from db.queue import PINNED, Lease, LeaseLost
@@ -183,7 +183,7 @@ async def test_a_call_is_not_begun_without_the_lease(conn: Connection) -> None:
     lease = await running(conn)
     await finish(conn, released(lease))
     with pytest.raises(LeaseLost):
-        await tokens.start_call(
+        await starts.start_call(
             conn,
             lease,
             provider="openai",

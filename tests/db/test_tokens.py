@@ -9,12 +9,14 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import books, steps, tokens
+from db import books, settlements, starts, steps, tokens
 from db.errors import Conflict, Contended, InvalidInput
 from db.ledger import get_stats
 from db.pool import Connection, Database, begun, execute, fetch_all
 from db.queue import PINNED, Lease, LeaseLost
-from db.tokens import CallStatus, LedgerScope, Settlement, Started, Starting, Usage, UsageSource
+from db.settlements import Settlement
+from db.starts import Started, Starting
+from db.tokens import CallStatus, LedgerScope, Usage, UsageSource
 from tests.db import rows
 from tests.support import until
 
@@ -36,7 +38,7 @@ async def start(conn: Connection, lease: Lease | None, **options: Any) -> UUID:
         "attempt": 1 if lease else None,
         "step_name": "draft",
     }
-    return await tokens.start_call(conn, lease, **values | options)
+    return await starts.start_call(conn, lease, **values | options)
 
 
 async def settle(conn: Connection, call_id: UUID, **options: Any) -> bool:
@@ -46,7 +48,7 @@ async def settle(conn: Connection, call_id: UUID, **options: Any) -> bool:
         "cost": PRICE,
         "latency_ms": 12,
     }
-    return await tokens.settle_call(conn, call_id, **values | options)
+    return await settlements.settle_call(conn, call_id, **values | options)
 
 
 async def ledger(conn: Connection) -> list[tuple[str, int, int, Decimal | None]]:
@@ -190,7 +192,7 @@ async def test_abandoned_calls_are_settled_at_their_upper_estimate(conn: Connect
     await rows.take(conn, rescued.job_id)
     await rows.end(conn, ended.job_id)
 
-    assert (await tokens.settle_abandoned(conn, 10)).calls == 2
+    assert (await settlements.settle_abandoned(conn, 10)).calls == 2
     [open_call] = await tokens.list_calls(conn, running.job_id)
     assert open_call.status is CallStatus.STARTED
     for lease in (rescued, ended):
@@ -198,21 +200,21 @@ async def test_abandoned_calls_are_settled_at_their_upper_estimate(conn: Connect
         assert call.status is CallStatus.UNKNOWN
         assert (call.input_tokens, call.output_tokens, call.cost) == (1000, 500, Decimal("0.01"))
         assert call.usage_source is UsageSource.ESTIMATED
-    assert (await tokens.settle_abandoned(conn, 10)).calls == 0
+    assert (await settlements.settle_abandoned(conn, 10)).calls == 0
     assert await books.check(conn) == []
 
 
 async def test_a_call_without_a_job_is_abandoned_after_an_hour(conn: Connection) -> None:
     await start(conn, None)
     old = await start(conn, None)
-    assert (await tokens.settle_abandoned(conn, 10)).calls == 0
+    assert (await settlements.settle_abandoned(conn, 10)).calls == 0
     await execute(
         conn,
         "update jobsworth.llm_calls set started_at = now() - interval '61 minutes' where id = %s",
         [old],
     )
-    assert (await tokens.settle_abandoned(conn, 10)).calls == 1
-    assert (await tokens.settle_abandoned(conn, 10)).calls == 0
+    assert (await settlements.settle_abandoned(conn, 10)).calls == 1
+    assert (await settlements.settle_abandoned(conn, 10)).calls == 0
 
 
 async def test_abandoned_calls_are_settled_in_bounded_batches_and_never_waited_for(
@@ -225,9 +227,9 @@ async def test_abandoned_calls_are_settled_in_bounded_batches_and_never_waited_f
         await rows.end(conn, lease.job_id)
     async with database.transaction() as other:
         assert await settle(other, calls[0])
-        assert (await tokens.settle_abandoned(conn, 1)).calls == 1
-        assert (await tokens.settle_abandoned(conn, 5)).calls == 1
-    assert (await tokens.settle_abandoned(conn, 5)).calls == 0
+        assert (await settlements.settle_abandoned(conn, 1)).calls == 1
+        assert (await settlements.settle_abandoned(conn, 5)).calls == 1
+    assert (await settlements.settle_abandoned(conn, 5)).calls == 0
     assert await books.check(conn) == []
 
 
@@ -253,7 +255,7 @@ def starting(lease: Lease | None, **options: Any) -> Starting:
 async def start_all(conn: Connection, *calls: Starting) -> list[UUID | None]:
     """Start these in one transaction; None for those that were not written."""
     async with begun(conn, PINNED):
-        verdicts = await tokens.start_calls(conn, calls)
+        verdicts = await starts.start_calls(conn, calls)
     found = [verdicts.get(call.request_id) for call in calls]
     return [one.call_id if isinstance(one, Started) else None for one in found]
 
@@ -316,8 +318,8 @@ async def test_many_calls_are_settled_once_each(conn: Connection) -> None:
     ids = [await start(conn, lease) for lease in leases]
     await settle(conn, ids[1], usage=Usage(1, 1), cost=None)
     ended = [Settlement(one, CallStatus.OK, USED, PRICE, "2026-01", 12) for one in (*ids, uuid4())]
-    async with begun(conn, tokens.SETTLING):
-        assert (await tokens.settle_calls(conn, ended)).calls == 2
+    async with begun(conn, settlements.SETTLING):
+        assert (await settlements.settle_calls(conn, ended)).calls == 2
     found = [(await tokens.list_calls(conn, lease.job_id))[0] for lease in leases]
     assert [call.input_tokens for call in found] == [120, 1, 120]
     assert (found[2].cost, found[2].price_version, found[2].latency_ms) == (PRICE, "2026-01", 12)
@@ -332,5 +334,5 @@ async def test_many_settlements_do_not_wait_long_for_what_somebody_holds(
     async with database.transaction() as other:
         assert await settle(other, call_id)
         with pytest.raises(Contended):
-            async with begun(conn, tokens.SETTLING):
-                await tokens.settle_calls(conn, [Settlement(call_id, CallStatus.OK, USED)])
+            async with begun(conn, settlements.SETTLING):
+                await settlements.settle_calls(conn, [Settlement(call_id, CallStatus.OK, USED)])

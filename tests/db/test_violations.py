@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import deployments, tokens, violations
+from db import deployments, settlements, starts, violations
 from db.deployments import DeploymentStatus
 from db.pool import Connection, execute, fetch_val
 from db.queue import Lease
@@ -31,11 +31,11 @@ async def change(conn: Connection, statement: LiteralString, subject_id: UUID) -
 
 
 async def call(conn: Connection, lease: Lease, *, settled: bool) -> UUID:
-    call_id = await tokens.start_call(
+    call_id = await starts.start_call(
         conn, lease, provider="acme", model="m", request_id=str(uuid4()), estimate=Usage(9, 9)
     )
     if settled:
-        await tokens.settle_call(conn, call_id, status=CallStatus.OK, usage=Usage(5, 5))
+        await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=Usage(5, 5))
     return call_id
 
 

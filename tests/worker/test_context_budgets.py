@@ -11,7 +11,7 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db import budgets, limits, tokens
+from db import budgets, limits, settlements, tokens
 from db.budgets import Over, Unit
 from db.jobs import JobStatus
 from db.pool import Database, execute
@@ -360,7 +360,7 @@ async def test_a_worker_that_dies_with_a_reservation_leaves_it_at_its_estimate(
 
     async def settled() -> bool:
         async with api.database.connection() as connection:
-            await tokens.settle_abandoned(connection, 10)
+            await settlements.settle_abandoned(connection, 10)
         return [one.status for one in await calls(api, job_id)] == ["unknown", "ok"]
 
     await until(settled)

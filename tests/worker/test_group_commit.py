@@ -14,12 +14,14 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from db import budgets, steps, tokens
+from db import budgets, starts, steps, tokens
 from db.errors import Refused, Unavailable
 from db.pool import Connection, Database
 from db.queue import PINNED, Lease, LeaseLost
+from db.settlements import Settlement
+from db.starts import Started, Starting
 from db.steps import PaidAnswer, Record
-from db.tokens import CallStatus, Settlement, Started, Starting, Usage
+from db.tokens import CallStatus, Usage
 from tests.db import rows
 from tests.support import until
 from worker import group_commit
@@ -378,7 +380,7 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
     """Its loop reads nothing any more, from before the server has the money's lock for it."""
     await budgets.set_budget(conn, "daily", 10**6, unit="tokens", period="day")
     first, second, others, blocker = await leases(conn, 4)
-    call_id = await tokens.start_call(conn, **starting(first)._asdict())
+    call_id = await starts.start_call(conn, **starting(first)._asdict())
     writes: list[tuple[Kind[Any, Any], Any]] = []
     if what != "settles":
         writes.append((START, starting(second)))
@@ -386,13 +388,13 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
         writes.append((SETTLE, paid(first, call_id)))
     stopped = _Stopping(database_url, writes)
     async with database.transaction(PINNED) as other:
-        await tokens.try_start_call(other, starting(blocker))
+        await starts.try_start_call(other, starting(blocker))
         stopped.begin()
         await _waits(database)
         stopped.stop()
     try:
         with anyio.fail_after(5):
-            await tokens.start_call(conn, **starting(others)._asdict())
+            await starts.start_call(conn, **starting(others)._asdict())
         found = await in_the_books(database)
         assert (found["calls"], found["settled"]) == {
             "starts": (4, 0),

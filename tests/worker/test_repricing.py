@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import books, ledger, prices, repricing, tokens
+from db import books, ledger, prices, repricing, settlements, starts
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
 from db.tokens import CallStatus, Usage
 from worker.pricing import Pricing
@@ -51,7 +51,7 @@ async def call(
     model: str = "large",
     team_id: UUID | None = None,
 ) -> UUID:
-    call_id = await tokens.start_call(
+    call_id = await starts.start_call(
         conn,
         None,
         provider="acme",
@@ -61,7 +61,7 @@ async def call(
         estimate=Usage(2_000_000, 1_000_000),
         team_id=team_id,
     )
-    await tokens.settle_call(conn, call_id, status=CallStatus.OK, usage=usage, cost=cost)
+    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=usage, cost=cost)
     return call_id
 
 
@@ -115,20 +115,20 @@ async def test_a_known_cost_follows_own_prices_up_and_down(conn: Connection) -> 
 
 
 async def test_a_known_cost_does_not_follow_the_packages_data(conn: Connection) -> None:
-    call_id = await tokens.start_call(
+    call_id = await starts.start_call(
         conn, None, provider="openai", model="gpt-4o", request_id="r", estimate=USED
     )
-    await tokens.settle_call(
+    await settlements.settle_call(
         conn, call_id, status=CallStatus.OK, usage=USED, cost=Decimal("0.0000001")
     )
     assert (await run(conn, Pricing())).corrected == 0
 
 
 async def test_an_unknown_cost_follows_the_packages_data(conn: Connection) -> None:
-    call_id = await tokens.start_call(
+    call_id = await starts.start_call(
         conn, None, provider="openai", model="gpt-4o", request_id="r", estimate=USED
     )
-    await tokens.settle_call(conn, call_id, status=CallStatus.OK, usage=USED)
+    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=USED)
     done = await run(conn, Pricing())
     assert done.difference == {"openai:gpt-4o": Decimal("7.25")}
     assert (await run(conn, Pricing())).corrected == 0

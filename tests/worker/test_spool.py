@@ -18,12 +18,13 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from db import steps, tokens
+from db import settlements, starts, steps, tokens
 from db.errors import Refused, Unavailable
 from db.pool import Connection, Database, fetch_one
 from db.queue import Lease
+from db.settlements import Settlement
 from db.steps import PaidAnswer
-from db.tokens import Call, CallStatus, Settlement, Usage
+from db.tokens import Call, CallStatus, Usage
 from tests.db import rows
 from tests.support import until
 from tests.worker.job_api import JobApi, claimed_job, registered
@@ -94,7 +95,7 @@ async def lease(conn: Connection) -> Lease:
 
 async def answered(conn: Connection, lease: Lease, content: str = '"paid"') -> Paid:
     """A call that is in the books and was answered."""
-    call_id = await tokens.start_call(
+    call_id = await starts.start_call(
         conn,
         lease,
         provider="scripted",
@@ -280,7 +281,7 @@ async def test_an_answer_is_kept_though_its_call_was_closed_as_unknown_before(
 ) -> None:
     folder.write(lease.job_id, await answered(conn, lease))
     await rows.end(conn, lease.job_id)
-    assert (await tokens.settle_abandoned(conn, 10)).calls == 1
+    assert (await settlements.settle_abandoned(conn, 10)).calls == 1
     assert await kept.drain() == 1
     assert await step_of(conn, lease) == "paid"
     assert (await call_of(conn, lease)).status is CallStatus.OK

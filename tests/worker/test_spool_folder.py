@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from db.settlements import Settlement
 from db.steps import PaidAnswer
-from db.tokens import CallStatus, Settlement, Usage, UsageSource
+from db.tokens import CallStatus, Usage, UsageSource
 from worker.group_commit import Paid
 from worker.spool_folder import Entry, SpoolFolder, SpoolUnreadable, folder_of
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 import worker.upkeep as module
-from db import jobs, runs, tokens
+from db import jobs, runs, starts, tokens
 from db.jobs import JobStatus, WaitReason
 from db.pool import Connection, Database, fetch_val
 from db.queue import Lease
@@ -247,7 +247,7 @@ async def test_calls_of_attempts_that_are_over_are_settled_at_their_estimate(api
     over, alive = await running_job(api), await running_job(api)
     async with api.database.connection() as connection:
         for lease in (over, alive):
-            await tokens.start_call(
+            await starts.start_call(
                 connection,
                 lease,
                 provider="scripted",

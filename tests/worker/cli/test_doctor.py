@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from db.diagnosis import Server
-from db.tokens import CallStatus, Settlement, Usage
+from db.settlements import Settlement
+from db.tokens import CallStatus, Usage
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_job
 from worker.cli import doctor

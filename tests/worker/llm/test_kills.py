@@ -11,7 +11,7 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db import tokens
+from db import settlements
 from db.pool import Database
 from tests.chaos.scene import Scene
 from tests.openai_stub import OpenAIStub
@@ -127,7 +127,7 @@ class Agents:
             Database(self.scene.url, pool_min=1, pool_max=1) as database,
             database.connection() as connection,
         ):
-            await tokens.settle_abandoned(connection, 100)
+            await settlements.settle_abandoned(connection, 100)
 
     def charged(self) -> list[int]:
         text = self.diary.read_text() if self.diary.exists() else ""
