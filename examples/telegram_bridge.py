@@ -22,7 +22,7 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -40,7 +40,7 @@ from aiogram.types import (
 from aiohttp import web
 
 from db import approvals
-from db.approvals import Approval, ApprovalStatus
+from db.approvals import Approval, ApprovalStatus, Vote
 from db.errors import JobsworthError, NotFound
 from db.pool import Database
 from worker.webhook_signature import is_signed, keys
@@ -207,6 +207,7 @@ class Bridge:
             async with self._database.connection() as connection:
                 try:
                     approval = await approvals.get_by_id(connection, approval_id)
+                    votes = await approvals.votes(connection, approval_id)
                 except NotFound:
                     return
             found = self._messages.execute(
@@ -216,7 +217,8 @@ class Bridge:
             whole = _whole(approval)
             if approval.status is ApprovalStatus.PENDING and whole != _cut(whole):
                 file_hash = await self._send_file(approval, whole, file_hash)
-            message = await self._put(approval, f"{_cut(whole)}\n\n{_standing(approval)}", message)
+            text = f"{_cut(whole)}\n\n{_standing(approval, votes)}"
+            message = await self._put(approval, text, message)
             self._messages.execute(
                 "insert or replace into messages values (?, ?, ?)",
                 [str(approval_id), message, file_hash],
@@ -293,10 +295,16 @@ def _cut(text: str) -> str:
     return f"{begins}\n… all of it is in the file above."
 
 
-def _standing(approval: Approval) -> str:
+def _standing(approval: Approval, votes: Sequence[Vote]) -> str:
     if approval.status is ApprovalStatus.PENDING:
         until = "" if approval.deadline is None else f" until {approval.deadline:%d %b %H:%M %Z}"
-        return ("⏰ Escalated: open" if approval.escalated_at else "Open") + until
+        said = ", ".join(
+            f"{vote.option} ({vote.decided_by})"
+            for vote in votes
+            if vote.voted_hash == approval.document_hash
+        )
+        stands = ("⏰ Escalated: open" if approval.escalated_at else "Open") + until
+        return (stands + (f"; so far: {said}" if said else ""))[:STANDING_CHARACTERS_MAX]
     if approval.status is ApprovalStatus.SUPERSEDED:
         return "Replaced, or not needed any more."
     who = f", by {approval.decided_by}" if approval.decided_by else ""
