@@ -350,7 +350,11 @@ async def test_a_press_that_comes_twice_or_late_or_is_made_up_does_no_harm(
 
     await until(all_are_answered)
     assert scene.telegram.answers.count("You chose approve.") == 1
-    assert (await scene.message())["text"].endswith("Open; so far: approve (ann)")
+
+    async def vote_is_shown() -> bool:
+        return (await scene.message())["text"].endswith("Open; so far: approve (ann)")
+
+    await until(vote_is_shown)
     assert any("said yes already" in said for said in scene.telegram.answers)
     assert [vote.decided_by for vote in await approvals.votes(conn, approval_id)] == ["ann"]
 
