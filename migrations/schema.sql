@@ -2273,10 +2273,13 @@ begin
     end if;
     hash := jobsworth.shown_hash(a.proposal_text, a.options, resolve.edited);
   end if;
-  if not is_no and exists (
-    select 1 from jobsworth.approval_decisions v
-    where v.approval_id = a.id and v.option <> 'reject' and v.voted_hash = hash
-      and jobsworth.person(v.decided_by) = jobsworth.person(resolve.decided_by))
+  -- Who has said the same of the same before has one vote; who says something else has changed it.
+  if not is_no and resolve.option = (
+    select v.option from jobsworth.approval_decisions v
+    where v.approval_id = a.id and v.voted_hash = hash
+      and jobsworth.person(v.decided_by) = jobsworth.person(resolve.decided_by)
+    order by v.id desc
+    limit 1)
   then
     accepted := false;
     status := a.status;
@@ -2286,8 +2289,12 @@ begin
     (approval_id, team_id, option, decided_by, channel, comment, voted_hash)
   values (a.id, a.team_id, resolve.option, resolve.decided_by, resolve.channel, resolve.comment,
     hash);
-  select count(*) into votes from jobsworth.approval_decisions v
-  where v.approval_id = a.id and v.option = resolve.option and v.voted_hash = hash;
+  select count(*) into votes from (
+    select distinct on (jobsworth.person(v.decided_by)) v.option
+    from jobsworth.approval_decisions v
+    where v.approval_id = a.id and v.voted_hash = hash
+    order by jobsworth.person(v.decided_by), v.id desc) last_of_each
+  where last_of_each.option = resolve.option;
   status := case when is_no then 'rejected' when votes >= a.votes_needed then 'approved'
     else 'pending' end;
   chosen_option := case when status <> 'pending' then resolve.option end;
@@ -4779,9 +4786,7 @@ CREATE INDEX chat_messages_recent ON jobsworth.chat_messages USING btree (thread
 
 CREATE INDEX chat_threads_user ON jobsworth.chat_threads USING btree (user_id, id) WHERE (user_id IS NOT NULL);
 
-CREATE UNIQUE INDEX decisions_no ON jobsworth.approval_decisions USING btree (approval_id, jobsworth.person(decided_by)) WHERE (option = 'reject'::text);
-
-CREATE UNIQUE INDEX decisions_yes ON jobsworth.approval_decisions USING btree (approval_id, jobsworth.person(decided_by), voted_hash) NULLS NOT DISTINCT WHERE (option <> 'reject'::text);
+CREATE INDEX decisions_of_approval ON jobsworth.approval_decisions USING btree (approval_id, id);
 
 CREATE INDEX deployments_live ON jobsworth.deployments USING btree (environment, id) WHERE (status = 'healthy'::jobsworth.deployment_status);
 

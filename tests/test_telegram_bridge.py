@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -36,7 +37,10 @@ class Telegram:
     def __init__(self) -> None:
         self.messages: dict[int, dict[str, Any]] = {}
         self.answers: list[str] = []
+        self.files: list[str] = []
         self.down = False
+        self.flooded_seconds: int | None = None
+        self.too_late = False
         self.sent = 0
         self._updates: list[dict[str, Any]] = []
         self._numbers = itertools.count(1)
@@ -49,6 +53,10 @@ class Telegram:
             for button in message["buttons"]
             if button["text"] == label
         ]
+        self.press_data(data, person)
+
+    def press_data(self, data: str, person: int = ANN) -> None:
+        """Press a button that is not there, as a changed program can."""
         number = next(self._numbers)
         query = {
             "id": str(number),
@@ -60,22 +68,34 @@ class Telegram:
 
     async def handle(self, request: web.Request) -> web.Response:
         assert request.match_info["token"] == TOKEN
-        form = {name: str(value) for name, value in (await request.post()).items()}
+        posted = await request.post()
+        form = {name: value for name, value in posted.items() if isinstance(value, str)}
         match request.match_info["method"]:
             case "getUpdates":
                 return await self._get_updates(int(form.get("offset", "0")))
             case "sendMessage":
                 if self.down:
                     return _refused(502, "Bad Gateway")
+                if self.flooded_seconds is not None:
+                    wait = {"retry_after": self.flooded_seconds}
+                    return _refused(429, "Too Many Requests: retry later", wait)
                 self.sent += 1
                 return self._put(next(self._numbers), form)
             case "editMessageText":
                 number = int(form["message_id"])
+                if number not in self.messages:
+                    return _refused(400, "Bad Request: message to edit not found")
                 if self.messages[number] == _message(form):
                     return _refused(400, "Bad Request: message is not modified")
                 return self._put(number, form)
+            case "sendDocument":
+                [file] = [each for each in posted.values() if isinstance(each, web.FileField)]
+                self.files.append(file.file.read().decode())
+                return self._ok_message(next(self._numbers), form["caption"])
             case "answerCallbackQuery":
                 self.answers.append(form["text"])
+                if self.too_late:
+                    return _refused(400, "Bad Request: query is too old")
                 return _ok(True)
             case "getMe":
                 return _ok({"id": 42, "is_bot": True, "first_name": "B", "username": "b"})
@@ -90,22 +110,28 @@ class Telegram:
 
     def _put(self, number: int, form: dict[str, str]) -> web.Response:
         assert int(form["chat_id"]) == CHAT
+        if len(form["text"].encode("utf-16-le")) > 2 * 4096:
+            return _refused(400, "Bad Request: message is too long")
         self.messages[number] = _message(form)
+        return self._ok_message(number, form["text"])
+
+    def _ok_message(self, number: int, text: str) -> web.Response:
         chat = {"id": CHAT, "type": "group", "title": "G"}
-        return _ok({"message_id": number, "date": 0, "chat": chat, "text": form["text"]})
+        return _ok({"message_id": number, "date": 0, "chat": chat, "text": text})
 
 
 def _message(form: dict[str, str]) -> dict[str, Any]:
-    keyboard = json.loads(form.get("reply_markup") or "{}").get("inline_keyboard", [[]])
-    return {"text": form["text"], "buttons": keyboard[0]}
+    keyboard = json.loads(form.get("reply_markup") or "{}").get("inline_keyboard", [])
+    return {"text": form["text"], "buttons": [button for row in keyboard for button in row]}
 
 
 def _ok(result: Any) -> web.Response:
     return web.json_response({"ok": True, "result": result})
 
 
-def _refused(code: int, why: str) -> web.Response:
-    return web.json_response({"ok": False, "error_code": code, "description": why}, status=code)
+def _refused(code: int, why: str, parameters: dict[str, int] | None = None) -> web.Response:
+    told = {"ok": False, "error_code": code, "description": why, "parameters": parameters or {}}
+    return web.json_response(told, status=code)
 
 
 class Scene:
@@ -265,6 +291,116 @@ async def test_a_chat_that_is_down_is_told_later(scene: Scene, conn: Connection)
     await conn.execute("update jobsworth.webhook_outbox set next_try_at = now()")
     await scene.tell()
     assert "Ship it?" in (await scene.message())["text"]
+
+
+async def test_a_chat_that_is_flooded_is_left_alone_as_long_as_it_says(
+    scene: Scene, conn: Connection
+) -> None:
+    await ask(conn)
+    scene.telegram.flooded_seconds = 1800
+    await scene.tell()
+    [delivery] = await webhooks.deliveries(conn, 10)
+    assert (delivery.state, delivery.last_status) == ("pending", 503)
+    assert (delivery.next_try_at - delivery.created_at).total_seconds() > 1790
+
+
+async def test_what_is_too_long_for_a_message_comes_as_a_file_and_once(
+    scene: Scene, conn: Connection
+) -> None:
+    poem = "😀 and so on, " * 1000
+    approval_id = (await approvals.create(conn, "Print it?", shown=poem, editable=True)).id
+    await scene.tell()
+    message = await scene.message()
+    assert "all of it is in the file" in message["text"]
+    assert scene.telegram.files == [f"Print it?\n\n{poem}"]
+    await approvals.resolve(conn, approval_id, "approve", "bob")
+    await scene.tell()
+    assert (await scene.message())["text"].endswith("Approved: approve, by bob")
+    assert len(scene.telegram.files) == 1
+
+
+async def test_a_message_that_somebody_deleted_is_sent_again_while_it_is_open(
+    scene: Scene, conn: Connection
+) -> None:
+    approval_id = await ask(conn, editable=True, votes=2)
+    await scene.tell()
+    scene.telegram.messages.clear()
+    await approvals.resolve(conn, approval_id, "approve", "bob", edited={"sha": "b2"})
+    await scene.tell()
+    assert "b2" in (await scene.message())["text"]
+    scene.telegram.messages.clear()
+    await approvals.resolve(conn, approval_id, "reject", "bob")
+    await scene.tell()
+    assert scene.telegram.messages == {}
+    assert {each.state for each in await webhooks.deliveries(conn, 10)} == {"delivered"}
+
+
+async def test_a_press_that_comes_twice_or_late_or_is_made_up_does_no_harm(
+    scene: Scene, conn: Connection
+) -> None:
+    approval_id = await ask(conn, votes=2)
+    await scene.tell()
+    scene.telegram.too_late = True
+    scene.telegram.press("approve")
+    scene.telegram.press("approve")
+    for made_up in ("", "a:b:c", f"{approval_id.hex}:7:", f"{approval_id.hex}:-1:"):
+        scene.telegram.press_data(made_up)
+
+    async def all_are_answered() -> bool:
+        return len(scene.telegram.answers) == 6
+
+    await until(all_are_answered)
+    assert scene.telegram.answers.count("You chose approve.") == 1
+
+    async def vote_is_shown() -> bool:
+        return (await scene.message())["text"].endswith("Open; so far: approve (ann)")
+
+    await until(vote_is_shown)
+    assert any("said yes already" in said for said in scene.telegram.answers)
+    assert [vote.decided_by for vote in await approvals.votes(conn, approval_id)] == ["ann"]
+
+
+async def test_the_button_of_what_was_replaced_says_so(scene: Scene, conn: Connection) -> None:
+    old = await ask(conn)
+    await scene.tell()
+    [button] = [each for each in (await scene.message())["buttons"] if each["text"] == "approve"]
+    new = await ask(conn)
+    await approvals.supersede(conn, old, new)
+    scene.telegram.press_data(button["callback_data"])
+
+    async def replaced() -> bool:
+        return (await scene.message())["text"].endswith("Replaced, or not needed any more.")
+
+    await until(replaced)
+    assert scene.telegram.answers == ["Something else is asked instead: see the newer message."]
+    assert await approvals.check_status(conn, new) is ApprovalStatus.PENDING
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("TELEGRAM_TOKEN", "", "TELEGRAM_TOKEN is not set"),
+        ("TELEGRAM_CHAT", "@ours", "is no id of a chat"),
+        ("TELEGRAM_PEOPLE", "[4711]", 'like {"4711": "ann"}'),
+        ("JOBSWORTH_WEBHOOK_SECRET", "abc", "JOBSWORTH_WEBHOOK_SECRET is not whsec_"),
+    ],
+)
+def test_a_variable_that_is_missing_or_wrong_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
+) -> None:
+    right = {
+        "JOBSWORTH_DATABASE_URL": "postgresql://nowhere",
+        "JOBSWORTH_WEBHOOK_SECRET": SECRET,
+        "TELEGRAM_TOKEN": TOKEN,
+        "TELEGRAM_CHAT": str(CHAT),
+        "TELEGRAM_PEOPLE": '{"4711": "ann"}',
+    }
+    for variable, its_value in right.items():
+        monkeypatch.setenv(variable, its_value)
+    assert Settings.from_environment().people == {"4711": "ann"}
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=re.escape(reason)):
+        Settings.from_environment()
 
 
 async def test_what_nobody_signed_is_not_heard(scene: Scene, conn: Connection) -> None:

@@ -39,7 +39,6 @@ CHECKED_ONLY: dict[str, str] = {}
 SQL_OUTSIDE = {"worker/wake.py"}
 # Statements that several functions share on purpose.
 SHARED = {
-    "db/approvals.py": {"RESOLVE"},  # async and not
     "db/deployments.py": {"LATEST"},
     "db/enqueue.py": {"ENQUEUE"},  # async and not
     "db/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},
@@ -48,6 +47,7 @@ SHARED = {
     "db/queue.py": {"PINNED"},  # of a finishing transaction
     "db/runs.py": {"START"},  # async and not
     "db/steps.py": {"OUTPUT"},
+    "db/voting.py": {"RESOLVE"},  # async and not
 }
 SQL = re.compile(
     r"\s*(select|insert|update|delete|with|create|alter|drop|listen|notify|truncate)\b", re.I

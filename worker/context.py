@@ -532,7 +532,11 @@ class Job:
         anew. `on_timeout` is an option, or "escalate": as much time again, once. `votes` people
         must say yes; `asked_by` (the actor of the job's run) is none of them unless
         `self_approval`. If `editable`, what is shown may be approved with changes:
-        `Decision.shown`. With `for_step`, the yes is consumed by the step of that name.
+        `Decision.shown`. Every option but "reject" is a yes.
+
+        Reading the yes here consumes it: from then on, and before the next line runs, a no comes
+        too late. To have a no count until the very step that was approved begins, use
+        `approved_step`, or name that step in `for_step`.
         """
         return await ask.ask(
             self,
@@ -567,8 +571,10 @@ class Job:
     ) -> Any:
         """`step`, run only with a yes to exactly these arguments; raises `NotApproved` on a no.
 
-        The yes is consumed in the transaction that begins the step. An `effect` of "unsafe" is
-        not repeated if its worker dies: the job waits for a person then.
+        The yes is consumed in the transaction that begins the step: until then a no counts. An
+        `effect` of "unsafe" is not repeated if its worker dies: the job waits for a person then.
+
+            await job.approved_step("pay", pay, invoice, proposal="Pay it?", effect="unsafe")
         """
         return await ask.approved_step(
             self,

@@ -47,8 +47,8 @@ create unique index approvals_effect on jobsworth.approvals (job_id, effect_key)
 -- The view of violations looks at what was consumed lately.
 create index approvals_consumed on jobsworth.approvals (consumed_at) where consumed_at is not null;
 
--- One name for one person, however it is spelt: "Ann ", "ann" and a composed or decomposed é. (Capitals
--- beyond ASCII are as the locale of the database has them.)
+-- One name for one person, however it is spelt: "Ann ", "ann", an é in one character or in two.
+-- (Capitals beyond ASCII are as the locale of the database has them.)
 create function jobsworth.person(name text) returns text
   language sql immutable strict parallel safe
   return btrim(regexp_replace(lower(normalize(name, nfkc)), '\s+', ' ', 'g'));
@@ -57,11 +57,7 @@ create function jobsworth.person(name text) returns text
 alter table jobsworth.approval_decisions
   drop constraint decided_once,
   add column voted_hash text;
-create unique index decisions_yes on jobsworth.approval_decisions
-  (approval_id, jobsworth.person(decided_by), voted_hash) nulls not distinct
-  where option <> 'reject';
-create unique index decisions_no on jobsworth.approval_decisions
-  (approval_id, jobsworth.person(decided_by)) where option = 'reject';
+create index decisions_of_approval on jobsworth.approval_decisions (approval_id, id);
 
 -- Each approval with the vote that closed it, if one did.
 create view jobsworth.approvals_decided as
@@ -183,9 +179,9 @@ end $$;
 drop function jobsworth.resolve(uuid, text, text, text, text);
 -- Vote on an approval. The first no rejects it, and so does a later one, until what was approved is
 -- consumed; the last vote that is needed for the same option approves it. The waiting job resumes
--- in the same transaction. The deadline counts here, not only in the sweep. `edited` approves
--- another document than the one that was shown (votes for that one count no longer); `seen_hash`
--- refuses a yes to something else than was seen.
+-- in the same transaction. Of what one person says, the last counts. The deadline counts here, not
+-- only in the sweep. `edited` approves another document than the one that was shown (votes for that
+-- one count no longer); `seen_hash` refuses a yes to something else than was seen.
 create function jobsworth.resolve(
   approval_id uuid, option text, decided_by text, channel text default 'sql',
   comment text default null, edited jsonb default null, seen_hash text default null,
@@ -260,10 +256,13 @@ begin
     end if;
     hash := jobsworth.shown_hash(a.proposal_text, a.options, resolve.edited);
   end if;
-  if not is_no and exists (
-    select 1 from jobsworth.approval_decisions v
-    where v.approval_id = a.id and v.option <> 'reject' and v.voted_hash = hash
-      and jobsworth.person(v.decided_by) = jobsworth.person(resolve.decided_by))
+  -- Who has said the same of the same before has one vote; who says something else has changed it.
+  if not is_no and resolve.option = (
+    select v.option from jobsworth.approval_decisions v
+    where v.approval_id = a.id and v.voted_hash = hash
+      and jobsworth.person(v.decided_by) = jobsworth.person(resolve.decided_by)
+    order by v.id desc
+    limit 1)
   then
     accepted := false;
     status := a.status;
@@ -273,8 +272,12 @@ begin
     (approval_id, team_id, option, decided_by, channel, comment, voted_hash)
   values (a.id, a.team_id, resolve.option, resolve.decided_by, resolve.channel, resolve.comment,
     hash);
-  select count(*) into votes from jobsworth.approval_decisions v
-  where v.approval_id = a.id and v.option = resolve.option and v.voted_hash = hash;
+  select count(*) into votes from (
+    select distinct on (jobsworth.person(v.decided_by)) v.option
+    from jobsworth.approval_decisions v
+    where v.approval_id = a.id and v.voted_hash = hash
+    order by jobsworth.person(v.decided_by), v.id desc) last_of_each
+  where last_of_each.option = resolve.option;
   status := case when is_no then 'rejected' when votes >= a.votes_needed then 'approved'
     else 'pending' end;
   chosen_option := case when status <> 'pending' then resolve.option end;
@@ -516,8 +519,7 @@ where exists (
   or exists (
     select 1 from jobsworth.approvals a where a.id = d.approval_id and a.status = 'pending');
 alter table jobsworth.approval_decisions enable trigger decisions_are_append_only;
-drop index jobsworth.decisions_no;
-drop index jobsworth.decisions_yes;
+drop index jobsworth.decisions_of_approval;
 drop function jobsworth.person(text);
 alter table jobsworth.approval_decisions
   drop column voted_hash, add constraint decided_once unique (approval_id);

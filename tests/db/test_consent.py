@@ -127,6 +127,37 @@ async def test_votes_for_different_options_do_not_add_up(conn: Connection) -> No
     assert (await approvals.get_by_id(conn, approval_id)).chosen_option == "right"
 
 
+async def test_who_thinks_again_moves_their_vote(conn: Connection) -> None:
+    """Or two people who began with different options could never agree."""
+    approval_id = await ask(conn, options=("left", "right", "reject"), votes=2)
+    await vote(conn, approval_id, "ann", "left")
+    await vote(conn, approval_id, "bob", "right")
+    said = await vote(conn, approval_id, "ann", "right")
+    assert (said.accepted, said.status) == (True, ApprovalStatus.APPROVED)
+    other = await ask(conn, options=("left", "right", "reject"), votes=2)
+    for option in ("left", "right", "left"):
+        assert (await vote(conn, other, "ann", option)).status is ApprovalStatus.PENDING
+    assert not (await vote(conn, other, "Ann ", "left")).accepted
+    assert (await vote(conn, other, "bob", "right")).status is ApprovalStatus.PENDING
+
+
+async def test_a_decision_is_found_without_reading_those_of_others(conn: Connection) -> None:
+    approval_id = await ask(conn)
+    await vote(conn, approval_id, "ann")
+    await execute(
+        conn,
+        "insert into jobsworth.approval_decisions (approval_id, option, decided_by, channel)"
+        " select jobsworth.uuidv7(), 'approve', 'bob', 'sql' from generate_series(1, 5000)",
+    )
+    await execute(conn, "analyze jobsworth.approval_decisions")
+    plan = await fetch_all(
+        conn,
+        "explain select a.decided_by from jobsworth.approvals_decided a where a.id = %(id)s",
+        {"id": approval_id},
+    )
+    assert "decisions_of_approval" in str(plan)
+
+
 async def test_one_no_is_enough_however_many_yes_are_needed(conn: Connection) -> None:
     approval_id = await ask(conn, votes=3)
     await vote(conn, approval_id, "ann")

@@ -331,12 +331,18 @@ def approve(
         str | None,
         typer.Option(metavar="JSON", help="Approve this instead of what is shown; or @FILE."),
     ] = None,
+    seen: Annotated[
+        str | None,
+        typer.Option(metavar="HASH", help="Only if it is still what has this hash."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say yes; the job that waits goes on."""
     from worker.cli import approvals
 
-    approvals.approve(approval, option=option, comment=comment, by=by, edit=edit, as_json=as_json)
+    approvals.approve(
+        approval, option=option, comment=comment, by=by, edit=edit, seen=seen, as_json=as_json
+    )
 
 
 @app.command(rich_help_panel=DECISIONS)

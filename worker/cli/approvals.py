@@ -6,7 +6,6 @@ resumes the waiting job in the same transaction, or says why it does not count.
 
 import getpass
 import json
-import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from db import approvals, jobs, paperwork
 from db.approvals import APPROVE, REJECT, Approval, ApprovalStatus, Vote
-from db.errors import InvalidInput
+from db.errors import Conflict, InvalidInput
 from db.jobs import Job
 from db.pool import Connection
 from db.questions import ESCALATE
@@ -36,6 +35,8 @@ from worker.cli.times import ago
 from worker.settings import load_settings
 
 CHANNEL = "cli"
+SEEN_CHARACTERS = 12
+SEEN_CHARACTERS_MIN = 8
 
 
 def list_approvals(*, everything: bool, limit: int, as_json: bool) -> None:
@@ -54,6 +55,7 @@ def list_approvals(*, everything: bool, limit: int, as_json: bool) -> None:
         Column("ID"),
         Column("STATUS"),
         Column("ASKED", right=True),
+        Column("BY", optional=True),
         Column("OPTIONS", flexible=True),
         Column("PROPOSAL", flexible=True),
     ]
@@ -62,6 +64,7 @@ def list_approvals(*, everything: bool, limit: int, as_json: bool) -> None:
             short(each.id),
             _status(each, now),
             ago(each.created_at, now),
+            each.asked_by or "",
             ", ".join(each.options),
             each.proposal_text,
         ]
@@ -86,19 +89,21 @@ def show(text: str, *, as_json: bool) -> None:
         emit_json({**found.model_dump(), "votes": votes})
         return
     now = datetime.now(UTC)
+    is_open = found.status is ApprovalStatus.PENDING
     emit(Text.assemble((f"approval {found.id}", "bold"), "  ", _status(found, now)))
     emit_facts(
         [
             ("proposal", found.proposal_text),
             ("shown", None if found.shown is None else _shown(found.shown)),
             ("edited", None if found.edited_hash is None else _shown(found.edited)),
+            ("hash", found.document_hash),
             ("options", ", ".join(found.options)),
-            ("editable", "yes: approve it with --edit" if found.editable else None),
+            ("editable", "yes: approve it with --edit" if is_open and found.editable else None),
             ("asked by", _asker(found)),
             ("job", found.job_id and str(found.job_id)),
             ("thread", found.thread_id and str(found.thread_id)),
             ("asked", ago(found.created_at, now)),
-            ("deadline", _deadline(found, now)),
+            ("deadline", _deadline(found, now) if is_open else None),
             ("escalated", found.escalated_at and ago(found.escalated_at, now)),
             ("votes", _votes(found, votes, now)),
             ("decided", _decision(found, now)),
@@ -109,6 +114,10 @@ def show(text: str, *, as_json: bool) -> None:
             ("replaced by", found.superseded_by and str(found.superseded_by)),
         ]
     )
+    if is_open:
+        seen = found.document_hash[:SEEN_CHARACTERS]
+        say(f"yes to exactly this: jobsworth approve {found.id} --seen {seen}")
+        say(f"no: jobsworth reject {found.id}")
 
 
 def approve(
@@ -118,10 +127,11 @@ def approve(
     comment: str | None,
     by: str | None,
     edit: str | None,
+    seen: str | None,
     as_json: bool,
 ) -> None:
     edited = None if edit is None else _document(edit)
-    _decide(text, option, comment, by, edited=edited, as_json=as_json)
+    _decide(text, option, comment, by, edited=edited, seen=seen, as_json=as_json)
 
 
 def reject(text: str, *, comment: str | None, by: str | None, as_json: bool) -> None:
@@ -135,17 +145,34 @@ def _decide(
     by: str | None,
     *,
     edited: object = None,
+    seen: str | None = None,
     as_json: bool,
 ) -> None:
     typed = ids.typed_approval(text)
-    who = by or f"{getpass.getuser()}@{socket.gethostname()}"
+    # Not from which machine: somebody with two is still one person.
+    who = by or getpass.getuser()
 
     async def work(conn: Connection) -> tuple[Approval, Job | None]:
         approval_id = await ids.find_approval(conn, typed)
         asked = await approvals.get_by_id(conn, approval_id)
+        chosen = option or _only_yes(asked)
+        if chosen != REJECT and asked.superseded_by is None:
+            _require_seen(asked, seen)
         resolution = await approvals.resolve(
-            conn, approval_id, option or _only_yes(asked), who, CHANNEL, comment, edited=edited
+            conn,
+            approval_id,
+            chosen,
+            who,
+            CHANNEL,
+            comment,
+            edited=edited,
+            seen_hash=asked.document_hash,
         )
+        if resolution.status is ApprovalStatus.SUPERSEDED and asked.superseded_by is not None:
+            raise Conflict(
+                f"approval {approval_id} is superseded: something else is asked instead",
+                f"see what: jobsworth approvals {asked.superseded_by}",
+            )
         resolution.require_accepted()
         decided = await approvals.get_by_id(conn, approval_id)
         job = None if decided.job_id is None else await jobs.get_by_id(conn, decided.job_id)
@@ -180,9 +207,24 @@ def _only_yes(asked: Approval) -> str:
     )
 
 
+def _require_seen(asked: Approval, seen: str | None) -> None:
+    """A yes is for what its person has seen: where that may have changed, they say which."""
+    how = f"read it again: jobsworth approvals {asked.id}"
+    if seen is None:
+        if asked.edited_hash is not None and asked.status is ApprovalStatus.PENDING:
+            raise Conflict(f"approval {asked.id} was edited after it was asked", how)
+    elif len(seen) < SEEN_CHARACTERS_MIN:
+        raise InvalidInput(
+            f"--seen {seen!r} is too short to tell versions apart",
+            f"give at least {SEEN_CHARACTERS_MIN} characters of the hash",
+        )
+    elif not asked.document_hash.startswith(seen.lower()):
+        raise Conflict(f"approval {asked.id} is not, or no longer, what you have seen", how)
+
+
 def _status(found: Approval, now: datetime) -> Text:
     if found.status is ApprovalStatus.PENDING and found.deadline is not None:
-        return styled(found.status, f", until {ago(found.deadline, now)}")
+        return styled(found.status, f", due {ago(found.deadline, now)}")
     return approval_words(found)
 
 
@@ -190,7 +232,11 @@ def _deadline(found: Approval, now: datetime) -> str | None:
     if found.deadline is None:
         return None
     when = f"{found.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {ago(found.deadline, now)}"
-    then = "reject" if found.escalated_at and found.on_timeout == ESCALATE else found.on_timeout
+    then = found.on_timeout
+    if then == ESCALATE and ESCALATE not in found.options:
+        then = REJECT if found.escalated_at else "escalate, with as much time again"
+    elif found.edited_hash is not None:
+        then = REJECT
     return f"{when}; then: {then}"
 
 
@@ -213,9 +259,10 @@ def _votes(found: Approval, votes: list[Vote], now: datetime) -> str | None:
     lines = [f"{found.votes_needed} needed for the same option"]
     for vote in votes:
         old = "" if vote.voted_hash in (None, found.document_hash) else ", before it was edited"
+        said = f": {vote.comment}" if vote.comment else ""
         lines.append(
             f"{vote.option}, by {vote.decided_by} ({vote.channel}), "
-            f"{ago(vote.decided_at, now)}{old}"
+            f"{ago(vote.decided_at, now)}{old}{said}"
         )
     return "\n".join(lines)
 

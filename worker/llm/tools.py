@@ -25,6 +25,7 @@ from pydantic_ai.tools import (
 )
 from pydantic_core import PydanticSerializationError, to_json
 
+from db.questions import canonical
 from worker import steps
 from worker.llm.wrapper import Conversation, metered
 from worker.outcomes import Fail, ParkSignal
@@ -133,7 +134,7 @@ class Durable(AbstractCapability[Any]):
         if decision.approved:
             if is_step and decision.approval_id is not None:
                 self.allowed[call.tool_call_id] = decision.approval_id
-            return ToolApproved(override_args=_edited(decision.shown, arguments))
+            return ToolApproved(override_args=_edited(call.tool_name, decision.shown, arguments))
         return ToolDenied(decision.comment or "The tool call was denied.")
 
     def _step(self, call: ToolCallPart) -> str:
@@ -143,13 +144,18 @@ class Durable(AbstractCapability[Any]):
         return name or f"{self.conversation.name}/history/tool {call.tool_name} {call.tool_call_id}"
 
 
-def _edited(shown: Any, asked: dict[str, Any]) -> dict[str, Any] | None:
+def _edited(tool: str, shown: Any, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The arguments that a person wrote in place of those that were asked for."""
     match shown:
-        case {"arguments": dict(approved)} if approved != asked:  # pyright: ignore[reportUnknownVariableType]
-            return cast("dict[str, Any]", approved)
+        case {"tool": named, "arguments": dict(arguments), **rest} if named == tool and not rest:  # pyright: ignore[reportUnknownVariableType]
+            approved = cast("dict[str, Any]", arguments)
+            # As JSON: to Python, 1 is True.
+            return None if canonical(approved) == canonical(asked) else approved
         case _:
-            return None
+            raise Fail(
+                f"what was approved is no call of tool {tool!r}; "
+                f'approve a document like {{"tool": "{tool}", "arguments": {{…}}}}'
+            )
 
 
 async def _outcome(handler: Any, args: dict[str, Any]) -> Any:

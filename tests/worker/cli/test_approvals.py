@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from db.questions import shown_hash
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_approval
 
@@ -35,12 +36,10 @@ def test_an_edit_is_given_as_json_or_as_a_file(database_url: str, tmp_path: obje
         file.write('{"to": ["ann"]}')
     for edit, document in ((f"@{path}", {"to": ["ann"]}), ("7", 7)):
         approval_id = insert_approval(database_url, editable=True, shown='{"to": "all"}')
+        shown = run_cli("approvals", approval_id, url=database_url).stdout
+        assert "yes: approve it with --edit" in shown
         decided = cli_json(database_url, "approve", approval_id, "--edit", edit)
         assert decided["approval"]["edited"] == document
-        assert (
-            "yes: approve it with --edit"
-            in run_cli("approvals", approval_id, url=database_url).stdout
-        )
 
 
 def test_an_edit_that_is_none_is_refused_in_one_line(database_url: str) -> None:
@@ -55,6 +54,28 @@ def test_an_edit_that_is_none_is_refused_in_one_line(database_url: str) -> None:
         assert ended.returncode != 0
         assert reason in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+def test_a_yes_is_for_what_its_person_has_seen(database_url: str) -> None:
+    first = shown_hash("May I?", ("approve", "reject"), {"to": 1})
+    approval_id = insert_approval(
+        database_url, editable=True, votes_needed=2, shown='{"to": 1}', shown_hash=first
+    )
+    shown = run_cli("approvals", approval_id, url=database_url)
+    assert first in shown.stdout
+    assert f"--seen {first[:12]}" in shown.stderr
+    run_cli("approve", approval_id, "--edit", "7", "--by", "ann", url=database_url)
+    for seen, reason in (
+        ((), "was edited after it was asked"),
+        (("--seen", first), "what you have seen"),
+        (("--seen", "ab"), "too short"),
+    ):
+        ended = run_cli("approve", approval_id, "--by", "bob", *seen, url=database_url)
+        assert ended.returncode != 0
+        assert reason in ended.stderr
+    now = cli_json(database_url, "approvals", approval_id)["edited_hash"]
+    agreed = run_cli("approve", approval_id, "--by", "bob", "--seen", now[:12], url=database_url)
+    assert "is approved" in agreed.stdout
 
 
 def test_what_replaced_it_what_changed_and_who_used_it_are_shown(database_url: str) -> None:
@@ -76,6 +97,8 @@ def test_what_replaced_it_what_changed_and_who_used_it_are_shown(database_url: s
             [new, old],
         )
     assert new in run_cli("approvals", old, url=database_url).stdout
+    late = run_cli("approve", old, url=database_url)
+    assert f"see what: jobsworth approvals {new}" in late.stderr
     shown = run_cli("approvals", new, url=database_url).stdout
     for words in (old, "+May we?", "step ship"):
         assert words in shown

@@ -215,6 +215,23 @@ async def test_a_person_may_change_what_a_tool_is_called_with(
     assert ((await api.job(job.id)).result, charged) == ("3 charged", [3])
 
 
+async def test_a_yes_to_the_call_of_another_tool_runs_nothing(
+    api: JobApi, provider: OpenAIStub
+) -> None:
+    charged: list[int] = []
+    paying(provider, charged, '[[call charge {"euros": 5} ;; say {results}]]')
+    job = await api.run("work")
+    await api.rows(
+        "select jobsworth.resolve(%(id)s, 'approve', 'Ann', edited => "
+        """'{"tool": "refund", "arguments": {"euros": 5}}')""",
+        id=(await api.approval(job.id)).id,
+    )
+    await api.work()
+    job = await api.job(job.id)
+    assert (job.status, charged) == (JobStatus.FAILED, [])
+    assert "no call of tool 'charge'" in (job.error or "")
+
+
 async def test_a_no_that_comes_before_the_tool_begins_counts(
     api: JobApi, provider: OpenAIStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
