@@ -270,6 +270,23 @@ def test_a_node_checks_its_own_options() -> None:
         Node("", "answer")
 
 
+@pytest.mark.parametrize("name", ["fetch/child:one", "fetch/job#1", "a\nb", "\x1b[2J"])
+async def test_a_node_has_no_name_that_a_started_job_may_have_or_a_terminal_obeys(
+    conn: Connection, name: str
+) -> None:
+    """Its child would not be made, and its parent would look for it for ever."""
+    with pytest.raises(InvalidInput, match="has a name like|has a control character"):
+        await start(conn, [Node("fetch", "answer"), Node(name, "answer")])
+
+
+async def test_a_node_may_have_any_other_name(conn: Connection) -> None:
+    names = ["a b", "search/web", "Ж 'q' \\ \"", "child:1", "🙂", "%s {x} $1"]
+    run_id = await start(
+        conn, [Node(name, "answer", after=names[:n]) for n, name in enumerate(names)]
+    )
+    assert set(await nodes_of(conn, run_id)) == set(names)
+
+
 async def test_a_thousand_nodes_and_their_fan_in_start_quickly(
     conn: Connection, worker_id: UUID
 ) -> None:
