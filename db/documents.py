@@ -20,12 +20,14 @@ _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # An integer with more digits may not fit into 64 bits.
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
+# A quarter of what jsonb can hold at all.
+DOCUMENT_BYTES_MAX = 64 * 2**20
 
 
 def to_document(value: object, thing: str = "the value") -> str:
     """JSON text of any value pydantic can serialise (models, dataclasses, dates, UUIDs, …).
 
-    Raises `InvalidInput` naming `thing` when it cannot be JSON.
+    Raises `InvalidInput` naming `thing` when it cannot be JSON, or is too large.
     """
     try:
         encoded = _encode(value, thing)
@@ -33,6 +35,11 @@ def to_document(value: object, thing: str = "the value") -> str:
         if "surrogate" not in refused.message:
             raise
         encoded = _encode(_without_surrogates(value), thing)
+    if len(encoded) > DOCUMENT_BYTES_MAX:
+        raise InvalidInput(
+            f"{thing} has {len(encoded):,} bytes; at most {DOCUMENT_BYTES_MAX:,} are allowed",
+            "keep it as a file (job.save) or elsewhere, and return its name or address",
+        )
     return _NUL.sub(rb"\1\\u2400", encoded).decode()
 
 

@@ -6,7 +6,6 @@ per kind inside the finishing transaction. Each is unique by (job, effect key): 
 replay is ignored, so each effect happens once however often its job is run.
 """
 
-import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +106,12 @@ class Metric:
     name: str
     value: float
 
+
+ARTIFACT_BYTES_MAX = 100 * 2**20
+# About as much content goes in one message.
+ARTIFACTS_BYTES = 8 * 2**20
+NODE_BYTES_MAX = 1_000
+NODE_CHARACTERS_KEPT = 60
 
 E = TypeVar("E")
 Effect = Message | NewJob | Approval | Memory | Artifact | Metric
@@ -268,30 +273,31 @@ ARTIFACTS: LiteralString = """
 insert into jobsworth.artifacts (
   team_id, job_id, effect_key, name, media_type, bytes, sha256, content, uri)
 select e.team_id, e.job_id, e.key, e.name, e.media_type, e.bytes, e.sha256,
-  decode(e.content, 'base64'), e.uri
+  case when e.sha256 is not null then (%(contents)b::bytea[])[e.n] end, e.uri
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, job_id uuid, key text, name text, media_type text, bytes bigint, sha256 text,
-  content text, uri text)
+  uri text, n int)
 on conflict do nothing
 """
 
 
 async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, Artifact]]) -> None:
-    if not rows:
-        return
-    documents = [
-        {
-            "team_id": origin.team_id,
-            "job_id": origin.job_id,
-            "key": effect.key,
-            "name": effect.name,
-            "media_type": effect.media_type,
-            "uri": effect.uri,
-            **_stored(effect.content),
-        }
-        for origin, effect in rows
-    ]
-    await execute(conn, ARTIFACTS, {"rows": to_document(documents)})
+    for some in _in_messages(rows):
+        documents = [
+            {
+                "team_id": origin.team_id,
+                "job_id": origin.job_id,
+                "key": effect.key,
+                "name": effect.name,
+                "media_type": effect.media_type,
+                "uri": effect.uri,
+                "n": n,
+                **_measured(effect.content),
+            }
+            for n, (origin, effect) in enumerate(some, start=1)
+        ]
+        contents = [effect.content or b"" for _, effect in some]
+        await execute(conn, ARTIFACTS, {"rows": to_document(documents), "contents": contents})
 
 
 METRICS: LiteralString = """
@@ -327,18 +333,35 @@ def _author(origin: Origin, effect: Message) -> UUID | None:
 
 
 def _node(origin: Origin, effect: NewJob) -> str | None:
-    """The same in every run that is made of the same jobs."""
-    return None if origin.run_id is None else f"{origin.node or origin.job_id}/{effect.key}"
+    """The same in every run that is made of the same jobs; it fits into an index, however many
+    jobs have started each other.
+    """
+    if origin.run_id is None:
+        return None
+    maker = origin.node or str(origin.job_id)
+    if len(f"{maker}/{effect.key}".encode()) <= NODE_BYTES_MAX:
+        return f"{maker}/{effect.key}"
+    digest = hashlib.sha256(maker.encode()).hexdigest()[:16]
+    return f"{maker[:NODE_CHARACTERS_KEPT]}…{digest}/{effect.key}"
 
 
-def _stored(content: bytes | None) -> dict[str, Any]:
+def _in_messages(rows: list[tuple[Origin, Artifact]]) -> Iterable[list[tuple[Origin, Artifact]]]:
+    some: list[tuple[Origin, Artifact]] = []
+    size = 0
+    for origin, effect in rows:
+        some.append((origin, effect))
+        size += len(effect.content or b"")
+        if size >= ARTIFACTS_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _measured(content: bytes | None) -> dict[str, Any]:
     if content is None:
         return {}
-    return {
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "content": base64.b64encode(content).decode(),
-    }
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 # JSON knows neither infinity nor NaN: they would become null, which means at once.

@@ -1601,6 +1601,7 @@ declare
   one jobsworth.runs;
   verdict record;
   late uuid[];
+  waiting uuid[] := '{}';
 begin
   moving := array(
     select r.id from jobsworth.runs r
@@ -1624,6 +1625,9 @@ begin
       update jobsworth.runs r
       set status = verdict.status, result = verdict.result, error = verdict.error
       where r.id = one.id;
+      if verdict.status = 'waiting' then
+        waiting := waiting || one.id;
+      end if;
     end if;
     -- What came into a run that is being canceled ends with it.
     if one.cancel_requested and one.finished_at is null then
@@ -1636,7 +1640,8 @@ begin
       end if;
     end if;
   end loop;
-  return array(select m.id from unnest(moving) m (id) except select h.id from unnest(held) h (id));
+  return waiting || array(
+    select m.id from unnest(moving) m (id) except select h.id from unnest(held) h (id));
 end $$;
 
 CREATE FUNCTION jobsworth.needs_of(spec jsonb) RETURNS TABLE(parent text, on_failure text, m bigint)

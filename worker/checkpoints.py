@@ -51,5 +51,5 @@ async def prune(job: "Job", keep: int) -> int:
     async with job.tools.database.transaction() as connection:
         pruned = await checkpoints.prune(connection, job.lease, keep=keep)
     if pruned:
-        await steps.read(job, "", fresh=True)
+        job.recorded = None
     return pruned

@@ -10,7 +10,7 @@ import mimetypes
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from math import isfinite
+from math import isfinite, nan
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,6 +20,7 @@ from typing import (
     TypedDict,
     TypeVar,
     Unpack,
+    cast,
     overload,
 )
 from uuid import UUID
@@ -32,7 +33,7 @@ import structlog
 from db import memories
 from db.checkpoints import Checkpoint
 from db.documents import to_payload, to_text
-from db.effects import Artifact, Effect, Memory, Message, Metric, NewJob
+from db.effects import ARTIFACT_BYTES_MAX, Artifact, Effect, Memory, Message, Metric, NewJob
 from db.errors import InvalidInput
 from db.pool import Connection, Database
 from db.queue import Claimed, Lease
@@ -158,8 +159,9 @@ class Job:
         first = claimed.attempt == 1 and claimed.run_id is None
         self.recorded: dict[str, Any] | None = {} if first else None
         self.known: dict[str, steps.Known] = {}
-        # Unsafe steps that ran in this attempt.
+        # Unsafe steps that ran in this attempt, and all those that run now.
         self.begun: set[str] = set()
+        self.under_way: set[str] = set()
 
     @property
     def trace_id(self) -> str | None:
@@ -252,9 +254,14 @@ class Job:
 
         Each is written once: a replay's repeat counts by its `key`, else by its place in order.
         """
-        if isinstance(value, bool) or not isfinite(value):
-            raise InvalidInput(f"{value!r} of the metric {name!r} is no number", "pass one")
-        self.effects.append(Metric(self.key("metric", key), to_text(name), float(value)))
+        try:
+            number = nan if isinstance(value, bool | str | bytes) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = nan
+        if not isfinite(number):
+            shown = f"{value!r:.100}" if isinstance(value, str) else f"the {type(value).__name__}"
+            raise InvalidInput(f"{shown} of the metric {name!r} is no number", "pass one")
+        self.effects.append(Metric(self.key("metric", key), to_text(name), number))
 
     def enqueue(
         self,
@@ -311,10 +318,21 @@ class Job:
         uri: str | None = None,
         media_type: str | None = None,
     ) -> None:
-        """Keep a file of this job: its content, or the address where it lies."""
+        """Keep a file of this job: its content (100 MiB at most), or the address where it lies."""
         if (content is None) == (uri is None):
             raise InvalidInput(f"artifact {name!r} needs either content or uri", "pass one of them")
-        data = content.encode() if isinstance(content, str) else content
+        if not isinstance(cast(object, content), bytes | bytearray | memoryview | str | None):
+            raise InvalidInput(
+                f"the content of artifact {name!r} is a {type(content).__name__}",
+                "pass bytes or text, like json.dumps(…)",
+            )
+        data = content.encode(errors="replace") if isinstance(content, str) else content
+        if data is not None and len(data) > ARTIFACT_BYTES_MAX:
+            raise InvalidInput(
+                f"artifact {name!r} has {len(data):,} bytes;"
+                f" at most {ARTIFACT_BYTES_MAX:,} are allowed",
+                "keep it where such files are kept, and save its uri",
+            )
         guessed = mimetypes.guess_type(name)[0]
         fallback = "text/plain" if isinstance(content, str) else "application/octet-stream"
         self.effects.append(
@@ -322,7 +340,7 @@ class Job:
                 key=self.key("artifact", name),
                 name=name,
                 media_type=media_type or guessed or fallback,
-                content=data,
+                content=None if data is None else bytes(data),
                 uri=uri,
             )
         )
@@ -677,6 +695,7 @@ class Job:
         if name is None:
             self._numbers[kind] = self._numbers.get(kind, 0) + 1
             return f"{kind}#{self._numbers[kind]}"
+        steps.check_name(kind, name)
         key = f"{kind}:{name}"
         if key in self._named:
             raise InvalidInput(

@@ -1,22 +1,19 @@
 """The input of a step, as a hash: is this the question that the recorded answer belongs to?
 
-In: a step's arguments. Out: the SHA-256 of their canonical JSON (sorted keys). What is no JSON (the
-job itself, a connection, a function) counts by the name of its type alone: two of a type are alike.
+In: a step's arguments. Out: the SHA-256 of their canonical JSON (sorted keys). What can be no JSON
+(the job itself, a connection, a function, an object of a class of one's own that is no dataclass)
+counts by the name of its type alone: two of a type are alike.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from datetime import date, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from pathlib import PurePath
 from typing import Any, cast
-from uuid import UUID
 
 import orjson
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 
@@ -38,8 +35,8 @@ def _canonical(value: object) -> bytes:
     except TypeError:
         pass
     try:
-        # What orjson refuses: long integers, halves of surrogate pairs, keys of mixed types.
-        return json.dumps(value, sort_keys=True, default=_plain).encode()
+        # What orjson refuses: long integers, halves of surrogate pairs, keys that are no text.
+        return json.dumps(_spelled(value), sort_keys=True, default=_spelled_plain).encode()
     except (TypeError, ValueError, RecursionError):
         return orjson.dumps(_type_name(value))
 
@@ -49,22 +46,50 @@ def _plain(value: object) -> object:
     match value:
         case BaseModel():
             return value.model_dump()
-        case bytes() | bytearray():
-            return {"bytes": hashlib.sha256(value).hexdigest()}
-        case tuple():
-            return list(cast(tuple[object, ...], value))
-        case set() | frozenset():
-            return sorted(_canonical(one).decode() for one in cast(set[object], value))
-        case Decimal() | PurePath() | UUID() | date() | time() | timedelta():
-            return str(value)
-        case Enum():
-            return value.value
+        case bytes() | bytearray() | memoryview():
+            return {"bytes": hashlib.sha256(cast(bytes, value)).hexdigest()}
+        case Set():
+            return sorted(_canonical(one).decode() for one in cast(Set[object], value))
         case Mapping():
             return dict(cast(Mapping[object, object], value))
+        case Sequence():
+            return list(cast(Sequence[object], value))
+        case Iterator():
+            return _type_name(cast(object, value))  # a look would use it up
         case _ if is_dataclass(value) and not isinstance(value, type):
             return {field.name: getattr(value, field.name) for field in fields(value)}
         case _:
-            return _type_name(value)
+            return _other(value)
+
+
+def _other(value: object) -> object:
+    """Dates, paths, numbers of other kinds, addresses; arrays by their bytes; the rest by type."""
+    try:
+        return {"bytes": hashlib.sha256(memoryview(cast(Any, value))).hexdigest()}
+    except (TypeError, ValueError, BufferError):
+        pass
+    try:
+        return to_jsonable_python(value, fallback=_type_name)
+    except (TypeError, ValueError):
+        return _type_name(value)
+
+
+def _spelled(value: object) -> object:
+    match value:
+        case dict():
+            pairs = cast(dict[object, object], value).items()
+            return {
+                key if isinstance(key, str) else _canonical(key).decode(): _spelled(one)
+                for key, one in pairs
+            }
+        case list() | tuple():
+            return [_spelled(one) for one in cast(Sequence[object], value)]
+        case _:
+            return value
+
+
+def _spelled_plain(value: object) -> object:
+    return _spelled(_plain(value))
 
 
 def _type_name(value: object) -> dict[str, str]:

@@ -8,8 +8,8 @@ database, before it runs, so that nobody repeats it without being told to.
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
 from uuid import UUID
@@ -17,7 +17,7 @@ from uuid import UUID
 import anyio
 
 from db import consumption, steps, unsafe
-from db.documents import to_document
+from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, JobsworthError
 from db.pool import Connection, bounded
 from db.steps import Record, Step
@@ -39,6 +39,7 @@ EFFECTS = get_args(Effect)
 PATIENCE_SECONDS = 10.0
 PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 ERROR_CHARACTERS_MAX = 500
+NAME_CHARACTERS_MAX = 500
 
 
 class StepChanged(Fail):
@@ -87,15 +88,30 @@ async def run(
             return output
         if effect != "pure":
             raise StepChanged(job, name, inherited=known.inherited)
-    if effect == "unsafe" or consumes is not None:
-        await _patiently(partial(_begin, job, name, digest, effect, consumes))
-    if effect == "unsafe":
-        return await _run_once(job, name, digest, fn, args, kwargs)
-    began = time.monotonic()
-    value = await _call(job, fn, args, kwargs)
-    document = to_document(value, f"the result of step {name!r}")
-    took_seconds = time.monotonic() - began
-    return await record(job, name, document, took_seconds, effect=effect, input_hash=digest)
+    with _alone(job, name):
+        if effect == "unsafe" or consumes is not None:
+            await _patiently(partial(_begin, job, name, digest, effect, consumes))
+        if effect == "unsafe":
+            return await _run_once(job, name, digest, fn, args, kwargs)
+        began = time.monotonic()
+        value = await _call(job, fn, args, kwargs)
+        document = to_document(value, f"the result of step {name!r}")
+        took_seconds = time.monotonic() - began
+        return await record(job, name, document, took_seconds, effect=effect, input_hash=digest)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises `InvalidInput` for a name under which nothing can be kept."""
+    if not isinstance(cast(object, name), str) or not name.strip():
+        raise InvalidInput(
+            f"{name!r:.100} is no name of a {kind}",
+            f"the name of a {kind} is a text that says what",
+        )
+    if len(name) > NAME_CHARACTERS_MAX or to_text(name) != name:
+        raise InvalidInput(
+            f"the name {name!r:.100} of a {kind} is too long, or cannot be written",
+            f"at most {NAME_CHARACTERS_MAX} characters, without NUL",
+        )
 
 
 def check_effect(name: str, effect: str) -> None:
@@ -111,12 +127,13 @@ async def transaction(job: "Job", name: str, fn: Callable[[Connection], Awaitabl
     found, output = await read(job, name)
     if found:
         return output
-    async with job.tools.database.transaction() as connection:
-        await steps.hold(connection, job.lease)
-        value = to_document(await fn(connection), f"the result of transaction {name!r}")
-        _, output = await steps.record(
-            connection, job.lease, name, value, attempt=job.attempt, kind="transaction"
-        )
+    with _alone(job, name):
+        async with job.tools.database.transaction() as connection:
+            await steps.hold(connection, job.lease)
+            value = to_document(await fn(connection), f"the result of transaction {name!r}")
+            _, output = await steps.record(
+                connection, job.lease, name, value, attempt=job.attempt, kind="transaction"
+            )
     return keep(job, name, output, Known("transaction"))
 
 
@@ -125,6 +142,8 @@ async def read(job: "Job", name: str, *, fresh: bool = False) -> tuple[bool, Any
 
     A job of a branch reads as its own what was recorded before the cut.
     """
+    if name not in (job.recorded or ()):
+        check_name("step", name)
     if job.recorded is None or fresh:
         await _settle_first(job)
         async with job.tools.database.connection() as connection:
@@ -174,6 +193,21 @@ async def waited_seconds(job: "Job", key: str, kind: str) -> float:
         return await steps.waited_seconds(
             connection, job.lease, key, attempt=job.attempt, kind=kind
         )
+
+
+@contextmanager
+def _alone(job: "Job", name: str) -> Generator[None]:
+    """Two at once under one name would be given the answer of the first to end."""
+    if name in job.under_way:
+        raise InvalidInput(
+            f"step {name!r} runs already in this attempt of job {job.id}",
+            "steps that run beside each other need names of their own, like f'fetch {n}'",
+        )
+    job.under_way.add(name)
+    try:
+        yield
+    finally:
+        job.under_way.discard(name)
 
 
 async def _run_once(

@@ -198,8 +198,9 @@ begin
   end if;
 end $$;
 
--- After the commit that moved jobs of these runs: move the runs. Returns those that had to move and
--- that somebody holds: look at them again. Never waits.
+-- After the commit that moved jobs of these runs: move the runs. Returns those to look at again:
+-- that had to move and that somebody holds; and that wait from now on, for whoever lets one of their
+-- jobs go on just now still sees the run executing. Never waits.
 create function jobsworth.move_runs(run_ids uuid[]) returns uuid[] language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -209,6 +210,7 @@ declare
   one jobsworth.runs;
   verdict record;
   late uuid[];
+  waiting uuid[] := '{}';
 begin
   moving := array(
     select r.id from jobsworth.runs r
@@ -232,6 +234,9 @@ begin
       update jobsworth.runs r
       set status = verdict.status, result = verdict.result, error = verdict.error
       where r.id = one.id;
+      if verdict.status = 'waiting' then
+        waiting := waiting || one.id;
+      end if;
     end if;
     -- What came into a run that is being canceled ends with it.
     if one.cancel_requested and one.finished_at is null then
@@ -244,7 +249,8 @@ begin
       end if;
     end if;
   end loop;
-  return array(select m.id from unnest(moving) m (id) except select h.id from unnest(held) h (id));
+  return waiting || array(
+    select m.id from unnest(moving) m (id) except select h.id from unnest(held) h (id));
 end $$;
 
 -- Is this run not where its jobs would have it? A draft without jobs, a plan whose jobs have only
@@ -411,7 +417,7 @@ end $$;
 -- After a commit that ended or parked these jobs: look again, with a fresh snapshot, at whatever
 -- that unblocks, and close what hangs on the finished ones. Returns what must be looked at again
 -- because somebody holds it: a waiting job, an ended one on which something open hangs, or one
--- whose run has to move. Never waits for another transaction.
+-- whose run has to move, or has just begun to wait. Never waits for another transaction.
 create or replace function jobsworth.unblock(job_ids uuid[]) returns uuid[] language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$

@@ -270,6 +270,23 @@ def test_a_node_checks_its_own_options() -> None:
         Node("", "answer")
 
 
+@pytest.mark.parametrize("name", ["fetch/child:one", "fetch/job#1", "a\nb", "\x1b[2J"])
+async def test_a_node_has_no_name_that_a_started_job_may_have_or_a_terminal_obeys(
+    conn: Connection, name: str
+) -> None:
+    """Its child would not be made, and its parent would look for it for ever."""
+    with pytest.raises(InvalidInput, match="has a name like|has a control character"):
+        await start(conn, [Node("fetch", "answer"), Node(name, "answer")])
+
+
+async def test_a_node_may_have_any_other_name(conn: Connection) -> None:
+    names = ["a b", "search/web", "Ж 'q' \\ \"", "child:1", "🙂", "%s {x} $1"]
+    run_id = await start(
+        conn, [Node(name, "answer", after=names[:n]) for n, name in enumerate(names)]
+    )
+    assert set(await nodes_of(conn, run_id)) == set(names)
+
+
 async def test_a_thousand_nodes_and_their_fan_in_start_quickly(
     conn: Connection, worker_id: UUID
 ) -> None:
@@ -688,6 +705,24 @@ async def test_the_last_of_two_ends_is_seen_whoever_looks_first(
         await second.execute("commit")
         await moving.unblock(second, [leases["b"].job_id])
     assert await status_of(conn, run_id) == "done"
+
+
+async def test_a_run_that_waits_goes_on_although_its_label_changed_at_the_same_moment(
+    database: Database, conn: Connection, worker_id: UUID
+) -> None:
+    """One job parks; another is let go on by somebody who sees the run executing still."""
+    run_id = await start(conn, [Node("a", "answer"), Node("b", "answer")])
+    leases = await take_all(conn, worker_id)
+    a, b = leases["a"].job_id, leases["b"].job_id
+    await settle(conn, parked(leases["b"], "signal", "go"))
+    await finish(conn, parked(leases["a"], "signal", "go"))
+    async with database.transaction() as sender:
+        await execute(sender, "select jobsworth.send_signal(%(id)s, 'go')", {"id": b})
+        again = await moving.unblock(conn, [a])
+        assert await status_of(conn, run_id) == "waiting"
+    assert again == [a]
+    assert await moving.unblock(conn, again) == []
+    assert await status_of(conn, run_id) == "executing"
 
 
 async def test_runs_are_locked_in_one_order_and_never_waited_for(

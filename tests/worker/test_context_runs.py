@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 from uuid import UUID, uuid4
 
 import pytest
 
-from db import run_view, runs
+from db import artifacts, effects, run_view, runs
+from db.effects import NewJob, Origin
 from db.jobs import JobStatus
+from db.pool import Connection
 from db.runs import After, Node, Run
 from tests.support import Workers, connect, until_sync
 from tests.worker.job_api import JobApi
-from worker import Fail, Job, handler
+from worker import Fail, Job, context, handler
 
 THREAD: LiteralString = """
 insert into jobsworth.chat_threads (platform, chat_id) values ('test', %(chat)s) returning id
@@ -303,8 +306,8 @@ async def test_metrics_are_written_once_however_often_the_job_is_run(api: JobApi
     ]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), True])
-async def test_a_metric_is_a_number(api: JobApi, value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, 10**400, "3", None])
+async def test_a_metric_is_a_number(api: JobApi, value: Any) -> None:
     @handler("measure")
     async def measure(job: Job) -> None:
         job.metric("loss", value)
@@ -324,6 +327,56 @@ async def test_the_files_of_a_run_have_type_size_and_hash(api: JobApi) -> None:
     assert (text.media_type, text.bytes) == ("text/plain", 3)
     assert text.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert (image.media_type, image.uri) == ("image/png", "https://example.com/b.png")
+
+
+async def test_files_of_any_size_are_kept_whole_up_to_their_bound(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go in several messages; one of 100 MiB takes seconds, so the bound is lower here."""
+    monkeypatch.setattr(effects, "ARTIFACTS_BYTES", 1_000)
+    monkeypatch.setattr(context, "ARTIFACT_BYTES_MAX", 2_000)
+    contents = [b"", bytes(range(256)), b"\0" * 1_500, b"x" * 2_000]
+
+    @handler("draw", failures_max=1)
+    async def draw(job: Job, over: bool = False) -> None:
+        job.save("a.png", uri="https://example.com/a.png")
+        for n, content in enumerate(contents):
+            job.save(f"{n}.bin", content + b"x" * over)
+
+    run = await run_through(api, [Node("a", "draw")])
+    assert run.status == "done"
+    async with api.database.connection() as connection:
+        _, *files = await runs.get_artifacts(connection, run.id)
+        assert [file.bytes for file in files] == [len(content) for content in contents]
+        assert [file.sha256 for file in files] == [sha256(each).hexdigest() for each in contents]
+        for file, content in zip(files, contents, strict=True):
+            assert await artifacts.content(connection, file.id) == content
+    refused = await api.run("draw", {"over": True})
+    assert "artifact '3.bin' has 2,001 bytes; at most 2,000" in (refused.error or "")
+
+
+async def test_a_file_is_bytes_or_text(api: JobApi) -> None:
+    @handler("draw", failures_max=1)
+    async def draw(job: Job) -> None:
+        job.save("a.json", cast(Any, {"a": 1}))
+
+    assert "the content of artifact 'a.json' is a dict" in ((await api.run("draw")).error or "")
+
+
+async def test_a_run_of_jobs_that_start_each_other_has_no_end_of_names(
+    api: JobApi, conn: Connection
+) -> None:
+    """Their names would not fit into the index at some time: a hash stands for the beginning."""
+    async with conn.transaction():
+        run_id = (await runs.start(conn, [Node("a" * 900, "never")])).run_id
+        [job] = await runs.get_jobs(conn, run_id)
+        for n in range(300):
+            origin = Origin(job.id, run_id=run_id, node=job.node)
+            made = NewJob(key=f"job:{n:0>500}" if n < 5 else "job#1", mode="never")
+            await effects.write(conn, [(origin, made)])
+            *_, job = await runs.get_jobs(conn, run_id)
+    assert len({job.node for job in await runs.get_jobs(conn, run_id)}) == 301
+    assert len(job.node or "") <= 1_000
 
 
 async def test_the_newest_heartbeat_is_that_of_the_worker_of_an_open_job(api: JobApi) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from array import array
+from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import pytest
@@ -14,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from db.jobs import JobStatus
 from worker.input_hash import input_hash
 
 JSON = st.recursive(
@@ -64,6 +69,19 @@ def test_it_is_total_and_does_not_depend_on_the_order_of_keys(
         (2**70, 2**71),
         ("\ud83d", "\ud83e"),
         ({"at": {"n": 1}}, {"at": {"n": 2}}),
+        ({(1, 2): 3}, {(1, 2): 4}),
+        ({(1, 2): 3}, {(1, 3): 3}),
+        ([{b"a": 1}, threading.Lock(), 1], [{b"a": 1}, threading.Lock(), 2]),
+        (Order("a", cast(Any, {(1,): 1})), Order("a", cast(Any, {(1,): 2}))),
+        (range(3), range(4)),
+        (deque([1]), deque([2])),
+        (1j, 2j),
+        (memoryview(b"a"), memoryview(b"b")),
+        (array("d", [1]), array("d", [2])),
+        (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)),
+        (timedelta(1), timedelta(2)),
+        (ip_address("::1"), ip_address("::2")),
+        (JobStatus.DONE, JobStatus.FAILED),
     ],
     ids=repr,
 )
@@ -92,6 +110,12 @@ def test_what_is_no_json_is_alike_in_every_attempt(make: Any) -> None:
 def test_what_is_no_json_counts_by_its_type_alone() -> None:
     assert input_hash([threading.Lock()], {}) == input_hash([threading.Lock()], {})
     assert input_hash([threading.Lock()], {}) != input_hash([threading.Event()], {})
+
+
+def test_what_is_read_once_is_not_used_up() -> None:
+    numbers = (n for n in range(3))
+    input_hash([numbers], {})
+    assert list(numbers) == [0, 1, 2]
 
 
 def test_a_value_that_holds_itself_has_a_hash_too() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db import jobs, steps, unsafe
+from db import documents, jobs, steps, unsafe
 from db.errors import InvalidInput, Unavailable
 from db.jobs import JobStatus, Why
 from tests.support import connect, until
@@ -147,6 +147,56 @@ async def test_the_job_itself_is_the_same_input_in_every_attempt(api: JobApi) ->
         return first
 
     assert (await api.run("work")).result == 1
+
+
+@pytest.mark.parametrize("effect", ["idempotent", "unsafe"])
+async def test_two_steps_of_one_name_at_once_are_refused(api: JobApi, effect: Any) -> None:
+    """The second would be given the answer of the first, or would wait for a person."""
+    ran: list[int] = []
+
+    @handler("work", failures_max=1)
+    async def work(job: Job) -> None:
+        async def double(n: int) -> None:
+            ran.append(n)
+            await anyio.sleep_forever()
+
+        async def doubled(n: int) -> None:
+            await job.step("double", double, n, effect=effect)
+
+        async with anyio.create_task_group() as tasks:
+            for n in (1, 2):
+                tasks.start_soon(doubled, n)
+
+    job = await api.run("work")
+    assert job.status is JobStatus.FAILED
+    assert 2 not in ran
+    assert "step 'double' runs already in this attempt" in (job.error or "")
+
+
+@pytest.mark.parametrize("name", ["", "  ", 3, "x" * 501, "a\0b"])
+async def test_a_step_needs_a_name_that_can_be_kept(api: JobApi, name: Any) -> None:
+    @handler("work", failures_max=1)
+    async def work(job: Job) -> None:
+        await job.step(name, str)
+
+    job = await api.run("work")
+    assert job.status is JobStatus.FAILED
+    assert repr(name)[:100] in (job.error or "")
+
+
+async def test_a_result_larger_than_a_document_may_be_is_refused(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "DOCUMENT_BYTES_MAX", 1_000)
+
+    @handler("work", failures_max=1)
+    async def work(job: Job, inside: bool) -> str:
+        return await job.step("read", str, "x" * 999) if inside else "x" * 999
+
+    for inside, thing in ((True, "the result of step 'read'"), (False, "the result of 'work'")):
+        job = await api.run("work", {"inside": inside})
+        assert job.status is JobStatus.FAILED
+        assert f"{thing} has 1,001 bytes; at most 1,000 are allowed" in (job.error or "")
 
 
 async def test_an_effect_that_is_not_known_is_refused(api: JobApi) -> None:

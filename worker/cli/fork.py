@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from db import branches
-from db.branches import Fork, Share
+from db.branches import Fork, ForkStep, Share
 from db.documents import parse_payload
 from db.errors import InvalidInput
 from db.pool import Connection
@@ -23,8 +23,11 @@ PARTS = {
     "fork": "forks here",
     "after": "runs again, after it",
     "open": "was not done; goes on",
+    "again": "is started again",
     "read": "is read",
 }
+UNSAFE_MAX = 5
+ROWS_MAX = 20
 
 
 def fork(
@@ -84,22 +87,40 @@ def _show(made: Fork) -> None:
             ("forks", f"run {made.parent_run_id}, {at}"),
             ("reads", _share(made.reused)),
             ("runs again", f"{_share(made.rerun)} the first time"),
-            ("unsafe", ", ".join(f"{each.node}: {each.name}" for each in made.unsafe) or None),
+            ("unsafe", _unsafe(made.unsafe)),
         ]
     )
-    emit_heading("Nodes")
+    parts = list(PARTS)
+    nodes = sorted(made.nodes, key=lambda each: parts.index(each.part))
     columns = [Column("NODE", flexible=True), Column("MODE", flexible=True), Column("FORK")]
-    emit_table(columns, [[each.node, each.mode, PARTS[each.part]] for each in made.nodes], "")
+    _part("Nodes", columns, [[each.node, each.mode, PARTS[each.part]] for each in nodes])
     again = [each for each in made.steps if not each.reused]
-    if again:
-        emit_heading("Steps that run again")
-        columns = [
-            Column("NODE", flexible=True),
-            Column("STEP", flexible=True),
-            Column("KIND"),
-            Column("EFFECT"),
-        ]
-        emit_table(columns, [[each.node, each.name, each.kind, each.effect] for each in again], "")
+    again.sort(key=lambda each: each.effect != "unsafe")
+    columns = [
+        Column("NODE", flexible=True),
+        Column("STEP", flexible=True),
+        Column("KIND"),
+        Column("EFFECT"),
+    ]
+    rows = [[each.node, each.name, each.kind, each.effect] for each in again]
+    _part("Steps that run again", columns, rows)
+
+
+def _unsafe(found: Sequence[ForkStep]) -> str | None:
+    if not found:
+        return None
+    names = ", ".join(f"{each.node}: {each.name}" for each in found[:UNSAFE_MAX])
+    more = f" and {len(found) - UNSAFE_MAX:,} more" if len(found) > UNSAFE_MAX else ""
+    return f"{names}{more} would be repeated"
+
+
+def _part(title: str, columns: list[Column], rows: list[list[str]]) -> None:
+    if not rows:
+        return
+    emit_heading(title)
+    emit_table(columns, rows[:ROWS_MAX], "")
+    if len(rows) > ROWS_MAX:
+        emit(f"… {len(rows) - ROWS_MAX:,} more; all of them: --json")
 
 
 def _share(share: Share) -> str:

@@ -13,7 +13,7 @@ from db import lookup
 from db.errors import InvalidInput, NotFound
 from db.lookup import Found
 from db.pool import Connection
-from worker.cli.output import is_narrow, one_line
+from worker.cli.output import is_narrow, is_terminal, one_line
 from worker.cli.times import ago
 
 PREFIX_DIGITS_MIN = 6
@@ -78,10 +78,12 @@ def whole_id(text: str, thing: str) -> UUID:
         ) from error
 
 
-def short_ids(ids: Iterable[UUID]) -> Callable[[UUID], str]:
-    """How to show these ids: whole, or on a narrow terminal as much as tells them apart."""
+def short_ids(ids: Iterable[UUID], *, beside_much: bool = False) -> Callable[[UUID], str]:
+    """How to show these ids: whole, or as much as tells them apart on a narrow terminal (on any, if
+    there is much beside them).
+    """
     texts = {str(each) for each in ids}
-    if not is_narrow():
+    if not (is_terminal() if beside_much else is_narrow()):
         return str
     length = SHORT_ID_CHARACTERS
     while len({text[:length] for text in texts}) < len(texts):

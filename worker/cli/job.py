@@ -104,6 +104,7 @@ def _row(file: JobFile, now: datetime) -> None:
             ("lane", job.lane if job.lane != str(job.thread_id) else None),
             ("unique key", job.unique_key),
             ("message", job.trigger_message_id and str(job.trigger_message_id)),
+            ("run", job.run_id and f"{job.run_id}, node {job.node or '-'}"),
             ("parent", job.parent_id and str(job.parent_id)),
             ("created", _time(job.created_at, now)),
             ("due", _time(job.run_at, now) if job.finished_at is None else None),

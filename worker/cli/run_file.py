@@ -41,6 +41,7 @@ from worker.settings import load_settings
 
 DOCUMENT_CHARACTERS_MAX = 2_000
 AFTER_MAX = 5
+FILES_MAX = 20
 # What somebody can do something about, the most pressing first.
 HELPED = (
     WaitReason.PERSON,
@@ -112,8 +113,10 @@ def show(text: str, *, as_json: bool) -> None:
         emit_table(METRICS, [_course(course) for course in file.metrics], "")
     if file.artifacts:
         emit_heading("Files")
-        for artifact in file.artifacts:
+        for artifact in file.artifacts[:FILES_MAX]:
             emit(f"  {artifact.name}  {artifact.media_type}  {artifact.uri or _size(artifact)}")
+        if len(file.artifacts) > FILES_MAX:
+            emit(f"  … {len(file.artifacts) - FILES_MAX:,} more; all of them: --json")
 
 
 async def _branch_of(conn: Connection, run_id: UUID) -> Branch | None:
@@ -181,7 +184,7 @@ def _graph(graph: Graph, now: datetime) -> None:
     rows = rows_of(graph)
     if rows:
         emit_heading("Jobs")
-    short = ids.short_ids(row.node.id for row in rows if row.node)
+    short = ids.short_ids((row.node.id for row in rows if row.node), beside_much=True)
     lines = [_line(row, short, now) for row in rows]
     kept = [n for n in range(len(GRAPH)) if any(line[n] for line in lines)]
     emit_table(

@@ -63,14 +63,15 @@ def _shown(
     """Those of these siblings that have a line: children first, in the order of their making."""
     loose = [node for node in found if all(each.parent_id for each in below.get(node.id, ()))]
     loose.sort(key=lambda node: URGENCY.index(node.status))
+    shown = {node.id for node in loose[:SHOWN_MAX]}
     more = {node.id: node for node in loose[SHOWN_MAX:]}
     kept = [node for node in found if node.id not in more]
     kept.sort(key=lambda node: not node.is_child)
     rows: list[tuple[int, GraphNode | Row]] = [(level, node) for node in kept]
     if more:
-        at = sum(node.is_child for node in kept)
+        last = max(n for n, node in enumerate(kept) if node.id in shown)
         left_out = Row(level, f"… {len(more):,} more", None, more=tuple(more.values()))
-        rows.insert(at or len(rows), (level, left_out))
+        rows.insert(last + 1, (level, left_out))
     return rows
 
 
