@@ -166,6 +166,7 @@ update jobsworth.deployments d
 set status = %(status)s::jobsworth.deployment_status,
   report_text = coalesce(%(report_text)s, d.report_text),
   probe = coalesce(%(probe)s::jsonb, d.probe), release = coalesce(%(release)s, d.release),
+  host = coalesce(%(host)s, d.host),
   finished_at = case when %(is_final)s then coalesce(d.finished_at, now()) end
 where d.id = %(deployment_id)s
   and (not %(fenced)s or d.job_id = (select f.id from fence f))
@@ -183,6 +184,7 @@ async def update_status(
     report_text: str | None = None,
     probe: Mapping[str, Any] | None = None,
     release: str | None = None,
+    host: str | None = None,
     lease: Lease | None = None,
 ) -> Deployment:
     """Record how far a deployment is; what is None stays as it was. Committed on return.
@@ -207,6 +209,7 @@ async def update_status(
         "report_text": None if report_text is None else to_text(report_text),
         "probe": None if probe is None else to_document(dict(probe), "the probe result"),
         "release": release,
+        "host": host,
     }
     try:
         updated = await fetch_one(conn, UPDATE, values, Deployment)

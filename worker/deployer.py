@@ -14,8 +14,10 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from uuid import UUID
+
+import anyio
 
 from db import consumption, deployments, environments, steps
 from db.deployments import Deployment
@@ -26,7 +28,7 @@ from worker import events
 from worker import steps as recording
 from worker.deploy.config import Environment
 from worker.deploy.errors import DeployError, EnvironmentBusy
-from worker.deployment_record import DeploymentRecord
+from worker.deployment_record import IDLE_SECONDS_MAX, DeploymentRecord
 from worker.log import get_logger
 from worker.outcomes import Fail, Parked, ParkSignal, Snooze
 
@@ -239,7 +241,7 @@ class Deployer:
         return begun
 
     async def _ship(self, job: "Job", order: Order, deployment: Deployment, key: str) -> Deployment:
-        release = await self._release(job, deployment)
+        release = await self._release(job, deployment, key)
         back = order.back_from
         report = await engine.deploy(
             order.environment,
@@ -262,14 +264,20 @@ class Deployer:
         async with self._database.connection() as connection:
             return await deployments.get_by_id(connection, deployment.id)
 
-    async def _release(self, job: "Job", deployment: Deployment) -> Path:
+    async def _release(self, job: "Job", deployment: Deployment, key: str) -> Path:
         """The directory that is to be live. Written down, so that a later attempt means the same.
 
         That of the deployment one goes back to, if it is here; looked for only now, when no other
-        deployment can prune it.
+        deployment can prune it. What an earlier attempt exported stays where it is; parks if that
+        is another machine.
         """
         if deployment.release is not None:
-            return Path(deployment.release)
+            release = Path(deployment.release)
+            if deployment.host in (None, self._host) or await anyio.Path(release).is_dir():
+                return release
+            exported, _ = await recording.read(job, f"{key}:export")
+            if exported:
+                await self._leave_to_its_host(job, deployment, key)
         release = self._own_release(deployment)
         async with self._database.connection() as connection:
             if deployment.rollback_to is not None:
@@ -282,9 +290,22 @@ class Deployer:
                 deployment.id,
                 deployment.status,
                 release=str(release),
+                host=self._host,
                 lease=job.lease,
             )
         return release
+
+    async def _leave_to_its_host(self, job: "Job", deployment: Deployment, key: str) -> NoReturn:
+        """A worker there, which may just be starting again, takes the job yet; not for ever."""
+        waited_seconds = await recording.waited_seconds(job, f"{key}:elsewhere", "phase")
+        begun = f"deployment {deployment.id} was begun on {deployment.host}, where its release is"
+        if waited_seconds > IDLE_SECONDS_MAX:
+            raise Fail(
+                f"{begun}, and no worker there went on with it for {waited_seconds:.0f} s"
+                f" (look what is live there; then deploy again)"
+            )
+        detail = f"{begun}: only a worker there can go on"
+        raise ParkSignal(Parked("timer", detail, BUSY_SECONDS, tuple(job.effects)))
 
     def _own_release(self, deployment: Deployment) -> Path:
         return engine.release_path(
