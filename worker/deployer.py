@@ -251,7 +251,7 @@ class Deployer:
             releases_dir=self._releases_dir,
             output_bytes_max=self._output_bytes_max,
             release=release,
-            notes=() if back is None else (f"Asked for: go back from {back[:12]}",),
+            notes=() if back is None else (f"{engine.ASKED_FOR}go back from {back[:12]}",),
         )
         tell = log.info if report.status == "healthy" else log.error
         tell(
