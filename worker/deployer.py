@@ -125,10 +125,10 @@ class Deployer:
             detail = environments.waiting_detail(environment_name)
             raise ParkSignal(Parked("limit", detail, None, tuple(job.effects))) from busy
         except EnvironmentBusy as busy:
-            # What an earlier one left on this machine: look again in a while.
-            parked = Parked("timer", busy.message, BUSY_SECONDS, tuple(job.effects))
-            raise ParkSignal(parked) from busy
+            await self._pause(job, busy.message, key)
         except DeployError as error:
+            if error.retriable:
+                raise
             raise Fail(str(error)) from error
         await recording.record(job, key, deployment.model_dump_json(), 0.0, kind="deploy")
         return deployment
@@ -277,7 +277,8 @@ class Deployer:
                 return release
             exported, _ = await recording.read(job, f"{key}:export")
             if exported:
-                await self._leave_to_its_host(job, deployment, key)
+                begun = f"deployment {deployment.id} was begun on {deployment.host}"
+                await self._pause(job, f"{begun}, where its release is", key)
         release = self._own_release(deployment)
         async with self._database.connection() as connection:
             if deployment.rollback_to is not None:
@@ -295,17 +296,16 @@ class Deployer:
             )
         return release
 
-    async def _leave_to_its_host(self, job: "Job", deployment: Deployment, key: str) -> NoReturn:
-        """A worker there, which may just be starting again, takes the job yet; not for ever."""
-        waited_seconds = await recording.waited_seconds(job, f"{key}:elsewhere", "phase")
-        begun = f"deployment {deployment.id} was begun on {deployment.host}, where its release is"
+    async def _pause(self, job: "Job", why: str, key: str) -> NoReturn:
+        """Look again in a while, for what a worker elsewhere or an earlier command may yet end; but
+        not for ever, since the environment is held."""
+        waited_seconds = await recording.waited_seconds(job, f"{key}:pause", "phase")
         if waited_seconds > IDLE_SECONDS_MAX:
             raise Fail(
-                f"{begun}, and no worker there went on with it for {waited_seconds:.0f} s"
-                f" (look what is live there; then deploy again)"
+                f"{why}; that has not changed for {waited_seconds:.0f} s"
+                " (look what is live there, then deploy again)"
             )
-        detail = f"{begun}: only a worker there can go on"
-        raise ParkSignal(Parked("timer", detail, BUSY_SECONDS, tuple(job.effects)))
+        raise ParkSignal(Parked("timer", why, BUSY_SECONDS, tuple(job.effects)))
 
     def _own_release(self, deployment: Deployment) -> Path:
         return engine.release_path(

@@ -170,6 +170,25 @@ async def test_a_mistake_in_the_order_fails_the_job_without_a_retry(
     assert await api.value("select count(*) from jobsworth.deployments") == 0
 
 
+async def test_a_repository_that_cannot_be_fetched_is_tried_again(api: JobApi, site: Site) -> None:
+    site.environment()
+    sha = site.commit()
+    file = site.directory / "deploy.toml"
+    url = f"file://{site.directory}/moved"
+    file.write_text(file.read_text().replace(str(site.repository), url))
+    job_id = await api.enqueue("ship", failures_max=100)
+
+    async def failed() -> bool:
+        return (await api.job(job_id)).failures > 0
+
+    async with api.working():
+        await until(failed)
+        assert "it cannot be fetched" in ((await api.job(job_id)).error or "")
+        site.repository.rename(site.directory / "moved")
+        await api.idle()
+    assert (await api.job(job_id)).result == ["healthy", sha]
+
+
 async def test_a_mistake_in_deploy_toml_fails_the_job_with_its_line(
     api: JobApi, site: Site
 ) -> None:
@@ -379,14 +398,14 @@ async def test_a_deployment_whose_machine_stays_away_fails_and_says_where_to_loo
     job = await die_after(api, GOOD.index("switch") + 1, monkeypatch)
     await api.rows(
         "insert into jobsworth.steps (job_id, name, kind, attempt, started_at) values"
-        " (%(id)s, 'deploy:web:elsewhere', 'phase', 1, now() - interval '1 hour') returning name",
+        " (%(id)s, 'deploy:web:pause', 'phase', 1, now() - interval '1 hour') returning name",
         id=job.id,
     )
     async with other_machine(api, site, monkeypatch) as other:
         await other.work()
     job = await api.job(job.id)
     assert job.status is JobStatus.FAILED
-    assert "no worker there went on with it for 36" in (job.error or "")
+    assert "where its release is; that has not changed for 36" in (job.error or "")
     await close_abandoned(api.database)
     assert "Live now: UNKNOWN" in ((await latest(api)).report_text or "")
 
