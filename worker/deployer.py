@@ -120,10 +120,8 @@ class Deployer:
             deployment = await self._begun(job, order, key)
             if deployment.finished_at is None:
                 deployment = await self._ship(job, order, deployment, key)
-        except Conflict as busy:
-            # Somebody else ships there: whose end wakes the next; no slot is held, no try burnt.
-            detail = environments.waiting_detail(environment_name)
-            raise ParkSignal(Parked("limit", detail, None, tuple(job.effects))) from busy
+        except Conflict:
+            await self._stand_in_line(job, environment_name)
         except EnvironmentBusy as busy:
             await self._pause(job, busy.message, key)
         except DeployError as error:
@@ -295,6 +293,18 @@ class Deployer:
                 lease=job.lease,
             )
         return release
+
+    async def _stand_in_line(self, job: "Job", environment_name: str) -> NoReturn:
+        """Somebody else ships there, whose end wakes the next; no slot is held, no try burnt."""
+        async with self._database.connection() as connection:
+            states = await environments.list_states(connection, environment_name)
+        if any(state.locked_by_job_id == job.id for state in states):
+            raise Fail(
+                f"another deployment of this very job holds environment {environment_name}"
+                " (let it end before you begin the next, and name each the same in every attempt)"
+            )
+        detail = environments.waiting_detail(environment_name)
+        raise ParkSignal(Parked("limit", detail, None, tuple(job.effects)))
 
     async def _pause(self, job: "Job", why: str, key: str) -> NoReturn:
         """Look again in a while, for what a worker elsewhere or an earlier command may yet end; but

@@ -283,6 +283,23 @@ async def test_a_deployment_that_ends_while_another_parks_for_it_is_not_missed(
     assert (job.result, job.attempt) == (["healthy", sha], 2)
 
 
+async def test_a_job_does_not_wait_for_itself(api: JobApi, site: Site) -> None:
+    @handler("twice")
+    async def twice(job: Job) -> None:
+        async with job.tools.database.connection() as connection:
+            await deployments.create(
+                connection, environment="staging", sha="e" * 40, step_name="x", lease=job.lease
+            )
+        await job.deploy("staging", "main")
+
+    site.environment()
+    site.commit()
+    job = await api.run("twice")
+    assert (job.status, job.failures) == (JobStatus.FAILED, 1)
+    assert "another deployment of this very job holds environment staging" in (job.error or "")
+    await close_abandoned(api.database)
+
+
 async def no_sweep(*_: Any) -> None:
     """In its place: nothing is found by chance."""
 
