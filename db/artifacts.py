@@ -1,9 +1,11 @@
 """What jobs produced: files and addresses, kept with the job that made them.
 
 In: ids. Out: what is known of an artifact, and its content apart, which may be large. Artifacts are
-written with the transition of their job (`db.effects`), never here.
+written with the transition of their job (`db.effects`); here only logs are, which are wanted most
+when their job fails.
 """
 
+import hashlib
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -11,7 +13,8 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import NotFound
-from db.pool import fetch_all, fetch_one
+from db.pool import Connection, fetch_all, fetch_one
+from db.queue import Lease, LeaseLost
 
 
 class Artifact(BaseModel):
@@ -67,6 +70,46 @@ async def content(conn: AsyncConnection[Any], artifact_id: UUID) -> bytes | None
     if row is None:
         raise _not_found(artifact_id)
     return row["content"]
+
+
+KEEP_LOG: LiteralString = """
+with fence as materialized (
+  select j.id, j.team_id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+)
+insert into jobsworth.artifacts (
+  team_id, job_id, effect_key, name, media_type, bytes, sha256, content)
+select f.team_id, f.id, %(key)s, %(name)s, 'text/plain', %(bytes)s, %(sha256)s, %(content)s
+from fence f
+on conflict (job_id, effect_key) do update
+set bytes = excluded.bytes, sha256 = excluded.sha256, content = excluded.content,
+  created_at = excluded.created_at
+returning id
+"""
+
+
+async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: str) -> None:
+    """Keep what a phase wrote as an artifact of its job, committed on return.
+
+    Not an effect: a deployment that fails fails its job, and its log is wanted then most. A phase
+    that runs again, its worker having died, writes its log anew. Raises `LeaseLost`.
+    """
+    content = text.encode()
+    values = {
+        "job_id": lease.job_id,
+        "lease_no": lease.lease_no,
+        "worker_id": lease.worker_id,
+        "key": key,
+        "name": name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "content": content,
+    }
+    if await fetch_one(conn, KEEP_LOG, values) is None:
+        raise LeaseLost(lease)
 
 
 def _not_found(artifact_id: UUID) -> NotFound:

@@ -8,7 +8,6 @@ healthy only with a recorded probe that passed. With a lease, a write is also fe
 lost its job cannot move the deployment on.
 """
 
-import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, LiteralString
@@ -16,10 +15,11 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db import steps
 from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, NotFound
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
-from db.queue import Lease, LeaseLost
+from db.queue import Lease
 
 CREATE_TRIES_MAX = 5
 
@@ -76,22 +76,17 @@ with fence as materialized (
   where j.id = %(job_id)s and j.lease_no = %(lease_no)s
     and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
   for no key update
-), created as (
-  insert into jobsworth.deployments (
-    team_id, job_id, step_name, environment, repository, sha, branch, release, host, rollback_of,
-    rollback_to)
-  select %(team_id)s::uuid, %(job_id)s::uuid, %(step_name)s::text, %(environment)s::text,
-    %(repository)s::text, %(sha)s::text, %(branch)s::text, %(release)s::text, %(host)s::text,
-    %(rollback_of)s::uuid, %(rollback_to)s::uuid
-  where not %(fenced)s or exists (select 1 from fence)
-  on conflict do nothing
-  returning id, team_id, job_id, step_name, environment, repository, sha, branch, status, release,
-    report_text, probe, created_at, updated_at, finished_at, host, rollback_of, rollback_to
 )
-select c.id, c.team_id, c.job_id, c.step_name, c.environment, c.repository, c.sha, c.branch,
-  c.status, c.release, c.report_text, c.probe, c.created_at, c.updated_at, c.finished_at,
-  c.host, c.rollback_of, c.rollback_to
-from created c
+insert into jobsworth.deployments (
+  team_id, job_id, step_name, environment, repository, sha, branch, release, host, rollback_of,
+  rollback_to)
+select %(team_id)s::uuid, %(job_id)s::uuid, %(step_name)s::text, %(environment)s::text,
+  %(repository)s::text, %(sha)s::text, %(branch)s::text, %(release)s::text, %(host)s::text,
+  %(rollback_of)s::uuid, %(rollback_to)s::uuid
+where not %(fenced)s or exists (select 1 from fence)
+on conflict do nothing
+returning id, team_id, job_id, step_name, environment, repository, sha, branch, status, release,
+  report_text, probe, created_at, updated_at, finished_at, host, rollback_of, rollback_to
 """
 
 
@@ -138,7 +133,7 @@ async def create(
     for _ in range(CREATE_TRIES_MAX):
         created = await fetch_one(conn, CREATE, values, Deployment)
         if created is None and lease is not None:
-            await _require(conn, lease)
+            await steps.hold(conn, lease)
         created = created or await _of_step(conn, job_id, step_name)
         if created is not None:
             return created
@@ -166,6 +161,7 @@ update jobsworth.deployments d
 set status = %(status)s::jobsworth.deployment_status,
   report_text = coalesce(%(report_text)s, d.report_text),
   probe = coalesce(%(probe)s::jsonb, d.probe), release = coalesce(%(release)s, d.release),
+  host = coalesce(%(host)s, d.host),
   finished_at = case when %(is_final)s then coalesce(d.finished_at, now()) end
 where d.id = %(deployment_id)s
   and (not %(fenced)s or d.job_id = (select f.id from fence f))
@@ -183,6 +179,7 @@ async def update_status(
     report_text: str | None = None,
     probe: Mapping[str, Any] | None = None,
     release: str | None = None,
+    host: str | None = None,
     lease: Lease | None = None,
 ) -> Deployment:
     """Record how far a deployment is; what is None stays as it was. Committed on return.
@@ -207,6 +204,7 @@ async def update_status(
         "report_text": None if report_text is None else to_text(report_text),
         "probe": None if probe is None else to_document(dict(probe), "the probe result"),
         "release": release,
+        "host": host,
     }
     try:
         updated = await fetch_one(conn, UPDATE, values, Deployment)
@@ -215,7 +213,7 @@ async def update_status(
     if updated is not None:
         return updated
     if lease is not None:
-        await _require(conn, lease)
+        await steps.hold(conn, lease)
         found = await get_by_id(conn, deployment_id)
         raise Conflict(
             f"deployment {deployment_id} belongs to job {found.job_id}, not to {lease.job_id}",
@@ -265,44 +263,6 @@ where d.job_id = %(job_id)s and starts_with(d.step_name, %(step_name)s || ' befo
 async def times_before(conn: Connection, job_id: UUID, step_name: str) -> int:
     """How many deployments this step began before a person had its job run again."""
     return await fetch_val(conn, TIMES, {"job_id": job_id, "step_name": step_name})
-
-
-KEEP_LOG: LiteralString = """
-with fence as materialized (
-  select j.id, j.team_id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-)
-insert into jobsworth.artifacts (
-  team_id, job_id, effect_key, name, media_type, bytes, sha256, content)
-select f.team_id, f.id, %(key)s, %(name)s, 'text/plain', %(bytes)s, %(sha256)s, %(content)s
-from fence f
-on conflict (job_id, effect_key) do update
-set bytes = excluded.bytes, sha256 = excluded.sha256, content = excluded.content,
-  created_at = excluded.created_at
-returning id
-"""
-
-
-async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: str) -> None:
-    """Keep what a phase wrote as an artifact of its job, committed on return.
-
-    Not an effect: a deployment that fails fails its job, and its log is wanted then most. A phase
-    that runs again, its worker having died, writes its log anew. Raises `LeaseLost`.
-    """
-    content = text.encode()
-    values = {
-        **_fence(lease),
-        "key": key,
-        "name": name,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "content": content,
-    }
-    if await fetch_one(conn, KEEP_LOG, values) is None:
-        raise LeaseLost(lease)
 
 
 RECENT: LiteralString = """
@@ -373,19 +333,6 @@ async def _unfinished(
 ) -> Deployment | None:
     values = {"environment": environment, "team_id": team_id}
     return await fetch_one(conn, UNFINISHED, values, Deployment)
-
-
-HELD: LiteralString = """
-select j.id
-from jobsworth.reactive_jobs j
-where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-  and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-"""
-
-
-async def _require(conn: Connection, lease: Lease) -> None:
-    if await fetch_one(conn, HELD, _fence(lease)) is None:
-        raise LeaseLost(lease)
 
 
 async def _of_step(

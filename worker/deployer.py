@@ -14,8 +14,10 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from uuid import UUID
+
+import anyio
 
 from db import consumption, deployments, environments, steps
 from db.deployments import Deployment
@@ -26,7 +28,7 @@ from worker import events
 from worker import steps as recording
 from worker.deploy.config import Environment
 from worker.deploy.errors import DeployError, EnvironmentBusy
-from worker.deployment_record import DeploymentRecord
+from worker.deployment_record import IDLE_SECONDS_MAX, DeploymentRecord
 from worker.log import get_logger
 from worker.outcomes import Fail, Parked, ParkSignal, Snooze
 
@@ -118,15 +120,13 @@ class Deployer:
             deployment = await self._begun(job, order, key)
             if deployment.finished_at is None:
                 deployment = await self._ship(job, order, deployment, key)
-        except Conflict as busy:
-            # Somebody else ships there: whose end wakes the next; no slot is held, no try burnt.
-            detail = environments.waiting_detail(environment_name)
-            raise ParkSignal(Parked("limit", detail, None, tuple(job.effects))) from busy
+        except Conflict:
+            await self._stand_in_line(job, environment_name)
         except EnvironmentBusy as busy:
-            # What an earlier one left on this machine: look again in a while.
-            parked = Parked("timer", busy.message, BUSY_SECONDS, tuple(job.effects))
-            raise ParkSignal(parked) from busy
+            await self._pause(job, busy.message, key)
         except DeployError as error:
+            if error.retriable:
+                raise
             raise Fail(str(error)) from error
         await recording.record(job, key, deployment.model_dump_json(), 0.0, kind="deploy")
         return deployment
@@ -239,7 +239,7 @@ class Deployer:
         return begun
 
     async def _ship(self, job: "Job", order: Order, deployment: Deployment, key: str) -> Deployment:
-        release = await self._release(job, deployment)
+        release = await self._release(job, deployment, key)
         back = order.back_from
         report = await engine.deploy(
             order.environment,
@@ -249,7 +249,7 @@ class Deployer:
             releases_dir=self._releases_dir,
             output_bytes_max=self._output_bytes_max,
             release=release,
-            notes=() if back is None else (f"Asked for: go back from {back[:12]}",),
+            notes=() if back is None else (f"{engine.ASKED_FOR}go back from {back[:12]}",),
         )
         tell = log.info if report.status == "healthy" else log.error
         tell(
@@ -262,14 +262,21 @@ class Deployer:
         async with self._database.connection() as connection:
             return await deployments.get_by_id(connection, deployment.id)
 
-    async def _release(self, job: "Job", deployment: Deployment) -> Path:
+    async def _release(self, job: "Job", deployment: Deployment, key: str) -> Path:
         """The directory that is to be live. Written down, so that a later attempt means the same.
 
         That of the deployment one goes back to, if it is here; looked for only now, when no other
-        deployment can prune it.
+        deployment can prune it. What an earlier attempt exported stays where it is; parks if that
+        is another machine.
         """
         if deployment.release is not None:
-            return Path(deployment.release)
+            release = Path(deployment.release)
+            if deployment.host in (None, self._host) or await anyio.Path(release).is_dir():
+                return release
+            exported, _ = await recording.read(job, f"{key}:export")
+            if exported:
+                begun = f"deployment {deployment.id} was begun on {deployment.host}"
+                await self._pause(job, f"{begun}, where its release is", key)
         release = self._own_release(deployment)
         async with self._database.connection() as connection:
             if deployment.rollback_to is not None:
@@ -282,9 +289,33 @@ class Deployer:
                 deployment.id,
                 deployment.status,
                 release=str(release),
+                host=self._host,
                 lease=job.lease,
             )
         return release
+
+    async def _stand_in_line(self, job: "Job", environment_name: str) -> NoReturn:
+        """Somebody else ships there, whose end wakes the next; no slot is held, no try burnt."""
+        async with self._database.connection() as connection:
+            states = await environments.list_states(connection, environment_name)
+        if any(state.locked_by_job_id == job.id for state in states):
+            raise Fail(
+                f"another deployment of this very job holds environment {environment_name}"
+                " (let it end before you begin the next, and name each the same in every attempt)"
+            )
+        detail = environments.waiting_detail(environment_name)
+        raise ParkSignal(Parked("limit", detail, None, tuple(job.effects)))
+
+    async def _pause(self, job: "Job", why: str, key: str) -> NoReturn:
+        """Look again in a while, for what a worker elsewhere or an earlier command may yet end; but
+        not for ever, since the environment is held."""
+        waited_seconds = await recording.waited_seconds(job, f"{key}:pause", "phase")
+        if waited_seconds > IDLE_SECONDS_MAX:
+            raise Fail(
+                f"{why}; that has not changed for {waited_seconds:.0f} s"
+                " (look what is live there, then deploy again)"
+            )
+        raise ParkSignal(Parked("timer", why, BUSY_SECONDS, tuple(job.effects)))
 
     def _own_release(self, deployment: Deployment) -> Path:
         return engine.release_path(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from db import abandoned, deployments, environments, steps
+from db import abandoned, artifacts, deployments, environments, steps
 from db.abandoned import Abandoned
 from db.deployments import Deployment, DeploymentStatus
 from db.errors import Conflict, JobsworthError
@@ -88,7 +88,7 @@ class DeploymentRecord:
         if not result.output:
             return
         async with self.database.connection() as connection:
-            await deployments.keep_log(
+            await artifacts.keep_log(
                 connection,
                 self.job.lease,
                 f"deployment:{self.deployment.id}:{result.name}",

@@ -4,7 +4,9 @@ worker's death in between changes (nothing but the time it takes)."""
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -20,6 +22,8 @@ from tests.worker.deploy.conftest import Site
 from tests.worker.deploy.support import is_gone, make_repository, pid_in, serve
 from tests.worker.job_api import JobApi, registered
 from worker import Job, crash_points, handler
+from worker.deploy import pipeline
+from worker.deployment_record import close_abandoned
 
 COMMANDS = {
     "build": ["sh", "-c", "echo build >> ../log"],
@@ -166,6 +170,25 @@ async def test_a_mistake_in_the_order_fails_the_job_without_a_retry(
     assert await api.value("select count(*) from jobsworth.deployments") == 0
 
 
+async def test_a_repository_that_cannot_be_fetched_is_tried_again(api: JobApi, site: Site) -> None:
+    site.environment()
+    sha = site.commit()
+    file = site.directory / "deploy.toml"
+    url = f"file://{site.directory}/moved"
+    file.write_text(file.read_text().replace(str(site.repository), url))
+    job_id = await api.enqueue("ship", failures_max=100)
+
+    async def failed() -> bool:
+        return (await api.job(job_id)).failures > 0
+
+    async with api.working():
+        await until(failed)
+        assert "it cannot be fetched" in ((await api.job(job_id)).error or "")
+        site.repository.rename(site.directory / "moved")
+        await api.idle()
+    assert (await api.job(job_id)).result == ["healthy", sha]
+
+
 async def test_a_mistake_in_deploy_toml_fails_the_job_with_its_line(
     api: JobApi, site: Site
 ) -> None:
@@ -260,6 +283,23 @@ async def test_a_deployment_that_ends_while_another_parks_for_it_is_not_missed(
     assert (job.result, job.attempt) == (["healthy", sha], 2)
 
 
+async def test_a_job_does_not_wait_for_itself(api: JobApi, site: Site) -> None:
+    @handler("twice")
+    async def twice(job: Job) -> None:
+        async with job.tools.database.connection() as connection:
+            await deployments.create(
+                connection, environment="staging", sha="e" * 40, step_name="x", lease=job.lease
+            )
+        await job.deploy("staging", "main")
+
+    site.environment()
+    site.commit()
+    job = await api.run("twice")
+    assert (job.status, job.failures) == (JobStatus.FAILED, 1)
+    assert "another deployment of this very job holds environment staging" in (job.error or "")
+    await close_abandoned(api.database)
+
+
 async def no_sweep(*_: Any) -> None:
     """In its place: nothing is found by chance."""
 
@@ -329,6 +369,100 @@ async def test_a_worker_that_dies_while_going_back_is_followed_by_one_that_goes_
     assert (await api.job(job.id)).result == ["rolled_back", sha]
     assert log(site) == ["build", "test", "switch"] * 2 + ["back"]
     assert site.current() == before
+
+
+# Another machine takes over: it has another name, and other releases in the same place.
+
+
+@asynccontextmanager
+async def other_machine(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[JobApi]:
+    site.releases.mkdir(exist_ok=True)
+    away = site.releases.rename(site.directory / "away")
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "other")
+        yield api
+    if site.releases.exists():
+        site.releases.rename(site.directory / "other")
+    away.rename(site.releases)
+
+
+async def test_a_deployment_is_left_to_the_machine_that_has_its_release(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.environment(**COMMANDS)
+    sha = site.commit()
+    job = await die_after(api, GOOD.index("build") + 1, monkeypatch)
+    async with other_machine(api, site, monkeypatch) as other:
+        await other.work()
+    job = await api.job(job.id)
+    assert job.waiting_for is WaitReason.TIMER
+    assert f"was begun on {socket.gethostname()}, where its release is" in (
+        job.waiting_detail or ""
+    )
+    await api.database.execute("update jobsworth.reactive_jobs set run_at = now()")
+    await api.work()
+    assert (await api.job(job.id)).result == ["healthy", sha]
+    assert log(site) == ["build", "test", "switch"]
+
+
+async def test_a_deployment_whose_machine_stays_away_fails_and_says_where_to_look(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.environment(**COMMANDS)
+    site.commit()
+    job = await die_after(api, GOOD.index("switch") + 1, monkeypatch)
+    await api.rows(
+        "insert into jobsworth.steps (job_id, name, kind, attempt, started_at) values"
+        " (%(id)s, 'deploy:web:pause', 'phase', 1, now() - interval '1 hour') returning name",
+        id=job.id,
+    )
+    async with other_machine(api, site, monkeypatch) as other:
+        await other.work()
+    job = await api.job(job.id)
+    assert job.status is JobStatus.FAILED
+    assert "where its release is; that has not changed for 36" in (job.error or "")
+    await close_abandoned(api.database)
+    assert "Live now: UNKNOWN" in ((await latest(api)).report_text or "")
+
+
+async def test_what_was_not_exported_yet_is_shipped_by_whoever_takes_over(
+    api: JobApi, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.environment()
+    sha = site.commit()
+    with anyio.fail_after(20):
+        async with api.dying() as worker:
+
+            @asynccontextmanager
+            async def die(_: Path) -> AsyncGenerator[None]:
+                worker.kill()
+                await anyio.sleep_forever()
+                yield
+
+            monkeypatch.setattr(pipeline, "exclusive", die)
+            await api.enqueue("ship")
+            await anyio.sleep_forever()
+    monkeypatch.undo()
+    assert (await latest(api)).host == socket.gethostname()
+    async with other_machine(api, site, monkeypatch) as other:
+        await other.work()
+    deployment = await latest(api)
+    assert (deployment.status, deployment.host, deployment.sha) == ("healthy", "other", sha)
+
+
+async def test_a_releases_directory_that_cannot_be_written_is_named(
+    api: JobApi, site: Site
+) -> None:
+    site.environment()
+    site.commit()
+    site.releases.mkdir(exist_ok=True)
+    (site.environment_dir).write_text("a file in the way")
+    job = await api.run("ship")
+    assert (job.status, job.failures) == (JobStatus.FAILED, 1)
+    assert f"{site.environment_dir}: nothing can be written there" in (job.error or "")
+    await close_abandoned(api.database)
 
 
 # What nobody will finish.

@@ -477,6 +477,14 @@ def deployments(
     shipping.list_deployments(environment=environment, limit=limit, as_json=as_json)
 
 
+@app.command("environments", rich_help_panel=SHIPPING)
+def environments_(as_json: Json = False) -> None:
+    """Show what is live where, since when, and who holds it."""
+    from worker.cli import shipping
+
+    shipping.list_environments(as_json=as_json)
+
+
 @app.command(rich_help_panel=INSIGHT)
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 s.")] = False,

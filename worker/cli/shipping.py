@@ -1,4 +1,4 @@
-"""`jobsworth deploy, rollback, deployments`: ship a commit, go back, and see what was shipped.
+"""`jobsworth deploy, rollback, deployments, environments`: ship a commit, go back, look.
 
 In: an environment, and a commit or where to go back to. Out: a job that does it (mode `deploy`),
 followed to its end if asked; or the deployments so far, with what is live, and whether this machine
@@ -21,7 +21,7 @@ from worker.cli.enqueue import enqueue_document
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import Column, emit_json, emit_table, say, styled
 from worker.cli.times import age
-from worker.deploy import find_environment, load_environments
+from worker.deploy import find_environment, gist, load_environments
 from worker.deploy.drift import find_drift
 from worker.settings import load_settings
 
@@ -77,7 +77,7 @@ def list_deployments(*, environment: str | None, limit: int, as_json: bool) -> N
         Column("STATUS"),
         Column("AGE", right=True),
         Column("JOB", optional=True),
-        Column("REPORT", flexible=True),
+        Column("WHAT HAPPENED", flexible=True),
     ]
     rows = [
         [
@@ -87,11 +87,56 @@ def list_deployments(*, environment: str | None, limit: int, as_json: bool) -> N
             styled(each.status),
             age(each.created_at, now),
             short(each.job_id) if each.job_id else "",
-            each.report_text,
+            gist(each.report_text),
         ]
         for each in found
     ]
     emit_table(columns, rows, "no deployments")
+    _say_drift(drift)
+
+
+def list_environments(*, as_json: bool) -> None:
+    """What is live where, since when, and who holds it."""
+    settings = load_settings()
+    states = run_in_database(settings, environments.list_states)
+    drift = find_drift(states, settings.releases_dir, socket.gethostname())
+    if as_json:
+        emit_json(
+            [{**s.model_dump(mode="json"), "drift": drift.get(s.environment)} for s in states]
+        )
+        return
+    now = datetime.now(UTC)
+    columns = [
+        Column("ENVIRONMENT", flexible=True),
+        Column("LIVE"),
+        Column("SINCE", right=True),
+        Column("HOST", flexible=True),
+        Column("APPROVALS", right=True),
+        Column("HELD BY", flexible=True),
+    ]
+    rows = [
+        [
+            state.environment,
+            (state.current_sha or "")[:12],
+            age(state.current_since, now) if state.current_since else "",
+            state.current_host,
+            None if state.approvals_needed is None else str(state.approvals_needed),
+            _holder(state, now),
+        ]
+        for state in states
+    ]
+    emit_table(columns, rows, "no environments: nothing was deployed yet")
+    _say_drift(drift)
+
+
+def _holder(state: EnvironmentState, now: datetime) -> str:
+    if state.locked_since is None:
+        return ""
+    holder = f"job {state.locked_by_job_id}" if state.locked_by_job_id else "a person, by hand"
+    return f"{holder}, for {age(state.locked_since, now)}"
+
+
+def _say_drift(drift: dict[str, str]) -> None:
     for name, difference in drift.items():
         say(f"note: {name}: {difference}\n  → look what runs there; then deploy, or roll back")
 

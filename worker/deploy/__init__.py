@@ -11,12 +11,13 @@ from worker.deploy.pipeline import deploy
 from worker.deploy.probe import ProbeResult
 from worker.deploy.proposal import Proposal, propose
 from worker.deploy.release import current_release, release_path
-from worker.deploy.report import Report
+from worker.deploy.report import ASKED_FOR, Report, gist
 from worker.deploy.repository import resolve_sha, without_password
 from worker.deploy.secret_variables import masker_of
 from worker.deploy.shipment import Recorder
 
 __all__ = [
+    "ASKED_FOR",
     "PHASES",
     "DeployConfigError",
     "DeployError",
@@ -33,6 +34,7 @@ __all__ = [
     "current_release",
     "deploy",
     "find_environment",
+    "gist",
     "load_environments",
     "masker_of",
     "propose",

@@ -4,8 +4,8 @@ Stage: called by every phase that starts a program (git, build, test, switch, ro
 In: an argument list (never a shell line), a directory, an environment, bounds.
 Out: a `CommandResult`; a command that cannot start, fails or takes too long is a result, not an
 exception.
-Invariant: when this returns by timeout or cancellation, the command's whole process group is ended.
-A group that ended by itself is left alone: a switch command may start a server that stays.
+Invariant: when this returns, the command's whole process group is ended, however it ended itself.
+Only what is said to leave something running may: a switch command may start a server that stays.
 """
 
 import os
@@ -68,8 +68,12 @@ async def run_command(
     output_bytes_max: int = OUTPUT_BYTES_MAX,
     mark: CommandMark | None = None,
     masker: Masker = NO_SECRETS,
+    leaves_running: bool = False,
 ) -> CommandResult:
-    """`mark`, if given, tells a later worker about this command should ours die meanwhile."""
+    """`mark`, if given, tells a later worker about this command should ours die meanwhile.
+
+    `leaves_running`: what it has started may outlive it.
+    """
     started = time.monotonic()
     tail = OutputTail(output_bytes_max, masker)
     # A pipe of our own: the subprocess transport's waits for every holder of the write end, so one
@@ -83,7 +87,9 @@ async def run_command(
             return _not_started(argv, cwd, error, time.monotonic() - started)
         finally:
             os.close(write_end)
-        timed_out = await _run_to_end(process, read_end, tail, timeout_seconds)
+        timed_out = await _run_to_end(
+            process, read_end, tail, timeout_seconds, leaves_running=leaves_running
+        )
     finally:
         os.close(read_end)
         if mark is not None:
@@ -198,7 +204,12 @@ def _not_started(
 
 
 async def _run_to_end(
-    process: Process, read_end: int, tail: OutputTail, timeout_seconds: float
+    process: Process,
+    read_end: int,
+    tail: OutputTail,
+    timeout_seconds: float,
+    *,
+    leaves_running: bool,
 ) -> bool:
     """True when the time ran out. Whatever stops the waiting early also ends the group."""
     exited = False
@@ -210,7 +221,7 @@ async def _run_to_end(
                 exited = True
                 tasks.cancel_scope.cancel()
     finally:
-        if not exited:
+        if not (exited and leaves_running):
             with anyio.CancelScope(shield=True):
                 await _end_group(process, read_end, tail)
         _drain(read_end, tail)

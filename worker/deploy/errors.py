@@ -9,6 +9,7 @@ Invariant: a `DeployError` never needs a traceback to be understood.
     ├── UnknownEnvironment    a name that deploy.toml does not have
     ├── UnknownCommit         a sha or ref the repository does not have
     ├── RepositoryError       git could not read the repository
+    │   └── RepositoryAway    it could not be fetched from where it is
     ├── ReleaseError          a release directory or the symlink `current` is not as it should be
     ├── SecretMissing         a secret variable has no value that could be used and masked
     └── EnvironmentBusy       another deployment, or what is left of one, holds the environment
@@ -63,6 +64,12 @@ class UnknownCommit(DeployError):
 class RepositoryError(DeployError):
     def __init__(self, repository: str, reason: str, remedy: str) -> None:
         super().__init__(f"repository {repository}: {reason}", remedy)
+
+
+class RepositoryAway(RepositoryError):
+    """It cannot be reached just now, or not by this user: tried again as often as any job."""
+
+    retriable = True
 
 
 class ReleaseError(DeployError):

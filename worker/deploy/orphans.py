@@ -21,7 +21,7 @@ from pathlib import Path
 
 import anyio
 
-from worker.deploy.errors import EnvironmentBusy
+from worker.deploy.errors import EnvironmentBusy, ReleaseError
 from worker.deploy.process_group import POLL_SECONDS, end_group
 
 LOCK_WAIT_SECONDS = 15.0
@@ -42,8 +42,14 @@ async def exclusive(environment_dir: Path) -> AsyncGenerator[None]:
 @asynccontextmanager
 async def file_lock(path: Path, wait_seconds: float) -> AsyncGenerator[bool]:
     """Yields whether the lock was got within the time. The directory is made if need be."""
-    os.makedirs(path.parent, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.makedirs(path.parent, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        reason = f"nothing can be written there: {error.strerror or error}"
+        raise ReleaseError(
+            path.parent, reason, "see JOBSWORTH_RELEASES_DIR, and its disk"
+        ) from None
     try:
         yield await _locked_within(fd, wait_seconds)
     finally:

@@ -90,12 +90,12 @@ Results = Mapping[PhaseName, PhaseResult]
 
 
 async def _run(name: PhaseName, shipment: Shipment, results: Results) -> PhaseResult:
-    """The phase, without secrets in what it says; paths stay as they are, they are used."""
+    """The phase, without secrets in what it says (commands' output comes without them); paths stay
+    as they are, they are used."""
     result = await RUNS[name](shipment, results)
     mask = shipment.masker.mask
     probed = result.probe and result.probe.model_copy(update={"detail": mask(result.probe.detail)})
-    said = {"detail": mask(result.detail), "output": mask(result.output), "probe": probed}
-    return result.model_copy(update=said)
+    return result.model_copy(update={"detail": mask(result.detail), "probe": probed})
 
 
 async def _export(shipment: Shipment, _results: Results) -> PhaseResult:

@@ -5,6 +5,7 @@ Out: a `Report`; its text is stored with the deployment.
 Invariant: it claims nothing about what is live that `current` and the results do not show.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from worker.deploy.probe import ProbeResult
 
 TAIL_LINES_MAX = 20
 LINE_CHARACTERS_MAX = 300
+ASKED_FOR = "Asked for: "
+PHASE_FAILED = re.compile(r" {1,3}[a-z]+ +FAILED ")
 HEADLINES: dict[EndStatus, str] = {
     "healthy": "healthy",
     "rolled_back": "rolled back",
@@ -57,6 +60,17 @@ def write_report(
         results=dict(results),
         probe=probed,
     )
+
+
+def gist(report_text: str | None) -> str:
+    """What of a report is worth a line in a list, where commit and status stand already: the phases
+    that failed, why it was left, from where it went back."""
+    told = [
+        " ".join(line.split())
+        for line in (report_text or "").splitlines()[1:]
+        if PHASE_FAILED.match(line) or line.startswith(("Its job ", ASKED_FOR))
+    ]
+    return "; ".join(told)
 
 
 def _live_is_certain(results: Mapping[PhaseName, PhaseResult]) -> bool:

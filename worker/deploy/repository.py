@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from worker.deploy.commands import CommandResult, command_environment, run_command
-from worker.deploy.errors import RepositoryError, UnknownCommit
+from worker.deploy.errors import RepositoryAway, RepositoryError, UnknownCommit
 from worker.deploy.orphans import file_lock
 
 FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -131,7 +131,7 @@ async def _git_dir_with(
     mirror = _mirror(repository, releases_dir)
     async with file_lock(mirror.with_suffix(".lock"), timeout_seconds) as held:
         if not held:
-            raise RepositoryError(
+            raise RepositoryAway(
                 without_password(repository), "its mirror is being fetched", "try again later"
             )
         known = FULL_SHA.fullmatch(ref) and await _find(mirror, ref, timeout_seconds)
@@ -161,7 +161,7 @@ async def _fetch(repository: str, mirror: Path, timeout_seconds: float) -> None:
         # A killed git leaves its lock files; we hold the mirror, so nobody else owns them.
         await anyio.to_thread.run_sync(shutil.rmtree, mirror)
         result = await _fetch_into(repository, mirror, timeout_seconds)
-    _require(result, repository, "it cannot be fetched")
+    _require(result, repository, "it cannot be fetched", RepositoryAway)
 
 
 async def _fetch_into(repository: str, mirror: Path, timeout_seconds: float) -> CommandResult:
@@ -198,11 +198,16 @@ async def _find(git_dir: Path, ref: str, timeout_seconds: float) -> str | None:
     return lines[0] if result.passed and lines and FULL_SHA.fullmatch(lines[0]) else None
 
 
-def _require(result: CommandResult, repository: str, what: str) -> None:
+def _require(
+    result: CommandResult,
+    repository: str,
+    what: str,
+    error: type[RepositoryError] = RepositoryError,
+) -> None:
     if result.passed:
         return
     said = " ".join(result.output.replace(repository, without_password(repository)).split())
-    raise RepositoryError(
+    raise error(
         without_password(repository),
         f"{what}: {said or result.detail}",
         "check that it is there and that this user may read it",

@@ -89,6 +89,7 @@ class Shipment:
             output_bytes_max=self.output_bytes_max,
             mark=mark_command(self.environment_dir),
             masker=self.masker,
+            leaves_running=name in ("switch", "rollback"),
         )
         return _of_command(name, result)
 

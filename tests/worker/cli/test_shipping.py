@@ -52,6 +52,32 @@ def test_a_rollback_to_nowhere_is_refused_before_a_job_is_made(
     assert cli_json(database_url, "jobs") == []
 
 
+def test_the_list_says_what_failed_and_who_holds_what(database_url: str, tmp_path: Path) -> None:
+    ship(database_url, "a" * 40, tmp_path / "a", host="web-1")
+    report = (
+        "Deployment of bbb to staging: FAILED\n  export   ok         0.1 s  release b\n"
+        "  build    FAILED     2.0 s  exit code 3\nLive now: a, as before\n"
+        "Last output of build:\n      x FAILED y"
+    )
+    with connect(database_url) as conn:
+        conn.execute(
+            "insert into jobsworth.deployments"
+            " (environment, sha, status, report_text, finished_at) values"
+            " ('staging', repeat('b', 40), 'failed', %s, now())",
+            [report],
+        )
+        conn.execute(
+            "insert into jobsworth.deployments (environment, sha) values ('staging', 'ccccccc')"
+        )
+    listed = run_cli("deployments", url=database_url).stdout.splitlines()
+    assert listed[2].endswith("build FAILED 2.0 s exit code 3")
+    [state] = cli_json(database_url, "environments")
+    assert (state["current_sha"], state["current_host"]) == ("a" * 40, "web-1")
+    row = " ".join(run_cli("environments", url=database_url).stdout.splitlines()[1].split())
+    assert row.startswith(f"staging {'a' * 12} ")
+    assert "web-1 a person, by hand, for" in row
+
+
 def test_what_is_live_is_marked_and_drift_is_said(database_url: str, tmp_path: Path) -> None:
     directory = tmp_path / "releases" / "staging"
     (directory / "one").mkdir(parents=True)

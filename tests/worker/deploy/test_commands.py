@@ -27,6 +27,7 @@ async def run(argv: list[str], cwd: Path, **bounds: float) -> CommandResult:
         env=ENV,
         timeout_seconds=bounds.get("timeout_seconds", 20.0),
         output_bytes_max=int(bounds.get("output_bytes_max", 65536)),
+        leaves_running=bool(bounds.get("leaves_running", False)),
     )
 
 
@@ -99,11 +100,19 @@ async def test_a_background_process_that_holds_the_output_does_not_delay_the_end
 ) -> None:
     script = "sleep 60 & echo $! > child; echo done"
     with anyio.fail_after(10):
-        result = await run(["bash", "-c", script], tmp_path)
+        result = await run(["bash", "-c", script], tmp_path, leaves_running=True)
     child = int((tmp_path / "child").read_text())
     assert (result.exit_code, result.output) == (0, "done\n")
     assert not is_gone(child), "a server that a switch starts must stay"
     os.kill(child, 9)
+
+
+async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    """A watcher that a build forgot would write into the release that is tested, and live."""
+    result = await run(["bash", "-c", "sleep 60 & echo $! > child; echo done"], tmp_path)
+    assert (result.exit_code, result.output, result.timed_out) == (0, "done\n", False)
+    child = int((tmp_path / "child").read_text())
+    await until(lambda: is_gone(child))
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,9 @@ def test_not_even_a_part_of_a_secret_is_left_where_the_output_was_cut(
         quote(SECRET, safe=""),
         json.dumps(SECRET),
         base64.b64encode(SECRET.encode()).decode(),
+        *(base64.b64encode(f"{user}:{SECRET}".encode()).decode() for user in ("me", "you", "them")),
+        "\n".join(re.findall(".{1,5}", base64.b64encode(SECRET.encode()).decode())),
+        "\r\n".join(re.findall(".{1,7}", SECRET * 2)),
         f"x{SECRET}{SECRET}y",
     ],
 )
@@ -81,7 +84,8 @@ def test_a_secret_is_known_in_the_forms_that_programs_print(form: str) -> None:
     masked = Masker([SECRET]).mask(f"before {form} after")
     assert MASK in masked
     assert "cr3t" not in masked
-    assert base64.b64encode(SECRET.encode()).decode()[:12] not in masked
+    assert base64.b64encode(SECRET.encode()).decode()[3:12] not in masked
+    assert base64.b64encode(f"you:{SECRET}".encode()).decode()[6:18] not in masked
     assert masked.startswith("before ")
     assert masked.endswith(" after")
 
@@ -104,6 +108,7 @@ def test_each_line_of_a_secret_of_many_lines_is_masked() -> None:
         ("id AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "eyJzdWIiOiIxIn0"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "MIIE"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE\nand then head -2 ended it", "MIIE"),
     ],
 )
 def test_a_common_secret_is_known_by_its_looks(text: str, secret: str) -> None:
