@@ -7,7 +7,7 @@ response are one commit; whatever goes wrong, the call is settled.
 
 import copy
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
@@ -78,7 +78,7 @@ class Asked(NamedTuple):
     """A request: its step, what it asks, what it may take, and when it was asked."""
 
     step: str
-    hash: str
+    hashes: dict[str, str]
     settings: ModelSettings
     estimate: Estimate
     began: float
@@ -210,7 +210,7 @@ class MeteredModel(WrapperModel):
             settings["max_retries"] = 0
         return Asked(
             self._conversation.next_request,
-            recorded.asked_hash(
+            recorded.asked_hashes(
                 messages, settings, parameters, self._conversation.unrecorded_tools
             ),
             settings,
@@ -236,13 +236,9 @@ class MeteredModel(WrapperModel):
         found, document = await steps.read(job, asked.step, fresh=job.attempt > 1)
         if not found:
             return None
-        if document["asked_hash"] != asked.hash and conversation.if_changed == "fail":
-            raise Fail(
-                f"step {asked.step!r} was recorded for another request than this one: the agent's "
-                "prompt, instructions, tools or settings have changed since; run the code that it "
-                "was begun with, enqueue a new job, or pass if_changed='reuse' to job.agent to go "
-                "on with the recorded answer"
-            )
+        changed = recorded.changed(document, asked.hashes)
+        if changed and conversation.if_changed == "fail":
+            raise Fail(_changed(asked.step, changed))
         return conversation.take(recorded.response_of(document))
 
     async def _begin(self, asked: Asked) -> PaidCall | ModelResponse:
@@ -271,7 +267,7 @@ class MeteredModel(WrapperModel):
         if usage is None or usage.source is not UsageSource.PROVIDER:
             log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
         unique = recorded.with_unique_ids(response, messages)
-        document = recorded.document_of(asked.hash, _timed(unique, asked))
+        document = recorded.document_of(asked.hashes, _timed(unique, asked))
         stands = await call.answered(Answer(document, usage, *price_of(self.wrapped)))
         return self._conversation.take(recorded.response_of(stands))
 
@@ -282,6 +278,17 @@ class MeteredModel(WrapperModel):
         says = failures.described(error, f"{self.wrapped.system}:{self.model_name}", messages)
         self._conversation.unanswered = await failures.settle(call, error, says, began=began)
         raise error
+
+
+def _changed(step: str, changed: Sequence[str]) -> str:
+    """For somebody who has put the day into the instructions, and has not heard of replays."""
+    return (
+        f"step {step!r} was recorded for another request than this one: its {', '.join(changed)} "
+        "are not what they were. A job runs from its start after each wait, so what the agent is "
+        "told has to be the same in every attempt: take a date, a time or a random number from "
+        "job.step. Or pass if_changed='reuse' to job.agent, to go on with the recorded answer, and "
+        "retry the job"
+    )
 
 
 def _timed(response: ModelResponse, asked: Asked) -> ModelResponse:
