@@ -56,8 +56,9 @@ def read_intent(text: str) -> Intent:
 
 def plain(text: str) -> str:
     """`text` on one line, without control and direction characters, and not too long."""
-    head = text[:CHARACTERS_MAX]
-    kept = "".join(" " if c.isspace() else c for c in head if c.isspace() or _is_shown(c))
+    kept = text[:CHARACTERS_MAX]
+    if not kept.isprintable():
+        kept = "".join(" " if c.isspace() else c for c in kept if c.isspace() or _is_shown(c))
     return " ".join(kept.split())
 
 

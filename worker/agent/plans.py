@@ -2,17 +2,27 @@
 
 In: JSON, from a model or from whoever enqueues `execute`. Out: a `Plan` and its text for people.
 Invariant: the text shows everything that the steps will do, so that who approves one approves the
-other; a plan is bounded in every direction.
+other: each value is on one line, where it cannot look like a step of its own, push one out of sight
+or turn the line around; a plan is bounded in every direction.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from worker.agent.intents import plain
 
 STEPS_MAX = 20
 TEXT_CHARACTERS_MAX = 2_000
 
-Line = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
+
+def _on_one_line(value: Any) -> Any:
+    return plain(value) if isinstance(value, str) else value
+
+
+Line = Annotated[
+    str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX), BeforeValidator(_on_one_line)
+]
 
 
 class _Frozen(BaseModel):

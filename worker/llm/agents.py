@@ -15,7 +15,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResult
 
 from db.errors import InvalidInput
-from worker.llm import failures
+from worker.llm import failures, unmetered
 from worker.llm.failures import Unanswered
 from worker.llm.tools import Durable
 from worker.llm.wrapper import Conversation
@@ -67,12 +67,13 @@ async def run_result(
     if "model" not in given and agent.model is None:
         given["model"] = await _chosen(job, name)
     try:
-        return await agent.run(
-            prompt,
-            message_history=message_history,
-            capabilities=[*given.pop("capabilities", ()), durable],
-            **given,
-        )
+        with unmetered.within(name):
+            return await agent.run(
+                prompt,
+                message_history=message_history,
+                capabilities=[*given.pop("capabilities", ()), durable],
+                **given,
+            )
     except Exception as error:
         ending = _ending(conversation, error)
         if ending is None:

@@ -34,10 +34,16 @@ _NOT_ASKED = frozenset(
 )
 
 
-def document_of(asked_hash: str, response: ModelResponse) -> dict[str, Any]:
+def document_of(asked: Mapping[str, str], response: ModelResponse) -> dict[str, Any]:
     """The step's output."""
     [dumped] = ModelMessagesTypeAdapter.dump_python([response], mode="json")
-    return {"asked_hash": asked_hash, "response": dumped}
+    return {"asked": dict(asked), "response": dumped}
+
+
+def changed(document: Mapping[str, Any], asked: Mapping[str, str]) -> list[str]:
+    """What of the recorded request was another than it is now: names of `asked_hashes`."""
+    before = cast(dict[str, str], document["asked"])
+    return [what for what, digest in asked.items() if before.get(what) != digest]
 
 
 def response_of(document: Mapping[str, Any]) -> ModelResponse:
@@ -48,38 +54,37 @@ def response_of(document: Mapping[str, Any]) -> ModelResponse:
 def tools_text(parameters: ModelRequestParameters) -> bytes:
     """All that is sent beside messages and settings, in an order that is always the same."""
     instructions = [part.content for part in parameters.instruction_parts or ()]
-    output = parameters.output_object
-    return _canonical(
-        {
-            "tools": [_definition(tool) for tool in parameters.function_tools],
-            "output_tools": [_definition(tool) for tool in parameters.output_tools],
-            "native_tools": [tool.kind for tool in parameters.native_tools],
-            "output_mode": parameters.output_mode,
-            "output_object": output and output.json_schema,
-            "instructions": instructions,
-        }
-    )
+    return _canonical([_tools(parameters), instructions])
 
 
-def asked_hash(
+def asked_hashes(
     messages: Sequence[ModelMessage],
     settings: ModelSettings,
     parameters: ModelRequestParameters,
     unrecorded_tools: Collection[str] = (),
-) -> str:
-    """What is asked, as 64 hexadecimal digits.
+) -> dict[str, str]:
+    """What is asked, each part as 64 hexadecimal digits.
 
     Tools that run in every replay may return something else each time: what they do is not counted.
     """
+    dumped = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
+    instructions = [message.pop("instructions", None) for message in dumped]
+    parts = [part.content for part in parameters.instruction_parts or ()]
     told = [
         {
             **_essence(message),
             "parts": [_essence(part, unrecorded_tools) for part in message["parts"]],
         }
-        for message in ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
+        for message in dumped
     ]
     how = {key: value for key, value in settings.items() if key not in _NOT_ASKED}
-    return hashlib.sha256(_canonical([told, how]) + tools_text(parameters)).hexdigest()
+    asked: dict[str, Any] = {
+        "messages": told,
+        "instructions": [instructions, parts],
+        "tools or output type": _tools(parameters),
+        "settings": how,
+    }
+    return {what: hashlib.sha256(_canonical(value)).hexdigest() for what, value in asked.items()}
 
 
 def with_unique_ids(response: ModelResponse, messages: Sequence[ModelMessage]) -> ModelResponse:
@@ -103,6 +108,17 @@ def with_unique_ids(response: ModelResponse, messages: Sequence[ModelMessage]) -
             seen.add(part.tool_call_id)
             parts[n] = part
     return replace(response, parts=parts)
+
+
+def _tools(parameters: ModelRequestParameters) -> dict[str, Any]:
+    output = parameters.output_object
+    return {
+        "tools": [_definition(tool) for tool in parameters.function_tools],
+        "output_tools": [_definition(tool) for tool in parameters.output_tools],
+        "native_tools": [tool.kind for tool in parameters.native_tools],
+        "output_mode": parameters.output_mode,
+        "output_object": output and output.json_schema,
+    }
 
 
 def _definition(tool: ToolDefinition) -> list[Any]:

@@ -7,10 +7,10 @@ response are one commit; whatever goes wrong, the call is settled.
 
 import copy
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models import (
@@ -24,11 +24,12 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext
+from pydantic_ai.usage import RequestUsage
 
 from db.tokens import Answer, UsageSource
 from worker import calls, crash_points, events, steps
 from worker.calls import PaidCall, Sending
-from worker.llm import failures, recorded
+from worker.llm import failures, recorded, unmetered
 from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
 from worker.llm.usage import Estimate, TotalSaid, price_of, upper_estimate, usage_of
@@ -77,18 +78,26 @@ class Asked(NamedTuple):
     """A request: its step, what it asks, what it may take, and when it was asked."""
 
     step: str
-    hash: str
+    hashes: dict[str, str]
     settings: ModelSettings
     estimate: Estimate
     began: float
 
 
 def metered(model: Model, conversation: Conversation) -> Model:
-    """The model, each of its requests in the books; of a fallback, each of its models."""
+    """The model, each of its requests in the books.
+
+    Those of a fallback's models each, and of what a wrapper wraps: it may ask that more than once.
+    """
     if isinstance(model, FallbackModel):
         fallback = copy.copy(model)
         fallback.models = [metered(one, conversation) for one in model.models]
         return fallback
+    if isinstance(model, WrapperModel):
+        wrapper = copy.copy(model)
+        wrapper.wrapped = metered(model.wrapped, conversation)
+        return wrapper
+    unmetered.check_sent_once(model)
     return MeteredModel(model, conversation)
 
 
@@ -98,6 +107,13 @@ class MeteredModel(WrapperModel):
     def __init__(self, wrapped: Model, conversation: Conversation) -> None:
         super().__init__(wrapped)
         self._conversation = conversation
+
+    async def __aenter__(self) -> Self:
+        # The model is its agent's, which may serve other jobs: not to be closed after this request.
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
     async def request(
         self,
@@ -112,9 +128,10 @@ class MeteredModel(WrapperModel):
         total = TotalSaid()
         try:
             Sending(call.request_id).sent()
-            response = await total.in_requests_of(self.wrapped).request(
-                messages, _with_request_id(asked, call), model_request_parameters
-            )
+            with unmetered.sending():
+                response = await total.in_requests_of(self.wrapped).request(
+                    messages, self._with_request_id(asked, call), model_request_parameters
+                )
         except BaseException as error:
             await self._fail(call, error, messages, began=False)
         return await self._answer(asked, call, response, messages, total)
@@ -142,9 +159,14 @@ class MeteredModel(WrapperModel):
 
         try:
             Sending(call.request_id).sent()
-            async with self.wrapped.request_stream(
-                messages, _with_request_id(asked, call), model_request_parameters, run_context
-            ) as live:
+            settings = self._with_request_id(asked, call)
+            async with AsyncExitStack() as stack:
+                with unmetered.sending():
+                    live = await stack.enter_async_context(
+                        self.wrapped.request_stream(
+                            messages, settings, model_request_parameters, run_context
+                        )
+                    )
                 total.in_stream(live)
                 stream = MeteredStream(live, answered)
                 yield stream
@@ -155,13 +177,25 @@ class MeteredModel(WrapperModel):
         if not stream.answered:
             await call.cut("the stream was left before its end")
 
+    async def count_tokens(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> RequestUsage:
+        # Costs nothing, wherever there is such a thing.
+        with unmetered.sending():
+            return await self.wrapped.count_tokens(
+                messages, model_settings, model_request_parameters
+            )
+
     async def compact_messages(
         self, request_context: ModelRequestContext, *, instructions: str | None = None
     ) -> ModelResponse:
-        raise Fail(_unmetered("compaction of messages by the provider"))
+        raise Fail(unmetered.unmetered("compaction of messages by the provider"))
 
     async def batch_create(self, requests: Any) -> Any:
-        raise Fail(_unmetered("the provider's batch API"))
+        raise Fail(unmetered.unmetered("the provider's batch API"))
 
     def _asked(
         self,
@@ -171,17 +205,29 @@ class MeteredModel(WrapperModel):
     ) -> Asked:
         settings = cast(ModelSettings, {**(merge_model_settings(self.settings, given) or {})})
         limit = settings.setdefault("max_tokens", self._conversation.max_tokens)
-        if "max_retries" not in _ignored(self.wrapped):
+        unmetered.check_asked_once(settings)
+        if "max_retries" not in unmetered.ignored(self.wrapped):
             settings["max_retries"] = 0
         return Asked(
             self._conversation.next_request,
-            recorded.asked_hash(
+            recorded.asked_hashes(
                 messages, settings, parameters, self._conversation.unrecorded_tools
             ),
             settings,
             upper_estimate(messages, recorded.tools_text(parameters), limit),
             time.monotonic(),
         )
+
+    def _with_request_id(self, asked: Asked, call: PaidCall) -> ModelSettings:
+        """The provider is told our id of the call, as OpenAI and most gateways take it."""
+        if "extra_headers" in unmetered.ignored(self.wrapped):
+            return asked.settings
+        headers = {
+            **(asked.settings.get("extra_headers") or {}),
+            "X-Request-Id": call.request_id,
+            "X-Client-Request-Id": call.request_id,
+        }
+        return {**asked.settings, "extra_headers": headers}
 
     async def _found(self, asked: Asked) -> ModelResponse | None:
         conversation = self._conversation
@@ -190,13 +236,9 @@ class MeteredModel(WrapperModel):
         found, document = await steps.read(job, asked.step, fresh=job.attempt > 1)
         if not found:
             return None
-        if document["asked_hash"] != asked.hash and conversation.if_changed == "fail":
-            raise Fail(
-                f"step {asked.step!r} was recorded for another request than this one: the agent's "
-                "prompt, instructions, tools or settings have changed since; run the code that it "
-                "was begun with, enqueue a new job, or pass if_changed='reuse' to job.agent to go "
-                "on with the recorded answer"
-            )
+        changed = recorded.changed(document, asked.hashes)
+        if changed and conversation.if_changed == "fail":
+            raise Fail(_changed(asked.step, changed))
         return conversation.take(recorded.response_of(document))
 
     async def _begin(self, asked: Asked) -> PaidCall | ModelResponse:
@@ -225,7 +267,7 @@ class MeteredModel(WrapperModel):
         if usage is None or usage.source is not UsageSource.PROVIDER:
             log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
         unique = recorded.with_unique_ids(response, messages)
-        document = recorded.document_of(asked.hash, _timed(unique, asked))
+        document = recorded.document_of(asked.hashes, _timed(unique, asked))
         stands = await call.answered(Answer(document, usage, *price_of(self.wrapped)))
         return self._conversation.take(recorded.response_of(stands))
 
@@ -238,29 +280,18 @@ class MeteredModel(WrapperModel):
         raise error
 
 
+def _changed(step: str, changed: Sequence[str]) -> str:
+    """For somebody who has put the day into the instructions, and has not heard of replays."""
+    return (
+        f"step {step!r} was recorded for another request than this one: its {', '.join(changed)} "
+        "are not what they were. A job runs from its start after each wait, so what the agent is "
+        "told has to be the same in every attempt: take a date, a time or a random number from "
+        "job.step. Or pass if_changed='reuse' to job.agent, to go on with the recorded answer, and "
+        "retry the job"
+    )
+
+
 def _timed(response: ModelResponse, asked: Asked) -> ModelResponse:
     """With what it took as `metadata["latency_ms"]`: who reads a replay can say it as well."""
     latency_ms = round((time.monotonic() - asked.began) * 1000)
     return replace(response, metadata={**(response.metadata or {}), "latency_ms": latency_ms})
-
-
-def _with_request_id(asked: Asked, call: PaidCall) -> ModelSettings:
-    """The provider is told our id of the call, as OpenAI and most gateways take it."""
-    headers = {
-        **(asked.settings.get("extra_headers") or {}),
-        "X-Request-Id": call.request_id,
-        "X-Client-Request-Id": call.request_id,
-    }
-    return {**asked.settings, "extra_headers": headers}
-
-
-def _ignored(model: Model) -> frozenset[str]:
-    """Settings that this model would only warn about."""
-    return model._unsupported_settings()  # pyright: ignore[reportPrivateUsage]
-
-
-def _unmetered(what: str) -> str:
-    return (
-        f"{what} is not supported inside job.agent: what it costs would not be in the books; "
-        "turn it off for agents that run in jobs"
-    )

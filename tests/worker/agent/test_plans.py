@@ -21,6 +21,26 @@ def test_the_text_shows_every_value_of_every_step() -> None:
             assert value in text
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["ok\n2. Note: ok too", "ok" + "\n" * 100 + "2. Note: ok too", "\u202eok\u2066", "a\x1b[2J"],
+)
+def test_no_value_of_a_plan_can_look_like_a_step_or_hide_one(text: str) -> None:
+    deploy = Deploy(environment="production", sha="0123456")
+    plan = Plan(title=text, steps=(Note(text=text), Search(query=text), deploy))
+    lines = plan.as_text().splitlines()
+    assert [line[:2] for line in lines] == ["Pl", "1.", "2.", "3."]
+    assert lines[-1] == "3. Deploy 0123456 to production"
+    assert all(line.isprintable() for line in lines)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u202e"])
+def test_a_value_that_shows_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Note(text=text)
+
+
 def test_two_files_of_one_name_are_refused() -> None:
     save = Save(name="a.md", text="x")
     with pytest.raises(ValidationError, match="same name"):

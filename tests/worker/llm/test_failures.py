@@ -253,11 +253,12 @@ async def test_an_agent_that_gives_up_is_not_run_again(api: JobApi, provider: Op
 async def test_a_recorded_answer_to_another_question_is_refused_unless_declared(
     api: JobApi, provider: OpenAIStub
 ) -> None:
-    agent = Agent(model_at(provider))
+    asked: list[int] = []
+    agent = Agent(model_at(provider), instructions=lambda: f"It is {asked.append(1) or len(asked)}")
 
     @handler("work")
     async def work(job: Job, if_changed: Any) -> str:
-        answer = await job.agent("draft", agent, f"attempt {job.attempt}", if_changed=if_changed)
+        answer = await job.agent("draft", agent, "hi", if_changed=if_changed)
         if job.attempt == 1:
             raise ConnectionError("after the answer")
         return answer
@@ -265,6 +266,8 @@ async def test_a_recorded_answer_to_another_question_is_refused_unless_declared(
     refused = await api.run("work", {"if_changed": "fail"})
     assert refused.status is JobStatus.FAILED
     assert "step 'draft/request 1' was recorded for another request" in (refused.error or "")
+    assert "its instructions are not what they were" in (refused.error or "")
+    assert "take a date, a time or a random number from job.step" in (refused.error or "")
     reused = await api.run("work", {"if_changed": "reuse"})
-    assert reused.result == "You said: attempt 1"
+    assert reused.result == "You said: hi"
     assert len(provider.bill) == 2

@@ -13,7 +13,7 @@ from pydantic_ai.messages import ModelMessage, TextPart, ToolCallPart, UserPromp
 from pydantic_ai.usage import RequestUsage
 
 from db.tokens import UsageSource
-from worker.llm.recorded import asked_hash, document_of, response_of, with_unique_ids
+from worker.llm.recorded import asked_hashes, changed, document_of, response_of, with_unique_ids
 from worker.llm.usage import FILE_URL_TOKENS, Estimate, upper_estimate, usage_of
 
 ESTIMATE = Estimate(1000, 100)
@@ -96,7 +96,7 @@ def test_a_response_comes_out_of_its_document_as_it_went_in() -> None:
         model_name="m",
         finish_reason="stop",
     )
-    document = json.loads(json.dumps(document_of("hash", response)))
+    document = json.loads(json.dumps(document_of({"messages": "hash"}, response)))
     assert response_of(document) == response
 
 
@@ -112,9 +112,12 @@ def test_ids_are_unique_in_the_answer_and_in_the_conversation() -> None:
 def test_what_is_asked_does_not_change_with_the_time_and_does_with_the_words() -> None:
     from pydantic_ai.models import ModelRequestParameters
 
-    def hashed(text: str, **settings: Any) -> str:
-        return asked_hash(asking(text), settings, ModelRequestParameters())  # pyright: ignore[reportArgumentType]
+    def hashed(text: str, **settings: Any) -> dict[str, str]:
+        return asked_hashes(asking(text), settings, ModelRequestParameters())  # pyright: ignore[reportArgumentType]
 
     assert hashed("a") == hashed("a")
     assert hashed("a") == hashed("a", timeout=3, extra_headers={"x": "y"})
-    assert len({hashed("a"), hashed("b"), hashed("a", temperature=0.5)}) == 3
+    document = document_of(hashed("a"), ModelResponse([]))
+    assert changed(document, hashed("a")) == []
+    assert changed(document, hashed("b")) == ["messages"]
+    assert changed(document, hashed("b", temperature=0.5)) == ["messages", "settings"]
