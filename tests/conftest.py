@@ -135,8 +135,10 @@ def _server(major: int) -> Generator[Embedded]:
 
 def _base() -> Path:
     """Where servers keep their files: in memory if there is plenty of it."""
-    plenty = MEMORY.is_dir() and MEMORY_BYTES_MIN < min(
-        shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available
+    plenty = (
+        MEMORY.is_dir()
+        and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
+        > MEMORY_BYTES_MIN
     )
     return MEMORY if plenty else DISK
 
