@@ -3,7 +3,9 @@
 In: free slots, wake-ups and the poll interval. Out: attempts. The claimer remembers one position
 per queue and priority and looks only beyond it, so the dead entries at the head of the index are
 not walked again; what committed late lies behind, and a look from the start, at most twice a
-second, finds it. NOTIFY is a hint: the poll is the truth.
+second, finds it. While somebody holds a snapshot, such a look walks every dead entry: it is then
+made so much more rarely that it costs a hundredth of the time, but every three seconds at least.
+NOTIFY is a hint: the poll is the truth.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +27,10 @@ PRIORITIES = (1, 2, 3, 4)
 # So many at once that the next batch is claimed while one runs and one is committed.
 CLAIM_MAX = 1000
 RESCAN_SECONDS = 0.5
+# A late commit is found within this, and a poll, however much the look from the start costs.
+RESCAN_SECONDS_MAX = 3.0
+# 20 ms, as after 200,000 dead entries, are paid every two seconds.
+RESCAN_COST_FACTOR = 99
 IDLE_CHANGE_SECONDS = 1.0
 ERROR_PAUSE_SECONDS = 0.5
 UNREGISTERED_SECONDS = 0.05
@@ -41,12 +47,16 @@ class Positions:
     def __init__(self, queues: Sequence[str]) -> None:
         self._places = [(queue_name, priority) for priority in PRIORITIES for queue_name in queues]
         self._beyond: dict[tuple[str, int], int] = {}
-        self._rescanned = -RESCAN_SECONDS
+        self._rescanned = -RESCAN_SECONDS_MAX
+        self._rescan_seconds = RESCAN_SECONDS
+        self._from_start = False
+        self._usual_seconds = 0.0
         self._moved = False
 
     def probes(self, at: float) -> list[tuple[str, int, int]]:
         """(queue, priority, position) in the order to look; from the start when that is due."""
-        rescan = at - self._rescanned >= RESCAN_SECONDS
+        rescan = at - self._rescanned >= self._rescan_seconds
+        self._from_start = rescan
         if rescan:
             self._rescanned = at
             self._moved = False
@@ -61,12 +71,22 @@ class Positions:
             self._beyond[place] = max(position, self._beyond.get(place, 0))
             self._moved = True
 
+    def took(self, seconds: float) -> None:
+        """How long that look took; what one from the start takes more is what it costs."""
+        if not self._from_start:
+            self._usual_seconds = seconds
+            return
+        pause = RESCAN_COST_FACTOR * (seconds - self._usual_seconds)
+        self._rescan_seconds = min(max(pause, RESCAN_SECONDS), RESCAN_SECONDS_MAX)
+
     def patience_seconds(self, at: float) -> float:
         """How long the next look from the start may wait.
 
         Something may lie behind what we claimed.
         """
-        return max(0.0, self._rescanned + RESCAN_SECONDS - at) if self._moved else float("inf")
+        if not self._moved:
+            return float("inf")
+        return max(0.0, self._rescanned + self._rescan_seconds - at)
 
 
 class Claimer:
@@ -149,13 +169,15 @@ class Claimer:
 
     async def _claim(self, worker_id: UUID, wanted: int) -> Claim:
         async with self._database.connection() as connection:
+            began = now()
             claim = await queue.claim(
                 connection,
                 worker_id=worker_id,
-                probes=self._positions.probes(now()),
+                probes=self._positions.probes(began),
                 modes=self._modes,
                 wanted=wanted,
             )
+            self._positions.took(now() - began)
         crash_points.reach("claim.committed")
         self._positions.seen(claim.positions)
         for job in claim.jobs:

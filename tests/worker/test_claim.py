@@ -20,7 +20,14 @@ from db.queue import Claim, Claimed
 from tests.db.protocol import MODES, add, register, row, state, states
 from tests.support import until
 from worker import claim
-from worker.claim import PRIORITIES, RESCAN_SECONDS, Claimer, Positions
+from worker.claim import (
+    PRIORITIES,
+    RESCAN_COST_FACTOR,
+    RESCAN_SECONDS,
+    RESCAN_SECONDS_MAX,
+    Claimer,
+    Positions,
+)
 
 pytestmark = pytest.mark.both
 
@@ -64,7 +71,7 @@ def test_looks_from_the_start_are_never_closer_than_half_a_second(
     positions.seen({("a", priority): 1 for priority in PRIORITIES})
     for pause, claimed in looks:
         at += pause
-        if all(beyond == 0 for _, _, beyond in positions.probes(at)):
+        if _from_start(positions, at):
             from_start.append(at)
         positions.seen(claimed)
     gaps = [later - earlier for earlier, later in pairwise(from_start)]
@@ -82,6 +89,42 @@ def test_after_a_claim_the_next_look_from_the_start_is_waited_for(
     patience = positions.patience_seconds(100 + pause)
     assert patience == pytest.approx(RESCAN_SECONDS - pause)
     assert all(beyond == 0 for _, _, beyond in positions.probes(100 + pause + patience + 1e-6))
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_look_from_the_start_that_costs_more_than_others_is_made_more_rarely(
+    usual: float, from_start: float
+) -> None:
+    positions, at = Positions(["a"]), 100.0
+    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    positions.probes(at)
+    positions.took(0)
+    positions.probes(at + 0.1)
+    positions.took(usual)
+    at += RESCAN_SECONDS
+    assert _from_start(positions, at)
+    positions.took(from_start)
+    positions.seen({("a", 1): 2})
+    pause = min(max(RESCAN_COST_FACTOR * (from_start - usual), RESCAN_SECONDS), RESCAN_SECONDS_MAX)
+    assert positions.patience_seconds(at) == pytest.approx(pause)
+    assert not _from_start(positions, at + pause - 1e-6)
+    assert _from_start(positions, at + pause + 1e-6)
+
+
+def test_it_is_made_often_again_once_it_costs_nothing() -> None:
+    positions = Positions(["a"])
+    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    positions.probes(100)
+    positions.took(0.02)
+    assert not _from_start(positions, 101.9)
+    positions.took(0.001)
+    assert _from_start(positions, 102)
+    positions.took(0.001)
+    assert _from_start(positions, 102 + RESCAN_SECONDS)
+
+
+def _from_start(positions: Positions, at: float) -> bool:
+    return all(beyond == 0 for _, _, beyond in positions.probes(at))
 
 
 # The claimer.
