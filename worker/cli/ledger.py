@@ -89,7 +89,7 @@ def _emit(by: Dimension, found: list[UsageBy]) -> None:
         Column("INPUT", right=True),
         Column("OUTPUT", right=True),
         Column("TOKENS", right=True),
-        Column("COST", right=True),
+        Column("COST (USD)", right=True),
     ]
     rows = [_row(usage.key or "(none)", usage) for usage in found]
     total = total_of(found)
