@@ -101,7 +101,7 @@ def worker(
         int | None, typer.Option(help="Jobs run at once, instead of JOBSWORTH_SLOTS.")
     ] = None,
 ) -> None:
-    """Run a worker until it is told to stop (SIGTERM or Ctrl-C; a second one stops at once)."""
+    """Run a worker until it is told to stop (SIGTERM, SIGHUP or Ctrl-C; a second stops at once)."""
     from worker.cli import daemon
 
     raise typer.Exit(daemon.run_worker(handlers=handlers, queues=queues, slots=slots))
