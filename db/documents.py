@@ -113,7 +113,9 @@ def _encode(value: object, thing: str) -> bytes:
     try:
         return to_json(value, inf_nan_mode="null")
     except (PydanticSerializationError, UnicodeEncodeError, ValueError, RecursionError) as error:
+        plain = "return plain data: dicts, lists, strings, numbers, dataclasses or pydantic models"
+        forgotten = "'coroutine'" in str(error)
         raise InvalidInput(
             f"{thing} cannot be written as JSON: {error}",
-            "return plain data: dicts, lists, strings, numbers, dataclasses or pydantic models",
+            "write `await` before the call that made it" if forgotten else plain,
         ) from error

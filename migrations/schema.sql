@@ -3699,7 +3699,10 @@ begin
         || case when j.failures > 0 then ', after failure ' || j.failures || ': '
              || coalesce(j.error, 'no message') else '' end
         || coalesce(': ' || j.waiting_detail, '');
-      remedy := 'wait, or run it now: jobsworth retry ' || j.id;
+      -- Run again, a handler that sleeps would only sleep on.
+      remedy := case when j.waiting_detail = 'its handler sleeps'
+        then 'wait, or cancel it: jobsworth cancel '
+        else 'wait, or run it now: jobsworth retry ' end || j.id;
     when 'lane' then
       select x.id, x.status into other from jobsworth.reactive_jobs x
       where x.lane = j.lane and x.status = 'running' limit 1;
@@ -3733,7 +3736,7 @@ begin
       detail := 'signal ' || coalesce(j.waiting_detail, '?')
         || coalesce(', at most until ' || to_char(j.run_at at time zone 'utc',
              'YYYY-MM-DD HH24:MI:SS') || ' UTC', '');
-      remedy := format('select jobsworth.send_signal(%L, %L, ''{}'')', j.id, j.waiting_detail);
+      remedy := 'jobsworth signal ' || j.id || ' ' || jobsworth.shell_word(j.waiting_detail);
     when 'handler' then
       detail := 'no living worker knows the mode ' || j.mode;
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';

@@ -466,7 +466,10 @@ class Daemon:
         self._hurry.set()
 
     async def _watch_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        stopping = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            stopping.append(signal.SIGHUP)  # its terminal was closed
+        with anyio.open_signal_receiver(*stopping) as signals:
             async for _ in signals:
                 if self._stopping.is_set():
                     self._hurry.set()

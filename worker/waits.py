@@ -14,6 +14,9 @@ from worker import steps
 if TYPE_CHECKING:
     from worker.context import Job
 
+# `why` looks for these words: a job that sleeps cannot be hurried.
+SLEEPS = "its handler sleeps"
+
 
 class ChildFailed(Exception):
     """A gathered child did not end well; `children` maps its key to (status, error)."""
@@ -40,7 +43,7 @@ async def sleep(job: "Job", seconds: float, name: str | None) -> None:
         return
     remaining = seconds - await steps.waited_seconds(job, key, "sleep")
     if remaining > 0:
-        raise job.park("timer", after_seconds=remaining)
+        raise job.park("timer", detail=SLEEPS, after_seconds=remaining)
     await steps.record(job, key, "null", seconds, kind="sleep")
 
 
@@ -72,7 +75,8 @@ async def gather(job: "Job", children: Sequence[Child]) -> list[Any]:
         rows = await recorded.children(connection, job.id)
     found = [rows.get(child.key) for child in children]
     if any(row is None or row["status"] in ("queued", "waiting", "running") for row in found):
-        raise job.park("children", detail=f"{len(children)} children")
+        count = len(children)
+        raise job.park("children", detail=f"{count} {'child' if count == 1 else 'children'}")
     ended = [row for row in found if row is not None]
     bad = [row for row in ended if row["status"] != "done"]
     if bad:

@@ -95,6 +95,11 @@ create index jobs_due on jobsworth.reactive_jobs (run_at)
 """
 
 WAITING = """
+-- A word as a shell reads it.
+create function jobsworth.shell_word(word text) returns text language sql immutable strict
+  return case when word ~ '^[A-Za-z0-9_][A-Za-z0-9_.:/@%+-]*$' then word
+    else '''' || replace(word, '''', '''\\''''') || '''' end;
+
 -- May a job that waits for a budget go on? (There are none yet.)
 create function jobsworth.budget_has_room(job_id uuid) returns boolean language sql stable
   return true;
@@ -341,7 +346,10 @@ begin
         || case when j.failures > 0 then ', after failure ' || j.failures || ': '
              || coalesce(j.error, 'no message') else '' end
         || coalesce(': ' || j.waiting_detail, '');
-      remedy := 'wait, or run it now: jobsworth retry ' || j.id;
+      -- Run again, a handler that sleeps would only sleep on.
+      remedy := case when j.waiting_detail = 'its handler sleeps'
+        then 'wait, or cancel it: jobsworth cancel '
+        else 'wait, or run it now: jobsworth retry ' end || j.id;
     when 'lane' then
       select x.id, x.status into other from jobsworth.reactive_jobs x
       where x.lane = j.lane and x.status = 'running' limit 1;
@@ -375,7 +383,7 @@ begin
       detail := 'signal ' || coalesce(j.waiting_detail, '?')
         || coalesce(', at most until ' || to_char(j.run_at at time zone 'utc',
              'YYYY-MM-DD HH24:MI:SS') || ' UTC', '');
-      remedy := format('select jobsworth.send_signal(%L, %L, ''{}'')', j.id, j.waiting_detail);
+      remedy := 'jobsworth signal ' || j.id || ' ' || jobsworth.shell_word(j.waiting_detail);
     when 'handler' then
       detail := 'no living worker knows the mode ' || j.mode;
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
@@ -550,6 +558,7 @@ drop function jobsworth.claim(uuid, text[], smallint[], bigint[], text[], int);
 DOWN_TABLES = """
 drop function jobsworth.why_environment(uuid);
 drop function jobsworth.environment_is_free(jobsworth.reactive_jobs);
+drop function jobsworth.shell_word(text);
 drop function jobsworth.why_person(uuid);
 drop function jobsworth.why_budget(uuid);
 drop function jobsworth.grant_budgets(uuid[]);

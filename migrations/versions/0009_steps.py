@@ -50,11 +50,6 @@ create index branch_reads_of_job on jobsworth.branch_reads (from_job_id);
 """
 
 DECIDING = """
--- A word as a shell reads it.
-create function jobsworth.shell_word(word text) returns text language sql immutable strict
-  return case when word ~ '^[A-Za-z0-9_][A-Za-z0-9_.:/@%+-]*$' then word
-    else '''' || replace(word, '''', '''\\''''') || '''' end;
-
 -- Which step waits for a person, and what that person can say.
 create or replace function jobsworth.why_person(job_id uuid, out detail text, out remedy text)
   language sql stable begin atomic
@@ -499,7 +494,6 @@ drop function jobsworth.decide_step(uuid, text, text, jsonb, text);
 """
 
 DOWN_TABLES = """
-drop function jobsworth.shell_word(text);
 drop table jobsworth.branch_reads, jobsworth.step_decisions;
 alter table jobsworth.steps drop column error, drop column begun_by;
 """

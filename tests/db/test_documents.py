@@ -103,6 +103,17 @@ def test_what_is_no_json_is_refused_by_name(value: Any) -> None:
     assert caught.value.remedy
 
 
+def test_a_forgotten_await_is_named() -> None:
+    async def answer() -> int:
+        return 42
+
+    forgotten = answer()
+    with pytest.raises(InvalidInput) as caught:
+        to_document({"answer": forgotten}, "the result")
+    forgotten.close()
+    assert caught.value.remedy == "write `await` before the call that made it"
+
+
 @pytest.mark.parametrize("value", [None, [], "{}", 1, True], ids=repr)
 def test_a_payload_is_an_object(value: Any) -> None:
     with pytest.raises(

@@ -20,7 +20,7 @@ DRAIN_SHORT = HANDLERS | {"JOBSWORTH_DRAIN_SECONDS": "0.3"}
 WORKERS = "select count(*) from jobsworth.workers"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_draining_daemon_finishes_its_jobs_and_claims_no_more(
     scene: Scene, number: signal.Signals
 ) -> None:

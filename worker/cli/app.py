@@ -102,7 +102,7 @@ def worker(
         int | None, typer.Option(help="Jobs run at once, instead of JOBSWORTH_SLOTS.")
     ] = None,
 ) -> None:
-    """Run a worker until it is told to stop (SIGTERM or Ctrl-C; a second one stops at once)."""
+    """Run a worker until it is told to stop (SIGTERM, SIGHUP or Ctrl-C; a second stops at once)."""
     from worker.cli import daemon
 
     raise typer.Exit(daemon.run_worker(handlers=handlers, queues=queues, slots=slots))
@@ -154,7 +154,7 @@ def demo(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="offline, or a priced one by a provider of the demo's own (default)."),
+        typer.Option(help="offline; by default a priced one, from a provider of the demo's own."),
     ] = None,
 ) -> None:
     """Show the whole flow on a conversation: two workers, one of them killed half-way."""
@@ -299,6 +299,22 @@ def retry(job: JobId, as_json: Json = False) -> None:
     jobs.retry(job, as_json=as_json)
 
 
+@app.command(rich_help_panel=JOBS)
+def signal(
+    job: JobId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the job waits for.")],
+    payload: Annotated[
+        str | None,
+        typer.Argument(metavar="PAYLOAD", help="What comes with it: any JSON; null by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Send a signal to a job: one that waits for it goes on, one that will wait finds it."""
+    from worker.cli import jobs
+
+    jobs.signal(job, name, payload, as_json=as_json)
+
+
 @app.command(rich_help_panel=DECISIONS)
 def approvals(
     approval: Annotated[
@@ -323,7 +339,8 @@ def approvals(
 def approve(
     approval: ApprovalId,
     option: Annotated[
-        str | None, typer.Option(help="Which of its options; needed where there are several.")
+        str | None,
+        typer.Option(help="Which of its options; approve, if it has that."),
     ] = None,
     comment: Comment = None,
     by: By = None,
@@ -521,7 +538,7 @@ def search(
 )
 def psql(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="What psql takes: -c SQL.")
+        list[str] | None, typer.Argument(metavar="ARGUMENT", help="What psql takes: -c SQL.")
     ] = None,
 ) -> None:
     """Open psql on the database, the embedded one too."""
@@ -596,14 +613,14 @@ app.add_typer(
     runs_app,
     name="runs",
     rich_help_panel=JOBS,
-    help="List, show, start, cancel and retry runs.",
+    help="List runs, show one (by its id), start, cancel or retry one.",
 )
 
 
 @runs_app.command("list")
 def list_runs(
     run: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One run whole, with its graph.")
+        str | None, typer.Argument(metavar="ID", help="One run whole, with its graph.")
     ] = None,
     status: Annotated[
         RunState | None,
@@ -646,7 +663,9 @@ def start_run(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="JSON: a list of nodes, or an object with nodes; - for stdin."
+            metavar="FILE",
+            help="JSON, - for stdin: a list of nodes, each with node (its name), mode, and if need "
+            "be payload and after; or an object with nodes and more.",
         ),
     ],
     key: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from worker.cli.examples import epilog_of
 from worker.cli.exit_codes import MEANINGS
 
 WORK, JOBS, DECISIONS, SHIPPING, MONEY, INSIGHT = (
@@ -34,7 +35,14 @@ By = Annotated[str | None, typer.Option(help="Who decides; you, if not given.")]
 
 
 class Commands(TyperGroup):
-    """The list of commands in parts, and the exit codes below it."""
+    """The list of commands in parts, examples with each, and the exit codes below it."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            *_, group = ctx.command_path.partition(" ")
+            command.epilog = epilog_of(f"{group} {cmd_name}".strip())
+        return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
@@ -51,6 +59,7 @@ class Commands(TyperGroup):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         if ctx.parent is not None:
+            super().format_epilog(ctx, formatter)
             return
         with formatter.section("Exit codes"):
             formatter.write_dl([(f"{int(code):>3}", meaning) for code, meaning in MEANINGS.items()])

@@ -15,6 +15,7 @@ from worker.settings import load_settings
 # Everything is read, which takes longer than a statement of a daemon may.
 STATEMENT_SECONDS = 1800.0
 SHOWN_MAX = 200
+REMEDY = "report it: the ledger or a call was changed by hand, or Jobsworth is wrong"
 
 COLUMNS = [
     Column("RULE"),
@@ -36,7 +37,7 @@ def check(*, as_json: bool) -> ExitCode:
         rows = [[each.rule, each.subject, each.expected, each.found] for each in found[:SHOWN_MAX]]
         emit_table(COLUMNS, rows, "")
         more = f", the first {SHOWN_MAX:,} of them above" if len(found) > SHOWN_MAX else ""
-        say(f"the books do not balance: {len(found):,} disagreements{more}")
+        say(f"the books do not balance: {len(found):,} disagreements{more}\n  → {REMEDY}")
     else:
         say("the books balance")
     return ExitCode.NO if found else ExitCode.OK

@@ -109,7 +109,11 @@ def list_budgets(*, everything: bool, as_json: bool) -> None:
     if as_json:
         emit_json(found)
     else:
-        emit_table(BUDGET_COLUMNS, [_row(budget) for budget in found], "there is no budget")
+        emit_table(
+            BUDGET_COLUMNS,
+            [_row(budget) for budget in found],
+            "no budgets yet\n  → jobsworth budget set daily --money 5 --per day",
+        )
 
 
 def set_limit(
@@ -152,7 +156,8 @@ def list_limits(*, as_json: bool) -> None:
     if as_json:
         emit_json(found)
     else:
-        emit_table(LIMIT_COLUMNS, [_limit_row(limit) for limit in found], "nothing is limited")
+        none = "nothing is limited\n  → jobsworth limit set openai --requests 60"
+        emit_table(LIMIT_COLUMNS, [_limit_row(limit) for limit in found], none)
 
 
 def _tell(budget: Budget, *, as_json: bool) -> None:

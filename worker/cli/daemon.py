@@ -10,6 +10,8 @@ from typing import Any
 from db.errors import InvalidInput
 from worker import events
 from worker.cli.database import run_async
+from worker.cli.exit_codes import ExitCode
+from worker.cli.output import say
 from worker.log import configure_logging, get_logger
 from worker.settings import Settings, SettingsError, load_settings
 
@@ -31,7 +33,10 @@ def run_demo(inbox: Path, *, shuffle: int | None, keep: bool, model: str | None)
     settings = load_settings()
     from worker import demo
 
-    return run_async(lambda: demo.run(settings, inbox, shuffle, keep, model or demo.PRICED))
+    code = run_async(lambda: demo.run(settings, inbox, shuffle, keep, model or demo.PRICED))
+    if code == ExitCode.INTERRUPTED and not keep:
+        say("interrupted; nothing of the demo is left")
+    return code
 
 
 def _settings(**overrides: Any) -> Settings:

@@ -72,7 +72,7 @@ async def database_url(settings: Settings) -> AsyncGenerator[str]:
         return
     embedded = Embedded(settings.data_dir)
     if not embedded.running():
-        say(f"starting the embedded database in {settings.data_dir} …")
+        say(f"starting the embedded database in {settings.data_dir} (a worker keeps it up) …")
     try:
         await anyio.to_thread.run_sync(embedded.open)
         yield embedded.url

@@ -25,6 +25,7 @@ from db.errors import JobsworthError
 from db.migrate import COMMAND, check
 from db.pool import Connection
 from worker.cli import webhooks
+from worker.cli.books import REMEDY
 from worker.cli.database import (
     connection_to,
     database_url,
@@ -360,7 +361,7 @@ async def _books(conn: Connection) -> list[Finding]:
             "problem",
             "books",
             f"{each.rule}: {each.subject} has {each.found}, expected {each.expected}",
-            "report it: the ledger or a call was changed by hand, or Jobsworth is wrong",
+            REMEDY,
         )
         for each in found[:SHOWN_MAX]
     ]

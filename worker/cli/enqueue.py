@@ -4,11 +4,12 @@ In: a mode, a payload and options as text. Out: a job, its id on stdout. Invaria
 found wrong without the database is said before it is asked.
 """
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from db import jobs
+from db import jobs, workers
 from db.jobs import Enqueued, EnqueueOptions, Job, NewJob
 from db.pool import Connection
 from worker.cli import follow, ids, times
@@ -19,7 +20,8 @@ from worker.cli.payload import read_payload
 from worker.settings import load_settings
 
 # Reasons that only a person ends, worth a word to somebody who has just enqueued.
-NEEDS_SOMEBODY = ("no worker", "no handler", "handler", "paused")
+NEEDS_HANDLER = ("no handler", "handler")
+NEEDS_SOMEBODY = ("no worker", "paused", *NEEDS_HANDLER)
 
 
 def enqueue(
@@ -82,7 +84,7 @@ def enqueue_document(
             job = await follow.follow(conn, enqueued.job_id)
         else:
             job = await jobs.get_by_id(conn, enqueued.job_id)
-            await _warn(conn, enqueued.job_id)
+            await _warn(conn, enqueued.job_id, mode)
         _tell(job, enqueued, wait=wait, as_json=as_json)
         return follow.exit_code_for(job) if wait else ExitCode.OK
 
@@ -115,7 +117,14 @@ def tell_end(job: Job) -> None:
     )
 
 
-async def _warn(conn: Connection, job_id: UUID) -> None:
+async def _warn(conn: Connection, job_id: UUID, mode: str) -> None:
     reason = await jobs.why(conn, job_id)
     if reason.reason in NEEDS_SOMEBODY:
-        say(f"note: {reason.detail}\n  → {reason.remedy}")
+        likely = await _likely(conn, mode) if reason.reason in NEEDS_HANDLER else ""
+        say(f"note: {reason.detail}{likely}\n  → {reason.remedy}")
+
+
+async def _likely(conn: Connection, mode: str) -> str:
+    known = {mode for worker in await workers.list_workers(conn) for mode in worker.modes}
+    near = difflib.get_close_matches(mode, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

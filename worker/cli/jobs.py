@@ -1,14 +1,15 @@
-"""`jobsworth jobs, why, cancel, retry`: the queue as an operator sees and steers it.
+"""`jobsworth jobs, why, cancel, retry, signal`: the queue as an operator sees and steers it.
 
 In: filters and ids. Out: rows, one reason, or a changed status.
 """
 
 from datetime import UTC, datetime
+from textwrap import indent
 from uuid import UUID
 
 from rich.text import Text
 
-from db import jobs
+from db import jobs, signals
 from db.errors import Conflict
 from db.jobs import Job, JobStatus, WaitReason
 from db.pool import Connection
@@ -23,6 +24,7 @@ from worker.cli.output import (
     say,
     styled,
 )
+from worker.cli.payload import read_document
 from worker.cli.times import age, ago
 from worker.settings import load_settings
 
@@ -64,7 +66,9 @@ def list_jobs(
         return
     now = datetime.now(UTC)
     short = ids.short_ids(job.id for job in found)
-    emit_table(COLUMNS, [_row(job, short(job.id), now) for job in found], "no such jobs")
+    filtered = any((status, mode, queue, waiting_for, thread))
+    none = "no such jobs" if filtered else "no jobs yet\n  → jobsworth enqueue MODE '{…}'"
+    emit_table(COLUMNS, [_row(job, short(job.id), now) for job in found], none)
     if len(found) == limit:
         say(f"the newest {limit}; there may be more: --limit")
 
@@ -90,7 +94,7 @@ def why(text: str, *, as_json: bool) -> None:
         return
     more = f": {reason.reason}" if reason.reason != reason.status else ""
     emit(Text.assemble(f"job {job_id} is ", styled(reason.status, more)))
-    emit(f"  {reason.detail}")
+    emit(indent(reason.detail, "  "))
     emit(f"  → {reason.remedy}")
 
 
@@ -132,6 +136,22 @@ def retry(text: str, *, as_json: bool) -> None:
         emit(Text.assemble(f"job {job.id} is ", status_words(job)))
 
 
+def signal(text: str, name: str, payload: str | None, *, as_json: bool) -> None:
+    typed = ids.typed_job(text)
+    document = read_document(payload, "the payload")
+
+    async def work(conn: Connection) -> Job:
+        job_id = await ids.find_job(conn, typed)
+        await signals.send(conn, job_id, name, document)
+        return await jobs.get_by_id(conn, job_id)
+
+    job = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json({"id": job.id, "status": job.status, "waiting_for": job.waiting_for})
+    else:
+        emit(Text.assemble(f"signal {name} is sent; job {job.id} is ", status_words(job)))
+
+
 def _row(job: Job, shown_id: str, now: datetime) -> list[str | Text | None]:
     return [shown_id, job.mode, status_words(job), age(job.created_at, now), _detail(job, now)]
 
@@ -142,6 +162,8 @@ def _detail(job: Job, now: datetime) -> str:
     if job.status is JobStatus.WAITING and job.waiting_for is WaitReason.TIMER:
         failed = f", failed {job.failures}×" if job.failures else ""
         return f"due {ago(job.run_at, now)}{failed}"
+    if job.status is JobStatus.WAITING and job.waiting_for is WaitReason.HANDLER:
+        return "no living worker knows this mode"
     if job.status is JobStatus.WAITING:
         return one_line(job.waiting_detail or "")
     if job.status is JobStatus.RUNNING:

@@ -5,20 +5,23 @@ CSV; a cost that is not known is said to be unknown, never counted as zero.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from io import StringIO
+from uuid import UUID
 
 from db import ledger
 from db.errors import InvalidInput
 from db.ledger import Dimension, Spent, UsageBy
 from db.pool import Connection
+from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import Column, emit_json, emit_table, emit_text, say
 from worker.cli.times import parse_since
 from worker.settings import load_settings
 
+IDS: tuple[Dimension, ...] = ("agent", "team", "run", "thread", "job")
 CSV_FIELDS = (
     *("key", "entries", "input_tokens", "output_tokens", "cache_read_tokens"),
     *("cache_write_tokens", "total_tokens", "cost", "unknown_cost_entries"),
@@ -89,9 +92,10 @@ def _emit(by: Dimension, found: list[UsageBy]) -> None:
         Column("INPUT", right=True),
         Column("OUTPUT", right=True),
         Column("TOKENS", right=True),
-        Column("COST", right=True),
+        Column("COST (USD)", right=True),
     ]
-    rows = [_row(usage.key or "(none)", usage) for usage in found]
+    short = _short_keys(by, found)
+    rows = [_row(short(usage.key) if usage.key else "(none)", usage) for usage in found]
     total = total_of(found)
     last = [_row("total", total)] if len(found) > 1 else []
     emit_table(columns, [*rows, *last], "nothing was spent")
@@ -101,6 +105,14 @@ def _emit(by: Dimension, found: list[UsageBy]) -> None:
             f"not every price is known ({unknown:,} calls): + marks a cost that leaves some out; "
             "set it: jobsworth price set, and then: jobsworth price reprice"
         )
+
+
+def _short_keys(by: Dimension, found: list[UsageBy]) -> Callable[[str], str]:
+    """An id that is cut on a narrow terminal must still be one that can be pasted."""
+    if by not in IDS:
+        return str
+    short = ids.short_ids(UUID(usage.key) for usage in found if usage.key)
+    return lambda key: short(UUID(key))
 
 
 def _row(name: str, spent: Spent) -> list[str]:

@@ -17,7 +17,7 @@ Dimension = Literal[
 BudgetName = Annotated[str, typer.Argument(metavar="NAME", help="The budget's name.")]
 Provider = Annotated[str, typer.Argument(metavar="PROVIDER", help="Like openai.")]
 Model = Annotated[
-    str, typer.Argument(metavar="[MODEL]", help="One model; without it all of them together.")
+    str, typer.Argument(metavar="MODEL", help="One model; without it all of them together.")
 ]
 ModelPattern = Annotated[
     str, typer.Argument(metavar="MODEL", help="Its name; * at its end stands for the rest.")
@@ -69,7 +69,8 @@ def set_budget(
     money: Annotated[str | None, typer.Option(metavar="USD", help="So much money.")] = None,
     tokens: Annotated[str | None, typer.Option(metavar="N", help="So many tokens.")] = None,
     period: Annotated[
-        Literal["hour", "day", "month", "run"], typer.Option("--per", help="In each (UTC).")
+        Literal["hour", "day", "month", "run"],
+        typer.Option("--per", help="In each: windows begin at full hours, days and months in UTC."),
     ] = "day",
     mode: Annotated[str | None, typer.Option(help="Only calls of this mode.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only calls to this provider.")] = None,
@@ -78,9 +79,12 @@ def set_budget(
     agent: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this agent.")] = None,
     thread: Annotated[str | None, typer.Option(metavar="UUID", help="Only of this thread.")] = None,
     over: Annotated[
-        Literal["park", "fail", "ask"], typer.Option(help="A call that does not fit: wait, …")
+        Literal["park", "fail", "ask"],
+        typer.Option(help="What a call that does not fit does: wait, fail, or ask a person."),
     ] = "park",
-    warn_at: Annotated[float, typer.Option(help="Log a warning at this share of it.")] = 0.8,
+    warn_at: Annotated[
+        float, typer.Option(help="Log a warning when this share of it (0 to 1) is used.")
+    ] = 0.8,
     as_json: Json = False,
 ) -> None:
     """Make a budget, or change the one of that name."""
@@ -108,7 +112,12 @@ def set_budget(
 @budget_app.command("raise")
 def raise_budget(
     name: BudgetName,
-    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="What it is from now on.")],
+    amount: Annotated[
+        str,
+        typer.Argument(
+            metavar="AMOUNT", help="What it is from now on, in its unit: USD or tokens."
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Give a budget another amount; whoever waits for it and fits goes on."""

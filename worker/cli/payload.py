@@ -1,12 +1,15 @@
-"""The payload of a job, as it is given on the command line.
+"""The payload of a job, and other JSON, as it is given on the command line.
 
-In: JSON text, `-` for stdin, or `@file`. Out: a JSON object. Raises `InvalidInput` that says where
-the text came from, where in it the mistake is, and what to do.
+In: JSON text; for a payload also `-` for stdin, or `@file`. Out: a JSON object, or whatever the
+text says. Raises `InvalidInput` that says where the text came from, where in it the mistake is, and
+what to do.
 """
 
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import orjson
 
 from db.documents import parse_payload
 from db.errors import InvalidInput
@@ -25,6 +28,19 @@ def read_payload(argument: str | None) -> dict[str, Any]:
         path = Path(argument[1:])
         return _parse(_read_file(path), f"the payload in {path}")
     return _parse(argument.encode(errors="surrogateescape"), "the payload")
+
+
+def read_document(text: str | None, thing: str) -> Any:
+    """What any JSON text says; None without one."""
+    if text is None:
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(
+            f"{thing} is not JSON: {error.msg}, in column {error.colno}",
+            "a text needs its quotes: '\"paid\"'",
+        ) from error
 
 
 def _read_file(path: Path) -> bytes:

@@ -86,7 +86,9 @@ def list_runs(
         ]
         for run in found
     ]
-    emit_table(COLUMNS, rows, "no such runs")
+    filtered = any((status, actor, thread, agent, since))
+    none = "no such runs" if filtered else "no runs yet\n  → jobsworth runs start FILE"
+    emit_table(COLUMNS, rows, none)
     if len(found) == limit:
         say(f"the newest {limit}; there may be more: --limit")
 

@@ -131,7 +131,7 @@ def _emit(status: Status, settings: Settings) -> None:
             ("waiting for", _waiting(status.counts) or "nothing"),
             (
                 "spent today",
-                f"{status.spent.total_tokens:,} tokens, cost {cost_words(status.spent)}",
+                f"{status.spent.total_tokens:,} tokens, {cost_words(status.spent)} USD",
             ),
             ("violations", _violations(status.violations)),
         ]

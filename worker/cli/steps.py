@@ -8,22 +8,21 @@ import getpass
 import socket
 from typing import Any, Literal
 
-import orjson
 from rich.text import Text
 
 from db import jobs, unsafe
-from db.errors import InvalidInput
 from db.jobs import Job
 from db.pool import Connection
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.jobs import status_words
 from worker.cli.output import emit, emit_json
+from worker.cli.payload import read_document
 from worker.settings import load_settings
 
 
 def done(text: str, name: str, *, output: str | None, by: str | None, as_json: bool) -> None:
-    _decide(text, name, "done", _parsed(output), by, as_json=as_json)
+    _decide(text, name, "done", read_document(output, "the output"), by, as_json=as_json)
 
 
 def again(text: str, name: str, *, by: str | None, as_json: bool) -> None:
@@ -53,15 +52,3 @@ def _decide(
         return
     emit(f"step {name} is done" if decision == "done" else f"step {name} runs again")
     emit(Text.assemble(f"job {job.id} is ", status_words(job)))
-
-
-def _parsed(output: str | None) -> Any:
-    if output is None:
-        return None
-    try:
-        return orjson.loads(output)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"the output is not JSON: {error.msg}, in column {error.colno}",
-            "a text needs its quotes: --output '\"paid\"'",
-        ) from error

@@ -89,7 +89,12 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
 
 async def _on_stage(settings: Settings, script: Sequence[Message], keep: bool, model: str) -> int:
     with Show() as show:
-        show.say("starting the database")
+        whose = "a provider of the demo's own" if model == PRICED else "offline rules"
+        show.say(
+            f"{len(script)} messages, answered by {whose}: nothing leaves this machine, nothing is "
+            "paid"
+        )
+        show.say("making a database, with its tables, for this demo")
         async with open_stage(settings, keep) as stage:
             with (
                 make_site(stage.folder, stage.releases_dir) as site,
@@ -146,6 +151,7 @@ class Play:
         return await self._facts(feeder.fed, blow, story, stop_problems)
 
     async def _start_daemons(self, number: int) -> None:
+        self._show.say("starting a daemon" if number == 1 else f"starting {number} daemons")
         started = [self._daemons.start() for _ in range(number)]
 
         async def registered() -> bool:
@@ -176,7 +182,10 @@ class Play:
     async def _kill_one(self) -> Blow:
         blow = await strike(self._database, self._daemons, self._watch)
         held = ", ".join(sorted(held.job.mode for held in blow.held)) or "nothing"
-        self._show.say(f"killed {blow.daemon} with SIGKILL while it was running: {held}")
+        self._show.say(
+            f"killed {blow.daemon} with SIGKILL while it was running: {held}; these are rescued "
+            f"when it has been silent for {self._settings.rescue_seconds:g} s"
+        )
         await self._start_daemons(1)
         return blow
 

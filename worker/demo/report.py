@@ -21,7 +21,7 @@ HITS_SHOWN = 3
 def print_report(console: Console, facts: Facts, problems: Sequence[str]) -> None:
     """Print the whole summary."""
     for title, shown in (
-        ("Jobs by mode and outcome", _jobs(facts)),
+        (f"Jobs by mode and outcome{_on_purpose(facts)}", _jobs(facts)),
         ("Jobs seen waiting, by reason", pairs(sorted(facts.waits.items()))),
         ("Tokens and cost (USD) by mode", _usage(facts.by_mode, "mode")),
         ("Tokens and cost (USD) by model", _usage(facts.by_model, "model")),
@@ -33,7 +33,7 @@ def print_report(console: Console, facts: Facts, problems: Sequence[str]) -> Non
         ("Checks", pairs(_checks(facts))),
     ):
         console.print(Text(f"\n{title}", style="bold"))
-        console.print(shown)
+        _print(console, shown)
     console.print()
     for problem in problems:
         console.print(Text(f"✗ {problem}", style="red"))
@@ -43,6 +43,22 @@ def print_report(console: Console, facts: Facts, problems: Sequence[str]) -> Non
         )
     else:
         console.print(Text("Everything is as the inbox expects.", style="bold green"))
+        console.print("Next: a job of your own, in README.md; or look around, with --keep.")
+
+
+# rich fills lines up with blanks: in a file they are only in the way.
+def _print(console: Console, shown: Table) -> None:
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as captured:
+        console.print(shown)
+    for line in captured.get().splitlines():
+        console.print(line.rstrip(), markup=False, soft_wrap=True)
+
+
+def _on_purpose(facts: Facts) -> str:
+    return " (poison is meant to fail)" if any(job.mode == "poison" for job in facts.jobs) else ""
 
 
 def _jobs(facts: Facts) -> Table:
@@ -94,12 +110,12 @@ def _hits(facts: Facts) -> Table:
 
 def _kill(facts: Facts) -> list[tuple[str, str]]:
     kill = facts.kill
-    seconds = f"{kill.seconds[0]:.1f} to {kill.seconds[-1]:.1f}" if kill.seconds else "-"
+    times = dict.fromkeys(f"{seconds:.1f}" for seconds in kill.seconds[:1] + kill.seconds[-1:])
     return [
         ("killed with SIGKILL", kill.daemon),
         ("jobs it was running", str(kill.held)),
         ("of these rescued, and run again", str(kill.ran_again)),
-        ("seconds until they ran again", seconds),
+        ("seconds until they ran again", " to ".join(times) or "-"),
         ("recorded steps not done again", str(kill.steps_kept)),
         ("recorded steps done again", str(len(kill.steps_repeated))),
     ]

@@ -62,9 +62,11 @@ class Show:
 
     def snapshot(self, jobs: Sequence[Job]) -> None:
         """Show how the jobs stand."""
+        if not jobs:
+            return
         if self.console.is_terminal:
             self._live.update(_table(jobs, f"{self._seconds():.0f} s, {self._fed}"))
-        elif jobs and time.monotonic() - self._told_at >= LINE_SECONDS:
+        elif time.monotonic() - self._told_at >= LINE_SECONDS:
             self._told_at = time.monotonic()
             counted = Counter(str(job.status) for job in jobs)
             states = ", ".join(f"{counted[s]} {s}" for s in STATUSES if counted[s])

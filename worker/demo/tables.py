@@ -7,6 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 CHARACTERS_MAX = 90
+NUMBERS = {
+    *("jobs", "calls", "input", "output", "total", "tokens", "cost", "cost (USD)", "score"),
+    *("queued", "waiting", "running", "done", "failed", "canceled"),
+}
 CENT = Decimal("0.000001")
 
 
@@ -21,9 +25,10 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Table:
 
 
 def table(first: str, *others: str) -> Table:
+    """Numbers are on the right of their columns."""
     shown = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
     for name in (first, *others):
-        shown.add_column(name, overflow="fold")
+        shown.add_column(name, overflow="fold", justify="right" if name in NUMBERS else "left")
     return shown
 
 

@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 
 from tests.support import connect, run_cli
-from tests.worker.cli.support import NOBODY, cli_json
+from tests.worker.cli.support import NOBODY, cli_json, plain, run_in_terminal
 from worker.cli.exit_codes import ExitCode
 
 RUN = "019a9d3e-5b1c-7a42-9c1d-0123456789ab"
@@ -79,6 +79,14 @@ def test_the_ledger_by_run(database_url: str) -> None:
     enter(database_url)
     found = cli_json(database_url, "ledger", "--by", "run")
     assert [(row["key"], row["entries"]) for row in found["rows"]] == [(RUN, 1), (None, 2)]
+
+
+def test_on_a_narrow_terminal_the_ledger_shows_ids_that_can_be_pasted(database_url: str) -> None:
+    enter(database_url)
+    seen = plain(run_in_terminal("ledger", "--by", "run", url=database_url, columns=70))
+    [shown] = [line.split()[0] for line in seen.splitlines() if line.startswith("019a")]
+    assert RUN.startswith(shown)
+    assert len(shown) >= 13
 
 
 def test_prices_are_set_listed_shown_and_removed(database_url: str) -> None:

@@ -1,0 +1,81 @@
+"""What `jobsworth jobs, why, signal, enqueue` say to somebody who has just begun."""
+
+import pytest
+
+from tests.support import connect, run_cli
+from tests.worker.cli.support import cli_json, insert_job
+from worker.cli.exit_codes import ExitCode
+
+WAITS = """
+update jobsworth.reactive_jobs set status = 'waiting', waiting_for = %s, waiting_detail = %s
+"""
+SIGNALS = "select name, payload from jobsworth.signals"
+WORKER = """
+insert into jobsworth.workers (id, host, pid, modes, queues, slots, version)
+values (gen_random_uuid(), 'here', 1, array['greet'], array['default'], 1, '0')
+"""
+
+
+def test_the_remedy_for_a_signal_is_a_command_that_sends_it(database_url: str) -> None:
+    job_id = insert_job(database_url)
+    with connect(database_url) as conn:
+        conn.execute(WAITS, ["signal", "it's paid"])
+    remedy = cli_json(database_url, "why", job_id)["remedy"]
+    assert remedy == f"jobsworth signal {job_id} 'it'\\''s paid'"
+    sent = run_cli("signal", job_id[:13], "it's paid", '{"invoice": 17}', url=database_url)
+    assert sent.returncode == 0, sent.stderr
+    assert sent.stdout == f"signal it's paid is sent; job {job_id} is queued\n"
+    with connect(database_url) as conn:
+        [signal] = conn.execute(SIGNALS).fetchall()
+    assert (signal["name"], signal["payload"]) == ("it's paid", {"invoice": 17})
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["go", "paid"], ExitCode.BAD_INPUT, "the payload is not JSON"),
+        ([" "], ExitCode.BAD_INPUT, "has no name"),
+    ],
+)
+def test_a_signal_that_cannot_be_sent_says_why(
+    database_url: str, args: list[str], code: ExitCode, says: str
+) -> None:
+    ended = run_cli("signal", insert_job(database_url), *args, url=database_url)
+    assert (ended.returncode, says in ended.stderr) == (code, True)
+
+
+def test_the_remedy_for_a_sleep_is_not_a_retry_which_would_only_sleep_on(database_url: str) -> None:
+    job_id = insert_job(database_url, run_at="2999-01-01T00:00Z")
+    with connect(database_url) as conn:
+        conn.execute(WAITS, ["timer", "its handler sleeps"])
+    reason = cli_json(database_url, "why", job_id)
+    assert reason["detail"].endswith("UTC: its handler sleeps")
+    assert reason["remedy"] == f"wait, or cancel it: jobsworth cancel {job_id}"
+
+
+def test_an_error_of_several_lines_stays_one_paragraph(database_url: str) -> None:
+    job_id = insert_job(database_url)
+    with connect(database_url) as conn:
+        conn.execute(
+            "update jobsworth.reactive_jobs set status = 'failed', finished_at = now(), "
+            "error = E'ValueError: one\\ntwo'"
+        )
+    assert "  ValueError: one\n  two\n  → " in run_cli("why", job_id, url=database_url).stdout
+
+
+def test_a_mistyped_mode_is_named_with_the_nearest_that_a_worker_knows(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute(WORKER)
+    enqueued = run_cli("enqueue", "grete", url=database_url)
+    assert enqueued.returncode == 0
+    assert "no living worker knows the mode grete; did you mean greet?" in enqueued.stderr
+
+
+def test_empty_lists_say_how_to_begin(database_url: str) -> None:
+    for command, remedy in {
+        "jobs": "jobsworth enqueue MODE",
+        "budget list": "jobsworth budget set daily --money 5 --per day",
+    }.items():
+        ended = run_cli(*command.split(), url=database_url)
+        assert (ended.returncode, ended.stdout) == (0, "")
+        assert f"  → {remedy}" in ended.stderr
