@@ -388,6 +388,8 @@ async def test_the_button_of_what_was_replaced_says_so(scene: Scene, conn: Conne
 def test_a_variable_that_is_missing_or_wrong_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
 ) -> None:
+    from examples.telegram_bridge import Settings
+
     right = {
         "JOBSWORTH_DATABASE_URL": "postgresql://nowhere",
         "JOBSWORTH_WEBHOOK_SECRET": SECRET,
