@@ -194,6 +194,11 @@ async def _find(git_dir: Path, ref: str, timeout_seconds: float) -> str | None:
         cwd=git_dir.parent,
         timeout_seconds=timeout_seconds,
     )
+    if result.exit_code is None:
+        reason = f"git cannot be asked: {result.detail}"
+        raise RepositoryError(
+            str(git_dir), reason, "install git on this machine, or see why it hangs"
+        )
     lines = result.output.split()
     return lines[0] if result.passed and lines and FULL_SHA.fullmatch(lines[0]) else None
 
