@@ -28,7 +28,8 @@ FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SCP_LIKE = re.compile(r"[^/:]+:(?!//)")
 """`host:path`: git's own rule is a colon before the first slash."""
 GIT_TIMEOUT_SECONDS = 60.0
-# Nothing a repository's own configuration names is started; the mirror never tidies in background.
+# No hook and no monitor that a repository's own configuration names is started (a filter is: files
+# kept by git-lfs come by one); the mirror never tidies in background.
 GIT = (
     "git",
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"),
@@ -194,6 +195,11 @@ async def _find(git_dir: Path, ref: str, timeout_seconds: float) -> str | None:
         cwd=git_dir.parent,
         timeout_seconds=timeout_seconds,
     )
+    if result.exit_code is None:
+        reason = f"git cannot be asked: {result.detail}"
+        raise RepositoryError(
+            str(git_dir), reason, "install git on this machine, or see why it hangs"
+        )
     lines = result.output.split()
     return lines[0] if result.passed and lines and FULL_SHA.fullmatch(lines[0]) else None
 

@@ -29,9 +29,6 @@ DEPLOYED: LiteralString = """
 select d.sha, d.status::text from jobsworth.deployments d
 where d.job_id is not null
 """
-DUE_NOW: LiteralString = """
-update jobsworth.reactive_jobs set run_at = now() where status = 'waiting'
-"""
 
 
 @pytest.fixture
@@ -92,11 +89,10 @@ async def test_a_busy_environment_parks_the_plan_and_no_answer_is_paid_twice(
     async with chat.database.connection() as connection:
         other = await deployments.create(connection, environment="staging", sha="0" * 40)
     job = await chat.run("execute", shipping(brain, sha))
-    assert (job.status, job.waiting_for) == (JobStatus.WAITING, WaitReason.TIMER)
+    assert (job.status, job.waiting_for) == (JobStatus.WAITING, WaitReason.LIMIT)
     assert (job.failures, log(site), len(provider.bill)) == (0, [], 2)
     async with chat.database.connection() as connection:
         await deployments.update_status(connection, other.id, DeploymentStatus.FAILED)
-    await chat.database.execute(DUE_NOW)
     await chat.work()
     job = await chat.job(job.id)
     assert job.result["completed"] is True

@@ -15,7 +15,7 @@ from worker.cli.money_app import Dimension
 
 COMMANDS = (
     *("worker", "migrate", "doctor", "demo", "enqueue", "jobs", "job", "why", "cancel", "retry"),
-    *("approvals", "approve", "reject", "deploy", "rollback", "deployments"),
+    *("approvals", "approve", "reject", "deploy", "rollback", "deployments", "environments"),
     *("status", "ledger", "search", "psql", "queue", "price", "books"),
 )
 # What takes most of its time to import: the help must not wait for it.

@@ -49,6 +49,14 @@ async def test_an_unknown_commit_is_told_from_a_bad_name(repository: Path, tmp_p
             await resolve_sha(str(repository), name, tmp_path)
 
 
+async def test_a_machine_without_git_is_told_so(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RepositoryError, match="git cannot be asked: cannot start 'git'"):
+        await resolve_sha(str(repository), "main", tmp_path)
+
+
 async def test_a_tree_is_no_commit(repository: Path, tmp_path: Path) -> None:
     commit(repository, {"a": "1"})
     tree = git(repository, "rev-parse", "HEAD^{tree}")
