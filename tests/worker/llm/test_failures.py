@@ -228,6 +228,28 @@ async def test_of_a_fallback_each_model_that_was_asked_is_in_the_books(
     ]
 
 
+async def test_a_model_of_a_fallback_that_is_paused_is_passed_over_and_its_settings_are_its_own(
+    api: JobApi, provider: OpenAIStub
+) -> None:
+    """Also in a replay, which reads by the first model what the second was told."""
+    provider.script(too_many("60"))
+    first = model_at(provider, "first", settings={"max_tokens": 11})
+    agent = Agent(FallbackModel(first, model_at(provider, "second")))
+
+    @handler("work")
+    async def work(job: Job) -> str:
+        answer = await job.agent("draft", agent, PROMPT)
+        if job.attempt == 1:
+            raise ConnectionError("after the answer")
+        return answer
+
+    for _ in range(2):
+        job = await api.run("work")
+        assert (job.status, job.attempt) == (JobStatus.DONE, 2), job.error
+    asked = [request.body["model"] for request in provider.requests]
+    assert asked == ["first", "second", "second"]
+
+
 async def test_a_fallback_that_has_no_model_left_is_tried_again(
     api: JobApi, provider: OpenAIStub
 ) -> None:
