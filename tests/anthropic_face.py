@@ -36,7 +36,13 @@ def chat_of(asked: Body) -> Body:
         messages += _messages(message)
     chat: Body = {"model": asked["model"], "messages": messages, "max_tokens": asked["max_tokens"]}
     if asked.get("tools"):
-        chat["tools"] = asked["tools"]
+        chat["tools"] = [
+            {
+                "type": "function",
+                "function": {"name": tool["name"], "parameters": tool["input_schema"]},
+            }
+            for tool in asked["tools"]
+        ]
     return chat
 
 

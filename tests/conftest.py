@@ -19,6 +19,7 @@ from typing import LiteralString
 import psutil
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
@@ -28,6 +29,10 @@ from db.migrate import migrate
 from db.pool import Connection, Database
 from db.schema import DEFAULT_SCHEMA
 from tests.support import Workers, connect
+
+# A property holds or it does not; how long a busy machine takes for it is no part of that.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 MAJORS = (18, 16)
 TEMPLATE = "migrated"

@@ -26,7 +26,7 @@ def chat_of(asked: Body) -> Body:
     if asked.get("max_output_tokens"):
         chat["max_tokens"] = asked["max_output_tokens"]
     if asked.get("tools"):
-        chat["tools"] = asked["tools"]
+        chat["tools"] = [{"type": "function", "function": tool} for tool in asked["tools"]]
     return chat
 
 

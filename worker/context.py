@@ -462,10 +462,11 @@ class Job:
         """Run a pydantic-ai agent, and return its output.
 
         Each request to its model is a paid call and the step `"<name>/request 1"`, `2`, …; each
-        tool call a step `"<name>/request 2/tool search 1"`; replays read them. Provider SDKs that
-        pydantic-ai can tell so (OpenAI's, Anthropic's, Groq's) do not retry by themselves: a retry
-        is the job's, and a call of its own. A tool that requires approval parks the job until
-        somebody decides. For the options see `AgentOptions`.
+        tool call a step `"<name>/request 2/tool search 1"`; replays read them. Output functions and
+        validators run in every replay. No provider's SDK retries by itself: a retry is the job's,
+        and a call of its own; a model that cannot be kept from it is refused, as is an agent that
+        a tool runs without this. A tool that requires approval parks the job until somebody
+        decides. For the options see `AgentOptions`.
         """
         await self.tools.model.ready()
         from worker.llm import agents

@@ -199,6 +199,8 @@ def _cost(rates: Rates, usage: Usage, read_tokens: int) -> Decimal | None:
         if tokens and rate is None:
             return None
         total += tokens * (rate or 0)
+    if usage.web_searches and rates.web_search is None:
+        return None
     searched = usage.web_searches * (rates.web_search or 0)
     return total / PER_TOKENS + searched + (rates.request or 0)
 

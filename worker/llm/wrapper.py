@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
+from pydantic_ai.exceptions import ModelRateLimitError
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models import (
     CompletedStreamedResponse,
@@ -34,7 +35,7 @@ from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
 from worker.llm.usage import Estimate, TotalSaid, price_of, upper_estimate, usage_of
 from worker.log import get_logger
-from worker.outcomes import Fail
+from worker.outcomes import Fail, ParkSignal
 
 if TYPE_CHECKING:
     from worker.context import Job
@@ -84,29 +85,34 @@ class Asked(NamedTuple):
     began: float
 
 
-def metered(model: Model, conversation: Conversation) -> Model:
-    """The model, each of its requests in the books.
+def metered(model: Model, conversation: Conversation, *, others: bool = False) -> Model:
+    """The model, each of its requests in the books; are there `others` to fall back on?
 
     Those of a fallback's models each, and of what a wrapper wraps: it may ask that more than once.
     """
     if isinstance(model, FallbackModel):
         fallback = copy.copy(model)
-        fallback.models = [metered(one, conversation) for one in model.models]
+        *firsts, last = model.models
+        fallback.models = [
+            *(metered(one, conversation, others=True) for one in firsts),
+            metered(last, conversation, others=others),
+        ]
         return fallback
     if isinstance(model, WrapperModel):
         wrapper = copy.copy(model)
-        wrapper.wrapped = metered(model.wrapped, conversation)
+        wrapper.wrapped = metered(model.wrapped, conversation, others=others)
         return wrapper
     unmetered.check_sent_once(model)
-    return MeteredModel(model, conversation)
+    return MeteredModel(model, conversation, others=others)
 
 
 class MeteredModel(WrapperModel):
     """A model whose requests are calls in the books and recorded steps."""
 
-    def __init__(self, wrapped: Model, conversation: Conversation) -> None:
+    def __init__(self, wrapped: Model, conversation: Conversation, *, others: bool = False) -> None:
         super().__init__(wrapped)
         self._conversation = conversation
+        self._others = others
 
     async def __aenter__(self) -> Self:
         # The model is its agent's, which may serve other jobs: not to be closed after this request.
@@ -210,8 +216,9 @@ class MeteredModel(WrapperModel):
             settings["max_retries"] = 0
         return Asked(
             self._conversation.next_request,
+            # Without the model's own settings: another of a fallback's may read the record.
             recorded.asked_hashes(
-                messages, settings, parameters, self._conversation.unrecorded_tools
+                messages, given or {}, parameters, self._conversation.unrecorded_tools
             ),
             settings,
             upper_estimate(messages, recorded.tools_text(parameters), limit),
@@ -244,13 +251,22 @@ class MeteredModel(WrapperModel):
     async def _begin(self, asked: Asked) -> PaidCall | ModelResponse:
         """A call that may be sent; or the answer to an earlier one that has just come."""
         model = self.wrapped
-        call = await calls.begin(
-            self._conversation.job,
-            asked.step,
-            provider=model.system,
-            model=model.model_name,
-            estimate=asked.estimate,
-        )
+        try:
+            call = await calls.begin(
+                self._conversation.job,
+                asked.step,
+                provider=model.system,
+                model=model.model_name,
+                estimate=asked.estimate,
+            )
+        except ParkSignal as signal:
+            if not self._others or signal.parked.reason != "limit":
+                raise
+            # It is paused, or has had its share of this minute: the next one of a fallback goes on.
+            detail = signal.parked.detail or "limit"
+            error = ModelRateLimitError(self.model_name, detail)
+            self._conversation.unanswered = Unanswered(error, detail, signal)
+            raise error from signal
         return call or cast(ModelResponse, await self._found(asked))
 
     async def _answer(

@@ -54,7 +54,7 @@ class Chat(JobApi):
 @asynccontextmanager
 async def chatting(url: str, provider: OpenAIStub, **settings: Any) -> AsyncGenerator[Chat]:
     chosen: dict[str, Any] = {"model": "openai:chat-1", "model_url": provider.url}
-    async with Chat.open(url, **chosen, **settings) as chat:
+    async with Chat.open(url, **{**chosen, **settings}) as chat:
         assert isinstance(chat, Chat)
         await chat.open_thread()
         yield chat

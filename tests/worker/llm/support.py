@@ -11,6 +11,7 @@ from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.settings import ModelSettings
 
 from db import tokens
 from db.tokens import Call
@@ -24,9 +25,12 @@ order by s.name
 """
 
 
-def model_at(provider: OpenAIStub, name: str = "chat-1") -> OpenAIChatModel:
+def model_at(
+    provider: OpenAIStub, name: str = "chat-1", settings: ModelSettings | None = None
+) -> OpenAIChatModel:
     """As a user builds one: with the SDK's own retries."""
-    return OpenAIChatModel(name, provider=OpenAIProvider(base_url=provider.url, api_key="sk-test"))
+    at = OpenAIProvider(base_url=provider.url, api_key="sk-test")
+    return OpenAIChatModel(name, provider=at, settings=settings)
 
 
 def model_by(protocol: str, provider: OpenAIStub) -> Model:

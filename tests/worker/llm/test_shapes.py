@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -88,7 +89,7 @@ class Shape(NamedTuple):
     prompt: str | None
     output: str = "x"
     requests: int = 1
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def shapes(model: Any) -> Iterator[Shape]:

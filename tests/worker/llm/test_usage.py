@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from pydantic_ai import BinaryContent, ImageUrl, ModelRequest, ModelResponse
 from pydantic_ai.messages import ModelMessage, TextPart, ToolCallPart, UserPromptPart
 from pydantic_ai.usage import RequestUsage
 
-from db.tokens import UsageSource
+from db.tokens import Usage, UsageSource
 from worker.llm.recorded import asked_hashes, changed, document_of, response_of, with_unique_ids
 from worker.llm.usage import FILE_URL_TOKENS, Estimate, upper_estimate, usage_of
+from worker.pricing import Pricing
 
 ESTIMATE = Estimate(1000, 100)
 
@@ -55,6 +57,27 @@ def test_usage_is_taken_as_the_provider_says_with_all_its_shares() -> None:
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (10, 5, 15)
     assert (usage.cache_read_tokens, usage.cache_write_tokens) == (3, 2)
     assert (usage.reasoning_tokens, usage.source) == (4, UsageSource.PROVIDER)
+
+
+def test_thinking_searches_and_what_is_kept_for_an_hour_are_told_apart() -> None:
+    counts: Any = {"cache_write_tokens": 4, "cache_write_1h_tokens": 3, "web_searches": 2}
+    response = said(input_tokens=10, output_tokens=5, output_reasoning_tokens=4, **counts)
+    usage = usage_of(response, ESTIMATE, None)
+    assert usage is not None
+    assert (usage.reasoning_tokens, usage.cache_write_1h_tokens, usage.web_searches) == (4, 3, 2)
+
+
+def test_searches_of_the_web_cost_what_the_provider_takes_for_each_and_are_never_free() -> None:
+    def cost(model: str, searches: int) -> Decimal | None:
+        usage = Usage(1000, 100, web_searches=searches)
+        priced = Pricing().price_of("openai", model, usage)
+        return priced and priced.cost
+
+    without = cost("gpt-5-mini", 0)
+    assert without is not None
+    assert cost("gpt-5-mini", 3) == without + Decimal("0.03")
+    assert cost("gpt-3.5-turbo", 0) is not None
+    assert cost("gpt-3.5-turbo", 3) is None, "nobody knows what it takes for a search"
 
 
 @pytest.mark.parametrize(
