@@ -81,7 +81,8 @@ def check_question(
         or not all(each.strip() == each and each and each.isprintable() for each in options)
     ):
         raise InvalidInput(
-            f"the options {options!r} are not distinct names", "give each option its own name"
+            f"the options {options!r} are not distinct names",
+            "give each a name of its own that can be printed, without space at its ends",
         )
     misleading = [each for each in options if each != REJECT and each.lower() in LOOKS_LIKE_A_NO]
     if misleading:

@@ -467,6 +467,43 @@ async def test_an_edit_voids_the_yes_of_others(conn: Connection) -> None:
     assert (await vote(conn, approval_id, "ann")).status is ApprovalStatus.APPROVED
 
 
+async def test_of_an_edit_a_vote_and_a_successor_at_once_the_vote_is_for_nothing_unseen(
+    database: Database, conn: Connection
+) -> None:
+    """The vote waits for the edit with the hash of before; the successor waits behind both."""
+    job_id = await rows.parked_job(conn)
+    old = await ask(conn, job_id, editable=True, votes=2, shown={"n": 1})
+    new = await ask(conn, job_id)
+    seen = (await approvals.get_by_id(conn, old)).document_hash
+    async with database.connection() as first, database.connection() as second:
+        await first.execute("begin")
+        await vote(first, old, "ann", edited={"n": 2})
+        late_vote = vote(second, old, "bob", seen_hash=seen)
+        replacing = approvals.supersede(conn, old, new)
+        async with (
+            blocking(database, second, late_vote) as said,
+            blocking(database, conn, replacing) as replaced,
+        ):
+            await first.execute("commit")
+    assert "has changed since it was seen" in str(said[0])
+    assert replaced == [None]
+    assert [one.decided_by for one in await approvals.votes(conn, old)] == ["ann"]
+    assert await status(conn, old) is ApprovalStatus.SUPERSEDED
+    assert await rows.status(conn, job_id) == WAITING
+
+
+async def test_a_vote_that_had_to_wait_is_judged_by_the_deadline_of_after(
+    database: Database, conn: Connection
+) -> None:
+    approval_id = await ask(conn, await rows.parked_job(conn), deadline_seconds=60)
+    async with database.connection() as first, database.connection() as second:
+        await first.execute("begin")
+        await execute(first, PASS_DEADLINE, {"id": approval_id})
+        async with blocking(database, second, vote(second, approval_id, "ann")) as late:
+            await first.execute("commit")
+    assert (late[0].accepted, late[0].status) == (False, ApprovalStatus.EXPIRED)
+
+
 async def test_what_may_not_be_edited_is_approved_as_it_is_or_not(conn: Connection) -> None:
     fixed, editable = await ask(conn), await ask(conn, editable=True)
     for approval_id, option in ((fixed, "approve"), (editable, "reject")):
