@@ -381,6 +381,15 @@ async def test_a_successor_by_hand_is_decided_after_it_took_its_place(conn: Conn
         assert await status(conn, old) is ApprovalStatus.PENDING
 
 
+def test_of_very_long_documents_the_first_lines_are_compared() -> None:
+    """All of them would hold up the transaction that parks the job, for minutes."""
+    before, now = (["same"] * 4_000 + [word] * 200_000 for word in ("old", "new"))
+    changed = questions.difference(("Print?", before), ("Print?", now))
+    assert changed.startswith("(of 204,003 and 204,003 lines, the first 5,000 each)\n--- before")
+    assert changed.count("\n-  ") < 1_001
+    assert questions.difference(("Print?", before), ("Print?", list(before))) == ""
+
+
 async def test_a_chain_of_three_ends_in_one_open_approval(conn: Connection) -> None:
     lease = await rows.running_job(conn)
     chain = [await park(conn, lease, question(shows={"n": n})) for n in (1, 2, 3)]
