@@ -35,6 +35,8 @@ LOOKS_LIKE_A_NO = frozenset(
 DEADLINE_SECONDS_MAX = 10 * 365 * 86_400.0
 VOTES_MAX = 100
 DIFFERENCE_CHARACTERS_MAX = 100_000
+# A transaction waits for it, and its time grows with the square: 0.2 s for these, 1.5 for twice.
+DIFFERENCE_LINES_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ def check_question(
         or not all(each.strip() == each and each and each.isprintable() for each in options)
     ):
         raise InvalidInput(
-            f"the options {options!r} are not distinct names", "give each option its own name"
+            f"the options {options!r} are not distinct names",
+            "give each a name of its own that can be printed, without space at its ends",
         )
     misleading = [each for each in options if each != REJECT and each.lower() in LOOKS_LIKE_A_NO]
     if misleading:
@@ -131,9 +134,13 @@ def canonical(value: object) -> str:
 
 def difference(old: tuple[str, object], new: tuple[str, object]) -> str:
     """What changed between two (proposal, shown): a unified diff that people can read."""
-    lines = difflib.unified_diff(
-        _readable(*old), _readable(*new), "before", "now", lineterm="", n=2
-    )
+    before, now = _readable(*old), _readable(*new)
+    if before == now:
+        return ""
+    most = DIFFERENCE_LINES_MAX
+    lines = list(difflib.unified_diff(before[:most], now[:most], "before", "now", lineterm="", n=2))
+    if max(len(before), len(now)) > most:
+        lines.insert(0, f"(of {len(before):,} and {len(now):,} lines, the first {most:,} each)")
     return "\n".join(lines)[:DIFFERENCE_CHARACTERS_MAX]
 
 

@@ -35,6 +35,14 @@ def earlier(revision_file: str, name: str) -> LiteralString:
     return cast(LiteralString, f"create {'or replace ' if is_function else ''}{found}")
 
 
+def amended(revision_file: str, name: str, text: str, becomes: str) -> LiteralString:
+    """What `earlier` finds, with a `text` that is in it once put another way."""
+    before, found, after = earlier(revision_file, name).partition(text)
+    if not found or text in after:
+        raise ValueError(f"{name} of {revision_file} does not have this once: {text!r}")
+    return cast(LiteralString, before + becomes + after)
+
+
 def run(script: LiteralString) -> None:
     """Send `script` within the revision's transaction."""
     text = render(script, context.config.attributes["schema"])

@@ -125,7 +125,6 @@ async def approved_step(
         approved_args,
         approved_kwargs,
         effect=effect,
-        consumes=decision.approval_id,
     )
 
 
@@ -155,9 +154,12 @@ async def _decided(job: "Job", question: Approval) -> Decision | None:
         return None
     if not _is_final(asked):
         return None
-    if question.for_step is not None or not asked.approved:
+    if not asked.approved:
         return _decision(asked)
-    return await _consume(job, question)
+    if question.for_step is None:
+        return await _consume(job, question)
+    job.allowed[question.for_step] = asked.id
+    return _decision(asked)
 
 
 async def _consume(job: "Job", question: Approval) -> Decision | None:

@@ -162,6 +162,8 @@ class Job:
         # Unsafe steps that ran in this attempt, and all those that run now.
         self.begun: set[str] = set()
         self.under_way: set[str] = set()
+        # By the names of steps: the approvals that they consume when they begin.
+        self.allowed: dict[str, UUID] = {}
 
     @property
     def trace_id(self) -> str | None:
@@ -555,7 +557,7 @@ class Job:
 
         Reading the yes here consumes it: from then on, and before the next line runs, a no comes
         too late. To have a no count until the very step that was approved begins, use
-        `approved_step`, or name that step in `for_step`.
+        `approved_step`, or name the `step` in `for_step`.
         """
         return await ask.ask(
             self,

@@ -72,11 +72,10 @@ async def run(
     *,
     effect: str = "idempotent",
     any_input: bool = False,
-    consumes: UUID | None = None,
 ) -> Any:
     """The recorded output of step `name`, else that of `fn(*args, **kwargs)`, recorded.
 
-    `consumes` is an approval that is spent in the transaction that begins the step. Raises
+    A yes that was given for this step is spent in the transaction that begins it. Raises
     `StepChanged` if it is recorded with another input; a pure one is computed anew.
     """
     check_effect(name, effect)
@@ -89,6 +88,7 @@ async def run(
         if effect != "pure":
             raise StepChanged(job, name, inherited=known.inherited)
     with _alone(job, name):
+        consumes = job.allowed.get(name)
         if effect == "unsafe" or consumes is not None:
             await _patiently(partial(_begin, job, name, digest, effect, consumes))
         if effect == "unsafe":

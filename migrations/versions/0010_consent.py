@@ -8,7 +8,7 @@ What happens to an approval is announced by a trigger, so that whoever changes i
 it in the same transaction.
 """
 
-from migrations.sql import earlier, run
+from migrations.sql import amended, earlier, run
 
 revision = "0010"
 down_revision = "0009"
@@ -387,7 +387,9 @@ end $$;
 
 # Whoever runs a job again that ended with a no wants the question asked again. The no stays in the
 # books, as an answer to nothing that is asked now.
-RETRY = earlier("0001_first_light", "function jobsworth.retry").replace(
+RETRY = amended(
+    "0001_first_light",
+    "function jobsworth.retry",
     "    -- It waits on a timer",
     """    update jobsworth.approvals a set effect_key = null
     where a.job_id = j.id and a.superseded_by is null and a.chosen_option = 'reject';
@@ -396,7 +398,9 @@ RETRY = earlier("0001_first_light", "function jobsworth.retry").replace(
 )
 
 # A step that a person lets run again has not begun: its yes is unspent, and can be taken back.
-DECIDE_STEP = earlier("0009_steps", "function jobsworth.decide_step").replace(
+DECIDE_STEP = amended(
+    "0009_steps",
+    "function jobsworth.decide_step",
     """x.name = s.name;
   end if;
   perform""",

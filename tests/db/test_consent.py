@@ -381,6 +381,15 @@ async def test_a_successor_by_hand_is_decided_after_it_took_its_place(conn: Conn
         assert await status(conn, old) is ApprovalStatus.PENDING
 
 
+def test_of_very_long_documents_the_first_lines_are_compared() -> None:
+    """All of them would hold up the transaction that parks the job, for minutes."""
+    before, now = (["same"] * 4_000 + [word] * 200_000 for word in ("old", "new"))
+    changed = questions.difference(("Print?", before), ("Print?", now))
+    assert changed.startswith("(of 204,003 and 204,003 lines, the first 5,000 each)\n--- before")
+    assert changed.count("\n-  ") < 1_001
+    assert questions.difference(("Print?", before), ("Print?", list(before))) == ""
+
+
 async def test_a_chain_of_three_ends_in_one_open_approval(conn: Connection) -> None:
     lease = await rows.running_job(conn)
     chain = [await park(conn, lease, question(shows={"n": n})) for n in (1, 2, 3)]
@@ -465,6 +474,43 @@ async def test_an_edit_voids_the_yes_of_others(conn: Connection) -> None:
     with pytest.raises(Conflict, match="changed since"):
         await vote(conn, approval_id, "cem", seen_hash=seen)
     assert (await vote(conn, approval_id, "ann")).status is ApprovalStatus.APPROVED
+
+
+async def test_of_an_edit_a_vote_and_a_successor_at_once_the_vote_is_for_nothing_unseen(
+    database: Database, conn: Connection
+) -> None:
+    """The vote waits for the edit with the hash of before; the successor waits behind both."""
+    job_id = await rows.parked_job(conn)
+    old = await ask(conn, job_id, editable=True, votes=2, shown={"n": 1})
+    new = await ask(conn, job_id)
+    seen = (await approvals.get_by_id(conn, old)).document_hash
+    async with database.connection() as first, database.connection() as second:
+        await first.execute("begin")
+        await vote(first, old, "ann", edited={"n": 2})
+        late_vote = vote(second, old, "bob", seen_hash=seen)
+        replacing = approvals.supersede(conn, old, new)
+        async with (
+            blocking(database, second, late_vote) as said,
+            blocking(database, conn, replacing) as replaced,
+        ):
+            await first.execute("commit")
+    assert "has changed since it was seen" in str(said[0])
+    assert replaced == [None]
+    assert [one.decided_by for one in await approvals.votes(conn, old)] == ["ann"]
+    assert await status(conn, old) is ApprovalStatus.SUPERSEDED
+    assert await rows.status(conn, job_id) == WAITING
+
+
+async def test_a_vote_that_had_to_wait_is_judged_by_the_deadline_of_after(
+    database: Database, conn: Connection
+) -> None:
+    approval_id = await ask(conn, await rows.parked_job(conn), deadline_seconds=60)
+    async with database.connection() as first, database.connection() as second:
+        await first.execute("begin")
+        await execute(first, PASS_DEADLINE, {"id": approval_id})
+        async with blocking(database, second, vote(second, approval_id, "ann")) as late:
+            await first.execute("commit")
+    assert (late[0].accepted, late[0].status) == (False, ApprovalStatus.EXPIRED)
 
 
 async def test_what_may_not_be_edited_is_approved_as_it_is_or_not(conn: Connection) -> None:

@@ -195,6 +195,43 @@ async def test_a_step_runs_only_with_a_yes_to_its_arguments(api: JobApi) -> None
     assert await api.rows(STEPS) == [{"name": "send", "kind": "step", "effect": "idempotent"}]
 
 
+async def test_of_several_options_the_chosen_one_is_consumed_by_the_step_it_is_for(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+
+    @handler("order")
+    async def order(job: Job) -> Any:
+        sizes = ("small", "large")
+        decision = await job.ask("Which?", options=sizes, name="size", for_step="order")
+        if not decision.approved:
+            return f"not ordered: {decision.comment}"
+        return await job.step("order", ran.append, decision.option)
+
+    job = await api.run("order")
+    asked = await api.approval(job.id)
+    await vote(api, asked.id, "large")
+    begin = steps_module._begin  # pyright: ignore[reportPrivateUsage]
+
+    async def begin_after_the_no(*args: Any) -> None:
+        monkeypatch.setattr(steps_module, "_begin", begin)
+        assert (await vote(api, asked.id, "reject", "Bob", comment="too dear")).accepted
+        await begin(*args)
+
+    monkeypatch.setattr(steps_module, "_begin", begin_after_the_no)
+    await api.work()
+    assert ((await api.job(job.id)).result, ran) == ("not ordered: too dear", [])
+
+    job = await api.run("order")
+    asked = await api.approval(job.id)
+    await vote(api, asked.id, "small")
+    await api.work()
+    assert ran == ["small"]
+    assert (await read(api, asked.id)).consumed_by == "order"
+    assert not (await vote(api, asked.id, "reject", "Bob")).accepted
+    assert await api.violations() == []
+
+
 async def test_a_step_that_was_refused_does_not_run(api: JobApi) -> None:
     ran: list[Any] = []
     register_ship(ran)

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, LiteralString
 from uuid import UUID
@@ -298,17 +297,18 @@ async def test_who_does_not_answer_is_asked_again(
 
 
 @pytest.mark.parametrize(
-    ("said", "least", "most"),
+    ("said", "most_seconds"),
     [
-        ("900", 890, 910),
-        (formatdate(time.time() + 900, usegmt=True), 880, 910),
-        ("99999999", 6 * 3600 - 10, 6 * 3600 + 10),
-        ("0", 3, 8),
-        ("soon", 3, 8),
+        ("900", 900),
+        ("99999999", 6 * 3600),
+        ("Tue, 01 Jan 2999 00:00:00 GMT", 6 * 3600),
+        ("Thu, 01 Jan 1998 00:00:00 GMT", 6),
+        ("0", 6),
+        ("soon", 6),
     ],
 )
 async def test_who_asks_to_be_left_alone_is_so_at_most_for_hours(
-    database: Database, conn: Connection, listener: Listener, said: str, least: int, most: int
+    database: Database, conn: Connection, listener: Listener, said: str, most_seconds: int
 ) -> None:
     await webhooks.add(conn, listener.url)
     await ask(conn)
@@ -319,7 +319,8 @@ async def test_who_asks_to_be_left_alone_is_so_at_most_for_hours(
         "select extract(epoch from next_try_at - clock_timestamp())::float8"
         " from jobsworth.webhook_outbox",
     )
-    assert least < pause < most
+    # Some of it has passed already, on a slow machine more.
+    assert most_seconds - 300 < pause <= most_seconds
 
 
 async def test_while_the_secret_changes_both_signatures_are_sent(

@@ -269,7 +269,9 @@ def _votes(found: Approval, votes: list[Vote], now: datetime) -> str | None:
 
 def _consumption(found: Approval, now: datetime) -> str | None:
     if found.consumed_at is not None:
-        return f"step {found.consumed_by}, {ago(found.consumed_at, now)}"
+        is_own = found.consumed_by == found.effect_key
+        what = "the question itself" if is_own else f"step {found.consumed_by}"
+        return f"{what}, {ago(found.consumed_at, now)}: a no comes too late"
     return found.for_step and f"only by step {found.for_step}, not yet"
 
 

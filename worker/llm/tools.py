@@ -6,9 +6,8 @@ requires approval is not run before somebody has said yes to exactly this tool a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
-from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
@@ -43,8 +42,6 @@ class Durable(AbstractCapability[Any]):
     conversation: Conversation
     effects: Mapping[str, Effect | None]
     approval_seconds: float | None
-    # The approvals of tool calls, by their ids, that the calls' steps consume.
-    allowed: dict[str, UUID] = field(default_factory=dict[str, UUID])
 
     def get_ordering(self) -> CapabilityOrdering:
         # Next to the model and the tools: hooks of the agent's own run in every replay.
@@ -90,7 +87,6 @@ class Durable(AbstractCapability[Any]):
             {},
             effect=effect,
             any_input=self.conversation.if_changed == "reuse",
-            consumes=self.allowed.get(call.tool_call_id),
         )
         return _result(recorded)
 
@@ -132,8 +128,6 @@ class Durable(AbstractCapability[Any]):
             for_step=step if is_step else None,
         )
         if decision.approved:
-            if is_step and decision.approval_id is not None:
-                self.allowed[call.tool_call_id] = decision.approval_id
             return ToolApproved(override_args=_edited(call.tool_name, decision.shown, arguments))
         return ToolDenied(decision.comment or "The tool call was denied.")
 
