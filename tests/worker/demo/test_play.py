@@ -26,7 +26,7 @@ from worker.demo.model import Served
 from worker.demo.show import WIDTH_PIPED, Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Stalled, Watch
-from worker.settings import Settings
+from worker.settings import Settings, load_settings
 
 LINE = {"user": "Ada", "text": "Is it raining?"}
 
@@ -280,7 +280,7 @@ async def test_a_second_signal_does_not_end_the_clearing_away(
 ) -> None:
     cleared: list[bool] = []
 
-    async def on_stage(*_: Any) -> int:
+    async def on_stage(*_: Any) -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
             await anyio.sleep_forever()
@@ -292,5 +292,5 @@ async def test_a_second_signal_does_not_end_the_clearing_away(
 
     monkeypatch.setattr(play, "_on_stage", on_stage)
     script = ROOT / "examples" / "inbox.jsonl"
-    assert await play.run(Settings(), script, None, keep=False) == play.INTERRUPTED
+    assert await play.run(load_settings(), script, None, keep=False) == play.INTERRUPTED
     assert cleared == [True]
