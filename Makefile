@@ -56,13 +56,14 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "Jobsworth needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
 	    echo "Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "installing Jobsworth and what it needs into $(VENV): about a minute, once"
 ifneq ($(UV),)
 	@$(VENV)/bin/python --version >/dev/null 2>&1 || { rm -rf $(VENV); uv venv --quiet --python "$(PYTHON)" $(VENV); }
-	uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python -r requirements.lock
-	uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	@uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python -r requirements.lock
+	@uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 else
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 endif
 	@touch $@

@@ -3736,7 +3736,8 @@ begin
       detail := 'signal ' || coalesce(j.waiting_detail, '?')
         || coalesce(', at most until ' || to_char(j.run_at at time zone 'utc',
              'YYYY-MM-DD HH24:MI:SS') || ' UTC', '');
-      remedy := 'jobsworth signal ' || j.id || ' ' || jobsworth.shell_word(j.waiting_detail);
+      remedy := 'jobsworth signal ' || j.id || ' '
+        || coalesce(jobsworth.shell_word(j.waiting_detail), 'NAME');
     when 'handler' then
       detail := 'no living worker knows the mode ' || j.mode;
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';

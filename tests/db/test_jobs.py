@@ -1,5 +1,6 @@
 """Looking at jobs, canceling, retrying, and why one does not run."""
 
+import shlex
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -512,8 +513,17 @@ async def test_why_a_job_waits_for_a_signal(conn: Connection) -> None:
     await park(conn, job_id, "signal", detail="it's paid")
     reason, detail, remedy = await why(conn, job_id)
     assert (reason, detail) == ("signal", "signal it's paid")
-    await conn.execute(remedy)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    assert await state(conn, job_id) == ("queued", None)
+    assert shlex.split(remedy) == ["jobsworth", "signal", str(job_id), "it's paid"]
+
+
+async def test_a_sleep_is_not_hurried_by_a_retry_which_would_only_sleep_on(
+    conn: Connection,
+) -> None:
+    job_id = await added(conn)
+    await park(conn, job_id, "timer", detail="its handler sleeps", seconds=60)
+    _, detail, remedy = await why(conn, job_id)
+    assert detail.endswith("UTC: its handler sleeps")
+    assert remedy == f"wait, or cancel it: jobsworth cancel {job_id}"
 
 
 async def test_why_a_job_waits_for_a_handler(conn: Connection) -> None:

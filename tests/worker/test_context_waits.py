@@ -148,7 +148,7 @@ async def test_sleep_waits_since_the_line_was_first_reached(api: JobApi) -> None
     @handler("work")
     async def work(job: Job) -> int:
         await job.sleep(1800)
-        await job.sleep(0.01, name="short")
+        await job.sleep(0.3, name="short")
         return job.attempt
 
     job = await api.run("work")

@@ -9,7 +9,7 @@ verdict → report.
 """
 
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import anyio
@@ -69,22 +69,23 @@ async def run(
     if shuffle is not None:
         script = shuffled(script, shuffle)
     code, failure = INTERRUPTED, None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
-        try:
-            code = await _on_stage(settings, script, keep, model)
-        except Exception as error:
-            failure = error  # raised out here, the group would wrap it
-        tasks.cancel_scope.cancel()
+    # Until all is cleared away: a second Ctrl-C would leave daemons and a database behind.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_on, signals, tasks.cancel_scope)
+            try:
+                code = await _on_stage(settings, script, keep, model)
+            except Exception as error:
+                failure = error  # raised out here, the group would wrap it
+            tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
     return code
 
 
-async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
+async def _cancel_on(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
 
 
 async def _on_stage(settings: Settings, script: Sequence[Message], keep: bool, model: str) -> int:

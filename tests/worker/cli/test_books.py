@@ -171,3 +171,6 @@ def test_books_that_balance_and_books_that_do_not(database_url: str) -> None:
     assert "a settlement says what was used" in ended.stdout
     assert "2 disagreements" in ended.stderr
     assert cli_json(database_url, "books", "check", code=1)["balanced"] is False
+    seen = plain(run_in_terminal("books", "check", url=database_url, columns=60))
+    assert "\n  expected  " in seen
+    assert "…" not in seen

@@ -44,15 +44,6 @@ def test_a_signal_that_cannot_be_sent_says_why(
     assert (ended.returncode, says in ended.stderr) == (code, True)
 
 
-def test_the_remedy_for_a_sleep_is_not_a_retry_which_would_only_sleep_on(database_url: str) -> None:
-    job_id = insert_job(database_url, run_at="2999-01-01T00:00Z")
-    with connect(database_url) as conn:
-        conn.execute(WAITS, ["timer", "its handler sleeps"])
-    reason = cli_json(database_url, "why", job_id)
-    assert reason["detail"].endswith("UTC: its handler sleeps")
-    assert reason["remedy"] == f"wait, or cancel it: jobsworth cancel {job_id}"
-
-
 def test_an_error_of_several_lines_stays_one_paragraph(database_url: str) -> None:
     job_id = insert_job(database_url)
     with connect(database_url) as conn:

@@ -1,20 +1,24 @@
 """Feeding, watching and killing, on a real database."""
 
 import io
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import anyio
+import anyio.lowlevel
 import pytest
 from rich.console import Console
 
 from db import approvals, jobs, steps
 from db.jobs import Job, JobStatus
 from db.pool import Database
+from tests.support import ROOT
 from worker.demo import daemons as daemons_module
-from worker.demo import inbox
+from worker.demo import inbox, play
 from worker.demo.daemons import DaemonEnded, Daemons, daemons_of
 from worker.demo.feed import Feeder
 from worker.demo.kill import Blow, Held, cost_of
@@ -22,7 +26,7 @@ from worker.demo.model import Served
 from worker.demo.show import WIDTH_PIPED, Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Stalled, Watch
-from worker.settings import Settings
+from worker.settings import Settings, load_settings
 
 LINE = {"user": "Ada", "text": "Is it raining?"}
 
@@ -269,3 +273,24 @@ async def test_a_recorded_step_that_was_done_again_is_found(
         cost = await cost_of(connection, blow, tmp_path / "digest.log")
     assert (cost.held, cost.ran_again, cost.steps_kept) == (1, 0, 1)
     assert [step.rpartition(" ")[2] for step in cost.steps_repeated] == ["2", "3"]
+
+
+async def test_a_second_signal_does_not_end_the_clearing_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cleared: list[bool] = []
+
+    async def on_stage(*_: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                os.kill(os.getpid(), signal.SIGINT)
+                await anyio.lowlevel.checkpoint()
+                cleared.append(True)
+
+    monkeypatch.setattr(play, "_on_stage", on_stage)
+    script = ROOT / "examples" / "inbox.jsonl"
+    assert await play.run(load_settings(), script, None, keep=False) == play.INTERRUPTED
+    assert cleared == [True]
