@@ -1137,9 +1137,7 @@ end $$;
 """
 
 VIOLATIONS = """
-drop view jobsworth.violations;
-
-create view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
+create or replace view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
 select 'open run whose jobs have all ended', r.id, r.status::text, 'infinity'::timestamptz
 from jobsworth.runs r
 where r.finished_at is null
@@ -1159,24 +1157,11 @@ select 'job of a run that is not there', j.id, 'run ' || j.run_id, 'infinity'
 from jobsworth.reactive_jobs j
 where j.run_id is not null and j.finished_at is null and not exists (
   select 1 from jobsworth.runs r where r.id = j.run_id);
-
--- Every breach of an invariant, by chapter. It is empty, always. `at` is when a settled call was
--- settled, the books being too long to be read every minute; all else is as if it were now
--- (infinity).
-create view jobsworth.violations as
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_queue v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_runs v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_books v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_consent v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_shipping v;
 """
 
 DOWN = """
-drop view jobsworth.violations, jobsworth.violations_of_runs;
+create or replace view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
+select null::text, null::uuid, null::text, null::timestamptz where false;
 drop function jobsworth.enqueue(text, jsonb, text, int, timestamptz, interval, uuid, uuid, text,
   text, int, float8, text, uuid, uuid[], boolean, int, uuid, uuid);
 drop function jobsworth.delete_run(uuid);
@@ -1216,6 +1201,5 @@ def downgrade() -> None:
         ("0001_first_light", "function jobsworth.retry"),
         ("0001_first_light", "function jobsworth.unblock"),
         ("0004_upkeep", "function jobsworth.chores"),
-        ("0006_runs", "view jobsworth.violations"),
     ):
         run(earlier(revision_file, name))
