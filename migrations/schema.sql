@@ -443,6 +443,11 @@ begin
           then 'has a payload that is not an object'
         when jsonb_typeof(e.spec -> 'after') not in ('array', 'null')
           then 'has an "after" that is not a list'
+        when exists (
+          select 1 from jsonb_each(e.spec) o
+          where o.key in ('priority', 'failures_max', 'crashes_max', 'timeout_seconds', 'delay')
+            and jsonb_typeof(o.value) not in ('number', 'null'))
+          then 'has a priority, delay, timeout or bound that is not a number'
         when (e.spec ->> 'delay')::float8 < 0 or e.spec ->> 'delay' is not null
           and e.spec ->> 'run_at' is not null
           then 'has a delay that is negative, or given together with run_at'
@@ -2260,8 +2265,8 @@ begin
       select c.id from again a join jobsworth.reactive_jobs c on c.parent_id = a.id
       where c.is_child and c.id = any(held))
     select a.id from again a);
-  if again = '{}' then
-    raise exception 'run % is %: no job of it failed or was canceled', r.id, r.status
+  if again = '{}' or r.status = 'done' then
+    raise exception 'run % is %: there is nothing of it to run again', r.id, r.status
       using errcode = 'object_not_in_prerequisite_state',
       hint = 'To do some of it again with other input, fork it: jobsworth fork ' || r.id;
   end if;
