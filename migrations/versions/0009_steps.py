@@ -429,6 +429,8 @@ begin
     from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p
     where p.part in ('fork', 'open')))
   order by j.id for no key update;
+  -- Whoever removes the run holds it (its jobs may all lie further back): wait, and find it gone.
+  perform 1 from jobsworth.runs r where r.id = fork_run.run_id for key share;
   select array_agg(p.node order by p.job_id), array_agg(p.job_id order by p.job_id),
     array_agg(p.part order by p.job_id), array_agg(p.cut_at order by p.job_id)
   into nodes, olds, parts, cuts
