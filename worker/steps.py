@@ -292,6 +292,8 @@ async def _mark(job: "Job", name: str, error: BaseException) -> None:
             job.begun.discard(name)
         else:
             said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                said = "it was stopped while it ran"
             await unsafe.blame(connection, job.lease, name, said[:ERROR_CHARACTERS_MAX])
 
 

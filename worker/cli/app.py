@@ -574,7 +574,7 @@ app.add_typer(
     runs_app,
     name="runs",
     rich_help_panel=JOBS,
-    help="List, show, start, cancel and retry runs.",
+    help="List, show, start, cancel, retry and delete runs.",
 )
 
 
@@ -656,6 +656,14 @@ def retry_run(run: RunId, as_json: Json = False) -> None:
     from worker.cli import runs
 
     runs.retry(run, as_json=as_json)
+
+
+@runs_app.command("delete")
+def delete_run(run: RunId, as_json: Json = False) -> None:
+    """Remove a run that is over, with its jobs, steps and files; the ledger stays."""
+    from worker.cli import runs
+
+    runs.delete(run, as_json=as_json)
 
 
 app.add_typer(
