@@ -956,9 +956,12 @@ begin
         lane_position = null
     where x.id = any(job_ids);
   exception when unique_violation then
-    raise exception 'a job cannot run again: another has just taken its unique key'
-      using errcode = 'unique_violation', detail = sqlerrm,
-      hint = 'Wait for that job, or cancel it first.';
+    raise exception 'job % cannot run again: another job has just taken its unique key %',
+      (select string_agg(j.id::text, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids) and j.unique_key is not null),
+      (select string_agg(distinct j.unique_key, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids))
+      using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
   end;
   perform jobsworth.reconsider(job_ids, patient => true);
 end $$;
