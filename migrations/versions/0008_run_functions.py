@@ -199,8 +199,8 @@ begin
 end $$;
 
 -- After the commit that moved jobs of these runs: move the runs. Returns those to look at again:
--- that had to move and that somebody holds; and that wait from now on, for whoever lets one of their
--- jobs go on just now still sees the run executing. Never waits.
+-- those that had to move and that somebody holds, and those that wait from now on, for whoever lets
+-- one of their jobs go on just now still sees the run executing. Never waits.
 create function jobsworth.move_runs(run_ids uuid[]) returns uuid[] language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$

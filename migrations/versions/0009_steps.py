@@ -240,8 +240,8 @@ $$;
 FORKING = """
 -- What a fork of this run would do, node by node. 'fork': where it forks; reads what that job
 -- recorded before the cut. 'after': needs the fork; runs from its start. 'open': not done yet
--- elsewhere; goes on from what it has recorded by now. 'read': done, and read: so is a child that
--- was done before the cut of its parent. 'again': made by one that runs again, which makes it again.
+-- elsewhere; goes on from what it has recorded by now. 'read': done, and read; so is a child that
+-- was done before the cut of its parent. 'again': made by one that runs again, and makes it again.
 create function jobsworth.plan_fork(
   run_id uuid, at_node text default null, at_step text default null, changes jsonb default '{}')
   returns table (node text, job_id uuid, part text, cut_at timestamptz) language plpgsql stable
