@@ -487,6 +487,11 @@ begin
           then 'has a payload that is not an object'
         when jsonb_typeof(e.spec -> 'after') not in ('array', 'null')
           then 'has an "after" that is not a list'
+        when exists (
+          select 1 from jsonb_each(e.spec) o
+          where o.key in ('priority', 'failures_max', 'crashes_max', 'timeout_seconds', 'delay')
+            and jsonb_typeof(o.value) not in ('number', 'null'))
+          then 'has a priority, delay, timeout or bound that is not a number'
         when (e.spec ->> 'delay')::float8 < 0 or e.spec ->> 'delay' is not null
           and e.spec ->> 'run_at' is not null
           then 'has a delay that is negative, or given together with run_at'
@@ -1194,6 +1199,8 @@ begin
     from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p
     where p.part in ('fork', 'open')))
   order by j.id for no key update;
+  -- Whoever removes the run holds it (its jobs may all lie further back): wait, and find it gone.
+  perform 1 from jobsworth.runs r where r.id = fork_run.run_id for key share;
   select array_agg(p.node order by p.job_id), array_agg(p.job_id order by p.job_id),
     array_agg(p.part order by p.job_id), array_agg(p.cut_at order by p.job_id)
   into nodes, olds, parts, cuts
@@ -2346,6 +2353,9 @@ begin
   set step_name = d.step_name || ' before ' || d.id
   where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back');
 
+  update jobsworth.approvals a set effect_key = null
+  where a.job_id = any(job_ids) and a.superseded_by is null and a.chosen_option = 'reject';
+
   -- They wait on a timer that is due, so that reconsider gives each its place; or again for the
   -- jobs they need, as long as one of those is open, or is about to be.
   begin
@@ -2360,9 +2370,12 @@ begin
         lane_position = null
     where x.id = any(job_ids);
   exception when unique_violation then
-    raise exception 'a job cannot run again: another has just taken its unique key'
-      using errcode = 'unique_violation', detail = sqlerrm,
-      hint = 'Wait for that job, or cancel it first.';
+    raise exception 'job % cannot run again: another job has just taken its unique key %',
+      (select string_agg(j.id::text, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids) and j.unique_key is not null),
+      (select string_agg(distinct j.unique_key, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids))
+      using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
   end;
   perform jobsworth.reconsider(job_ids, patient => true);
 end $$;
@@ -2377,61 +2390,21 @@ CREATE FUNCTION jobsworth.retry(job_id uuid) RETURNS jobsworth.job_status
     AS $$
 declare
   j jobsworth.reactive_jobs;
-  holder uuid;
-  needs boolean;
 begin
   select x.* into j from jobsworth.reactive_jobs x where x.id = retry.job_id for no key update;
   if not found then
     raise exception 'there is no job %', retry.job_id using errcode = 'no_data_found',
       hint = 'List jobs: jobsworth jobs.';
-  end if;
-  if j.status = 'waiting' and j.waiting_for = 'timer' then
+  elsif j.status = 'waiting' and j.waiting_for = 'timer' then
     update jobsworth.reactive_jobs x set run_at = clock_timestamp() where x.id = j.id;
+    perform jobsworth.reconsider(array[j.id], patient => true);
   elsif j.status in ('failed', 'canceled') then
-    select x.id into holder from jobsworth.reactive_jobs x
-    where x.unique_key = j.unique_key and x.team_id is not distinct from j.team_id
-      and x.finished_at is null;
-    if found then
-      raise exception 'job % cannot run again: job % holds its unique key %',
-        j.id, holder, j.unique_key
-        using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
-    end if;
-    -- Its steps stay recorded and paid. Only a deployment that did not become healthy is shipped
-    -- anew.
-    delete from jobsworth.steps p
-    using jobsworth.deployments d
-    where d.job_id = j.id and d.status in ('failed', 'rolled_back')
-      and p.job_id = j.id and p.kind = 'phase' and starts_with(p.name, d.step_name || ':');
-    update jobsworth.deployments d
-    set step_name = d.step_name || ' before ' || d.id
-    where d.job_id = j.id and d.status in ('failed', 'rolled_back');
-
-    update jobsworth.approvals a set effect_key = null
-    where a.job_id = j.id and a.superseded_by is null and a.chosen_option = 'reject';
-
-    -- It waits on a timer that is due, so that reconsider gives it its place; or again for the jobs
-    -- it needs, as long as one of them is open.
-    needs := exists (
-      select 1 from jobsworth.job_edges e join jobsworth.reactive_jobs p on p.id = e.needs_job_id
-      where e.job_id = j.id and p.finished_at is null);
-    begin
-      update jobsworth.reactive_jobs x
-      set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
-          waiting_for = case when needs then 'parents' else 'timer' end::jobsworth.wait_reason,
-          failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
-          lane_position = null
-      where x.id = j.id;
-    exception when unique_violation then
-      raise exception 'job % cannot run again: another job has just taken its unique key %',
-        j.id, j.unique_key
-        using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
-    end;
+    perform jobsworth.restart_locked(array[j.id]);
   else
     raise exception 'job % is %: only a failed, canceled or timed job can be run again',
       j.id, j.status using errcode = 'object_not_in_prerequisite_state',
       hint = 'see what it waits for: jobsworth why ' || j.id;
   end if;
-  perform jobsworth.reconsider(array[j.id], patient => true);
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
 end $$;
 
@@ -2476,8 +2449,8 @@ begin
       select c.id from again a join jobsworth.reactive_jobs c on c.parent_id = a.id
       where c.is_child and c.id = any(held))
     select a.id from again a);
-  if again = '{}' then
-    raise exception 'run % is %: no job of it failed or was canceled', r.id, r.status
+  if again = '{}' or r.status = 'done' then
+    raise exception 'run % is %: there is nothing of it to run again', r.id, r.status
       using errcode = 'object_not_in_prerequisite_state',
       hint = 'To do some of it again with other input, fork it: jobsworth fork ' || r.id;
   end if;

@@ -283,17 +283,18 @@ async def make(
     found, output = await steps.read(job, name, fresh=job.attempt > 1)
     if found:
         return output
-    call = await begin(job, name, provider=provider, model=model, estimate=estimate)
-    if call is None:
-        _, output = await steps.read(job, name)
-        return output
-    try:
-        answer = await send(Sending(call.request_id))
-    except BaseException as error:
-        await failed(call, error)
-        raise
-    crash_points.reach("call.answered")
-    return await call.answered(answer)
+    with steps.alone(job, name):
+        call = await begin(job, name, provider=provider, model=model, estimate=estimate)
+        if call is None:
+            _, output = await steps.read(job, name)
+            return output
+        try:
+            answer = await send(Sending(call.request_id))
+        except BaseException as error:
+            await failed(call, error)
+            raise
+        crash_points.reach("call.answered")
+        return await call.answered(answer)
 
 
 async def failed(call: PaidCall, error: BaseException) -> None:

@@ -87,7 +87,7 @@ async def run(
             return output
         if effect != "pure":
             raise StepChanged(job, name, inherited=known.inherited)
-    with _alone(job, name):
+    with alone(job, name):
         consumes = job.allowed.get(name)
         if effect == "unsafe" or consumes is not None:
             await _patiently(partial(_begin, job, name, digest, effect, consumes))
@@ -98,6 +98,21 @@ async def run(
         document = to_document(value, f"the result of step {name!r}")
         took_seconds = time.monotonic() - began
         return await record(job, name, document, took_seconds, effect=effect, input_hash=digest)
+
+
+@contextmanager
+def alone(job: "Job", name: str) -> Generator[None]:
+    """Two at once under one name would be given the answer of the first to end."""
+    if name in job.under_way:
+        raise InvalidInput(
+            f"step {name!r} runs already in this attempt of job {job.id}",
+            "steps that run beside each other need names of their own, like f'fetch {n}'",
+        )
+    job.under_way.add(name)
+    try:
+        yield
+    finally:
+        job.under_way.discard(name)
 
 
 def check_name(kind: str, name: str) -> None:
@@ -127,7 +142,7 @@ async def transaction(job: "Job", name: str, fn: Callable[[Connection], Awaitabl
     found, output = await read(job, name)
     if found:
         return output
-    with _alone(job, name):
+    with alone(job, name):
         async with job.tools.database.transaction() as connection:
             await steps.hold(connection, job.lease)
             value = to_document(await fn(connection), f"the result of transaction {name!r}")
@@ -193,21 +208,6 @@ async def waited_seconds(job: "Job", key: str, kind: str) -> float:
         return await steps.waited_seconds(
             connection, job.lease, key, attempt=job.attempt, kind=kind
         )
-
-
-@contextmanager
-def _alone(job: "Job", name: str) -> Generator[None]:
-    """Two at once under one name would be given the answer of the first to end."""
-    if name in job.under_way:
-        raise InvalidInput(
-            f"step {name!r} runs already in this attempt of job {job.id}",
-            "steps that run beside each other need names of their own, like f'fetch {n}'",
-        )
-    job.under_way.add(name)
-    try:
-        yield
-    finally:
-        job.under_way.discard(name)
 
 
 async def _run_once(
@@ -292,6 +292,8 @@ async def _mark(job: "Job", name: str, error: BaseException) -> None:
             job.begun.discard(name)
         else:
             said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                said = "it was stopped while it ran"
             await unsafe.blame(connection, job.lease, name, said[:ERROR_CHARACTERS_MAX])
 
 

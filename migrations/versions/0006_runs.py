@@ -537,11 +537,17 @@ cross join lateral (
   select r.finished_at from jobsworth.reactive_jobs r where r.id = d.job_id offset 0) j
 where d.finished_at is null and j.finished_at < now() - interval '30 seconds';
 
+-- (No function moves runs yet.)
+create view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
+select null::text, null::uuid, null::text, null::timestamptz where false;
+
 -- Every breach of an invariant, by chapter. It is empty, always. `at` is when a settled call was
 -- settled, the books being too long to be read every minute; all else is as if it were now
 -- (infinity).
 create view jobsworth.violations as
 select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_queue v
+union all
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_runs v
 union all
 select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_books v
 union all
@@ -551,8 +557,9 @@ select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_sh
 """
 
 DOWN = """
-drop view jobsworth.violations, jobsworth.violations_of_queue, jobsworth.violations_of_books,
-  jobsworth.violations_of_consent, jobsworth.violations_of_shipping;
+drop view jobsworth.violations, jobsworth.violations_of_queue, jobsworth.violations_of_runs,
+  jobsworth.violations_of_books, jobsworth.violations_of_consent,
+  jobsworth.violations_of_shipping;
 drop function jobsworth.claim(uuid, text[], smallint[], bigint[], text[], int);
 """
 

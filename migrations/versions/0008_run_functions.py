@@ -199,8 +199,8 @@ begin
 end $$;
 
 -- After the commit that moved jobs of these runs: move the runs. Returns those to look at again:
--- that had to move and that somebody holds; and that wait from now on, for whoever lets one of their
--- jobs go on just now still sees the run executing. Never waits.
+-- those that had to move and that somebody holds, and those that wait from now on, for whoever lets
+-- one of their jobs go on just now still sees the run executing. Never waits.
 create function jobsworth.move_runs(run_ids uuid[]) returns uuid[] language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -691,6 +691,11 @@ begin
           then 'has a payload that is not an object'
         when jsonb_typeof(e.spec -> 'after') not in ('array', 'null')
           then 'has an "after" that is not a list'
+        when exists (
+          select 1 from jsonb_each(e.spec) o
+          where o.key in ('priority', 'failures_max', 'crashes_max', 'timeout_seconds', 'delay')
+            and jsonb_typeof(o.value) not in ('number', 'null'))
+          then 'has a priority, delay, timeout or bound that is not a number'
         when (e.spec ->> 'delay')::float8 < 0 or e.spec ->> 'delay' is not null
           and e.spec ->> 'run_at' is not null
           then 'has a delay that is negative, or given together with run_at'
@@ -874,8 +879,8 @@ begin
       select c.id from again a join jobsworth.reactive_jobs c on c.parent_id = a.id
       where c.is_child and c.id = any(held))
     select a.id from again a);
-  if again = '{}' then
-    raise exception 'run % is %: no job of it failed or was canceled', r.id, r.status
+  if again = '{}' or r.status = 'done' then
+    raise exception 'run % is %: there is nothing of it to run again', r.id, r.status
       using errcode = 'object_not_in_prerequisite_state',
       hint = 'To do some of it again with other input, fork it: jobsworth fork ' || r.id;
   end if;
@@ -952,9 +957,12 @@ begin
         lane_position = null
     where x.id = any(job_ids);
   exception when unique_violation then
-    raise exception 'a job cannot run again: another has just taken its unique key'
-      using errcode = 'unique_violation', detail = sqlerrm,
-      hint = 'Wait for that job, or cancel it first.';
+    raise exception 'job % cannot run again: another job has just taken its unique key %',
+      (select string_agg(j.id::text, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids) and j.unique_key is not null),
+      (select string_agg(distinct j.unique_key, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids))
+      using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
   end;
   perform jobsworth.reconsider(job_ids, patient => true);
 end $$;
@@ -1138,9 +1146,7 @@ end $$;
 """
 
 VIOLATIONS = """
-drop view jobsworth.violations;
-
-create view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
+create or replace view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
 select 'open run whose jobs have all ended', r.id, r.status::text, 'infinity'::timestamptz
 from jobsworth.runs r
 where r.finished_at is null
@@ -1160,24 +1166,11 @@ select 'job of a run that is not there', j.id, 'run ' || j.run_id, 'infinity'
 from jobsworth.reactive_jobs j
 where j.run_id is not null and j.finished_at is null and not exists (
   select 1 from jobsworth.runs r where r.id = j.run_id);
-
--- Every breach of an invariant, by chapter. It is empty, always. `at` is when a settled call was
--- settled, the books being too long to be read every minute; all else is as if it were now
--- (infinity).
-create view jobsworth.violations as
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_queue v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_runs v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_books v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_consent v
-union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_shipping v;
 """
 
 DOWN = """
-drop view jobsworth.violations, jobsworth.violations_of_runs;
+create or replace view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
+select null::text, null::uuid, null::text, null::timestamptz where false;
 drop function jobsworth.enqueue(text, jsonb, text, int, timestamptz, interval, uuid, uuid, text,
   text, int, float8, text, uuid, uuid[], boolean, int, uuid, uuid);
 drop function jobsworth.delete_run(uuid);
@@ -1217,6 +1210,5 @@ def downgrade() -> None:
         ("0001_first_light", "function jobsworth.retry"),
         ("0001_first_light", "function jobsworth.unblock"),
         ("0004_upkeep", "function jobsworth.chores"),
-        ("0006_runs", "view jobsworth.violations"),
     ):
         run(earlier(revision_file, name))

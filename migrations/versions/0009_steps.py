@@ -235,8 +235,8 @@ $$;
 FORKING = """
 -- What a fork of this run would do, node by node. 'fork': where it forks; reads what that job
 -- recorded before the cut. 'after': needs the fork; runs from its start. 'open': not done yet
--- elsewhere; goes on from what it has recorded by now. 'read': done, and read: so is a child that
--- was done before the cut of its parent. 'again': made by one that runs again, which makes it again.
+-- elsewhere; goes on from what it has recorded by now. 'read': done, and read; so is a child that
+-- was done before the cut of its parent. 'again': made by one that runs again, and makes it again.
 create function jobsworth.plan_fork(
   run_id uuid, at_node text default null, at_step text default null, changes jsonb default '{}')
   returns table (node text, job_id uuid, part text, cut_at timestamptz) language plpgsql stable
@@ -424,6 +424,8 @@ begin
     from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p
     where p.part in ('fork', 'open')))
   order by j.id for no key update;
+  -- Whoever removes the run holds it (its jobs may all lie further back): wait, and find it gone.
+  perform 1 from jobsworth.runs r where r.id = fork_run.run_id for key share;
   select array_agg(p.node order by p.job_id), array_agg(p.job_id order by p.job_id),
     array_agg(p.part order by p.job_id), array_agg(p.cut_at order by p.job_id)
   into nodes, olds, parts, cuts

@@ -387,14 +387,14 @@ end $$;
 
 # Whoever runs a job again that ended with a no wants the question asked again. The no stays in the
 # books, as an answer to nothing that is asked now.
-RETRY = amended(
-    "0001_first_light",
-    "function jobsworth.retry",
-    "    -- It waits on a timer",
-    """    update jobsworth.approvals a set effect_key = null
-    where a.job_id = j.id and a.superseded_by is null and a.chosen_option = 'reject';
+RESTART = amended(
+    "0008_run_functions",
+    "function jobsworth.restart_locked",
+    "  -- They wait on a timer",
+    """  update jobsworth.approvals a set effect_key = null
+  where a.job_id = any(job_ids) and a.superseded_by is null and a.chosen_option = 'reject';
 
-    -- It waits on a timer""",
+  -- They wait on a timer""",
 )
 
 # A step that a person lets run again has not begun: its yes is unspent, and can be taken back.
@@ -547,12 +547,16 @@ alter table jobsworth.approvals
 
 
 def upgrade() -> None:
-    for part in (TABLES, HASH, DECIDE, RETRY, DECIDE_STEP, ANNOUNCE, VIOLATIONS):
+    for part in (TABLES, HASH, DECIDE, RESTART, DECIDE_STEP, ANNOUNCE, VIOLATIONS):
         run(part)
 
 
 def downgrade() -> None:
     run(DOWN)
-    for name in ("resolve", "expire_approvals", "retry"):
-        run(earlier("0001_first_light", f"function jobsworth.{name}"))
-    run(earlier("0009_steps", "function jobsworth.decide_step"))
+    for revision_file, name in (
+        ("0001_first_light", "function jobsworth.resolve"),
+        ("0001_first_light", "function jobsworth.expire_approvals"),
+        ("0008_run_functions", "function jobsworth.restart_locked"),
+        ("0009_steps", "function jobsworth.decide_step"),
+    ):
+        run(earlier(revision_file, name))

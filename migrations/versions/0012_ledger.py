@@ -262,6 +262,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     run(DOWN_VIOLATIONS)
-    run(earlier("0008_run_functions", "view jobsworth.violations"))
+    run(earlier("0006_runs", "view jobsworth.violations"))
     for part in (DOWN_DAYS, DOWN_LEDGER, DOWN_PRICES):
         run(part)

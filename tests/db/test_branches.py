@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import branches, checkpoints, steps
+from db import branches, checkpoints, runs, steps
 from db.branches import Fork
 from db.errors import Conflict, InvalidInput, JobsworthError, NotFound
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
@@ -224,6 +224,36 @@ async def test_a_run_cannot_be_deleted_while_a_branch_reads_it(conn: Connection)
     await execute(conn, "delete from jobsworth.runs where id = %(id)s", {"id": branch})
     await execute(conn, "delete from jobsworth.reactive_jobs where run_id = %(id)s", {"id": run_id})
     await execute(conn, "delete from jobsworth.runs where id = %(id)s", {"id": run_id})
+
+
+async def test_a_fork_that_waits_for_its_runs_removal_is_told_so(
+    database: Database, conn: Connection
+) -> None:
+    """The node it forks lies further back, so no job of the removed run is in its way."""
+    branch = await _fork(conn, await _chain(conn), node="c")
+    await _run_all(conn)
+    async with database.connection() as other:
+        await other.execute("begin")
+        await runs.delete(other, branch)
+        late = branches.fork(conn, branch, node="a")
+        async with blocking(database, conn, late) as result:
+            await other.execute("commit")
+    assert isinstance(result[0], NotFound)
+    assert f"there is no run {branch}" in str(result[0])
+
+
+async def test_a_removal_that_waits_for_a_fork_is_refused(
+    database: Database, conn: Connection
+) -> None:
+    branch = await _fork(conn, await _chain(conn), node="c")
+    await _run_all(conn)
+    async with database.connection() as other:
+        await other.execute("begin")
+        last = await _fork(other, branch, node="a")
+        async with blocking(database, conn, runs.delete(conn, branch)) as result:
+            await other.execute("commit")
+    assert isinstance(result[0], Conflict)
+    assert f"is read by its branch {last}" in str(result[0])
 
 
 async def test_two_forks_at_once_are_two_branches(database: Database, conn: Connection) -> None:

@@ -618,8 +618,15 @@ async def test_a_run_that_goes_on_or_ended_well_is_not_retried(
         await runs.retry(conn, run_id)
     assert "jobsworth retry JOB" in refused.value.remedy
     await end(conn, worker_id)
-    with pytest.raises(Conflict, match="is done: no job of it failed"):
+    with pytest.raises(Conflict, match="is done: there is nothing of it to run again"):
         await runs.retry(conn, run_id)
+    well = await start(
+        conn, [Node("a", "answer"), Node("b", "answer", after=[After("a", on_failure="run")])]
+    )
+    await end(conn, worker_id, a="failed")
+    await end(conn, worker_id)
+    with pytest.raises(Conflict, match="is done: there is nothing of it to run again"):
+        await runs.retry(conn, well)
     with pytest.raises(NotFound):
         await runs.retry(conn, uuid4())
 
@@ -956,6 +963,15 @@ async def test_runs_are_listed_by_page_and_filter(conn: Connection) -> None:
         await runs.list_runs(conn, limit=0)
     with pytest.raises(NotFound):
         await runs.get(conn, uuid4())
+
+
+@pytest.mark.parametrize("option", ['"delay": "soon"', '"priority": "high"', '"failures_max": []'])
+async def test_a_number_that_is_none_is_refused_with_its_node(
+    conn: Connection, option: str
+) -> None:
+    nodes = f'[{{"node": "a", "mode": "m", {option}}}]'
+    with pytest.raises(InvalidInput, match="node a has a priority, delay, timeout or bound that"):
+        await fetch_val(conn, "select jobsworth.start_run(%(nodes)s::jsonb)", {"nodes": nodes})
 
 
 async def test_a_bad_number_in_a_declaration_is_refused(conn: Connection) -> None:

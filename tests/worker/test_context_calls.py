@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, LiteralString
 from uuid import UUID
 
+import anyio
 import psycopg
 import pytest
 
@@ -337,3 +338,25 @@ async def use(job: Job, method: str) -> object:
             return await job.sleep(60)
         case _:
             return await job.wait("go", timeout_seconds=1)
+
+
+async def test_two_calls_of_one_name_at_once_are_not_both_paid(api: JobApi) -> None:
+    sent: list[int] = []
+
+    @handler("work", failures_max=1)
+    async def work(job: Job) -> None:
+        async def ask(n: int) -> None:
+            async def send(sending: Sending) -> Answer:
+                sent.append(n)
+                return Answer("late", USAGE)
+
+            await job.call("ask", send, **CALL)
+
+        async with anyio.create_task_group() as tasks:
+            for n in (1, 2):
+                tasks.start_soon(ask, n)
+
+    job = await api.run("work")
+    assert "step 'ask' runs already in this attempt" in (job.error or "")
+    assert 2 not in sent
+    assert len(await calls(api, job.id)) <= 1

@@ -613,7 +613,7 @@ app.add_typer(
     runs_app,
     name="runs",
     rich_help_panel=JOBS,
-    help="List runs, show one (by its id), start, cancel or retry one.",
+    help="List runs, show one (by its id), start, cancel, retry or delete one.",
 )
 
 
@@ -697,6 +697,14 @@ def retry_run(run: RunId, as_json: Json = False) -> None:
     from worker.cli import runs
 
     runs.retry(run, as_json=as_json)
+
+
+@runs_app.command("delete")
+def delete_run(run: RunId, as_json: Json = False) -> None:
+    """Remove a run that is over, with its jobs, steps and files; the ledger stays."""
+    from worker.cli import runs
+
+    runs.delete(run, as_json=as_json)
 
 
 app.add_typer(

@@ -148,6 +148,21 @@ def retry(text: str, *, as_json: bool) -> None:
         emit(Text.assemble(f"run {run.id} is ", styled(run.status, more)))
 
 
+def delete(text: str, *, as_json: bool) -> None:
+    typed = ids.typed_run(text)
+
+    async def work(conn: Connection) -> UUID:
+        run_id = await ids.find_run(conn, typed)
+        await runs.delete(conn, run_id)
+        return run_id
+
+    run_id = run_in_database(load_settings(), work)
+    if as_json:
+        emit_json({"id": run_id, "deleted": True})
+    else:
+        emit(f"run {run_id} is deleted")
+
+
 def status_words(run: Run) -> Text:
     """Its status, and that it is being canceled."""
     return styled(run.status, ", canceling" if run.cancel_requested and not run.finished_at else "")

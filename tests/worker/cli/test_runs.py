@@ -215,6 +215,16 @@ def test_a_run_that_failed_says_how_it_is_retried_and_is(database_url: str, tmp_
     assert told.stdout == f"run {run_id} is executing: 4 jobs run again\n"
 
 
+def test_a_run_that_is_over_is_deleted(database_url: str, tmp_path: Path) -> None:
+    run_id = cli_json(database_url, "runs", "start", declared(tmp_path, DIAMOND))["id"]
+    active = run_cli("runs", "delete", run_id, url=database_url)
+    assert active.returncode == ExitCode.CONFLICT
+    assert f"jobsworth runs cancel {run_id}" in active.stderr
+    run_cli("runs", "cancel", run_id, url=database_url)
+    assert cli_json(database_url, "runs", "delete", run_id) == {"id": run_id, "deleted": True}
+    assert cli_json(database_url, "runs") == []
+
+
 def test_a_run_shows_its_metrics_and_what_it_was_forked_off(
     database_url: str, tmp_path: Path
 ) -> None:
