@@ -234,8 +234,13 @@ async def write_rows(
     **values: Any,
 ) -> list[Any]:
     """`fetch_rows` of a statement that takes a table of `rows`, as JSON."""
-    values["rows"] = orjson.dumps(rows, default=str).decode()
+    values["rows"] = orjson.dumps(list(map(without_nulls, rows)), default=str).decode()
     return await fetch_rows(conn, query, values, prepare=prepare)
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """What is left to tell: a missing key of a `jsonb_to_recordset` is null, and costs nothing."""
+    return {key: value for key, value in row.items() if value is not None}
 
 
 @asynccontextmanager
