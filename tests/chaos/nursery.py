@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -144,14 +144,19 @@ class Daemon:
         self.pid = pid
         self.log = log
         self._nursery = nursery
+        self._read_bytes = 0
+        self._records: list[Record] = []
 
     @property
     def records(self) -> list[Record]:
         """Its log records so far, oldest first."""
-        if not self.log.exists():
-            return []
-        *lines, _ = self.log.read_text(errors="replace").split("\n")
-        return [cast("Record", json.loads(line)) for line in lines if line.startswith("{")]
+        if self.log.exists():
+            with self.log.open("rb") as log:
+                log.seek(self._read_bytes)
+                whole, end, _ = log.read().rpartition(b"\n")
+            self._read_bytes += len(whole) + len(end)
+            self._records += [json.loads(line) for line in whole.splitlines() if line[:1] == b"{"]
+        return list(self._records)
 
     def events(self, event: str, **fields: object) -> list[Record]:
         """The records so far of this event with these fields."""
