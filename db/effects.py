@@ -18,7 +18,7 @@ import orjson
 from db import questions
 from db.documents import to_document
 from db.errors import InvalidInput
-from db.pool import Connection, execute
+from db.pool import Connection, execute, without_nulls
 from db.questions import Approval, Asked
 
 
@@ -373,7 +373,7 @@ def _seconds(value: float | None) -> float | None:
 
 def _encode(documents: list[dict[str, Any]]) -> str:
     try:
-        return orjson.dumps(documents).decode()
+        return orjson.dumps(list(map(without_nulls, documents))).decode()
     except orjson.JSONEncodeError as error:
         raise InvalidInput(f"an effect cannot be written: {error}", "use Unicode text") from error
 

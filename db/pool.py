@@ -240,7 +240,12 @@ async def write_rows(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """What a statement that takes a table of `rows` gets: JSON."""
-    return orjson.dumps(rows, default=str).decode()
+    return orjson.dumps(list(map(without_nulls, rows)), default=str).decode()
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """What is left to tell: a missing key of a `jsonb_to_recordset` is null, and costs nothing."""
+    return {key: value for key, value in row.items() if value is not None}
 
 
 class Last(NamedTuple, Generic[R]):

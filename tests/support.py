@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -98,36 +97,28 @@ def start_worker(
     Its health endpoint takes any free port (`JOBSWORTH_HTTP_PORT=0`) unless `env` names one.
     """
     return WorkerProcess(
-        [sys.executable, "-m", "worker.cli", "worker", *args],
-        environment(url, {"JOBSWORTH_HTTP_PORT": "0"} | dict(env or {})),
+        ["worker", *args], environment(url, {"JOBSWORTH_HTTP_PORT": "0"} | dict(env or {}))
     )
 
 
 class WorkerProcess:
     """A daemon under test: its log as records, and every way to hurt it."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+        from tests.chaos.nursery import the_nursery  # which is made of what is here
+
+        self._folder = tempfile.TemporaryDirectory(prefix="jobsworth-worker-")
+        self._stderr = Path(self._folder.name) / "stderr"
+        os.mkfifo(self._stderr)
+        self._nursery = the_nursery()
         # A session of its own, so `end` reaches what it started and Ctrl-C reaches only pytest.
-        self.process = subprocess.Popen(
-            command,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        self.pid = self._nursery.fork(arguments, env, (os.devnull, os.devnull, str(self._stderr)))
         self._lines: list[str] = []
         self._records: list[Record] = []
         self._changed = threading.Condition()
         self._closed = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
 
     @property
     def lines(self) -> list[str]:
@@ -163,53 +154,58 @@ class WorkerProcess:
 
     def wait(self, seconds: float = 30) -> int:
         """Its exit code, once it has ended by itself; -9 after SIGKILL."""
-        try:
-            code = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"worker still runs after {seconds} s\n{self._tail()}") from None
+        code = self._nursery.wait(self.pid, seconds)
+        if code is None:
+            raise AssertionError(f"worker still runs after {seconds} s\n{self._tail()}")
         self._reader.join(timeout=5)
         return code
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
-        self.process.kill()
+        self._signal(signal.SIGKILL)
         self.wait()
 
     def terminate(self) -> None:
         """SIGTERM; `wait` for what comes of it."""
-        self.process.terminate()
+        self._signal(signal.SIGTERM)
 
     def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Kill whatever is left of it and of what it started."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-        self._reader.join(timeout=5)
-        if self.process.stderr is not None and not self._reader.is_alive():
-            self.process.stderr.close()
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait(10)
+        self._folder.cleanup()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._nursery.wait(self.pid, 0) is None:
+            os.kill(self.pid, number)
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            record = _record(line)
-            with self._changed:
-                self._lines.append(line.rstrip("\n"))
-                if record is not None:
-                    self._records.append(record)
-                self._changed.notify_all()
+        with self._stderr.open(errors="replace") as stderr:
+            for line in stderr:
+                record = _record(line)
+                with self._changed:
+                    self._lines.append(line.rstrip("\n"))
+                    if record is not None:
+                        self._records.append(record)
+                    self._changed.notify_all()
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _missing(self, event: str, fields: Mapping[str, object], seconds: float) -> str:
         wanted = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
-        ended = f"the worker ended ({self.process.poll()})" if self._closed else f"{seconds} s"
+        ended = (
+            f"the worker ended ({self._nursery.wait(self.pid, 0)})"
+            if self._closed
+            else f"{seconds} s"
+        )
         return f"no log record {wanted} within {ended}\n{self._tail()}"
 
     def _tail(self) -> str:

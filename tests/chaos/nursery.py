@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import itertools
 import json
 import os
 import select
@@ -18,11 +19,12 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -74,62 +76,54 @@ class Nursery:
         self._heard = threading.Condition()
         self._pids: dict[int, int] = {}
         self._codes: dict[int, int] = {}
-        self._asked = 0
+        self._numbers = itertools.count(1)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, url: str, env: Mapping[str, str]) -> Daemon:
         """Fork a `jobsworth worker` with these settings."""
-        pid, log = self._fork(["worker"], environment(url, env), one_log=True)
+        log = self._directory / f"{next(self._numbers)}.log"
+        pid = self.fork(["worker"], environment(url, env), (os.devnull, str(log), str(log)))
         return Daemon(self, pid, log)
 
     def run(
         self, arguments: Sequence[str], env: Mapping[str, str], stdin: str, seconds: float
     ) -> subprocess.CompletedProcess[str]:
         """Fork a `jobsworth *arguments`, and wait for its end."""
-        pid, out = self._fork(arguments, env, stdin=stdin)
+        number = next(self._numbers)
+        read, out, err = (self._directory / f"{number}.{name}" for name in ("in", "out", "err"))
+        read.write_text(stdin)
+        pid = self.fork(arguments, env, (str(read), str(out), str(err)))
         code = self.wait(pid, seconds)
         if code is None:
             os.killpg(pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(list(arguments), seconds)
-        return subprocess.CompletedProcess(
-            list(arguments), code, out.read_text(), out.with_suffix(".err").read_text()
-        )
+        return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
+
+    def fork(
+        self, arguments: Sequence[str], env: Mapping[str, str], files: tuple[str, str, str]
+    ) -> int:
+        """The pid of a new `jobsworth *arguments`, which reads and writes these three files."""
+        number = next(self._numbers)
+        request = {
+            "number": number,
+            "arguments": list(arguments),
+            "env": dict(env),
+            "directory": str(Path.cwd()),
+            "files": files,
+        }
+        with self._asking:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        with self._heard:
+            self._heard.wait_for(lambda: number in self._pids, START_SECONDS)
+            return self._pids[number]
 
     def wait(self, pid: int, seconds: float) -> int | None:
         """The exit code of one of its daemons (negative: the signal), None if it still runs."""
         with self._heard:
             self._heard.wait_for(lambda: pid in self._codes, seconds)
             return self._codes.get(pid)
-
-    def _fork(
-        self,
-        arguments: Sequence[str],
-        env: Mapping[str, str],
-        *,
-        stdin: str = "",
-        one_log: bool = False,
-    ) -> tuple[int, Path]:
-        """Its pid, and where its stdout goes; its stderr goes there too, or beside it."""
-        with self._asking:
-            self._asked += 1
-            number = self._asked
-            read, out = (self._directory / f"{number}{suffix}" for suffix in (".in", ".out"))
-            err = out if one_log else out.with_suffix(".err")
-            read.write_text(stdin)
-            out.touch()
-            request = {
-                "number": number,
-                "arguments": list(arguments),
-                "env": dict(env),
-                "directory": str(Path.cwd()),
-                "files": [str(read), str(out), str(err)],
-            }
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        with self._heard:
-            self._heard.wait_for(lambda: number in self._pids, START_SECONDS)
-            return self._pids[number], out
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -150,12 +144,19 @@ class Daemon:
         self.pid = pid
         self.log = log
         self._nursery = nursery
+        self._read_bytes = 0
+        self._records: list[Record] = []
 
     @property
     def records(self) -> list[Record]:
         """Its log records so far, oldest first."""
-        *lines, _ = self.log.read_text(errors="replace").split("\n")
-        return [cast("Record", json.loads(line)) for line in lines if line.startswith("{")]
+        if self.log.exists():
+            with self.log.open("rb") as log:
+                log.seek(self._read_bytes)
+                whole, end, _ = log.read().rpartition(b"\n")
+            self._read_bytes += len(whole) + len(end)
+            self._records += [json.loads(line) for line in whole.splitlines() if line[:1] == b"{"]
+        return list(self._records)
 
     def events(self, event: str, **fields: object) -> list[Record]:
         """The records so far of this event with these fields."""
@@ -268,6 +269,8 @@ def _bear(request: dict[str, Any]) -> int:
     code = 70
     try:
         code = _live(request)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -280,6 +283,10 @@ def _live(request: dict[str, Any]) -> int:
     os.dup2(os.open(read, os.O_RDONLY), 0)
     for number, name in enumerate(written, start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    # Those there are were made for other files.
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["directory"])

@@ -178,7 +178,7 @@ LIMITS = {
     "sweep signal": 50,
     "cancel requests": 10,
     "strays": 2 * RUNNING,
-    "nothing to rescue": 30,
+    "nothing to rescue": 60,
     "chores": 300,
     "orphans": 1000,
     "nothing to shelve": DEAD,

@@ -433,11 +433,11 @@ async def test_a_step_that_ends_after_the_stop_is_recorded_all_the_same(api: Job
     """What cannot be interrupted, like a thread, has happened: that is kept."""
     ran: list[int] = []
 
-    @handler("work", timeout_seconds=0.1)
+    @handler("work", timeout_seconds=1)
     async def work(job: Job) -> str:
         def pay() -> str:
             ran.append(job.attempt)
-            time.sleep(0.4)
+            time.sleep(1.3)
             return "paid"
 
         return await job.step("pay", pay, effect="unsafe")

@@ -197,10 +197,11 @@ async def test_dead_workers_are_buried_once_their_jobs_are_rescued(api: JobApi) 
 
 
 async def test_timers_fire_and_one_that_was_just_set_is_not_slept_over(api: JobApi) -> None:
-    first = await api.enqueue("answer", delay=0.01)
+    # So late that neither is due already when it is inserted, however busy the machine.
+    first = await api.enqueue("answer", delay=0.3)
     async with upkeep(api) as kept:
         await until(status_is(api, first, JobStatus.QUEUED))
-        second = await api.enqueue("answer", delay=0.01)
+        second = await api.enqueue("answer", delay=0.3)
         kept.upkeep.timer_set()
         await until(status_is(api, second, JobStatus.QUEUED))
         await until(lambda: _true(kept.moves >= 2))

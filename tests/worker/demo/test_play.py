@@ -51,6 +51,12 @@ def watch(database: Database, daemons: Daemons) -> Watch:
     return Watch(database, daemons, silent(), stall_seconds=0.5)
 
 
+@pytest.fixture
+def patient(database: Database, daemons: Daemons) -> Watch:
+    """Of what does happen, however long a busy machine takes."""
+    return Watch(database, daemons, silent(), stall_seconds=30)
+
+
 def silent() -> Show:
     return Show(Console(file=io.StringIO()))
 
@@ -130,16 +136,16 @@ async def test_feeding_stops_where_it_is_told_to(database: Database, watch: Watc
     ],
 )
 async def test_an_approval_is_decided_as_the_script_says(
-    database: Database, watch: Watch, decide: object, chosen: str, comment: str | None
+    database: Database, patient: Watch, decide: object, chosen: str, comment: str | None
 ) -> None:
-    feeder = Feeder(database, watch, silent(), script({"thread": "a", "decide": decide}))
+    feeder = Feeder(database, patient, silent(), script({"thread": "a", "decide": decide}))
     await feeder.feed()
     job = feeder.fed[0].received.job
     assert job
     async with database.connection() as connection:
         approval = await approvals.create(connection, "Do it?", job_id=job.id)
         assert not await feeder.finished()
-        await watch.until("deciding", lambda: _decided(feeder, database, approval.id))
+        await patient.until("deciding", lambda: _decided(feeder, database, approval.id))
         decided = await approvals.get_by_id(connection, approval.id)
     assert (decided.chosen_option, decided.comment) == (chosen, comment)
     assert decided.decided_by == "Ada"
