@@ -112,6 +112,7 @@ async def upkeep(
         heartbeat,
         Rescue(RESCUE_SECONDS, crashes_max=3, retry_base_seconds=60, retry_max_seconds=3600),
         poll_seconds=0.05,
+        windows_days=90,
         known=lambda: kept.known,
         drain_spool=kept.drain_spool,
         turn_seconds=lambda: kept.turn_seconds,
