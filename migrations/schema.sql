@@ -2695,7 +2695,7 @@ begin
       case b.unit
         when 'tokens' then coalesce(c.input_tokens::numeric + c.output_tokens, p.reserved)
         -- A cost that is not known stays at what was held for it, unless nothing was used.
-        else coalesce(c.cost, case when c.input_tokens + c.output_tokens = 0 then 0
+        else coalesce(c.cost, case when c.input_tokens::bigint + c.output_tokens = 0 then 0
           else greatest(p.reserved, p.spent) end) end as took
     from unnest(call_ids) as u (id)
     cross join lateral (
@@ -4058,7 +4058,7 @@ CREATE TABLE jobsworth.llm_calls (
     reasoning_tokens integer,
     total_tokens integer,
     price jsonb,
-    over_estimate boolean GENERATED ALWAYS AS ((COALESCE(((input_tokens + output_tokens) > (estimated_input_tokens + estimated_output_tokens)), false) OR COALESCE((cost > estimated_cost), false))) STORED NOT NULL,
+    over_estimate boolean GENERATED ALWAYS AS ((COALESCE((((input_tokens)::bigint + output_tokens) > ((estimated_input_tokens)::bigint + estimated_output_tokens)), false) OR COALESCE((cost > estimated_cost), false))) STORED NOT NULL,
     CONSTRAINT started_or_settled CHECK (((status = 'started'::jobsworth.call_status) = (settled_at IS NULL))),
     CONSTRAINT tokens_are_counts CHECK (((input_tokens >= 0) AND (output_tokens >= 0) AND (cache_read_tokens >= 0) AND (cache_write_tokens >= 0) AND (estimated_input_tokens >= 0) AND (estimated_output_tokens >= 0)))
 );

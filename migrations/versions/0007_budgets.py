@@ -29,7 +29,8 @@ alter table jobsworth.llm_calls
   add column total_tokens int,  -- as the provider said
   add column price jsonb,  -- the rates that made the cost
   add column over_estimate boolean not null generated always as (
-    coalesce(input_tokens + output_tokens > estimated_input_tokens + estimated_output_tokens, false)
+    coalesce(input_tokens::bigint + output_tokens
+      > estimated_input_tokens::bigint + estimated_output_tokens, false)
     or coalesce(cost > estimated_cost, false)) stored;
 create index llm_calls_run on jobsworth.llm_calls (run_id, id) where run_id is not null;
 
@@ -738,7 +739,7 @@ begin
       case b.unit
         when 'tokens' then coalesce(c.input_tokens::numeric + c.output_tokens, p.reserved)
         -- A cost that is not known stays at what was held for it, unless nothing was used.
-        else coalesce(c.cost, case when c.input_tokens + c.output_tokens = 0 then 0
+        else coalesce(c.cost, case when c.input_tokens::bigint + c.output_tokens = 0 then 0
           else greatest(p.reserved, p.spent) end) end as took
     from unnest(call_ids) as u (id)
     cross join lateral (

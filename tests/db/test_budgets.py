@@ -232,6 +232,22 @@ async def test_usage_above_the_estimate_is_recorded_and_flagged(conn: Connection
     assert await windows(conn) == [(0, 300)]
 
 
+async def test_the_largest_counts_there_are_are_booked_and_balance(conn: Connection) -> None:
+    most = Usage(tokens.TOKENS_MAX, tokens.TOKENS_MAX)
+    await tokens_a_day(conn, 10**14)
+    await budgets.set_budget(conn, "money", 10**14, unit="money", period="day")
+    first, second = [await started(conn, None, estimate=most) for _ in range(2)]
+    await settle(conn, first, usage=most, cost=Decimal("0.00000000000000000000000000000001"))
+    assert await books.check(conn) == []
+    await settle(conn, second, usage=most, cost=None)
+    assert [spent for _, spent in await windows(conn)] == [
+        4 * tokens.TOKENS_MAX,
+        Decimal("1.00000000000000000000000000000001"),
+    ]
+    assert await books.check(conn) == []
+    assert await fetch_all(conn, BROKEN) == []
+
+
 async def test_what_was_provably_not_sent_is_released(conn: Connection) -> None:
     await tokens_a_day(conn, 150)
     call_id = await started(conn, await rows.running_job(conn))
