@@ -2978,11 +2978,13 @@ begin
   ), started as (
     insert into jobsworth.llm_calls (
       id, team_id, job_id, thread_id, run_id, agent_id, lease_no, attempt, step_name, scope, mode,
-      provider, model, request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost)
+      provider, model, request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost,
+      started_at)
     select c.call_id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.lease_no, c.attempt,
       c.step_name,
       case when c.job_id is null then 'proactive' else 'reactive' end::jobsworth.ledger_scope,
-      c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost
+      c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost,
+      at  -- the instant that chose its windows
     from asked c
     where (select f.fit from fitting f)
     returning id, team_id, job_id, thread_id, run_id, agent_id, scope, mode, provider, model,
