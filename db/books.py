@@ -257,7 +257,7 @@ with counted as (
   -- An open call holds its estimate, a settled one what its entries add up to.
   select w.call_id, b.name as budget, w.reserved, w.spent,
     case when c.settled_at is not null then 0
-      when b.unit = 'tokens' then c.estimated_input_tokens + c.estimated_output_tokens
+      when b.unit = 'tokens' then c.estimated_input_tokens::bigint + c.estimated_output_tokens
       else coalesce(c.estimated_cost, 0) end as holds,
     -- What cost nobody knows stays at what was held for it.
     case when c.settled_at is null then 0

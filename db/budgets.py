@@ -207,6 +207,24 @@ async def wake(conn: AsyncConnection[Any], budget_ids: Sequence[UUID] | None = N
     return await fetch_val(conn, WAKE, {"ids": ids})
 
 
+FORGET: LiteralString = """
+select f.forgotten, f.next from jobsworth.forget_windows(%(after)s::uuid, %(days)s, %(most)s) f
+"""
+
+
+async def forget_windows(
+    conn: AsyncConnection[Any], after: UUID, *, days: int, most: int
+) -> tuple[int, UUID | None]:
+    """Forget what calls counted in windows that are over, so many days after they were settled;
+    and the notes of waiters that have ended.
+
+    Looks at `most` windows after `after`. Returns how many calls that were, and where to go on
+    (None: every window was looked at).
+    """
+    [row] = await fetch_all(conn, FORGET, {"after": after, "days": days, "most": most})
+    return row["forgotten"], row["next"]
+
+
 def _amount(amount: Decimal | int) -> Decimal:
     try:
         exact = Decimal(amount)

@@ -8,7 +8,7 @@ its answer.
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from random import random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,7 @@ from db.pool import Database
 from db.settlements import Settlement
 from db.starts import Limited, Short, Started, Starting, Unpriced
 from db.steps import PaidAnswer
-from db.tokens import Answer, CallStatus, Usage, UsageSource
+from db.tokens import Answer, CallStatus, Usage, UsageSource, checked_cost
 from worker import crash_points, events, steps
 from worker.group_commit import START, Paid
 from worker.log import get_logger
@@ -151,10 +151,15 @@ class PaidCall:
     async def answered(self, answer: Answer) -> Any:
         """Settle it with its answer, which becomes the step; returns the answer that stands.
 
-        Raises `InvalidInput` if the answer is no JSON; it is settled all the same.
+        Raises `InvalidInput` if the answer is no JSON, or its cost no amount; it is settled all the
+        same, and one that can be kept is: who tries again does not pay again.
         """
         took_seconds = time.monotonic() - self._began
         kept, unusable = None, None
+        try:
+            checked_cost(answer.cost)
+        except InvalidInput as error:
+            answer, unusable = replace(answer, cost=None), error
         try:
             output = to_document(answer.content, f"the answer of call {self._name!r}")
             job = self._job

@@ -263,6 +263,7 @@ class Daemon:
                 retry_max_seconds=settings.retry_max_seconds,
             ),
             poll_seconds=settings.poll_seconds,
+            windows_days=settings.budget_windows_days,
             known=self._running.job_ids,
             drain_spool=self._tools.spool.drain,
             turn_seconds=lambda: self._vitals.claim_loop_age_seconds,

@@ -65,26 +65,32 @@ class OpenCall:
         """Settle the call with its answer (any JSON), which becomes the step `name`.
 
         Without the counts the provider said nothing: the estimate counts. Returns the answer that
-        stands, as `output` does from now on.
+        stands, as `output` does from now on. Raises `InvalidInput` for counts that are none (below
+        0, say), after it has settled the call at its estimate and kept the answer.
         """
         if self._paid is None:
             raise InvalidInput(
                 f"call {self._name!r} has its answer already", "send nothing if call.recorded"
             )
-        usage = None
+        usage, wrong = None, None
         if input_tokens is not None and output_tokens is not None:
-            usage = Usage(
-                input_tokens,
-                output_tokens,
-                cache_read_tokens,
-                cache_write_tokens,
-                reasoning_tokens=reasoning_tokens,
-                total_tokens=total_tokens,
-            )
+            try:
+                usage = Usage(
+                    input_tokens,
+                    output_tokens,
+                    cache_read_tokens,
+                    cache_write_tokens,
+                    reasoning_tokens=reasoning_tokens,
+                    total_tokens=total_tokens,
+                )
+            except InvalidInput as error:
+                wrong = error
         crash_points.reach("call.answered")
         answer = Answer(content, usage, cost, price_version)
         self.output = await self._paid.answered(answer)
         self.recorded = True
+        if wrong is not None:
+            raise wrong
         return self.output
 
     async def __aenter__(self) -> "OpenCall":

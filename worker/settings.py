@@ -351,6 +351,14 @@ class Settings(BaseSettings):
         1_000_000, ge=1_000, le=100_000_000, description="largest payload a job may be given"
     )
 
+    budget_windows_days: int = Field(
+        90,
+        ge=1,
+        le=3_650,
+        description="for how many days it is kept what calls counted in budgets' windows that are"
+        " over; the calls and the ledger stay",
+    )
+
     pool_min: int = Field(2, ge=1, le=1_000, description="database connections kept open")
     pool_max: int = Field(10, ge=1, le=1_000, description="database connections at most")
     connect_seconds: Seconds = Field(

@@ -71,6 +71,7 @@ class Spool:
         # Files that are left alone: unreadable, or of a call that the books do not know.
         self._refused: set[str] = set()
         self._unreadable = False
+        self._draining = anyio.Lock()
 
     async def settle(self, books: Books, job_id: UUID, paid: Paid) -> Any:
         """The answer that stands, committed.
@@ -117,8 +118,15 @@ class Spool:
     async def drain(self, job_id: UUID | None = None) -> int:
         """Settle what is on disk (of one job); returns how many files that were.
 
-        Stops at the first error of a database that is away, and raises it.
+        Stops at the first error of a database that is away, and raises it. A drain of everything
+        ends when nothing is left: it waits for another one that is under way here.
         """
+        if job_id is not None:
+            return await self._drain(job_id)
+        async with self._draining:
+            return await self._drain(None)
+
+    async def _drain(self, job_id: UUID | None) -> int:
         found, drained = self._find(), 0
         for name in set(found.strange) - self._refused:
             self._refuse(name, "it is not a file of the spool")

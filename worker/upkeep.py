@@ -36,6 +36,7 @@ ORPHANS_BATCH = 100
 SHELVE_BATCH = 1000
 STRAYS_BATCH = 500
 ABANDONED_BATCH = 200
+WINDOWS_BATCH = 500
 CHORES_PERIOD_SECONDS = 2.0
 SHELVE_PERIOD_SECONDS = 5.0
 CANCEL_PERIOD_SECONDS = 5.0
@@ -44,6 +45,8 @@ ABANDONED_PERIOD_SECONDS = 10.0
 # Costs a listing of a folder, and no statement while it is empty.
 SPOOL_PERIOD_SECONDS = 2.0
 ENVIRONMENTS_PERIOD_SECONDS = 30.0
+WINDOWS_PERIOD_SECONDS = 60.0
+WINDOWS_PAUSE_SECONDS = 0.2
 # A job under our name without an attempt is looked at again after this before it is given back.
 SUSPECTS_PERIOD_SECONDS = 1.0
 # While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
@@ -86,6 +89,7 @@ class Upkeep:
         rescue: Rescue,
         *,
         poll_seconds: float,
+        windows_days: int,
         known: Callable[[], list[UUID]],
         drain_spool: Callable[[], Awaitable[int]],
         turn_seconds: Callable[[], float | None],
@@ -101,6 +105,7 @@ class Upkeep:
         self._heartbeat = heartbeat
         self._rescue = rescue
         self._poll_seconds = poll_seconds
+        self._windows_days = windows_days
         self._known = known
         self._drain_spool = drain_spool
         self._turn_seconds = turn_seconds
@@ -141,6 +146,7 @@ class Upkeep:
                 ("spool", SPOOL_PERIOD_SECONDS, self._settle_spooled, Wake()),
                 ("calls", ABANDONED_PERIOD_SECONDS, self._settle_abandoned, Wake()),
                 ("environments", ENVIRONMENTS_PERIOD_SECONDS, self._free_environments, Wake()),
+                ("windows", WINDOWS_PERIOD_SECONDS, self._forget_windows, Wake()),
                 ("ledger", closing.PERIOD_SECONDS, self._closer.work, Wake()),
             ):
                 parts.start_soon(self._every, part, period_seconds, work, wake)
@@ -221,6 +227,18 @@ class Upkeep:
                 await budgets.wake(connection, settled.rooms)
         if settled.calls:
             log.warning(events.CALLS_ABANDONED, calls=settled.calls)
+
+    async def _forget_windows(self) -> float | None:
+        """Returns how soon to go on: at once, but for a breath, while there is more to forget."""
+        async with self._database.connection() as connection:
+            forgotten, stopped = await budgets.forget_windows(
+                connection,
+                self._swept["window"],
+                days=self._windows_days,
+                most=WINDOWS_BATCH,
+            )
+        self._swept["window"] = stopped or FIRST_ID
+        return WINDOWS_PAUSE_SECONDS if forgotten == WINDOWS_BATCH else None
 
     async def _free_environments(self) -> None:
         if await close_idle(self._database):

@@ -29,7 +29,8 @@ alter table jobsworth.llm_calls
   add column total_tokens int,  -- as the provider said
   add column price jsonb,  -- the rates that made the cost
   add column over_estimate boolean not null generated always as (
-    coalesce(input_tokens + output_tokens > estimated_input_tokens + estimated_output_tokens, false)
+    coalesce(input_tokens::bigint + output_tokens
+      > estimated_input_tokens::bigint + estimated_output_tokens, false)
     or coalesce(cost > estimated_cost, false)) stored;
 create index llm_calls_run on jobsworth.llm_calls (run_id, id) where run_id is not null;
 
@@ -427,11 +428,13 @@ begin
   ), started as (
     insert into jobsworth.llm_calls (
       id, team_id, job_id, thread_id, run_id, agent_id, lease_no, attempt, step_name, scope, mode,
-      provider, model, request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost)
+      provider, model, request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost,
+      started_at)
     select c.call_id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.lease_no, c.attempt,
       c.step_name,
       case when c.job_id is null then 'proactive' else 'reactive' end::jobsworth.ledger_scope,
-      c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost
+      c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost,
+      at  -- the instant that chose its windows
     from asked c
     where (select f.fit from fitting f)
     returning id, team_id, job_id, thread_id, run_id, agent_id, scope, mode, provider, model,
@@ -738,7 +741,7 @@ begin
       case b.unit
         when 'tokens' then coalesce(c.input_tokens::numeric + c.output_tokens, p.reserved)
         -- A cost that is not known stays at what was held for it, unless nothing was used.
-        else coalesce(c.cost, case when c.input_tokens + c.output_tokens = 0 then 0
+        else coalesce(c.cost, case when c.input_tokens::bigint + c.output_tokens = 0 then 0
           else greatest(p.reserved, p.spent) end) end as took
     from unnest(call_ids) as u (id)
     cross join lateral (
@@ -848,15 +851,6 @@ begin
   if granted <> '{}' then
     perform jobsworth.reconsider(granted);
   end if;
-  if budget_ids is null then
-    delete from jobsworth.budget_waits w
-    where w.job_id = any(array(
-      select x.job_id from jobsworth.budget_waits x
-      left join jobsworth.reactive_jobs j on j.id = x.job_id
-      where j.id is null or j.finished_at is not null
-      limit 200
-      for update of x skip locked));
-  end if;
   return cardinality(granted);
 end $$;
 
@@ -886,6 +880,91 @@ create or replace function jobsworth.why_budget(job_id uuid, out detail text, ou
     b.id, b.period, jobsworth.window_start(b, now()), w.run_id) x on true
   where w.job_id = why_budget.job_id;
 end;
+"""
+
+FORGET = """
+-- Forget what each call counted in windows that are over, so many days after it was settled: at
+-- most `most` calls, of the next `most` windows after `after`; and windows of which nothing is
+-- left. What goes is taken off its window in the same commit, so a window is always the sum of its
+-- calls. Over is one that is not its budget's present one; of a run, when none of its jobs goes on.
+-- Nothing reads them any more: a truth that comes later corrects its call and the ledger. Returns
+-- how many calls it forgot, and after which window to go on (null: from the first).
+create function jobsworth.forget_windows(
+  after uuid, days int, most int, out forgotten bigint, out next uuid)
+  language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  at timestamptz := clock_timestamp();
+  seen uuid[] := array(
+    select w.id from jobsworth.budget_windows w where w.id > forget_windows.after
+    order by w.id limit most);
+  over uuid[];
+begin
+  delete from jobsworth.budget_waits w
+  where w.job_id = any(array(
+    select x.job_id from jobsworth.budget_waits x
+    where (
+      select j.finished_at is null from jobsworth.reactive_jobs j where j.id = x.job_id
+    ) is not true
+    limit most
+    for update skip locked));
+
+  select array_agg(w.id) into over
+  from unnest(seen) as s (id)
+  cross join lateral (
+    select x.id, x.budget_id, x.starts_at, x.run_id from jobsworth.budget_windows x
+    where x.id = s.id
+    offset 0) w
+  cross join lateral (
+    select x from jobsworth.budgets x where x.id = w.budget_id offset 0) b
+  where w.starts_at < least(jobsworth.window_start(b.x, at), at - make_interval(days => days))
+    or ((b.x).period = 'run'
+      and (select 1 from jobsworth.reactive_jobs j
+        where j.run_id = w.run_id and j.finished_at is null limit 1) is null
+      and (select 1 from jobsworth.reactive_jobs j
+        where j.id = w.run_id and j.finished_at is null) is null);
+  forgotten := 0;
+  next := case when cardinality(seen) = most then seen[most] end;
+  if over is null then
+    return;
+  end if;
+
+  -- Against a late settlement, which takes this lock too before it looks for its windows.
+  perform jobsworth.lock_money();
+  with old as materialized (
+    select p.call_id, p.window_id
+    from unnest(over) as o (id)
+    cross join lateral (
+      select x.call_id, x.window_id from jobsworth.call_windows x
+      where x.window_id = o.id and (
+        select c.settled_at is null or c.settled_at >= at - make_interval(days => days)
+        from jobsworth.llm_calls c where c.id = x.call_id) is not true
+      limit most) p
+    limit most
+  ), gone as (
+    delete from jobsworth.call_windows p
+    using old o
+    where p.call_id = o.call_id and p.window_id is not distinct from o.window_id
+    returning p.window_id, p.reserved, p.spent
+  ), taken_off as (
+    update jobsworth.budget_windows w
+    set reserved = w.reserved - g.reserved, spent = w.spent - g.spent
+    from (
+      select x.window_id, sum(x.reserved) as reserved, sum(x.spent) as spent
+      from gone x
+      group by x.window_id) g
+    where w.id = g.window_id
+  )
+  select count(*) into forgotten from gone;
+  delete from jobsworth.budget_windows w
+  where w.id = any(over)
+    and (select 1 from jobsworth.call_windows p where p.window_id = w.id limit 1) is null;
+  if forgotten = most then
+    next := forget_windows.after;  -- there may be more of these
+  end if;
+end $$;
 """
 
 OPERATIONS = """
@@ -1094,6 +1173,7 @@ create function jobsworth.grant_budgets(job_ids uuid[]) returns void language sq
   begin atomic end;
 create or replace function jobsworth.why_budget(job_id uuid, out detail text, out remedy text)
   language sql stable return row(null::text, null::text);
+drop function jobsworth.forget_windows(uuid, int, int);
 drop function jobsworth.wake_budgets(uuid[]);
 drop function jobsworth.grant_waiting(uuid[]);
 drop function jobsworth.settle_windows(uuid[]);
@@ -1131,7 +1211,7 @@ alter table jobsworth.llm_calls drop column over_estimate, drop column price,
 
 
 def upgrade() -> None:
-    for part in (COLUMNS, TABLES, RULES, START, SETTLE, WAITERS, OPERATIONS, VIOLATIONS):
+    for part in (COLUMNS, TABLES, RULES, START, SETTLE, WAITERS, FORGET, OPERATIONS, VIOLATIONS):
         run(part)
 
 

@@ -66,8 +66,8 @@ RATES = Rates(Decimal(2), Decimal(1), Decimal(8))
 HOURLY = Budget("hourly", "tokens", "hour", model="hourly-1")
 RUN = Budget("each run", "money", "run")
 FRUGAL = Budget("frugal", "tokens", "day", mode="books.frugal")
-BUDGETS = {HOURLY: (2_000, 4_000), RUN: (Decimal("0.016"), Decimal("0.004")), FRUGAL: (8_000, 0)}
-RAISE_SECONDS = 0.2
+BUDGETS = {HOURLY: (1_500, 1_000), RUN: (Decimal("0.016"), Decimal("0.004")), FRUGAL: (8_000, 0)}
+RAISE_SECONDS = 0.1
 # How many ask at the same moment, at first, what is limited and what is short.
 RUSH = 24
 LIMITED = "limited-1"
@@ -110,7 +110,7 @@ select jobsworth.decide_step(%(job_id)s, %(name)s, %(decision)s, %(output)s, 'te
 SLOW_DISK: LiteralString = """
 create function public.take_time() returns trigger language plpgsql as $$
 begin
-  perform pg_sleep(0.004);
+  perform pg_sleep(0.01);
   return null;
 end $$;
 create trigger take_time after insert on jobsworth.call_windows
@@ -159,12 +159,13 @@ class Play:
         }
         self._prepare()
         self.daemons = [scene.start(self._env) for _ in range(3)]
-        self.daemons[0].wait_for("daemon.ready")
         self._youngest = 2
         self._stalled: list[tuple[float, Daemon]] = []
 
     def rush(self) -> None:
         """Let many ask at once, more than limit and budget let through."""
+        for daemon in self.daemons:
+            daemon.wait_for("daemon.ready")
         for model in [LIMITED, str(HOURLY.model)] * RUSH:
             self.scene.conn.execute(START_RUN, {"nodes": Jsonb(rush_of(model))})
 

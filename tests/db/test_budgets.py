@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db import budgets, limits, moving, settlements, starts, tokens
+from db import books, budgets, limits, moving, settlements, starts, tokens
 from db.budgets import Budget
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
@@ -33,6 +33,17 @@ from jobsworth.budget_windows w join jobsworth.budgets b on b.id = w.budget_id
 order by b.name, w.starts_at, w.run_id
 """
 BROKEN: LiteralString = "select invariant from jobsworth.violations"
+# As if all that was counted had been so many days ago.
+OLD: LiteralString = """
+with calls as (
+  update jobsworth.llm_calls
+  set started_at = started_at - make_interval(days => %(days)s),
+    settled_at = settled_at - make_interval(days => %(days)s)
+)
+update jobsworth.budget_windows w set starts_at = starts_at - make_interval(days => %(days)s)
+from jobsworth.budgets b
+where b.id = w.budget_id and b.period <> 'run'
+"""
 LEDGER: LiteralString = """
 select entry::text, input_tokens::int, cost from jobsworth.token_ledger order by id
 """
@@ -74,6 +85,10 @@ async def windows(conn: Connection) -> list[tuple[Decimal, Decimal]]:
 async def settle(conn: Connection, call_id: UUID, **options: Any) -> settlements.Settled:
     known: dict[str, Any] = {"status": CallStatus.OK, "usage": Usage(5, 5), "cost": Decimal("0.1")}
     return await settlements.settle_calls(conn, [Settlement(call_id, **{**known, **options})])
+
+
+async def forget(conn: Connection) -> None:
+    await budgets.forget_windows(conn, UUID(int=0), days=90, most=1000)
 
 
 async def park(conn: Connection, lease: Lease) -> None:
@@ -215,6 +230,22 @@ async def test_usage_above_the_estimate_is_recorded_and_flagged(conn: Connection
     [call] = await tokens.list_calls(conn, lease.job_id)
     assert (call.over_estimate, call.reasoning_tokens, call.total_tokens) == (True, 50, 350)
     assert await windows(conn) == [(0, 300)]
+
+
+async def test_the_largest_counts_there_are_are_booked_and_balance(conn: Connection) -> None:
+    most = Usage(tokens.TOKENS_MAX, tokens.TOKENS_MAX)
+    await tokens_a_day(conn, 10**14)
+    await budgets.set_budget(conn, "money", 10**14, unit="money", period="day")
+    first, second = [await started(conn, None, estimate=most) for _ in range(2)]
+    await settle(conn, first, usage=most, cost=Decimal("0.00000000000000000000000000000001"))
+    assert await books.check(conn) == []
+    await settle(conn, second, usage=most, cost=None)
+    assert [spent for _, spent in await windows(conn)] == [
+        4 * tokens.TOKENS_MAX,
+        Decimal("1.00000000000000000000000000000001"),
+    ]
+    assert await books.check(conn) == []
+    assert await fetch_all(conn, BROKEN) == []
 
 
 async def test_what_was_provably_not_sent_is_released(conn: Connection) -> None:
@@ -608,9 +639,70 @@ async def test_settling_in_opposite_orders_deadlocks_nobody(
     assert await fetch_all(conn, BROKEN) == []
 
 
+# Forgetting.
+
+
 async def test_a_finished_waiter_is_forgotten(conn: Connection) -> None:
     await tokens_a_day(conn, 0)
     lease = await short_job(conn)
+    await forget(conn)
+    assert len(await fetch_all(conn, "select job_id from jobsworth.budget_waits")) == 1
     await execute(conn, "select jobsworth.cancel(%s)", [lease.job_id])
-    await budgets.wake(conn)
+    await forget(conn)
     assert await fetch_all(conn, "select job_id from jobsworth.budget_waits") == []
+
+
+async def test_windows_that_are_over_are_forgotten_in_slices_and_the_books_balance_all_the_time(
+    conn: Connection,
+) -> None:
+    await tokens_a_day(conn, 10_000)
+    await budgets.set_budget(conn, "hourly", 10_000, unit="tokens", period="hour")
+    lease = await rows.running_job(conn)
+    for _ in range(3):
+        await settle(conn, await started(conn, lease))
+    await execute(conn, OLD, {"days": 100})
+    await started(conn, lease)
+    assert len(await windows(conn)) == 4
+    forgotten, after = 0, UUID(int=0)
+    while forgotten < 6:
+        count, next_one = await budgets.forget_windows(conn, after, days=90, most=1)
+        forgotten, after = forgotten + count, next_one or UUID(int=0)
+        assert await books.check(conn) == []
+    await forget(conn)
+    assert await windows(conn) == [(100, 0), (100, 0)]
+    assert await books.check(conn) == []
+
+
+async def test_what_may_still_count_is_kept(conn: Connection) -> None:
+    await tokens_a_day(conn, 10_000)
+    await budgets.set_budget(conn, "run", 10_000, unit="tokens", period="run")
+    open_one, ended, lately = [await rows.running_job(conn) for _ in range(3)]
+    await started(conn, open_one)
+    await settle(conn, await started(conn, ended))
+    await execute(conn, OLD, {"days": 100})
+    # A call that is open keeps its window, and a job that goes on that of its run.
+    await settle(conn, await started(conn, lately))
+    await rows.end(conn, ended.job_id)
+    await rows.end(conn, lately.job_id)
+    await forget(conn)
+    kept = {row["run_id"] for row in await fetch_all(conn, WINDOWS) if row["name"] == "run"}
+    assert kept == {open_one.job_id, lately.job_id}
+    assert len(await windows(conn)) == 4
+    assert await books.check(conn) == []
+
+
+async def test_a_truth_that_comes_after_its_window_was_forgotten_corrects_the_books(
+    conn: Connection,
+) -> None:
+    await tokens_a_day(conn, 10_000)
+    lease = await rows.running_job(conn)
+    call_id = await started(conn, lease)
+    await settle(conn, call_id, status=CallStatus.UNKNOWN, usage=ESTIMATE)
+    await execute(conn, OLD, {"days": 100})
+    await forget(conn)
+    assert await windows(conn) == []
+    assert (await settle(conn, call_id)).calls == 1
+    [call] = await tokens.list_calls(conn, lease.job_id)
+    assert (call.status, call.input_tokens) == (CallStatus.OK, 5)
+    assert await books.check(conn) == []
+    assert await fetch_all(conn, BROKEN) == []

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from db import recovery, tokens
+from db.errors import InvalidInput
 from db.jobs import JobStatus
 from db.pool import Connection
 from db.tokens import Answer, Call, CallStatus, Usage, UsageSource
@@ -180,6 +181,39 @@ async def test_an_answer_that_cannot_be_recorded_is_paid_for_all_the_same(api: J
     [call] = await calls(api, job.id)
     assert (call.status, call.input_tokens, call.output_tokens) == (CallStatus.OK, 7, 3)
     assert call.settled_at is not None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"input_tokens": -7, "output_tokens": 3}, "input_tokens is -7, not a count"),
+        ({"input_tokens": 7, "output_tokens": 10**15}, "not a count of tokens"),
+        ({"cost": Decimal("NaN")}, "the cost NaN is not an amount"),
+        ({"cost": Decimal("1e15")}, "is not an amount of money"),
+    ],
+)
+async def test_an_answer_with_impossible_counts_is_kept_and_not_paid_again(
+    api: JobApi, wrong: dict[str, Any], said: str
+) -> None:
+    errors: list[str] = []
+
+    @handler("work", failures_max=3)
+    async def work(job: Job) -> Any:
+        async with job.call("think", provider="scripted", model="m-1", estimate=(100, 50)) as call:
+            if not call.recorded:
+                try:
+                    await call.answered("paid", **wrong)
+                except InvalidInput as error:
+                    errors.append(str(error))
+                    raise ConnectionError("a failure that is tried again") from error
+        return call.output
+
+    job = await api.run("work")
+    assert job.result == "paid"
+    assert len(errors) == 1
+    assert said in errors[0]
+    [call] = await calls(api, job.id)
+    assert (call.status, call.input_tokens, call.output_tokens) == (CallStatus.OK, 100, 50)
 
 
 async def test_an_answer_that_comes_after_the_lease_was_lost_is_paid_and_kept(api: JobApi) -> None:

@@ -112,6 +112,7 @@ async def upkeep(
         heartbeat,
         Rescue(RESCUE_SECONDS, crashes_max=3, retry_base_seconds=60, retry_max_seconds=3600),
         poll_seconds=0.05,
+        windows_days=90,
         known=lambda: kept.known,
         drain_spool=kept.drain_spool,
         turn_seconds=lambda: kept.turn_seconds,
@@ -433,15 +434,15 @@ class Round:
         monkeypatch.setattr(Wake, "wait", wait)
 
     async def over(self) -> bool:
-        return len(self.rests) == 9
+        return len(self.rests) == 10
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_seven_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_eight_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, chores, unknown modes, abandoned calls, environments and the ledger's days
-    ask once each, cancels not."""
+    """Timers, strays, chores, unknown modes, abandoned calls, environments, budgets' windows and
+    the ledger's days ask once each, cancels not."""
     await api.database.execute(CLOSE_LEDGER)
     await api.enqueue("answer", delay=3600)
     if waiting:
@@ -452,7 +453,7 @@ async def test_a_round_without_work_is_seven_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "recent" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 7 + waiting
+    assert len(asked.asked) == 8 + waiting
 
 
 def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
@@ -465,6 +466,7 @@ def test_a_worker_without_work_asks_less_than_four_times_a_second() -> None:
         PERIODS["STRAYS_PERIOD_SECONDS"],
         PERIODS["ABANDONED_PERIOD_SECONDS"],
         PERIODS["ENVIRONMENTS_PERIOD_SECONDS"],
+        PERIODS["WINDOWS_PERIOD_SECONDS"],
         closing.PERIOD_SECONDS,
         defaults.poll_seconds,
         defaults.heartbeat_seconds,
