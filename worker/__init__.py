@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from db.checkpoints import Checkpoint
+    from db.tokens import Answer, Usage
     from worker.ask import Decision, NotApproved
-    from worker.calls import BudgetExceeded, CallLimited, CallRefused, PriceUnknown
+    from worker.calls import BudgetExceeded, CallLimited, CallRefused, PriceUnknown, Sending
     from worker.context import Job
     from worker.handlers import handler
     from worker.outcomes import Cancel, Fail, Retry, Snooze
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from worker.waits import Child, ChildFailed
 
 __all__ = [
+    "Answer",
     "BudgetExceeded",
     "CallLimited",
     "CallRefused",
@@ -37,15 +39,18 @@ __all__ = [
     "Parents",
     "PriceUnknown",
     "Retry",
+    "Sending",
     "Snooze",
     "StepChanged",
+    "Usage",
     "handler",
 ]
 
 _HOMES = {
     "db.checkpoints": ("Checkpoint",),
+    "db.tokens": ("Answer", "Usage"),
     "worker.ask": ("Decision", "NotApproved"),
-    "worker.calls": ("BudgetExceeded", "CallLimited", "CallRefused", "PriceUnknown"),
+    "worker.calls": ("BudgetExceeded", "CallLimited", "CallRefused", "PriceUnknown", "Sending"),
     "worker.context": ("Job",),
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),

@@ -394,3 +394,19 @@ async def test_two_calls_of_one_name_at_once_are_not_both_paid(api: JobApi) -> N
     assert "step 'ask' runs already in this attempt" in (job.error or "")
     assert 2 not in sent
     assert len(await calls(api, job.id)) <= 1
+
+
+async def test_two_open_calls_of_one_name_at_once_are_not_both_paid(api: JobApi) -> None:
+    @handler("work", failures_max=1)
+    async def work(job: Job) -> str:
+        async with job.call("ask", provider="acme", model="m-1", estimate=(100, 50)) as call:
+            with pytest.raises(InvalidInput, match="step 'ask' runs already in this attempt"):
+                async with job.call("ask", provider="acme", model="m-1", estimate=(100, 50)):
+                    pass
+            await call.answered("one", 10, 5)
+        async with job.call("ask", provider="acme", model="m-1", estimate=(1, 1)) as replayed:
+            return replayed.output
+
+    job = await api.run("work")
+    assert job.result == "one"
+    assert len(await calls(api, job.id)) == 1
