@@ -68,14 +68,16 @@ with entries as materialized (
 ), compared as (
   select c.id, c.settled_at,
     coalesce(r.times, 0) as reserves, coalesce(s.times, 0) as closings,
-    row(c.provider || ' ' || c.model, c.estimated_input_tokens, c.estimated_output_tokens,
-      trim_scale(c.estimated_cost))::text as estimated,
-    row(r.model, r.input_tokens, r.output_tokens, trim_scale(r.cost))::text as reserved,
-    row(c.provider || ' ' || c.model, coalesce(c.input_tokens, 0), coalesce(c.output_tokens, 0),
-      coalesce(c.cache_read_tokens, 0), coalesce(c.cache_write_tokens, 0),
-      trim_scale(c.cost))::text as used,
-    row(s.model, s.input_tokens, s.output_tokens, s.cache_read_tokens, s.cache_write_tokens,
-      trim_scale(s.cost))::text as settled
+    format('%%s %%s: %%s in, %%s out, %%s USD', c.provider, c.model, c.estimated_input_tokens,
+      c.estimated_output_tokens, coalesce(trim_scale(c.estimated_cost)::text, '?')) as estimated,
+    format('%%s: %%s in, %%s out, %%s USD', r.model, r.input_tokens, r.output_tokens,
+      coalesce(trim_scale(r.cost)::text, '?')) as reserved,
+    format('%%s %%s: %%s in, %%s out, cache %%s read %%s written, %%s USD', c.provider, c.model,
+      coalesce(c.input_tokens, 0), coalesce(c.output_tokens, 0), coalesce(c.cache_read_tokens, 0),
+      coalesce(c.cache_write_tokens, 0), coalesce(trim_scale(c.cost)::text, '?')) as used,
+    format('%%s: %%s in, %%s out, cache %%s read %%s written, %%s USD', s.model, s.input_tokens,
+      s.output_tokens, s.cache_read_tokens, s.cache_write_tokens,
+      coalesce(trim_scale(s.cost)::text, '?')) as settled
   from jobsworth.llm_calls c
   left join entries r on r.call_id = c.id and r.reserves
   left join entries s on s.call_id = c.id and not s.reserves
@@ -120,8 +122,9 @@ from jobsworth.token_ledger l
 join jobsworth.llm_calls c on c.id = l.call_id
 where l.entry = 'adjust' and c.settled_at is null
 union all
-select 'a repricing takes no tokens', l.id::text, '0',
-  row(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens)::text
+select 'a repricing takes no tokens', l.id::text, 'no tokens',
+  format('%%s in, %%s out, cache %%s read %%s written', l.input_tokens, l.output_tokens,
+    l.cache_read_tokens, l.cache_write_tokens)
 from jobsworth.token_ledger l
 where l.reprices
   and row(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens)
@@ -161,8 +164,10 @@ with by_calls as (
   group by 1
 )
 select 'calls and ledger have the same sums' as rule, coalesce(a.model, b.model) as subject,
-  row(a.calls, a.input_tokens, a.output_tokens, trim_scale(a.cost))::text as expected,
-  row(b.calls, b.input_tokens, b.output_tokens, trim_scale(b.cost))::text as found
+  format('%%s calls, %%s in, %%s out, %%s USD', coalesce(a.calls, 0), coalesce(a.input_tokens, 0),
+    coalesce(a.output_tokens, 0), trim_scale(coalesce(a.cost, 0))) as expected,
+  format('%%s calls, %%s in, %%s out, %%s USD', coalesce(b.calls, 0), coalesce(b.input_tokens, 0),
+    coalesce(b.output_tokens, 0), trim_scale(coalesce(b.cost, 0))) as found
 from by_calls a
 full join by_ledger b on b.model = a.model
 where row(a.calls, a.input_tokens, a.output_tokens, trim_scale(a.cost))::text
@@ -220,14 +225,18 @@ with entered as (
     and l.occurred_at < (c.closed_through + 1)::timestamp at time zone 'utc'
   group by 1, 2, 3, 4, 5, 6, 7
 ), expected as (
-  select row(e.day, e.provider, e.model, e.mode, e.scope, e.agent_id, e.team_id)::text as subject,
-    row(e.entries, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens,
-      trim_scale(e.cost), e.unknown)::text as sums
+  select concat_ws(', ', e.day, e.provider || ' ' || e.model, 'mode ' || e.mode, e.scope,
+      'agent ' || e.agent_id, 'team ' || e.team_id) as subject,
+    format('%%s entries, %%s in, %%s out, cache %%s read %%s written, %%s USD, %%s of unknown cost',
+      e.entries, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens,
+      trim_scale(e.cost), e.unknown) as sums
   from entered e
 ), found as (
-  select row(d.day, d.provider, d.model, d.mode, d.scope, d.agent_id, d.team_id)::text as subject,
-    row(d.entries, d.input_tokens, d.output_tokens, d.cache_read_tokens, d.cache_write_tokens,
-      trim_scale(d.cost), d.unknown_cost_entries)::text as sums
+  select concat_ws(', ', d.day, d.provider || ' ' || d.model, 'mode ' || d.mode, d.scope,
+      'agent ' || d.agent_id, 'team ' || d.team_id) as subject,
+    format('%%s entries, %%s in, %%s out, cache %%s read %%s written, %%s USD, %%s of unknown cost',
+      d.entries, d.input_tokens, d.output_tokens, d.cache_read_tokens, d.cache_write_tokens,
+      trim_scale(d.cost), d.unknown_cost_entries) as sums
   from jobsworth.ledger_days d
 )
 select 'a closed day is the sum of its entries' as rule, coalesce(e.subject, f.subject) as subject,
@@ -272,15 +281,16 @@ with counted as (
   where o.starts_at >= coalesce(b.reset_at, '-infinity')
 )
 select 'a window is the sum of its calls' as rule, w.id::text as subject,
-  row(trim_scale(coalesce(c.reserved, 0)), trim_scale(coalesce(c.spent, 0)))::text as expected,
-  row(trim_scale(w.reserved), trim_scale(w.spent))::text as found
+  format('%%s held, %%s spent', trim_scale(coalesce(c.reserved, 0)),
+    trim_scale(coalesce(c.spent, 0))) as expected,
+  format('%%s held, %%s spent', trim_scale(w.reserved), trim_scale(w.spent)) as found
 from jobsworth.budget_windows w
 left join counted c on c.window_id = w.id
 where w.reserved <> coalesce(c.reserved, 0) or w.spent <> coalesce(c.spent, 0)
 union all
 select 'a call counts in its windows what it holds or took', c.call_id::text,
-  c.budget || ' ' || row(trim_scale(c.holds), trim_scale(c.took))::text,
-  c.budget || ' ' || row(trim_scale(c.reserved), trim_scale(c.spent))::text
+  format('%%s: %%s held, %%s spent', c.budget, trim_scale(c.holds), trim_scale(c.took)),
+  format('%%s: %%s held, %%s spent', c.budget, trim_scale(c.reserved), trim_scale(c.spent))
 from of_calls c
 where c.reserved <> c.holds or c.spent is distinct from c.took
 union all

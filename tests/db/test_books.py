@@ -365,5 +365,5 @@ async def test_an_imbalance_says_what_was_expected_and_found(conn: Connection) -
     await execute(conn, "update jobsworth.token_ledger set input_tokens = 9 where entry = 'settle'")
     [settlement] = [i for i in await books.check(conn) if i.rule != SUMS[0]]
     assert settlement.subject == str(call_id)
-    assert settlement.expected == '("acme large",10,5,0,0,0.1)'
-    assert settlement.found == '("acme large",9,5,0,0,0.1)'
+    assert settlement.expected == "acme large: 10 in, 5 out, cache 0 read 0 written, 0.1 USD"
+    assert settlement.found == "acme large: 9 in, 5 out, cache 0 read 0 written, 0.1 USD"
