@@ -112,7 +112,9 @@ class WorkerProcess:
         os.mkfifo(self._stderr)
         self._nursery = the_nursery()
         # A session of its own, so `end` reaches what it started and Ctrl-C reaches only pytest.
-        self.pid = self._nursery.fork(arguments, env, (os.devnull, os.devnull, str(self._stderr)))
+        files = (os.devnull, os.devnull, str(self._stderr))
+        self._child = self._nursery.fork(arguments, env, files)
+        self.pid = self._child.pid
         self._lines: list[str] = []
         self._records: list[Record] = []
         self._changed = threading.Condition()
@@ -154,7 +156,7 @@ class WorkerProcess:
 
     def wait(self, seconds: float = 30) -> int:
         """Its exit code, once it has ended by itself; -9 after SIGKILL."""
-        code = self._nursery.wait(self.pid, seconds)
+        code = self._nursery.wait(self._child, seconds)
         if code is None:
             raise AssertionError(f"worker still runs after {seconds} s\n{self._tail()}")
         self._reader.join(timeout=5)
@@ -183,7 +185,7 @@ class WorkerProcess:
         self._folder.cleanup()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._nursery.wait(self.pid, 0) is None:
+        if self._nursery.wait(self._child, 0) is None:
             os.kill(self.pid, number)
 
     def _read(self) -> None:
@@ -202,7 +204,7 @@ class WorkerProcess:
     def _missing(self, event: str, fields: Mapping[str, object], seconds: float) -> str:
         wanted = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
         ended = (
-            f"the worker ended ({self._nursery.wait(self.pid, 0)})"
+            f"the worker ended ({self._nursery.wait(self._child, 0)})"
             if self._closed
             else f"{seconds} s"
         )

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -58,6 +58,13 @@ def the_nursery() -> Nursery:
     return Nursery()
 
 
+class Child(NamedTuple):
+    """A forked process, by its number: a pid is soon given to another."""
+
+    number: int
+    pid: int
+
+
 class Nursery:
     """The tests' side: asks for processes, and hears of their ends. Any thread may ask."""
 
@@ -74,7 +81,7 @@ class Nursery:
         )
         self._asking = threading.Lock()
         self._heard = threading.Condition()
-        self._pids: dict[int, int] = {}
+        self._born: dict[int, Child] = {}
         self._codes: dict[int, int] = {}
         self._numbers = itertools.count(1)
         threading.Thread(target=self._listen, daemon=True).start()
@@ -82,8 +89,8 @@ class Nursery:
     def start(self, url: str, env: Mapping[str, str]) -> Daemon:
         """Fork a `jobsworth worker` with these settings."""
         log = self._directory / f"{next(self._numbers)}.log"
-        pid = self.fork(["worker"], environment(url, env), (os.devnull, str(log), str(log)))
-        return Daemon(self, pid, log)
+        child = self.fork(["worker"], environment(url, env), (os.devnull, str(log), str(log)))
+        return Daemon(self, child, log)
 
     def run(
         self, arguments: Sequence[str], env: Mapping[str, str], stdin: str, seconds: float
@@ -92,17 +99,17 @@ class Nursery:
         number = next(self._numbers)
         read, out, err = (self._directory / f"{number}.{name}" for name in ("in", "out", "err"))
         read.write_text(stdin)
-        pid = self.fork(arguments, env, (str(read), str(out), str(err)))
-        code = self.wait(pid, seconds)
+        child = self.fork(arguments, env, (str(read), str(out), str(err)))
+        code = self.wait(child, seconds)
         if code is None:
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(child.pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(list(arguments), seconds)
         return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
 
     def fork(
         self, arguments: Sequence[str], env: Mapping[str, str], files: tuple[str, str, str]
-    ) -> int:
-        """The pid of a new `jobsworth *arguments`, which reads and writes these three files."""
+    ) -> Child:
+        """A new `jobsworth *arguments`, which reads and writes these three files."""
         number = next(self._numbers)
         request = {
             "number": number,
@@ -116,33 +123,34 @@ class Nursery:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         with self._heard:
-            self._heard.wait_for(lambda: number in self._pids, START_SECONDS)
-            return self._pids[number]
+            self._heard.wait_for(lambda: number in self._born, START_SECONDS)
+            return self._born[number]
 
-    def wait(self, pid: int, seconds: float) -> int | None:
-        """The exit code of one of its daemons (negative: the signal), None if it still runs."""
+    def wait(self, child: Child, seconds: float) -> int | None:
+        """The exit code of one of its processes (negative: the signal), None if it still runs."""
         with self._heard:
-            self._heard.wait_for(lambda: pid in self._codes, seconds)
-            return self._codes.get(pid)
+            self._heard.wait_for(lambda: child.number in self._codes, seconds)
+            return self._codes.get(child.number)
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             said = json.loads(line)
             with self._heard:
-                if "number" in said:
-                    self._pids[said["number"]] = said["pid"]
+                if "pid" in said:
+                    self._born[said["number"]] = Child(**said)
                 else:
-                    self._codes[said["pid"]] = said["code"]
+                    self._codes[said["number"]] = said["code"]
                 self._heard.notify_all()
 
 
 class Daemon:
     """A daemon out of the nursery: its log as records, and every way to hurt it."""
 
-    def __init__(self, nursery: Nursery, pid: int, log: Path) -> None:
-        self.pid = pid
+    def __init__(self, nursery: Nursery, child: Child, log: Path) -> None:
+        self.pid = child.pid
         self.log = log
+        self._child = child
         self._nursery = nursery
         self._read_bytes = 0
         self._records: list[Record] = []
@@ -176,13 +184,13 @@ class Daemon:
 
     def wait(self, seconds: float = 30) -> int:
         """Its exit code once it has ended; -9 after SIGKILL."""
-        code = self._nursery.wait(self.pid, seconds)
+        code = self._nursery.wait(self._child, seconds)
         assert code is not None, f"daemon still runs after {seconds} s\n{self.tail()}"
         return code
 
     @property
     def running(self) -> bool:
-        return self._nursery.wait(self.pid, 0) is None
+        return self._nursery.wait(self._child, 0) is None
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -220,7 +228,7 @@ def main() -> None:
         importlib.import_module(name)
     gc.freeze()
     ends = _pipe_of_ends()
-    born: set[int] = set()
+    born: dict[int, int] = {}
     asked = b""
     while True:
         readable, _, _ = select.select([0, ends], [], [])
@@ -233,7 +241,7 @@ def main() -> None:
                 break
             *lines, asked = (asked + data).split(b"\n")
             for line in lines:
-                born.add(_bear(json.loads(line)))
+                _bear(json.loads(line), born)
     for pid in born:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
@@ -252,20 +260,20 @@ def _wake(_number: int, _frame: object) -> None:
     """Its byte in the pipe is all that is wanted of the signal."""
 
 
-def _tell_ends(born: set[int]) -> None:
+def _tell_ends(born: dict[int, int]) -> None:
     while born:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             return
-        born.discard(pid)
-        _tell({"pid": pid, "code": os.waitstatus_to_exitcode(status)})
+        _tell({"number": born.pop(pid), "code": os.waitstatus_to_exitcode(status)})
 
 
-def _bear(request: dict[str, Any]) -> int:
+def _bear(request: dict[str, Any], born: dict[int, int]) -> None:
     pid = os.fork()
     if pid:
+        born[pid] = request["number"]
         _tell({"number": request["number"], "pid": pid})
-        return pid
+        return
     code = 70
     try:
         code = _live(request)
@@ -290,7 +298,9 @@ def _live(request: dict[str, Any]) -> int:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["directory"])
-    sys.path[0] = request["directory"]  # as `python -m` has it
+    # As `python -m` has it.
+    sys.path[0] = request["directory"]
+    sys.path[1:1] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
     from worker import crash_points
     from worker.cli.run import run
 

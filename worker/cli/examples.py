@@ -31,6 +31,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'echo "$nodes" | jobsworth runs start -',
     ),
     "runs cancel": ("jobsworth runs cancel 019a9d3e5b1c",),
+    "runs retry": ("jobsworth runs retry 019a9d3e5b1c",),
+    "runs delete": ("jobsworth runs delete 019a9d3e5b1c",),
     "approvals": ("jobsworth approvals", "jobsworth approvals 019a9d3e5b1c"),
     "approve": (
         "jobsworth approve 019a9d3e5b1c --comment 'go ahead'",
