@@ -47,8 +47,8 @@ async def test_a_replay_reads_answers_and_results_of_tools_and_sends_nothing(
 
     @agent.tool_plain
     def search(query: str) -> dict[str, Any]:
-        looked_up.append(query)
-        return {"hits": [query, len(looked_up)]}
+        looked_up.append(query)  # the two in any order, each in a thread of its own
+        return {"hits": [query]}
 
     @handler("work")
     async def work(job: Job) -> str:
@@ -59,8 +59,8 @@ async def test_a_replay_reads_answers_and_results_of_tools_and_sends_nothing(
         return answer
 
     job = await api.run("work")
-    assert job.result == 'got {"hits":["x",1]}, {"hits":["y",2]}'
-    assert (job.failures, looked_up) == (2, ["x", "y"])
+    assert job.result == 'got {"hits":["x"]}, {"hits":["y"]}'
+    assert (job.failures, sorted(looked_up)) == (2, ["x", "y"])
     assert len(provider.bill) == len(await calls_of(api, job.id)) == 2
     assert await steps_of(api, job.id) == [
         "look/request 1",
