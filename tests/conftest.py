@@ -124,7 +124,9 @@ class SharedServers(ExitStack):
 
     def get(self, major: int) -> Embedded:
         if major not in self._running:
-            self._running[major] = self.enter_context(_server(major))
+            server = self._running[major] = self.enter_context(_server(major))
+            # Kept open: a connection costs half as much as a database.
+            _admins[server] = self.enter_context(connect(server.database_url("postgres")))
         return self._running[major]
 
 
@@ -146,6 +148,9 @@ def _base() -> Path:
         > MEMORY_BYTES_MIN
     )
     return MEMORY if plenty else DISK
+
+
+_admins: dict[Embedded, psycopg.Connection[DictRow]] = {}
 
 
 @contextmanager
@@ -178,8 +183,13 @@ def _administer(server: Embedded, statement: LiteralString, *names: str) -> None
         conn.execute(SQL(statement).format(*map(Identifier, names)))
 
 
-def _admin(server: Embedded) -> psycopg.Connection[DictRow]:
-    return connect(server.database_url("postgres"))
+@contextmanager
+def _admin(server: Embedded) -> Generator[psycopg.Connection[DictRow]]:
+    if server in _admins:
+        yield _admins[server]
+    else:
+        with connect(server.database_url("postgres")) as conn:
+            yield conn
 
 
 # What a killed test run left behind: its servers would run, and fill the disk, for ever.

@@ -46,6 +46,22 @@ async def join(job: Job, prompt: str, model: str, streamed: bool = False) -> str
 
 
 async def _run(job: Job, prompt: str, model: str, streamed: bool) -> str:
+    async def listen(ctx: RunContext[Job], events: AsyncIterable[Any]) -> None:
+        async for _ in events:
+            pass
+
+    return await job.agent(
+        "think",
+        _agent(model),
+        prompt,
+        deps=job,
+        event_stream_handler=listen if streamed else None,
+        effects={"look": "pure", "charge": "unsafe"},
+    )
+
+
+@cache
+def _agent(model: str) -> Agent[Job, str]:
     agent = Agent(
         OpenAIChatModel(model, provider=_provider()),
         deps_type=Job,
@@ -72,18 +88,7 @@ async def _run(job: Job, prompt: str, model: str, streamed: bool) -> str:
     async def ship(ctx: RunContext[Job], n: int) -> str:
         return _done(ctx.deps, "ship", n)
 
-    async def listen(ctx: RunContext[Job], events: AsyncIterable[Any]) -> None:
-        async for _ in events:
-            pass
-
-    return await job.agent(
-        "think",
-        agent,
-        prompt,
-        deps=job,
-        event_stream_handler=listen if streamed else None,
-        effects={"look": "pure", "charge": "unsafe"},
-    )
+    return agent
 
 
 def _done(job: Job, tool: str, n: int) -> str:

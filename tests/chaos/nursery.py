@@ -32,6 +32,7 @@ from tests.support import POLL_SECONDS, ROOT, Record, environment
 
 PRELOADED = (
     "genai_prices.data",
+    "openai.lib.streaming.chat",
     "pydantic_ai.models.openai",
     "pydantic_ai.providers.openai",
     "worker.agent",
@@ -226,6 +227,7 @@ def main() -> None:
     """The nursery's side: fork for each request, tell of each end, until stdin is closed."""
     for name in PRELOADED:
         importlib.import_module(name)
+    _build()
     gc.freeze()
     ends = _pipe_of_ends()
     born: dict[int, int] = {}
@@ -245,6 +247,16 @@ def main() -> None:
     for pid in born:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+
+
+def _build() -> None:
+    """What pydantic makes at its first use, which is a third of what a short-lived daemon does."""
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from pydantic_ai.messages import ModelMessagesTypeAdapter
+
+    ModelMessagesTypeAdapter.rebuild()
+    ChatCompletion.model_rebuild()
+    ChatCompletionChunk.model_rebuild()
 
 
 def _pipe_of_ends() -> int:
