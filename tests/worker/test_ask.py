@@ -363,7 +363,7 @@ async def test_a_no_just_before_the_step_begins_stops_it(
 
 @pytest.mark.parametrize("effect", ["idempotent", "unsafe"])
 async def test_a_worker_that_dies_in_the_step_leaves_it_to_the_next_or_to_a_person(
-    api: JobApi, effect: str
+    api: JobApi, effect: steps_module.Effect
 ) -> None:
     begun = anyio.Event()
     ran: list[int] = []
