@@ -44,32 +44,3 @@ async def consume(conn: Connection, lease: Lease, approval_id: UUID, step_name: 
     else:
         reason = f"it is for the step {found.consumed_by or found.for_step}"
     raise Conflict(f"approval {approval_id} does not allow {step_name}: {reason}", "ask anew")
-
-
-BEGIN_STEP: LiteralString = """
-insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt)
-select j.id, j.team_id, %(name)s, 'step', %(effect)s::jobsworth.step_effect, %(input_hash)s,
-  %(attempt)s
-from jobsworth.reactive_jobs j
-where j.id = %(job_id)s
-on conflict (job_id, name) do nothing
-"""
-
-
-async def begin_step(
-    conn: Connection,
-    lease: Lease,
-    approval_id: UUID,
-    name: str,
-    *,
-    attempt: int,
-    effect: str,
-    input_hash: str,
-) -> bool:
-    """Consume an approval and begin its step, in the caller's transaction.
-
-    False if the step had begun before, in an attempt that did not record it. Raises as `consume`.
-    """
-    await consume(conn, lease, approval_id, name)
-    values = {"job_id": lease.job_id, "name": name, "attempt": attempt, "effect": effect}
-    return bool(await execute(conn, BEGIN_STEP, {**values, "input_hash": input_hash}))

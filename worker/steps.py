@@ -251,27 +251,17 @@ async def _patiently(write: Callable[[], Awaitable[T]]) -> T:
 
 async def _begin(job: "Job", name: str, digest: str, effect: str, consumes: UUID | None) -> None:
     """Mark the step as begun, with its consent; parks if it is unsafe and was begun before."""
+    database = job.tools.database
+    # Without consent it is one statement, which needs no transaction around it.
     try:
-        async with job.tools.database.transaction() as connection:
-            if consumes is None:
-                begun = await steps.begin(
-                    connection,
-                    job.lease,
-                    name,
-                    attempt=job.attempt,
-                    effect=effect,
-                    input_hash=digest,
-                )
-            else:
-                begun = await consumption.begin_step(
-                    connection,
-                    job.lease,
-                    consumes,
-                    name,
-                    attempt=job.attempt,
-                    effect=effect,
-                    input_hash=digest,
-                )
+        async with (
+            database.connection() if consumes is None else database.transaction() as connection
+        ):
+            if consumes is not None:
+                await consumption.consume(connection, job.lease, consumes, name)
+            begun = await steps.begin(
+                connection, job.lease, name, attempt=job.attempt, effect=effect, input_hash=digest
+            )
             # This attempt has not run it: a mark of its own is one whose commit was not answered.
             if not begun and name not in job.begun:
                 found = await steps.list_for_job(connection, job.id)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db import approvals, consumption, effects, moving, questions, violations
+from db import approvals, consumption, effects, moving, questions, steps, violations
 from db.approvals import ApprovalStatus, Resolution, shown_hash
 from db.effects import Approval, Origin
 from db.errors import Conflict, InvalidInput
@@ -269,14 +269,20 @@ async def test_a_worker_that_lost_its_job_consumes_nothing(conn: Connection) -> 
 async def test_a_step_begins_with_its_approval_or_not_at_all(conn: Connection) -> None:
     lease = await rows.running_job(conn)
     approval_id = await ask(conn, lease.job_id)
-    begin: dict[str, Any] = {"attempt": 1, "effect": "unsafe", "input_hash": "h"}
-    with pytest.raises(Conflict):
+
+    async def begin() -> bool:
         async with conn.transaction():
-            await consumption.begin_step(conn, lease, approval_id, "ship", **begin)
+            await consumption.consume(conn, lease, approval_id, "ship")
+            return await steps.begin(
+                conn, lease, "ship", attempt=1, effect="unsafe", input_hash="h"
+            )
+
+    with pytest.raises(Conflict):
+        await begin()
     assert await fetch_all(conn, STEPS) == []
     await vote(conn, approval_id, "ann")
-    assert await consumption.begin_step(conn, lease, approval_id, "ship", **begin)
-    assert not await consumption.begin_step(conn, lease, approval_id, "ship", **begin)
+    assert await begin()
+    assert not await begin()
     assert await fetch_all(conn, STEPS) == [
         {"name": "ship", "effect": "unsafe", "finished_at": None}
     ]
