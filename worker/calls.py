@@ -8,6 +8,7 @@ its answer.
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from random import random
@@ -135,7 +136,10 @@ class PaidCall:
     ends it; a second one changes nothing.
     """
 
-    def __init__(self, job: "Job", name: str, call_id: UUID, booked: Starting) -> None:
+    def __init__(
+        self, job: "Job", name: str, call_id: UUID, booked: Starting, under_way: ExitStack
+    ) -> None:
+        """`under_way` is left when it is settled."""
         self.id = call_id
         self.request_id = booked.request_id
         self._job = job
@@ -144,6 +148,7 @@ class PaidCall:
         self._model = booked.model
         self._estimate = booked.estimate
         self._estimated_cost = booked.estimated_cost
+        self._under_way = under_way
         self._began = time.monotonic()
         self._open = True
         job.calls_open.began()
@@ -242,7 +247,8 @@ class PaidCall:
         )
         self._end()
         tools = self._job.tools
-        booked = await tools.spool.settle(tools.books, self._job.id, Paid(settlement, kept))
+        with self._under_way:
+            booked = await tools.spool.settle(tools.books, self._job.id, Paid(settlement, kept))
         if booked.rooms:
             await self._wake(booked.rooms)
         return booked.stands
@@ -288,18 +294,17 @@ async def make(
     found, output = await steps.read(job, name, fresh=job.attempt > 1)
     if found:
         return output
-    with steps.alone(job, name):
-        call = await begin(job, name, provider=provider, model=model, estimate=estimate)
-        if call is None:
-            _, output = await steps.read(job, name)
-            return output
-        try:
-            answer = await send(Sending(call.request_id))
-        except BaseException as error:
-            await failed(call, error)
-            raise
-        crash_points.reach("call.answered")
-        return await call.answered(answer)
+    call = await begin(job, name, provider=provider, model=model, estimate=estimate)
+    if call is None:
+        _, output = await steps.read(job, name)
+        return output
+    try:
+        answer = await send(Sending(call.request_id))
+    except BaseException as error:
+        await failed(call, error)
+        raise
+    crash_points.reach("call.answered")
+    return await call.answered(answer)
 
 
 async def failed(call: PaidCall, error: BaseException) -> None:
@@ -320,8 +325,19 @@ async def begin(
 
     Committed on return, under the fence, within its rate limits and budgets. Parks the job (raises
     `ParkSignal`) where one of them says wait, or a person must be asked. None: an earlier call was
-    answered meanwhile, as `job` knows. Raises `LeaseLost`, `BudgetExceeded`, `PriceUnknown`.
+    answered meanwhile, as `job` knows. Raises `LeaseLost`, `BudgetExceeded`, `PriceUnknown`, and
+    `InvalidInput` while another call of that name is under way.
     """
+    with ExitStack() as under_way:
+        under_way.enter_context(steps.alone(job, name))
+        call_id, booked = await _book(job, name, provider, model, estimate)
+        call = PaidCall(job, name, call_id, booked, under_way.pop_all())
+    return await _unless_answered(job, name, call)
+
+
+async def _book(
+    job: "Job", name: str, provider: str, model: str, estimate: tuple[int, int]
+) -> tuple[UUID, Starting]:
     crash_points.reach("call.before_row")
     tools = job.tools
     upper = Usage(*estimate, source=UsageSource.ESTIMATED)
@@ -349,7 +365,7 @@ async def begin(
                 for budget in warned:
                     log.warning(events.BUDGET_WARNED, budget=budget)
                 crash_points.reach("call.after_row")
-                return await _unless_answered(job, name, PaidCall(job, name, call_id, call))
+                return call_id, call
             case Limited(detail, wait_seconds):
                 sleeps += 1
                 if wait_seconds > SLEEP_SECONDS_MAX or sleeps > SLEEPS_MAX:

@@ -11,7 +11,6 @@ once; a replay of an answered one books nothing.
     return call.output
 """
 
-from contextlib import ExitStack
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,6 @@ class OpenCall:
         self._model = model
         self._estimate = estimate
         self._paid: PaidCall | None = None
-        self._under_way = ExitStack()
         self.recorded = False
         self.output: Any = None
 
@@ -100,9 +98,7 @@ class OpenCall:
         found, output = await steps.read(job, self._name, fresh=job.attempt > 1)
         if found:
             self.recorded, self.output = True, output
-            return self
-        with ExitStack() as under_way:
-            under_way.enter_context(steps.alone(job, self._name))
+        else:
             self._paid = await calls.begin(
                 job,
                 self._name,
@@ -112,7 +108,6 @@ class OpenCall:
             )
             if self._paid is None:
                 self.recorded, self.output = await steps.read(job, self._name)
-            self._under_way = under_way.pop_all()
         return self
 
     async def __aexit__(
@@ -121,10 +116,6 @@ class OpenCall:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._under_way:
-            await self._left(error)
-
-    async def _left(self, error: BaseException | None) -> None:
         if self._paid is None or self.recorded:
             return
         if error is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry, RunContext
 
@@ -126,3 +127,19 @@ async def test_what_a_tool_tells_the_model_by_raising_is_recorded_too(
     job = await api.run("work")
     assert (job.result, asked) == ("6", [2, 6])
     assert len(provider.bill) == 4
+
+
+async def test_two_agents_of_one_name_at_once_are_not_both_paid(
+    api: JobApi, provider: OpenAIStub
+) -> None:
+    agent = Agent(model_at(provider))
+
+    @handler("work", failures_max=1)
+    async def work(job: Job) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(job.agent, "look", agent, "[[say x]]")
+
+    job = await api.run("work")
+    assert "look" in (job.error or "")
+    assert len(provider.bill) <= 1
