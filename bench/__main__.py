@@ -20,26 +20,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import (
-    ours,
-    peers,
-    raw,
-    report,
-    scenario_daemons,
-    scenario_drain,
-    scenario_enqueue,
-    scenario_flat,
-    scenario_idle,
-    scenario_one_at_a_time,
-    scenario_paperwork,
-    scenario_pickup,
-    scenario_priority,
-    scenario_rounds,
-    scenario_shape,
-)
+from bench import ours, peers, raw, report
 from bench.contender import ROOT, Contender
 from bench.lab import Lab
 from bench.results import Failure, Figure, Results, load, save
+from bench.scenarios import (
+    daemons,
+    drain,
+    enqueue,
+    flat,
+    idle,
+    one_at_a_time,
+    paperwork,
+    pickup,
+    priority,
+    rounds,
+    shape,
+)
 from bench.server import Server, running_server
 from bench.targets import NOT_MEASURED, targets
 
@@ -61,17 +58,17 @@ class Scenario(report.Section, Protocol):
 
 
 SCENARIOS: tuple[Scenario, ...] = (
-    scenario_drain,
-    scenario_enqueue,
-    scenario_pickup,
-    scenario_rounds,
-    scenario_one_at_a_time,
-    scenario_flat,
-    scenario_priority,
-    scenario_daemons,
-    scenario_paperwork,
-    scenario_shape,
-    scenario_idle,
+    drain,
+    enqueue,
+    pickup,
+    rounds,
+    one_at_a_time,
+    flat,
+    priority,
+    daemons,
+    paperwork,
+    shape,
+    idle,
 )
 
 

@@ -17,11 +17,12 @@ from typing import Any, LiteralString, cast
 from psycopg.sql import SQL, Identifier
 
 from bench.server import CONFIG
-from db import ledger, rollups
-from db.embedded import start
 from db.migrate import migrate
+from db.money import days as ledger_days
+from db.money import ledger
 from db.pool import Connection, begun
 from db.schema import DEFAULT_SCHEMA
+from db.server.embedded import start
 
 CHUNK = 500_000
 RUNS = 3
@@ -89,10 +90,10 @@ async def load(conn: Connection, entries: int) -> None:
 
 
 async def close_all(conn: Connection) -> int:
-    through, days = (await rollups.look(conn)).closable, 0
+    through, days = (await ledger_days.look(conn)).closable, 0
     while True:
         async with begun(conn, "begin"):
-            closed = await rollups.close_day(conn, through)
+            closed = await ledger_days.close_day(conn, through)
         days += 1
         if closed is None or closed >= through:
             return days

@@ -3,9 +3,9 @@
 import asyncio
 import time
 
-from db.tokens import Answer, Usage
+from db.money.calls import Answer, Usage
 from worker import Job, handler
-from worker.calls import Sending
+from worker.money.calls import Sending
 
 
 @handler("nothing")

@@ -19,9 +19,9 @@ import psycopg
 
 from bench.contender import ROOT, STOP_SECONDS_MAX, clean_environment
 from bench.ours import SETTINGS
-from db.enqueue_many import enqueue_many
 from db.ids import uuidv7
-from db.new_job import NewJob
+from db.queue.enqueue_many import enqueue_many
+from db.queue.new_job import NewJob
 
 POLL_SECONDS = 0.02
 WAIT_SECONDS_MAX = 60.0

@@ -15,10 +15,10 @@ import psycopg
 
 from bench.contender import Contender, clean_environment
 from bench.lab import OURS
-from db.enqueue import enqueue_sync
-from db.enqueue_many import enqueue_many
 from db.migrate import migrate
-from db.new_job import NewJob
+from db.queue.enqueue import enqueue_sync
+from db.queue.enqueue_many import enqueue_many
+from db.queue.new_job import NewJob
 
 SETTINGS = {
     "JOBSWORTH_SLOTS": "2000",

@@ -10,7 +10,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from db.embedded import Embedded, start
+from db.server.embedded import Embedded, start
 
 # Enough memory for the tables and no checkpoint half-way, the rest as by default: commits are
 # durable, autovacuum runs.

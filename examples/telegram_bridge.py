@@ -39,11 +39,11 @@ from aiogram.types import (
 )
 from aiohttp import web
 
-from db import approvals
-from db.approvals import Approval, ApprovalStatus, Vote
+from db.approvals import approvals
+from db.approvals.approvals import Approval, ApprovalStatus, Vote
 from db.errors import JobsworthError, NotFound
 from db.pool import Database
-from worker.webhook_signature import is_signed, keys
+from worker.approvals.webhook_signature import is_signed, keys
 
 # Telegram takes 4096, and an emoji is two of them; how the approval stands comes after the text.
 TEXT_UNITS_MAX = 3500

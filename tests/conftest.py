@@ -23,11 +23,11 @@ from hypothesis import settings
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
-from db.embedded import Embedded, start
-from db.file_lock import FileLock
 from db.migrate import migrate
 from db.pool import Connection, Database
 from db.schema import DEFAULT_SCHEMA
+from db.server.embedded import Embedded, start
+from db.server.file_lock import FileLock
 from tests.support import Workers, connect
 
 # A property holds or it does not; how long a busy machine takes for it is no part of that.

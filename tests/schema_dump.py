@@ -12,9 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from db.embedded import Embedded, start
 from db.migrate import migrate
 from db.schema import DEFAULT_SCHEMA
+from db.server.embedded import Embedded, start
 from tests.support import ROOT
 
 SCHEMA_SQL = ROOT / "migrations" / "schema.sql"

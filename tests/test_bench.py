@@ -12,8 +12,8 @@ import pytest
 from bench import plot, report
 from bench.__main__ import SCENARIOS
 from bench.results import Failure, Figure, Results, load, save
-from bench.scenario_pickup import at_percent
-from bench.scenario_shape import share_busy
+from bench.scenarios.pickup import at_percent
+from bench.scenarios.shape import share_busy
 from bench.targets import MET, MISSED, NOT_MEASURED, Target, last_over_first, targets
 from tests.support import ROOT
 
@@ -53,8 +53,8 @@ def test_every_scenario_says_what_it_measures_and_how() -> None:
 
 
 def test_every_scenario_is_in_the_list() -> None:
-    files = {path.stem for path in (ROOT / "bench").glob("scenario_*.py")}
-    assert {f"scenario_{scenario.NAME.replace(' ', '_')}" for scenario in SCENARIOS} == files
+    files = {path.stem for path in (ROOT / "bench/scenarios").glob("[!_]*.py")}
+    assert {scenario.NAME.replace(" ", "_") for scenario in SCENARIOS} == files
 
 
 @pytest.mark.parametrize(

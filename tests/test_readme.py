@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
-from tests.openai_stub import OpenAIStub
+from tests.providers.openai_stub import OpenAIStub
 from tests.support import ROOT, WorkerProcess, Workers, connect, run_cli, until_sync
 
 README = (ROOT / "README.md").read_text()

@@ -18,11 +18,11 @@ import httpx
 import pytest
 from aiohttp import web
 
-from db import approvals, webhooks
-from db.approvals import ApprovalStatus
+from db.approvals import approvals, webhooks
+from db.approvals.approvals import ApprovalStatus
 from db.pool import Connection, Database
 from tests.support import until
-from worker.webhooks import deliver
+from worker.approvals.webhooks import deliver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 TOKEN = "42:TEST"

@@ -22,13 +22,13 @@ from worker.settings import Settings, env_name, settings_reference
 PACKAGES = ("db", "worker", "migrations")
 OUTER = ("worker.cli", "worker.web", "worker.demo")
 # The daemon carries the health endpoint and the counters; the rest of the core must not know them.
-MAY_IMPORT_WEB = {"worker.daemon", "worker.attempt_log"}
-LINES_MAX = 420
+MAY_IMPORT_WEB = {"worker.daemon.daemon", "worker.queue.attempt_log"}
+LINES_MAX = 500
 # One subject each; a cut would separate what is read together.
 LONG = {
-    "worker/context.py": "the job's methods, one class that handlers see",
+    "worker/job.py": "the job's methods, one class that handlers see",
     "worker/settings.py": "one line for each setting, and how a bad one is told",
-    "worker/daemon.py": "the order in which the parts start and end",
+    "worker/daemon/daemon.py": "the order in which the parts start and end",
     "worker/cli/app.py": "the list of commands with their help",
 }
 # What takes a second to load, and is loaded with the first job of an agent.
@@ -36,18 +36,18 @@ OF_AGENTS = ["pydantic_ai", "openai", "anthropic", "genai_prices"]
 # Settings that are only checked: there is nothing to choose from yet.
 CHECKED_ONLY: dict[str, str] = {}
 # LISTEN needs a connection of its own, outside the pool, and returns nothing.
-SQL_OUTSIDE = {"worker/wake.py"}
+SQL_OUTSIDE = {"worker/queue/wake.py"}
 # Statements that several functions share on purpose.
 SHARED = {
-    "db/deployments.py": {"LATEST"},
-    "db/enqueue.py": {"ENQUEUE"},  # async and not
-    "db/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},
-    "db/health.py": {"INDEXES_ONLY", "NO_JOINS_OF_ALL"},  # limits that the samples share
+    "db/deployments/deployments.py": {"LATEST"},
+    "db/queue/enqueue.py": {"ENQUEUE"},  # async and not
+    "db/queue/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},
+    "db/diagnosis/health.py": {"INDEXES_ONLY", "NO_JOINS_OF_ALL"},  # limits that the samples share
     "db/pool.py": {"BEGIN"},  # of every transaction
-    "db/queue.py": {"PINNED"},  # of a finishing transaction
-    "db/runs.py": {"START"},  # async and not
-    "db/steps.py": {"OUTPUT"},
-    "db/voting.py": {"RESOLVE"},  # async and not
+    "db/fence.py": {"PINNED"},  # of a finishing transaction
+    "db/runs/runs.py": {"START"},  # async and not
+    "db/steps/steps.py": {"OUTPUT"},
+    "db/approvals/voting.py": {"RESOLVE"},  # async and not
 }
 SQL = re.compile(
     r"\s*(select|insert|update|delete|with|create|alter|drop|listen|notify|truncate)\b", re.I
@@ -156,16 +156,23 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_the_command_line_does_not_load_what_only_a_daemon_needs() -> None:
-    heavy = ["fastapi", "uvicorn", "prometheus_client", "numpy", "worker.daemon", "worker.agent"]
+    heavy = [
+        "fastapi",
+        "uvicorn",
+        "prometheus_client",
+        "numpy",
+        "worker.daemon.daemon",
+        "worker.modes",
+    ]
     _assert_not_loaded("worker.cli", heavy)
-    _assert_not_loaded("worker.cli.doctor", ["worker.agent", *OF_AGENTS])
+    _assert_not_loaded("worker.cli.doctor", ["worker.modes", *OF_AGENTS])
 
 
 def test_a_daemon_does_not_load_what_an_endpoint_an_embedder_or_a_migration_needs() -> None:
     heavy = ["fastapi", "uvicorn", "prometheus_client", "numpy", "httpx", "alembic", "sqlalchemy"]
-    _assert_not_loaded("worker.daemon", heavy + OF_AGENTS)
+    _assert_not_loaded("worker.daemon.daemon", heavy + OF_AGENTS)
     # Its handlers, the shipped modes among them, wait for their first job.
-    _assert_not_loaded("worker.agent", OF_AGENTS)
+    _assert_not_loaded("worker.modes", OF_AGENTS)
 
 
 def _assert_not_loaded(module: str, heavy: list[str]) -> None:

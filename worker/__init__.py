@@ -12,16 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from db.checkpoints import Checkpoint
-    from db.tokens import Answer, Usage
-    from worker.ask import Decision, NotApproved
-    from worker.calls import BudgetExceeded, CallLimited, CallRefused, PriceUnknown, Sending
-    from worker.context import Job
+    from db.money.calls import Answer, Usage
+    from db.steps.checkpoints import Checkpoint
+    from worker.approvals.ask import Decision, NotApproved
     from worker.handlers import handler
+    from worker.job import Job
+    from worker.money.calls import BudgetExceeded, CallLimited, CallRefused, PriceUnknown, Sending
     from worker.outcomes import Cancel, Fail, Retry, Snooze
-    from worker.parents import Parents
-    from worker.steps import StepChanged
-    from worker.waits import Child, ChildFailed
+    from worker.steps.parents import Parents
+    from worker.steps.steps import StepChanged
+    from worker.steps.waits import Child, ChildFailed
 
 __all__ = [
     "Answer",
@@ -47,16 +47,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "db.checkpoints": ("Checkpoint",),
-    "db.tokens": ("Answer", "Usage"),
-    "worker.ask": ("Decision", "NotApproved"),
-    "worker.calls": ("BudgetExceeded", "CallLimited", "CallRefused", "PriceUnknown", "Sending"),
-    "worker.context": ("Job",),
+    "db.steps.checkpoints": ("Checkpoint",),
+    "db.money.calls": ("Answer", "Usage"),
+    "worker.approvals.ask": ("Decision", "NotApproved"),
+    "worker.money.calls": (
+        "BudgetExceeded",
+        "CallLimited",
+        "CallRefused",
+        "PriceUnknown",
+        "Sending",
+    ),
+    "worker.job": ("Job",),
     "worker.handlers": ("handler",),
     "worker.outcomes": ("Cancel", "Fail", "Retry", "Snooze"),
-    "worker.steps": ("StepChanged",),
-    "worker.parents": ("Parents",),
-    "worker.waits": ("Child", "ChildFailed"),
+    "worker.steps.steps": ("StepChanged",),
+    "worker.steps.parents": ("Parents",),
+    "worker.steps.waits": ("Child", "ChildFailed"),
 }
 
 

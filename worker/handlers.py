@@ -91,7 +91,7 @@ def load(modules: Iterable[str]) -> Mapping[str, Handler]:
     The current directory joins `sys.path` at its end, so that nothing of the user's can shadow our
     own packages. Raises `HandlerError` naming the module, the reason and the remedy.
     """
-    importlib.import_module("worker.agent")
+    importlib.import_module("worker.modes")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -230,7 +230,7 @@ def _signature(function: Callable[..., Any], mode: str) -> tuple[str | None, typ
 
 
 def _is_job(name: str, hint: object) -> bool:
-    from worker.context import Job  # context imports this module's Handler
+    from worker.job import Job  # context imports this module's Handler
 
     return hint is Job or (name == "job" and hint is None)
 

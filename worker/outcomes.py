@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from db.effects import Effect
+from db.queue.effects import Effect
 
 
 class Ending(Exception):

@@ -32,7 +32,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from worker.webhook_signature import keys
+from worker.approvals.webhook_signature import keys
 
 PREFIX = "JOBSWORTH_"
 # Those that `worker.llm.providers` knows; it is not imported here, as it takes a second to load.

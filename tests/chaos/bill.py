@@ -19,7 +19,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 
 from tests.chaos.scene import Scene
-from tests.openai_stub import BillLine, Charge
+from tests.providers.openai_stub import BillLine, Charge
 
 CALLS: LiteralString = """
 select c.id, c.request_id, c.lease_no, c.status::text, c.usage_source::text, c.job_id, c.run_id,

@@ -13,10 +13,10 @@ from uuid import uuid4
 
 import anyio
 
-from db.tokens import Answer, Usage
+from db.money.calls import Answer, Usage
 from tests.chaos import diary
 from worker import Job, handler
-from worker.calls import Sending
+from worker.money.calls import Sending
 
 GATE_POLL_SECONDS = 0.01
 GATE_SECONDS_MAX = 60.0

@@ -24,14 +24,14 @@ import anyio
 import pytest
 from psycopg.types.json import Jsonb
 
-from db import books, settlements
+from db.money import books, settlements
 from db.pool import Database
 from tests.chaos.bill import Amounts, Books, Budget, Rates
 from tests.chaos.nursery import Daemon
 from tests.chaos.scene import Scene
 from tests.chaos.scripts import nodes_of, rush_of
 from tests.chaos.verdict import check_no_violations
-from tests.openai_stub import BillLine, bill_of
+from tests.providers.openai_stub import BillLine, bill_of
 from tests.support import POLL_SECONDS, ROOT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.both]
@@ -364,7 +364,15 @@ def _check_everything_happened(play: Play, books: Books) -> None:
 @contextmanager
 def _provider(bill: Path) -> Iterator[str]:
     """The provider as a process of its own; its address."""
-    command = [sys.executable, "-m", "tests.openai_stub", "--bill", str(bill), "--seed", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.providers.openai_stub",
+        "--bill",
+        str(bill),
+        "--seed",
+        "1",
+    ]
     command += ["--faults", ",".join(f"{name}={chance}" for name, chance in FAULTS.items())]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from db.embedded import Embedded
 from db.migrate import migrate
 from db.schema import DEFAULT_SCHEMA
+from db.server.embedded import Embedded
 from tests.chaos.nursery import Daemon, Nursery
 from tests.chaos.scene import Scene, playing
 from tests.chaos.verdict import check_everything

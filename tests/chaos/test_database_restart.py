@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from db.embedded import Embedded, StopMode
+from db.server.embedded import Embedded, StopMode
 from tests.chaos.nursery import Daemon
 from tests.chaos.scene import Scene
 from tests.chaos.verdict import check_everything, check_lanes

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from db.embedded import Embedded
+from db.server.embedded import Embedded
 from tests.chaos.scene import Scene
 from tests.chaos.verdict import check_all_done, check_no_violations, check_the_bill
 from tests.support import until_sync

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from db.embedded import Embedded, StopMode
+from db.server.embedded import Embedded, StopMode
 from tests.chaos.nursery import Daemon
 from tests.chaos.scene import Scene
 from tests.chaos.verdict import check_no_violations

@@ -12,11 +12,16 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from db import moving, queue, recovery
-from db.enqueue import enqueue
-from db.new_job import EnqueueOptions
+from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
-from db.queue import Claim, Claimed, Finish, Finished, Lease
+from db.queue import claim as claiming
+from db.queue import finish as finishing
+from db.queue import promote
+from db.queue import rescue as rescuing
+from db.queue.claim import Claim, Claimed
+from db.queue.enqueue import enqueue
+from db.queue.finish import Finish, Finished, lease_states
+from db.queue.new_job import EnqueueOptions
 from tests.db.racing import until_blocked
 
 End = Callable[[Lease], Finish]
@@ -102,7 +107,7 @@ async def claim(
     queues: Sequence[str] = ("default",),
 ) -> Claim:
     """Claim in every priority, beyond one position."""
-    return await queue.claim(
+    return await claiming.claim(
         conn,
         worker_id=worker_id,
         probes=[(name, priority, beyond) for priority in PRIORITIES for name in queues],
@@ -167,7 +172,7 @@ def canceled(lease: Lease, reason: str = "nothing to do") -> Finish:
 async def finish(conn: Connection, *finishes: Finish) -> list[Finished]:
     """One finishing transaction, without the look at what it unblocked."""
     async with conn.transaction():
-        return await queue.finish(conn, finishes)
+        return await finishing.finish(conn, finishes)
 
 
 async def finish_all(conn: Connection, *finishes: Finish) -> list[Finished]:
@@ -176,20 +181,20 @@ async def finish_all(conn: Connection, *finishes: Finish) -> list[Finished]:
     left = list(finishes)
     while left:
         applied += await finish(conn, *left)
-        fates = await queue.fates(conn, [one.lease for one in left])
-        left = [one for one in left if fates.get(one.lease.job_id) == "held"]
+        states = await lease_states(conn, [one.lease for one in left])
+        left = [one for one in left if states.get(one.lease.job_id) == "held"]
     return applied
 
 
 async def settle(conn: Connection, *finishes: Finish) -> list[Finished]:
     """A finishing transaction, and the look after its commit."""
     applied = await finish_all(conn, *finishes)
-    await moving.unblock(conn, [one.id for one in applied if one.unblocks])
+    await promote.unblock(conn, [one.id for one in applied if one.unblocks])
     return applied
 
 
 async def rescue(conn: Connection, most: int = 100) -> list[dict[str, Any]]:
-    return await recovery.rescue(
+    return await rescuing.rescue(
         conn,
         rescue_seconds=RESCUE_SECONDS,
         crashes_max=CRASHES_MAX,
@@ -261,7 +266,7 @@ async def run_dry(database: Database, worker_id: UUID, wanted: int) -> list[Clai
             got = await claim(conn, worker_id, wanted)
             ran += got.jobs
             await settle(conn, *(done(lease_of(job, worker_id)) for job in got.jobs))
-            await moving.promote_lanes(conn, got.deferred_lanes)
+            await promote.promote_lanes(conn, got.deferred_lanes)
             if not got.jobs and not got.deferred_lanes:
                 return ran
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import LiteralString
 from uuid import UUID, uuid4
 
+from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_one, fetch_val
-from db.queue import Lease
 
 ADD_WORKER: LiteralString = """
 insert into jobsworth.workers (id, host, pid, version, modes, queues, slots)

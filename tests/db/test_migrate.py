@@ -15,10 +15,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 import db.migrate as module
-from db.embedded import Embedded
 from db.migrate import HEAD, REVISIONS, Migrated, MigrateError, check, current, migrate
 from db.migrate import migration_sql as offline
 from db.schema import DEFAULT_SCHEMA
+from db.server.embedded import Embedded
 from tests.schema_dump import RENEW, SCHEMA_SQL, dump
 from tests.support import connect, environment, until_sync
 

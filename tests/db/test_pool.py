@@ -8,11 +8,11 @@ import anyio.lowlevel
 import pytest
 from pydantic import BaseModel
 
-from db import queues
-from db.embedded import Embedded
 from db.errors import Refused, Unavailable
 from db.migrate import migrate
 from db.pool import Connection, Database, bounded, execute, fetch_all, fetch_one, fetch_val
+from db.queue import queues
+from db.server.embedded import Embedded
 from tests.support import until
 
 

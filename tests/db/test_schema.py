@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from db.embedded import Embedded
 from db.errors import InvalidInput
 from db.schema import RESERVED, render, schema_name
+from db.server.embedded import Embedded
 from tests.support import connect
 
 

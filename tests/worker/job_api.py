@@ -21,18 +21,21 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from db import approvals, jobs, recovery, violations
-from db.approvals import Approval
-from db.enqueue import enqueue
-from db.jobs import Job
-from db.new_job import EnqueueOptions
+from db.approvals import approvals
+from db.approvals.approvals import Approval
+from db.diagnosis import violations
 from db.pool import Database
-from db.queue import Claimed
+from db.queue import jobs
+from db.queue import rescue as rescuing
+from db.queue.claim import Claimed
+from db.queue.enqueue import enqueue
+from db.queue.jobs import Job
+from db.queue.new_job import EnqueueOptions
 from tests.support import until
 from worker import handlers
-from worker.daemon import Daemon
-from worker.embedders import Embedder, HashingEmbedder
+from worker.daemon.daemon import Daemon
 from worker.handlers import Handler
+from worker.memory.embedders import Embedder, HashingEmbedder
 from worker.settings import Settings
 
 # A timer that is due within this time is worked on; a later one is left waiting.
@@ -152,7 +155,7 @@ class JobApi:
         """Every worker so far counts as dead; its jobs are given back."""
         await self.database.execute(AGE_WORKERS)
         async with self.database.connection() as connection:
-            await recovery.rescue(
+            await rescuing.rescue(
                 connection,
                 rescue_seconds=self._settings.rescue_seconds,
                 crashes_max=self._settings.crashes_max,

@@ -12,12 +12,14 @@ from typing import Any
 
 from rich.text import Text
 
-from db import approvals, jobs, paperwork
-from db.approvals import APPROVE, REJECT, Approval, ApprovalStatus, Vote
+from db.approvals import approvals
+from db.approvals.approvals import APPROVE, REJECT, Approval, ApprovalStatus, Vote
+from db.approvals.questions import ESCALATE
+from db.diagnosis import paperwork
 from db.errors import Conflict, InvalidInput
-from db.jobs import Job
 from db.pool import Connection
-from db.questions import ESCALATE
+from db.queue import jobs
+from db.queue.jobs import Job
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.jobs import status_words

@@ -6,8 +6,8 @@ if there is one.
 
 from collections.abc import Sequence
 
-from db import books
-from db.books import Imbalance
+from db.money import books
+from db.money.books import Imbalance
 from db.pool import Connection
 from worker.cli.database import run_in_database
 from worker.cli.exit_codes import ExitCode

@@ -8,10 +8,10 @@ from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from uuid import UUID
 
-from db import budgets, limits
-from db.budgets import Budget, Over, Period, Unit
 from db.errors import InvalidInput
-from db.limits import RateLimit
+from db.money import budgets, limits
+from db.money.budgets import Budget, Over, Period, Unit
+from db.money.limits import RateLimit
 from db.pool import Connection
 from worker.cli.database import run_in_database
 from worker.cli.output import Column, emit_json, emit_table, say

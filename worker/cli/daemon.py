@@ -20,7 +20,7 @@ def run_worker(*, handlers: str | None, queues: str | None, slots: int | None) -
     settings = _settings(handlers=handlers, queues=queues, slots=slots)
     configure_logging(settings.log_level, settings.log_format)
     # After the settings: a wrong one is told at once, not behind a second of imports.
-    from worker import daemon
+    from worker.daemon import daemon
 
     return run_async(lambda: daemon.run(settings))
 

@@ -16,10 +16,10 @@ import anyio.to_thread
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from db.embedded import Embedded
 from db.errors import SchemaMismatch, Unavailable
 from db.migrate import SchemaState, check, migrate
 from db.pool import Connection
+from db.server.embedded import Embedded
 from worker.cli.output import say
 from worker.settings import Settings
 

@@ -19,11 +19,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from db import books, diagnosis, environments, memories, violations, workers
-from db.diagnosis import Server
+from db.deployments import environments
+from db.diagnosis import checkup, violations
+from db.diagnosis.checkup import Server
 from db.errors import JobsworthError
+from db.memory import memories
 from db.migrate import COMMAND, check
+from db.money import books
 from db.pool import Connection
+from db.queue import workers
 from worker.cli import webhooks
 from worker.cli.books import REMEDY
 from worker.cli.database import (
@@ -39,8 +43,8 @@ from worker.cli.output import clean, emit, emit_facts, emit_json, styled
 from worker.cli.spool import check_spool
 from worker.cli.status import worker_state
 from worker.cli.times import span
-from worker.deploy import load_environments
-from worker.deploy.drift import find_drift
+from worker.deployments.pipeline import load_environments
+from worker.deployments.pipeline.drift import find_drift
 from worker.handlers import shadowing_files
 from worker.settings import PREFIX, Settings, SettingsError, load_settings, settings_reference
 
@@ -144,7 +148,7 @@ async def check_database(settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
     try:
         async with _connection(settings) as (conn, url):
-            server = await diagnosis.server(conn)
+            server = await checkup.server(conn)
             findings += judge_server(server, url, embedded=settings.database_url is None)
             findings.append(await _oldest_transaction(conn))
             schema = await _schema(conn, settings)
@@ -227,7 +231,7 @@ def _clock(server: Server) -> Finding:
 
 
 async def _oldest_transaction(conn: Connection) -> Finding:
-    oldest = await diagnosis.oldest_transaction(conn)
+    oldest = await checkup.oldest_transaction(conn)
     if oldest is None:
         return Finding("ok", "snapshots", "no transaction is open")
     text = f"the oldest transaction is open for {span(oldest.seconds)}"
@@ -283,7 +287,7 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
 
 
 async def _writes(conn: Connection) -> list[Finding]:
-    await diagnosis.try_write(conn)
+    await checkup.try_write(conn)
     return [Finding("ok", "writes", "the server takes them from this role")]
 
 
@@ -318,7 +322,7 @@ async def _workers(conn: Connection, rescue_seconds: float) -> list[Finding]:
 
 
 async def _modes(conn: Connection, rescue_seconds: float) -> list[Finding]:
-    unknown = await diagnosis.unknown_modes(conn, rescue_seconds)
+    unknown = await checkup.unknown_modes(conn, rescue_seconds)
     if not unknown:
         return [Finding("ok", "modes", "a living worker knows the mode of every ready job")]
     return [

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from db import jobs, workers
-from db.jobs import Enqueued, EnqueueOptions, Job, NewJob
 from db.pool import Connection
+from db.queue import jobs, workers
+from db.queue.jobs import Enqueued, EnqueueOptions, Job, NewJob
 from worker.cli import follow, ids, times
 from worker.cli.database import run_in_database
 from worker.cli.exit_codes import ExitCode

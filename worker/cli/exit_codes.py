@@ -38,8 +38,8 @@ def exit_code_of(error: Exception) -> ExitCode:
     import psycopg
 
     from db import errors
-    from db.cluster import EmbeddedError
     from db.migrate import MigrateError
+    from db.server.cluster import EmbeddedError
     from worker.settings import SettingsError
 
     match error:
@@ -70,7 +70,7 @@ _BAD_VALUE = ("22", "23", "54", "P0001")
 
 # Errors of parts that most commands do not need, and so do not import.
 def _by_part(error: Exception) -> ExitCode:
-    from worker.deploy.errors import DeployError, UnknownCommit, UnknownEnvironment
+    from worker.deployments.pipeline.errors import DeployError, UnknownCommit, UnknownEnvironment
 
     match error:
         case UnknownEnvironment() | UnknownCommit():

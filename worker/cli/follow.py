@@ -8,8 +8,8 @@ from uuid import UUID
 
 import anyio
 
-from db import jobs
 from db.pool import Connection
+from db.queue import jobs
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import say
 

@@ -9,11 +9,11 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from db import branches
-from db.branches import Fork, ForkStep, Share
 from db.documents import parse_payload
 from db.errors import InvalidInput
 from db.pool import Connection
+from db.runs import branches
+from db.runs.branches import Fork, ForkStep, Share
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import Column, emit, emit_facts, emit_heading, emit_json, emit_table, say

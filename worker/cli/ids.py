@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from db import lookup
+from db.diagnosis import lookup
+from db.diagnosis.lookup import Found
 from db.errors import InvalidInput, NotFound
-from db.lookup import Found
 from db.pool import Connection
 from worker.cli.output import is_narrow, is_terminal, one_line
 from worker.cli.times import ago

@@ -11,15 +11,18 @@ from typing import Any
 
 from rich.text import Text
 
-from db import artifacts, jobs, paperwork, steps, tokens
-from db.approvals import Approval
-from db.artifacts import Artifact
-from db.deployments import Deployment
-from db.jobs import Job, Why
-from db.paperwork import Offspring, Written
+from db.approvals.approvals import Approval
+from db.deployments.deployments import Deployment
+from db.diagnosis import paperwork
+from db.diagnosis.paperwork import Offspring, Written
+from db.money import calls as call_records
+from db.money.calls import Call
 from db.pool import Connection
-from db.steps import Step
-from db.tokens import Call
+from db.queue import jobs
+from db.queue.jobs import Job, Why
+from db.steps import artifacts, steps
+from db.steps.artifacts import Artifact
+from db.steps.steps import Step
 from worker.cli import ids
 from worker.cli.approvals import approval_words
 from worker.cli.database import run_in_database
@@ -67,7 +70,7 @@ def show(text: str, *, as_json: bool) -> None:
             job=await jobs.get_by_id(conn, job_id),
             why=await jobs.why(conn, job_id),
             steps=await steps.list_for_job(conn, job_id),
-            calls=await tokens.list_calls(conn, job_id),
+            calls=await call_records.list_calls(conn, job_id),
             approvals=await paperwork.approvals(conn, job_id),
             deployments=await paperwork.deployments(conn, job_id),
             artifacts=await artifacts.list_for_job(conn, job_id),
@@ -195,7 +198,7 @@ def _approvals(found: list[Approval], now: datetime) -> None:
 
 
 def _deployments(found: list[Deployment], now: datetime) -> None:
-    from worker.deploy import gist  # costs a fifth of a second, and few jobs deploy
+    from worker.deployments.pipeline import gist  # costs a fifth of a second, and few jobs deploy
 
     columns = [
         Column("ENVIRONMENT"),

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from rich.text import Text
 
-from db import jobs, signals
 from db.errors import Conflict
-from db.jobs import Job, JobStatus, WaitReason
 from db.pool import Connection
+from db.queue import jobs, signals
+from db.queue.jobs import Job, JobStatus, WaitReason
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import (

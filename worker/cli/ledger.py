@@ -11,9 +11,9 @@ from decimal import Decimal
 from io import StringIO
 from uuid import UUID
 
-from db import ledger
 from db.errors import InvalidInput
-from db.ledger import Dimension, Spent, UsageBy
+from db.money import ledger
+from db.money.ledger import Dimension, Spent, UsageBy
 from db.pool import Connection
 from worker.cli import ids
 from worker.cli.database import run_in_database

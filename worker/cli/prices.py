@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from uuid import UUID
 
-from db import prices
 from db.errors import InvalidInput, NotFound
+from db.money import prices
+from db.money.calls import Usage
+from db.money.prices import OwnPrice
 from db.pool import Connection
-from db.prices import OwnPrice
-from db.tokens import Usage
 from worker.cli.database import run_in_database
 from worker.cli.exit_codes import ExitCode
 from worker.cli.ids import whole_id
 from worker.cli.output import Column, emit_facts, emit_json, emit_table, say
 from worker.cli.times import parse_since
-from worker.pricing import Priced, Pricing
-from worker.repricing import Repriced, reprice
+from worker.money.pricing import Priced, Pricing
+from worker.money.repricing import Repriced, reprice
 from worker.settings import load_settings
 
 COLUMNS = [

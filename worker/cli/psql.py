@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio.to_thread
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.embedded import Embedded
+from db.server.embedded import Embedded
 from worker.cli.database import connection_to, database_url, run_async
 from worker.settings import load_settings
 

@@ -3,10 +3,11 @@
 In: a queue's name. Out: whether workers may claim from it. Jobs that run already go on.
 """
 
-from db import diagnosis, queues
-from db.diagnosis import QueueCounts
+from db.diagnosis import checkup
+from db.diagnosis.checkup import QueueCounts
 from db.pool import Connection
-from db.queues import Queue
+from db.queue import queues
+from db.queue.queues import Queue
 from worker.cli.database import run_in_database
 from worker.cli.output import Column, emit_json, emit_table, say, styled
 from worker.settings import load_settings
@@ -44,7 +45,7 @@ def resume(name: str, *, as_json: bool) -> None:
 
 def list_queues(*, as_json: bool) -> None:
     async def work(conn: Connection) -> list[QueueCounts]:
-        return await diagnosis.queues(conn)
+        return await checkup.queues(conn)
 
     found = run_in_database(load_settings(), work)
     if as_json:

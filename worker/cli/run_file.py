@@ -12,14 +12,14 @@ from uuid import UUID
 
 from rich.text import Text
 
-from db import branches, run_view, runs
-from db.artifacts import Artifact
-from db.branches import Branch
 from db.errors import NotFound
-from db.jobs import WaitReason
 from db.pool import Connection
-from db.run_view import Graph, GraphNode, MetricCourse, RunStats
-from db.runs import Run, RunStatus
+from db.queue.jobs import WaitReason
+from db.runs import branches, runs, view
+from db.runs.branches import Branch
+from db.runs.runs import Run, RunStatus
+from db.runs.view import Graph, GraphNode, MetricCourse, RunStats
+from db.steps.artifacts import Artifact
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import (
@@ -94,11 +94,11 @@ def show(text: str, *, as_json: bool) -> None:
             run=await runs.get(conn, run_id),
             branch_of=await _branch_of(conn, run_id),
             branches=await branches.list_for_run(conn, run_id),
-            stats=await run_view.stats(conn, run_id),
-            graph=await run_view.get_graph(conn, run_id),
-            last_beat=await run_view.last_beat(conn, run_id),
-            metrics=await run_view.courses(conn, run_id),
-            artifacts=await run_view.get_artifacts(conn, run_id),
+            stats=await view.stats(conn, run_id),
+            graph=await view.get_graph(conn, run_id),
+            last_beat=await view.last_beat(conn, run_id),
+            metrics=await view.courses(conn, run_id),
+            artifacts=await view.get_artifacts(conn, run_id),
         )
 
     file = run_in_database(load_settings(), work)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from db.runs import Graph, GraphNode
+from db.runs.runs import Graph, GraphNode
 
 SHOWN_MAX = 10
 # Which of many are shown first.

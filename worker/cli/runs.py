@@ -13,10 +13,10 @@ from uuid import UUID
 
 from rich.text import Text
 
-from db import runs
 from db.errors import Conflict, InvalidInput
 from db.pool import Connection
-from db.runs import Run, RunStatus, Started, StartOptions
+from db.runs import runs
+from db.runs.runs import Run, RunStatus, Started, StartOptions
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import (

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
-from db import memories
 from db.errors import InvalidInput, Unavailable
-from db.memories import Hit
+from db.memory import memories
+from db.memory.memories import Hit
 from db.pool import Connection
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import emit, emit_facts, emit_json, say
 from worker.cli.times import ago
-from worker.embedders import Embedder, EmbedderError, from_settings
+from worker.memory.embedders import Embedder, EmbedderError, from_settings
 from worker.settings import load_settings
 
 LIMIT_MAX = 1_000

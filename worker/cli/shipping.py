@@ -10,9 +10,9 @@ import socket
 from datetime import UTC, datetime
 from uuid import UUID
 
-from db import deployments, environments
-from db.deployments import Deployment
-from db.environments import EnvironmentState, RollbackTarget
+from db.deployments import deployments, environments
+from db.deployments.deployments import Deployment
+from db.deployments.environments import EnvironmentState, RollbackTarget
 from db.errors import InvalidInput
 from db.pool import Connection
 from worker.cli import ids
@@ -21,8 +21,8 @@ from worker.cli.enqueue import enqueue_document
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import Column, emit_json, emit_table, say, styled
 from worker.cli.times import age
-from worker.deploy import find_environment, gist, load_environments
-from worker.deploy.drift import find_drift
+from worker.deployments.pipeline import find_environment, gist, load_environments
+from worker.deployments.pipeline.drift import find_drift
 from worker.settings import load_settings
 
 MODE = "deploy"

@@ -6,8 +6,8 @@ only looks; it is a worker that settles them.
 
 from typing import Literal, NamedTuple
 
+from worker.money.spool_folder import SpoolFolder, folder_of, others_of
 from worker.settings import Settings
-from worker.spool_folder import SpoolFolder, folder_of, others_of
 
 SHOWN_MAX = 10
 

@@ -12,13 +12,15 @@ from typing import Any
 
 from rich.text import Text
 
-from db import diagnosis, jobs, ledger, violations, workers
-from db.diagnosis import QueueCounts
+from db.diagnosis import checkup, violations
+from db.diagnosis.checkup import QueueCounts
 from db.errors import InvalidInput
-from db.jobs import Counts
-from db.ledger import DailyUsage
+from db.money import ledger
+from db.money.ledger import DailyUsage
 from db.pool import Connection
-from db.workers import Worker
+from db.queue import jobs, workers
+from db.queue.jobs import Counts
+from db.queue.workers import Worker
 from worker.cli.database import connected, run_async, run_in_database
 from worker.cli.exit_codes import ExitCode
 from worker.cli.ledger import cost_words
@@ -80,7 +82,7 @@ async def read(conn: Connection) -> Status:
     """The state of the installation."""
     return Status(
         workers=await workers.list_workers(conn),
-        queues=await diagnosis.queues(conn),
+        queues=await checkup.queues(conn),
         counts=await jobs.counts(conn),
         spent=await ledger.get_daily_usage(conn),
         violations=await violations.count(conn, VIOLATIONS_SECONDS),

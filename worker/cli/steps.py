@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from rich.text import Text
 
-from db import jobs, unsafe
-from db.jobs import Job
 from db.pool import Connection
+from db.queue import jobs
+from db.queue.jobs import Job
+from db.steps import unsafe
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.jobs import status_words

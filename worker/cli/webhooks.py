@@ -7,21 +7,21 @@ what they were to be told, and a new secret to sign it with. Secrets that are in
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from db import webhooks
+from db.approvals import webhooks
+from db.approvals.webhooks import Delivery, Outbox, Webhook
 from db.pool import Connection
-from db.webhooks import Delivery, Outbox, Webhook
+from worker.approvals.webhook_signature import new_secret
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import Column, emit, emit_json, emit_table, say, styled
 from worker.cli.times import ago
 from worker.settings import Settings, load_settings
-from worker.webhook_signature import new_secret
 
 PENDING_SECONDS_MAX = 300.0
 
 
 def add(url: str, *, events: Sequence[str], team: str | None, as_json: bool) -> None:
-    from worker.webhooks import check_url
+    from worker.approvals.webhooks import check_url
 
     settings = load_settings()
     team_id = None if team is None else ids.whole_id(team, "team")

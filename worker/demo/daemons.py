@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 
 from db.errors import JobsworthError
-from worker.demo.model import Served
+from worker.demo.provider.model import Served
 from worker.demo.stage import Stage
 from worker.settings import PREFIX, Settings
 

@@ -12,9 +12,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import anyio
 
-from db import approvals, messages, threads
-from db.approvals import Approval
-from db.messages import Received
+from db.approvals import approvals
+from db.approvals.approvals import Approval
+from db.conversations import messages, threads
+from db.conversations.messages import Received
 from db.pool import Connection, Database
 from worker.demo.inbox import Decide, Message, grouped
 from worker.demo.show import Show

@@ -18,7 +18,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
 from worker import Job, handler
-from worker.agent.offline_model import OfflineModel
+from worker.modes.offline_model import OfflineModel
 
 LEDGER = Path("digest.log")
 DIARY = Path("diary.log")

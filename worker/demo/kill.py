@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from db import jobs, steps, workers
-from db.jobs import Job, JobStatus
 from db.pool import Connection, Database
-from db.steps import Step
+from db.queue import jobs, workers
+from db.queue.jobs import Job, JobStatus
+from db.steps import steps
+from db.steps.steps import Step
 from worker.demo.daemons import Daemon, Daemons
 from worker.demo.watch import Watch
 

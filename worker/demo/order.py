@@ -8,9 +8,10 @@ asked, so the job asks anew, shows the difference, and orders only what the seco
 from dataclasses import dataclass
 from uuid import UUID
 
-from db import approvals, jobs
-from db.approvals import Approval
+from db.approvals import approvals
+from db.approvals.approvals import Approval
 from db.pool import Database
+from db.queue import jobs
 from worker.demo.show import Show
 from worker.demo.stage import Stage
 from worker.demo.survey import diary_of

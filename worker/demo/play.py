@@ -14,38 +14,32 @@ from pathlib import Path
 
 import anyio
 
-from db import (
-    books,
-    budgets,
-    deployments,
-    jobs,
-    ledger,
-    memories,
-    messages,
-    paperwork,
-    tokens,
-    violations,
-    workers,
-)
-from db.jobs import Job, JobStatus
-from db.memories import Hit
+from db.conversations import messages
+from db.deployments import deployments
+from db.diagnosis import paperwork, violations
+from db.memory import memories
+from db.memory.memories import Hit
+from db.money import books, budgets, ledger
+from db.money import calls as call_records
+from db.money.calls import Call, CallStatus
 from db.pool import Connection, Database
-from db.tokens import Call, CallStatus
+from db.queue import jobs, workers
+from db.queue.jobs import Job, JobStatus
 from worker.demo.daemons import Daemons, daemons_of
 from worker.demo.feed import PLATFORM, Fed, Feeder
 from worker.demo.inbox import Message, filled, load_inbox, shuffled
 from worker.demo.kill import Blow, cost_of, strike
-from worker.demo.model import PRICED, Served, check_model, serve
 from worker.demo.order import MODE as ORDER
 from worker.demo.order import Order, Ordered
-from worker.demo.report import print_report
+from worker.demo.provider.model import PRICED, Served, check_model, serve
 from worker.demo.show import Show
 from worker.demo.site import Site, SiteError, make_site
 from worker.demo.stage import Stage, open_stage
 from worker.demo.survey import BUDGET, Survey, Surveyed
-from worker.demo.verdict import Facts, problems_in
+from worker.demo.verdict.report import print_report
+from worker.demo.verdict.verdict import Facts, problems_in
 from worker.demo.watch import STALL_SECONDS, Watch
-from worker.embedders import Embedder, from_settings
+from worker.memory.embedders import Embedder, from_settings
 from worker.settings import Settings
 
 OK = 0
@@ -279,7 +273,7 @@ def _embedder(settings: Settings) -> Embedder:
 
 async def _calls(connection: Connection, of: Sequence[Job]) -> list[Call]:
     """The calls of all jobs."""
-    return [call for job in of for call in await tokens.list_calls(connection, job.id)]
+    return [call for job in of for call in await call_records.list_calls(connection, job.id)]
 
 
 async def _tokens_said_and_called(

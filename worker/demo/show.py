@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from db.jobs import Job
+from db.queue.jobs import Job
 
 WIDTH_PIPED = 110
 WIDTH_MIN = 20

@@ -16,9 +16,9 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from db.embedded import start
 from db.errors import InvalidInput
 from db.migrate import migrate
+from db.server.embedded import start
 from worker.settings import Settings
 
 

@@ -13,13 +13,15 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
-from db import branches, budgets, jobs, runs
-from db.branches import Fork
-from db.budgets import Budget, Unit
 from db.errors import JobsworthError
-from db.jobs import Why
+from db.money import budgets
+from db.money.budgets import Budget, Unit
 from db.pool import Connection, Database
-from db.runs import Graph, Node, Run, RunStats, RunStatus
+from db.queue import jobs
+from db.queue.jobs import Why
+from db.runs import branches, runs
+from db.runs.branches import Fork
+from db.runs.runs import Graph, Node, Run, RunStats, RunStatus
 from worker.demo.show import Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Watch

@@ -11,10 +11,10 @@ from uuid import UUID
 
 import anyio
 
-from db import jobs
 from db.errors import JobsworthError
-from db.jobs import Job, JobStatus
 from db.pool import Connection, Database
+from db.queue import jobs
+from db.queue.jobs import Job, JobStatus
 from worker.demo.daemons import Daemons
 from worker.demo.show import Show
 

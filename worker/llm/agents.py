@@ -20,10 +20,10 @@ from worker.llm.failures import Unanswered
 from worker.llm.tools import Durable
 from worker.llm.wrapper import Conversation
 from worker.outcomes import Fail
-from worker.steps import EFFECTS, Effect
+from worker.steps.steps import EFFECTS, Effect
 
 if TYPE_CHECKING:
-    from worker.context import Job
+    from worker.job import Job
 
 IF_CHANGED = ("fail", "reuse")
 

@@ -20,7 +20,7 @@ from pydantic_ai.exceptions import (
 )
 from pydantic_ai.messages import ModelMessage, UserPromptPart
 
-from worker.calls import PaidCall
+from worker.money.calls import PaidCall
 from worker.outcomes import Fail, ParkSignal, Retry
 
 SAID_CHARACTERS_MAX = 300

@@ -24,11 +24,11 @@ from pydantic_ai.tools import (
 )
 from pydantic_core import PydanticSerializationError, to_json
 
-from db.questions import canonical
-from worker import steps
+from db.approvals.questions import canonical
 from worker.llm.wrapper import Conversation, metered
 from worker.outcomes import Fail, ParkSignal
-from worker.steps import Effect
+from worker.steps import steps
+from worker.steps.steps import Effect
 
 ARGUMENTS_SHOWN_CHARACTERS_MAX = 500
 

@@ -15,7 +15,7 @@ from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter
 from pydantic_ai.models import Model, StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
-from db.tokens import TOKENS_MAX, Usage, UsageSource
+from db.money.calls import TOKENS_MAX, Usage, UsageSource
 
 # What the API adds around each message or tool, in bytes.
 FRAME_BYTES = 128

@@ -27,18 +27,20 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.usage import RequestUsage
 
-from db.tokens import Answer, UsageSource
-from worker import calls, crash_points, events, steps
-from worker.calls import PaidCall, Sending
+from db.money.calls import Answer, UsageSource
+from worker import crash_points, events
 from worker.llm import failures, recorded, unmetered
 from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
 from worker.llm.usage import Estimate, TotalSaid, price_of, upper_estimate, usage_of
 from worker.log import get_logger
+from worker.money import calls
+from worker.money.calls import PaidCall, Sending
 from worker.outcomes import Fail, ParkSignal
+from worker.steps import steps
 
 if TYPE_CHECKING:
-    from worker.context import Job
+    from worker.job import Job
 
 log = get_logger()
 

@@ -13,9 +13,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 
-from db.health import Readiness
+from db.diagnosis.health import Readiness
 from db.pool import Database
-from worker.vitals import Vitals
+from worker.daemon.vitals import Vitals
 from worker.web.exposition import create_registry, render
 from worker.web.health import DatabaseCheck, Limits, not_alive, not_ready
 from worker.web.metrics import Metrics

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from worker.vitals import Vitals
+from worker.daemon.vitals import Vitals
 from worker.web.metrics import SECONDS_BOUNDS, Histogram, Metrics
 from worker.web.sampler import Samples
 

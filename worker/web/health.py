@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import anyio
 
+from db.diagnosis.health import Readiness, check_ready
 from db.errors import JobsworthError
-from db.health import Readiness, check_ready
 from db.pool import Database
-from worker.vitals import Vitals
+from worker.daemon.vitals import Vitals
 
 CACHE_SECONDS = 1.0
 # Probers commonly wait for 1 s; an answer that comes later shows no reason.

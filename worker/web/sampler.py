@@ -12,8 +12,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
-from db.errors import JobsworthError
-from db.health import (
+from db.diagnosis.health import (
     JobSample,
     OutboxSample,
     SnapshotSample,
@@ -22,6 +21,7 @@ from db.health import (
     sample_outbox,
     sample_snapshots,
 )
+from db.errors import JobsworthError
 from db.pool import Connection, Database
 from worker import events
 from worker.log import get_logger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from db.questions import shown_hash
+from db.approvals.questions import shown_hash
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_approval
 

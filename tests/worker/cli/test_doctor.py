@@ -8,16 +8,16 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from db.diagnosis import Server
-from db.settlements import Settlement
-from db.tokens import CallStatus, Usage
+from db.diagnosis.checkup import Server
+from db.money.calls import CallStatus, Usage
+from db.money.settlements import Settlement
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_job
 from worker.cli import doctor
 from worker.cli.exit_codes import ExitCode
-from worker.group_commit import Paid
+from worker.money.group_commit import Paid
+from worker.money.spool_folder import SpoolFolder, folder_of
 from worker.settings import settings_reference
-from worker.spool_folder import SpoolFolder, folder_of
 
 
 def findings(

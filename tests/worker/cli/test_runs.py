@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from db.runs import Edge, Graph, GraphNode, RunStatus
+from db.runs.runs import Edge, Graph, GraphNode, RunStatus
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json
 from worker.cli.app import RunState

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from db import jobs, ledger
+from db.money import ledger
+from db.queue import jobs
 from tests.support import ROOT, environment, run_cli
 from worker.cli.app import Reason, Status
 from worker.cli.exit_codes import MEANINGS, ExitCode
@@ -27,7 +28,7 @@ HEAVY = (
     "alembic",
     "fastapi",
     "httpx",
-    "worker.context",
+    "worker.job",
 )
 
 

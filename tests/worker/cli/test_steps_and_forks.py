@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from db import steps
+from db.fence import Lease
 from db.pool import Connection
-from db.queue import Lease
+from db.steps import steps
 from tests.db import lineage
 from tests.db.protocol import done, parked, register, running, settle, state, take
 from tests.support import run_cli

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_approval
-from worker.webhook_signature import keys, new_secret
+from worker.approvals.webhook_signature import keys, new_secret
 
 HOSTS = {"JOBSWORTH_WEBHOOK_HOSTS": "bridge.example.org"}
 

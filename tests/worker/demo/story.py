@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel
 
-from db.approvals import Approval, ApprovalStatus
-from db.branches import Fork, Share
-from db.budgets import Budget
-from db.runs import Edge, Graph, GraphNode, Run, RunStats
-from db.tokens import Call
-from worker.demo.bill import Charge
+from db.approvals.approvals import Approval, ApprovalStatus
+from db.money.budgets import Budget
+from db.money.calls import Call
+from db.runs.branches import Fork, Share
+from db.runs.runs import Edge, Graph, GraphNode, Run, RunStats
 from worker.demo.order import Ordered
+from worker.demo.provider.bill import Charge
 from worker.demo.survey import LETTERS, REPORT, Held, Surveyed, Told
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -13,16 +13,18 @@ import anyio.lowlevel
 import pytest
 from rich.console import Console
 
-from db import approvals, jobs, steps
-from db.jobs import Job, JobStatus
+from db.approvals import approvals
 from db.pool import Database
+from db.queue import jobs
+from db.queue.jobs import Job, JobStatus
+from db.steps import steps
 from tests.support import ROOT
 from worker.demo import daemons as daemons_module
 from worker.demo import inbox, play
 from worker.demo.daemons import DaemonEnded, Daemons, daemons_of
 from worker.demo.feed import Feeder
 from worker.demo.kill import Blow, Held, cost_of
-from worker.demo.model import Served
+from worker.demo.provider.model import Served
 from worker.demo.show import WIDTH_PIPED, Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Stalled, Watch

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from db.errors import InvalidInput
-from worker.demo.bill import Charge, read_bill
-from worker.demo.completions import Body
-from worker.demo.model import OFFLINE, PRICED, check_model, serve
-from worker.demo.provider import Provider
+from worker.demo.provider.bill import Charge, read_bill
+from worker.demo.provider.completions import Body
+from worker.demo.provider.model import OFFLINE, PRICED, check_model, serve
+from worker.demo.provider.server import Provider
 
 
 @pytest.fixture

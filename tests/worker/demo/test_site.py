@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worker.demo.site import ENVIRONMENTS, Site, make_site
-from worker.deploy.config import load_environments
+from worker.deployments.pipeline.config import load_environments
 
 
 @pytest.fixture

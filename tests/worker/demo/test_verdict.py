@@ -7,19 +7,19 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db.approvals import Approval, ApprovalStatus
-from db.books import Imbalance
-from db.deployments import Deployment, DeploymentStatus
-from db.jobs import Job
-from db.memories import Hit
-from db.messages import Message as Stored
-from db.messages import Received
-from db.violations import Violation
+from db.approvals.approvals import Approval, ApprovalStatus
+from db.conversations.messages import Message as Stored
+from db.conversations.messages import Received
+from db.deployments.deployments import Deployment, DeploymentStatus
+from db.diagnosis.violations import Violation
+from db.memory.memories import Hit
+from db.money.books import Imbalance
+from db.queue.jobs import Job
 from tests.worker.demo import story
 from worker.demo.feed import Fed
 from worker.demo.inbox import Message
 from worker.demo.kill import Cost
-from worker.demo.verdict import Facts, problems_in
+from worker.demo.verdict.verdict import Facts, problems_in
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 KILL = Cost("daemon 1", held=2, ran_again=2, seconds=(12.0, 12.5), steps_kept=3, steps_repeated=())

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from db.branches import ForkStep
+from db.runs.branches import ForkStep
 from tests.worker.demo import story
-from worker.demo.bill import Charge
+from worker.demo.provider.bill import Charge
 from worker.demo.survey import REPORT
-from worker.demo.verdict_story import of_bill, of_budget, of_fork, of_order, of_run
+from worker.demo.verdict.verdict_story import of_bill, of_budget, of_fork, of_order, of_run
 
 
 def only(problems: list[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.openai_stub import OpenAIStub
+from tests.providers.openai_stub import OpenAIStub
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
-from db import tokens
-from db.tokens import Call
-from tests.openai_stub import OpenAIStub
+from db.money import calls
+from db.money.calls import Call
+from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 
 STEPS: LiteralString = """
@@ -46,7 +46,7 @@ def model_by(protocol: str, provider: OpenAIStub) -> Model:
 
 async def calls_of(api: JobApi, job_id: UUID) -> list[Call]:
     async with api.database.connection() as connection:
-        return await tokens.list_calls(connection, job_id)
+        return await calls.list_calls(connection, job_id)
 
 
 async def steps_of(api: JobApi, job_id: UUID) -> list[str]:

@@ -9,8 +9,8 @@ import anyio
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry, RunContext
 
-from db.tokens import CallStatus, UsageSource
-from tests.openai_stub import OpenAIStub
+from db.money.calls import CallStatus, UsageSource
+from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at, steps_of
 from worker import Job, handler

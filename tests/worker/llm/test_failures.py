@@ -10,9 +10,9 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from db.jobs import JobStatus
-from db.tokens import CallStatus, UsageSource
-from tests.openai_stub import (
+from db.money.calls import CallStatus, UsageSource
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import (
     CUT,
     DUPLICATE_TOOL_IDS,
     EXCESSIVE_USAGE,

@@ -11,10 +11,10 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db import settlements
+from db.money import settlements
 from db.pool import Database
 from tests.chaos.scene import Scene
-from tests.openai_stub import OpenAIStub
+from tests.providers.openai_stub import OpenAIStub
 from tests.support import until_sync
 
 pytestmark = pytest.mark.chaos

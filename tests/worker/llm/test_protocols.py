@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent, RunContext
 
-from db.jobs import JobStatus
-from db.tokens import Call, CallStatus, UsageSource
-from tests.openai_stub import (
+from db.money.calls import Call, CallStatus, UsageSource
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import (
     CUT,
     INCONSISTENT_USAGE,
     MISSING_USAGE,

@@ -8,8 +8,8 @@ import pytest
 from pydantic_ai import Agent
 
 from db.errors import InvalidInput
-from db.jobs import JobStatus
-from tests.openai_stub import OpenAIStub
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi, registered
 from tests.worker.llm.support import calls_of
 from worker import Job, handler

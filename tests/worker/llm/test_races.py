@@ -8,10 +8,10 @@ from typing import Any, LiteralString
 import anyio
 from pydantic_ai import Agent
 
-from db import recovery
-from db.jobs import JobStatus
-from db.tokens import CallStatus
-from tests.openai_stub import OpenAIStub, slow
+from db.money.calls import CallStatus
+from db.queue import rescue as rescuing
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import OpenAIStub, slow
 from tests.support import connect, until
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
@@ -26,7 +26,7 @@ set lease_no = nextval('jobsworth.lease_no'), worker_id = gen_random_uuid()
 async def rescue(api: JobApi) -> None:
     """The job of the worker that died with it is queued again."""
     async with api.database.connection() as connection:
-        await recovery.rescue(
+        await rescuing.rescue(
             connection,
             rescue_seconds=60,
             crashes_max=5,

@@ -22,8 +22,8 @@ from pydantic_ai import (
 )
 from pydantic_ai.messages import ModelRequest
 
-from db.jobs import JobStatus
-from tests.openai_stub import OpenAIStub
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
 from worker import Job, handler

@@ -8,13 +8,9 @@ from typing import Any
 from pydantic_ai import Agent, AgentStreamEvent, PartDeltaEvent, PartStartEvent, RunContext
 from pydantic_ai.messages import TextPart, TextPartDelta
 
-from db.jobs import JobStatus
-from db.tokens import CallStatus, UsageSource
-from tests.openai_stub import (
-    MALFORMED,
-    OpenAIStub,
-    too_many,
-)
+from db.money.calls import CallStatus, UsageSource
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import MALFORMED, OpenAIStub, too_many
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
 from worker import Job, handler

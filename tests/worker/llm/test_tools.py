@@ -10,11 +10,12 @@ import pytest
 from psycopg.types.json import Jsonb
 from pydantic_ai import Agent, ApprovalRequired, BinaryContent, CallDeferred, RunContext, ToolReturn
 
-from db.jobs import JobStatus
-from tests.openai_stub import OpenAIStub
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import model_at, steps_of
-from worker import Job, handler, steps
+from worker import Job, handler
+from worker.steps import steps
 
 
 async def test_a_tool_declared_no_step_is_run_in_every_replay(

@@ -20,8 +20,8 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
-from db.jobs import JobStatus
-from tests.openai_stub import SERVER_ERROR, OpenAIStub
+from db.queue.jobs import JobStatus
+from tests.providers.openai_stub import SERVER_ERROR, OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
 from worker import Job, handler

@@ -13,10 +13,10 @@ from pydantic_ai import BinaryContent, ImageUrl, ModelRequest, ModelResponse
 from pydantic_ai.messages import ModelMessage, TextPart, ToolCallPart, UserPromptPart
 from pydantic_ai.usage import RequestUsage
 
-from db.tokens import Usage, UsageSource
+from db.money.calls import Usage, UsageSource
 from worker.llm.recorded import asked_hashes, changed, document_of, response_of, with_unique_ids
 from worker.llm.usage import FILE_URL_TOKENS, Estimate, upper_estimate, usage_of
-from worker.pricing import Pricing
+from worker.money.pricing import Pricing
 
 ESTIMATE = Estimate(1000, 100)
 

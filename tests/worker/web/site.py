@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from db.pool import Database
-from worker.vitals import Vitals
+from worker.daemon.vitals import Vitals
 from worker.web.app import create_app
 from worker.web.metrics import Metrics
 from worker.web.sampler import Samples

@@ -10,9 +10,9 @@ import anyio
 import pytest
 from psycopg import sql
 
-from db.embedded import Embedded
-from db.health import Readiness, check_ready
+from db.diagnosis.health import Readiness, check_ready
 from db.pool import Connection
+from db.server.embedded import Embedded
 from tests.support import connect, until
 from tests.worker.web.site import Site, site
 from worker.web import health

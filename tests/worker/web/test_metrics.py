@@ -22,9 +22,9 @@ from structlog.testing import capture_logs
 from db.pool import Database
 from tests.support import connect, until
 from tests.worker.web.site import Site, site
-from worker import daemon
-from worker.daemon import Daemon
-from worker.embedders import HashingEmbedder
+from worker.daemon import daemon
+from worker.daemon.daemon import Daemon
+from worker.memory.embedders import HashingEmbedder
 from worker.settings import load_settings
 from worker.web.metrics import SECONDS_BOUNDS, Histogram
 from worker.web.sampler import Samples, keep_sampling

@@ -1,0 +1,1 @@
+"""Consent: questions, votes, their consumption, and webhooks that tell of them."""

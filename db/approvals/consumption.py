@@ -1,0 +1,47 @@
+"""Consumption: a yes is spent, once, by the step that it was given for.
+
+In: an approval and the step that begins. Out: both marked in the caller's transaction, under the
+fence. Invariant: until this commits, a no counts; from then on it comes too late. Everybody locks
+the job's row before the approval's, so of a no and a consumption at the same moment one sees the
+other.
+"""
+
+from typing import LiteralString
+from uuid import UUID
+
+from db.approvals import approvals
+from db.approvals.approvals import Approval
+from db.errors import Conflict
+from db.fence import Lease
+from db.pool import Connection, execute
+from db.steps import steps
+
+CONSUME: LiteralString = """
+update jobsworth.approvals a
+set consumed_at = coalesce(a.consumed_at, clock_timestamp()), consumed_by = %(step)s
+where a.id = %(approval_id)s and a.job_id = %(job_id)s and a.superseded_by is null
+  and a.status in ('approved', 'expired') and a.chosen_option <> 'reject'
+  and (a.for_step is null or a.for_step = %(step)s)
+  and (a.consumed_by is null or a.consumed_by = %(step)s)
+"""
+
+
+async def consume(conn: Connection, lease: Lease, approval_id: UUID, step_name: str) -> Approval:
+    """Spend an approval on the step that begins in the caller's transaction; returns its row.
+
+    From its commit on, a no comes too late. The same step may use it again, no other one may.
+    Raises `LeaseLost`, `NotFound`, `Conflict` (there is no yes any more, or another step has it).
+    """
+    await steps.hold(conn, lease)
+    values = {"approval_id": approval_id, "job_id": lease.job_id, "step": step_name}
+    consumed = await execute(conn, CONSUME, values)
+    found = await approvals.get_by_id(conn, approval_id)
+    if consumed:
+        return found
+    if found.job_id != lease.job_id:
+        reason = f"it is not for job {lease.job_id}"
+    elif not found.approved:
+        reason = f"it is {found.status} ({found.chosen_option})"
+    else:
+        reason = f"it is for the step {found.consumed_by or found.for_step}"
+    raise Conflict(f"approval {approval_id} does not allow {step_name}: {reason}", "ask anew")

@@ -1,0 +1,263 @@
+"""Webhooks: who is told about approvals, and what is still to be told.
+
+In: addresses, and what a trigger put into the outbox in the transaction that changed an approval.
+Out: deliveries that a worker takes, sends and marks, each its own short statement, so that nothing
+is held while the network is used.
+
+Invariant: at least once, always under the same id. Taking a delivery moves its next try to the end
+of a lease; a worker that dies in between leaves it to the next one. What is marked afterwards is
+fenced by the number of the try.
+"""
+
+from collections.abc import Sequence
+from typing import Any, LiteralString
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.errors import InvalidInput, NotFound
+from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
+
+EVENTS = ("approval.opened", "approval.edited", "approval.escalated", "approval.closed")
+HOW_TO_LIST = "list them: jobsworth webhook list"
+
+
+class Webhook(BaseModel):
+    """An address that is told; of one team's approvals, or of all (`team_id` is null)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    team_id: UUID | None
+    url: str
+    events: tuple[str, ...]
+    active: bool
+    created_at: AwareDatetime
+
+
+class Due(BaseModel):
+    """A delivery that was taken, to be sent now; `url` is None if its webhook is gone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    url: str | None
+    event: str
+    payload: dict[str, Any]
+    tries: int
+
+
+class Delivery(BaseModel):
+    """A row of the outbox, without its payload; `state` is delivered, dead or pending."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    webhook_id: UUID
+    url: str | None
+    approval_id: UUID
+    event: str
+    state: str
+    tries: int
+    next_try_at: AwareDatetime
+    last_status: int | None
+    last_error: str | None
+    created_at: AwareDatetime
+
+
+class Outbox(BaseModel):
+    """How much is still to be told, and how much was given up."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pending: int
+    oldest_seconds: float | None
+    dead: int
+
+
+ADD: LiteralString = """
+insert into jobsworth.webhooks (team_id, url, events)
+values (%(team_id)s, %(url)s, %(events)s::text[])
+returning id, team_id, url, events, active, created_at
+"""
+
+
+async def add(
+    conn: Connection, url: str, *, events: Sequence[str] = EVENTS, team_id: UUID | None = None
+) -> Webhook:
+    """Tell this address from now on; `check_url` in the worker says whether it may be told."""
+    unknown = sorted(set(events) - set(EVENTS))
+    if unknown or not events:
+        raise InvalidInput(
+            f"{', '.join(unknown) or 'nothing'} is no event of an approval",
+            f"the events are {', '.join(EVENTS)}",
+        )
+    values = {"team_id": team_id, "url": url, "events": list(dict.fromkeys(events))}
+    added = await fetch_one(conn, ADD, values, Webhook)
+    assert added is not None  # an insert without a condition returns its row
+    return added
+
+
+LIST: LiteralString = """
+select w.id, w.team_id, w.url, w.events, w.active, w.created_at
+from jobsworth.webhooks w
+order by w.id
+limit 1000
+"""
+
+
+async def list_webhooks(conn: Connection) -> list[Webhook]:
+    """All of them, oldest first."""
+    return await fetch_all(conn, LIST, None, Webhook)
+
+
+REMOVE: LiteralString = """
+with removed as (
+  delete from jobsworth.webhooks w where w.id = %(id)s returning w.id
+), forgotten as (
+  delete from jobsworth.webhook_outbox o
+  where o.webhook_id = %(id)s and o.delivered_at is null
+)
+select count(*) from removed
+"""
+
+
+async def remove(conn: Connection, webhook_id: UUID) -> None:
+    """Tell this address no more, what is due already neither. Raises `NotFound`."""
+    if not await fetch_val(conn, REMOVE, {"id": webhook_id}):
+        raise NotFound(f"there is no webhook {webhook_id}", HOW_TO_LIST)
+
+
+TAKE: LiteralString = """
+with due as materialized (
+  select o.id
+  from jobsworth.webhook_outbox o
+  where o.delivered_at is null and o.dead_at is null and o.next_try_at <= clock_timestamp()
+  order by o.next_try_at
+  limit %(most)s
+  for update skip locked
+)
+update jobsworth.webhook_outbox o
+set tries = o.tries + 1,
+  next_try_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
+from due d
+where o.id = d.id
+returning o.id, o.event, o.payload, o.tries, (
+  select w.url from jobsworth.webhooks w where w.id = o.webhook_id and w.active) as url
+"""
+
+
+async def take(conn: Connection, most: int, lease_seconds: float) -> list[Due]:
+    """Up to `most` deliveries that are due, ours to send for `lease_seconds` after this commit."""
+    return await fetch_all(conn, TAKE, {"most": most, "lease_seconds": lease_seconds}, Due)
+
+
+DELIVERED: LiteralString = """
+update jobsworth.webhook_outbox o
+set delivered_at = clock_timestamp(), dead_at = null, last_status = %(status)s, last_error = null
+where o.id = %(id)s and o.delivered_at is null
+"""
+
+
+async def delivered(conn: Connection, delivery_id: UUID, status: int) -> None:
+    """It has arrived. Not fenced: it has, whoever tries it again now."""
+    await execute(conn, DELIVERED, {"id": delivery_id, "status": status})
+
+
+FAILED: LiteralString = """
+update jobsworth.webhook_outbox o
+set last_status = %(status)s, last_error = %(error)s,
+  next_try_at = clock_timestamp() + coalesce(%(pause_seconds)s::float8, 0) * interval '1 second',
+  dead_at = case when %(pause_seconds)s::float8 is null then clock_timestamp() end
+where o.id = %(id)s and o.tries = %(tries)s and o.delivered_at is null
+"""
+
+
+async def failed(
+    conn: Connection,
+    due: Due,
+    error: str,
+    *,
+    status: int | None = None,
+    pause_seconds: float | None,
+) -> None:
+    """This try did not arrive: again after a pause, or (None) never, until a person retries it."""
+    values = {"id": due.id, "tries": due.tries, "error": error, "status": status}
+    await execute(conn, FAILED, {**values, "pause_seconds": pause_seconds})
+
+
+RETRY: LiteralString = """
+update jobsworth.webhook_outbox o
+set dead_at = null, tries = 0, next_try_at = clock_timestamp()
+where o.id = any(array(
+  select d.id from jobsworth.webhook_outbox d
+  where d.dead_at is not null and (%(id)s::uuid is null or d.id = %(id)s)
+  order by d.dead_at
+  limit 1000
+  for update skip locked))
+"""
+
+
+async def retry(conn: Connection, delivery_id: UUID | None = None) -> int:
+    """Try what was given up again: this one, or up to a thousand. Returns how many.
+
+    Raises `NotFound` if the one that is named was not given up.
+    """
+    tried = await execute(conn, RETRY, {"id": delivery_id})
+    if delivery_id is not None and not tried:
+        raise NotFound(
+            f"no delivery {delivery_id} was given up", "list them: jobsworth webhook deliveries"
+        )
+    return tried
+
+
+DELIVERIES: LiteralString = """
+select o.id, o.webhook_id, w.url, o.approval_id, o.event, o.tries, o.next_try_at, o.last_status,
+  o.last_error, o.created_at,
+  case when o.delivered_at is not null then 'delivered' when o.dead_at is not null then 'dead'
+    else 'pending' end as state
+from jobsworth.webhook_outbox o
+left join jobsworth.webhooks w on w.id = o.webhook_id
+where not %(dead_only)s or o.dead_at is not null
+order by o.id desc
+limit %(limit)s
+"""
+
+
+async def deliveries(conn: Connection, limit: int, *, dead_only: bool = False) -> list[Delivery]:
+    """The newest deliveries, newest first."""
+    return await fetch_all(conn, DELIVERIES, {"limit": limit, "dead_only": dead_only}, Delivery)
+
+
+OUTBOX: LiteralString = """
+select
+  (select count(*) from jobsworth.webhook_outbox o
+   where o.delivered_at is null and o.dead_at is null) as pending,
+  (select extract(epoch from clock_timestamp() - min(o.created_at))::float8
+   from jobsworth.webhook_outbox o
+   where o.delivered_at is null and o.dead_at is null) as oldest_seconds,
+  (select count(*) from jobsworth.webhook_outbox o where o.dead_at is not null) as dead
+"""
+
+
+async def outbox(conn: Connection) -> Outbox:
+    """How the outbox stands."""
+    found = await fetch_one(conn, OUTBOX, None, Outbox)
+    assert found is not None  # three sums
+    return found
+
+
+PRUNE: LiteralString = """
+delete from jobsworth.webhook_outbox o
+where o.id = any(array(
+  select d.id from jobsworth.webhook_outbox d
+  where d.delivered_at < now() - %(days)s * interval '1 day'
+  order by d.delivered_at
+  limit %(most)s
+  for update skip locked))
+"""
+
+
+async def prune(conn: Connection, days: float, most: int) -> int:
+    """Forget what was delivered so long ago, at most so many; returns how many."""
+    return await execute(conn, PRUNE, {"days": days, "most": most})

@@ -1,0 +1,1 @@
+"""Threads, their messages, and what hangs on a message."""

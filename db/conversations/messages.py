@@ -1,0 +1,297 @@
+"""Chat messages: what was said, never changed afterwards.
+
+In: a thread, a role and a text. Out: a row that no update and no delete can touch. A platform that
+delivers a message twice gets the stored one back. `receive` writes a message and the job that is to
+deal with it in one commit: neither exists without the other.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, LiteralString, TypedDict, Unpack
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.documents import to_document, to_text
+from db.errors import InvalidInput, NotFound
+from db.pool import fetch_all, fetch_one, fetch_val
+from db.queue import jobs
+
+LIMIT_MAX = 10_000
+
+
+class MessageRole(StrEnum):
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+    TOOL = "tool"
+
+
+class Message(BaseModel):
+    """A row of `chat_messages`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    team_id: UUID | None
+    thread_id: UUID
+    role: MessageRole
+    text: str
+    author_user_id: UUID | None
+    author_agent_id: UUID | None
+    recipient_agent_id: UUID | None
+    request_id: str | None
+    platform_message_id: str | None
+    raw_payload: Any
+    model: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    latency_ms: int | None
+    job_id: UUID | None
+    created_at: AwareDatetime
+
+
+class Received(BaseModel):
+    """A message and its job; `duplicate` if they were there already.
+
+    `job` is None for a message that was stored without one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    message: Message
+    job: jobs.Job | None
+    duplicate: bool
+
+
+class MessageOptions(TypedDict, total=False):
+    """Where a message comes from, and, for one of a model, what making it took."""
+
+    author_user_id: UUID | None
+    author_agent_id: UUID | None
+    recipient_agent_id: UUID | None
+    request_id: str | None
+    platform_message_id: str | None
+    raw_payload: Any
+    model: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    latency_ms: int | None
+    job_id: UUID | None
+
+
+async def receive(
+    conn: AsyncConnection[Any],
+    thread_id: UUID,
+    text: str,
+    mode: str,
+    payload: Mapping[str, Any] | None = None,
+    *,
+    platform_message_id: str | None = None,
+    author_user_id: UUID | None = None,
+    request_id: str | None = None,
+    raw_payload: Any = None,
+    **options: Unpack[jobs.JobOptions],
+) -> Received:
+    """Store a user's message and enqueue the job that deals with it, in one commit.
+
+    The job has the message as its trigger, belongs to the thread and its team, and waits in the
+    thread's lane; `db.queue.jobs.NewJob` tells its options. With a `platform_message_id` that the
+    thread has already, nothing is written: the stored message comes back with its job. Raises
+    `NotFound` without the thread.
+    """
+    said: MessageOptions = {
+        "platform_message_id": platform_message_id,
+        "author_user_id": author_user_id,
+        "request_id": request_id,
+        "raw_payload": raw_payload,
+    }
+    async with conn.transaction():
+        message, duplicate = await _store(conn, thread_id, MessageRole.USER, text, said)
+        if duplicate:
+            job = await _job_of(conn, message.id)
+        else:
+            job = await _enqueue(conn, message, mode, payload, options)
+    return Received(message=message, job=job, duplicate=duplicate)
+
+
+async def insert(
+    conn: AsyncConnection[Any],
+    thread_id: UUID,
+    role: MessageRole,
+    text: str,
+    **options: Unpack[MessageOptions],
+) -> Message:
+    """Store a message; one whose `platform_message_id` the thread has already comes back as stored.
+
+    Raises `NotFound` without the thread.
+    """
+    async with conn.transaction():
+        message, _ = await _store(conn, thread_id, role, text, options)
+    return message
+
+
+GET_BY_ID: LiteralString = """
+select m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
+  m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
+  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.created_at
+from jobsworth.chat_messages m
+where m.id = %(id)s
+"""
+
+
+async def get_by_id(conn: AsyncConnection[Any], message_id: UUID) -> Message:
+    """Raises `NotFound`."""
+    message = await fetch_one(conn, GET_BY_ID, {"id": message_id}, Message)
+    if message is None:
+        raise NotFound(f"there is no message {message_id}", "list a thread's: fetch_recent")
+    return message
+
+
+GET_BY_PLATFORM_ID: LiteralString = """
+select m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
+  m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
+  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.created_at
+from jobsworth.chat_messages m
+where m.thread_id = %(thread_id)s and m.platform_message_id = %(platform_message_id)s
+"""
+
+
+async def get_by_platform_id(
+    conn: AsyncConnection[Any], thread_id: UUID, platform_message_id: str
+) -> Message | None:
+    """The message that the platform knows under this id, or None if it has not come yet."""
+    values = {"thread_id": thread_id, "platform_message_id": platform_message_id}
+    return await fetch_one(conn, GET_BY_PLATFORM_ID, values, Message)
+
+
+FETCH_RECENT: LiteralString = """
+select m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
+  m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
+  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.created_at
+from jobsworth.chat_messages m
+where m.thread_id = %(thread_id)s
+order by m.id desc
+limit %(limit)s
+"""
+
+
+async def fetch_recent(
+    conn: AsyncConnection[Any], thread_id: UUID, limit: int = 50
+) -> list[Message]:
+    """The last `limit` (1 to 10,000) messages of a thread, oldest first; costs the same at any
+    length of the thread.
+    """
+    if not 1 <= limit <= LIMIT_MAX:
+        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "ask for fewer messages")
+    values = {"thread_id": thread_id, "limit": limit}
+    return (await fetch_all(conn, FETCH_RECENT, values, Message))[::-1]
+
+
+COUNT_BY_ROLE: LiteralString = """
+select m.role, count(*) as messages
+from jobsworth.chat_messages m
+where m.thread_id = %(thread_id)s
+group by m.role
+"""
+
+
+async def count_by_role(conn: AsyncConnection[Any], thread_id: UUID) -> dict[MessageRole, int]:
+    """How many messages each role has said in a thread; roles that said nothing count 0."""
+    rows = await fetch_all(conn, COUNT_BY_ROLE, {"thread_id": thread_id})
+    found = {row["role"]: row["messages"] for row in rows}
+    return {role: found.get(role, 0) for role in MessageRole}
+
+
+# The thread gives the team; without the thread there is no row, and no error that would end the
+# caller's transaction.
+INSERT: LiteralString = """
+insert into jobsworth.chat_messages (team_id, thread_id, role, text, author_user_id,
+  author_agent_id, recipient_agent_id, request_id, platform_message_id, raw_payload, model,
+  input_tokens, output_tokens, latency_ms, job_id)
+select t.team_id, t.id, %(role)s::jobsworth.message_role, %(text)s, %(author_user_id)s::uuid,
+  %(author_agent_id)s::uuid, %(recipient_agent_id)s::uuid, %(request_id)s,
+  %(platform_message_id)s, %(raw_payload)s::jsonb, %(model)s, %(input_tokens)s::int,
+  %(output_tokens)s::int, %(latency_ms)s::int, %(job_id)s::uuid
+from jobsworth.chat_threads t
+where t.id = %(thread_id)s
+on conflict (thread_id, platform_message_id) where platform_message_id is not null do nothing
+returning id, team_id, thread_id, role, text, author_user_id, author_agent_id,
+  recipient_agent_id, request_id, platform_message_id, raw_payload, model, input_tokens,
+  output_tokens, latency_ms, job_id, created_at
+"""
+
+
+async def _store(
+    conn: AsyncConnection[Any],
+    thread_id: UUID,
+    role: MessageRole,
+    text: str,
+    options: MessageOptions,
+) -> tuple[Message, bool]:
+    message = await fetch_one(conn, INSERT, _values(thread_id, role, text, options), Message)
+    if message is not None:
+        return message, False
+    platform_message_id = options.get("platform_message_id")
+    if platform_message_id is not None:
+        stored = await get_by_platform_id(conn, thread_id, platform_message_id)
+        if stored is not None:
+            return stored, True
+    raise NotFound(f"there is no thread {thread_id}", "create it first: threads.get_or_create")
+
+
+def _values(
+    thread_id: UUID, role: MessageRole, text: str, options: MessageOptions
+) -> dict[str, Any]:
+    raw_payload = options.get("raw_payload")
+    return {
+        "thread_id": thread_id,
+        "role": role,
+        "text": to_text(text),
+        "author_user_id": options.get("author_user_id"),
+        "author_agent_id": options.get("author_agent_id"),
+        "recipient_agent_id": options.get("recipient_agent_id"),
+        "request_id": options.get("request_id"),
+        "platform_message_id": options.get("platform_message_id"),
+        "raw_payload": None if raw_payload is None else to_document(raw_payload, "raw_payload"),
+        "model": options.get("model"),
+        "input_tokens": options.get("input_tokens"),
+        "output_tokens": options.get("output_tokens"),
+        "latency_ms": options.get("latency_ms"),
+        "job_id": options.get("job_id"),
+    }
+
+
+async def _enqueue(
+    conn: AsyncConnection[Any],
+    message: Message,
+    mode: str,
+    payload: Mapping[str, Any] | None,
+    options: jobs.JobOptions,
+) -> jobs.Job:
+    enqueued = await jobs.enqueue(
+        conn,
+        mode,
+        payload,
+        thread_id=message.thread_id,
+        trigger_message_id=message.id,
+        team_id=message.team_id,
+        **options,
+    )
+    return await jobs.get_by_id(conn, enqueued.job_id)
+
+
+# A job's follow-ups carry the trigger on; the first one is the message's own.
+JOB_OF: LiteralString = """
+select j.id
+from jobsworth.reactive_jobs j
+where j.trigger_message_id = %(message_id)s
+order by j.parent_id is not null, j.id
+limit 1
+"""
+
+
+async def _job_of(conn: AsyncConnection[Any], message_id: UUID) -> jobs.Job | None:
+    job_id = await fetch_val(conn, JOB_OF, {"message_id": message_id})
+    return None if job_id is None else await jobs.get_by_id(conn, job_id)

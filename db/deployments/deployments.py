@@ -1,0 +1,355 @@
+"""Shipping: one row per deployment, from building to healthy, rolled back or failed.
+
+In: what is to run where, and how each phase ended. Out: the deployment's row, committed phase by
+phase, so that whoever resumes it knows how far it came.
+
+Invariant, kept by the database: one unfinished deployment per environment, no step backwards, and
+healthy only with a recorded probe that passed. With a lease, a write is also fenced: a worker that
+lost its job cannot move the deployment on.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, LiteralString
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.documents import to_document, to_text
+from db.errors import Conflict, InvalidInput, NotFound
+from db.fence import Lease
+from db.pool import Connection, fetch_all, fetch_one, fetch_val
+from db.steps import steps
+
+CREATE_TRIES_MAX = 5
+
+
+class DeploymentStatus(StrEnum):
+    BUILDING = "building"
+    TESTING = "testing"
+    DEPLOYING = "deploying"
+    HEALTHY = "healthy"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        return self in _FINAL
+
+
+_FINAL = (DeploymentStatus.HEALTHY, DeploymentStatus.ROLLED_BACK, DeploymentStatus.FAILED)
+
+
+class Deployment(BaseModel):
+    """A row of `deployments`; `probe` is the recorded result, `{"passed": bool, …}`.
+
+    `release` is a directory on `host`. One that goes back names what it replaces (`rollback_of`)
+    and the healthy one whose commit it puts live again (`rollback_to`).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    team_id: UUID | None
+    job_id: UUID | None
+    step_name: str | None
+    environment: str
+    repository: str | None
+    sha: str
+    branch: str | None
+    status: DeploymentStatus
+    release: str | None
+    report_text: str | None
+    probe: dict[str, Any] | None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    finished_at: AwareDatetime | None
+    host: str | None
+    rollback_of: UUID | None
+    rollback_to: UUID | None
+
+
+CREATE: LiteralString = """
+with fence as materialized (
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+)
+insert into jobsworth.deployments (
+  team_id, job_id, step_name, environment, repository, sha, branch, release, host, rollback_of,
+  rollback_to)
+select %(team_id)s::uuid, %(job_id)s::uuid, %(step_name)s::text, %(environment)s::text,
+  %(repository)s::text, %(sha)s::text, %(branch)s::text, %(release)s::text, %(host)s::text,
+  %(rollback_of)s::uuid, %(rollback_to)s::uuid
+where not %(fenced)s or exists (select 1 from fence)
+on conflict do nothing
+returning id, team_id, job_id, step_name, environment, repository, sha, branch, status, release,
+  report_text, probe, created_at, updated_at, finished_at, host, rollback_of, rollback_to
+"""
+
+
+async def create(
+    conn: Connection,
+    *,
+    environment: str,
+    sha: str,
+    repository: str | None = None,
+    branch: str | None = None,
+    release: str | None = None,
+    host: str | None = None,
+    rollback_of: UUID | None = None,
+    rollback_to: UUID | None = None,
+    job_id: UUID | None = None,
+    step_name: str | None = None,
+    team_id: UUID | None = None,
+    lease: Lease | None = None,
+) -> Deployment:
+    """Begin a deployment, as building; committed on return.
+
+    With `lease`, `job_id` is the lease's. A job's step has one deployment: the second call for it
+    returns the first one's. Raises `Conflict` naming the unfinished deployment that holds the
+    environment, `LeaseLost`, `InvalidInput`.
+    """
+    if not environment or not sha:
+        raise InvalidInput("a deployment needs an environment and a sha", "name both")
+    job_id = lease.job_id if lease else job_id
+    values = {
+        **_fence(lease),
+        "job_id": job_id,
+        "fenced": lease is not None,
+        "team_id": team_id,
+        "step_name": step_name,
+        "environment": environment,
+        "repository": repository,
+        "sha": sha,
+        "branch": branch,
+        "release": release,
+        "host": host,
+        "rollback_of": rollback_of,
+        "rollback_to": rollback_to,
+    }
+    for _ in range(CREATE_TRIES_MAX):
+        created = await fetch_one(conn, CREATE, values, Deployment)
+        if created is None and lease is not None:
+            await steps.hold(conn, lease)
+        created = created or await _of_step(conn, job_id, step_name)
+        if created is not None:
+            return created
+        unfinished = await _unfinished(conn, environment, team_id)
+        if unfinished is not None:
+            raise Conflict(
+                f"environment {environment} is busy: deployment {unfinished.id} of "
+                f"{unfinished.sha[:12]} is {unfinished.status}"
+                + (f" (job {unfinished.job_id})" if unfinished.job_id else ""),
+                "wait until that one ends; list them: jobsworth deployments",
+            )
+        # It ended between our insert and our look.
+    raise Conflict(f"environment {environment} is taken again and again", "try again")
+
+
+UPDATE: LiteralString = """
+with fence as materialized (
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+)
+update jobsworth.deployments d
+set status = %(status)s::jobsworth.deployment_status,
+  report_text = coalesce(%(report_text)s, d.report_text),
+  probe = coalesce(%(probe)s::jsonb, d.probe), release = coalesce(%(release)s, d.release),
+  host = coalesce(%(host)s, d.host),
+  finished_at = case when %(is_final)s then coalesce(d.finished_at, now()) end
+where d.id = %(deployment_id)s
+  and (not %(fenced)s or d.job_id = (select f.id from fence f))
+returning d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
+"""
+
+
+async def update_status(
+    conn: Connection,
+    deployment_id: UUID,
+    status: DeploymentStatus,
+    *,
+    report_text: str | None = None,
+    probe: Mapping[str, Any] | None = None,
+    release: str | None = None,
+    host: str | None = None,
+    lease: Lease | None = None,
+) -> Deployment:
+    """Record how far a deployment is; what is None stays as it was. Committed on return.
+
+    The same status again is allowed: it adds a report or a release. With `lease`, the deployment
+    must be of that job. Raises `Conflict` (no way leads from its status to this one),
+    `InvalidInput` (healthy without a passing probe), `LeaseLost`, `NotFound`.
+    """
+    if probe is not None and type(probe.get("passed")) is not bool:
+        raise InvalidInput("a probe result needs 'passed', true or false", "say whether it passed")
+    if status is DeploymentStatus.HEALTHY and not (probe or {}).get("passed"):
+        raise InvalidInput(
+            f"deployment {deployment_id} cannot be healthy without a probe that passed",
+            "probe it and pass the result",
+        )
+    values = {
+        **_fence(lease),
+        "fenced": lease is not None,
+        "deployment_id": deployment_id,
+        "status": status,
+        "is_final": status.is_final,
+        "report_text": None if report_text is None else to_text(report_text),
+        "probe": None if probe is None else to_document(dict(probe), "the probe result"),
+        "release": release,
+        "host": host,
+    }
+    try:
+        updated = await fetch_one(conn, UPDATE, values, Deployment)
+    except InvalidInput as refused:
+        raise Conflict(refused.message, refused.remedy) from refused
+    if updated is not None:
+        return updated
+    if lease is not None:
+        await steps.hold(conn, lease)
+        found = await get_by_id(conn, deployment_id)
+        raise Conflict(
+            f"deployment {deployment_id} belongs to job {found.job_id}, not to {lease.job_id}",
+            "update it from the job that began it",
+        )
+    raise _not_found(deployment_id)
+
+
+BY_ID: LiteralString = """
+select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
+from jobsworth.deployments d
+where d.id = %(deployment_id)s
+"""
+
+
+async def get_by_id(conn: Connection, deployment_id: UUID) -> Deployment:
+    """Raises `NotFound`."""
+    found = await fetch_one(conn, BY_ID, {"deployment_id": deployment_id}, Deployment)
+    if found is None:
+        raise _not_found(deployment_id)
+    return found
+
+
+OF_STEP: LiteralString = """
+select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
+from jobsworth.deployments d
+where d.job_id = %(job_id)s and d.step_name = %(step_name)s
+"""
+
+
+async def get_for_step(conn: Connection, job_id: UUID, step_name: str) -> Deployment | None:
+    """The deployment that this step of this job began, in whichever attempt."""
+    return await fetch_one(conn, OF_STEP, {"job_id": job_id, "step_name": step_name}, Deployment)
+
+
+TIMES: LiteralString = """
+select count(*)
+from jobsworth.deployments d
+where d.job_id = %(job_id)s and starts_with(d.step_name, %(step_name)s || ' before ')
+"""
+
+
+async def times_before(conn: Connection, job_id: UUID, step_name: str) -> int:
+    """How many deployments this step began before a person had its job run again."""
+    return await fetch_val(conn, TIMES, {"job_id": job_id, "step_name": step_name})
+
+
+RECENT: LiteralString = """
+select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
+from jobsworth.deployments d
+where (%(environment)s::text is null or d.environment = %(environment)s)
+  and (%(team_id)s::uuid is null or d.team_id = %(team_id)s)
+order by d.id desc
+limit %(limit)s
+"""
+
+
+async def get_recent(
+    conn: Connection,
+    environment: str | None = None,
+    limit: int = 20,
+    *,
+    team_id: UUID | None = None,
+) -> list[Deployment]:
+    """The latest deployments, newest first, of every environment and team unless one is named."""
+    values = {"environment": environment, "team_id": team_id, "limit": limit}
+    return await fetch_all(conn, RECENT, values, Deployment)
+
+
+LATEST: LiteralString = """
+select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
+from jobsworth.deployments d
+where d.environment = %(environment)s
+  and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))
+  and (%(status)s::jobsworth.deployment_status is null or d.status = %(status)s)
+order by d.id desc
+limit 1
+"""
+
+
+async def get_latest(
+    conn: Connection, environment: str, *, team_id: UUID | None = None
+) -> Deployment | None:
+    """The newest deployment to an environment of one team (None: of no team), however it stands."""
+    values = {"environment": environment, "team_id": team_id, "status": None}
+    return await fetch_one(conn, LATEST, values, Deployment)
+
+
+async def current(
+    conn: Connection, environment: str, *, team_id: UUID | None = None
+) -> Deployment | None:
+    """The newest healthy deployment to an environment: what runs there."""
+    values = {"environment": environment, "team_id": team_id, "status": DeploymentStatus.HEALTHY}
+    return await fetch_one(conn, LATEST, values, Deployment)
+
+
+UNFINISHED: LiteralString = """
+select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
+from jobsworth.deployments d
+where d.environment = %(environment)s and d.finished_at is null
+  and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))
+"""
+
+
+async def _unfinished(
+    conn: Connection, environment: str, team_id: UUID | None
+) -> Deployment | None:
+    values = {"environment": environment, "team_id": team_id}
+    return await fetch_one(conn, UNFINISHED, values, Deployment)
+
+
+async def _of_step(
+    conn: Connection, job_id: UUID | None, step_name: str | None
+) -> Deployment | None:
+    if job_id is None or step_name is None:
+        return None
+    return await get_for_step(conn, job_id, step_name)
+
+
+def _fence(lease: Lease | None) -> dict[str, Any]:
+    return {
+        "job_id": lease and lease.job_id,
+        "lease_no": lease and lease.lease_no,
+        "worker_id": lease and lease.worker_id,
+    }
+
+
+def _not_found(deployment_id: UUID) -> NotFound:
+    return NotFound(f"there is no deployment {deployment_id}", "list them: jobsworth deployments")

@@ -1,0 +1,1 @@
+"""Why a job waits, what is broken, how well the installation is."""

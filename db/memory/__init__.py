@@ -1,0 +1,1 @@
+"""Memories: what is remembered, and the vectors it is found by."""

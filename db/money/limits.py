@@ -1,0 +1,95 @@
+"""Rate limits: how many requests and tokens a minute all daemons together may send.
+
+In: a provider, a model (or `*`: all of them together) and numbers; or a pause that the provider
+asked for. Out: calls are held to it when they start (`db.money.starts`), by the generic cell
+rate algorithm (ITU-T I.371): a bucket of one minute's worth that fills at the limit's pace.
+"""
+
+from math import isfinite
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.errors import InvalidInput, NotFound
+from db.pool import execute, fetch_all, fetch_val
+
+PAUSE_SECONDS_MAX = 86_400.0
+
+
+class RateLimit(BaseModel):
+    """A row of `rate_limits`. `paused_until` in the past: it is not paused."""
+
+    model_config = ConfigDict(frozen=True)
+
+    provider: str
+    model: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    paused_until: AwareDatetime | None
+
+
+SET: LiteralString = """
+select jobsworth.set_rate_limit(%(provider)s, %(model)s, %(requests)s::int, %(tokens)s::bigint)
+"""
+
+
+async def set_limit(
+    conn: AsyncConnection[Any],
+    provider: str,
+    model: str = "*",
+    *,
+    requests: int | None = None,
+    tokens: int | None = None,
+) -> None:
+    """Limit what is sent in a minute; None: no limit of that kind. Both None lift it.
+
+    Who waits for a turn at a limit tries again at once.
+
+    Raises `InvalidInput`.
+    """
+    values = {"provider": provider, "model": model, "requests": requests, "tokens": tokens}
+    await execute(conn, SET, values)
+
+
+PAUSE: LiteralString = """
+select jobsworth.pause_rate(%(provider)s, %(model)s, %(seconds)s::float8)
+"""
+
+
+async def pause(conn: AsyncConnection[Any], provider: str, model: str, seconds: float) -> None:
+    """Let nobody send to this model for so many seconds (a day at most); calls park until then."""
+    if not (isfinite(seconds) and seconds >= 0):
+        raise InvalidInput(f"{seconds} seconds are no pause", "give a number from 0 on")
+    values = {"provider": provider, "model": model, "seconds": min(seconds, PAUSE_SECONDS_MAX)}
+    await execute(conn, PAUSE, values)
+
+
+REMOVE: LiteralString = """
+with removed as (
+  delete from jobsworth.rate_limits l
+  where l.team_id is null and l.provider = %(provider)s and l.model = %(model)s
+  returning l.id
+)
+select count(*) from removed r cross join lateral (select jobsworth.wake_limited() offset 0) w
+"""
+
+
+async def remove(conn: AsyncConnection[Any], provider: str, model: str = "*") -> None:
+    """Lift a limit, and a pause. Raises `NotFound`."""
+    if not await fetch_val(conn, REMOVE, {"provider": provider, "model": model}):
+        raise NotFound(f"there is no limit of {provider} {model}", "see jobsworth limit list")
+
+
+LIST: LiteralString = """
+select l.provider, l.model, l.requests_per_minute, l.tokens_per_minute, l.paused_until
+from jobsworth.rate_limits l
+where l.requests_per_minute is not null or l.tokens_per_minute is not null
+  or l.paused_until > clock_timestamp()
+order by l.provider, l.model
+"""
+
+
+async def list_all(conn: AsyncConnection[Any]) -> list[RateLimit]:
+    """The limits and pauses that hold, by provider and model."""
+    return await fetch_all(conn, LIST, None, RateLimit)

@@ -1,0 +1,98 @@
+"""Claiming: queued jobs become running ones, each under a lease of its own.
+
+In: which queues, priorities and modes a worker serves, and how many jobs it wants. Out: jobs with
+their leases, committed. Invariant: a job that comes back is ours alone, and its lane's lowest.
+
+The statement is a function of the database, because its planner settings must come with it and one
+message is the cheapest: see migrations/schema/queue/claim.sql.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from psycopg.rows import args_row
+
+from db.pool import Connection, fetch_rows
+
+
+# A named tuple, because one is made for each job: a frozen dataclass takes several times as long.
+class Claimed(NamedTuple):
+    """A job as its attempt gets it."""
+
+    id: UUID
+    lease_no: int
+    queue: str
+    priority: int
+    position: int
+    mode: str
+    payload: dict[str, Any]
+    attempt: int
+    failures: int
+    failures_max: int | None
+    timeout_seconds: float | None
+    team_id: UUID | None
+    thread_id: UUID | None
+    trigger_message_id: UUID | None
+    parent_id: UUID | None
+    is_child: bool
+    lane: str | None
+    trace_parent: str | None
+    run_id: UUID | None
+    node: str | None
+    agent_id: UUID | None
+    waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one claim brought: jobs to run, and lanes whose surplus members were put off."""
+
+    jobs: list[Claimed]
+    deferred_lanes: list[str]
+    positions: dict[tuple[str, int], int]
+
+
+_claim_order = attrgetter("priority", "position")
+
+# The function is in migrations/schema/queue/claim.sql, with its planner settings.
+CLAIM: LiteralString = """
+select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
+  c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
+  c.parent_id, c.is_child, c.lane, c.trace_parent, c.run_id, c.node, c.agent_id, c.waited_seconds
+from jobsworth.claim(%(worker_id)s, %(queues)s::text[], %(priorities)s::smallint[],
+  %(positions)s::bigint[], %(modes)s::text[], %(wanted)s) as c
+"""
+
+
+async def claim(
+    conn: Connection,
+    *,
+    worker_id: UUID,
+    probes: Sequence[tuple[str, int, int]],
+    modes: Sequence[str],
+    wanted: int,
+) -> Claim:
+    """Take up to `wanted` queued jobs; committed on return.
+
+    `probes` are (queue, priority, position): where to look, in this order, each only beyond its
+    position. The worker's own row must exist, or nothing is claimed. Raises `Refused` with
+    SQLSTATE 23505 when two claimers met in a lane: simply try again.
+    """
+    values = {
+        "worker_id": worker_id,
+        "queues": [queue for queue, _, _ in probes],
+        "priorities": [priority for _, priority, _ in probes],
+        "positions": [position for _, _, position in probes],
+        "modes": list(modes),
+        "wanted": wanted,
+    }
+    rows: list[Claimed] = await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True)
+    rows.sort(key=_claim_order)
+    return Claim(
+        jobs=[row for row in rows if row.lease_no],
+        deferred_lanes=[row.lane for row in rows if not row.lease_no and row.lane],
+        positions={(row.queue, row.priority): row.position for row in rows},
+    )

@@ -1,0 +1,382 @@
+"""Effects: rows that commit together with a job's transition.
+
+In: what handlers asked for during attempts that ended well (done or parked). Out: messages,
+follow-up and child jobs, approvals, artifacts, metrics and texts to embed, written by one statement
+per kind inside the finishing transaction. Each is unique by (job, effect key): the repeat of a
+replay is ignored, so each effect happens once however often its job is run.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, LiteralString, TypeVar
+from uuid import UUID
+
+import orjson
+
+from db.approvals import questions
+from db.approvals.questions import Approval, Asked
+from db.documents import to_document
+from db.errors import InvalidInput
+from db.pool import Connection, execute, without_nulls
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The job whose attempt made the effect, and what its effects inherit."""
+
+    job_id: UUID
+    team_id: UUID | None = None
+    thread_id: UUID | None = None
+    trigger_message_id: UUID | None = None
+    trace_parent: str | None = None
+    request_id: str | None = None
+    run_id: UUID | None = None
+    node: str | None = None
+    agent_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something said in the job's thread."""
+
+    key: str
+    text: str
+    role: str = "assistant"
+    thread_id: UUID | None = None
+    recipient_agent_id: UUID | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    latency_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A follow-up (same thread, same place in its lane) or a child (no lane; may be gathered).
+
+    With a `thread_id` it belongs to that thread; with a `message_key`, the message of that key is
+    what triggered it.
+    """
+
+    key: str
+    mode: str
+    payload: str = "{}"
+    is_child: bool = False
+    queue: str = "default"
+    priority: int = 3
+    delay_seconds: float | None = None
+    lane: str | None = None
+    unique_key: str | None = None
+    failures_max: int | None = None
+    timeout_seconds: float | None = None
+    agent_id: UUID | None = None
+    thread_id: UUID | None = None
+    message_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A text to embed after the job."""
+
+    key: str
+    text: str
+    source_kind: str
+    source_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file the job made: its content, or where it is."""
+
+    key: str
+    name: str
+    media_type: str
+    content: bytes | None = None
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A named number, at the time it commits."""
+
+    key: str
+    name: str
+    value: float
+
+
+ARTIFACT_BYTES_MAX = 100 * 2**20
+# About as much content goes in one message.
+ARTIFACTS_BYTES = 8 * 2**20
+NODE_BYTES_MAX = 1_000
+NODE_CHARACTERS_KEPT = 60
+
+E = TypeVar("E")
+Effect = Message | NewJob | Approval | Memory | Artifact | Metric
+
+
+async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> None:
+    """Insert these effects inside the caller's transaction; repeats are ignored."""
+    await _write_messages(conn, _of(effects, Message))
+    await _write_jobs(conn, _of(effects, NewJob))
+    await _write_approvals(conn, _of(effects, Approval))
+    await _write_memories(conn, _of(effects, Memory))
+    await _write_artifacts(conn, _of(effects, Artifact))
+    await _write_metrics(conn, _of(effects, Metric))
+
+
+MESSAGES: LiteralString = """
+insert into jobsworth.chat_messages (
+  team_id, thread_id, role, text, author_agent_id, recipient_agent_id, model, input_tokens,
+  output_tokens, latency_ms, request_id, job_id, effect_key)
+select e.team_id, e.thread_id, e.role::jobsworth.message_role, e.text, e.author_agent_id,
+  e.recipient_agent_id, e.model, e.input_tokens, e.output_tokens, e.latency_ms, e.request_id,
+  e.job_id, e.key
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, thread_id uuid, role text, text text, author_agent_id uuid,
+  recipient_agent_id uuid, model text, input_tokens int,
+  output_tokens int, latency_ms int, request_id text, job_id uuid, key text)
+on conflict do nothing
+"""
+
+
+async def _write_messages(conn: Connection, rows: list[tuple[Origin, Message]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "thread_id": effect.thread_id or origin.thread_id,
+            "role": effect.role,
+            "text": effect.text,
+            "author_agent_id": _author(origin, effect),
+            "recipient_agent_id": effect.recipient_agent_id,
+            "model": effect.model,
+            "input_tokens": effect.input_tokens,
+            "output_tokens": effect.output_tokens,
+            "latency_ms": effect.latency_ms,
+            "request_id": origin.request_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, MESSAGES, {"rows": to_document(documents)})
+
+
+JOBS: LiteralString = """
+insert into jobsworth.reactive_jobs (
+  team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
+  priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent,
+  run_id, node, agent_id)
+select e.team_id, e.thread_id,
+  case when e.message_key is null then e.trigger_message_id else (
+    select m.id from jobsworth.chat_messages m
+    where m.job_id = e.job_id and m.effect_key = e.message_key) end,
+  e.job_id, e.key, e.is_child, e.mode, e.payload, e.queue, e.priority,
+  now() + e.delay_seconds * interval '1 second',
+  -- A follow-up takes its parent's place in the lane; a child has no lane of its own.
+  coalesce(e.lane, case when not e.is_child then p.lane end, ''),
+  case when not e.is_child and e.lane is null then p.lane_position end,
+  e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent, e.run_id, e.node, e.agent_id
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
+  mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
+  unique_key text, failures_max int, timeout_seconds real, trace_parent text,
+  run_id uuid, node text, agent_id uuid, message_key text, n int)
+cross join lateral (
+  select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
+) p
+-- A child that a branch reads, done before the cut, is not spawned again.
+where not (e.is_child and exists (
+  select 1 from jobsworth.branch_reads b
+  where b.job_id = e.job_id and jobsworth.inherits_child(b.job_id, e.key)))
+order by e.n
+on conflict do nothing
+"""
+
+
+async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "thread_id": effect.thread_id or origin.thread_id,
+            "trigger_message_id": origin.trigger_message_id,
+            "message_key": effect.message_key,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "is_child": effect.is_child,
+            "mode": effect.mode,
+            "queue": effect.queue,
+            "priority": effect.priority,
+            "delay_seconds": _seconds(effect.delay_seconds),
+            "lane": effect.lane,
+            "unique_key": effect.unique_key,
+            "failures_max": effect.failures_max,
+            "timeout_seconds": effect.timeout_seconds,
+            "trace_parent": origin.trace_parent,
+            "run_id": origin.run_id,
+            "node": _node(origin, effect),
+            "agent_id": effect.agent_id or origin.agent_id,
+            "payload": orjson.Fragment(effect.payload),
+            "n": n,
+        }
+        for n, (origin, effect) in enumerate(rows)
+    ]
+    await execute(conn, JOBS, {"rows": _encode(documents)})
+
+
+async def _write_approvals(conn: Connection, rows: list[tuple[Origin, Approval]]) -> None:
+    if rows:
+        asked = [Asked(o.job_id, o.team_id, o.thread_id, o.run_id, effect) for o, effect in rows]
+        await questions.write(conn, asked)
+
+
+MEMORIES: LiteralString = """
+insert into jobsworth.embedding_outbox (
+  team_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
+select e.team_id, e.thread_id, e.job_id, e.key, e.source_kind, e.source_id, e.text, e.metadata
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, thread_id uuid, job_id uuid, key text, source_kind text, source_id text, text text,
+  metadata jsonb)
+-- A replay may repeat a text that has been embedded and has left the outbox since.
+where not exists (
+  select 1 from jobsworth.embeddings m where m.job_id = e.job_id and m.effect_key = e.key)
+on conflict do nothing
+"""
+
+
+async def _write_memories(conn: Connection, rows: list[tuple[Origin, Memory]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "thread_id": origin.thread_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "source_kind": effect.source_kind,
+            "source_id": effect.source_id,
+            "text": effect.text,
+            "metadata": effect.metadata,
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, MEMORIES, {"rows": to_document(documents)})
+
+
+ARTIFACTS: LiteralString = """
+insert into jobsworth.artifacts (
+  team_id, job_id, effect_key, name, media_type, bytes, sha256, content, uri)
+select e.team_id, e.job_id, e.key, e.name, e.media_type, e.bytes, e.sha256,
+  case when e.sha256 is not null then (%(contents)b::bytea[])[e.n] end, e.uri
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, job_id uuid, key text, name text, media_type text, bytes bigint, sha256 text,
+  uri text, n int)
+on conflict do nothing
+"""
+
+
+async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, Artifact]]) -> None:
+    for some in _in_messages(rows):
+        documents = [
+            {
+                "team_id": origin.team_id,
+                "job_id": origin.job_id,
+                "key": effect.key,
+                "name": effect.name,
+                "media_type": effect.media_type,
+                "uri": effect.uri,
+                "n": n,
+                **_measured(effect.content),
+            }
+            for n, (origin, effect) in enumerate(some, start=1)
+        ]
+        contents = [effect.content or b"" for _, effect in some]
+        await execute(conn, ARTIFACTS, {"rows": to_document(documents), "contents": contents})
+
+
+METRICS: LiteralString = """
+insert into jobsworth.run_metrics (team_id, run_id, job_id, effect_key, name, value)
+select e.team_id, e.run_id, e.job_id, e.key, e.name, e.value
+from jsonb_to_recordset(%(rows)s::jsonb) as e (
+  team_id uuid, run_id uuid, job_id uuid, key text, name text, value float8)
+on conflict do nothing
+"""
+
+
+async def _write_metrics(conn: Connection, rows: list[tuple[Origin, Metric]]) -> None:
+    if not rows:
+        return
+    documents = [
+        {
+            "team_id": origin.team_id,
+            "run_id": origin.run_id,
+            "job_id": origin.job_id,
+            "key": effect.key,
+            "name": effect.name,
+            "value": effect.value,
+        }
+        for origin, effect in rows
+    ]
+    await execute(conn, METRICS, {"rows": _encode(documents)})
+
+
+def _author(origin: Origin, effect: Message) -> UUID | None:
+    """Whoever says something else than an assistant is quoted, unless it is said to an agent."""
+    speaks = effect.role == "assistant" or effect.recipient_agent_id is not None
+    return origin.agent_id if speaks else None
+
+
+def _node(origin: Origin, effect: NewJob) -> str | None:
+    """The same in every run that is made of the same jobs; it fits into an index, however many
+    jobs have started each other.
+    """
+    if origin.run_id is None:
+        return None
+    maker = origin.node or str(origin.job_id)
+    if len(f"{maker}/{effect.key}".encode()) <= NODE_BYTES_MAX:
+        return f"{maker}/{effect.key}"
+    digest = hashlib.sha256(maker.encode()).hexdigest()[:16]
+    return f"{maker[:NODE_CHARACTERS_KEPT]}…{digest}/{effect.key}"
+
+
+def _in_messages(rows: list[tuple[Origin, Artifact]]) -> Iterable[list[tuple[Origin, Artifact]]]:
+    some: list[tuple[Origin, Artifact]] = []
+    size = 0
+    for origin, effect in rows:
+        some.append((origin, effect))
+        size += len(effect.content or b"")
+        if size >= ARTIFACTS_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _measured(content: bytes | None) -> dict[str, Any]:
+    if content is None:
+        return {}
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+# JSON knows neither infinity nor NaN: they would become null, which means at once.
+def _seconds(value: float | None) -> float | None:
+    if value is not None and not isfinite(value):
+        raise InvalidInput(f"a delay of {value} seconds is no time", "pass a finite number")
+    return value
+
+
+def _encode(documents: list[dict[str, Any]]) -> str:
+    try:
+        return orjson.dumps(list(map(without_nulls, documents))).decode()
+    except orjson.JSONEncodeError as error:
+        raise InvalidInput(f"an effect cannot be written: {error}", "use Unicode text") from error
+
+
+def _of(effects: Iterable[tuple[Origin, Effect]], kind: type[E]) -> list[tuple[Origin, E]]:
+    return [(origin, effect) for origin, effect in effects if isinstance(effect, kind)]

@@ -1,0 +1,132 @@
+"""One job comes in, in the caller's own transaction.
+
+In: a mode, a payload and options. Out: a row of `reactive_jobs`, queued, or waiting for its timer,
+its lane or the jobs it needs, as the database decides. It commits or vanishes with the caller's
+transaction; its id is made here, so a call repeated after a lost COMMIT answer adds nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, LiteralString, Unpack
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from db.errors import Refused, translated
+from db.ids import uuidv7
+from db.pool import STATEMENT_SECONDS, bounded
+from db.queue.new_job import PAYLOAD_BYTES_MAX, EnqueueOptions, NewJob
+from db.schema import DEFAULT_SCHEMA, render
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """`created` is False when an open job had the unique key already: that is `job_id` then."""
+
+    job_id: UUID
+    created: bool
+
+
+ENQUEUE: LiteralString = """
+select jobsworth.enqueue(
+  mode => %(mode)s,
+  payload => %(payload)s::jsonb,
+  queue => %(queue)s,
+  priority => %(priority)s::int,
+  run_at => %(run_at)s::timestamptz,
+  delay => %(delay)s::interval,
+  thread_id => %(thread_id)s::uuid,
+  trigger_message_id => %(trigger_message_id)s::uuid,
+  lane => %(lane)s,
+  unique_key => %(unique_key)s,
+  failures_max => %(failures_max)s::int,
+  timeout_seconds => %(timeout_seconds)s::float8,
+  trace_parent => %(trace_parent)s,
+  team_id => %(team_id)s::uuid,
+  after => %(after)s::uuid[],
+  holds_lane => %(holds_lane)s::boolean,
+  crashes_max => %(crashes_max)s::int,
+  id => %(id)s::uuid,
+  agent_id => %(agent_id)s::uuid)
+"""
+
+
+async def enqueue(
+    conn: psycopg.AsyncConnection[Any],
+    mode: str,
+    payload: Mapping[str, Any] | None = None,
+    *,
+    schema: str | None = None,
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+    **options: Unpack[EnqueueOptions],
+) -> Enqueued:
+    """Enqueue a job in the transaction of `conn`, which may be any psycopg connection.
+
+    `NewJob` tells the options. Without `schema`, it is that of a connection of `db.pool`, else
+    "jobsworth". With a unique key that an open job has, that job is returned; should another
+    transaction be about to take or to free the key, this waits for its end.
+    Raises `InvalidInput` before anything is sent, else what `db.errors` says.
+    """
+    values = _values(NewJob(mode, payload, **options), payload_bytes_max)
+    statement = render(ENQUEUE, schema_of(conn, schema))
+    async with bounded(statement_seconds_of(conn)):
+        with translated():
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(statement, values)
+                return _enqueued(values, await cursor.fetchone())
+
+
+def enqueue_sync(
+    conn: psycopg.Connection[Any],
+    mode: str,
+    payload: Mapping[str, Any] | None = None,
+    *,
+    schema: str = DEFAULT_SCHEMA,
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+    **options: Unpack[EnqueueOptions],
+) -> Enqueued:
+    """`enqueue` for a plain, blocking psycopg connection."""
+    values = _values(NewJob(mode, payload, **options), payload_bytes_max)
+    statement = render(ENQUEUE, schema)
+    with translated(), conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(statement, values)
+        return _enqueued(values, cursor.fetchone())
+
+
+def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
+    return {
+        "id": job.id or uuidv7(),
+        "mode": job.mode,
+        "payload": job.payload_json(payload_bytes_max),
+        "queue": job.queue,
+        "priority": job.priority,
+        "run_at": job.run_at,
+        "delay": job.delay_interval(),
+        "thread_id": job.thread_id,
+        "trigger_message_id": job.trigger_message_id,
+        "lane": job.lane,
+        "unique_key": job.unique_key,
+        "failures_max": job.failures_max,
+        "crashes_max": job.crashes_max,
+        "timeout_seconds": job.timeout_seconds,
+        "trace_parent": job.trace_parent,
+        "team_id": job.team_id,
+        "after": list(job.after),
+        "holds_lane": job.holds_lane,
+        "agent_id": job.agent_id,
+    }
+
+
+def _enqueued(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> Enqueued:
+    if row is None:
+        raise Refused("enqueue returned no row", "migrate the schema: jobsworth migrate")
+    return Enqueued(row[0], created=row[0] == values["id"])
+
+
+def schema_of(conn: psycopg.AsyncConnection[Any], schema: str | None) -> str:
+    return schema or getattr(conn, "schema", DEFAULT_SCHEMA)
+
+
+def statement_seconds_of(conn: psycopg.AsyncConnection[Any]) -> float:
+    return getattr(conn, "statement_seconds", STATEMENT_SECONDS)

@@ -1,0 +1,306 @@
+"""Many jobs come in, by COPY, in one transaction.
+
+In: any number of new jobs, streamed in bounded blocks while the server works on the one before.
+Out: rows of `reactive_jobs`. Jobs that can neither conflict nor refer to others go straight into
+the table; from the first other one on, the next few thousand go through a temporary table, from
+which what is there already is left out.
+"""
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from db.errors import InvalidInput, translated
+from db.ids import uuidv7_int
+from db.pool import bounded
+from db.queue.enqueue import schema_of, statement_seconds_of
+from db.queue.new_job import PAYLOAD_BYTES_MAX, NewJob
+from db.schema import render
+
+BLOCK_JOBS_MAX = 500
+BLOCK_CHARACTERS_MAX = 256 * 1024
+STAGED_JOBS_MAX = 5_000
+
+
+async def enqueue_many(
+    conn: psycopg.AsyncConnection[Any],
+    jobs: Iterable[NewJob],
+    *,
+    schema: str | None = None,
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+) -> int:
+    """Enqueue all of `jobs` or, if one is refused, none; returns how many were created.
+
+    Fewer than given, when an open job has a unique key (it is kept) or a given id is there already.
+    A job may come `after` others only if they come before it. The memory used does not grow with
+    the number of jobs: a generator is read while the transaction is open.
+    Raises `InvalidInput`, else what `db.errors` says.
+    """
+    target = schema_of(conn, schema)
+    created = 0
+    with translated(), _explained():
+        async with conn.transaction():
+            for (_, staged), run in groupby(jobs, _Route()):
+                write = _write_staged if staged else _write
+                created += await write(conn, target, run, payload_bytes_max)
+    return created
+
+
+class _Route:
+    """The key of a job's run: its number, and whether it goes through the temporary table."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._staged = False
+        self._staged_left = 0
+
+    def __call__(self, job: NewJob) -> tuple[int, bool]:
+        if self._staged_left > 0:
+            self._staged_left -= 1
+        elif _needs_staging(job):
+            self._number += 1
+            self._staged, self._staged_left = True, STAGED_JOBS_MAX - 1
+        elif self._staged:
+            self._number += 1
+            self._staged = False
+        return self._number, self._staged
+
+
+def _needs_staging(job: NewJob) -> bool:
+    return (
+        job.unique_key is not None or job.id is not None or job.delay is not None or bool(job.after)
+    )
+
+
+COPY_JOBS: LiteralString = """
+copy jobsworth.reactive_jobs (
+  id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id)
+from stdin (format text, encoding 'UTF8')
+"""
+
+
+async def _write(
+    conn: psycopg.AsyncConnection[Any], schema: str, jobs: Iterable[NewJob], payload_bytes_max: int
+) -> int:
+    rows = (_row(job, payload_bytes_max) for job in jobs)
+    return await _copy(conn, render(COPY_JOBS, schema), rows)
+
+
+CREATE_STAGING: LiteralString = """
+create temporary table jobsworth_new_jobs (
+  number int generated always as identity,
+  id uuid,
+  mode text,
+  payload jsonb,
+  queue text,
+  priority smallint,
+  run_at timestamptz,
+  thread_id uuid,
+  trigger_message_id uuid,
+  lane text,
+  unique_key text,
+  failures_max int,
+  crashes_max int,
+  timeout_seconds real,
+  trace_parent text,
+  team_id uuid,
+  holds_lane boolean,
+  agent_id uuid,
+  delay interval,
+  after uuid[]
+) on commit drop
+"""
+
+COPY_STAGING: LiteralString = """
+copy pg_temp.jobsworth_new_jobs (
+  id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
+  delay, after)
+from stdin (format text, encoding 'UTF8')
+"""
+
+INSERT_STAGED: LiteralString = """
+insert into jobsworth.reactive_jobs (
+  id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
+  agent_id, status, waiting_for)
+select n.id, n.mode, n.payload, n.queue, n.priority,
+  coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
+  n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
+  n.holds_lane, n.agent_id,
+  case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
+  case when n.after is not null then 'parents' end::jobsworth.wait_reason
+from pg_temp.jobsworth_new_jobs n
+order by n.number
+on conflict do nothing
+"""
+
+DROP_STAGING: LiteralString = "drop table pg_temp.jobsworth_new_jobs"
+
+
+async def _write_staged(
+    conn: psycopg.AsyncConnection[Any], schema: str, jobs: Iterable[NewJob], payload_bytes_max: int
+) -> int:
+    rows = (f"{_row(job, payload_bytes_max)}\t{_staged_columns(job)}" for job in jobs)
+    await _execute(conn, schema, CREATE_STAGING)
+    await _copy(conn, COPY_STAGING, rows)
+    created = await _execute(conn, schema, INSERT_STAGED)
+    await _refuse_unknown(conn, schema)
+    if await _execute(conn, schema, INSERT_EDGES):
+        await _execute(conn, schema, RECONSIDER_STAGED)
+    await _execute(conn, schema, DROP_STAGING)
+    return created
+
+
+# A job that was there already keeps the edges it has.
+INSERT_EDGES: LiteralString = """
+insert into jobsworth.job_edges (job_id, needs_job_id)
+select distinct j.id, need.id
+from pg_temp.jobsworth_new_jobs n
+join jobsworth.reactive_jobs j on j.id = n.id
+cross join lateral unnest(n.after) as need (id)
+where j.status = 'waiting' and j.waiting_for = 'parents' and j.created_at = now()
+on conflict do nothing
+"""
+
+RECONSIDER_STAGED: LiteralString = """
+select jobsworth.reconsider(
+  array(select n.id from pg_temp.jobsworth_new_jobs n where n.after is not null), patient => true)
+"""
+
+
+FIND_UNKNOWN: LiteralString = """
+select n.mode, need.id
+from pg_temp.jobsworth_new_jobs n
+cross join lateral unnest(n.after) as need (id)
+where not exists (select 1 from jobsworth.reactive_jobs j where j.id = need.id)
+  or exists (
+    select 1 from pg_temp.jobsworth_new_jobs later
+    where later.id = need.id and later.number > n.number)
+limit 1
+"""
+
+
+async def _refuse_unknown(conn: psycopg.AsyncConnection[Any], schema: str) -> None:
+    async with bounded(statement_seconds_of(conn)), conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(render(FIND_UNKNOWN, schema))
+        unknown = await cursor.fetchone()
+    if unknown is not None:
+        raise InvalidInput(
+            f"a {unknown[0]} job comes after job {unknown[1]}, which was not created before it",
+            "enqueue the jobs it needs first, and not under unique keys that are taken",
+        )
+
+
+async def _execute(
+    conn: psycopg.AsyncConnection[Any], schema: str, statement: LiteralString
+) -> int:
+    async with bounded(statement_seconds_of(conn)):
+        return (await conn.execute(render(statement, schema))).rowcount
+
+
+# Each await is bounded by itself: between two of them the server is busy and the jobs are read.
+async def _copy(conn: psycopg.AsyncConnection[Any], statement: str, rows: Iterable[str]) -> int:
+    seconds = statement_seconds_of(conn)
+    async with conn.cursor() as cursor, AsyncExitStack() as started:
+        async with bounded(seconds):
+            copy = await started.enter_async_context(cursor.copy(statement.encode()))
+        for block in _blocks(rows):
+            async with bounded(seconds):
+                await copy.write(block)
+        async with bounded(seconds):
+            await started.aclose()
+        return cursor.rowcount
+
+
+def _blocks(rows: Iterable[str]) -> Iterator[bytes]:
+    block: list[str] = []
+    characters = 0
+    for row in rows:
+        block.append(row)
+        characters += len(row)
+        if len(block) >= BLOCK_JOBS_MAX or characters >= BLOCK_CHARACTERS_MAX:
+            yield _lines(block)
+            block, characters = [], 0
+    if block:
+        yield _lines(block)
+
+
+def _lines(rows: list[str]) -> bytes:
+    return "".join(f"{row}\n" for row in rows).encode()
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    try:
+        yield
+    except psycopg.errors.CheckViolation as error:
+        if error.diag.constraint_name != "payload_is_at_most_1_mib":
+            raise
+        raise InvalidInput(
+            f"a payload has more than {PAYLOAD_BYTES_MAX:,} bytes once it is jsonb",
+            "store the document as an artifact or a file and pass its address",
+        ) from error
+
+
+# The columns of `COPY_JOBS`, as the text format of COPY wants them.
+def _row(job: NewJob, payload_bytes_max: int) -> str:
+    payload = job.payload_json(payload_bytes_max).replace("\\", "\\\\")
+    key = f"{uuidv7_int():032x}" if job.id is None else job.id
+    return (
+        f"{key}\t{_text(job.mode)}\t{payload}\t{_text(job.queue)}\t{job.priority}\t{_options(job)}"
+    )
+
+
+def _options(job: NewJob) -> str:
+    options = (
+        job.run_at,
+        job.thread_id,
+        job.trigger_message_id,
+        job.lane,
+        job.unique_key,
+        job.failures_max,
+        job.crashes_max,
+        job.timeout_seconds,
+        job.trace_parent,
+        job.team_id,
+        job.holds_lane,
+        job.agent_id,
+    )
+    return _NO_OPTIONS if options == _UNSET else "\t".join(map(_field, options))
+
+
+def _staged_columns(job: NewJob) -> str:
+    delay = job.delay_interval()
+    wait = _NULL if delay is None else f"{delay.total_seconds()} seconds"
+    needs = "{" + ",".join(map(str, job.after)) + "}" if job.after else _NULL
+    return f"{wait}\t{needs}"
+
+
+def _field(value: str | datetime | UUID | float | None) -> str:
+    if value is None:
+        return _NULL
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return str(value)
+
+
+def _text(value: str) -> str:
+    if value.isprintable() and "\\" not in value:
+        return value
+    return value.translate(_ESCAPES)
+
+
+_NULL = "\\N"
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_UNSET = (None,) * 10 + (False, None)
+_NO_OPTIONS = "\t".join(map(_field, _UNSET))

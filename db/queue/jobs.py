@@ -1,0 +1,314 @@
+"""Jobs as people and programs see them: enqueue, look, cancel, retry, and why one does not run.
+
+In: ids, filters and options. Out: rows, counts and reasons. The status of a job changes only
+through the functions of the schema (cancel, retry) that every SQL client shares, or through a
+worker's fenced transition (`db.queue`).
+"""
+
+from enum import StrEnum
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.errors import Conflict, InvalidInput, NotFound
+from db.pool import execute, fetch_all, fetch_one, fetch_val
+from db.queue.enqueue import Enqueued, enqueue, enqueue_sync
+from db.queue.enqueue_many import enqueue_many
+from db.queue.new_job import PAYLOAD_BYTES_MAX, EnqueueOptions, JobOptions, NewJob
+
+__all__ = [
+    "LIMIT_MAX",
+    "PAYLOAD_BYTES_MAX",
+    "Counts",
+    "EnqueueOptions",
+    "Enqueued",
+    "Job",
+    "JobOptions",
+    "JobStatus",
+    "NewJob",
+    "WaitReason",
+    "Why",
+    "cancel",
+    "counts",
+    "enqueue",
+    "enqueue_many",
+    "enqueue_sync",
+    "get_by_id",
+    "list_jobs",
+    "retry",
+    "run_now",
+    "why",
+]
+
+LIMIT_MAX = 1_000
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class WaitReason(StrEnum):
+    TIMER = "timer"
+    LANE = "lane"
+    PARENTS = "parents"
+    CHILDREN = "children"
+    APPROVAL = "approval"
+    SIGNAL = "signal"
+    LIMIT = "limit"
+    BUDGET = "budget"
+    HANDLER = "handler"
+    PERSON = "person"
+
+
+class Job(BaseModel):
+    """A row of `reactive_jobs`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    team_id: UUID | None
+    thread_id: UUID | None
+    trigger_message_id: UUID | None
+    parent_id: UUID | None
+    is_child: bool
+    mode: str
+    payload: dict[str, Any]
+    queue: str
+    priority: int
+    lane: str | None
+    holds_lane: bool
+    unique_key: str | None
+    status: JobStatus
+    waiting_for: WaitReason | None
+    waiting_detail: str | None
+    run_at: AwareDatetime | None
+    attempt: int
+    failures: int
+    failures_max: int | None
+    crashes: int
+    crashes_max: int | None
+    timeout_seconds: float | None
+    cancel_requested: bool
+    trace_parent: str | None
+    run_id: UUID | None
+    node: str | None
+    agent_id: UUID | None
+    worker_id: UUID | None
+    lease_no: int | None
+    result: Any
+    error: str | None
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+
+
+class Why(BaseModel):
+    """Why a job is not running (or what it does), and the one thing that would unblock it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: JobStatus
+    reason: str
+    detail: str
+    remedy: str
+
+
+class Counts(BaseModel):
+    """The unfinished jobs; `oldest_queued_seconds` is how long the eldest head of a queue waits."""
+
+    model_config = ConfigDict(frozen=True)
+
+    queued: int
+    running: int
+    waiting: dict[WaitReason, int]
+    oldest_queued_seconds: float | None
+
+
+GET_BY_ID: LiteralString = """
+select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
+  j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
+  j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
+  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
+  j.lease_no, j.result,
+  j.error, j.created_at, j.started_at, j.finished_at
+from jobsworth.reactive_jobs j
+where j.id = %(id)s
+"""
+
+
+async def get_by_id(conn: AsyncConnection[Any], job_id: UUID) -> Job:
+    """Raises `NotFound`."""
+    job = await fetch_one(conn, GET_BY_ID, {"id": job_id}, Job)
+    if job is None:
+        raise _not_found(job_id)
+    return job
+
+
+LIST_JOBS: LiteralString = """
+select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
+  j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
+  j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
+  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
+  j.lease_no, j.result,
+  j.error, j.created_at, j.started_at, j.finished_at
+from jobsworth.reactive_jobs j
+where (%(status)s::jobsworth.job_status is null or j.status = %(status)s::jobsworth.job_status)
+  and (%(waiting_for)s::jobsworth.wait_reason is null
+    or j.status = 'waiting' and j.waiting_for = %(waiting_for)s::jobsworth.wait_reason)
+  and (%(mode)s::text is null or j.mode = %(mode)s::text)
+  and (%(queue)s::text is null or j.queue = %(queue)s::text)
+  and (%(thread_id)s::uuid is null or j.thread_id = %(thread_id)s::uuid)
+  and (%(before_id)s::uuid is null or j.id < %(before_id)s::uuid)
+order by j.id desc
+limit %(limit)s
+"""
+
+
+async def list_jobs(
+    conn: AsyncConnection[Any],
+    *,
+    status: JobStatus | None = None,
+    mode: str | None = None,
+    queue: str | None = None,
+    thread_id: UUID | None = None,
+    waiting_for: WaitReason | None = None,
+    limit: int = 100,
+    before_id: UUID | None = None,
+) -> list[Job]:
+    """The newest jobs that fit all filters, newest first, at most `limit` (1 to 1,000).
+
+    The next page: `before_id` is the last id of this one.
+    """
+    if not 1 <= limit <= LIMIT_MAX:
+        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
+    values = {
+        "status": status,
+        "mode": mode,
+        "queue": queue,
+        "thread_id": thread_id,
+        "waiting_for": waiting_for,
+        "before_id": before_id,
+        "limit": limit,
+    }
+    return await fetch_all(conn, LIST_JOBS, values, Job)
+
+
+CANCEL: LiteralString = "select jobsworth.cancel(%(id)s, %(reason)s)"
+
+
+async def cancel(
+    conn: AsyncConnection[Any], job_id: UUID, reason: str = "canceled by a person"
+) -> JobStatus:
+    """Cancel a job: now, or at its next ending if it runs. Returns its status.
+
+    That of a job that has ended already stays. Raises `NotFound`.
+    """
+    return JobStatus(await fetch_val(conn, CANCEL, {"id": job_id, "reason": reason}))
+
+
+RETRY: LiteralString = "select jobsworth.retry(%(id)s)"
+
+
+async def retry(conn: AsyncConnection[Any], job_id: UUID) -> JobStatus:
+    """Give a failed or canceled job a fresh start, or a job that waits for its time one now.
+
+    Returns its status. Raises `NotFound`; `Conflict` in any other state, or when another open job
+    has its unique key.
+    """
+    return JobStatus(await fetch_val(conn, RETRY, {"id": job_id}))
+
+
+RUN_NOW: LiteralString = """
+with timed as materialized (
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.id = %(id)s and j.status = 'waiting' and j.waiting_for = 'timer'
+  for no key update
+)
+select jobsworth.retry(t.id) from timed t
+"""
+
+
+async def run_now(conn: AsyncConnection[Any], job_id: UUID) -> JobStatus:
+    """Let a job that waits for its time (scheduled, backing off, asleep) run now.
+
+    Returns its status. Raises `NotFound`, and `Conflict` when it does not wait for its time.
+    """
+    status = await fetch_val(conn, RUN_NOW, {"id": job_id})
+    if status is not None:
+        return JobStatus(status)
+    job = await get_by_id(conn, job_id)
+    state = f"waiting for {job.waiting_for}" if job.waiting_for else job.status
+    raise Conflict(
+        f"job {job_id} is {state}: only a job that waits for its time can be run now",
+        f"see what it waits for: jobsworth why {job_id}",
+    )
+
+
+WHY: LiteralString = """
+select w.status, w.reason, w.detail, w.remedy from jobsworth.why(%(id)s) w
+"""
+
+
+async def why(conn: AsyncConnection[Any], job_id: UUID) -> Why:
+    """Exactly one reason, and one remedy. Raises `NotFound`."""
+    reason = await fetch_one(conn, WHY, {"id": job_id}, Why)
+    if reason is None:
+        raise _not_found(job_id)
+    return reason
+
+
+# With stale statistics the planner may prefer to read the whole table, ended jobs and all.
+PIN_COUNTS: LiteralString = "select set_config('enable_seqscan', 'off', true)"
+
+COUNTS: LiteralString = """
+with recursive heads as (
+  -- The head of each queue and priority, by hops along the claim index: a probe must not read a
+  -- whole backlog to find its eldest.
+  (select j.queue, j.priority, coalesce(j.run_at, j.created_at) as ready_at
+   from jobsworth.reactive_jobs j
+   where j.status = 'queued'
+   order by j.queue, j.priority, j.position
+   limit 1)
+  union all
+  select n.queue, n.priority, n.ready_at
+  from heads h
+  cross join lateral (
+    select j.queue, j.priority, coalesce(j.run_at, j.created_at) as ready_at
+    from jobsworth.reactive_jobs j
+    where j.status = 'queued' and (j.queue, j.priority) > (h.queue, h.priority)
+    order by j.queue, j.priority, j.position
+    limit 1) n
+), waiting as (
+  select w.waiting_for, count(*) as jobs
+  from jobsworth.reactive_jobs w
+  where w.status = 'waiting'
+  group by w.waiting_for
+)
+select
+  (select count(*) from jobsworth.reactive_jobs q where q.status = 'queued') as queued,
+  (select count(*) from jobsworth.reactive_jobs r
+    where r.status = 'running' and r.worker_id is not null) as running,
+  (select coalesce(jsonb_object_agg(w.waiting_for, w.jobs), '{}') from waiting w) as waiting,
+  (select extract(epoch from clock_timestamp() - min(h.ready_at))::float8
+   from heads h) as oldest_queued_seconds
+"""
+
+
+async def counts(conn: AsyncConnection[Any]) -> Counts:
+    """How many jobs are unfinished, by status and reason; reads none that has ended."""
+    async with conn.transaction():
+        await execute(conn, PIN_COUNTS)
+        found = await fetch_one(conn, COUNTS, None, Counts)
+    return found or Counts(queued=0, running=0, waiting={}, oldest_queued_seconds=None)
+
+
+def _not_found(job_id: UUID) -> NotFound:
+    return NotFound(f"there is no job {job_id}", "list jobs: jobsworth jobs")

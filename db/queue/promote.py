@@ -1,0 +1,190 @@
+"""Moving on: what becomes of waiting jobs, and of queued ones that nobody can run.
+
+In: ids of jobs that ended or parked, lanes, times. Out: jobs that are queued, or wait for their
+next reason. `unblock` and `reconsider`, functions of the schema, decide that; what is here chooses
+whom to look at, in bounded batches, and never waits for another transaction.
+"""
+
+from collections.abc import Sequence
+from typing import LiteralString
+from uuid import UUID
+
+from db.money import budgets
+from db.pool import Connection, fetch_all, fetch_one, fetch_val
+
+UNBLOCK: LiteralString = "select jobsworth.unblock(%(ids)s::uuid[])"
+
+
+async def unblock(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
+    """After the commit that ended or parked these jobs, move on whatever that unblocks.
+
+    Returns jobs that somebody holds and that `reconsider` must look at again.
+    """
+    return list(await fetch_val(conn, UNBLOCK, {"ids": list(ids)}))
+
+
+RECONSIDER: LiteralString = "select jobsworth.reconsider(%(ids)s::uuid[])"
+
+
+async def reconsider(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
+    """Move on those of these waiting jobs whose reason is gone; returns the held ones."""
+    return list(await fetch_val(conn, RECONSIDER, {"ids": list(ids)}))
+
+
+PROMOTE_LANES: LiteralString = """
+select jobsworth.reconsider(array_remove(array(
+  select jobsworth.lane_head(l.lane) from unnest(%(lanes)s::text[]) as l (lane)), null))
+"""
+
+
+async def promote_lanes(conn: Connection, lanes: Sequence[str]) -> list[UUID]:
+    """Look again at lanes whose members a claim put off; returns the held ones."""
+    return list(await fetch_val(conn, PROMOTE_LANES, {"lanes": list(set(lanes))}))
+
+
+DUE: LiteralString = """
+select j.id
+from jobsworth.reactive_jobs j
+where j.status = 'waiting' and j.waiting_for in ('timer', 'signal', 'limit')
+  and j.run_at <= clock_timestamp()
+order by j.run_at
+limit %(most)s
+"""
+
+
+async def promote_due(conn: Connection, most: int) -> int:
+    """Move on up to `most` jobs whose time has come, oldest first; returns how many it moved.
+
+    The others of them are held by somebody right now.
+    """
+    due = [row["id"] for row in await fetch_all(conn, DUE, {"most": most})]
+    return len(due) - len(await reconsider(conn, due)) if due else 0
+
+
+NEXT_DUE: LiteralString = """
+select extract(epoch from j.run_at - clock_timestamp())::float8
+from jobsworth.reactive_jobs j
+where j.status = 'waiting' and j.waiting_for in ('timer', 'signal', 'limit')
+  and j.run_at is not null
+order by j.run_at
+limit 1
+"""
+
+
+async def next_due_seconds(conn: Connection) -> float | None:
+    """Seconds until the next timer is due (not positive: it is), or None without one."""
+    return await fetch_val(conn, NEXT_DUE)
+
+
+SWEEP: LiteralString = """
+with recent as (
+  select j.id from jobsworth.reactive_jobs j
+  where j.status = 'waiting' and j.waiting_for = %(reason)s::jobsworth.wait_reason
+  order by j.id desc
+  limit %(most)s
+), slice as (
+  select j.id from jobsworth.reactive_jobs j
+  where j.status = 'waiting' and j.waiting_for = %(reason)s::jobsworth.wait_reason
+    and j.id > %(after)s::uuid
+  order by j.id
+  limit %(most)s
+), looked as (
+  select jobsworth.reconsider(array(select id from recent union select id from slice)) as held
+)
+select (
+  select (array_agg(s.id order by s.id desc))[1] from slice s having count(*) = %(most)s
+) as next
+from looked
+"""
+
+
+async def sweep(conn: Connection, reason: str, after: UUID, most: int) -> UUID | None:
+    """Look again at the newest waiting jobs of one reason, and at a slice of the rest.
+
+    Only for crashes and late commits: everything else is moved on by who unblocks it. Returns where
+    the next slice begins, None when the end was reached.
+    """
+    if reason == "budget":
+        # A new window makes room without anybody's doing.
+        await budgets.wake(conn)
+    return await fetch_val(conn, SWEEP, {"reason": reason, "after": after, "most": most})
+
+
+SWEEP_RUNS: LiteralString = """
+with recent as (
+  select r.id from jobsworth.runs r
+  where r.finished_at is null
+  order by r.id desc
+  limit %(most)s
+), slice as (
+  select r.id from jobsworth.runs r
+  where r.finished_at is null and r.id > %(after)s::uuid
+  order by r.id
+  limit %(most)s
+), looked as (
+  select jobsworth.move_runs(array(select id from recent union select id from slice)) as held
+)
+select (
+  select (array_agg(s.id order by s.id desc))[1] from slice s having count(*) = %(most)s
+) as next
+from looked
+"""
+
+
+async def sweep_runs(conn: Connection, after: UUID, most: int) -> UUID | None:
+    """Move the newest open runs, and a slice of the rest, to where their jobs would have them.
+
+    Only for crashes, and for what somebody held. Returns where the next slice begins, None when the
+    end was reached.
+    """
+    return await fetch_val(conn, SWEEP_RUNS, {"after": after, "most": most})
+
+
+CLOSE_ORPHANS: LiteralString = """
+select o.closed, o.next from jobsworth.close_orphans(%(after)s::uuid, %(most)s) o
+"""
+
+
+async def close_orphans(conn: Connection, after: UUID, most: int) -> tuple[int, UUID | None]:
+    """Close what still hangs on ended jobs: the newest, and a slice of the rest.
+
+    Only for crashes: `unblock`, right after the end of a job, does the same. Returns how many such
+    jobs there were, and where the next slice begins (None: the end was reached).
+    """
+    row = await fetch_one(conn, CLOSE_ORPHANS, {"after": after, "most": most})
+    assert row is not None
+    return row["closed"], row["next"]
+
+
+SHELVE_UNKNOWN: LiteralString = """
+with first as materialized (
+  -- What nobody can run rises to the head, so a bounded look from the start finds it. No locks
+  -- yet: the claims would pass over the most urgent jobs meanwhile.
+  select q.id, q.mode
+  from jobsworth.reactive_jobs q
+  where q.status = 'queued'
+  order by q.queue, q.priority, q.position
+  limit %(most)s
+), unknown as materialized (
+  select f.id
+  from first f
+  where not exists (select 1 from jobsworth.workers w where f.mode = any(w.modes))
+    and exists (select 1 from jobsworth.workers w)
+)
+update jobsworth.reactive_jobs j
+set status = 'waiting', waiting_for = 'handler', run_at = null
+where j.id = any(array(
+  select r.id
+  from jobsworth.reactive_jobs r
+  where r.id = any(array(select u.id from unknown u)) and r.status = 'queued'
+  for no key update skip locked))
+returning j.mode
+"""
+
+
+async def shelve_unknown(conn: Connection, most: int) -> list[str]:
+    """Of the first `most` queued jobs, let those that no worker knows wait for a handler.
+
+    Returns their modes.
+    """
+    return sorted({row["mode"] for row in await fetch_all(conn, SHELVE_UNKNOWN, {"most": most})})

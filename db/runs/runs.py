@@ -1,0 +1,401 @@
+"""Runs: one piece of agent work, made of jobs with a unique node.
+
+In: nodes, and what the run is for; or the id of a run. Out: the run and all its jobs, in the
+caller's own transaction. A run's status follows from its jobs (`move_runs`, a function of the
+schema), or is set by hand for a run that has none. What hangs on a run is read in `db.runs.view`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, LiteralString, Unpack
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.errors import InvalidInput, NotFound, Refused, translated
+from db.ids import uuidv7
+from db.pool import bounded, execute, fetch_all, fetch_one, fetch_val
+from db.queue.enqueue import schema_of, statement_seconds_of
+from db.queue.new_job import PAYLOAD_BYTES_MAX
+from db.runs.new_run import After, Node, RunOptions, StartOptions, nodes_json, object_json
+from db.runs.view import (
+    Edge,
+    Graph,
+    GraphNode,
+    Metric,
+    RunStats,
+    get_artifacts,
+    get_calls,
+    get_graph,
+    get_jobs,
+    get_steps,
+    last_beat,
+    metrics,
+    stats,
+)
+from db.schema import DEFAULT_SCHEMA, render
+
+__all__ = [
+    "LIMIT_MAX",
+    "After",
+    "Edge",
+    "Graph",
+    "GraphNode",
+    "Metric",
+    "Node",
+    "Run",
+    "RunOptions",
+    "RunStats",
+    "RunStatus",
+    "StartOptions",
+    "Started",
+    "cancel",
+    "count",
+    "delete",
+    "get",
+    "get_artifacts",
+    "get_calls",
+    "get_graph",
+    "get_jobs",
+    "get_steps",
+    "last_beat",
+    "list_runs",
+    "metrics",
+    "retry",
+    "set_status",
+    "start",
+    "start_sync",
+    "stats",
+    "upsert",
+]
+
+LIMIT_MAX = 1_000
+
+
+class RunStatus(StrEnum):
+    DRAFT = "draft"
+    PLANNING = "planning"
+    EXECUTING = "executing"
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Run(BaseModel):
+    """A row of `runs`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    team_id: UUID | None
+    project_id: UUID | None
+    session_id: UUID | None
+    thread_id: UUID | None
+    agent_id: UUID | None
+    actor: str | None
+    trace_id: str | None
+    idempotency_key: str | None
+    request: Any
+    metadata: Any
+    status: RunStatus
+    cancel_requested: bool
+    result: Any
+    error: str | None
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    updated_at: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """`created` is False when a run had the idempotency key (or the id) already."""
+
+    run_id: UUID
+    created: bool
+
+
+START: LiteralString = """
+select jobsworth.start_run(
+  nodes => %(nodes)s::jsonb,
+  request => %(request)s::jsonb,
+  actor => %(actor)s,
+  thread_id => %(thread_id)s::uuid,
+  agent_id => %(agent_id)s::uuid,
+  team_id => %(team_id)s::uuid,
+  session_id => %(session_id)s::uuid,
+  project_id => %(project_id)s::uuid,
+  trace_id => %(trace_id)s,
+  idempotency_key => %(idempotency_key)s,
+  trigger_message_id => %(trigger_message_id)s::uuid,
+  trace_parent => %(trace_parent)s,
+  metadata => %(metadata)s::jsonb,
+  status => %(status)s::jobsworth.run_status,
+  id => %(id)s::uuid)
+"""
+
+
+async def start(
+    conn: AsyncConnection[Any],
+    nodes: Sequence[Node] | str,
+    *,
+    id: UUID | None = None,
+    schema: str | None = None,
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+    **options: Unpack[StartOptions],
+) -> Started:
+    """Start a run of these nodes in the transaction of `conn`, any psycopg connection.
+
+    Nodes may be JSON text too: an array, as the SQL function `start_run` takes it.
+    All jobs and all edges, or nothing. With an idempotency key that a run of the team has already,
+    that run, as it is; a draft of that key (or `id`) is started. Raises `InvalidInput` for a node
+    that makes no sense, names that are taken twice or unknown, and a circle, which it spells out.
+    """
+    values = _start_values(nodes, id, payload_bytes_max, options)
+    statement = render(START, schema_of(conn, schema))
+    async with bounded(statement_seconds_of(conn)):
+        with translated():
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(statement, values)
+                return _started(values, await cursor.fetchone())
+
+
+def start_sync(
+    conn: psycopg.Connection[Any],
+    nodes: Sequence[Node] | str,
+    *,
+    id: UUID | None = None,
+    schema: str = DEFAULT_SCHEMA,
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+    **options: Unpack[StartOptions],
+) -> Started:
+    """`start` for a plain, blocking psycopg connection."""
+    values = _start_values(nodes, id, payload_bytes_max, options)
+    statement = render(START, schema)
+    with translated(), conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(statement, values)
+        return _started(values, cursor.fetchone())
+
+
+def _start_values(
+    nodes: Sequence[Node] | str, id: UUID | None, payload_bytes_max: int, options: StartOptions
+) -> dict[str, Any]:
+    return {
+        **_values(options),
+        "id": id or uuidv7(),
+        "nodes": nodes_json(nodes, payload_bytes_max),
+        "trigger_message_id": options.get("trigger_message_id"),
+        "trace_parent": options.get("trace_parent"),
+        "status": options.get("status", RunStatus.EXECUTING),
+    }
+
+
+def _values(options: RunOptions | StartOptions) -> dict[str, Any]:
+    return {
+        **{name: options.get(name) for name in RunOptions.__annotations__},
+        "request": object_json(options.get("request"), "the request of a run"),
+        "metadata": object_json(options.get("metadata"), "the metadata of a run"),
+    }
+
+
+def _started(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> Started:
+    if row is None:
+        raise Refused("start_run returned no row", "migrate the schema: jobsworth migrate")
+    return Started(row[0], created=row[0] == values["id"])
+
+
+UPSERT: LiteralString = """
+select u.run_id, u.created from jobsworth.upsert_run(
+  request => %(request)s::jsonb,
+  actor => %(actor)s,
+  thread_id => %(thread_id)s::uuid,
+  agent_id => %(agent_id)s::uuid,
+  team_id => %(team_id)s::uuid,
+  session_id => %(session_id)s::uuid,
+  project_id => %(project_id)s::uuid,
+  trace_id => %(trace_id)s,
+  idempotency_key => %(idempotency_key)s,
+  metadata => %(metadata)s::jsonb) u
+"""
+
+
+async def upsert(conn: AsyncConnection[Any], **options: Unpack[RunOptions]) -> Started:
+    """The run of this idempotency key or trace id with these values: a new draft, or the one there.
+
+    What is not given stays as it is. Raises `InvalidInput` without a key, and `Conflict` when it
+    would change a run that has ended.
+    """
+    row = await fetch_one(conn, UPSERT, _values(options))
+    assert row is not None
+    return Started(row["run_id"], row["created"])
+
+
+GET: LiteralString = """
+select r.id, r.team_id, r.project_id, r.session_id, r.thread_id, r.agent_id, r.actor, r.trace_id,
+  r.idempotency_key, r.request, r.metadata, r.status, r.cancel_requested, r.result, r.error,
+  r.created_at, r.started_at, r.finished_at, r.updated_at
+from jobsworth.runs r
+where r.id = %(id)s
+"""
+
+
+async def get(conn: AsyncConnection[Any], run_id: UUID) -> Run:
+    """Raises `NotFound`."""
+    run = await fetch_one(conn, GET, {"id": run_id}, Run)
+    if run is None:
+        raise _not_found(run_id)
+    return run
+
+
+LIST_RUNS: LiteralString = """
+select r.id, r.team_id, r.project_id, r.session_id, r.thread_id, r.agent_id, r.actor, r.trace_id,
+  r.idempotency_key, r.request, r.metadata, r.status, r.cancel_requested, r.result, r.error,
+  r.created_at, r.started_at, r.finished_at, r.updated_at
+from jobsworth.runs r
+where (%(actor)s::text is null or r.actor = %(actor)s::text)
+  and (%(status)s::jobsworth.run_status is null or r.status = %(status)s::jobsworth.run_status)
+  and (%(thread_id)s::uuid is null or r.thread_id = %(thread_id)s::uuid)
+  and (%(agent_id)s::uuid is null or r.agent_id = %(agent_id)s::uuid)
+  and (%(team_id)s::uuid is null or r.team_id = %(team_id)s::uuid)
+  and (%(since)s::timestamptz is null or r.created_at >= %(since)s::timestamptz)
+  and (%(before_id)s::uuid is null or r.id < %(before_id)s::uuid)
+order by r.id desc
+limit %(limit)s
+"""
+
+
+async def list_runs(
+    conn: AsyncConnection[Any],
+    *,
+    actor: str | None = None,
+    status: RunStatus | None = None,
+    thread_id: UUID | None = None,
+    agent_id: UUID | None = None,
+    team_id: UUID | None = None,
+    since: AwareDatetime | None = None,
+    limit: int = 100,
+    before_id: UUID | None = None,
+) -> list[Run]:
+    """The newest runs that fit all filters, newest first, at most `limit` (1 to 1,000).
+
+    The next page: `before_id` is the last id of this one.
+    """
+    if not 1 <= limit <= LIMIT_MAX:
+        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
+    values = {
+        "actor": actor,
+        "status": status,
+        "thread_id": thread_id,
+        "agent_id": agent_id,
+        "team_id": team_id,
+        "since": since,
+        "before_id": before_id,
+        "limit": limit,
+    }
+    return await fetch_all(conn, LIST_RUNS, values, Run)
+
+
+COUNT: LiteralString = """
+select count(*)
+from jobsworth.runs r
+where (%(actor)s::text is null or r.actor = %(actor)s::text)
+  and (%(status)s::jobsworth.run_status is null or r.status = %(status)s::jobsworth.run_status)
+  and (%(thread_id)s::uuid is null or r.thread_id = %(thread_id)s::uuid)
+  and (%(agent_id)s::uuid is null or r.agent_id = %(agent_id)s::uuid)
+  and (%(team_id)s::uuid is null or r.team_id = %(team_id)s::uuid)
+  and (%(since)s::timestamptz is null or r.created_at >= %(since)s::timestamptz)
+"""
+
+
+async def count(
+    conn: AsyncConnection[Any],
+    *,
+    actor: str | None = None,
+    status: RunStatus | None = None,
+    thread_id: UUID | None = None,
+    agent_id: UUID | None = None,
+    team_id: UUID | None = None,
+    since: AwareDatetime | None = None,
+) -> int:
+    """How many runs fit all filters."""
+    values = {
+        "actor": actor,
+        "status": status,
+        "thread_id": thread_id,
+        "agent_id": agent_id,
+        "team_id": team_id,
+        "since": since,
+    }
+    return int(await fetch_val(conn, COUNT, values))
+
+
+SET_STATUS: LiteralString = """
+update jobsworth.runs r
+set status = %(status)s::jobsworth.run_status,
+  result = coalesce(%(result)s::jsonb, r.result),
+  error = coalesce(%(error)s::text, r.error)
+where r.id = %(id)s
+"""
+
+
+async def set_status(
+    conn: AsyncConnection[Any],
+    run_id: UUID,
+    status: RunStatus,
+    *,
+    result: str | None = None,
+    error: str | None = None,
+) -> None:
+    """Move a run by hand; `result` is JSON text. Jobs that end later move it on by themselves.
+
+    Raises `NotFound`, and `InvalidInput` with the legal moves when this is none, or a job is open.
+    """
+    values = {"id": run_id, "status": status, "result": result, "error": error}
+    if await execute(conn, SET_STATUS, values) == 0:
+        raise _not_found(run_id)
+
+
+CANCEL: LiteralString = "select jobsworth.cancel_run(%(id)s, %(reason)s)"
+
+
+async def cancel(
+    conn: AsyncConnection[Any], run_id: UUID, reason: str = "canceled by a person"
+) -> RunStatus:
+    """Cancel all jobs of a run: now, or at their next ending. Returns its status.
+
+    It is canceled when the last of them has ended. Raises `NotFound`.
+    """
+    return RunStatus(await fetch_val(conn, CANCEL, {"id": run_id, "reason": reason}))
+
+
+RETRY: LiteralString = "select jobsworth.retry_run(%(id)s)"
+
+
+async def retry(conn: AsyncConnection[Any], run_id: UUID) -> int:
+    """Run again what failed or was canceled, and what was left out because of it.
+
+    What is done stays done, with its steps. A child runs again if its parent does. Returns how many
+    jobs those are. Raises `NotFound`; `Conflict` while a job of it is open, or if none failed.
+    """
+    return int(await fetch_val(conn, RETRY, {"id": run_id}))
+
+
+DELETE: LiteralString = "select jobsworth.delete_run(%(id)s)"
+
+
+async def delete(conn: AsyncConnection[Any], run_id: UUID) -> None:
+    """Remove a run that has ended, whole: its jobs with their steps, artifacts and metrics.
+
+    The ledger, messages and decisions stay. Raises `NotFound`; `Conflict` while a job of it is
+    open, or a branch reads it.
+    """
+    await execute(conn, DELETE, {"id": run_id})
+
+
+def _not_found(run_id: UUID) -> NotFound:
+    return NotFound(f"there is no run {run_id}", "list runs: jobsworth runs")

@@ -1,0 +1,335 @@
+"""What hangs on a run: its jobs, their graph, steps, artifacts and calls, and sums over them.
+
+In: a run's id. Out: rows in the order of their making. Everything is reached over the run's jobs by
+index; nothing is counted anywhere, so nothing can drift.
+"""
+
+from decimal import Decimal
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.pool import fetch_all, fetch_one, fetch_val
+from db.queue.jobs import Job
+from db.steps import artifacts, steps
+
+
+class GraphNode(BaseModel):
+    """A job of the run. `parent_id` is the job that started it from inside, if one did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    node: str | None
+    mode: str
+    status: str
+    waiting_for: str | None
+    waiting_detail: str | None
+    attempt: int
+    parent_id: UUID | None
+    is_child: bool
+    error: str | None
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    calls: int
+    tokens: int
+    cost: Decimal | None
+
+
+class Edge(BaseModel):
+    """`job_id` comes after `needs_job_id`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: UUID
+    needs_job_id: UUID
+    on_failure: str
+
+
+class Graph(BaseModel):
+    """The jobs of a run and what each needs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    nodes: list[GraphNode]
+    edges: list[Edge]
+
+
+class Call(BaseModel):
+    """One model call of the run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    job_id: UUID
+    node: str | None
+    step_name: str | None
+    provider: str
+    model: str
+    status: str
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: Decimal | None
+    latency_ms: int | None
+    started_at: AwareDatetime
+
+
+class RunStats(BaseModel):
+    """Sums over a run. `cost` is of the calls whose cost is known; `cost_unknown_calls` are not in
+    it. `duration_seconds` goes on while the run is open; None before it has begun.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    jobs: dict[str, int]
+    calls: int
+    open_calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal
+    cost_unknown_calls: int
+    duration_seconds: float | None
+
+
+class Parent(BaseModel):
+    """A job that another comes after; `name` is its node, or its id outside a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    status: str
+    result: Any
+    error: str | None
+
+
+class Metric(BaseModel):
+    """A named number, and when it was written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: UUID
+    run_id: UUID | None
+    name: str
+    value: float
+    at: AwareDatetime
+
+
+class MetricCourse(BaseModel):
+    """The numbers of one name, summed up."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    points: int
+    last: float
+    lowest: float
+    highest: float
+
+
+JOBS: LiteralString = """
+select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
+  j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
+  j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
+  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
+  j.lease_no, j.result, j.error, j.created_at, j.started_at, j.finished_at
+from jobsworth.reactive_jobs j
+where j.run_id = %(run_id)s
+order by j.id
+"""
+
+
+async def get_jobs(conn: AsyncConnection[Any], run_id: UUID) -> list[Job]:
+    """All jobs of a run, in the order of their making."""
+    return await fetch_all(conn, JOBS, {"run_id": run_id}, Job)
+
+
+NODES: LiteralString = """
+select j.id, j.node, j.mode, j.status, j.waiting_for, j.waiting_detail, j.attempt, j.parent_id,
+  j.is_child, j.error, j.started_at, j.finished_at, c.calls, c.tokens, c.cost
+from jobsworth.reactive_jobs j
+cross join lateral (
+  select count(*) as calls,
+    coalesce(sum(coalesce(l.input_tokens, 0) + coalesce(l.output_tokens, 0)), 0)::bigint as tokens,
+    sum(l.cost) as cost
+  from jobsworth.llm_calls l
+  where l.job_id = j.id
+) c
+where j.run_id = %(run_id)s
+order by j.id
+"""
+
+EDGES: LiteralString = """
+select e.job_id, e.needs_job_id, e.on_failure
+from jobsworth.reactive_jobs j
+join jobsworth.job_edges e on e.job_id = j.id
+where j.run_id = %(run_id)s
+order by e.job_id, e.needs_job_id
+"""
+
+
+async def get_graph(conn: AsyncConnection[Any], run_id: UUID) -> Graph:
+    """The jobs of a run with what each spent, and their edges."""
+    return Graph(
+        nodes=await fetch_all(conn, NODES, {"run_id": run_id}, GraphNode),
+        edges=await fetch_all(conn, EDGES, {"run_id": run_id}, Edge),
+    )
+
+
+STEPS: LiteralString = """
+select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
+  s.finished_at, s.error, s.begun_by
+from jobsworth.reactive_jobs j
+join jobsworth.steps s on s.job_id = j.id
+where j.run_id = %(run_id)s
+order by s.started_at, s.job_id, s.name
+"""
+
+
+async def get_steps(conn: AsyncConnection[Any], run_id: UUID) -> list[steps.Step]:
+    """All steps of a run's jobs in the order they began."""
+    return await fetch_all(conn, STEPS, {"run_id": run_id}, steps.Step)
+
+
+ARTIFACTS: LiteralString = """
+select a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+from jobsworth.reactive_jobs j
+join jobsworth.artifacts a on a.job_id = j.id
+where j.run_id = %(run_id)s
+order by a.id
+"""
+
+
+async def get_artifacts(conn: AsyncConnection[Any], run_id: UUID) -> list[artifacts.Artifact]:
+    """All files of a run's jobs, with type, size and SHA-256, without their content."""
+    return await fetch_all(conn, ARTIFACTS, {"run_id": run_id}, artifacts.Artifact)
+
+
+CALLS: LiteralString = """
+select l.id, l.job_id, j.node, l.step_name, l.provider, l.model, l.status, l.input_tokens,
+  l.output_tokens, l.cost, l.latency_ms, l.started_at
+from jobsworth.reactive_jobs j
+join jobsworth.llm_calls l on l.job_id = j.id
+where j.run_id = %(run_id)s
+order by l.id
+"""
+
+
+async def get_calls(conn: AsyncConnection[Any], run_id: UUID) -> list[Call]:
+    """All model calls of a run's jobs in the order they were sent."""
+    return await fetch_all(conn, CALLS, {"run_id": run_id}, Call)
+
+
+STATS: LiteralString = """
+with jobs as materialized (
+  select j.id, j.status
+  from jobsworth.reactive_jobs j
+  where j.run_id = %(run_id)s
+), spent as (
+  -- From each job by index: a hash join would read all calls there are.
+  select count(*) as calls, count(*) filter (where c.settled_at is null) as open_calls,
+    coalesce(sum(c.input_tokens), 0)::bigint as input_tokens,
+    coalesce(sum(c.output_tokens), 0)::bigint as output_tokens,
+    coalesce(sum(c.cost), 0) as cost,
+    count(*) filter (where c.settled_at is not null and c.cost is null) as cost_unknown_calls
+  from jobs j
+  cross join lateral (
+    select l.settled_at, l.input_tokens, l.output_tokens, l.cost
+    from jobsworth.llm_calls l
+    where l.job_id = j.id
+    offset 0
+  ) c
+)
+select
+  (select coalesce(jsonb_object_agg(b.status, b.jobs), '{}')
+   from (select j.status::text as status, count(*) as jobs from jobs j group by j.status) b
+  ) as jobs,
+  s.calls, s.open_calls, s.input_tokens, s.output_tokens, s.cost, s.cost_unknown_calls,
+  (select extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8
+   from jobsworth.runs r where r.id = %(run_id)s) as duration_seconds
+from spent s
+"""
+
+
+async def stats(conn: AsyncConnection[Any], run_id: UUID) -> RunStats:
+    """What a run did and cost; reads only its own jobs and calls."""
+    found = await fetch_one(conn, STATS, {"run_id": run_id}, RunStats)
+    assert found is not None
+    return found
+
+
+PARENTS: LiteralString = """
+select coalesce(p.node, p.id::text) as name, p.status::text as status,
+  case when p.status = 'done' then p.result end as result, p.error
+from jobsworth.job_edges e
+cross join lateral (
+  select j.id, j.node, j.status, j.result, j.error
+  from jobsworth.reactive_jobs j
+  where j.id = e.needs_job_id
+  offset 0
+) p
+where e.job_id = %(job_id)s
+order by p.id
+"""
+
+
+async def parents(conn: AsyncConnection[Any], job_id: UUID) -> list[Parent]:
+    """The jobs that this one comes after, and how they ended."""
+    return await fetch_all(conn, PARENTS, {"job_id": job_id}, Parent)
+
+
+LAST_BEAT: LiteralString = """
+select max(w.beaten_at)
+from jobsworth.reactive_jobs j
+join jobsworth.workers w on w.id = j.worker_id
+where j.run_id = %(run_id)s and j.finished_at is null and j.status::text = 'running'
+"""
+
+
+async def last_beat(conn: AsyncConnection[Any], run_id: UUID) -> AwareDatetime | None:
+    """The newest heartbeat of the workers that run its jobs now; None if none is running."""
+    return await fetch_val(conn, LAST_BEAT, {"run_id": run_id})
+
+
+METRICS: LiteralString = """
+select m.job_id, m.run_id, m.name, m.value, m.at
+from jobsworth.run_metrics m
+where m.run_id = %(run_id)s and (%(name)s::text is null or m.name = %(name)s::text)
+order by m.name, m.at, m.id
+"""
+
+METRICS_OF_JOB: LiteralString = """
+select m.job_id, m.run_id, m.name, m.value, m.at
+from jobsworth.run_metrics m
+where m.job_id = %(job_id)s and (%(name)s::text is null or m.name = %(name)s::text)
+order by m.name, m.at, m.id
+"""
+
+
+async def metrics(
+    conn: AsyncConnection[Any],
+    run_id: UUID | None = None,
+    *,
+    job_id: UUID | None = None,
+    name: str | None = None,
+) -> list[Metric]:
+    """The numbers of a run, or of a job, by name and time."""
+    if job_id is not None:
+        return await fetch_all(conn, METRICS_OF_JOB, {"job_id": job_id, "name": name}, Metric)
+    return await fetch_all(conn, METRICS, {"run_id": run_id, "name": name}, Metric)
+
+
+COURSES: LiteralString = """
+select m.name, count(*) as points, (array_agg(m.value order by m.at desc, m.id desc))[1] as last,
+  min(m.value) as lowest, max(m.value) as highest
+from jobsworth.run_metrics m
+where m.run_id = %(run_id)s
+group by m.name
+order by m.name
+"""
+
+
+async def courses(conn: AsyncConnection[Any], run_id: UUID) -> list[MetricCourse]:
+    """What became of each number of a run."""
+    return await fetch_all(conn, COURSES, {"run_id": run_id}, MetricCourse)

@@ -1,0 +1,1 @@
+"""Steps: the named, durable pieces of a job; checkpoints and artifacts beside them."""

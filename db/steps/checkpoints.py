@@ -1,0 +1,122 @@
+"""Checkpoints: named steps that hold a state to go on from.
+
+In: a job or a run. Out: its latest checkpoint, or one by its name; old ones pruned. A checkpoint
+that is pruned loses its state, not its name: a replay that passes it does not save it anew. The
+invariant: what a branch reads is never pruned.
+"""
+
+from typing import Any, LiteralString
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.errors import InvalidInput
+from db.fence import Lease
+from db.pool import Connection, fetch_all
+from db.steps.steps import hold
+
+
+class Checkpoint(BaseModel):
+    """A state that was saved under a name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: UUID
+    name: str
+    state: Any
+    saved_at: AwareDatetime
+
+
+OF_JOB: LiteralString = """
+select c.job_id, c.name, c.output as state, c.finished_at as saved_at
+from (
+  select s.job_id, s.name, s.output, s.finished_at
+  from jobsworth.steps s
+  where s.job_id = %(job_id)s and s.kind = 'checkpoint' and s.finished_at is not null
+  union all
+  select i.job_id, i.name, i.output, i.finished_at
+  from jobsworth.inherited_steps(%(job_id)s) i
+  where i.kind = 'checkpoint'
+) c
+order by c.finished_at, c.name
+"""
+
+
+async def list_for_job(conn: Connection, job_id: UUID) -> list[Checkpoint]:
+    """The checkpoints that a job reads, oldest first: those before the cut of a branch too."""
+    return await fetch_all(conn, OF_JOB, {"job_id": job_id}, Checkpoint)
+
+
+OF_RUN: LiteralString = """
+select c.job_id, c.name, c.state, c.saved_at
+from jobsworth.jobs_of_run(%(run_id)s) v
+cross join lateral (
+  select s.job_id, s.name, s.output as state, s.finished_at as saved_at
+  from jobsworth.steps s
+  where s.job_id = v.job_id and s.kind = 'checkpoint' and s.finished_at is not null
+  union all
+  select i.job_id, i.name, i.output, i.finished_at
+  from jobsworth.inherited_steps(v.job_id) i
+  where i.kind = 'checkpoint'
+) c
+order by c.saved_at, c.name
+"""
+
+
+async def list_for_run(conn: Connection, run_id: UUID) -> list[Checkpoint]:
+    """The checkpoints of all jobs that a run is made of, oldest first."""
+    return await fetch_all(conn, OF_RUN, {"run_id": run_id}, Checkpoint)
+
+
+async def latest_checkpoint(
+    conn: Connection, *, job_id: UUID | None = None, run_id: UUID | None = None
+) -> Checkpoint | None:
+    """The one saved last, by a job or by any job of a run."""
+    found = await _list(conn, job_id, run_id)
+    return found[-1] if found else None
+
+
+async def checkpoint_at(
+    conn: Connection, name: str, *, job_id: UUID | None = None, run_id: UUID | None = None
+) -> Checkpoint | None:
+    """The one of this name; in a run with several, the one saved last."""
+    named = [one for one in await _list(conn, job_id, run_id) if one.name == name]
+    return named[-1] if named else None
+
+
+async def _list(conn: Connection, job_id: UUID | None, run_id: UUID | None) -> list[Checkpoint]:
+    if job_id is not None and run_id is None:
+        return await list_for_job(conn, job_id)
+    if run_id is not None and job_id is None:
+        return await list_for_run(conn, run_id)
+    raise InvalidInput("checkpoints are those of a job or of a run", "give job_id or run_id")
+
+
+PRUNE: LiteralString = """
+with old as materialized (
+  select s.name
+  from jobsworth.steps s
+  where s.job_id = %(job_id)s and s.kind = 'checkpoint' and not exists (
+    select 1 from jobsworth.branch_reads b
+    where b.from_job_id = s.job_id and s.finished_at < b.cut_at)
+  order by s.finished_at desc, s.name desc
+  offset %(keep)s
+)
+update jobsworth.steps s
+set kind = 'pruned', output = 'null'
+where s.job_id = %(job_id)s and s.name in (select o.name from old o)
+returning s.name
+"""
+
+
+async def prune(conn: Connection, lease: Lease, *, keep: int) -> int:
+    """Drop the states of all but the newest `keep` checkpoints of the job itself.
+
+    Inside the caller's transaction: the fence comes first, and a fork that held the row is seen.
+    What a branch reads stays, and does not count. Returns how many went. Raises `LeaseLost`.
+    """
+    if keep < 1:
+        raise InvalidInput(f"{keep} checkpoints cannot be kept", "keep at least the latest one")
+    await hold(conn, lease)
+    values = {"job_id": lease.job_id, "keep": keep}
+    return len(await fetch_all(conn, PRUNE, values))

@@ -1,0 +1,369 @@
+"""Steps: named, durable pieces of a job, recorded at once and under the fence.
+
+A recorded step is never run again: a later attempt reads its output. A step that was begun and not
+recorded (`finished_at` is null) says that a worker died in it. If two attempts answer the same
+step, the first answer wins.
+"""
+
+from collections.abc import Sequence
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from db.fence import Lease, LeaseLost
+from db.pool import Connection, fetch_all, fetch_one, fetch_val, write_rows
+
+
+class Step(BaseModel):
+    """A row of `steps`; `output` is what the step returned."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: UUID
+    name: str
+    kind: str
+    effect: str
+    input_hash: str | None
+    output: Any
+    attempt: int
+    started_at: AwareDatetime
+    finished_at: AwareDatetime | None
+    error: str | None
+    begun_by: str | None
+
+
+OF_JOB: LiteralString = """
+select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
+  s.finished_at, s.error, s.begun_by
+from jobsworth.steps s
+where s.job_id = %(job_id)s
+order by s.started_at, s.name
+"""
+
+
+async def list_for_job(conn: Connection, job_id: UUID) -> list[Step]:
+    """All steps of a job in the order they began, unfinished ones too."""
+    return await fetch_all(conn, OF_JOB, {"job_id": job_id}, Step)
+
+
+READABLE: LiteralString = """
+select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
+  s.finished_at, s.error, s.begun_by
+from jobsworth.steps s
+where s.job_id = %(job_id)s
+union all
+select i.job_id, i.name, i.kind, i.effect::text, i.input_hash, i.output, i.attempt, i.started_at,
+  i.finished_at, i.error, i.begun_by
+from jobsworth.inherited_steps(%(job_id)s) i
+"""
+
+
+async def list_readable(conn: Connection, job_id: UUID) -> list[Step]:
+    """All steps that a job of a run reads: its own, and those of the runs it branched off."""
+    return await fetch_all(conn, READABLE, {"job_id": job_id}, Step)
+
+
+BEGIN: LiteralString = """
+with fence as materialized (
+  select j.id, j.team_id, j.worker_id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+), begun as (
+  insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt, begun_by)
+  select f.id, f.team_id, %(name)s, %(kind)s, %(effect)s::jobsworth.step_effect, %(input_hash)s,
+    %(attempt)s, (
+      select w.host || ', process ' || w.pid from jobsworth.workers w where w.id = f.worker_id)
+  from fence f
+  on conflict (job_id, name) do nothing
+  returning name
+)
+select (select count(*) from fence) as held, (select count(*) from begun) as begun
+"""
+
+
+async def begin(
+    conn: Connection,
+    lease: Lease,
+    name: str,
+    *,
+    attempt: int,
+    kind: str = "step",
+    effect: str = "idempotent",
+    input_hash: str | None = None,
+) -> bool:
+    """Mark a step as begun; False if an earlier attempt already had. Raises `LeaseLost`."""
+    values = {"name": name, "attempt": attempt, "kind": kind, "effect": effect}
+    row = await fetch_one(conn, BEGIN, {**_fence(lease), **values, "input_hash": input_hash})
+    if row is None or not row["held"]:
+        raise LeaseLost(lease)
+    return bool(row["begun"])
+
+
+class Record(NamedTuple):
+    """A step that was run; `output` is JSON text."""
+
+    lease: Lease
+    name: str
+    output: str
+    attempt: int
+    took_seconds: float = 0.0
+    kind: str = "step"
+    effect: str = "idempotent"
+    input_hash: str | None = None
+
+
+RECORD: LiteralString = """
+with ran as materialized (
+  select r.*
+  from jsonb_to_recordset(%(rows)s::jsonb) as r (
+    job_id uuid, lease_no bigint, worker_id uuid, name text, kind text,
+    effect jobsworth.step_effect, input_hash text, output jsonb, attempt int, took_seconds float8)
+), locked as materialized (
+  -- By the primary key alone, and compared after the lock (as in `db.queue.FINISH`). A row that
+  -- somebody holds is passed over, so that its neighbours do not wait for it.
+  select r.*, j.team_id, j.ours
+  from ran r
+  cross join lateral (
+    select k.team_id,
+      k.status = 'running' and k.lease_no = r.lease_no and k.worker_id = r.worker_id as ours
+    from jobsworth.reactive_jobs k
+    where k.id = r.job_id
+    for no key update skip locked
+  ) j
+), held as materialized (
+  -- The fence.
+  select l.* from locked l where l.ours
+), recorded as (
+  insert into jobsworth.steps (
+    job_id, team_id, name, kind, effect, input_hash, output, attempt, started_at, finished_at)
+  select h.job_id, h.team_id, h.name, h.kind, h.effect, h.input_hash, coalesce(h.output, 'null'),
+    h.attempt, clock_timestamp() - h.took_seconds * interval '1 second', clock_timestamp()
+  from held h
+  on conflict (job_id, name) do update
+  set output = excluded.output, attempt = excluded.attempt, finished_at = excluded.finished_at,
+    started_at = case when steps.finished_at is null then steps.started_at
+      else excluded.started_at end,
+    input_hash = coalesce(excluded.input_hash, steps.input_hash)
+  -- The first answer wins. A pure step that met another input is computed anew.
+  where steps.finished_at is null
+    or excluded.effect = 'pure' and excluded.input_hash <> steps.input_hash
+  returning job_id, name, output
+)
+select f.leases, r.job_id, r.name, r.output
+from (select count(*) as leases from held) f
+left join recorded r on true
+"""
+
+
+async def record_all(conn: Connection, records: Sequence[Record]) -> dict[tuple[UUID, str], Any]:
+    """Record the outputs of steps, inside the caller's transaction (`PINNED`).
+
+    Returns the outputs by job and name. One that is missing was not written: its lease is lost, the
+    step has an output already, or somebody holds its job right now. This never waits for a job;
+    `record` does, and tells what it is.
+    """
+    _, recorded = await _record(conn, records, alone=False)
+    return recorded
+
+
+async def _record(
+    conn: Connection, records: Sequence[Record], *, alone: bool
+) -> tuple[int, dict[tuple[UUID, str], Any]]:
+    """How many leases held, and the outputs that were recorded."""
+    rows = [
+        {
+            **_fence(one.lease),
+            "name": one.name,
+            "kind": one.kind,
+            "effect": one.effect,
+            "input_hash": one.input_hash,
+            "output": orjson.Fragment(one.output),
+            "attempt": one.attempt,
+            "took_seconds": one.took_seconds,
+        }
+        for one in records
+    ]
+    statement = RECORD.replace(" skip locked", "") if alone else RECORD
+    found = await write_rows(conn, statement, rows, prepare=not alone)
+    return found[0][0], {(job_id, name): output for _, job_id, name, output in found if job_id}
+
+
+OUTPUT: LiteralString = """
+select s.output from jobsworth.steps s
+where s.job_id = %(job_id)s and s.name = %(name)s and s.finished_at is not null
+"""
+
+
+async def record(
+    conn: Connection,
+    lease: Lease,
+    name: str,
+    output: str,
+    *,
+    attempt: int,
+    took_seconds: float = 0.0,
+    kind: str = "step",
+    effect: str = "idempotent",
+    input_hash: str | None = None,
+) -> tuple[bool, Any]:
+    """Record a step's output (JSON text), committed on return unless inside a transaction.
+
+    Returns whether this call recorded it, and the output that stands: the first answer wins.
+    Raises `LeaseLost`.
+    """
+    ran = Record(lease, name, output, attempt, took_seconds, kind, effect, input_hash)
+    held, recorded = await _record(conn, [ran], alone=True)
+    if not held:
+        raise LeaseLost(lease)
+    for stands in recorded.values():
+        return True, stands
+    return False, await fetch_val(conn, OUTPUT, {"job_id": lease.job_id, "name": name})
+
+
+class PaidAnswer(NamedTuple):
+    """The answer of a call (JSON text), and the step that it becomes."""
+
+    job_id: UUID
+    name: str
+    output: str
+    attempt: int
+    took_seconds: float
+
+
+KEEP_ANSWERS: LiteralString = """
+insert into jobsworth.steps (
+  job_id, team_id, name, kind, output, attempt, started_at, finished_at)
+select j.id, j.team_id, a.name, 'call', coalesce(a.output, 'null'), a.attempt,
+  clock_timestamp() - a.took_seconds * interval '1 second', clock_timestamp()
+from jsonb_to_recordset(%(rows)s::jsonb) as a (
+  job_id uuid, name text, output jsonb, attempt int, took_seconds float8)
+cross join lateral (
+  select r.id, r.team_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
+) j
+-- Two batches that have steps in common wait for each other in the same order.
+order by a.job_id, a.name
+on conflict (job_id, name) do nothing
+returning job_id, name, output
+"""
+
+
+async def keep_answers(
+    conn: Connection, answers: Sequence[PaidAnswer], *, prepare: bool = True
+) -> dict[tuple[UUID, str], Any]:
+    """Make paid answers the steps they are named for, unless earlier answers already are.
+
+    Returns the answers that stand, by job and name. The one write without a fence: an answer is
+    paid for whoever holds the job now, and the attempt that does will read it instead of paying
+    again. In the caller's transaction, together with the settlement; `prepare` if it is `PINNED`.
+    """
+    rows = [{**one._asdict(), "output": orjson.Fragment(one.output)} for one in answers]
+    kept = await write_rows(conn, KEEP_ANSWERS, rows, prepare=prepare)
+    stand = {(job_id, name): output for job_id, name, output in kept}
+    for job_id, name, *_ in answers:
+        if (job_id, name) not in stand:
+            values = {"job_id": job_id, "name": name}
+            stand[job_id, name] = await fetch_val(conn, OUTPUT, values)
+    return stand
+
+
+async def keep_answer(
+    conn: Connection, job_id: UUID, name: str, output: str, *, attempt: int, took_seconds: float
+) -> Any:
+    """The same for one answer, committed on return; returns the answer that stands."""
+    answer = PaidAnswer(job_id, name, output, attempt, took_seconds)
+    return (await keep_answers(conn, [answer], prepare=False))[job_id, name]
+
+
+WAITED: LiteralString = """
+select extract(epoch from clock_timestamp() - s.started_at)::float8
+from jobsworth.steps s
+where s.job_id = %(job_id)s and s.name = %(name)s
+"""
+
+
+async def waited_seconds(
+    conn: Connection, lease: Lease, name: str, *, attempt: int, kind: str
+) -> float:
+    """How long ago the wait `name` was begun: now, if this is the first time.
+
+    Raises `LeaseLost`.
+    """
+    await begin(conn, lease, name, attempt=attempt, kind=kind)
+    return await fetch_val(conn, WAITED, {"job_id": lease.job_id, "name": name})
+
+
+TAKE_SIGNAL: LiteralString = """
+with fence as materialized (
+  select j.id
+  from jobsworth.reactive_jobs j
+  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+  for no key update
+), taken as (
+  update jobsworth.signals s
+  set received_at = now()
+  where s.id = (
+    select m.id
+    from jobsworth.signals m
+    where m.job_id = %(job_id)s and m.name = %(signal)s and m.received_at is null
+    order by m.id
+    limit 1)
+    and exists (select 1 from fence)
+  returning s.payload
+)
+select (select count(*) from fence) as held, (select count(*) from taken) as taken,
+  (select t.payload from taken t) as payload
+"""
+
+
+async def take_signal(conn: Connection, lease: Lease, signal: str) -> tuple[bool, Any]:
+    """Take the oldest unread signal of that name out of the job's mailbox: (found, payload).
+
+    Inside the caller's transaction, which also records the step. Raises `LeaseLost`.
+    """
+    row = await fetch_one(conn, TAKE_SIGNAL, {**_fence(lease), "signal": signal})
+    if row is None or not row["held"]:
+        raise LeaseLost(lease)
+    return bool(row["taken"]), row["payload"]
+
+
+HOLD: LiteralString = """
+select j.id
+from jobsworth.reactive_jobs j
+where j.id = %(job_id)s and j.lease_no = %(lease_no)s
+  and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
+for no key update
+"""
+
+
+async def hold(conn: Connection, lease: Lease) -> None:
+    """Lock the job's row for the rest of the caller's transaction. Raises `LeaseLost`."""
+    if await fetch_one(conn, HOLD, _fence(lease)) is None:
+        raise LeaseLost(lease)
+
+
+CHILDREN: LiteralString = """
+select c.id, c.effect_key, c.status::text, c.result, c.error
+from jobsworth.reactive_jobs c
+where c.parent_id = %(job_id)s and c.is_child
+union all
+select i.id, i.effect_key, i.status, i.result, i.error
+from jobsworth.inherited_children(%(job_id)s) i
+"""
+
+
+async def children(conn: Connection, job_id: UUID) -> dict[str, dict[str, Any]]:
+    """The job's children by effect key: id, status, result, error.
+
+    A branch's job has those too that were done before the cut.
+    """
+    rows = await fetch_all(conn, CHILDREN, {"job_id": job_id})
+    return {row["effect_key"]: row for row in rows}
+
+
+def _fence(lease: Lease) -> dict[str, Any]:
+    return {"job_id": lease.job_id, "lease_no": lease.lease_no, "worker_id": lease.worker_id}

@@ -1,0 +1,542 @@
+"""The queue against a model of it: any sequence of operations, one after the other.
+
+The model knows the table of a job's life and looks at every waiting job after every step. The
+database looks only where an operation says that something may have been unblocked: whenever the
+two differ, a look is missing, or too many were taken. No sweep helps here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, LiteralString, TypeVar
+from uuid import UUID
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from db.errors import Conflict
+from db.fence import Lease
+from db.pool import Connection, Database, execute, fetch_all
+from db.queue import effects, promote
+from db.queue import finish as finishing
+from db.queue.effects import Approval, Effect, NewJob, Origin
+from db.queue.enqueue import enqueue
+from db.queue.finish import Finish
+from tests.db.protocol import (
+    CRASHES_MAX,
+    breaches,
+    cancel,
+    canceled,
+    claim,
+    die,
+    done,
+    failed,
+    finish,
+    lease_of,
+    parked,
+    register,
+    released,
+    rescue,
+    resolve,
+    retry,
+    signal,
+    tried_again,
+)
+
+pytestmark = pytest.mark.both
+
+T = TypeVar("T")
+
+ALL: LiteralString = """
+select id, status::text as status, waiting_for::text as waiting_for, failures, crashes,
+  cancel_requested and status = 'running' as stopping
+from jobsworth.reactive_jobs
+"""
+
+EMPTY: LiteralString = """
+truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
+  jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads,
+  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions
+"""
+
+READY: LiteralString = """
+select id from jobsworth.reactive_jobs where status = 'queued' order by priority, position
+"""
+
+CHILDREN: LiteralString = """
+select id, is_child from jobsworth.reactive_jobs
+where parent_id = %(id)s and effect_key = any(%(keys)s) order by effect_key
+"""
+
+OPEN_APPROVAL: LiteralString = """
+select id from jobsworth.approvals where job_id = %(id)s and status = 'pending'
+"""
+
+DUE: LiteralString = """
+update jobsworth.reactive_jobs set run_at = now() - interval '1 second' where id = %(id)s
+"""
+
+STEPPED_ASIDE = ("approval", "signal")
+FAR_SECONDS = 3600.0
+EXAMPLES = 60
+STEPS = 30
+
+
+@dataclass(eq=False)
+class Job:
+    """What the model knows of a job."""
+
+    id: UUID
+    lane: str | None = None
+    place: int | None = None
+    holds_lane: bool = False
+    unique_key: str | None = None
+    parent: Job | None = None
+    is_child: bool = False
+    needs: tuple[Job, ...] = ()
+    due: bool = True
+    status: str = "queued"
+    waiting_for: str | None = None
+    failures: int = 0
+    crashes: int = 0
+    signals: int = 0
+    approvals: int = 0
+    stopping: bool = False
+    lease: Lease | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("done", "failed", "canceled")
+
+    @property
+    def in_line(self) -> bool:
+        """Does it hold its place in its lane?"""
+        aside = self.waiting_for in STEPPED_ASIDE and not self.holds_lane
+        return not self.ended and self.place is not None and not aside
+
+    @property
+    def order(self) -> tuple[int, UUID]:
+        assert self.place is not None
+        return self.place, self.id
+
+
+@dataclass
+class Model:
+    """The queue as it should be."""
+
+    jobs: dict[UUID, Job] = field(default_factory=dict[UUID, Job])
+    places: int = 0
+
+    def holder(self, unique_key: str | None) -> Job | None:
+        return next(
+            (
+                j
+                for j in self.jobs.values()
+                if unique_key and j.unique_key == unique_key and not j.ended
+            ),
+            None,
+        )
+
+    def blocked(self, job: Job) -> bool:
+        others = [o for o in self.jobs.values() if o.lane == job.lane and o is not job]
+        return job.lane is not None and any(
+            o.status == "running" or (o.in_line and o.order < job.order) for o in others
+        )
+
+    def arrive(self, job: Job) -> None:
+        """A new job takes its place."""
+        self.jobs[job.id] = job
+        if job.needs:
+            self._wait(job, "parents")
+        else:
+            self._go_on(job)
+
+    def end(self, job: Job, status: str) -> None:
+        job.status, job.waiting_for, job.stopping = status, None, False
+        job.approvals = 0
+        for child in list(self.jobs.values()):
+            if child.parent is job and child.is_child:
+                self.cancel(child)
+
+    def cancel(self, job: Job) -> None:
+        if job.status == "running":
+            job.stopping = True
+        elif not job.ended:
+            self.end(job, "canceled")
+
+    def park(self, job: Job, reason: str) -> None:
+        self._wait(job, reason)
+
+    def requeue(self, job: Job) -> None:
+        job.status, job.waiting_for = "queued", None
+
+    def again(self, job: Job) -> None:
+        """A retried job waits for those it needs, as a new one would."""
+        if all(needed.ended for needed in job.needs):
+            self._wait(job, "timer")
+            return
+        self._wait(job, "parents")
+
+    def look(self) -> None:
+        """Move on whatever may go on, until nothing may."""
+        while gone := [j for j in self.jobs.values() if j.waiting_for and self._gone(j)]:
+            gone.sort(key=lambda job: job.place or 0)
+            for job in gone:
+                bad = [n for n in job.needs if n.status in ("failed", "canceled")]
+                if job.waiting_for == "parents" and bad:
+                    self.end(job, "canceled")
+                elif job.waiting_for and self._gone(job):
+                    self._go_on(job)
+
+    def _go_on(self, job: Job) -> None:
+        if not job.due:
+            self._wait(job, "timer")
+            return
+        if job.lane and job.place is None:
+            self._draw(job)
+        if self.blocked(job):
+            self._wait(job, "lane")
+        else:
+            self.requeue(job)
+
+    def _gone(self, job: Job) -> bool:
+        match job.waiting_for:
+            case "timer":
+                return job.due
+            case "lane":
+                return not self.blocked(job)
+            case "parents":
+                return all(needed.ended for needed in job.needs)
+            case "children":
+                return all(c.ended for c in self.jobs.values() if c.parent is job and c.is_child)
+            case "approval":
+                return job.approvals == 0
+            case _:
+                return job.signals > 0
+
+    def _wait(self, job: Job, reason: str) -> None:
+        job.status, job.waiting_for = "waiting", reason
+
+    def _draw(self, job: Job) -> None:
+        self.places += 1
+        job.place = self.places
+
+
+class Queue(RuleBasedStateMachine):
+    """Every operation, on both."""
+
+    every = Bundle("every")
+    running = Bundle("running")
+    stale = Bundle("stale")
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = Model()
+        self._call = call
+        self._keys = 0
+        self.worker_id = UUID(int=0)
+
+    def run(self, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        return self._call(function, *args, **kwargs)
+
+    @initialize()
+    def empty(self) -> None:
+        self.run(execute, EMPTY)
+        self.worker_id = self.run(register)
+
+    @rule(
+        target=every,
+        lane=st.sampled_from([None, "a", "a", "b"]),
+        unique_key=st.sampled_from([None, None, "k"]),
+        due=st.sampled_from([True, True, True, False]),
+        needs=st.lists(every, max_size=2, unique=True) | st.just([]),
+        holds_lane=st.booleans(),
+        priority=st.sampled_from([3, 3, 1]),
+    )
+    def add(
+        self,
+        lane: str | None,
+        unique_key: str | None,
+        due: bool,
+        needs: list[Job],
+        holds_lane: bool,
+        priority: int,
+    ) -> Job:
+        added = self.run(
+            enqueue,
+            "answer",
+            lane=lane,
+            unique_key=unique_key,
+            delay=None if due else FAR_SECONDS,
+            after=[job.id for job in needs],
+            holds_lane=holds_lane,
+            priority=priority,
+        )
+        holder = self.model.holder(unique_key)
+        assert added.created == (holder is None)
+        if holder is not None:
+            assert added.job_id == holder.id
+            return holder
+        # A scheduled job that its own lane waits for would wait for ever: that is not asked for.
+        job = Job(added.job_id, lane, None, holds_lane, unique_key, needs=tuple(needs), due=due)
+        self.model.arrive(job)
+        self.model.look()
+        return job
+
+    @rule(target=running, wanted=st.integers(1, 3))
+    def claim(self, wanted: int) -> Any:
+        ready = [self.model.jobs[one["id"]] for one in self.run(fetch_all, READY)][:wanted]
+        lanes = {job.lane for job in ready if job.lane}
+        heads = {min((j for j in ready if j.lane == lane), key=lambda j: j.order) for lane in lanes}
+        taken = [j for j in ready if not j.lane or (j in heads and not self.model.blocked(j))]
+        got = self.run(claim, self.worker_id, wanted)
+        assert {job.id for job in got.jobs} == {job.id for job in taken}
+        for job in ready:
+            if job not in taken:
+                self.model.park(job, "lane")
+        for one in got.jobs:
+            job = self.model.jobs[one.id]
+            job.status, job.lease = "running", lease_of(one, self.worker_id)
+        self.run(promote.promote_lanes, got.deferred_lanes)
+        self.model.look()
+        return multiple(*taken)
+
+    @rule(target=stale, job=consumes(running), follow_up=st.booleans())
+    def finish_done(self, job: Job, follow_up: bool) -> Any:
+        made = [NewJob(self._key("job"), "answer")] if follow_up else []
+        return self._finish(job, done, "done", *made)
+
+    @rule(target=stale, job=consumes(running))
+    def fail(self, job: Job) -> Any:
+        job.failures += job.status == "running"
+        return self._finish(job, failed, "failed")
+
+    @rule(target=stale, job=consumes(running))
+    def fail_and_retry(self, job: Job) -> Any:
+        job.failures += job.status == "running"
+        job.due = job.due and job.status != "running"
+        return self._finish(job, lambda lease: tried_again(lease, FAR_SECONDS), "timer")
+
+    @rule(target=stale, job=consumes(running))
+    def cancel_itself(self, job: Job) -> Any:
+        return self._finish(job, canceled, "canceled")
+
+    @rule(target=stale, job=consumes(running))
+    def give_back(self, job: Job) -> Any:
+        return self._finish(job, released, "queued")
+
+    @rule(target=stale, job=consumes(running), reason=st.sampled_from(STEPPED_ASIDE))
+    def park(self, job: Job, reason: str) -> Any:
+        made: list[Effect] = []
+        if reason == "approval" and job.status == "running" and not job.stopping:
+            job.approvals += 1
+        if reason == "approval":
+            options = ("approve", "reject")
+            made.append(
+                Approval(self._key("approval"), "may I?", options, None, "", None, "reject")
+            )
+        return self._finish(job, lambda lease: parked(lease, reason, "go"), reason, *made)
+
+    @rule(target=stale, job=consumes(running), count=st.integers(0, 2))
+    def spawn(self, job: Job, count: int) -> Any:
+        made = [NewJob(self._key("child"), "answer", is_child=True) for _ in range(count)]
+        return self._finish(job, lambda lease: parked(lease, "children"), "children", *made)
+
+    @rule(job=stale, end=st.sampled_from([done, failed, released]))
+    def finish_late(self, job: tuple[Job, Lease], end: Callable[[Lease], Finish]) -> None:
+        """A worker that was stopped comes back with a lease from long ago."""
+        now, lease = job
+        if now.lease is not lease or now.status != "running":
+            assert self.run(finish, end(lease)) == []
+
+    @rule(job=every)
+    def send_signal(self, job: Job) -> None:
+        if job.ended:
+            with pytest.raises(Conflict):
+                self.run(signal, job.id)
+        else:
+            self.run(signal, job.id)
+            job.signals += 1
+            self.model.look()
+
+    @rule(job=every, option=st.sampled_from(["approve", "reject"]))
+    def decide(self, job: Job, option: str) -> None:
+        found = self.run(fetch_all, OPEN_APPROVAL, {"id": job.id})
+        assert len(found) == job.approvals
+        for one in found:
+            assert self.run(resolve, one["id"], option)["accepted"]
+        job.approvals = 0
+        self.model.look()
+
+    @rule(job=every)
+    def cancel(self, job: Job) -> None:
+        self.model.cancel(job)
+        status = self.run(cancel, job.id)
+        self.model.look()
+        assert status == job.status
+
+    @rule(job=every)
+    def retry(self, job: Job) -> None:
+        timed = job.waiting_for == "timer"
+        again = job.status in ("failed", "canceled")
+        if again and job.is_child and job.parent and job.parent.ended:
+            return  # it may go on alone, which the invariant below would call an orphan
+        if (again and self.model.holder(job.unique_key)) or not (again or timed):
+            with pytest.raises(Conflict):
+                self.run(retry, job.id)
+            return
+        self.run(retry, job.id)
+        if again:
+            job.failures = job.crashes = 0
+            job.place, job.stopping = None, False
+        job.due = True
+        self.model.again(job)
+        self.model.look()
+
+    @rule(job=every)
+    def time_passes(self, job: Job) -> None:
+        if job.waiting_for == "timer":
+            self.run(execute, DUE, {"id": job.id})
+            job.due = True
+            assert self.run(promote.promote_due, 10) == 1
+            self.model.look()
+
+    @rule()
+    def worker_dies(self) -> None:
+        self.run(die, self.worker_id)
+        rescued = {one["id"]: one for one in self.run(rescue)}
+        self.worker_id = self.run(register)
+        lost = [job for job in self.model.jobs.values() if job.status == "running"]
+        assert set(rescued) == {job.id for job in lost}
+        for job in lost:
+            self._crash(job)
+        self.run(promote.unblock, list(rescued))
+        self.model.look()
+
+    @invariant()
+    def is_as_the_model_says(self) -> None:
+        found = {
+            one["id"]: (
+                one["status"],
+                one["waiting_for"],
+                one["failures"],
+                one["crashes"],
+                one["stopping"],
+            )
+            for one in self.run(fetch_all, ALL)
+        }
+        assert found == {
+            job.id: (job.status, job.waiting_for, job.failures, job.crashes, job.stopping)
+            for job in self.model.jobs.values()
+        }
+
+    @invariant()
+    def breaks_no_rule(self) -> None:
+        assert self.run(breaches) == []
+
+    def _finish(self, job: Job, end: Callable[[Lease], Finish], status: str, *made: Effect) -> Any:
+        """One ending, with its effects and the look after its commit."""
+        lease = job.lease
+        assert lease is not None
+        applied = self.run(_commit, end(lease), made)
+        if job.status != "running":
+            assert applied == []
+            return (job, lease)
+        [one] = applied
+        stopped = job.stopping and status not in ("done", "failed")
+        if stopped or status in ("done", "failed", "canceled"):
+            self.model.end(job, "canceled" if stopped else status)
+        elif status == "queued":
+            self.model.requeue(job)
+        else:
+            self.model.park(job, status)
+        assert (one.id, one.status) == (job.id, job.status)
+        self._made(job, made)
+        self.run(promote.unblock, [one.id] if one.unblocks else [])
+        self.model.look()
+        return (job, lease)
+
+    def _made(self, parent: Job, made: tuple[Effect, ...]) -> None:
+        """The jobs that an ending made, in the order of their keys."""
+        keys = [one.key for one in made if isinstance(one, NewJob)]
+        for one in self.run(fetch_all, CHILDREN, {"id": parent.id, "keys": keys}):
+            child = Job(one["id"], parent=parent, is_child=one["is_child"])
+            if not child.is_child:
+                child.lane, child.place = parent.lane, parent.place
+            self.model.arrive(child)
+
+    def _crash(self, job: Job) -> None:
+        job.crashes += 1
+        if job.stopping:
+            self.model.end(job, "canceled")
+        elif job.crashes >= CRASHES_MAX:
+            self.model.end(job, "failed")
+        elif job.crashes == 1:
+            self.model.requeue(job)
+        else:
+            job.due = False
+            self.model.park(job, "timer")
+
+    def _key(self, kind: str) -> str:
+        self._keys += 1
+        return f"{kind}:{self._keys:06}"
+
+
+async def _commit(conn: Connection, ending: Finish, made: tuple[Effect, ...]) -> list[Any]:
+    """What a finisher does in one transaction."""
+    async with conn.transaction():
+        applied = await finishing.finish(conn, [ending])
+        origin = Origin(ending.lease.job_id)
+        agreed = [one for one in applied if one.status == ending.status]
+        await effects.write(conn, [(origin, one) for one in made if agreed])
+        return applied
+
+
+def test_any_sequence_of_operations_leaves_the_queue_as_the_model_says(database_url: str) -> None:
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal("asyncio", {"use_uvloop": True}))
+        database = Database(database_url, pool_min=1, pool_max=1)
+        stack.enter_context(portal.wrap_async_context_manager(database))
+        conn = stack.enter_context(portal.wrap_async_context_manager(database.connection()))
+
+        class OnThisDatabase(Queue):
+            def __init__(self) -> None:
+                super().__init__(_on(portal, conn))
+
+        run_state_machine_as_test(
+            OnThisDatabase,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                deadline=None,
+                # Shrinking a database takes minutes; the steps that failed are shown anyhow.
+                phases=[Phase.generate],
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            ),
+        )
+
+
+def _on(portal: BlockingPortal, conn: Connection) -> Callable[..., Any]:
+    """Run an async function of a connection in the portal's loop."""
+
+    def call(function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        async def run() -> Any:
+            return await function(conn, *args, **kwargs)
+
+        return portal.call(run)
+
+    return call

@@ -1,0 +1,520 @@
+"""A provider under test: real HTTP, scripted faults, and a bill of its own.
+
+It speaks OpenAI's Embeddings, Chat Completions and Responses, and Anthropic's Messages (streamed
+too; see `tests.providers.provider_faces`), and answers deterministically; a prompt can script what
+it is answered (see `tests.providers.openai_chat`). Faults are scripted for the next requests
+(`script`), or for all until `recover` (`always`), or happen at random. The bill holds what a real
+provider would charge for: every answer it computed, whether or not the client got to see it. So it
+is a source independent of our own books.
+
+It also runs as a process of its own, for tests that kill workers:
+
+    python -m tests.providers.openai_stub --bill bill.jsonl --seed 7 --faults 500=0.1,cut=0.1
+
+It prints its URL, and appends a line to the bill before it answers. Which fault happens by chance
+depends on what is asked and how often it was, not on who asks first; so a seed can be played again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+import threading
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.providers import openai_chat
+from tests.providers.provider_faces import EMBEDDINGS, FACES, event_of
+from worker.demo.provider.completions import Body, Reply, completion, tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to one request instead of a good answer.
+
+    Without a `status`, the answer is computed (and billed) and then spoilt: `cut` closes the
+    connection half-way through it, `garble` replaces it by broken JSON, `edit` changes it (as a
+    chat completion), `breaks` ends its stream half-way with an error of that status, and `ends`
+    without a word. `seconds` delays whatever comes.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    message: str = "scripted fault"
+    seconds: float = 0.0
+    cut: bool = False
+    garble: bool = False
+    breaks: int | None = None
+    ends: bool = False
+    edit: Callable[[Body], Any] | None = None
+
+
+GOOD = Fault()
+SERVER_ERROR = Fault(500, message="internal error")
+CUT = Fault(cut=True)
+MALFORMED = Fault(garble=True)
+MISSING_USAGE = Fault(edit=openai_chat.missing_usage)
+INCONSISTENT_USAGE = Fault(edit=openai_chat.inconsistent_usage)
+EXCESSIVE_USAGE = Fault(edit=openai_chat.excessive_usage)
+MALFORMED_TOOL_JSON = Fault(edit=openai_chat.malformed_tool_json)
+DUPLICATE_TOOL_IDS = Fault(edit=openai_chat.duplicate_tool_ids)
+
+
+def too_many(retry_after: str | None = None) -> Fault:
+    """429, with `Retry-After` if given."""
+    return Fault(
+        429,
+        headers={} if retry_after is None else {"Retry-After": retry_after},
+        message="rate limit reached",
+    )
+
+
+def slow(seconds: float) -> Fault:
+    return Fault(seconds=seconds)
+
+
+def wrong_dimensions(dimensions: int) -> Fault:
+    def edit(body: Body) -> Body:
+        for item in body["data"]:
+            item["embedding"] = [0.5] * dimensions
+        return body
+
+    return Fault(edit=edit)
+
+
+# What may happen at random, by the name that `--faults` gives it.
+FAULTS = {
+    "429": too_many("1"),
+    "500": SERVER_ERROR,
+    "slow": slow(0.5),
+    "cut": CUT,
+    "garbage": MALFORMED,
+    "missing_usage": MISSING_USAGE,
+    "inconsistent_usage": INCONSISTENT_USAGE,
+    "malformed_tool_json": MALFORMED_TOOL_JSON,
+    "duplicate_tool_ids": DUPLICATE_TOOL_IDS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the client sent."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One line of the bill."""
+
+    path: str
+    model: str
+    request_id: str | None
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    written_tokens: int = 0
+    thought_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """A line of a bill file: a charge, or (not `computed`) a refusal, for which nothing is charged.
+
+    `at` is the time by this machine's clock, `fault` a name out of `FAULTS`.
+    """
+
+    charge: Charge
+    computed: bool
+    fault: str | None
+    at: float
+
+
+class OpenAIStub:
+    """The provider; use it as a context manager.
+
+    `url` is what a client takes as its base URL, `root` what Anthropic's does.
+    """
+
+    def __init__(
+        self,
+        *,
+        dimensions: int = 64,
+        reply: Callable[[Body], str | Reply] | None = None,
+        key: str | None = None,
+        port: int = 0,
+        bill_file: Path | None = None,
+        faults: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.dimensions = dimensions
+        self.reply = reply or openai_chat.scripted
+        self.key = key
+        self._bill_file = bill_file
+        self._chances = dict(faults or {})
+        self._seed = seed
+        self._asked = Counter[str]()
+        self.refuses_dimensions_field = False
+        self._lock = threading.Lock()
+        self._requests: list[Request] = []
+        self._bill: list[Charge] = []
+        self._script: deque[Fault] = deque()
+        self._always: Fault | None = None
+        self._poison: str | None = None
+        self._shares: dict[str, Body] = {}
+        self._server = _server(self, port)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @property
+    def root(self) -> str:
+        return self.url.removesuffix("/v1")
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request so far, oldest first, refused ones too."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def bill(self) -> list[Charge]:
+        with self._lock:
+            return list(self._bill)
+
+    def billed_tokens(self) -> dict[str, tuple[int, int]]:
+        """Input and output tokens of the whole bill, by model."""
+        inputs, outputs = Counter[str](), Counter[str]()
+        for charge in self.bill:
+            inputs[charge.model] += charge.input_tokens
+            outputs[charge.model] += charge.output_tokens
+        return {model: (inputs[model], outputs[model]) for model in inputs}
+
+    def script(self, *faults: Fault) -> None:
+        """These happen to the next requests, one each, in this order; `GOOD` is a good answer."""
+        with self._lock:
+            self._script.extend(faults)
+
+    def always(self, fault: Fault) -> None:
+        """This happens to every request that has no scripted fault, until `recover`."""
+        with self._lock:
+            self._always = fault
+
+    def recover(self) -> None:
+        with self._lock:
+            self._script.clear()
+            self._always = None
+            self._poison = None
+
+    def share(
+        self, *, cached: int = 0, written: int = 0, for_an_hour: int = 0, thought: int = 0
+    ) -> None:
+        """From now on, so much of what each chat reads and writes is of these kinds, and on top."""
+        read = {"cached_tokens": cached, "cache_write_tokens": written}
+        hour = {"cache_write_1h_tokens": for_an_hour} if for_an_hour else {}
+        self._shares = {
+            "prompt_tokens_details": {**read, **hour},
+            "completion_tokens_details": {"reasoning_tokens": thought},
+        }
+
+    def refuse_texts_with(self, piece: str) -> None:
+        """Embedding a text that contains `piece` is refused with 400, with all sent beside it."""
+        with self._lock:
+            self._poison = piece
+
+    def answer(self, request: Request) -> tuple[Fault, Body]:
+        """The fault that happens to this request (maybe `GOOD`), and its answer."""
+        with self._lock:
+            self._requests.append(request)
+            fault = (
+                self._script.popleft() if self._script else self._always or self._chance(request)
+            )
+            if fault.status is None:
+                fault = self._refusal(request) or fault
+            if fault.status is not None:
+                self._write(
+                    Charge(request.path, _model(request), _request_id(request), 0, 0), fault
+                )
+                return fault, _error(request, fault)
+            body, charge = self._computed(request)
+            self._bill.append(charge)
+            self._write(charge, fault)
+            return fault, body
+
+    def _chance(self, request: Request) -> Fault:
+        if not self._chances:
+            return GOOD
+        asked = _asked(_chat(request))
+        self._asked[asked] += 1
+        drawn = random.Random(f"{self._seed} {self._asked[asked]} {asked}").random()
+        for name, chance in self._chances.items():
+            drawn -= chance
+            if drawn < 0:
+                return FAULTS[name]
+        return GOOD
+
+    def _write(self, charge: Charge, fault: Fault) -> None:
+        """Before the answer is sent: who kills the client finds the line."""
+        if self._bill_file is not None:
+            line = BillLine(charge, fault.status is None, _fault_name(fault), time.time())
+            with self._bill_file.open("a") as bill:
+                bill.write(json.dumps(asdict(line)) + "\n")
+
+    def _refusal(self, request: Request) -> Fault | None:
+        if self.key is not None and _key(request) != self.key:
+            return Fault(401, message="incorrect API key provided")
+        if request.path != EMBEDDINGS and request.path not in FACES:
+            return Fault(404, message=f"unknown path {request.path}")
+        if self.refuses_dimensions_field and "dimensions" in request.body:
+            return Fault(400, message="this model does not support specifying dimensions")
+        if self._poison is not None and any(self._poison in text for text in _inputs(request.body)):
+            return Fault(400, message="an input is not allowed")
+        return None
+
+    def _computed(self, request: Request) -> tuple[Body, Charge]:
+        model, request_id = _model(request), _request_id(request)
+        if request.path == EMBEDDINGS:
+            texts = _inputs(request.body)
+            count = sum(tokens(text) for text in texts)
+            charge = Charge(request.path, model, request_id, count, 0)
+            return _embeddings(model, texts, count, self.dimensions), charge
+        asked = _chat(request)
+        reply = self.reply(asked)
+        reply = Reply(reply) if isinstance(reply, str) else reply
+        body = completion(model, len(self._bill), reply, asked)
+        if self._shares:
+            body["usage"] = _shared(body["usage"], self._shares)
+        usage = body["usage"]
+        of_input: Body = usage.get("prompt_tokens_details", {})
+        of_output: Body = usage.get("completion_tokens_details", {})
+        return body, Charge(
+            request.path,
+            model,
+            request_id,
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            of_input.get("cached_tokens", 0),
+            of_input.get("cache_write_tokens", 0),
+            of_output.get("reasoning_tokens", 0),
+        )
+
+
+def bill_of(file: Path) -> list[BillLine]:
+    """The lines of a bill file, oldest first."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [BillLine(Charge(**line.pop("charge")), **line) for line in lines]
+
+
+def _fault_name(fault: Fault) -> str | None:
+    return next((name for name, named in FAULTS.items() if named is fault), None)
+
+
+def _asked(body: Body) -> str:
+    """What a request asks: the conversation as it began, and how far it is."""
+    messages: list[Body] = body.get("messages", [])
+    begun = [message["content"] for message in messages if message["role"] == "user"][:1]
+    answered = sum(message["role"] == "assistant" for message in messages)
+    return f"{body.get('model')} {answered} {begun or _inputs(body)}"
+
+
+def _chat(request: Request) -> Body:
+    face = FACES.get(request.path)
+    return face.chat_of(request.body) if face else request.body
+
+
+def _shared(usage: Body, shares: Mapping[str, Body]) -> Body:
+    of_input, of_output = shares["prompt_tokens_details"], shares["completion_tokens_details"]
+    read = usage["prompt_tokens"] + of_input["cached_tokens"] + of_input["cache_write_tokens"]
+    written = usage["completion_tokens"] + of_output["reasoning_tokens"]
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        **shares,
+    }
+
+
+def _key(request: Request) -> str:
+    """Anthropic takes it by either header; which one its SDK sends depends on its version."""
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return bearer or request.headers.get("X-Api-Key", "")
+
+
+def _model(request: Request) -> str:
+    return str(request.body.get("model"))
+
+
+def _request_id(request: Request) -> str | None:
+    return request.headers.get("X-Request-Id") or request.headers.get("Idempotency-Key")
+
+
+def _inputs(body: Body) -> list[str]:
+    given = body.get("input", [])
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _embeddings(model: str, texts: list[str], count: int, dimensions: int) -> Body:
+    data = [
+        {"object": "embedding", "index": index, "embedding": _vector(text, dimensions)}
+        for index, text in enumerate(texts)
+    ]
+    return {
+        "object": "list",
+        "model": model,
+        # The order is not promised: a client has to go by the index.
+        "data": data[::-1],
+        "usage": {"prompt_tokens": count, "total_tokens": count},
+    }
+
+
+def _vector(text: str, dimensions: int) -> list[float]:
+    vector = [0.0] * dimensions
+    for word in text.lower().split():
+        vector[zlib.crc32(word.encode()) % dimensions] += 1.0
+    return vector
+
+
+def _error(request: Request, fault: Fault) -> Body:
+    face = FACES.get(request.path, FACES["/v1/chat/completions"])
+    return face.error(fault.status or 500, fault.message)
+
+
+def _server(stub: OpenAIStub, port: int) -> ThreadingHTTPServer:
+    class Handler(_Handler):
+        provider = stub
+
+    # A handler in a slow answer must not hold up the end of the test.
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    provider: OpenAIStub
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        content = self.rfile.read(length)
+        if len(content) < length:
+            # The client died while it sent.
+            self.close_connection = True
+            return
+        path = self.path.partition("?")[0]
+        request = Request(path, _titled(dict(self.headers.items())), json.loads(content))
+        fault, body = self.provider.answer(request)
+        threading.Event().wait(fault.seconds)
+        try:
+            if request.body.get("stream") and fault.status is None:
+                self._stream(fault, body, request)
+            else:
+                self._send(fault, body, request)
+        except OSError:
+            # The client lost patience.
+            self.close_connection = True
+
+    def _send(self, fault: Fault, body: Body, request: Request) -> None:
+        if fault.status is None:
+            body = fault.edit(body) if fault.edit else body
+            face = FACES.get(request.path)
+            body = face.answer_of(body) if face else body
+        answer = json.dumps(body).encode()
+        if fault.garble:
+            answer = answer[: len(answer) // 2]
+        self.send_response(fault.status or 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        for name, value in fault.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if fault.cut:
+            self.wfile.write(answer[: len(answer) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        else:
+            self.wfile.write(answer)
+
+    def _stream(self, fault: Fault, body: Body, request: Request) -> None:
+        """Server-sent events; the end of the connection is the end of the answer."""
+        face = FACES[request.path]
+        answer = face.answer_of(fault.edit(body) if fault.edit else body)
+        events = face.stream(answer, request.body)
+        half = events[: len(events) // 2]
+        if fault.garble:
+            events = [event[: len(event) // 2] + b"\n\n" for event in events]
+        elif fault.cut:
+            # With a piece of the next one, so that nobody takes it for the end.
+            events = [*half, b'data: {"id"']
+        elif fault.ends:
+            events = half
+        elif fault.breaks is not None:
+            events = [*half, event_of(face.broken(fault.breaks, fault.message))]
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in events:
+            self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+            self.wfile.flush()
+        if fault.cut:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: tests read `requests`."""
+
+
+def _titled(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.title(): value for name, value in headers.items()}
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.providers.openai_stub")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--bill", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", default="", help="500=0.1,cut=0.05: how likely each is")
+    given = parser.parse_args()
+    pairs = [pair.split("=") for pair in given.faults.split(",") if pair]
+    unknown = sorted({name for name, _ in pairs} - FAULTS.keys())
+    if unknown:
+        parser.error(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    faults = {name: float(chance) for name, chance in pairs}
+    with OpenAIStub(port=given.port, bill_file=given.bill, faults=faults, seed=given.seed) as stub:
+        print(stub.url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    _main()

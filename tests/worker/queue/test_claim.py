@@ -1,0 +1,340 @@
+"""The claimer: what it remembers, what it starts, and what it does about answers that are lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from itertools import pairwise
+from typing import Any, LiteralString
+from uuid import UUID
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db.errors import Unavailable
+from db.pool import Connection, Database, execute, fetch_val
+from db.queue import claim as claiming
+from db.queue.claim import Claim, Claimed
+from db.queue.enqueue import enqueue
+from tests.db.protocol import MODES, add, register, row, state, states
+from tests.support import until
+from worker.queue import claim
+from worker.queue.claim import (
+    PRIORITIES,
+    RESCAN_COST_FACTOR,
+    RESCAN_SECONDS,
+    RESCAN_SECONDS_MAX,
+    Claimer,
+    Positions,
+)
+
+pytestmark = pytest.mark.both
+
+RUN_BY_HAND: LiteralString = """
+update jobsworth.reactive_jobs
+set status = 'running', lease_no = nextval('jobsworth.lease_no'), worker_id = jobsworth.uuidv7()
+where id = %(id)s
+"""
+
+
+# Positions: pure.
+
+places = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(PRIORITIES))
+seen = st.dictionaries(places, st.integers(1, 1000))
+
+
+def test_the_first_look_is_from_the_start_urgent_first() -> None:
+    assert Positions(["a", "b"]).probes(100) == [
+        (queue_name, priority, 0) for priority in PRIORITIES for queue_name in ("a", "b")
+    ]
+
+
+@given(st.lists(seen, max_size=5))
+def test_a_look_begins_beyond_the_furthest_that_was_claimed(
+    claims: list[dict[tuple[str, int], int]],
+) -> None:
+    positions = Positions(["a", "b"])
+    positions.probes(100)
+    for one in claims:
+        positions.seen(one)
+    for name, priority, beyond in positions.probes(100.1):
+        assert beyond == max((one.get((name, priority), 0) for one in claims), default=0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), seen), max_size=20))
+def test_looks_from_the_start_are_never_closer_than_half_a_second(
+    looks: list[tuple[float, dict[tuple[str, int], int]]],
+) -> None:
+    positions, at = Positions(["a"]), 100.0
+    from_start: list[float] = []
+    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    for pause, claimed in looks:
+        at += pause
+        if _from_start(positions, at):
+            from_start.append(at)
+        positions.seen(claimed)
+    gaps = [later - earlier for earlier, later in pairwise(from_start)]
+    assert all(gap >= RESCAN_SECONDS for gap in gaps)
+
+
+@given(st.floats(0, 0.49), seen.filter(bool))
+def test_after_a_claim_the_next_look_from_the_start_is_waited_for(
+    pause: float, claimed: dict[tuple[str, int], int]
+) -> None:
+    positions = Positions(["a"])
+    positions.probes(100)
+    assert positions.patience_seconds(100) == float("inf")
+    positions.seen(claimed)
+    patience = positions.patience_seconds(100 + pause)
+    assert patience == pytest.approx(RESCAN_SECONDS - pause)
+    assert all(beyond == 0 for _, _, beyond in positions.probes(100 + pause + patience + 1e-6))
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_look_from_the_start_that_costs_more_than_others_is_made_more_rarely(
+    usual: float, from_start: float
+) -> None:
+    positions, at = Positions(["a"]), 100.0
+    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    positions.probes(at)
+    positions.took(0)
+    positions.probes(at + 0.1)
+    positions.took(usual)
+    at += RESCAN_SECONDS
+    assert _from_start(positions, at)
+    positions.took(from_start)
+    positions.seen({("a", 1): 2})
+    pause = min(max(RESCAN_COST_FACTOR * (from_start - usual), RESCAN_SECONDS), RESCAN_SECONDS_MAX)
+    assert positions.patience_seconds(at) == pytest.approx(pause)
+    assert not _from_start(positions, at + pause - 1e-6)
+    assert _from_start(positions, at + pause + 1e-6)
+
+
+def test_it_is_made_often_again_once_it_costs_nothing() -> None:
+    positions = Positions(["a"])
+    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    positions.probes(100)
+    positions.took(0.02)
+    assert not _from_start(positions, 101.9)
+    positions.took(0.001)
+    assert _from_start(positions, 102)
+    positions.took(0.001)
+    assert _from_start(positions, 102 + RESCAN_SECONDS)
+
+
+def _from_start(positions: Positions, at: float) -> bool:
+    return all(beyond == 0 for _, _, beyond in positions.probes(at))
+
+
+# The claimer.
+
+
+class Desk:
+    """A claimer at work, with slots."""
+
+    def __init__(self, database: Database, worker_id: UUID | None, slots: int = 3) -> None:
+        self.worker_id = worker_id
+        self.slots = slots
+        self.started: list[tuple[Claimed, UUID]] = []
+        self.deferred: list[str] = []
+        self.rounds = self.unanswered = 0
+        self.claimer = Claimer(
+            database,
+            queues=["default"],
+            modes=MODES,
+            poll_seconds=0.05,
+            worker_id=lambda: self.worker_id,
+            free_slots=lambda: self.slots,
+            start=self._start,
+            deferred=self.deferred.extend,
+            progressed=self._progressed,
+            unanswered=self._unanswered,
+        )
+
+    def ids(self) -> list[UUID]:
+        return [job.id for job, _ in self.started]
+
+    async def has_started(self, count: int) -> list[UUID]:
+        async def enough() -> bool:
+            return len(self.started) >= count
+
+        await until(enough)
+        assert len(self.started) == count
+        return self.ids()
+
+    async def more_rounds(self, count: int = 2) -> None:
+        goal = self.rounds + count
+
+        async def enough() -> bool:
+            return self.rounds >= goal
+
+        await until(enough)
+
+    def _start(self, job: Claimed, worker_id: UUID) -> None:
+        self.started.append((job, worker_id))
+        self.slots -= 1
+
+    def _progressed(self) -> None:
+        self.rounds += 1
+
+    def _unanswered(self) -> None:
+        self.unanswered += 1
+
+
+@pytest.fixture
+async def desk(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
+    desk = Desk(database, await register(conn))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.claimer.run)
+        yield desk
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_is_queued_is_started_under_the_workers_id(desk: Desk, conn: Connection) -> None:
+    job_id = await add(conn)
+    assert await desk.has_started(1) == [job_id]
+    assert desk.started[0][1] == desk.worker_id
+    assert (await row(conn, job_id))["worker_id"] == desk.worker_id
+
+
+async def test_no_more_jobs_are_claimed_than_there_are_slots(desk: Desk, conn: Connection) -> None:
+    jobs = [await add(conn) for _ in range(5)]
+    assert sorted(await desk.has_started(3)) == sorted(jobs[:3])
+    await desk.more_rounds()
+    assert len(desk.started) == 3
+    desk.slots = 1
+    desk.claimer.wake()
+    assert await desk.has_started(4) == desk.ids()
+
+
+async def test_without_an_id_nothing_is_claimed(desk: Desk, conn: Connection) -> None:
+    worker_id, desk.worker_id = desk.worker_id, None
+    await desk.more_rounds()
+    job_id = await add(conn)
+    await desk.more_rounds()
+    assert desk.started == []
+    desk.worker_id = worker_id
+    assert await desk.has_started(1) == [job_id]
+
+
+async def test_a_late_commit_behind_the_position_is_found(
+    desk: Desk, database: Database, conn: Connection
+) -> None:
+    async with database.transaction() as open_enqueue:
+        late = (await enqueue(open_enqueue, "answer")).job_id
+        early = await add(conn)
+        assert await desk.has_started(1) == [early]
+    assert await desk.has_started(2) == [early, late]
+
+
+async def test_lanes_that_were_put_off_are_handed_on(
+    desk: Desk, database: Database, conn: Connection
+) -> None:
+    desk.slots = 0
+    await desk.more_rounds()
+    async with database.transaction() as one:
+        first = (await enqueue(one, "answer", lane="a")).job_id
+        second = await add(conn, lane="a")
+    desk.slots = 3
+    assert await desk.has_started(1) == [first]
+    await desk.more_rounds()
+    assert desk.deferred == ["a"]
+    assert await state(conn, second) == ("waiting", "lane")
+
+
+async def test_a_claim_whose_answer_is_lost_is_told_and_the_claimer_goes_on(
+    desk: Desk, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upkeep gives the jobs of that claim back; see its tests."""
+    monkeypatch.setattr(claim, "ERROR_PAUSE_SECONDS", 0.01)
+    really_claim, lost = claiming.claim, list[UUID]()
+
+    async def claim_and_lose(*args: Any, **options: Any) -> Claim:
+        got = await really_claim(*args, **options)
+        if got.jobs and not lost:
+            lost.extend(job.id for job in got.jobs)
+            raise Unavailable("the connection broke")
+        return got
+
+    worker_id, desk.worker_id = desk.worker_id, None
+    await desk.more_rounds()
+    monkeypatch.setattr(claiming, "claim", claim_and_lose)
+    first = await add(conn)
+    desk.worker_id = worker_id
+
+    async def told() -> bool:
+        return desk.unanswered == 1
+
+    await until(told)
+    assert lost == [first]
+    second = await add(conn)
+    assert await desk.has_started(1) == [second]
+    assert await state(conn, first) == ("running", None)
+
+
+async def test_a_collision_in_a_lane_is_simply_tried_again(
+    desk: Desk, database: Database, conn: Connection
+) -> None:
+    desk.slots = 0
+    await desk.more_rounds()
+    async with database.transaction() as one:
+        await enqueue(one, "answer", lane="a")
+        second = await add(conn, lane="a")
+    free = await add(conn)
+    async with database.connection() as rival:
+        await rival.execute("begin")
+        await execute(rival, RUN_BY_HAND, {"id": second})
+        desk.slots = 3
+        desk.claimer.wake()
+
+        async def blocked() -> bool:
+            query = (
+                "select count(*) from pg_stat_activity where datname = current_database() "
+                "and cardinality(pg_blocking_pids(pid)) > 0"
+            )
+            return bool(await fetch_val(conn, query))
+
+        await until(blocked)
+        assert desk.started == []
+        await rival.execute("commit")
+    assert await desk.has_started(1) == [free]
+    assert await states(conn, second) == [("running", None)]
+
+
+async def test_a_worker_without_work_asks_for_notifications(desk: Desk, conn: Connection) -> None:
+    idle = "select idle from jobsworth.workers"
+
+    async def asked() -> bool:
+        return bool(await fetch_val(conn, idle))
+
+    await until(asked)
+    assert desk.started == []
+
+
+async def test_a_worker_whose_slots_stay_taken_asks_for_no_notifications(
+    desk: Desk, conn: Connection
+) -> None:
+    async def asked() -> bool:
+        return bool(await fetch_val(conn, "select idle from jobsworth.workers"))
+
+    async def asked_no_more() -> bool:
+        return not await asked()
+
+    await until(asked)
+    desk.slots = 0
+    await until(asked_no_more)
+    desk.slots = 1
+    desk.claimer.wake()
+    await until(asked)
+
+
+async def test_a_worker_that_was_declared_dead_starts_nothing(desk: Desk, conn: Connection) -> None:
+    await desk.more_rounds()
+    await execute(conn, "delete from jobsworth.workers")
+    job_id = await add(conn)
+    await desk.more_rounds(3)
+    assert desk.started == []
+    assert await state(conn, job_id) == ("queued", None)
+    desk.worker_id = await register(conn)
+    assert await desk.has_started(1) == [job_id]

@@ -1,0 +1,509 @@
+"""The finisher: batches commit whole, come apart for a job's own fault only, and lose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import LiteralString
+from uuid import UUID
+
+import anyio
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from db.errors import translated
+from db.pool import BEGIN, Connection, Database, execute, fetch_all, fetch_val
+from db.queue import promote
+from db.queue.effects import Effect, Memory, Message, NewJob
+from db.queue.finish import Finished
+from tests.db.protocol import (
+    add,
+    breaches,
+    cancel,
+    claim,
+    die,
+    lease_of,
+    register,
+    rescue,
+    row,
+    state,
+    states,
+)
+from tests.support import connect, until
+from worker.outcomes import Transition
+from worker.queue.finish import Ending, Finisher
+
+pytestmark = pytest.mark.both
+
+THREAD: LiteralString = """
+insert into jobsworth.chat_threads (platform, chat_id) values ('test', '1') returning id
+"""
+
+TEXTS: LiteralString = "select array_agg(text order by text) from jobsworth.chat_messages"
+
+# Backends of this database that wait for a lock.
+BLOCKED: LiteralString = """
+select pid from pg_stat_activity
+where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0
+"""
+
+FULL_DISK_AT_FIRST: LiteralString = """
+create sequence jobsworth.tries;
+create function jobsworth.fill_disk() returns trigger language plpgsql as $$
+begin
+  if nextval('jobsworth.tries') <= 2 then
+    raise exception 'could not extend file' using errcode = 'disk_full';
+  end if;
+  return new;
+end $$;
+create trigger fill_disk before insert on jobsworth.chat_messages
+  for each row execute function jobsworth.fill_disk()
+"""
+
+
+class Desk:
+    """A finisher at work, and what it told about every ending."""
+
+    def __init__(self, database: Database, conn: Connection) -> None:
+        self.conn = conn
+        self.told: list[tuple[UUID, str | None]] = []
+        self.committed: list[Finished] = []
+        self.remembered = 0
+        self.retries = 0
+        self.finisher = Finisher(database, self._finished, self._committed, self._retried)
+
+    async def told_of(self, count: int) -> dict[UUID, str | None]:
+        """What was told, once that many endings were."""
+
+        async def enough() -> bool:
+            return len(self.told) >= count
+
+        await until(enough)
+        assert len(self.told) == count
+        return dict(self.told)
+
+    async def retried(self, times: int = 1) -> None:
+        async def enough() -> bool:
+            return self.retries >= times
+
+        await until(enough)
+
+    def _finished(self, ending: Ending, status: str | None) -> None:
+        self.told.append((ending.job.id, status))
+
+    def _committed(self, finished: list[Finished], remembered: bool) -> None:
+        self.committed += finished
+        self.remembered += remembered
+
+    def _retried(self) -> None:
+        self.retries += 1
+
+
+@asynccontextmanager
+async def at_work(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
+    desk = Desk(database, conn)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.finisher.run)
+        yield desk
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def desk(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
+    async with at_work(database, conn) as desk:
+        yield desk
+
+
+async def endings(conn: Connection, count: int, *effects: Effect, **options: str) -> list[Ending]:
+    """Running jobs of one worker that are about to be done, each with these effects."""
+    thread_id = await fetch_val(conn, THREAD)
+    for _ in range(count):
+        await add(conn, thread_id=thread_id, lane="")
+    worker_id = await register(conn)
+    jobs = (await claim(conn, worker_id, count)).jobs
+    assert len(jobs) == count
+    transition = Transition("done", result="null", effects=effects)
+    return [Ending(job, lease_of(job, worker_id), transition) for job in jobs]
+
+
+def with_effects(ending: Ending, *effects: Effect) -> Ending:
+    return ending._replace(transition=ending.transition._replace(effects=effects))
+
+
+def put(desk: Desk, *batch: Ending) -> None:
+    for ending in batch:
+        desk.finisher.put(ending)
+
+
+async def lock_table(conn: psycopg.AsyncConnection[object], table: str) -> None:
+    statement = SQL("lock table jobsworth.{} in access exclusive mode").format(Identifier(table))
+    await conn.execute(statement)
+
+
+async def blocked_pid(conn: Connection) -> int:
+    """The one backend that waits for a lock, once there is one."""
+
+    async def blocked() -> list[int]:
+        return [one["pid"] for one in await fetch_all(conn, BLOCKED)]
+
+    [pid] = await until(blocked)
+    return pid
+
+
+# The usual.
+
+
+async def test_whatever_ended_meanwhile_is_committed_at_once(desk: Desk, conn: Connection) -> None:
+    batch = await endings(conn, 20)
+    put(desk, *batch)
+    assert await desk.told_of(20) == {ending.job.id: "done" for ending in batch}
+    transactions = "select count(distinct xmin::text) from jobsworth.reactive_jobs"
+    assert await fetch_val(conn, transactions) == 1
+    assert {one.id for one in desk.committed} == {ending.job.id for ending in batch}
+
+
+async def test_an_ending_is_told_after_its_commit(database: Database, conn: Connection) -> None:
+    seen: list[str] = []
+    [ending] = await endings(conn, 1)
+
+    def finished(ending: Ending, status: str | None) -> None:
+        with connect(database.url) as other:
+            found = other.execute("select status::text from jobsworth.reactive_jobs").fetchone()
+            assert found is not None
+            seen.append(found["status"])
+
+    def ignore(*_: object) -> None:
+        pass
+
+    finisher = Finisher(database, finished, ignore, ignore)
+    finisher.put(ending)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(finisher.run)
+
+        async def told() -> bool:
+            return bool(seen)
+
+        await until(told)
+        tasks.cancel_scope.cancel()
+    assert seen == ["done"]
+
+
+async def test_effects_commit_with_their_job_and_memories_wake_the_embedder(
+    desk: Desk, conn: Connection
+) -> None:
+    [ending] = await endings(conn, 1, Message("message:1", "hello"), Memory("memory:1", "n", "n"))
+    put(desk, ending)
+    await desk.told_of(1)
+    assert await fetch_val(conn, TEXTS) == ["hello"]
+    assert desk.remembered == 1
+
+
+async def test_effects_of_a_park_that_a_cancel_overtook_are_dropped(
+    desk: Desk, conn: Connection
+) -> None:
+    [ending] = await endings(conn, 1)
+    await cancel(conn, ending.job.id)
+    park = Transition("waiting", waiting_for="approval", effects=(Message("message:1", "may I?"),))
+    put(desk, ending._replace(transition=park))
+    assert await desk.told_of(1) == {ending.job.id: "canceled"}
+    assert await fetch_val(conn, TEXTS) is None
+
+
+async def test_an_end_beats_a_late_cancel_and_keeps_its_effects(
+    desk: Desk, conn: Connection
+) -> None:
+    [ending] = await endings(conn, 1, Message("message:1", "hello"))
+    await cancel(conn, ending.job.id)
+    put(desk, ending)
+    assert await desk.told_of(1) == {ending.job.id: "done"}
+    assert await fetch_val(conn, TEXTS) == ["hello"]
+
+
+async def test_an_ending_without_its_lease_writes_nothing_and_is_told_as_lost(
+    desk: Desk, conn: Connection
+) -> None:
+    lost, fine = await endings(conn, 2, Message("message:1", "hello"))
+    await execute(
+        conn,
+        "update jobsworth.reactive_jobs set lease_no = lease_no + 1000 where id = %(id)s",
+        {"id": lost.job.id},
+    )
+    put(desk, lost, fine)
+    assert await desk.told_of(2) == {lost.job.id: None, fine.job.id: "done"}
+    assert await fetch_val(conn, TEXTS) == ["hello"]
+    assert await states(conn, lost.job.id, fine.job.id) == [("running", None), ("done", None)]
+
+
+async def test_a_held_row_waits_for_its_holder_and_its_neighbours_do_not(
+    desk: Desk, database: Database, conn: Connection
+) -> None:
+    held, *free = await endings(conn, 5)
+    async with database.transaction() as holder:
+        await cancel(holder, held.job.id)
+        put(desk, held, *free)
+        assert await desk.told_of(4) == {ending.job.id: "done" for ending in free}
+    assert (await desk.told_of(5))[held.job.id] == "done"
+
+
+# A job's own fault.
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        NewJob("job:1", "plan", priority=9),
+        NewJob("job:1", "\ud800"),
+        Message("message:2", "to a thread that is not there", thread_id=UUID(int=9)),
+        Message("message:2", "hello", role="king"),
+    ],
+    ids=["priority", "surrogate", "thread", "role"],
+)
+async def test_a_poisoned_member_fails_alone(desk: Desk, conn: Connection, bad: Effect) -> None:
+    first, guilty, last = await endings(conn, 3, Message("message:1", "hello"))
+    put(desk, first, with_effects(guilty, Message("message:1", "never"), bad), last)
+    assert await desk.told_of(3) == {
+        first.job.id: "done",
+        guilty.job.id: "failed",
+        last.job.id: "done",
+    }
+    assert await fetch_val(conn, TEXTS) == ["hello", "hello"]
+    failed = await row(conn, guilty.job.id)
+    assert failed["error"].startswith("what the job wrote was refused")
+    assert failed["failures"] == 1
+    assert desk.retries == 0
+
+
+@pytest.mark.parametrize(
+    "transition",
+    [
+        Transition("done", result="not JSON"),
+        Transition("done", result='"\\u0000"'),
+        Transition("failed", failed=True, error="a\0b"),
+        Transition("failed", failed=True, error="a\ud800b"),
+        Transition("waiting", waiting_for="signal", waiting_detail="a\ud800b"),
+        Transition("waiting", waiting_for="timer", delay_seconds=float("inf")),
+        Transition("waiting", waiting_for="timer"),
+    ],
+    ids=["json", "nul result", "nul", "surrogate", "detail", "infinite", "no time"],
+)
+async def test_an_ending_that_cannot_be_written_fails_its_job_alone(
+    desk: Desk, conn: Connection, transition: Transition
+) -> None:
+    guilty, fine = await endings(conn, 2)
+    put(desk, guilty._replace(transition=transition), fine)
+    assert await desk.told_of(2) == {guilty.job.id: "failed", fine.job.id: "done"}
+    assert (await row(conn, guilty.job.id))["error"]
+
+
+async def test_two_poisoned_members_of_a_large_batch_are_both_found(
+    desk: Desk, conn: Connection
+) -> None:
+    batch = await endings(conn, 40, Message("message:1", "hello"))
+    bad = NewJob("job:1", "plan", priority=9)
+    batch[7], batch[31] = with_effects(batch[7], bad), with_effects(batch[31], bad)
+    put(desk, *batch)
+    told = await desk.told_of(40)
+    assert [n for n, ending in enumerate(batch) if told[ending.job.id] == "failed"] == [7, 31]
+
+
+# The server's fault: everybody waits, nobody fails.
+
+
+async def test_a_full_disk_keeps_the_batch_until_there_is_room(
+    desk: Desk, conn: Connection
+) -> None:
+    await execute(conn, FULL_DISK_AT_FIRST)
+    batch = await endings(conn, 3, Message("message:1", "hello"))
+    put(desk, *batch)
+    assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
+    assert desk.retries == 2
+    assert await fetch_val(conn, TEXTS) == ["hello"] * 3
+
+
+async def test_a_deadlock_keeps_the_batch(
+    database_url: str, database: Database, conn: Connection
+) -> None:
+    """The finisher holds the job, somebody the outbox; each wants the other's, it came last."""
+    name = await fetch_val(conn, "select current_database()")
+    await conn.execute(
+        SQL("alter database {} set deadlock_timeout = '20ms'").format(Identifier(name))
+    )
+    [ending] = await endings(conn, 1, Message("message:1", "a"), Memory("memory:1", "b", "note"))
+    async with (
+        Database(database_url, pool_min=1, pool_max=2) as fresh,
+        at_work(fresh, conn) as desk,
+    ):
+        async with database.connection() as gate, database.connection() as rival:
+            await gate.execute("begin")
+            await lock_table(gate, "chat_messages")
+            await rival.execute("set deadlock_timeout = '1h'")
+            await rival.execute("begin")
+            await lock_table(rival, "embedding_outbox")
+            put(desk, ending)
+            finishing = await blocked_pid(conn)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(execute, rival, "update jobsworth.reactive_jobs set error = 'x'")
+
+                async def rival_waits() -> bool:
+                    rows = await fetch_all(conn, BLOCKED)
+                    return {one["pid"] for one in rows} == {finishing, rival.info.backend_pid}
+
+                await until(rival_waits)
+                await gate.execute("commit")
+            assert desk.told == []
+            await rival.execute("commit")
+            await rival.execute("reset deadlock_timeout")
+        assert await desk.told_of(1) == {ending.job.id: "done"}
+    assert desk.retries == 1
+    assert await fetch_val(conn, TEXTS) == ["a"]
+
+
+async def test_a_lock_timeout_keeps_the_batch(
+    database_url: str, database: Database, conn: Connection
+) -> None:
+    name = await fetch_val(conn, "select current_database()")
+    await conn.execute(SQL("alter database {} set lock_timeout = '20ms'").format(Identifier(name)))
+    batch = await endings(conn, 3, Message("message:1", "hello"))
+    async with (
+        Database(database_url, pool_min=1, pool_max=2) as fresh,
+        at_work(fresh, conn) as desk,
+    ):
+        async with database.transaction() as holder:
+            await lock_table(holder, "chat_messages")
+            put(desk, *batch)
+            await desk.retried()
+            assert desk.told == []
+        assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
+    assert await fetch_val(conn, TEXTS) == ["hello"] * 3
+
+
+@pytest.mark.parametrize("stop", ["pg_cancel_backend", "pg_terminate_backend"])
+async def test_a_canceled_statement_and_a_killed_connection_keep_the_batch(
+    desk: Desk, database: Database, conn: Connection, stop: str
+) -> None:
+    batch = await endings(conn, 3, Message("message:1", "hello"))
+    async with database.transaction() as holder:
+        await lock_table(holder, "chat_messages")
+        put(desk, *batch)
+        pid = await blocked_pid(conn)
+        await conn.execute(SQL("select {}(%s)").format(Identifier(stop)), [pid])
+        await desk.retried()
+        assert desk.told == []
+        assert await states(conn, *(ending.job.id for ending in batch)) == [("running", None)] * 3
+    assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
+    assert await fetch_val(conn, TEXTS) == ["hello"] * 3
+
+
+# The COMMIT whose answer is lost.
+
+
+class LossyDatabase(Database):
+    """What `lossy` does at the first COMMIT happens in its place; its answer never comes."""
+
+    lossy: Callable[[Connection], Awaitable[None]] | None = None
+
+    @asynccontextmanager
+    async def transaction(self, begin: LiteralString = BEGIN) -> AsyncGenerator[Connection]:
+        async with self.connection() as connection:
+            with translated():
+                await connection.execute(begin)
+                try:
+                    yield connection
+                except BaseException:
+                    with suppress(psycopg.Error):
+                        await connection.execute("rollback")
+                    raise
+                lose, self.lossy = self.lossy, None
+                if lose is None:
+                    await connection.execute("commit")
+                else:
+                    await lose(connection)
+                    raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+async def commit_and_break(connection: Connection) -> None:
+    await connection.execute("commit")
+    await connection.close()
+
+
+async def test_a_commit_whose_answer_is_lost_doubles_nothing_and_frees_the_slots(
+    database_url: str, conn: Connection
+) -> None:
+    batch = await endings(conn, 3, Message("message:1", "hello"), NewJob("job:1", "plan"))
+    lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
+    lossy.lossy = commit_and_break
+    async with lossy, at_work(lossy, conn) as desk:
+        put(desk, *batch)
+        assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
+    assert desk.retries == 1
+    assert await fetch_val(conn, TEXTS) == ["hello"] * 3
+    jobs = "select count(*) from jobsworth.reactive_jobs where parent_id is not null"
+    assert await fetch_val(conn, jobs) == 3
+    # What it unblocked is looked at, though nobody knows what that was.
+    assert {one.id for one in desk.committed if one.unblocks} == {e.job.id for e in batch}
+
+
+async def test_a_park_whose_answer_is_lost_is_looked_at_and_its_cancel_is_not_missed(
+    database_url: str, conn: Connection
+) -> None:
+    [ending] = await endings(conn, 1)
+    park = Transition("waiting", waiting_for="signal", waiting_detail="go")
+    await execute(conn, "select jobsworth.send_signal(%(id)s, 'go')", {"id": ending.job.id})
+    lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
+    lossy.lossy = commit_and_break
+    async with lossy, at_work(lossy, conn) as desk:
+        put(desk, ending._replace(transition=park))
+        await desk.told_of(1)
+    assert [(one.id, one.unblocks) for one in desk.committed] == [(ending.job.id, True)]
+    await promote.unblock(conn, [ending.job.id])
+    assert await state(conn, ending.job.id) == ("queued", None)
+
+
+@pytest.mark.parametrize("word", ["commit", "rollback"])
+async def test_a_second_try_waits_until_the_first_commit_is_decided(
+    database_url: str, conn: Connection, word: LiteralString
+) -> None:
+    """The answer is lost while the server is still at it; either way it ends up done once."""
+    [ending] = await endings(conn, 1, Message("message:1", "hello"))
+    open_ones: list[Connection] = []
+
+    async def leave_open(connection: Connection) -> None:
+        open_ones.append(connection)
+
+    lossy = LossyDatabase(database_url, pool_min=2, pool_max=4)
+    lossy.lossy = leave_open
+    async with lossy:
+        lossy.pool.putconn = _keep_open(lossy, open_ones)  # pyright: ignore[reportAttributeAccessIssue]
+        async with at_work(lossy, conn) as desk:
+            put(desk, ending)
+            await desk.retried()
+            assert desk.told == []
+            await open_ones[0].execute(word)
+            assert await desk.told_of(1) == {ending.job.id: "done"}
+        await open_ones[0].close()
+    assert await fetch_val(conn, TEXTS) == ["hello"]
+    assert await breaches(conn) == []
+
+
+def _keep_open(database: Database, kept: list[Connection]) -> Callable[[Connection], object]:
+    """The pool's `putconn`, which would roll an open transaction back."""
+    put_back = database.pool.putconn
+
+    async def putconn(connection: Connection) -> None:
+        if connection not in kept:
+            await put_back(connection)
+
+    return putconn
+
+
+async def test_an_ending_that_a_rescue_overtook_is_told_and_frees_its_slot(
+    desk: Desk, conn: Connection
+) -> None:
+    [ending] = await endings(conn, 1, Message("message:1", "hello"))
+    await die(conn, ending.lease.worker_id)
+    await rescue(conn)
+    put(desk, ending)
+    await desk.told_of(1)
+    assert await fetch_val(conn, TEXTS) is None
+    assert await state(conn, ending.job.id) == ("queued", None)

@@ -1,0 +1,1 @@
+"""Asking people, and telling other programs about it."""

@@ -1,0 +1,1 @@
+"""The daemon: its parts, in the order in which they start and end; heartbeat, vitals, systemd."""

@@ -1,0 +1,105 @@
+"""The model that the demo's daemons use: a priced one of the demo's own provider, or the rules.
+
+In: its name. Out: settings for the daemons, and the provider's bill. Invariant: nothing goes to a
+real provider, whatever keys and proxies are in the environment; the provider ends with the block.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from db.errors import InvalidInput, JobsworthError
+from worker.demo.provider.bill import Charge, read_bill
+from worker.settings import PREFIX
+
+OFFLINE = "offline"
+PRICED = "openai:gpt-5-mini"
+"""A model whose price is known, so that the costs are real money, on paper."""
+
+URL_CHARACTERS_MAX = 200
+LOOPBACK = "127.0.0.1"
+
+
+class ProviderError(JobsworthError):
+    """The demo's provider did not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that is there; `environment` is how the daemons reach it."""
+
+    name: str
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    bill_file: Path | None = None
+
+    @property
+    def priced(self) -> bool:
+        return self.bill_file is not None
+
+    def bill(self) -> list[Charge]:
+        """What the provider has charged so far."""
+        return [] if self.bill_file is None else read_bill(self.bill_file)
+
+
+def check_model(name: str) -> None:
+    """Raise `InvalidInput` for a model that the demo has not."""
+    if name not in (PRICED, OFFLINE):
+        raise InvalidInput(
+            f"the demo has no model {name!r}: it asks no real provider",
+            f"say --model {PRICED} (the default, by a provider of its own) or --model {OFFLINE}",
+        )
+
+
+@contextmanager
+def serve(name: str, folder: Path) -> Generator[Served]:
+    """Blocking. The provider's bill is a file in `folder`."""
+    if name == OFFLINE:
+        yield Served(name, {f"{PREFIX}MODEL": name})
+        return
+    bill = folder / "bill.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.demo.provider.server", str(bill)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(_paths())},
+        start_new_session=True,
+    )
+    try:
+        yield Served(name, _environment(name, _url(process)), bill)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _url(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    said = process.stdout.readline(URL_CHARACTERS_MAX).decode(errors="replace").strip()
+    if not said.startswith("http://"):
+        raise ProviderError(
+            f"the demo's provider did not start: {said or 'it said nothing'}",
+            f"check that a port of {LOOPBACK} can be opened, or use --model {OFFLINE}",
+        )
+    return said
+
+
+def _environment(name: str, url: str) -> dict[str, str]:
+    direct = ",".join(filter(None, [LOOPBACK, os.environ.get("NO_PROXY")]))
+    return {
+        f"{PREFIX}MODEL": name,
+        f"{PREFIX}MODEL_URL": url,
+        # Not the caller's own key, which the usual variable may hold.
+        f"{PREFIX}MODEL_KEY": "demo",
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+    }
+
+
+def _paths() -> list[str]:
+    ours = Path(__file__).resolve().parents[3]
+    return [str(ours), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -1,0 +1,1 @@
+"""What the demo checks at its end, and the summary it prints."""

@@ -1,0 +1,260 @@
+"""Run one command of a deployment and say how it ended.
+
+Stage: called by every phase that starts a program (git, build, test, switch, rollback, probe).
+In: an argument list (never a shell line), a directory, an environment, bounds.
+Out: a `CommandResult`; a command that cannot start, fails or takes too long is a result, not an
+exception.
+Invariant: when this returns, the command's whole process group is ended, however it ended itself.
+Only what is said to leave something running may: a switch command may start a server that stays.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from anyio.abc import Process
+
+from worker.deployments.pipeline.masking import NO_SECRETS, Masker
+from worker.deployments.pipeline.orphans import CommandMark
+from worker.deployments.pipeline.process_group import end_group
+
+OUTPUT_BYTES_MAX = 64 * 1024
+KILL_GRACE_SECONDS = 5.0
+"""A process in uninterruptible sleep cannot be killed at once; we do not wait for it for ever."""
+DRAIN_BYTES_MAX = 1024 * 1024
+"""Bound on what is read after the end: a grandchild may keep writing into the pipe."""
+INHERITED_NAMES = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    exit_code: int | None
+    """None: it could not be started, or was ended by us. Negative: ended by that signal."""
+    output: str
+    """The last `output_bytes_max` bytes of stdout and stderr, in the order they were written."""
+    output_bytes_cut: int
+    duration_seconds: float
+    timed_out: bool
+    start_error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.exit_code == 0
+
+    @property
+    def detail(self) -> str:
+        if self.start_error is not None:
+            return self.start_error
+        if self.timed_out:
+            return f"timed out after {self.duration_seconds:.1f} s, its processes were ended"
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"ended by signal {-self.exit_code}"
+        return f"exit code {self.exit_code}"
+
+
+async def run_command(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout_seconds: float,
+    output_bytes_max: int = OUTPUT_BYTES_MAX,
+    mark: CommandMark | None = None,
+    masker: Masker = NO_SECRETS,
+    leaves_running: bool = False,
+) -> CommandResult:
+    """`mark`, if given, tells a later worker about this command should ours die meanwhile.
+
+    `leaves_running`: what it has started may outlive it.
+    """
+    started = time.monotonic()
+    tail = OutputTail(output_bytes_max, masker)
+    # A pipe of our own: the subprocess transport's waits for every holder of the write end, so one
+    # forgotten background process would hang it.
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    try:
+        try:
+            process = await _start(argv, cwd=cwd, env=env, output=write_end, mark=mark)
+        except OSError as error:
+            return _not_started(argv, cwd, error, time.monotonic() - started)
+        finally:
+            os.close(write_end)
+        timed_out = await _run_to_end(
+            process, read_end, tail, timeout_seconds, leaves_running=leaves_running
+        )
+    finally:
+        os.close(read_end)
+        if mark is not None:
+            mark.remove()
+    return CommandResult(
+        exit_code=None if timed_out else process.returncode,
+        output=tail.text(),
+        output_bytes_cut=tail.bytes_cut,
+        duration_seconds=time.monotonic() - started,
+        timed_out=timed_out,
+    )
+
+
+def command_environment(
+    inherited: Mapping[str, str], *additions: Mapping[str, str]
+) -> dict[str, str]:
+    """A short list of harmless names from the daemon's own environment, then the additions.
+
+    An allow list: a secret the daemon holds under any name stays with the daemon.
+    """
+    env = {
+        name: value
+        for name, value in inherited.items()
+        if name in INHERITED_NAMES or name.startswith("LC_")
+    }
+    env.setdefault("PATH", os.defpath)
+    for addition in additions:
+        env.update(addition)
+    return env
+
+
+class OutputTail:
+    """The last bytes of a stream without the secrets in it, and how many were dropped before."""
+
+    def __init__(self, bytes_max: int, masker: Masker = NO_SECRETS) -> None:
+        self._bytes_max: int = bytes_max
+        self._masker: Masker = masker
+        self._data: bytearray = bytearray()
+        self._dropped: int = 0
+
+    @property
+    def bytes_cut(self) -> int:
+        return self._dropped + self._start
+
+    def add(self, chunk: bytes) -> None:
+        self._data += chunk
+        # What is shown begins that much later, so it never begins with half a secret.
+        surplus = len(self._data) - self._bytes_max - self._masker.margin
+        if surplus > 0:
+            del self._data[:surplus]
+            self._dropped += surplus
+
+    def text(self) -> str:
+        """Readable whatever the bytes were; PostgreSQL's text type cannot hold NUL."""
+        shown = self._masker.mask_bytes(bytes(self._data), self._start)
+        text = shown.decode("utf-8", "replace").replace("\x00", "\ufffd")
+        # A replacement character is longer than the byte it stands for: bound the result again.
+        data = text.encode()
+        return data[max(0, len(data) - self._bytes_max) :].decode("utf-8", "ignore")
+
+    @property
+    def _start(self) -> int:
+        return max(0, len(self._data) - self._bytes_max)
+
+
+async def _start(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    output: int,
+    mark: CommandMark | None,
+) -> Process:
+    # Shielded: a cancellation between fork and our knowing the pid would leave the group behind.
+    with anyio.CancelScope(shield=True):
+        process = await anyio.open_process(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+            pass_fds=() if mark is None else (mark.fd,),
+        )
+        if mark is not None:
+            mark.write_group(process.pid)
+        return process
+    raise AssertionError("a shield that nobody cancels swallows nothing")
+
+
+def _not_started(
+    argv: Sequence[str], cwd: Path, error: OSError, duration_seconds: float
+) -> CommandResult:
+    program = argv[0]
+    if not cwd.is_dir():
+        reason = f"its directory {cwd} does not exist"
+    elif isinstance(error, FileNotFoundError):
+        reason = "there is no such program; install it, or write its full path"
+    elif isinstance(error, PermissionError):
+        reason = "it is not executable; commit it with its execute permission"
+    else:
+        reason = error.strerror or str(error)
+    return CommandResult(
+        exit_code=None,
+        output="",
+        output_bytes_cut=0,
+        duration_seconds=duration_seconds,
+        timed_out=False,
+        start_error=f"cannot start {program!r}: {reason}",
+    )
+
+
+async def _run_to_end(
+    process: Process,
+    read_end: int,
+    tail: OutputTail,
+    timeout_seconds: float,
+    *,
+    leaves_running: bool,
+) -> bool:
+    """True when the time ran out. Whatever stops the waiting early also ends the group."""
+    exited = False
+    try:
+        with anyio.move_on_after(timeout_seconds):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_collect, read_end, tail)
+                await process.wait()
+                exited = True
+                tasks.cancel_scope.cancel()
+    finally:
+        if not (exited and leaves_running):
+            with anyio.CancelScope(shield=True):
+                await _end_group(process, read_end, tail)
+        _drain(read_end, tail)
+    return not exited
+
+
+async def _collect(read_end: int, tail: OutputTail) -> None:
+    while True:
+        await anyio.wait_readable(read_end)
+        if _read_into(read_end, tail) == 0:
+            return
+
+
+async def _end_group(process: Process, read_end: int, tail: OutputTail) -> None:
+    await end_group(process.pid, while_waiting=lambda: _drain(read_end, tail))
+    with anyio.move_on_after(KILL_GRACE_SECONDS):
+        await process.wait()
+
+
+def _drain(read_end: int, tail: OutputTail) -> None:
+    read = 0
+    while read < DRAIN_BYTES_MAX:
+        count = _read_into(read_end, tail)
+        if not count:
+            return
+        read += count
+
+
+def _read_into(read_end: int, tail: OutputTail) -> int | None:
+    """Bytes read; 0 at the end of the stream, None when there is nothing just now."""
+    try:
+        chunk = os.read(read_end, 64 * 1024)
+    except BlockingIOError:
+        return None
+    tail.add(chunk)
+    return len(chunk)

@@ -1,0 +1,306 @@
+"""Ship one commit to one environment.
+
+Stage: the body of `job.deploy`, after the sha was resolved and the deployment recorded.
+In: an `Environment`, a full sha, a `Recorder` that remembers ended phases.
+Out: a `Report`: the end status, what is live now, and a text for people.
+Invariant: a phase whose end was recorded never runs again, and a custom switch or rollback command
+is never started twice, however often the worker dies. What cannot be known is said, not guessed:
+
+- export: a half-made one is thrown away and made again.
+- build: one that was started but not recorded runs again, on a fresh export. Orphans of the dead
+  worker are ended first, so two builds never run at once.
+- test, probe, confirm: run again; they change nothing that is live.
+- default switch or rollback: the symlink tells. It points to the new release: done. To the one it
+  was to replace: do it. Elsewhere: somebody else moved it, so this deployment fails and leaves it.
+- custom switch command, started but not recorded: it counts as a failed switch, because a probe
+  that passes now would not say which release answered. The rollback command makes it certain again.
+- custom rollback command, started but not recorded: it counts as a failed rollback. The confirming
+  probe still runs and is reported, but the deployment is `failed`.
+
+`current` is also moved after a custom command has succeeded: it is the record of what is live.
+"""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from worker.deployments.pipeline.commands import OUTPUT_BYTES_MAX
+from worker.deployments.pipeline.config import Environment, fill_placeholders
+from worker.deployments.pipeline.errors import DeployError
+from worker.deployments.pipeline.orphans import exclusive
+from worker.deployments.pipeline.phases import PHASES, Ending, PhaseName, PhaseResult, next_phase
+from worker.deployments.pipeline.probe import probe
+from worker.deployments.pipeline.release import current_release, discard, release_path, switch_to
+from worker.deployments.pipeline.report import Report, write_report
+from worker.deployments.pipeline.repository import FULL_SHA
+from worker.deployments.pipeline.secret_variables import masker_of, secret_variables
+from worker.deployments.pipeline.shipment import Recorder, Shipment
+
+
+async def deploy(
+    environment: Environment,
+    sha: str,
+    record: Recorder,
+    *,
+    deployment_id: uuid.UUID,
+    releases_dir: Path,
+    output_bytes_max: int = OUTPUT_BYTES_MAX,
+    release: Path | None = None,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Resume by calling it again with the same arguments.
+
+    `release`, if given, is one that an earlier deployment built: it is switched to and probed as it
+    stands. `notes` end the report. A failed deployment is a report.
+
+    Raises `EnvironmentBusy` (try again later), and whatever the recorder raises.
+    """
+    if not FULL_SHA.fullmatch(sha):
+        raise DeployError(f"{sha!r} is not a full sha; resolve it first (resolve_sha)")
+    own = release_path(releases_dir, environment.name, sha, deployment_id)
+    shipment = Shipment(
+        environment,
+        sha,
+        record,
+        release=release or own,
+        is_built=release is not None and release != own,
+        environment_dir=own.parent,
+        output_bytes_max=output_bytes_max,
+        secrets=secret_variables(environment),
+        masker=masker_of(environment),
+    )
+    async with exclusive(shipment.environment_dir):
+        results: dict[PhaseName, PhaseResult] = {}
+        step = next_phase(results)
+        while not isinstance(step, Ending):
+            run = partial(_run, step, shipment, results)
+            results[step] = await record.phase(step, PHASES[step], run)
+            step = next_phase(results)
+        notes = [*notes, *await shipment.prune(results)]
+        report = write_report(shipment.subject, step.status, results, shipment.live(), notes)
+        report = replace(report, text=shipment.masker.mask(report.text))
+        await record.status(report.status, report.text, report.probe)
+    return report
+
+
+Results = Mapping[PhaseName, PhaseResult]
+
+
+async def _run(name: PhaseName, shipment: Shipment, results: Results) -> PhaseResult:
+    """The phase, without secrets in what it says (commands' output comes without them); paths stay
+    as they are, they are used."""
+    result = await RUNS[name](shipment, results)
+    mask = shipment.masker.mask
+    probed = result.probe and result.probe.model_copy(update={"detail": mask(result.probe.detail)})
+    return result.model_copy(update={"detail": mask(result.detail), "probe": probed})
+
+
+async def _export(shipment: Shipment, _results: Results) -> PhaseResult:
+    started = time.monotonic()
+    if shipment.is_built and not shipment.release.is_dir():
+        return _release_gone("export", shipment)
+    try:
+        if not shipment.is_built:
+            await shipment.export()
+        previous = current_release(shipment.environment_dir)
+    except (DeployError, OSError) as error:
+        return _failed("export", str(error), started)
+    return PhaseResult(
+        name="export",
+        passed=True,
+        detail=f"release {shipment.release.name}" + (", still here" if shipment.is_built else ""),
+        duration_seconds=time.monotonic() - started,
+        previous=None if previous is None else str(previous),
+    )
+
+
+async def _build(shipment: Shipment, results: Results) -> PhaseResult:
+    environment = shipment.environment
+    if shipment.is_built:
+        return _done_before("build")
+    if environment.build is None:
+        return _nothing_to_run("build")
+    started = time.monotonic()
+    if await shipment.record.started("build"):
+        try:
+            await discard(shipment.release)
+            await shipment.export()
+        except (DeployError, OSError) as error:
+            return _failed("build", f"no fresh release to build again in: {error}", started)
+    if not shipment.release.is_dir():
+        return _release_gone("build", shipment)
+    previous = results["export"].previous
+    return await shipment.run(
+        "build", environment.build, previous, environment.timeouts.build_seconds
+    )
+
+
+async def _test(shipment: Shipment, results: Results) -> PhaseResult:
+    environment = shipment.environment
+    if not shipment.release.is_dir():
+        return _release_gone("test", shipment)
+    if shipment.is_built:
+        return _done_before("test")
+    if environment.test is None:
+        return _nothing_to_run("test")
+    previous = results["export"].previous
+    return await shipment.run("test", environment.test, previous, environment.timeouts.test_seconds)
+
+
+async def _switch(shipment: Shipment, results: Results) -> PhaseResult:
+    started = time.monotonic()
+    again = await shipment.record.started("switch")
+    previous = results["export"].previous
+    live = shipment.live()
+    custom = shipment.environment.switch
+    if custom is not None and again:
+        return _interrupted("switch")
+    if custom is None and live == str(shipment.release):
+        return _moved("switch", shipment.release, started)
+    if live != previous:
+        detail = f"`current` was moved to {live} meanwhile, by somebody else; nothing was switched"
+        return _failed("switch", detail, started, live_unchanged=True)
+    if not shipment.release.is_dir():
+        gone = _release_gone("switch", shipment)
+        return gone.model_copy(update={"live_unchanged": True})
+    if custom is None:
+        return _move("switch", shipment, shipment.release, started)
+    seconds = shipment.environment.timeouts.switch_seconds
+    result = await shipment.run("switch", custom, previous, seconds)
+    return _record_move(result, shipment, shipment.release)
+
+
+async def _rollback(shipment: Shipment, results: Results) -> PhaseResult:
+    started = time.monotonic()
+    again = await shipment.record.started("rollback")
+    previous = Path(results["export"].previous or "")
+    if shipment.environment.rollback is None:
+        live = shipment.live()
+        if live not in (str(shipment.release), str(previous)):
+            detail = f"`current` was moved to {live} meanwhile, by somebody else; it was left alone"
+            return _failed("rollback", detail, started, live_unchanged=True)
+        return _move("rollback", shipment, previous, started)
+    if again:
+        return _interrupted("rollback")
+    seconds = shipment.environment.timeouts.switch_seconds
+    result = await shipment.run("rollback", shipment.environment.rollback, str(previous), seconds)
+    return _record_move(result, shipment, previous)
+
+
+async def _probe(shipment: Shipment, results: Results) -> PhaseResult:
+    return await _probe_expecting("probe", shipment, results, shipment.release)
+
+
+async def _confirm(shipment: Shipment, results: Results) -> PhaseResult:
+    previous = Path(results["export"].previous or "")
+    return await _probe_expecting("confirm", shipment, results, previous)
+
+
+RUNS: dict[PhaseName, Callable[[Shipment, Results], Awaitable[PhaseResult]]] = {
+    "export": _export,
+    "build": _build,
+    "test": _test,
+    "switch": _switch,
+    "probe": _probe,
+    "rollback": _rollback,
+    "confirm": _confirm,
+}
+
+
+async def _probe_expecting(
+    name: PhaseName, shipment: Shipment, results: Results, expected: Path
+) -> PhaseResult:
+    """An answer counts only while `current` still names the release it is to speak for."""
+    environment = shipment.environment
+    previous = results["export"].previous
+    command = environment.probe.command
+    filled = command and fill_placeholders(command, shipment.placeholders(previous))
+    result = await probe(
+        environment.probe.model_copy(update={"command": filled}),
+        cwd=shipment.release,
+        env=shipment.variables(previous),
+        timeout_seconds=environment.timeouts.probe_seconds,
+        environment_dir=shipment.environment_dir,
+        masker=shipment.masker,
+    )
+    live = shipment.live()
+    if result.passed and live != str(expected):
+        detail = f"{result.detail}, but `current` points to {live}, not to {expected.name}"
+        result = result.model_copy(update={"passed": False, "detail": detail})
+    return PhaseResult(
+        name=name,
+        passed=result.passed,
+        detail=result.detail,
+        duration_seconds=result.duration_seconds,
+        output=result.output,
+        probe=result,
+    )
+
+
+def _move(name: PhaseName, shipment: Shipment, release: Path, started: float) -> PhaseResult:
+    before = shipment.live()
+    try:
+        switch_to(release, shipment.environment_dir)
+    except (DeployError, OSError) as error:
+        unchanged = shipment.live() == before  # it may have failed after the rename
+        return _failed(name, str(error), started, live_unchanged=unchanged)
+    return _moved(name, release, started)
+
+
+def _moved(name: PhaseName, release: Path, started: float) -> PhaseResult:
+    return PhaseResult(
+        name=name,
+        passed=True,
+        detail=f"current -> {release.name}",
+        duration_seconds=time.monotonic() - started,
+    )
+
+
+def _record_move(result: PhaseResult, shipment: Shipment, release: Path) -> PhaseResult:
+    if not result.passed:
+        return result
+    try:
+        switch_to(release, shipment.environment_dir)
+    except (DeployError, OSError) as error:
+        detail = f"{result.detail}, but it could not be written down: {error}"
+        return result.model_copy(update={"passed": False, "detail": detail})
+    return result
+
+
+def _nothing_to_run(name: PhaseName) -> PhaseResult:
+    return PhaseResult(name=name, passed=True, detail="no command is configured")
+
+
+def _done_before(name: PhaseName) -> PhaseResult:
+    return PhaseResult(name=name, passed=True, detail="done when this release was first deployed")
+
+
+def _interrupted(name: PhaseName) -> PhaseResult:
+    detail = (
+        f"the worker died while the {name} command ran; how far it got cannot be known,"
+        " and it is not run twice"
+    )
+    return PhaseResult(name=name, passed=False, detail=detail)
+
+
+def _release_gone(name: PhaseName, shipment: Shipment) -> PhaseResult:
+    detail = (
+        f"the release directory {shipment.release} is not here: it was removed, or this deployment"
+        " was begun on another machine; deploy the commit again"
+    )
+    return PhaseResult(name=name, passed=False, detail=detail)
+
+
+def _failed(
+    name: PhaseName, detail: str, started: float, *, live_unchanged: bool = False
+) -> PhaseResult:
+    return PhaseResult(
+        name=name,
+        passed=False,
+        detail=detail,
+        duration_seconds=time.monotonic() - started,
+        live_unchanged=live_unchanged,
+    )

@@ -1,0 +1,231 @@
+"""Ask git: which commit is this, and what is in it.
+
+Stage: before a deployment is recorded (`resolve_sha`) and in its export phase (`write_tree`).
+In: a repository as deploy.toml names it (a path, bare or not, or a URL), a sha or ref.
+Out: a full sha; the commit's files in a directory.
+Invariant: the named repository is only read. A URL is read through a bare mirror below the releases
+directory, refreshed only when the commit asked for is not in it yet.
+
+Files come by `checkout-index` from a temporary index, not by `git archive`: an archive leaves out
+what `.gitattributes` marks `export-ignore` (often the tests), and is then not the commit.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+
+from worker.deployments.pipeline.commands import CommandResult, command_environment, run_command
+from worker.deployments.pipeline.errors import RepositoryAway, RepositoryError, UnknownCommit
+from worker.deployments.pipeline.orphans import file_lock
+
+FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+SCP_LIKE = re.compile(r"[^/:]+:(?!//)")
+"""`host:path`: git's own rule is a colon before the first slash."""
+GIT_TIMEOUT_SECONDS = 60.0
+# No hook and no monitor that a repository's own configuration names is started (a filter is: files
+# kept by git-lfs come by one); the mirror never tidies in background.
+GIT = (
+    "git",
+    *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"),
+    *("-c", "gc.autoDetach=false", "-c", "advice.detachedHead=false"),
+)
+GIT_VARIABLES = {
+    "LC_ALL": "C",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOW_PROTOCOL": "file:https:ssh",
+}
+CREDENTIAL_NAMES = re.compile(
+    r"SSH_AUTH_SOCK|SSH_ASKPASS|GIT_SSH|GIT_SSH_COMMAND|GIT_SSH_VARIANT|GIT_ASKPASS"
+    r"|GIT_CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+)|XDG_CONFIG_HOME"
+    r"|(HTTPS|ALL|NO)_PROXY",
+    re.IGNORECASE,
+)
+"""What git itself is told of credentials, and how to get there; builds and tests are not."""
+
+
+def is_url(repository: str) -> bool:
+    return "://" in repository or SCP_LIKE.match(repository) is not None
+
+
+async def resolve_sha(
+    repository: str,
+    sha_or_ref: str,
+    releases_dir: Path,
+    *,
+    timeout_seconds: float = GIT_TIMEOUT_SECONDS,
+) -> str:
+    """The full sha. A ref can move: record the answer before anything is done with it."""
+    _check_ref(repository, sha_or_ref)
+    git_dir = await _git_dir_with(repository, sha_or_ref, releases_dir, timeout_seconds)
+    sha = await _find(git_dir, sha_or_ref, timeout_seconds)
+    if sha is None:
+        raise UnknownCommit(
+            sha_or_ref,
+            without_password(repository),
+            "the repository has no such commit, branch or tag",
+            "push it there first, or check the spelling",
+        )
+    return sha
+
+
+async def write_tree(
+    repository: str,
+    sha: str,
+    into: Path,
+    releases_dir: Path,
+    *,
+    timeout_seconds: float = GIT_TIMEOUT_SECONDS,
+) -> None:
+    """Write the commit's files into the new directory `into`, modes and symlinks as committed."""
+    git_dir = await _git_dir_with(repository, sha, releases_dir, timeout_seconds)
+    if await _find(git_dir, sha, timeout_seconds) is None:
+        raise UnknownCommit(
+            sha, without_password(repository), "it is not there any more", "push it again"
+        )
+    os.makedirs(into)
+    index = into.with_name(f"{into.name}.index")
+    try:
+        for arguments in (("read-tree", sha), ("checkout-index", "--all")):
+            result = await _git(
+                f"--git-dir={git_dir}",
+                f"--work-tree={into}",
+                *arguments,
+                cwd=into,
+                timeout_seconds=timeout_seconds,
+                variables={"GIT_INDEX_FILE": str(index)},
+            )
+            _require(result, repository, f"git {arguments[0]} failed")
+    finally:
+        index.unlink(missing_ok=True)
+
+
+def without_password(repository: str) -> str:
+    if "://" not in repository:
+        return repository
+    parts = urlsplit(repository)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host).geturl()
+
+
+def _check_ref(repository: str, ref: str) -> None:
+    named = without_password(repository)
+    if ref.startswith("-"):
+        raise UnknownCommit(ref, named, "it begins with '-'", "write a sha, a branch or a tag")
+    if not ref or not ref.isprintable() or any(mark in ref for mark in " ~^:?*[\\"):
+        raise UnknownCommit(
+            ref, named, "this is not the name of a commit", "write a sha, a branch or a tag"
+        )
+
+
+async def _git_dir_with(
+    repository: str, ref: str, releases_dir: Path, timeout_seconds: float
+) -> Path:
+    """The directory to ask git in; a URL's mirror is fetched unless it has this very commit."""
+    if not is_url(repository):
+        return _local_git_dir(repository)
+    mirror = _mirror(repository, releases_dir)
+    async with file_lock(mirror.with_suffix(".lock"), timeout_seconds) as held:
+        if not held:
+            raise RepositoryAway(
+                without_password(repository), "its mirror is being fetched", "try again later"
+            )
+        known = FULL_SHA.fullmatch(ref) and await _find(mirror, ref, timeout_seconds)
+        if not known:
+            await _fetch(repository, mirror, timeout_seconds)
+    return mirror
+
+
+def _mirror(repository: str, releases_dir: Path) -> Path:
+    name = hashlib.sha256(repository.encode()).hexdigest()[:16]
+    return releases_dir.absolute() / ".mirrors" / f"{name}.git"
+
+
+def _local_git_dir(repository: str) -> Path:
+    """Named outright, so that git never searches the directories above for another one."""
+    root = Path(repository)
+    for candidate in (root / ".git", root):
+        if candidate.is_file() or (candidate / "objects").is_dir():
+            return candidate.absolute()
+    reason = "it is not a git repository" if root.exists() else "there is no such directory"
+    raise RepositoryError(repository, reason, "correct `repository` in deploy.toml")
+
+
+async def _fetch(repository: str, mirror: Path, timeout_seconds: float) -> None:
+    result = await _fetch_into(repository, mirror, timeout_seconds)
+    if not result.passed and "File exists" in result.output:
+        # A killed git leaves its lock files; we hold the mirror, so nobody else owns them.
+        await anyio.to_thread.run_sync(shutil.rmtree, mirror)
+        result = await _fetch_into(repository, mirror, timeout_seconds)
+    _require(result, repository, "it cannot be fetched", RepositoryAway)
+
+
+async def _fetch_into(repository: str, mirror: Path, timeout_seconds: float) -> CommandResult:
+    git_dir = f"--git-dir={mirror}"
+    # HEAD of a mirror is not the remote's HEAD: let the name be unknown rather than wrong.
+    for arguments in (
+        ("init", "--quiet", "--bare"),
+        (git_dir, "symbolic-ref", "HEAD", "refs/jobsworth/none"),
+    ):
+        os.makedirs(mirror, exist_ok=True)
+        result = await _git(*arguments, cwd=mirror, timeout_seconds=timeout_seconds)
+        if not result.passed:
+            return result
+    return await _git(
+        git_dir,
+        *("fetch", "--quiet", "--prune", "--force", "--no-write-fetch-head"),
+        *("--no-recurse-submodules", "--", repository),
+        *("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"),
+        cwd=mirror,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+async def _find(git_dir: Path, ref: str, timeout_seconds: float) -> str | None:
+    if not os.access(git_dir, os.F_OK):
+        return None
+    result = await _git(
+        f"--git-dir={git_dir}",
+        *("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"),
+        cwd=git_dir.parent,
+        timeout_seconds=timeout_seconds,
+    )
+    if result.exit_code is None:
+        reason = f"git cannot be asked: {result.detail}"
+        raise RepositoryError(
+            str(git_dir), reason, "install git on this machine, or see why it hangs"
+        )
+    lines = result.output.split()
+    return lines[0] if result.passed and lines and FULL_SHA.fullmatch(lines[0]) else None
+
+
+def _require(
+    result: CommandResult,
+    repository: str,
+    what: str,
+    error: type[RepositoryError] = RepositoryError,
+) -> None:
+    if result.passed:
+        return
+    said = " ".join(result.output.replace(repository, without_password(repository)).split())
+    raise error(
+        without_password(repository),
+        f"{what}: {said or result.detail}",
+        "check that it is there and that this user may read it",
+    )
+
+
+async def _git(
+    *arguments: str,
+    cwd: Path,
+    timeout_seconds: float,
+    variables: Mapping[str, str] | None = None,
+) -> CommandResult:
+    told = {name: os.environ[name] for name in os.environ if CREDENTIAL_NAMES.fullmatch(name)}
+    env = command_environment(os.environ, told, GIT_VARIABLES, variables or {})
+    return await run_command((*GIT, *arguments), cwd=cwd, env=env, timeout_seconds=timeout_seconds)

@@ -1,0 +1,58 @@
+"""Which variables of an environment are secret, and what they are worth.
+
+Stage: before a deployment is begun, and for every command it runs.
+In: an `Environment`, the worker's own environment. Out: the values; the `Masker` that takes
+them out of everything that is stored.
+Invariant: a command is given no secret that could not be masked.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+
+from worker.deployments.pipeline.config import Environment
+from worker.deployments.pipeline.errors import SecretMissing
+from worker.deployments.pipeline.masking import MASK, SECRET_CHARACTERS_MIN, Masker
+
+SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_DSN$",
+    re.IGNORECASE,
+)
+"""A variable of such a name counts as secret although nobody listed it."""
+
+
+def masker_of(environment: Environment) -> Masker:
+    """For all that is said of a deployment there. Raises `SecretMissing`."""
+    named = {
+        value
+        for name, value in environment.environment.items()
+        if SECRET_NAME.search(name) and len(value) >= SECRET_CHARACTERS_MIN
+    }
+    return Masker(named | set(secret_variables(environment).values()))
+
+
+def secret_variables(
+    environment: Environment, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The variables that deploy.toml lists under `secrets`: written there, else the worker's own.
+
+    Raises `SecretMissing` for one that has no value, or one too short to be masked.
+    """
+    values: dict[str, str] = {}
+    for name in environment.secrets:
+        value = environment.environment.get(name) or inherited.get(name, "")
+        if len(value) < SECRET_CHARACTERS_MIN:
+            raise SecretMissing(
+                environment.name, name, "not set" if not value else "too short to be masked"
+            )
+        values[name] = value
+    return values
+
+
+def shown_variables(environment: Environment, mask: Callable[[str], str]) -> dict[str, str]:
+    """All variables of an environment for people to see: those that are secret without values."""
+    shown = {
+        name: MASK if SECRET_NAME.search(name) else mask(value)
+        for name, value in environment.environment.items()
+    }
+    return shown | dict.fromkeys(environment.secrets, MASK)

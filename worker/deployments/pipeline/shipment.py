@@ -1,0 +1,131 @@
+"""What all phases of one deployment share: its release, its directory, its variables, its memory.
+
+Stage: made by `pipeline.deploy`, handed to each phase.
+In: an environment, a commit, the release it becomes. Out: commands run there, files exported there.
+Invariant: a command sees the secrets, and nobody reads them in what it wrote.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from worker.deployments.pipeline.commands import CommandResult, command_environment, run_command
+from worker.deployments.pipeline.config import Argv, Environment, fill_placeholders
+from worker.deployments.pipeline.errors import DeployError
+from worker.deployments.pipeline.masking import Masker
+from worker.deployments.pipeline.orphans import mark_command
+from worker.deployments.pipeline.phases import EndStatus, PhaseName, PhaseResult, PhaseStatus
+from worker.deployments.pipeline.probe import ProbeResult
+from worker.deployments.pipeline.release import current_release, export, prune
+
+
+class Recorder(Protocol):
+    """The deployment's memory; it must outlive the worker.
+
+    Each method may raise (the lease is lost, the database is away): the deployment then stops where
+    it is, and a later `deploy` with the same recorder's memory goes on from there.
+    """
+
+    async def phase(
+        self, name: PhaseName, status: PhaseStatus, run: Callable[[], Awaitable[PhaseResult]]
+    ) -> PhaseResult:
+        """The recorded result if this phase has ended before; else set the deployment's status, run
+        it, record what it returned (failures too) and return that. An exception of `run` is not
+        recorded. Committed on return."""
+        ...
+
+    async def started(self, name: PhaseName) -> bool:
+        """Commit that this phase is about to act; True if that had been committed before. Called
+        from within the `run` of `build`, `switch` and `rollback`."""
+        ...
+
+    async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
+        """End the deployment. Repeated with the same status after a crash: no error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    environment: Environment
+    sha: str
+    record: Recorder
+    release: Path
+    is_built: bool
+    environment_dir: Path
+    output_bytes_max: int
+    secrets: Mapping[str, str]
+    masker: Masker
+
+    @property
+    def subject(self) -> str:
+        return f"{self.sha[:12]} to {self.environment.name}"
+
+    def live(self) -> str | None:
+        try:
+            current = current_release(self.environment_dir)
+        except DeployError:
+            return None
+        return None if current is None else str(current)
+
+    async def export(self) -> None:
+        await export(
+            self.environment.repository,
+            self.sha,
+            self.release,
+            self.environment_dir.parent,
+            timeout_seconds=self.environment.timeouts.export_seconds,
+        )
+
+    async def run(
+        self, name: PhaseName, argv: Argv, previous: str | None, timeout_seconds: float
+    ) -> PhaseResult:
+        result = await run_command(
+            fill_placeholders(argv, self.placeholders(previous)),
+            cwd=self.release,
+            env=self.variables(previous),
+            timeout_seconds=timeout_seconds,
+            output_bytes_max=self.output_bytes_max,
+            mark=mark_command(self.environment_dir),
+            masker=self.masker,
+            leaves_running=name in ("switch", "rollback"),
+        )
+        return _of_command(name, result)
+
+    def placeholders(self, previous: str | None) -> dict[str, str]:
+        return {
+            "sha": self.sha,
+            "release": str(self.release),
+            "previous": previous or "",
+            "environment": self.environment.name,
+        }
+
+    def variables(self, previous: str | None) -> dict[str, str]:
+        ours = {
+            f"JOBSWORTH_DEPLOY_{name.upper()}": value
+            for name, value in self.placeholders(previous).items()
+        }
+        return command_environment(os.environ, self.environment.environment, self.secrets, ours)
+
+    async def prune(self, results: Mapping[PhaseName, PhaseResult]) -> list[str]:
+        """A release that cannot be removed is worth a note, and changes nothing else."""
+        previous = results["export"].previous
+        protected = {self.release, *([] if previous is None else [Path(previous)])}
+        try:
+            await prune(self.environment_dir, self.environment.releases_keep, protected)
+        except (OSError, DeployError) as error:
+            return [f"Old releases could not be removed: {error}"]
+        return []
+
+
+def _of_command(name: PhaseName, result: CommandResult) -> PhaseResult:
+    return PhaseResult(
+        name=name,
+        passed=result.passed,
+        detail=result.detail,
+        duration_seconds=result.duration_seconds,
+        exit_code=result.exit_code,
+        timed_out=result.timed_out,
+        output=result.output,
+    )

@@ -1,0 +1,1 @@
+"""Embedding what is to be remembered, after its job has finished."""

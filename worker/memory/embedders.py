@@ -1,0 +1,155 @@
+"""Text in, vectors out: what an embedder is, and the offline lexical one.
+
+In: texts. Out: one vector for each, of shape `(len(texts), dimensions)`, in their order. Invariant:
+either all vectors are there and usable, or an `EmbedderError` says what was wrong; nothing half
+right is returned. `model` and `dimensions` name the space in which the vectors can be compared.
+"""
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import anyio.to_thread
+
+TIMEOUT_SECONDS = 30.0
+
+
+class EmbedderError(Exception):
+    """The embedder did not give usable vectors; another try may."""
+
+
+class EmbedderBusy(EmbedderError):
+    """The endpoint asks for patience; `after_seconds` if it said how much."""
+
+    def __init__(self, message: str, after_seconds: float | None) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
+
+
+class EmbedderRefused(EmbedderError):
+    """The endpoint refuses one of these texts."""
+
+
+class Embedder(Protocol):
+    """Makes vectors. `lexical` ones compare words and spellings, not meanings."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def dimensions(self) -> int: ...
+    @property
+    def lexical(self) -> bool: ...
+    @property
+    def description(self) -> str: ...
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Vectors of shape `(len(texts), dimensions)`. Raises `EmbedderError`."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def from_settings(
+    *,
+    url: str | None,
+    model: str | None,
+    key: str | None,
+    dimensions: int,
+    batch_max: int = 64,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Embedder:
+    """The endpoint at `url`, or the offline embedder if there is none. Close it after use."""
+    if url is None:
+        return HashingEmbedder(dimensions)
+    from worker.memory.openai_embedder import OpenAIEmbedder
+
+    return OpenAIEmbedder(
+        url,
+        model or "",
+        key=key,
+        dimensions=dimensions,
+        batch_max=batch_max,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HashingEmbedder:
+    """Words, pairs of words and pieces of words, hashed into a vector of length 1.
+
+    Lexical: texts that share words or stems are near, synonyms are not. Offline, free, and the same
+    on every machine (the hash is BLAKE2b). Feature hashing with signs (Weinberger et al. 2009); a
+    feature that occurs n times counts 1 + ln n. A text without letters or digits has no direction:
+    its vector is zero, and no search finds it.
+    """
+
+    dimensions: int = 256
+
+    @property
+    def model(self) -> str:
+        return "jobsworth-lexical-1"
+
+    @property
+    def lexical(self) -> bool:
+        return True
+
+    @property
+    def description(self) -> str:
+        return "offline lexical embedder: compares words and spellings, not meanings"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        # A long text takes a while; the loop has other things to do.
+        return await anyio.to_thread.run_sync(self.vectors, texts)
+
+    def vectors(self, texts: Sequence[str]) -> list[list[float]]:
+        """What `embed` gives, at once and in this thread."""
+        return [_lexical_vector(text, self.dimensions) for text in texts]
+
+    async def close(self) -> None:
+        return
+
+
+_WORD = re.compile(r"\w+")
+PIECE_CHARACTERS = (3, 4, 5)
+
+
+def _lexical_vector(text: str, dimensions: int) -> list[float]:
+    vector = [0.0] * dimensions
+    for feature, times in Counter(_features(text)).items():
+        weight, name = feature
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+        sign = 1.0 if number & 1 else -1.0
+        vector[(number >> 1) % dimensions] += sign * weight * (1.0 + math.log(times))
+    length = math.sqrt(math.fsum(x * x for x in vector))
+    return [x / length for x in vector] if length else vector
+
+
+def _features(text: str) -> Iterable[tuple[float, str]]:
+    words = _WORD.findall(_folded(text))
+    for word in words:
+        weight = _weight(word)
+        yield weight, f"w {word}"
+        marked = f"<{word}>"
+        pieces = [marked[i : i + n] for n in PIECE_CHARACTERS for i in range(len(marked) - n + 1)]
+        for piece in pieces:
+            # All pieces together weigh as much as the word, so long words do not drown the rest.
+            yield round(weight / math.sqrt(len(pieces)), 3), f"p {piece}"
+    for first, second in pairwise(words):
+        yield round((_weight(first) + _weight(second)) / 4, 3), f"b {first} {second}"
+
+
+def _weight(word: str) -> float:
+    # Short words are mostly grammar, in every alphabet; without statistics of a corpus, length is
+    # the best hint at how much a word says.
+    return 1.0 if any(c.isdigit() for c in word) else min(1.0, (len(word) / 6) ** 2)
+
+
+def _folded(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in decomposed if not unicodedata.combining(c))

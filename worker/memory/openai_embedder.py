@@ -1,0 +1,163 @@
+"""Vectors from any OpenAI-compatible endpoint.
+
+A module of its own, imported when a URL is set: httpx takes 9 MB of a worker's memory.
+"""
+
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+import anyio
+import httpx
+
+from worker.memory.embedders import TIMEOUT_SECONDS, EmbedderBusy, EmbedderError, EmbedderRefused
+from worker.retry_after import retry_after_seconds
+
+RETRY_AFTER_SECONDS_MAX = 3_600.0
+ERROR_CHARACTERS_MAX = 300
+
+# What an endpoint answers when the texts themselves are at fault (too long, empty, not allowed).
+# Other 4xx (no key, no such model or page) are not cured by sending fewer texts.
+TEXT_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
+class OpenAIEmbedder:
+    """`POST {url}/embeddings` of an OpenAI-compatible endpoint (`https://…/v1`)."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key: str | None = None,
+        dimensions: int,
+        batch_max: int = 64,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self._url = httpx.URL(_embeddings_url(url))
+        self._model = model
+        self._dimensions = dimensions
+        self._batch_max = batch_max
+        self._timeout_seconds = timeout_seconds
+        # Most endpoints ignore this field, some need it, some refuse it: those get it only once.
+        self._names_dimensions = True
+        self._client = httpx.AsyncClient(
+            timeout=timeout_seconds, headers={"Authorization": f"Bearer {key}"} if key else None
+        )
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    @property
+    def dimensions(self) -> int:
+        return self._dimensions
+
+    @property
+    def lexical(self) -> bool:
+        return False
+
+    @property
+    def description(self) -> str:
+        return f"{self._model} at {self._where}"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), self._batch_max):
+            vectors += await self._batch(texts[start : start + self._batch_max])
+        return vectors
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _batch(self, texts: Sequence[str]) -> list[list[float]]:
+        response = await self._post(texts)
+        if self._names_dimensions and _refuses_dimensions(response):
+            self._names_dimensions = False
+            response = await self._post(texts)
+        self._raise_for_status(response)
+        try:
+            body = response.json()
+        except ValueError as error:
+            raise EmbedderError(f"{self._where} answered with something that is no JSON") from error
+        return self._vectors(body, len(texts))
+
+    async def _post(self, texts: Sequence[str]) -> httpx.Response:
+        request: dict[str, Any] = {
+            "model": self._model,
+            "input": list(texts),
+            "encoding_format": "float",
+        }
+        if self._names_dimensions:
+            request["dimensions"] = self._dimensions
+        try:
+            # httpx bounds each read; an endpoint that drips would hold us for ever.
+            with anyio.fail_after(self._timeout_seconds):
+                return await self._client.post(self._url, json=request)
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise EmbedderError(
+                f"{self._where} did not answer within {self._timeout_seconds:g} s"
+            ) from error
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise EmbedderError(f"{self._where} cannot be reached: {reason}") from error
+
+    def _raise_for_status(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        says = f"{self._where} answered {response.status_code}: {_error_text(response)}"
+        after_seconds = retry_after_seconds(response.headers, RETRY_AFTER_SECONDS_MAX)
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or after_seconds is not None:
+            raise EmbedderBusy(says, after_seconds)
+        if response.status_code in TEXT_REFUSALS:
+            raise EmbedderRefused(says)
+        raise EmbedderError(says)
+
+    def _vectors(self, body: object, wanted: int) -> list[list[float]]:
+        try:
+            items = cast(Any, body)["data"]
+            by_index = {int(item["index"]): list[Any](item["embedding"]) for item in items}
+        except (KeyError, TypeError, ValueError) as error:
+            raise EmbedderError(f"{self._where} answered without a list of embeddings") from error
+        if sorted(by_index) != list(range(wanted)) or len(items) != wanted:
+            raise EmbedderError(f"{self._where} gave {len(items)} embeddings for {wanted} texts")
+        return [self._checked(by_index[index]) for index in range(wanted)]
+
+    def _checked(self, vector: list[Any]) -> list[float]:
+        if len(vector) != self._dimensions:
+            raise EmbedderError(
+                f"{self._where} gave vectors of {len(vector)} numbers, not {self._dimensions}; "
+                f"set JOBSWORTH_EMBEDDER_DIMENSIONS={len(vector)} if that is this model's length"
+            )
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in vector):
+            raise EmbedderError(
+                f"{self._where} gave a vector with something in it that is no number"
+            )
+        return [float(x) for x in vector]
+
+    @property
+    def _where(self) -> str:
+        return str(self._url.copy_with(userinfo=b"", query=None))
+
+
+def _embeddings_url(url: str) -> str:
+    stem = url.rstrip("/")
+    return stem if stem.endswith("/embeddings") else f"{stem}/embeddings"
+
+
+def _refuses_dimensions(response: httpx.Response) -> bool:
+    return response.status_code in TEXT_REFUSALS and "dimensions" in _error_text(response)
+
+
+def _error_text(response: httpx.Response) -> str:
+    try:
+        body: Any = response.json()
+        text = str(body["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        text = response.text or response.reason_phrase
+    return " ".join(text.split())[:ERROR_CHARACTERS_MAX]

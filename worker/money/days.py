@@ -1,0 +1,52 @@
+"""Closing the days of the ledger, a part of upkeep.
+
+In: what `db.money.days` sees. Out: one day after the other closed, each in a transaction of its
+own. Invariant: a day is closed only after every transaction has ended that was writing into the
+ledger when its end had passed, so nothing can be added to it any more.
+
+Every daemon does this; they keep out of each other's way, and what is killed half-way was not done.
+"""
+
+from datetime import date
+
+from db.money import days
+from db.pool import Database
+from worker import events
+from worker.log import get_logger
+
+# Nobody waits for it: reads take the entries of a day that is not closed yet.
+PERIOD_SECONDS = 600.0
+# How soon to look again while a transaction runs that could add to the day.
+WRITERS_PAUSE_SECONDS = 5.0
+# Between two days, where there are many, so that the work of a year does not come all at once.
+DAY_PAUSE_SECONDS = 0.1
+
+log = get_logger()
+
+
+class Closer:
+    """Remembers who was writing when a day's end had passed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._closable: date | None = None
+        self._writers: frozenset[str] = frozenset()
+
+    async def work(self) -> float | None:
+        """Close at most one day; returns how soon to work again, None if nothing is left."""
+        async with self._database.connection() as connection:
+            found = await days.look(connection)
+        if found.is_done():
+            return None
+        if found.closable != self._closable:
+            self._closable, self._writers = found.closable, frozenset(found.writers)
+        # Of those that wrote when we first looked, the ones that still do.
+        self._writers &= frozenset(found.writers)
+        if self._writers:
+            return WRITERS_PAUSE_SECONDS
+        async with self._database.transaction() as connection:
+            closed_through = await days.close_day(connection, found.closable)
+        if closed_through is None:
+            return None
+        log.info(events.LEDGER_CLOSED, day=str(closed_through))
+        return None if closed_through >= found.closable else DAY_PAUSE_SECONDS

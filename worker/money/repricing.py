@@ -1,0 +1,94 @@
+"""Repricing: calls whose cost was not known, or is another by today's own prices.
+
+In: a span of time. Out: corrections in the ledger, page by page, each a short transaction.
+Invariant: a second time, nothing is left to correct; two at once correct each call once.
+
+A known cost is corrected by own prices only: new data of the package must not change what was paid.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from db.money import repricing
+from db.money.repricing import Correction, Settled
+from db.pool import Connection, begun
+from worker.money.pricing import Pricing
+
+PAGE_CALLS = 500
+
+
+@dataclass(slots=True)
+class Repriced:
+    """What was done (or would be): how many settled calls were looked at, were corrected, are still
+    of unknown cost, and were held by somebody else; and the difference by `provider:model`.
+    """
+
+    looked_at: int = 0
+    corrected: int = 0
+    unknown: int = 0
+    passed: int = 0
+    calls: Counter[str] = field(default_factory=Counter[str])
+    difference: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+
+
+async def reprice(
+    connection: Connection,
+    pricing: Pricing,
+    since: datetime,
+    *,
+    until: datetime | None = None,
+    provider: str | None = None,
+    model: str | None = None,
+    dry_run: bool = False,
+) -> Repriced:
+    """Correct the calls that were settled from `since` on and before `until`, as they were priced
+    when they were started. `model` may end in `*`.
+    """
+    done, after_id = Repriced(), None
+    while page := await repricing.page(
+        connection,
+        since,
+        until,
+        after_id=after_id,
+        provider=provider,
+        model=model,
+        most=PAGE_CALLS,
+    ):
+        async with begun(connection, repricing.CORRECTING):
+            held, calls = await repricing.hold(connection, page.call_ids)
+            corrections = [each for call in calls if (each := _correct(call, pricing, done))]
+            if corrections and not dry_run:
+                await repricing.correct(connection, corrections)
+        done.looked_at += len(page.call_ids)
+        done.passed += len(page.call_ids) - held
+        since, after_id = page.settled_at, page.last_id
+    return done
+
+
+def _correct(call: Settled, pricing: Pricing, done: Repriced) -> Correction | None:
+    correction = correction_of(call, pricing)
+    if correction is None:
+        done.unknown += call.unknown_costs > 0
+        return None
+    name = f"{call.provider}:{call.model}"
+    done.corrected += 1
+    done.calls[name] += 1
+    done.difference[name] = done.difference.get(name, Decimal(0)) + correction.cost
+    return correction
+
+
+def correction_of(call: Settled, pricing: Pricing) -> Correction | None:
+    """What has to be added to a call's cost; None if it is right, or cannot be known."""
+    if call.usage is None:
+        return None
+    priced = pricing.price_of(
+        call.provider, call.model, call.usage, at=call.started_at, team_id=call.team_id
+    )
+    if priced is None or (call.unknown_costs <= 0 and not priced.is_own()):
+        return None
+    difference = priced.cost - (call.cost or 0)
+    if not difference and call.unknown_costs <= 0:
+        return None
+    return Correction(call.call_id, difference, -call.unknown_costs, priced.version)

@@ -1,0 +1,98 @@
+"""After a commit that may unblock something, look again with a fresh snapshot.
+
+In: ids of jobs that ended or parked, and lanes whose members a claim put off. Out: waiting jobs
+that go on. Never waits for a row: what somebody holds is looked at again shortly, a bounded number
+of times; then the sweep in `upkeep` finds it, as it does after a crash right here.
+"""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import anyio
+
+from db.errors import JobsworthError
+from db.pool import Connection, Database
+from db.queue import promote
+from worker import crash_points, events
+from worker.log import get_logger
+
+AGAIN_SECONDS = 0.02
+AGAIN_TIMES = 50
+ERROR_PAUSE_SECONDS = 0.5
+
+log = get_logger()
+
+
+class Promoter:
+    """Collects what may have been unblocked, and looks at it."""
+
+    def __init__(self, database: Database, moved: Callable[[], None]) -> None:
+        self._database = database
+        self._moved = moved
+        self._ended: set[UUID] = set()
+        self._lanes: set[str] = set()
+        self._held: dict[UUID, int] = {}
+        self._looking = False
+        self._arrived = anyio.Event()
+
+    def ended(self, ids: list[UUID]) -> None:
+        """Look at what these jobs unblocked."""
+        if ids:
+            self._ended.update(ids)
+            self._arrived.set()
+
+    def deferred(self, lanes: list[str]) -> None:
+        """Look again at these lanes."""
+        if lanes:
+            self._lanes.update(lanes)
+            self._arrived.set()
+
+    async def wait_idle(self) -> None:
+        """Until everything has been looked at once."""
+        while self._ended or self._lanes or self._looking:
+            await anyio.sleep(AGAIN_SECONDS)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            with anyio.move_on_after(AGAIN_SECONDS if self._held else None):
+                await self._arrived.wait()
+            self._arrived = anyio.Event()
+            try:
+                await self._look()
+            except JobsworthError as error:
+                log.warning(events.UPKEEP_FAILED, part="promote", error=str(error))
+                await anyio.sleep(ERROR_PAUSE_SECONDS)
+                self._arrived.set()
+
+    async def _look(self) -> None:
+        # Taken out first: what arrives during the look may have come too late for its snapshot.
+        ended, self._ended = self._ended, set[UUID]()
+        lanes, self._lanes = self._lanes, set[str]()
+        crash_points.reach("promote.before")
+        self._looking = True
+        try:
+            async with self._database.connection() as connection:
+                held = await _look_at(connection, ended | self._held.keys(), lanes)
+        except JobsworthError:
+            self._ended |= ended
+            self._lanes |= lanes
+            raise
+        finally:
+            self._looking = False
+        tries = self._held
+        self._held = {
+            job_id: tries.get(job_id, 0) + 1
+            for job_id in held
+            if tries.get(job_id, 0) < AGAIN_TIMES
+        }
+        self._moved()
+
+
+async def _look_at(connection: Connection, ids: set[UUID], lanes: set[str]) -> set[UUID]:
+    held: set[UUID] = set()
+    if ids:
+        held.update(await promote.unblock(connection, list(ids)))
+    if lanes:
+        held.update(await promote.promote_lanes(connection, list(lanes)))
+    return held

@@ -1,0 +1,1 @@
+"""What a handler does durably: steps, checkpoints, waits, parents' results."""
