@@ -6,8 +6,7 @@ every later write of that attempt locks the job's row under both and `status = '
 same statement or transaction. No row means that the lease is lost and nothing may be written.
 
 The two statements themselves are functions of the database, because their planner settings must
-come with them and one message is the cheapest: see migrations/versions/0003_one_message.py for why,
-and 0006_runs.py for how they are now.
+come with them and one message is the cheapest: migrations/schema/queue/claim.sql and finish.sql.
 """
 
 from collections.abc import Iterable, Sequence
@@ -111,7 +110,7 @@ set local enable_bitmapscan = off; set local plan_cache_mode = force_generic_pla
 """
 )
 
-# The function is in migrations/versions/0006_runs.py, with its planner settings.
+# The function is in migrations/schema/queue/claim.sql, with its planner settings.
 CLAIM: LiteralString = """
 select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
   c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
@@ -152,7 +151,7 @@ async def claim(
     )
 
 
-# The function, and in it the fence, is in migrations/versions/0006_runs.py.
+# The function, and in it the fence, is in migrations/schema/queue/finish.sql.
 FINISH: LiteralString = """
 select f.n, f.status, f.unblocks
 from jobsworth.finish(%(ids)s::uuid[], %(lease_nos)s::bigint[], %(worker_ids)s::uuid[],
