@@ -14,7 +14,7 @@ begin
     where a.status = 'pending' and a.deadline <= clock_timestamp()
     order by a.deadline limit most for update skip locked
   loop
-    -- Whatever somebody holds is left for the next round: expiry waits for nobody.
+    -- A locked job is left for the next round, because the expiry never waits.
     perform 1 from jobsworth.reactive_jobs j
     where j.id = due.job_id for no key update skip locked;
     continue when not found
@@ -49,7 +49,7 @@ begin
     returning x.* into a;
     return a;
   end if;
-  -- The default was meant for what was asked, not for what somebody has made of it meanwhile.
+  -- The default was meant for the question as it was asked. An edited one is rejected.
   taken := case when escalates or a.edited_hash is not null then 'reject' else a.on_timeout end;
   insert into jobsworth.approval_decisions
     (approval_id, team_id, option, decided_by, channel, voted_hash)

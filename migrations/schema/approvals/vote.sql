@@ -41,7 +41,7 @@ begin
     raise exception 'a deadline decides by itself' using errcode = 'invalid_parameter_value',
       hint = 'Say which person decides: decided_by.';
   end if;
-  -- The job's row first, as everybody does, then the approval's.
+  -- The row of the job first, then the row of the approval: the order in which all lock them.
   perform 1 from jobsworth.reactive_jobs j where j.id = a.job_id for no key update;
   select x.* into a from jobsworth.approvals x where x.id = resolve.approval_id for update;
   if (resolve.option = any(a.options)) is not true then
@@ -79,7 +79,7 @@ begin
           case when is_no then ' by a no' else '' end
         using errcode = 'invalid_parameter_value',
         hint = 'Approve or reject what it shows; only one that was asked as editable can change.';
-    -- What no program can read back would keep everybody from seeing what is open.
+    -- A document that no program can parse would make the list of open approvals unreadable.
     elsif resolve.edited @? 'strict $.**{200}'
       or resolve.edited @? 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))'
     then
@@ -89,7 +89,8 @@ begin
     end if;
     hash := jobsworth.shown_hash(a.proposal_text, a.options, resolve.edited);
   end if;
-  -- Who has said the same of the same before has one vote; who says something else has changed it.
+  -- A person who repeats the same vote for the same version has one vote. A different vote replaces
+  -- it.
   if not is_no and resolve.option = (
     select v.option from jobsworth.approval_decisions v
     where v.approval_id = a.id and v.voted_hash = hash

@@ -75,7 +75,7 @@ begin
         || case when j.failures > 0 then ', after failure ' || j.failures || ': '
              || coalesce(j.error, 'no message') else '' end
         || coalesce(': ' || j.waiting_detail, '');
-      -- Run again, a handler that sleeps would only sleep on.
+      -- A retry would not help: the handler would only go on sleeping.
       remedy := case when j.waiting_detail = 'its handler sleeps'
         then 'wait, or cancel it: jobsworth cancel '
         else 'wait, or run it now: jobsworth retry ' end || j.id;

@@ -15,7 +15,7 @@ create table jobsworth.budgets (
   unit jobsworth.budget_unit not null,
   amount numeric not null,
   period jobsworth.budget_period not null,
-  -- What falls under it: every column that is set must match.
+  -- The calls that it counts: every column that is set must match.
   for_team_id uuid,
   agent_id uuid,
   thread_id uuid,
@@ -27,7 +27,8 @@ create table jobsworth.budgets (
   active boolean not null default true,
   reset_at timestamptz,
   created_at timestamptz not null default clock_timestamp(),
-  -- Where a call looks for it (`budgets_of`): under the rarest thing that it must match.
+  -- The key under which a call looks for this budget (`budgets_of`): the most specific column that
+  -- is set.
   found_by text not null generated always as (case
     when thread_id is not null then 'thread ' || thread_id::text
     when agent_id is not null then 'agent ' || agent_id::text

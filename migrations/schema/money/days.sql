@@ -41,7 +41,8 @@ declare
   entered date := (coalesce(new.occurred_at, old.occurred_at) at time zone 'utc')::date;
   closed date;
 begin
-  -- The lock waits for who closes a day right now, and who wants to close one waits for our commit.
+  -- This lock waits for a transaction that is closing a day right now. One that wants to close a
+  -- day waits for our commit.
   select c.closed_through into closed from jobsworth.ledger_closing c for no key update;
   if entered <= closed then
     update jobsworth.ledger_closing set closed_through = entered - 1;
@@ -74,7 +75,7 @@ language sql stable as $$
     from (select 1) one
     left join jobsworth.ledger_closing c on true
   ), parts as materialized (
-    -- The days that are closed and wholly within; before and after them, the entries.
+    -- The closed days that lie wholly within the span. Before and after them the entries are read.
     select s.first_day, s.last_day, s.starts, s.ends,
       case when s.first_day <= s.last_day then s.first_day::timestamp at time zone 'utc'
         else s.starts end as days_start,

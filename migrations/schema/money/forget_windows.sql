@@ -51,7 +51,7 @@ begin
     return;
   end if;
 
-  -- Against a late settlement, which takes this lock too before it looks for its windows.
+  -- A late settlement takes this lock too, before it looks for its windows.
   perform jobsworth.lock_money();
   with old as materialized (
     select p.call_id, p.window_id

@@ -4,14 +4,14 @@ create table jobsworth.prices (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
   provider text not null,
-  -- Exact, or the beginning of a name and *.
+  -- The exact name, or the beginning of a name followed by *.
   model text not null,
-  -- US dollars for a million tokens; unset, what is cached costs what any input costs.
+  -- US dollars for a million tokens. Without a cache price, cached tokens cost as much as input.
   input numeric not null,
   output numeric not null,
   cache_read numeric,
   cache_write numeric,
-  -- Unset: always.
+  -- Null: it has always been valid.
   valid_from timestamptz,
   note text,
   created_at timestamptz not null default now(),

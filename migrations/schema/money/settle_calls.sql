@@ -22,9 +22,9 @@ begin
       latency_ms int, error text, unsent boolean)
     order by 1
   ), settled as (
-    -- The update itself is the lock, and the row is looked at again after waiting for it. By the
-    -- primary key, whatever the planner believes: no join can hash this condition, and `status`
-    -- would have it walk the index of open calls, with all that is dead in there, for each.
+    -- The update itself takes the lock, and looks at the row again after it has waited for it. The
+    -- condition forces the primary key: no join can hash it, and with `status` the planner would
+    -- choose the index of open calls and read all its dead entries for each call.
     update jobsworth.llm_calls c
     set status = e.status, input_tokens = e.input_tokens, output_tokens = e.output_tokens,
       cache_read_tokens = e.cache_read_tokens, cache_write_tokens = e.cache_write_tokens,
@@ -81,7 +81,7 @@ begin
     where e.call_id <> all(settled)
       and (e.status in ('ok', 'error') or e.status = 'cut' and e.usage_source = 'provider')
   ), before as materialized (
-    -- As they are after the lock.
+    -- The values after the lock.
     select t.*, c.input_tokens as input_before, c.output_tokens as output_before,
       c.cache_read_tokens as read_before, c.cache_write_tokens as write_before,
       c.reasoning_tokens as reasoning_before, c.cost as cost_before
@@ -140,7 +140,7 @@ begin
     select p.call_id, p.window_id, p.reserved, p.spent, w.budget_id,
       case b.unit
         when 'tokens' then coalesce(c.input_tokens::numeric + c.output_tokens, p.reserved)
-        -- A cost that is not known stays at what was held for it, unless nothing was used.
+        -- An unknown cost counts as much as was reserved for it, unless the call used no tokens.
         else coalesce(c.cost, case when c.input_tokens::bigint + c.output_tokens = 0 then 0
           else greatest(p.reserved, p.spent) end) end as took
     from unnest(call_ids) as u (id)
@@ -160,8 +160,9 @@ begin
     update jobsworth.call_windows p
     set reserved = 0, spent = t.took
     from took t
-    -- By the call: with an equality, a planner that takes the table for small may well use the
-    -- index by window, and read every call of the window for each.
+    -- `is not distinct from` keeps the planner on the index by call. With an equality, a planner
+    -- that believes the table to be small may use the index by window, and read all calls of the
+    -- window for each row.
     where p.call_id = t.call_id and p.window_id is not distinct from t.window_id
   ), sums as materialized (
     select t.window_id, t.budget_id, sum(t.reserved) as reserved, sum(t.took - t.spent) as took

@@ -42,8 +42,8 @@ begin
         thread_id uuid, step_name text, mode text, provider text, model text, request_id text,
         input_tokens int, output_tokens int, cost numeric)
     ), locked as materialized (
-      -- By the primary key alone, and compared after the lock (as in `finish`). A row that
-      -- somebody holds is passed over, so that its neighbours do not wait for it.
+      -- Found by the primary key alone, and compared after the lock (as in `finish`). A locked row
+      -- is skipped, so the other calls do not wait for it.
       select a.*, j.run_id, j.agent_id, j.ours
       from asked a
       cross join lateral (
@@ -113,7 +113,7 @@ begin
     null::float8, null::text[]
   from unnest(lost) as l (request_id);
   if calls is not null then
-    -- Every statement from here on sees what whoever held it before has committed.
+    -- Every statement from here on sees what the holders of the lock before us have committed.
     perform jobsworth.lock_money();
     return query select s.* from jobsworth.start_counted(calls, clock_timestamp()) s;
   end if;
@@ -173,7 +173,8 @@ begin
     left join lateral (
       select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
     ) j on true
-    -- (`not exists` would be a join, which may be planned to read the whole table.)
+    -- A scalar subquery: `not exists` would be a join, and the planner may choose to read the whole
+    -- table.
     where (select l.id from jobsworth.llm_calls l where l.request_id = a.request_id) is null
   ), parts as materialized (
     select c.call_id, c.exceeds, b.id as budget_id, b.team_id, b.name, b.unit, b.period, b.amount,
@@ -317,7 +318,7 @@ begin
   from jobsworth.rate_limits l
   where l.provider = c.provider and l.model in (c.model, '*');
   if v.wait_seconds > 0 then
-    -- Each that is sent away gets a turn of its own, at the pace of the limit, so that they do not
+    -- Each call that is sent away gets a turn of its own, at the pace of the limit, so they do not
     -- all come back at once.
     with turned as (
       update jobsworth.rate_limits l

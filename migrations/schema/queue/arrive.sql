@@ -28,8 +28,8 @@ begin
       perform pg_notify('jobsworth.wake', 'timer');
     end if;
   end if;
-  -- One that is not due, or needs other jobs, joins its lane when that is over: it could otherwise
-  -- keep from the lane the very job it needs, for ever.
+  -- A job that is not due, or that needs other jobs, joins its lane later. Otherwise it could block
+  -- the lane for a job that it needs, for ever.
   if new.lane is not null and new.status = 'queued' then
     new.lane_position := coalesce(new.lane_position, nextval('jobsworth.lane_position'));
     if jobsworth.lane_blocked(new.lane, new.lane_position, new.id) then

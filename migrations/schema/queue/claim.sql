@@ -22,8 +22,9 @@ create function jobsworth.claim(
 begin
   return query
   with ready as materialized (
-    -- The next jobs of each queue and priority, from the remembered position on, urgent first. Rows
-    -- that other workers hold are passed over. The lateral keeps the order of the probes.
+    -- The next jobs of each queue and priority, after the remembered position, urgent ones first.
+    -- Rows that other workers have locked are skipped. The lateral join keeps the order of the
+    -- probes.
     select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position
     from unnest(claim.queues, claim.priorities, claim.positions)
       as probe (queue, priority, position)
@@ -34,15 +35,16 @@ begin
         and r.position > probe.position and r.mode = any(claim.modes)
       order by r.position
       limit claim.wanted
-      -- Not plain `for update`: that would pass over a job while a transaction that enqueued one
-      -- after it (its foreign key holds `for key share`) stays open.
+      -- `for update` would also skip a job that another job needs, as long as the transaction that
+      -- inserts the other job is open: its foreign key holds `for key share`.
       for no key update skip locked
     ) j
     where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
       and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
     limit claim.wanted
   ), heads as materialized (
-    -- Of a lane only its lowest open job, alone, and only by one claimer at a time (never waits).
+    -- Of a lane only its lowest open job, if nothing runs there. One claimer at a time; the others
+    -- do not wait for it.
     select r.id, r.lane, (
         row_number() over (partition by r.lane order by r.lane_position, r.id) = 1
         and not jobsworth.lane_blocked(r.lane, r.lane_position, r.id)

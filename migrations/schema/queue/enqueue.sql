@@ -62,7 +62,8 @@ begin
       end if;
       return found_id;
     end if;
-    -- Its own id came back (a repeated call), or the key's holder: unless that ended just now.
+    -- The conflict was with its own id (a repeated call), or with the job that has the unique key.
+    -- If that job has ended just now, try again.
     select j.id into found_id from jobsworth.reactive_jobs j where j.id = new_id;
     if not found then
       select j.id into found_id from jobsworth.reactive_jobs j

@@ -20,7 +20,8 @@ create function jobsworth.finish(
 begin
   return query
   with ended as materialized (
-    -- A column in which no job says anything is sent as null: nothing to write, to send or to read.
+    -- An array whose values are all unset is sent as null, so nothing of it is written, sent or
+    -- read.
     select e.n, e.id, e.lease_no, e.worker_id, coalesce(e.status, 'done') as status, e.waiting_for,
       e.waiting_detail, e.delay_seconds, coalesce(e.failed, false) as failed, e.result, e.error
     from unnest(
@@ -31,9 +32,9 @@ begin
       with ordinality as e (id, lease_no, worker_id, status, waiting_for, waiting_detail,
         delay_seconds, failed, result, error, n)
   ), locked as materialized (
-    -- By the primary key alone: the planner believes the index of running jobs to be empty, and
-    -- would walk all of it for each job. A row that somebody is delivering to is left for the next
-    -- batch.
+    -- Found by the primary key alone: the planner believes that the index of running jobs is empty,
+    -- and would read all of it for each job. A row that is locked, because a signal or a decision
+    -- is being delivered to it, is left for the next batch.
     select e.n, e.id, e.status, e.waiting_for, e.waiting_detail, e.delay_seconds, e.failed,
       e.result, e.error,
       j.status = 'running' and j.lease_no = e.lease_no and j.worker_id = e.worker_id as ours
@@ -51,12 +52,11 @@ begin
     from locked l
     where l.ours
   )
-  -- `any(array[…])` can only be looked up by the primary key, from each held row; a plain
-  -- equality was planned the other way round, over the whole index, while the table was empty. (By
-  -- `ctid` it would be 1 µs a job quicker, and blind to a row that changed between our snapshot and
-  -- our lock.)
-  -- The target's own columns are read after the lock, so a cancel that came just before is seen; a
-  -- subquery would still see the snapshot from before it.
+  -- `any(array[…])` forces a look-up by the primary key for each held row. A plain equality was
+  -- planned the other way round, over the whole index, when the table was empty. (`ctid` would save
+  -- 1 µs a job, but would miss a row that changed between our snapshot and our lock.) The columns
+  -- of the target itself are read after the lock, so a cancel that came just before is seen. A
+  -- subquery would still see the snapshot from before the lock.
   update jobsworth.reactive_jobs j
   set status = case when j.cancel_requested and h.status in ('queued', 'waiting') then 'canceled'
       else h.status end,

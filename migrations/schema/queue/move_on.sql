@@ -74,8 +74,9 @@ begin
     select j.id from jobsworth.reactive_jobs j
     where j.id = any(held) and j.status::text = 'waiting' and jobsworth.reason_gone(j));
 
-  -- A job that cannot do without a parent that did not end well cannot run, nor can those that
-  -- cannot do without it in turn. A loop: a chain of a thousand would be too deep for a recursion.
+  -- A job cannot run if a job that it needs did not end well, unless the edge says `run`. The same
+  -- then holds for the jobs that need this one. A loop, because a chain of a thousand jobs would be
+  -- too deep for a recursion.
   doomed := gone;
   loop
     doomed := array(
@@ -86,7 +87,8 @@ begin
           join jobsworth.reactive_jobs p on p.id = e.needs_job_id
           where e.job_id = j.id and e.on_failure <> 'run' and p.status in ('failed', 'canceled')));
     exit when doomed = '{}';
-    -- It fails with its parent; or it is canceled: left out, or because its parent was on request.
+    -- It fails if the edge says `fail`. It is canceled if the edge says `skip`, or if a person
+    -- canceled the job that it needs.
     update jobsworth.reactive_jobs j
     set status = case when c.fails then 'failed' else 'canceled' end::jobsworth.job_status,
         cancel_requested = j.cancel_requested or c.on_request and not c.fails,
@@ -119,7 +121,7 @@ begin
     again := jobsworth.unblock(ended);
   end if;
 
-  -- One by one, what was due first goes first; a join with the table might scan all of it.
+  -- One by one, in the order in which they were due. A join with the table might scan all of it.
   at := clock_timestamp();
   for one in
     select w.* from jobsworth.reactive_jobs w
@@ -130,7 +132,8 @@ begin
     if one.waiting_for in ('parents', 'handler') and one.run_at > at then
       next_reason := 'timer';
     elsif one.lane is not null then
-      -- A scheduled job joins its lane when it is due, one that needs others when they have ended.
+      -- A scheduled job joins its lane when it is due; a job that needs others, when they have
+      -- ended.
       one.lane_position := coalesce(one.lane_position, nextval('jobsworth.lane_position'));
       if jobsworth.lane_blocked(one.lane, one.lane_position, one.id) then
         next_reason := 'lane';

@@ -11,7 +11,8 @@ create function jobsworth.unattended(after_seconds float8)
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
-  -- `offset 0` keeps the order: from a worker, or a gap, into the index of running jobs.
+  -- `offset 0` keeps the order of the join: first a worker, or a gap, then the index of running
+  -- jobs.
   return query
   with worker as materialized (
     select w.id, w.beaten_at <= now() - unattended.after_seconds * interval '1 second' as is_dead
@@ -76,7 +77,7 @@ begin
     select c.parent_id from jobsworth.reactive_jobs c
     where c.is_child and c.finished_at is null and c.parent_id > close_orphans.after
     order by c.parent_id limit most);
-  -- A child that was asked to stop is on its way.
+  -- A child that was asked to stop already is left alone.
   ended := array(
     select j.id from jobsworth.reactive_jobs j
     where j.id = any(newest || asked || parents) and j.finished_at is not null and (
@@ -89,7 +90,8 @@ begin
     perform jobsworth.unblock(ended);
   end if;
   closed := cardinality(ended);
-  -- As far as both have been seen: one that is shorter than asked for was seen to its end.
+  -- The next slice begins where the first of the two lists ended. A list that is shorter than
+  -- `most` has reached its end.
   next := least(asked[most], parents[most]);
 end $$;
 

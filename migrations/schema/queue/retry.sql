@@ -45,8 +45,7 @@ begin
       taken.id, taken.holder, taken.unique_key
       using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
   end if;
-  -- Their steps stay recorded and paid. Only a deployment that did not become healthy is shipped
-  -- anew.
+  -- Their steps stay recorded and paid. Only a deployment that did not become healthy is made anew.
   delete from jobsworth.steps p
   using jobsworth.deployments d
   where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back')
@@ -58,8 +57,8 @@ begin
   update jobsworth.approvals a set effect_key = null
   where a.job_id = any(job_ids) and a.superseded_by is null and a.chosen_option = 'reject';
 
-  -- They wait on a timer that is due, so that reconsider gives each its place; or again for the
-  -- jobs they need, as long as one of those is open, or is about to be.
+  -- They wait for a timer that is due, so `reconsider` gives each its place. If a job that they
+  -- need is open, or is restarted here too, they wait for that job.
   begin
     update jobsworth.reactive_jobs x
     set status = 'waiting', run_at = clock_timestamp(), finished_at = null,

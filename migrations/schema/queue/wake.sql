@@ -24,7 +24,7 @@ create function jobsworth.count_idle_workers() returns trigger language plpgsql 
 declare
   idle bigint;
 begin
-  -- One after the other, so that each sees what those before it have committed.
+  -- One transaction after the other, so each sees what the ones before it have committed.
   perform pg_advisory_xact_lock(
     'pg_class'::regclass::oid::int, 'jobsworth.idle_workers'::regclass::oid::int);
   select count(*) into idle from jobsworth.workers w where w.idle;

@@ -10,8 +10,8 @@ declare
   r jobsworth.runs;
   open_jobs uuid[];
 begin
-  -- Jobs first, then the run, as everybody does. What came while this waited for one of them, and
-  -- what comes later, is canceled by `move_runs`.
+  -- The jobs first, then the run: the order in which all lock them. `move_runs` cancels the jobs
+  -- that were added while this waited for a lock, or that are added later.
   open_jobs := array(
     select j.id from jobsworth.reactive_jobs j
     where j.run_id = cancel_run.run_id and j.finished_at is null and not j.cancel_requested
@@ -48,8 +48,8 @@ declare
   held uuid[];
   again uuid[];
 begin
-  -- Jobs first, then the run, as everybody does. All of them: one that ends, or is run again, just
-  -- now is seen in the statements after this.
+  -- The jobs first, then the run: the order in which all lock them. All jobs, so the statements
+  -- after this see a job that ends, or is run again, just now.
   perform 1 from jobsworth.reactive_jobs j
   where j.run_id = retry_run.run_id order by j.id for no key update;
   select x.* into r from jobsworth.runs x where x.id = retry_run.run_id for no key update;

@@ -92,7 +92,7 @@ begin
       raise exception 'checkpoint % of node % was pruned', s.name, at
         using errcode = 'object_not_in_prerequisite_state', hint = 'Fork at a later one.';
     end if;
-    -- What was recorded before the step began; a checkpoint is read itself.
+    -- The cut is where the step began. A checkpoint is read too, so there the cut is just after it.
     cut := case when s.kind = 'checkpoint' then s.finished_at + interval '1 microsecond'
       else s.started_at end;
   end if;
@@ -109,7 +109,7 @@ begin
   fresh := array[fork.id] || after || array(
     select x.id from jobsworth.reactive_jobs x
     where x.id = any(jobs) and x.status <> 'done' and x.id <> fork.id and x.id <> all(after));
-  -- What those make that run again is made again by them.
+  -- The jobs that those which run again have made: they will make them again.
   made := '{}';
   more := fresh;
   while more <> '{}' loop
@@ -153,7 +153,7 @@ begin
     from planned p
     join jobsworth.reactive_jobs x on x.parent_id = p.job_id and x.id = any(made)
     union all
-    -- What a fork of a fork reads lies further back.
+    -- A fork of a fork reads children of jobs that lie further back.
     select x.node, x.id, 'read'
     from planned p
     cross join lateral jobsworth.inherited_children(p.job_id) i
@@ -186,15 +186,16 @@ declare
   news uuid[];
   needy uuid[];
 begin
-  -- What is recorded by now is read, what is being recorded is not: an attempt holds its row when
-  -- it writes, and so does whoever prunes.
+  -- The fork reads what is recorded by now, and not what is being recorded: an attempt locks the
+  -- row of its job when it writes, and so does a transaction that prunes checkpoints.
   perform 1 from jobsworth.reactive_jobs j
   where j.id = any(array(
     select p.job_id
     from jobsworth.plan_fork(fork_run.run_id, fork_run.node, fork_run.step, fork_run.changes) p
     where p.part in ('fork', 'open')))
   order by j.id for no key update;
-  -- Whoever removes the run holds it (its jobs may all lie further back): wait, and find it gone.
+  -- A transaction that deletes the run has locked it: wait for it, and find the run gone. The lock
+  -- on the jobs does not do that, because all of them may belong to runs further back.
   perform 1 from jobsworth.runs r where r.id = fork_run.run_id for key share;
   select array_agg(p.node order by p.job_id), array_agg(p.job_id order by p.job_id),
     array_agg(p.part order by p.job_id), array_agg(p.cut_at order by p.job_id)
@@ -236,7 +237,7 @@ begin
   select u.new_id, team, u.old_id, u.cut_at
   from unnest(olds, news, cuts) as u (old_id, new_id, cut_at)
   where u.new_id is not null and u.cut_at is not null;
-  -- Where what is needed does not run again, the edge leads to the job that is done.
+  -- If a job that is needed does not run again, the edge leads to the job that is done.
   insert into jobsworth.job_edges (job_id, needs_job_id, on_failure)
   select u.new_id, coalesce(news[array_position(olds, e.needs_job_id)], e.needs_job_id),
     e.on_failure

@@ -36,7 +36,7 @@ begin
   loop
     verdict := jobsworth.run_verdict(one.id);
     if verdict.status <> one.status or one.finished_at is not null then
-      -- One that has ended goes on first.
+      -- An ended run must execute again before it can end again.
       update jobsworth.runs r set status = 'executing'
       where r.id = one.id and r.finished_at is not null and verdict.status <> 'waiting';
       update jobsworth.runs r
@@ -46,7 +46,7 @@ begin
         waiting := waiting || one.id;
       end if;
     end if;
-    -- What came into a run that is being canceled ends with it.
+    -- Jobs that were added to a run that is being canceled are canceled too.
     if one.cancel_requested and one.finished_at is null then
       late := array(
         select j.id from jobsworth.reactive_jobs j
@@ -158,7 +158,7 @@ begin
     limit 20
   ) b;
 
-  -- Where the run ends: nothing came after these.
+  -- The ends of the run: the jobs that no other job came after.
   select count(*), sum(pg_column_size(s.result)),
     jsonb_object_agg(s.name, s.result) filter (where s.status = 'done')
   into sinks, bytes, results

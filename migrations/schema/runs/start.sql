@@ -35,7 +35,7 @@ begin
     raise exception 'a run does not start as %', start_run.status
       using errcode = 'invalid_parameter_value', hint = 'Start as planning or executing.';
   end if;
-  -- A job's number is its place in `nodes`.
+  -- The number of a job is its place in `nodes`.
   select jsonb_object_agg(e.spec ->> 'node', e.n), array_agg(jobsworth.uuidv7() order by e.n)
   into numbers, ids
   from jsonb_array_elements(start_run.nodes) with ordinality as e (spec, n);
@@ -98,7 +98,7 @@ begin
     made.thread_id, start_run.trigger_message_id, parent_trace, e.spec ->> 'mode',
     coalesce(nullif(e.spec -> 'payload', 'null'), '{}'),
     coalesce(e.spec ->> 'queue', 'default'), coalesce((e.spec ->> 'priority')::smallint, 3),
-    -- Nodes run beside each other, unless they name a lane: no lane of the thread's.
+    -- Nodes run side by side: they do not join the lane of the thread, only a lane that they name.
     coalesce(e.spec ->> 'lane', case when made.thread_id is not null then '' end),
     (e.spec ->> 'failures_max')::int, (e.spec ->> 'crashes_max')::int,
     (e.spec ->> 'timeout_seconds')::real,
@@ -230,7 +230,7 @@ declare
   at int;
   parent int;
 begin
-  -- Needs that all point backwards are no circle.
+  -- If all needs point to earlier nodes, there is no circle.
   if not exists (select 1 from unnest(children, parents) e (c, p) where e.p >= e.c) then
     return;
   end if;

@@ -30,7 +30,7 @@ begin
   if created then
     return;
   end if;
-  -- Locked first, compared after.
+  -- Lock first, compare after that.
   select x.* into r from jobsworth.runs x
   where x.team_id is not distinct from upsert_run.team_id
     and (x.idempotency_key = upsert_run.idempotency_key or x.trace_id = upsert_run.trace_id)

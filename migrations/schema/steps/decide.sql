@@ -43,7 +43,7 @@ begin
     raise exception 'a step that is to run again has no output yet'
       using errcode = 'invalid_parameter_value', hint = 'Leave the output out, or say done.';
   end if;
-  -- The job's row first, as everybody does. Nothing can begin or record a step meanwhile.
+  -- The row of the job first, as all do. Nothing can begin or record a step meanwhile.
   select x.* into j from jobsworth.reactive_jobs x
   where x.id = decide_step.job_id for no key update;
   if not found then
