@@ -5,7 +5,7 @@ wanted revision, or the SQL that would bring it there; for the daemon, what stat
 
 Invariant: one migration at a time per schema (an advisory lock that dies with its connection), each
 revision whole or not at all. The revisions are numbered without branches; their files' names say
-their order.
+their order. How they follow from the sources of the schema is in migrations/README.md.
 
 Alembic keeps the books (`alembic_version`, in the schema itself) and runs `migrations/`. It holds
 its state in module globals, so a process migrates one database at a time.
@@ -26,7 +26,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, tuple_row
 
-from db.errors import JobsworthError, translated
+from db.errors import Conflict, JobsworthError, translated
 from db.pool import STATEMENT_SECONDS, bounded
 from db.schema import render, schema_name
 
@@ -39,6 +39,7 @@ CONNECT_SECONDS_MAX = 10
 LOCK_SECONDS_MAX = 600
 # A change that waits for a table makes everybody else wait behind it; better to fail soon.
 TABLE_LOCK_SECONDS_MAX = 10
+WORKERS_NAMED_MAX = 5
 
 COMMAND = "jobsworth migrate"
 
@@ -66,12 +67,16 @@ class SchemaState:
     message: str = ""
 
 
-def migrate(url: str, schema: str, to: str = "head") -> Migrated:
+def migrate(
+    url: str, schema: str, to: str = "head", *, alive_seconds: float | None = None
+) -> Migrated:
     """Bring `schema` up or down to revision `to` ("head", "base" or one of `REVISIONS`).
 
     Makes the schema and the extension `vector` if they are missing; at "base" the schema is dropped
-    if nothing else is in it, the extension stays. `url` is a libpq URI or DSN, of a direct
-    connection (not through PgBouncer). Blocking. Raises `MigrateError`.
+    if nothing else is in it, the extension stays. On the way down, a worker that has beaten within
+    `alive_seconds` is in the way (None: none is looked for). `url` is a libpq URI or DSN, of a
+    direct connection (not through PgBouncer). Blocking. Raises `MigrateError`, and `Conflict` for
+    workers that are alive.
     """
     goal = _revision(to)
     with _connected(url) as conn, _explained(schema):
@@ -80,11 +85,25 @@ def migrate(url: str, schema: str, to: str = "head") -> Migrated:
         if before == goal:
             return Migrated(before, goal)
         _refuse_unknown(schema, before)
+        if _place(goal) < _place(before) and alive_seconds is not None:
+            _refuse_living_workers(conn, schema, alive_seconds)
         _prepare(conn, schema)
         _run_alembic(conn, schema, before, goal)
         if goal is None:
             _clear(conn, schema)
         return Migrated(before, goal)
+
+
+def goes_down(url: str, schema: str, to: str, *, alive_seconds: float) -> bool:
+    """Whether revision `to` is below the one that `schema` is at. Raises as `migrate` would."""
+    goal = _revision(to)
+    with _connected(url) as conn, _explained(schema):
+        before = _current(conn, schema_name(schema))
+        _refuse_unknown(schema, before)
+        down = _place(goal) < _place(before)
+        if down:
+            _refuse_living_workers(conn, schema, alive_seconds)
+        return down
 
 
 def migration_sql(schema: str, to: str = "head", since: str = BASE) -> str:
@@ -254,6 +273,35 @@ def _refuse_unknown(schema: str, revision: str | None) -> None:
     state = _state(schema, revision)
     if state.state == "newer":
         raise MigrateError(state.message)
+
+
+LIVING_WORKERS = """
+select w.host, w.pid, extract(epoch from now() - w.beaten_at)::float8
+from jobsworth.workers w
+where w.beaten_at > now() - %(alive_seconds)s * interval '1 second'
+order by w.started_at
+"""
+
+
+def _refuse_living_workers(
+    conn: psycopg.Connection[TupleRow], schema: str, alive_seconds: float
+) -> None:
+    values = {"alive_seconds": alive_seconds}
+    found = conn.execute(render(LIVING_WORKERS, schema), values).fetchall()
+    if not found:
+        return
+    named = [
+        f"process {pid} on {host} (heartbeat {max(seconds, 0):.0f} s ago)"
+        for host, pid, seconds in found[:WORKERS_NAMED_MAX]
+    ]
+    if len(found) > WORKERS_NAMED_MAX:
+        named.append(f"and {len(found) - WORKERS_NAMED_MAX} more")
+    workers = "a running worker" if len(found) == 1 else f"{len(found)} running workers"
+    raise Conflict(
+        f"schema {schema} is in use by {workers}: {', '.join(named)}",
+        "stop each worker with SIGTERM (systemctl stop jobsworth, docker stop …) and try again; "
+        f"a killed one counts as running for {alive_seconds:g} s",
+    )
 
 
 FIND_SCHEMA = "select 1 from pg_namespace where nspname = %(schema)s"

@@ -1,1 +1,1 @@
-"""The revisions of the schema, oldest first: Alembic's order, plain SQL, up and down."""
+"""The schema: its sources, and the revisions that bring an installed database to them."""

@@ -1,35 +1,23 @@
-"""The schema as `pg_dump` of PostgreSQL 18 sees it, without what changes from day to day.
-
-`migrations/schema.sql` is this dump of a freshly migrated database: for readers, and for the test
-that compares it. Renew it with `python -m tests.schema_dump`.
-"""
+"""The schema as `pg_dump` sees it, without what changes from day to day."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
-from db.migrate import migrate
 from db.schema import DEFAULT_SCHEMA
-from db.server.embedded import Embedded, start
-from tests.support import ROOT
-
-SCHEMA_SQL = ROOT / "migrations" / "schema.sql"
-RENEW = "python -m tests.schema_dump"
+from db.server.embedded import Embedded
 
 # Comments carry versions, SET lines the surroundings of a restore, \restrict a random key.
 _NOISE = re.compile(r"--|SET |SELECT pg_catalog\.set_config|\\(un)?restrict ")
 
 
-def dump(server: Embedded, url: str, schema: str = DEFAULT_SCHEMA) -> str:
+def dump(server: Embedded, url: str, schema: str = DEFAULT_SCHEMA, *options: str) -> str:
     """The statements that make `schema`, as if it had the default name."""
     done = subprocess.run(
         [
             *(server.bin("pg_dump"), f"--dbname={url}", "--schema-only", f"--schema={schema}"),
-            *("--no-owner", "--no-privileges"),
+            *("--no-owner", "--no-privileges", *options),
         ],
         capture_output=True,
         text=True,
@@ -40,15 +28,6 @@ def dump(server: Embedded, url: str, schema: str = DEFAULT_SCHEMA) -> str:
     return re.sub(rf"\b{schema}\b", DEFAULT_SCHEMA, text)
 
 
-def main() -> None:
-    directory = Path(tempfile.mkdtemp(prefix="jobsworth-test-", dir="/tmp"))
-    try:
-        with start(directory, 18, {"fsync": "off"}) as server:
-            migrate(server.url, DEFAULT_SCHEMA)
-            SCHEMA_SQL.write_text(dump(server, server.url))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
+def dump_without_books(server: Embedded, url: str) -> str:
+    """The schema without the table in which Alembic keeps the revision."""
+    return dump(server, url, DEFAULT_SCHEMA, "--exclude-table=*.alembic_version")

@@ -7,13 +7,18 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
+from db.migrate import REVISIONS
 from db.schema import DEFAULT_SCHEMA, render
+from migrations.sources import DIRECTORY as SCHEMA
+from migrations.sources import files as schema_files
 from tests.support import ROOT, environment
 from worker import events
 from worker.crash_points import CRASH_POINTS
@@ -347,6 +352,72 @@ def test_each_statement_stands_above_the_one_function_that_runs_it(path: Path) -
 
 def _names(node: ast.AST) -> set[str]:
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+# The schema.
+
+# The chapters of ARCHITECTURE.md, and what several of them share.
+CHAPTERS = {
+    *("base", "queue", "steps", "runs", "money", "approvals", "deployments", "conversations"),
+    *("memory", "people", "diagnosis"),
+}
+# At the beginning of a line: function bodies are indented, or begin with `begin` or `declare`.
+CREATED = re.compile(
+    r"^create (?:or replace )?(?:unlogged )?(?:unique )?(?P<kind>[a-z]+) (?:if not exists )?"
+    r"(?P<name>[a-z0-9_.]+)(?:[^;]*? on (?P<table>[a-z0-9_.]+))?",
+    re.MULTILINE,
+)
+# What says an object a second time, or takes it back.
+PATCHED = re.compile(r"^(?:create or replace|alter|drop)\b.*", re.MULTILINE)
+
+
+def created() -> Iterator[str]:
+    """Each object of the schema, as often as it is created: "trigger touch on jobsworth.runs"."""
+    for name in schema_files():
+        for made in CREATED.finditer((SCHEMA / name).read_text()):
+            on_table = f" on {made['table']}" if made["kind"] == "trigger" else ""
+            yield f"{made['kind']} {made['name']}{on_table}"
+
+
+def test_each_object_of_the_schema_is_created_once_in_its_final_form() -> None:
+    often = {name: times for name, times in Counter(created()).items() if times > 1}
+    assert not often
+    for name in schema_files():
+        assert not PATCHED.findall((SCHEMA / name).read_text()), name
+
+
+def test_the_objects_of_the_schema_are_found_by_how_they_are_written() -> None:
+    found = set(created())
+    assert {
+        *("table jobsworth.reactive_jobs", "index jobs_ready", "view jobsworth.violations"),
+        *("function jobsworth.claim", "type jobsworth.job_status", "sequence jobsworth.lease_no"),
+        *("trigger touch on jobsworth.chat_threads", "extension vector"),
+        "trigger count_idle_workers on jobsworth.workers",
+    } <= found
+
+
+def test_every_file_of_the_schema_is_in_its_chapter_and_in_the_reading_order() -> None:
+    there = sorted(str(path.relative_to(SCHEMA)) for path in SCHEMA.rglob("*") if path.is_file())
+    assert there == sorted(["order.txt", *schema_files()])
+    for name in schema_files():
+        assert re.fullmatch(r"[a-z]+/[a-z_]+\.sql", name), name
+        assert name.split("/")[0] in CHAPTERS, name
+    stretches = [chapter for chapter, _ in groupby(name.split("/")[0] for name in schema_files())]
+    assert len(stretches) == len({*stretches}), "the files of a chapter follow each other"
+
+
+def test_every_file_of_the_schema_says_what_it_is_and_has_one_subject() -> None:
+    for name in schema_files():
+        lines = (SCHEMA / name).read_text().splitlines()
+        assert lines[0].startswith("-- "), name
+        assert len(lines) <= LINES_MAX, name
+
+
+def test_what_was_released_is_kept() -> None:
+    """See migrations/README.md, "The first release"."""
+    released = re.search(r"^## v?\d", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    if released or len(REVISIONS) > 1:
+        assert (ROOT / "migrations/versions/0001_schema.sql").exists()
 
 
 # Files.

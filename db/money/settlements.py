@@ -2,7 +2,7 @@
 
 In: endings, of living attempts, of a spool, or of nobody. Out: the row of the call with what it
 took, and its `settle` in the `token_ledger` (`release` if it was provably not sent), or an `adjust`
-if the truth came later. The function behind it (migrations/versions/0007_budgets.py)
+if the truth came later. The function behind it (migrations/schema/money/settle_calls.sql)
 also keeps the budgets' windows.
 
 Invariant: settled exactly once, lease or no lease: an answer that was paid for belongs into the

@@ -2,7 +2,7 @@
 
 In: calls with their upper estimates, under their jobs' leases. Out: one `llm_calls` row for each
 and its `reserve` in the `token_ledger`, or what stands against it. The function behind it
-(migrations/versions/0007_budgets.py) also keeps the budgets and the rate limits.
+(migrations/schema/money/start_calls.sql) also keeps the budgets and the rate limits.
 
 Invariant: a call is written, and committed, before a byte of it is sent. Starting is fenced: who
 has lost the lease sends nothing.

@@ -5,7 +5,7 @@ the cut and runs the rest anew; or, as a dry run, what it would read and what th
 first time. The invariant: nothing is copied, so nothing that a branch reads is paid again, and
 nothing that it reads goes away (the other run cannot be deleted).
 
-The rules are in the database (`plan_fork`, migrations/versions/0009_steps.py), so that every
+The rules are in the database (`plan_fork`, migrations/schema/runs/fork.sql), so that every
 language forks alike.
 """
 

@@ -117,12 +117,15 @@ def migrate(
     since: Annotated[
         str, typer.Option(metavar="REV", help="With --sql: the revision to begin at.")
     ] = "base",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Go down to an older revision without asking.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the schema of the database to this version, or to another revision."""
     from worker.cli import migrations
 
-    migrations.run(to=to, since=since, sql=sql, as_json=as_json)
+    migrations.run(to=to, since=since, sql=sql, yes=yes, as_json=as_json)
 
 
 @app.command(rich_help_panel=WORK)

@@ -160,7 +160,7 @@ def test_migrate_goes_to_a_revision_and_says_so(empty_database_url: str) -> None
     }
     again = run_cli("migrate", url=empty_database_url)
     assert again.stdout == f"schema jobsworth is at revision {HEAD}: nothing to do\n"
-    down = run_cli("migrate", "--to", "base", url=empty_database_url)
+    down = run_cli("migrate", "--to", "base", "--yes", url=empty_database_url)
     assert down.stdout == f"schema jobsworth went from revision {HEAD} to nothing\n"
 
 

@@ -1,0 +1,33 @@
+-- Messages. They are append-only. Counts and the time of the last message are read from the index,
+-- so they cannot drift.
+
+create type jobsworth.message_role as enum ('user', 'assistant', 'system', 'tool');
+
+create table jobsworth.chat_messages (
+  id uuid not null default jobsworth.uuidv7() primary key,
+  team_id uuid,
+  thread_id uuid not null references jobsworth.chat_threads on delete cascade,
+  role jobsworth.message_role not null,
+  text text not null,
+  author_user_id uuid,
+  author_agent_id uuid,
+  recipient_agent_id uuid,
+  request_id text,
+  platform_message_id text,
+  raw_payload jsonb,
+  model text,
+  input_tokens int,
+  output_tokens int,
+  latency_ms int,
+  job_id uuid,
+  effect_key text,
+  created_at timestamptz not null default clock_timestamp()
+);
+create index chat_messages_recent on jobsworth.chat_messages (thread_id, id);
+-- A message of a platform arrives once.
+create unique index chat_messages_platform on jobsworth.chat_messages
+  (thread_id, platform_message_id) where platform_message_id is not null;
+create unique index chat_messages_effect on jobsworth.chat_messages (job_id, effect_key)
+  where job_id is not null;
+create trigger messages_are_immutable before update or delete on jobsworth.chat_messages
+  for each row execute function jobsworth.refuse_change();

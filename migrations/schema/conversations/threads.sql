@@ -1,0 +1,23 @@
+-- Threads: one for each chat of a platform.
+
+create type jobsworth.thread_status as enum ('active', 'archived', 'closed', 'deleted');
+
+create table jobsworth.chat_threads (
+  id uuid not null default jobsworth.uuidv7() primary key,
+  team_id uuid,
+  user_id uuid,
+  agent_id uuid,
+  platform text not null,
+  chat_id text not null,
+  title text,
+  status jobsworth.thread_status not null default 'active',
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  archived_at timestamptz,
+  constraint archived_has_its_time check ((status = 'archived') = (archived_at is not null)),
+  constraint one_thread_per_chat unique nulls not distinct (team_id, platform, chat_id)
+);
+create index chat_threads_user on jobsworth.chat_threads (user_id, id) where user_id is not null;
+create trigger touch before update on jobsworth.chat_threads
+  for each row execute function jobsworth.touch();

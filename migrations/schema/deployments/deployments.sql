@@ -1,0 +1,83 @@
+-- Deployments. A deployment that goes back is a row of its own: `rollback_of` is the deployment
+-- that was live when it was asked for, `rollback_to` the healthy one whose commit is live again.
+--
+-- A deployment whose job does not run keeps its environment for a bounded time only. `idle_since`
+-- is when it was first seen so, under the lease `idle_lease_no`: a claim after that makes the mark
+-- worthless, and nobody has to take it back.
+
+create type jobsworth.deployment_status as enum
+  ('building', 'testing', 'deploying', 'healthy', 'rolled_back', 'failed');
+
+create table jobsworth.deployments (
+  id uuid not null default jobsworth.uuidv7() primary key,
+  team_id uuid,
+  job_id uuid,
+  step_name text,
+  environment text not null,
+  repository text,
+  sha text not null,
+  branch text,
+  status jobsworth.deployment_status not null default 'building',
+  release text,
+  report_text text,
+  probe jsonb,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  finished_at timestamptz,
+  host text,
+  rollback_of uuid,
+  rollback_to uuid,
+  idle_lease_no bigint,
+  idle_since timestamptz,
+  constraint healthy_has_a_passing_probe
+    check (status <> 'healthy' or coalesce((probe ->> 'passed')::boolean, false)),
+  constraint final_has_its_end
+    check ((status in ('healthy', 'rolled_back', 'failed')) = (finished_at is not null)),
+  constraint going_back_is_from_one_to_another
+    check ((rollback_of is null) = (rollback_to is null) and rollback_of <> rollback_to)
+);
+-- One deployment at a time in each environment.
+create unique index deployments_one_at_a_time on jobsworth.deployments (team_id, environment)
+  nulls not distinct where finished_at is null;
+create unique index deployments_step on jobsworth.deployments (job_id, step_name)
+  where job_id is not null;
+create index deployments_recent on jobsworth.deployments (environment, id);
+create index deployments_live on jobsworth.deployments (environment, id)
+  where status = 'healthy';
+
+-- Refuses a status that a deployment cannot have next.
+create function jobsworth.guard_deployment() returns trigger language plpgsql as $$
+declare
+  legal boolean := new.status = old.status or case old.status
+      when 'building' then new.status in ('testing', 'deploying', 'failed')
+      when 'testing' then new.status in ('deploying', 'failed')
+      when 'deploying' then new.status in ('healthy', 'rolled_back', 'failed')
+      else false
+    end;
+begin
+  if not legal then
+    raise exception 'deployment % cannot go from % to %', old.id, old.status, new.status
+      using errcode = 'check_violation',
+      hint = 'building, testing, deploying, then healthy, rolled_back or failed; '
+        'a finished deployment stays as it is.';
+  end if;
+  new.updated_at := now();
+  return new;
+end $$;
+create trigger guard_deployment before update on jobsworth.deployments
+  for each row execute function jobsworth.guard_deployment();
+
+-- A person who runs a job again deploys anew what did not become healthy: `retry` renames the step
+-- of the deployment. This renames the recorded outcome of that step and what consumed its approval,
+-- so that both make way.
+create function jobsworth.set_outcome_aside() returns trigger language plpgsql as $$
+begin
+  update jobsworth.steps s set name = new.step_name
+  where s.job_id = old.job_id and s.name = old.step_name and s.kind = 'deploy';
+  update jobsworth.approvals a set consumed_by = new.step_name
+  where a.job_id = old.job_id and a.consumed_by = old.step_name;
+  return null;
+end $$;
+create trigger set_outcome_aside after update of step_name on jobsworth.deployments
+  for each row when (old.step_name is distinct from new.step_name)
+  execute function jobsworth.set_outcome_aside();

@@ -1,0 +1,180 @@
+-- Why a job is not running: exactly one reason, and the one thing that would unblock it.
+
+-- A word, quoted for a shell if it needs that.
+create function jobsworth.shell_word(word text) returns text language sql immutable strict
+  return case when word ~ '^[A-Za-z0-9_][A-Za-z0-9_.:/@%+-]*$' then word
+    else '''' || replace(word, '''', '''\''''') || '''' end;
+
+-- Why a job waits for a budget, and what would help.
+create function jobsworth.why_budget(job_id uuid, out detail text, out remedy text)
+  language sql stable begin atomic
+  select case when w.granted_at is not null then 'there is room again: next to be promoted'
+      else jobsworth.budget_words(b, coalesce(x.reserved + x.spent, 0), w.amount, now()) end,
+    case when w.granted_at is not null then 'nothing to do: a worker promotes it'
+      else 'jobsworth budget raise ' || b.name || ' '
+        || trim_scale(round(coalesce(x.reserved + x.spent, 0) + w.amount, 6))
+        || ' (or more), or wait for room' end
+  from jobsworth.budget_waits w
+  join jobsworth.budgets b on b.id = w.budget_id
+  left join lateral jobsworth.window_of(
+    b.id, b.period, jobsworth.window_start(b, now()), w.run_id) x on true
+  where w.job_id = why_budget.job_id;
+end;
+
+-- Which step waits for a person, and what that person can answer.
+create function jobsworth.why_person(job_id uuid, out detail text, out remedy text)
+  language sql stable begin atomic
+  select 'step ' || s.name || ' was begun at '
+      || to_char(s.started_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC by attempt '
+      || s.attempt || coalesce(' on ' || s.begun_by, '') || ' and not recorded'
+      || coalesce(' (' || s.error || ')', '') || '; it is unsafe to repeat',
+    'if it happened: jobsworth step done ' || why_person.job_id || ' '
+      || jobsworth.shell_word(s.name) || ' [--output JSON]; if it did not: jobsworth step again '
+      || why_person.job_id || ' ' || jobsworth.shell_word(s.name)
+  from jobsworth.steps s
+  where s.job_id = why_person.job_id and s.effect = 'unsafe' and s.kind <> 'phase'
+    and s.finished_at is null
+  order by s.started_at
+  limit 1;
+end;
+
+-- Which deployment holds the environment that a job waits for.
+create function jobsworth.why_environment(
+  job_id uuid, out detail text, out remedy text) language sql stable begin atomic
+  select j.waiting_detail || coalesce(
+      ' is held by deployment ' || d.id || ' of ' || left(d.sha, 12) || ' (' || d.status || ')',
+      ' is free: next to be promoted'),
+    case when d.id is null then 'nothing to do: a worker promotes it'
+      else coalesce('jobsworth why ' || d.job_id, 'end it: it has no job') end
+  from jobsworth.reactive_jobs j
+  left join jobsworth.deployments d on d.environment = substr(j.waiting_detail, 13)
+    and d.finished_at is null and d.team_id is not distinct from j.team_id
+  where j.id = why_environment.job_id and j.waiting_for = 'limit' and j.run_at is null
+    and j.waiting_detail like 'environment %';
+end;
+
+-- Why this job is not running.
+create function jobsworth.why(job_id uuid)
+  returns table (status jobsworth.job_status, reason text, detail text, remedy text)
+  language plpgsql stable as $$
+#variable_conflict use_column
+declare
+  j jobsworth.reactive_jobs;
+  other record;
+begin
+  select x.* into j from jobsworth.reactive_jobs x where x.id = why.job_id;
+  if not found then
+    return;
+  end if;
+  status := j.status;
+  if j.status = 'waiting' then
+    reason := j.waiting_for::text;
+    case j.waiting_for
+    when 'timer' then
+      detail := 'until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+        || case when j.failures > 0 then ', after failure ' || j.failures || ': '
+             || coalesce(j.error, 'no message') else '' end
+        || coalesce(': ' || j.waiting_detail, '');
+      -- A retry would not help: the handler would only go on sleeping.
+      remedy := case when j.waiting_detail = 'its handler sleeps'
+        then 'wait, or cancel it: jobsworth cancel '
+        else 'wait, or run it now: jobsworth retry ' end || j.id;
+    when 'lane' then
+      select x.id, x.status into other from jobsworth.reactive_jobs x
+      where x.lane = j.lane and x.status = 'running' limit 1;
+      if not found then
+        select x.id, x.status into other from jobsworth.reactive_jobs x
+        where x.id = jobsworth.lane_head(j.lane) and x.id <> j.id;
+      end if;
+      detail := 'lane ' || j.lane || coalesce(', behind job ' || other.id || ' (' || other.status
+        || ')', ', next to be promoted');
+      remedy := coalesce('jobsworth why ' || other.id, 'nothing to do: a worker promotes it');
+    when 'parents' then
+      select p.id, p.status into other from jobsworth.job_edges e
+      join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = j.id and p.finished_at is null limit 1;
+      detail := coalesce('needs job ' || other.id || ' (' || other.status || ')',
+        'next to be promoted');
+      remedy := coalesce('jobsworth why ' || other.id, 'nothing to do: a worker promotes it');
+    when 'children' then
+      select count(*) as open, min(c.id::text) as id into other from jobsworth.reactive_jobs c
+      where c.parent_id = j.id and c.is_child and c.finished_at is null;
+      detail := other.open || ' of its children have not ended';
+      remedy := coalesce('jobsworth why ' || other.id, 'nothing to do: a worker promotes it');
+    when 'approval' then
+      select a.id, a.proposal_text, a.deadline into other from jobsworth.approvals a
+      where a.job_id = j.id and a.status = 'pending' limit 1;
+      detail := coalesce('approval ' || other.id || ': ' || left(other.proposal_text, 120),
+        'decided, next to be promoted');
+      remedy := coalesce('jobsworth approve ' || other.id || ', or jobsworth reject ' || other.id,
+        'nothing to do: a worker promotes it');
+    when 'signal' then
+      detail := 'signal ' || coalesce(j.waiting_detail, '?')
+        || coalesce(', at most until ' || to_char(j.run_at at time zone 'utc',
+             'YYYY-MM-DD HH24:MI:SS') || ' UTC', '');
+      remedy := 'jobsworth signal ' || j.id || ' '
+        || coalesce(jobsworth.shell_word(j.waiting_detail), 'NAME');
+    when 'handler' then
+      detail := 'no living worker knows the mode ' || j.mode;
+      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
+    when 'limit' then
+      select coalesce(e.detail, coalesce(j.waiting_detail, 'a limit')
+          || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
+               || ' UTC', '')),
+        coalesce(e.remedy, 'nothing to do: it is tried again then')
+      into detail, remedy from (select 1) one left join jobsworth.why_environment(j.id) e on true;
+    when 'budget' then
+      select coalesce(b.detail, j.waiting_detail, 'a budget'),
+        coalesce(b.remedy, 'jobsworth job ' || j.id)
+      into detail, remedy from (select 1) one left join jobsworth.why_budget(j.id) b on true;
+    when 'person' then
+      select coalesce(p.detail, j.waiting_detail, 'a person'),
+        coalesce(p.remedy, 'jobsworth job ' || j.id)
+      into detail, remedy from (select 1) one left join jobsworth.why_person(j.id) p on true;
+    else
+      detail := coalesce(j.waiting_detail, j.waiting_for::text);
+      remedy := 'jobsworth job ' || j.id;
+    end case;
+  elsif j.status = 'queued' then
+    if exists (select 1 from jobsworth.queues q where q.name = j.queue and q.paused) then
+      reason := 'paused';
+      detail := 'queue ' || j.queue || ' is paused';
+      remedy := 'jobsworth queue resume ' || j.queue;
+    elsif not exists (select 1 from jobsworth.workers w
+        where w.beaten_at > now() - interval '12 seconds' and not w.draining) then
+      reason := 'no worker';
+      detail := 'no worker is alive';
+      remedy := 'start one: jobsworth worker';
+    elsif not exists (select 1 from jobsworth.workers w
+        where j.mode = any(w.modes) and w.beaten_at > now() - interval '12 seconds'
+          and not w.draining) then
+      reason := 'no handler';
+      detail := 'no living worker knows the mode ' || j.mode;
+      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
+    elsif not exists (select 1 from jobsworth.workers w
+        where j.mode = any(w.modes) and j.queue = any(w.queues)
+          and w.beaten_at > now() - interval '12 seconds' and not w.draining) then
+      reason := 'no worker';
+      detail := 'no worker that knows ' || j.mode || ' serves the queue ' || j.queue;
+      remedy := 'add ' || j.queue || ' to a worker''s JOBSWORTH_QUEUES';
+    else
+      reason := 'no slot';
+      detail := 'ready: the next free slot takes it in its turn';
+      remedy := 'nothing to do, or add workers or slots (JOBSWORTH_SLOTS)';
+    end if;
+  elsif j.status = 'running' then
+    reason := 'running';
+    select w.host, w.pid into other from jobsworth.workers w where w.id = j.worker_id;
+    detail := 'attempt ' || j.attempt || coalesce(' on ' || other.host || ', process ' || other.pid,
+      ' of a worker that is gone: it will be rescued')
+      || case when j.cancel_requested then ', cancel requested' else '' end;
+    remedy := 'wait, or cancel it: jobsworth cancel ' || j.id;
+  else
+    reason := j.status::text;
+    detail := coalesce(j.error, 'ended at ' || to_char(j.finished_at at time zone 'utc',
+      'YYYY-MM-DD HH24:MI:SS') || ' UTC');
+    remedy := case when j.status = 'done' then 'nothing to do'
+      else 'run it again: jobsworth retry ' || j.id end;
+  end if;
+  return next;
+end $$;

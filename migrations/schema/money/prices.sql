@@ -1,0 +1,44 @@
+-- Own prices. They come before the prices that are shipped with the program.
+
+create table jobsworth.prices (
+  id uuid not null default jobsworth.uuidv7() primary key,
+  team_id uuid,
+  provider text not null,
+  -- The exact name, or the beginning of a name followed by *.
+  model text not null,
+  -- US dollars for a million tokens. Without a cache price, cached tokens cost as much as input.
+  input numeric not null,
+  output numeric not null,
+  cache_read numeric,
+  cache_write numeric,
+  -- Null: it has always been valid.
+  valid_from timestamptz,
+  note text,
+  created_at timestamptz not null default now(),
+  constraint prices_are_amounts check (
+    input >= 0 and input < 1e9 and output >= 0 and output < 1e9
+    and cache_read >= 0 and cache_read < 1e9 and cache_write >= 0 and cache_write < 1e9),
+  constraint a_star_ends_the_model check (position('*' in model) in (0, length(model))),
+  constraint a_price_names_its_model check (provider <> '' and model <> '')
+);
+create unique index prices_of_model on jobsworth.prices (team_id, provider, model, valid_from)
+  nulls not distinct;
+
+-- A new price can change the cost of a call that was only estimated; the ledger then has an entry
+-- that `reprices`. When the truth about the call is known after all, that entry is taken back, and
+-- the entries of the call add up to its row again.
+create function jobsworth.take_repricing_back() returns trigger language plpgsql as $$
+begin
+  insert into jobsworth.token_ledger (
+    team_id, call_id, job_id, thread_id, agent_id, run_id, entry, scope, mode, provider, model,
+    cost, reprices, unknown_costs)
+  select new.team_id, new.id, new.job_id, new.thread_id, new.agent_id, new.run_id, 'adjust',
+    new.scope, new.mode, new.provider, new.model, -sum(l.cost), true, -sum(l.unknown_costs)
+  from jobsworth.token_ledger l
+  where l.call_id = new.id and l.entry = 'adjust' and l.reprices
+  having sum(l.cost) <> 0 or sum(l.unknown_costs) <> 0;
+  return null;
+end $$;
+create trigger truth_takes_repricing_back after update on jobsworth.llm_calls
+  for each row when (old.status = 'unknown' and new.status <> 'unknown')
+  execute function jobsworth.take_repricing_back();

@@ -1,0 +1,82 @@
+-- Rate limits: requests and tokens per minute that all daemons together may send to a provider, by
+-- the generic cell rate algorithm (ITU-T I.371). Of a limit only the theoretical time of the next
+-- arrival is kept.
+
+-- `turn_at`: when the last of the jobs that were sent away may come again.
+create table jobsworth.rate_limits (
+  id uuid not null default jobsworth.uuidv7() primary key,
+  team_id uuid,
+  provider text not null,
+  model text not null default '*',
+  requests_per_minute int,
+  tokens_per_minute bigint,
+  paused_until timestamptz,
+  requests_at timestamptz,
+  tokens_at timestamptz,
+  turn_at timestamptz,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint limited_key unique nulls not distinct (team_id, provider, model),
+  constraint limits_are_counts check (requests_per_minute > 0 and tokens_per_minute > 0)
+) with (fillfactor = 50);
+
+-- How many seconds until a limit lets this many requests with this many tokens through (0: now). A
+-- bucket holds a minute's worth. A single call that is larger than that goes when the bucket is
+-- full.
+create function jobsworth.limit_wait(
+  l jobsworth.rate_limits, requests bigint, tokens bigint, at timestamptz)
+  returns float8 language sql stable return greatest(
+    0,
+    extract(epoch from l.paused_until - at),
+    greatest(extract(epoch from l.requests_at - at), 0)
+      + requests * 60.0 / l.requests_per_minute - 60,
+    greatest(extract(epoch from l.tokens_at - at), 0) + case when requests = 1
+      then least(60.0, tokens * 60.0 / l.tokens_per_minute)
+      else tokens * 60.0 / l.tokens_per_minute end - 60)::float8;
+
+-- Set the requests and tokens per minute that all daemons together may send; null: no limit. The
+-- model `*` stands for all models of a provider together.
+create function jobsworth.set_rate_limit(
+  provider text, model text default '*', requests int default null, tokens bigint default null)
+  returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  if set_rate_limit.requests <= 0 or set_rate_limit.tokens <= 0 then
+    raise exception 'a limit of % requests and % tokens lets nothing through',
+      set_rate_limit.requests, set_rate_limit.tokens using hint = 'give numbers from 1 on';
+  end if;
+  insert into jobsworth.rate_limits as l (
+    provider, model, requests_per_minute, tokens_per_minute)
+  values (set_rate_limit.provider, set_rate_limit.model, set_rate_limit.requests,
+    set_rate_limit.tokens)
+  on conflict (team_id, provider, model) do update
+  set requests_per_minute = excluded.requests_per_minute,
+    tokens_per_minute = excluded.tokens_per_minute,
+    requests_at = case when excluded.requests_per_minute = l.requests_per_minute
+      then l.requests_at end,
+    tokens_at = case when excluded.tokens_per_minute = l.tokens_per_minute then l.tokens_at end,
+    turn_at = null;
+  perform jobsworth.wake_limited();
+end $$;
+
+-- Let all jobs that wait for a limit try again now: the turns they were given were those of the old
+-- limit.
+create function jobsworth.wake_limited() returns void language sql as $$
+  update jobsworth.reactive_jobs j set run_at = clock_timestamp()
+  where j.id = any(array(
+    select x.id from jobsworth.reactive_jobs x
+    where x.status = 'waiting' and x.waiting_for = 'limit' and x.run_at > clock_timestamp()
+    for no key update skip locked))
+$$;
+
+-- Stop all calls to a model of a provider for this many seconds. A longer pause that is already set
+-- stays.
+create function jobsworth.pause_rate(provider text, model text, seconds float8)
+  returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+  insert into jobsworth.rate_limits as l (provider, model, paused_until)
+  values (pause_rate.provider, pause_rate.model,
+    clock_timestamp() + make_interval(secs => pause_rate.seconds))
+  on conflict (team_id, provider, model) do update
+  set paused_until = greatest(l.paused_until, excluded.paused_until);
+end $$;

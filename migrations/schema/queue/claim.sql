@@ -1,0 +1,81 @@
+-- Claim jobs: one message and one statement.
+--
+-- The claim is a function because the planner settings come with it, through a pooler too. As a
+-- statement of the daemon it needed a transaction around it that pins the plan, four messages in
+-- all: 1.5 ms and 0.63 ms of the worker's CPU for one job, against 0.7 and 0.25 ms.
+
+-- Claim up to `wanted` queued jobs for a worker, and put off the jobs of a lane that come after its
+-- first (these are returned without a lease). `queues`, `priorities` and `positions` say where to
+-- look, in this order, and after which position in each. The worker must have its row in `workers`.
+create function jobsworth.claim(
+  worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[],
+  wanted int)
+  returns table (
+    id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
+    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
+    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
+    trace_parent text, run_id uuid, node text, agent_id uuid, waited_seconds float8)
+  language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return query
+  with ready as materialized (
+    -- The next jobs of each queue and priority, after the remembered position, urgent ones first.
+    -- Rows that other workers have locked are skipped. The lateral join keeps the order of the
+    -- probes.
+    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position
+    from unnest(claim.queues, claim.priorities, claim.positions)
+      as probe (queue, priority, position)
+    cross join lateral (
+      select r.id, r.queue, r.priority, r.position, r.lane, r.lane_position
+      from jobsworth.reactive_jobs r
+      where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
+        and r.position > probe.position and r.mode = any(claim.modes)
+      order by r.position
+      limit claim.wanted
+      -- `for update` would also skip a job that another job needs, as long as the transaction that
+      -- inserts the other job is open: its foreign key holds `for key share`.
+      for no key update skip locked
+    ) j
+    where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
+      and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
+    limit claim.wanted
+  ), heads as materialized (
+    -- Of a lane only its lowest open job, if nothing runs there. One claimer at a time; the others
+    -- do not wait for it.
+    select r.id, r.lane, (
+        row_number() over (partition by r.lane order by r.lane_position, r.id) = 1
+        and not jobsworth.lane_blocked(r.lane, r.lane_position, r.id)
+        and pg_try_advisory_xact_lock(hashtextextended('jobsworth.' || r.lane, 0))
+      ) as is_head
+    from ready r
+    where r.lane is not null
+  ), deferred as (
+    update jobsworth.reactive_jobs j
+    set status = 'waiting', waiting_for = 'lane', run_at = null
+    where j.id = any(array(select h.id from heads h where not h.is_head))
+    returning j.id, j.lane
+  ), taken as (
+    update jobsworth.reactive_jobs j
+    set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'),
+      worker_id = claim.worker_id, started_at = now()
+    where j.id = any(array(
+      select r.id from ready r where r.lane is null
+      union all
+      select h.id from heads h where h.is_head))
+    returning j.id, j.lease_no, j.queue, j.priority, j.position, j.mode, j.payload, j.attempt,
+      j.failures, j.failures_max, j.timeout_seconds, j.team_id, j.thread_id, j.trigger_message_id,
+      j.parent_id, j.is_child, j.lane, j.trace_parent, j.run_id, j.node, j.agent_id,
+      greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds
+  )
+  select t.id, t.lease_no, t.queue, t.priority, t.position, t.mode, t.payload, t.attempt,
+    t.failures, t.failures_max, t.timeout_seconds, t.team_id, t.thread_id, t.trigger_message_id,
+    t.parent_id, t.is_child, t.lane, t.trace_parent, t.run_id, t.node, t.agent_id, t.waited_seconds
+  from taken t
+  union all
+  select d.id, null, r.queue, r.priority, r.position, null, null, null, null, null, null, null,
+    null, null, null, null, d.lane, null, null, null, null, null
+  from deferred d join ready r on r.id = d.id;
+end $$;

@@ -1,0 +1,77 @@
+-- Enqueue a job and return its id. If an open job has the same unique key, return that job's id.
+
+create function jobsworth.enqueue(
+  mode text, payload jsonb default '{}', queue text default 'default', priority int default 3,
+  run_at timestamptz default null, delay interval default null, thread_id uuid default null,
+  trigger_message_id uuid default null, lane text default null, unique_key text default null,
+  failures_max int default null, timeout_seconds float8 default null,
+  trace_parent text default null, team_id uuid default null, after uuid[] default null,
+  holds_lane boolean default false, crashes_max int default null, id uuid default null,
+  agent_id uuid default null)
+  returns uuid language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  new_id uuid := coalesce(enqueue.id, jobsworth.uuidv7());
+  found_id uuid;
+  needs uuid[] := coalesce(enqueue.after, '{}');
+  unknown uuid;
+begin
+  if enqueue.mode is null or enqueue.mode = '' then
+    raise exception 'a job needs a mode: which handler runs it'
+      using errcode = 'invalid_parameter_value', hint = 'For example: enqueue(''answer'', …).';
+  end if;
+  if enqueue.delay < interval '0' or enqueue.delay is not null and enqueue.run_at is not null then
+    raise exception 'the delay of a % job is negative, or given together with run_at', enqueue.mode
+      using errcode = 'invalid_parameter_value', hint = 'Give one of them, or none for now.';
+  end if;
+  if pg_column_size(enqueue.payload) > 1048576 then
+    raise exception 'the payload of a % job has % bytes; at most 1048576 are allowed',
+      enqueue.mode, pg_column_size(enqueue.payload)
+      using errcode = 'program_limit_exceeded',
+      hint = 'Store the document as an artifact or a file and pass its address.';
+  end if;
+  select u.id into unknown from unnest(needs) u(id)
+  where not exists (select 1 from jobsworth.reactive_jobs p where p.id = u.id) limit 1;
+  if found then
+    raise exception 'job % in after does not exist', unknown
+      using errcode = 'foreign_key_violation', hint = 'Enqueue the jobs it needs first.';
+  end if;
+  loop
+    insert into jobsworth.reactive_jobs (
+      id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
+      failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
+      status, waiting_for)
+    values (
+      new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
+      coalesce(enqueue.priority, 3)::smallint,
+      coalesce(enqueue.run_at, clock_timestamp() + enqueue.delay),
+      enqueue.thread_id, enqueue.trigger_message_id, enqueue.lane, enqueue.unique_key,
+      enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
+      enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id,
+      case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
+      case when needs <> '{}' then 'parents'::jobsworth.wait_reason end)
+    on conflict do nothing
+    returning reactive_jobs.id into found_id;
+    if found_id is not null then
+      if needs <> '{}' then
+        insert into jobsworth.job_edges (job_id, needs_job_id)
+        select found_id, u.id from unnest(needs) u(id) group by u.id;
+        perform jobsworth.reconsider(array[found_id], patient => true);
+      end if;
+      return found_id;
+    end if;
+    -- The conflict was with its own id (a repeated call), or with the job that has the unique key.
+    -- If that job has ended just now, try again.
+    select j.id into found_id from jobsworth.reactive_jobs j where j.id = new_id;
+    if not found then
+      select j.id into found_id from jobsworth.reactive_jobs j
+      where j.unique_key = enqueue.unique_key and j.team_id is not distinct from enqueue.team_id
+        and j.finished_at is null;
+    end if;
+    if found_id is not null then
+      return found_id;
+    end if;
+  end loop;
+end $$;

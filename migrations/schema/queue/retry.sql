@@ -1,0 +1,82 @@
+-- Run jobs again.
+
+-- Give a failed or canceled job a fresh start, as if it had just been inserted; run a job that
+-- waits for a timer now. Returns its status.
+create function jobsworth.retry(job_id uuid) returns jobsworth.job_status
+  language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  j jobsworth.reactive_jobs;
+begin
+  select x.* into j from jobsworth.reactive_jobs x where x.id = retry.job_id for no key update;
+  if not found then
+    raise exception 'there is no job %', retry.job_id using errcode = 'no_data_found',
+      hint = 'List jobs: jobsworth jobs.';
+  elsif j.status = 'waiting' and j.waiting_for = 'timer' then
+    update jobsworth.reactive_jobs x set run_at = clock_timestamp() where x.id = j.id;
+    perform jobsworth.reconsider(array[j.id], patient => true);
+  elsif j.status in ('failed', 'canceled') then
+    perform jobsworth.restart_locked(array[j.id]);
+  else
+    raise exception 'job % is %: only a failed, canceled or timed job can be run again',
+      j.id, j.status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'see what it waits for: jobsworth why ' || j.id;
+  end if;
+  return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
+-- Give a fresh start to failed and canceled jobs that this transaction has locked. A job that ended
+-- with a no asks its question again; the no stays in the books.
+create function jobsworth.restart_locked(job_ids uuid[]) returns void language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  taken record;
+begin
+  select j.id, j.unique_key, x.id as holder into taken
+  from jobsworth.reactive_jobs j
+  join jobsworth.reactive_jobs x
+    on x.unique_key = j.unique_key and x.team_id is not distinct from j.team_id
+  where j.id = any(job_ids) and x.finished_at is null
+  limit 1;
+  if found then
+    raise exception 'job % cannot run again: job % holds its unique key %',
+      taken.id, taken.holder, taken.unique_key
+      using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
+  end if;
+  -- Their steps stay recorded and paid. Only a deployment that did not become healthy is made anew.
+  delete from jobsworth.steps p
+  using jobsworth.deployments d
+  where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back')
+    and p.job_id = d.job_id and p.kind = 'phase' and starts_with(p.name, d.step_name || ':');
+  update jobsworth.deployments d
+  set step_name = d.step_name || ' before ' || d.id
+  where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back');
+
+  update jobsworth.approvals a set effect_key = null
+  where a.job_id = any(job_ids) and a.superseded_by is null and a.chosen_option = 'reject';
+
+  -- They wait for a timer that is due, so `reconsider` gives each its place. If a job that they
+  -- need is open, or is restarted here too, they wait for that job.
+  begin
+    update jobsworth.reactive_jobs x
+    set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
+        waiting_for = case when exists (
+            select 1 from jobsworth.job_edges e
+            join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+            where e.job_id = x.id and (p.finished_at is null or p.id = any(job_ids)))
+          then 'parents' else 'timer' end::jobsworth.wait_reason,
+        failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
+        lane_position = null
+    where x.id = any(job_ids);
+  exception when unique_violation then
+    raise exception 'job % cannot run again: another job has just taken its unique key %',
+      (select string_agg(j.id::text, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids) and j.unique_key is not null),
+      (select string_agg(distinct j.unique_key, ' or ') from jobsworth.reactive_jobs j
+        where j.id = any(job_ids))
+      using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
+  end;
+  perform jobsworth.reconsider(job_ids, patient => true);
+end $$;

@@ -1,0 +1,100 @@
+"""The whole schema, as the first release installs it.
+
+Until that release, this runs the sources in `schema/`, so they can still change freely. The first
+release keeps a copy of them beside this file, as `0001_schema.sql`. From then on this runs the
+copy: a later release must still install what this revision installed. README.md says the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import LiteralString, cast
+
+from migrations import sources
+from migrations.sql import run
+
+revision = "0001"
+down_revision = None
+
+RELEASED = Path(__file__).with_suffix(".sql")
+
+# The extension `vector` stays: others may use it. So do things that others have put into the
+# schema, which is why this is no `drop schema … cascade`.
+DOWN = """
+drop view
+  jobsworth.approvals_decided,
+  jobsworth.environment_states,
+  jobsworth.violations_of_queue, jobsworth.violations_of_runs, jobsworth.violations_of_books,
+  jobsworth.violations_of_ledger, jobsworth.violations_of_consent,
+  jobsworth.violations_of_shipping, jobsworth.violations;
+
+-- The functions that name tables in their signatures or bodies.
+drop function
+  jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
+  jobsworth.finish, jobsworth.reason_gone, jobsworth.reconsider, jobsworth.unblock,
+  jobsworth.cancel, jobsworth.cancel_locked, jobsworth.retry, jobsworth.restart_locked,
+  jobsworth.send_signal, jobsworth.unattended, jobsworth.close_orphans, jobsworth.chores,
+  jobsworth.decide_step,
+  jobsworth.start_run, jobsworth.needs_of, jobsworth.check_nodes, jobsworth.refuse_cycle,
+  jobsworth.upsert_run, jobsworth.move_runs, jobsworth.run_must_move, jobsworth.run_verdict,
+  jobsworth.cancel_run, jobsworth.retry_run, jobsworth.delete_run, jobsworth.is_inherited,
+  jobsworth.sources_of, jobsworth.inherited_steps, jobsworth.inherited_children,
+  jobsworth.inherits_child, jobsworth.jobs_of_run, jobsworth.plan_fork, jobsworth.fork_run,
+  jobsworth.lock_money, jobsworth.window_start, jobsworth.window_end, jobsworth.amount_words,
+  jobsworth.budget_words, jobsworth.budgets_of, jobsworth.window_of, jobsworth.limit_wait,
+  jobsworth.set_rate_limit, jobsworth.wake_limited, jobsworth.pause_rate, jobsworth.start_calls,
+  jobsworth.calls_count, jobsworth.start_counted, jobsworth.refuse_call, jobsworth.settle_calls,
+  jobsworth.correct_unknown, jobsworth.settle_windows, jobsworth.budget_has_room,
+  jobsworth.grant_waiting, jobsworth.wake_budgets, jobsworth.grant_budgets,
+  jobsworth.forget_windows, jobsworth.set_budget, jobsworth.raise_budget, jobsworth.reset_budget,
+  jobsworth.remove_budget, jobsworth.budget_named, jobsworth.spent,
+  jobsworth.canonical, jobsworth.shown_hash, jobsworth.person, jobsworth.resolve,
+  jobsworth.expire_approvals, jobsworth.time_out, jobsworth.supersede,
+  jobsworth.environment_is_free,
+  jobsworth.halfvec, jobsworth.cosine_distance,
+  jobsworth.shell_word, jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
+  jobsworth.why;
+
+drop table
+  jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
+  jobsworth.signals,
+  jobsworth.steps, jobsworth.step_decisions, jobsworth.artifacts,
+  jobsworth.runs, jobsworth.run_metrics, jobsworth.branches, jobsworth.branch_reads,
+  jobsworth.llm_calls, jobsworth.token_ledger, jobsworth.prices, jobsworth.budgets,
+  jobsworth.budget_windows, jobsworth.call_windows, jobsworth.budget_waits, jobsworth.rate_limits,
+  jobsworth.ledger_closing, jobsworth.ledger_days,
+  jobsworth.approvals, jobsworth.approval_decisions, jobsworth.webhooks, jobsworth.webhook_outbox,
+  jobsworth.deployments, jobsworth.environments,
+  jobsworth.chat_threads, jobsworth.chat_messages, jobsworth.message_artifacts,
+  jobsworth.embedding_spaces, jobsworth.embedding_outbox, jobsworth.embeddings;
+
+-- The functions of triggers and defaults.
+drop function
+  jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
+  jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
+  jobsworth.guard_run,
+  jobsworth.take_repricing_back, jobsworth.open_ledger_day,
+  jobsworth.announce_approval,
+  jobsworth.guard_deployment, jobsworth.set_outcome_aside;
+
+drop sequence
+  jobsworth.job_position, jobsworth.lane_position, jobsworth.lease_no, jobsworth.idle_workers;
+
+drop type
+  jobsworth.job_status, jobsworth.wait_reason, jobsworth.parent_failure,
+  jobsworth.step_effect,
+  jobsworth.run_status,
+  jobsworth.call_status, jobsworth.usage_source, jobsworth.ledger_scope, jobsworth.ledger_entry,
+  jobsworth.budget_unit, jobsworth.budget_period, jobsworth.budget_over, jobsworth.call_verdict,
+  jobsworth.approval_status,
+  jobsworth.deployment_status,
+  jobsworth.thread_status, jobsworth.message_role, jobsworth.message_artifact_kind;
+"""
+
+
+def upgrade() -> None:
+    run(cast(LiteralString, RELEASED.read_text()) if RELEASED.exists() else sources.script())
+
+
+def downgrade() -> None:
+    run(DOWN)
