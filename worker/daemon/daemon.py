@@ -39,8 +39,8 @@ from worker.job import Tools
 from worker.llm.choice import ModelChoice
 from worker.log import get_logger
 from worker.memory import embed
+from worker.memory.choice import from_settings as embedder_from_settings
 from worker.memory.embedders import Embedder
-from worker.memory.embedders import from_settings as embedder_from_settings
 from worker.money.pricing import Pricing
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder, folder_of

@@ -55,30 +55,6 @@ class Embedder(Protocol):
     async def close(self) -> None: ...
 
 
-def from_settings(
-    *,
-    url: str | None,
-    model: str | None,
-    key: str | None,
-    dimensions: int,
-    batch_max: int = 64,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-) -> Embedder:
-    """The endpoint at `url`, or the offline embedder if there is none. Close it after use."""
-    if url is None:
-        return HashingEmbedder(dimensions)
-    from worker.memory.openai_embedder import OpenAIEmbedder
-
-    return OpenAIEmbedder(
-        url,
-        model or "",
-        key=key,
-        dimensions=dimensions,
-        batch_max=batch_max,
-        timeout_seconds=timeout_seconds,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class HashingEmbedder:
     """Words, pairs of words and pieces of words, hashed into a vector of length 1.

@@ -146,7 +146,7 @@ def _outcome(answer: bytes | None, exit_code: int, handler: "Handler") -> Outcom
 def _run_here(request: dict[str, Any]) -> dict[str, Any]:
     from worker import handlers
     from worker.job import Job, Tools
-    from worker.queue.attempt import outcome_of, result_of
+    from worker.queue.interpret import outcome_of, result_of
 
     try:
         importlib.import_module("worker.modes")
