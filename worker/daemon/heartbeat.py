@@ -8,7 +8,6 @@ itself beaten without a gap may rescue others, so that after an outage nobody is
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import random
 from time import monotonic
@@ -60,8 +59,6 @@ class Heartbeat(threading.Thread):
         *,
         beat_seconds: float,
         stop_seconds: float,
-        running: Callable[[], int],
-        draining: Callable[[], bool],
         vitals: Vitals,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -71,8 +68,6 @@ class Heartbeat(threading.Thread):
         self._identity = identity
         self._beat_seconds = beat_seconds
         self._stop_seconds = stop_seconds
-        self._running = running
-        self._draining = draining
         self._vitals = vitals
         self._stopping = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
@@ -84,6 +79,10 @@ class Heartbeat(threading.Thread):
     def alive(self) -> bool:
         """May attempts go on, and new jobs be claimed?"""
         return self.pulse.worker_id is not None and self.age_seconds() < self._stop_seconds
+
+    def proven_id(self) -> UUID | None:
+        """The worker id to claim under; None while no recent heartbeat proves it."""
+        return self.pulse.worker_id if self.alive() else None
 
     def unbroken_seconds(self) -> float:
         """For how long it has beaten without a gap."""
@@ -114,7 +113,7 @@ class Heartbeat(threading.Thread):
         connection = self._connected()
         worker_id = self.pulse.worker_id
         if worker_id is not None and workers.beat(
-            connection, self._schema, worker_id, self._running(), self._draining()
+            connection, self._schema, worker_id, self._vitals.running, self._vitals.draining
         ):
             gap = began - self.pulse.beaten_at > self._stop_seconds
             since = began if gap else self.pulse.unbroken_since

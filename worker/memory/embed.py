@@ -23,6 +23,7 @@ from db.pool import Database, bounded
 from worker import events
 from worker.log import get_logger
 from worker.memory.embedders import Embedder, EmbedderBusy, EmbedderRefused
+from worker.queue.wake import Wake
 
 # Longer than an embedder takes for a batch; after it, a killed worker's texts are due again. Too
 # short costs a second embedding, never a second memory.
@@ -44,22 +45,6 @@ ERROR_CHARACTERS_MAX = 500
 log = get_logger()
 
 
-class Wake:
-    """Says that texts may have come. Setting it twice before it is seen is setting it once."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    async def wait(self, seconds_max: float) -> None:
-        """Until it is set, at most `seconds_max`; then it is unset again."""
-        with anyio.move_on_after(seconds_max):
-            await self._event.wait()
-        self._event = anyio.Event()
-
-
 async def run(
     database: Database,
     embedder: Embedder,
@@ -79,7 +64,7 @@ async def run(
     while True:
         began = time.monotonic()
         try:
-            ended = await _round(database, embedder, batch_max, retry_base_seconds)
+            ended = await embed_due(database, embedder, batch_max, retry_base_seconds)
         except Exception as error:
             # The database is away, say. The texts are safe, and so is everything else.
             ended = Round(failure=error)
@@ -106,14 +91,6 @@ async def run(
             await wake.wait(poll_seconds * (0.75 + random() / 2))
 
 
-async def embed_pending(database: Database, embedder: Embedder, *, batch_max: int = 64) -> int:
-    """One round: embed up to `batch_max` due texts; returns how many were stored.
-
-    Raises what the database raises; trouble with the embedder is recorded with the texts.
-    """
-    return (await _round(database, embedder, batch_max, RETRY_BASE_SECONDS)).written
-
-
 @dataclass(frozen=True, slots=True)
 class Round:
     """What one round did; `failure` is why it stopped early."""
@@ -133,9 +110,13 @@ class _Vectors:
     failure: Exception | None = None
 
 
-async def _round(
+async def embed_due(
     database: Database, embedder: Embedder, batch_max: int, retry_base_seconds: float
 ) -> Round:
+    """One round: lease up to `batch_max` due texts, embed them, and store them or put them off.
+
+    Raises what the database raises; an embedder's failure is recorded with its texts.
+    """
     async with database.connection() as connection:
         lease_seconds = OFFLINE_LEASE_SECONDS if embedder.lexical else LEASE_SECONDS
         due = await memories.lease_due(connection, batch_max, lease_seconds)

@@ -8,12 +8,12 @@ made so much more rarely that it costs a hundredth of the time, but every three 
 NOTIFY is a hint: the poll is the truth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import random
 from time import monotonic as now
+from typing import Protocol
 from uuid import UUID
 
-import anyio
 import anyio.lowlevel
 
 from db.errors import JobsworthError
@@ -22,7 +22,11 @@ from db.queue import claim as claiming
 from db.queue import workers
 from db.queue.claim import Claim, Claimed
 from worker import crash_points, events
+from worker.daemon.heartbeat import Heartbeat
+from worker.daemon.vitals import Vitals
 from worker.log import get_logger
+from worker.queue.promote import Promoter
+from worker.queue.wake import Wakes
 
 PRIORITIES = (1, 2, 3, 4)
 # So many at once that the next batch is claimed while one runs and one is committed.
@@ -66,13 +70,13 @@ class Positions:
             for name, priority in self._places
         ]
 
-    def seen(self, positions: dict[tuple[str, int], int]) -> None:
+    def claimed_up_to(self, positions: dict[tuple[str, int], int]) -> None:
         """Remember how far a claim came; a late commit never moves a position back."""
         for place, position in positions.items():
             self._beyond[place] = max(position, self._beyond.get(place, 0))
             self._moved = True
 
-    def took(self, seconds: float) -> None:
+    def look_took(self, seconds: float) -> None:
         """How long that look took; what one from the start takes more is what it costs."""
         if not self._from_start:
             self._usual_seconds = seconds
@@ -80,7 +84,7 @@ class Positions:
         pause = RESCAN_COST_FACTOR * (seconds - self._usual_seconds)
         self._rescan_seconds = min(max(pause, RESCAN_SECONDS), RESCAN_SECONDS_MAX)
 
-    def patience_seconds(self, at: float) -> float:
+    def next_rescan_in_seconds(self, at: float) -> float:
         """How long the next look from the start may wait.
 
         Something may lie behind what we claimed.
@@ -90,63 +94,63 @@ class Positions:
         return max(0.0, self._rescanned + self._rescan_seconds - at)
 
 
+class Slots(Protocol):
+    """What runs the claimed jobs: `Running`."""
+
+    def free_slots(self) -> int: ...
+
+    def start(self, job: Claimed, worker_id: UUID) -> None: ...
+
+
 class Claimer:
     """The claim loop of a daemon."""
 
     def __init__(
         self,
         database: Database,
+        heartbeat: Heartbeat,
+        slots: Slots,
+        promoter: Promoter,
+        vitals: Vitals,
+        wakes: Wakes,
         *,
         queues: Sequence[str],
         modes: Sequence[str],
         poll_seconds: float,
-        worker_id: Callable[[], UUID | None],
-        free_slots: Callable[[], int],
-        start: Callable[[Claimed, UUID], None],
-        deferred: Callable[[list[str]], None],
-        progressed: Callable[[], None],
-        unanswered: Callable[[], None],
     ) -> None:
         self._database = database
+        self._heartbeat = heartbeat
+        self._slots = slots
+        self._promoter = promoter
+        self._vitals = vitals
+        self._wakes = wakes
         self._positions = Positions(queues)
         self._modes = list(modes)
         self._poll_seconds = poll_seconds
-        self._worker_id = worker_id
-        self._free_slots = free_slots
-        self._start = start
-        self._deferred = deferred
-        self._progressed = progressed
-        self._unanswered = unanswered
-        self._awake = anyio.Event()
         self._flag: tuple[UUID, bool] | None = None
         self._flag_changed_at = -IDLE_CHANGE_SECONDS
         self._found_nothing_at = now()
         self._full_since: float | None = None
 
-    def wake(self) -> None:
-        """There may be work, or a slot: look now."""
-        self._awake.set()
-
     async def run(self) -> None:
         """Claim until cancelled."""
         while True:
-            self._progressed()
-            self._awake = anyio.Event()
+            self._vitals.claim_loop_progress()
+            self._wakes.work.clear()
             try:
                 pause = await self._round()
             except JobsworthError as error:
                 pause = self._pause_after(error)
             if pause > 0:
-                with anyio.move_on_after(pause):
-                    await self._awake.wait()
+                await self._wakes.work.wait(pause)
 
     async def _round(self) -> float:
         """One claim; returns how long to wait for a wake-up before the next."""
         poll_seconds = self._poll_seconds * (0.9 + 0.2 * random())
-        worker_id = self._worker_id()
+        worker_id = self._heartbeat.proven_id()
         if worker_id is None:
             return min(poll_seconds, UNREGISTERED_SECONDS)
-        wanted = min(CLAIM_MAX, self._free_slots())
+        wanted = min(CLAIM_MAX, self._slots.free_slots())
         if wanted == 0:
             await self._full(worker_id)
             return poll_seconds
@@ -158,13 +162,13 @@ class Claimer:
                 await anyio.lowlevel.checkpoint()
             await self._busy(worker_id)
             return 0
-        pause = min(poll_seconds, self._positions.patience_seconds(now()))
+        pause = min(poll_seconds, self._positions.next_rescan_in_seconds(now()))
         return await self._idle(worker_id, pause)
 
     def _pause_after(self, error: JobsworthError) -> float:
         if getattr(error, "sqlstate", None) == LANE_COLLISION:
             return 0
-        self._unanswered()  # it may have been committed
+        self._wakes.lost_claims.set()  # the claim may have been committed
         log.warning(events.CLAIM_FAILED, error=str(error))
         return ERROR_PAUSE_SECONDS * (0.5 + random())
 
@@ -178,12 +182,12 @@ class Claimer:
                 modes=self._modes,
                 wanted=wanted,
             )
-            self._positions.took(now() - began)
+            self._positions.look_took(now() - began)
         crash_points.reach("claim.committed")
-        self._positions.seen(claim.positions)
+        self._positions.claimed_up_to(claim.positions)
         for job in claim.jobs:
-            self._start(job, worker_id)
-        self._deferred(claim.deferred_lanes)
+            self._slots.start(job, worker_id)
+        self._promoter.deferred(claim.deferred_lanes)
         return claim
 
     async def _busy(self, worker_id: UUID) -> None:

@@ -5,7 +5,6 @@ that go on. Never waits for a row: what somebody holds is looked at again shortl
 of times; then the sweep in `upkeep` finds it, as it does after a crash right here.
 """
 
-from collections.abc import Callable
 from uuid import UUID
 
 import anyio
@@ -15,6 +14,7 @@ from db.pool import Connection, Database
 from db.queue import promote
 from worker import crash_points, events
 from worker.log import get_logger
+from worker.queue.wake import Wake
 
 AGAIN_SECONDS = 0.02
 AGAIN_TIMES = 50
@@ -24,11 +24,12 @@ log = get_logger()
 
 
 class Promoter:
-    """Collects what may have been unblocked, and looks at it."""
+    """Collects jobs that ended and lanes that were put off, and moves on what they unblock."""
 
-    def __init__(self, database: Database, moved: Callable[[], None]) -> None:
+    def __init__(self, database: Database, work: Wake) -> None:
+        """`work` is set after each look: jobs may have become ready."""
         self._database = database
-        self._moved = moved
+        self._work = work
         self._ended: set[UUID] = set()
         self._lanes: set[str] = set()
         self._held: dict[UUID, int] = {}
@@ -86,7 +87,7 @@ class Promoter:
             for job_id in held
             if tries.get(job_id, 0) < AGAIN_TIMES
         }
-        self._moved()
+        self._work.set()
 
 
 async def _look_at(connection: Connection, ids: set[UUID], lanes: set[str]) -> set[UUID]:
