@@ -1,9 +1,9 @@
 """One attempt: from a claimed job to exactly one `Outcome`.
 
 In: a claimed job and the worker's tools. Out: an outcome, whatever the handler does: return, raise,
-park, hang, call `sys.exit()`, swallow its cancellation. Nothing a handler does escapes
-`run_attempt`. The first cause of a stop wins, and work that finished all the same beats a late
-stop.
+park, hang, call `sys.exit()`, swallow its cancellation. No exception of a handler leaves
+`run_attempt`. The first cause of a stop wins; a handler that finishes in spite of a stop wins over
+it.
 """
 
 import math
@@ -20,7 +20,7 @@ from worker.outcomes import Done, Failed, Outcome
 from worker.queue import isolated
 from worker.queue.interpret import outcome_of, result_of
 
-# An answer that is on its way when the database is lost is waited for this long, and spooled.
+# How long a stopped attempt waits for the answers to its paid calls, which are then spooled.
 SPARED_SECONDS_MAX = 300.0
 
 
@@ -42,8 +42,8 @@ class Attempt:
     def stop(self, cause: Outcome, *, spare_calls: bool = False) -> None:
         """End the attempt with `cause`, unless it already has one or finishes first.
 
-        `spare_calls`: when the paid calls that it has sent have ended, or after a bound; a second
-        stop ends that.
+        With `spare_calls` it ends once the paid calls that it has sent have ended, after
+        `SPARED_SECONDS_MAX` at the latest; a second stop ends it at once.
         """
         if self.cause is None:
             # A deadline that passed before is the first cause.
@@ -69,28 +69,28 @@ class Attempt:
 
     @property
     def stopping(self) -> bool:
-        """Was it told to end, or did its deadline pass?"""
+        """Whether it was told to end, or its deadline has passed."""
         return self.cause is not None or (self.scope is not None and self.scope.cancel_called)
 
     @property
     def in_thread(self) -> bool:
-        """Does a thread work for it, which nothing can interrupt?"""
+        """Whether a thread works for it, which cannot be interrupted."""
         return self.context is not None and self.context.threads_running > 0
 
     @property
     def timeout_seconds(self) -> float | None:
-        """How long this attempt may take, if there is a bound."""
+        """How long this attempt may take; None without a bound."""
         return self.job.timeout_seconds or self.handler.timeout_seconds
 
 
 async def run_attempt(
     scope: anyio.CancelScope, attempt: Attempt, tools: Tools, modules: tuple[str, ...]
 ) -> Outcome:
-    """Run the handler to its outcome. Total, but for the cancellation of the daemon itself.
+    """Run the handler to its outcome; raises only when the daemon itself is cancelled.
 
-    The scope, which the caller has entered, is good for one attempt after the other: one of its own
-    for each costs a third of what a short job does. After an attempt was stopped in it
-    (`cancel_called`) it must be left.
+    The caller has entered `scope`, and may reuse it for one attempt after the other: a scope for
+    each would add a third to the cost of a short job. It must leave the scope after an attempt was
+    stopped in it (`cancel_called`).
     """
     if attempt.cause is not None:
         return attempt.cause  # stopped before it began

@@ -1,9 +1,9 @@
 """Group commit: everything that ended meanwhile is finished by one transaction.
 
-In: endings (an attempt and its transition). Out: committed rows, freed slots, and ids for `promote`
-to look at again. Invariants: a slot is free only after its commit; effects commit with the
-transition they belong to; a batch that fails for the server's sake is kept and tried again; one
-that fails for a job's own sake is taken apart, and the guilty job fails alone.
+In: ended attempts with their transitions. Out: committed rows, freed slots, and ids for `promote`
+to look at. Invariants: a slot is free only after its commit; effects commit with their transition;
+a batch that fails because of the server is kept and tried again; a batch that fails because of one
+of its jobs is taken apart, and that job fails alone.
 """
 
 from collections.abc import Callable
@@ -90,13 +90,13 @@ class Finisher:
                 await anyio.sleep(HELD_PAUSE_SECONDS)
 
     async def _settle(self, batch: list[EndedAttempt]) -> list[EndedAttempt]:
-        """Commit a batch however often it takes; returns what somebody else holds right now."""
+        """Commit a batch, however many tries it takes; returns those whose rows somebody holds."""
         tries = 0
         while True:
             try:
                 return await self._commit(batch)
             except Exception as error:
-                # Not only our own errors: what a job wants written may break the driver as well.
+                # Any exception: what a job wants written may also break the driver.
                 if not (isinstance(error, JobsworthError) and error.retriable):
                     return await self._take_apart(batch, error)
                 tries += 1
@@ -110,7 +110,7 @@ class Finisher:
             log.warning(events.BATCH_SPLIT, job_id=str(guilty.job.id), error=str(error))
             blamed = _blame(guilty, error)
             if blamed.transition == guilty.transition:
-                raise error  # not the job's fault after all: a defect of ours
+                raise error  # our own defect: even the plain failure cannot be written
             return await self._settle([blamed])
         held: list[EndedAttempt] = []
         for ending in batch:
@@ -141,7 +141,7 @@ class Finisher:
             self._wakes.memories.set()
 
     def _writer(self, batch: list[EndedAttempt]) -> AbstractAsyncContextManager[Connection]:
-        """Effects commit together with the rows; without any, the one statement is enough."""
+        """A transaction if the batch has effects; without any, the one statement is enough."""
         if any(ending.transition.effects for ending in batch):
             return self._database.transaction(PINNED)
         return self._database.connection()
@@ -152,7 +152,7 @@ class Finisher:
         async with bounded(COMMIT_SECONDS), self._database.connection() as connection:
             states = await lease_states(connection, [ending.lease for ending in missing])
         for ending in missing:
-            # Our own commit, whose answer was lost; what it unblocks is looked at (again).
+            # Our own commit, whose answer was lost: look at what it may have unblocked.
             if states.get(ending.job.id) == "ended":
                 statuses[ending.job.id] = ending.transition.status
                 ours = Finished(ending.job.id, ending.transition.status, unblocks=True)
@@ -171,7 +171,7 @@ def _finish(ending: EndedAttempt) -> Finish:
 def _effects_of(
     batch: list[EndedAttempt], statuses: dict[UUID, str]
 ) -> list[tuple[Origin, Effect]]:
-    """The effects of the jobs that ended as they meant to: a cancel in between drops them."""
+    """The effects of the jobs whose transition was applied: a cancel in between drops them."""
     return [
         (origin_of(ending.job), effect)
         for ending in batch
@@ -181,7 +181,7 @@ def _effects_of(
 
 
 def origin_of(job: Claimed) -> Origin:
-    """What a job's effects inherit from it."""
+    """The values that a job's effects inherit from it."""
     return Origin(
         job_id=job.id,
         team_id=job.team_id,
@@ -195,7 +195,7 @@ def origin_of(job: Claimed) -> Origin:
 
 
 def _with_parents(applied: list[Finished], made: list[tuple[Origin, Effect]]) -> list[Finished]:
-    """The finished; on those that have just spawned children, something hangs."""
+    """The finished jobs; those that have just spawned children must be looked at as well."""
     parents = {o.job_id for o, e in made if isinstance(e, NewJob) and e.is_child}
     if not parents:
         return applied
@@ -207,7 +207,7 @@ def _has_memory(made: list[tuple[Origin, Effect]]) -> bool:
 
 
 def _blame(ending: EndedAttempt, error: Exception) -> EndedAttempt:
-    """The same attempt, failed by what it tried to write."""
+    """The same attempt, failed because what it wanted written was refused."""
     reason = to_text(f"what the job wrote was refused: {error}"[:4000])
     return ending._replace(transition=Transition.failed(reason))
 

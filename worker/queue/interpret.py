@@ -1,7 +1,8 @@
 """What a handler's return value or exception means: the `Outcome` of its attempt.
 
 In: what the handler returned or raised, in this process or in one of its own. Out: an outcome whose
-texts PostgreSQL can store. Invariant: `outcome_of` is total; no exception gets the better of it.
+texts PostgreSQL can store. Invariant: `outcome_of` never raises, whatever the exception's own
+methods do.
 """
 
 import traceback
@@ -32,7 +33,7 @@ DATABASE_PAUSE_SECONDS_MAX = 60.0
 
 
 def result_of(value: object, handler: Handler) -> str:
-    """JSON text of what a handler returned. Raises `Fail` when it cannot be JSON."""
+    """The JSON text of a handler's return value. Raises `Fail` if it has none."""
     if value is None:
         return "null"
     try:
@@ -42,7 +43,7 @@ def result_of(value: object, handler: Handler) -> str:
 
 
 def outcome_of(error: BaseException, attempt_no: int) -> Outcome:
-    """What an exception out of a handler means; total, whatever its own methods do."""
+    """The outcome that an exception of a handler means; never raises."""
     try:
         return _meaning(_alone(error), attempt_no)
     except BaseException:
@@ -50,7 +51,7 @@ def outcome_of(error: BaseException, attempt_no: int) -> Outcome:
 
 
 def describe(error: BaseException) -> str:
-    """Type, message and the last place, bounded."""
+    """The exception's type, message and last line of code, of bounded length."""
     if isinstance(error, BaseExceptionGroup):
         inner = "; ".join(describe(one) for one in error.exceptions)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType,reportUnknownMemberType]
         return _bounded(f"{error.message}: {inner}")
@@ -61,7 +62,7 @@ def describe(error: BaseException) -> str:
 
 
 def _alone(error: BaseException) -> BaseException:
-    """A task group wraps even a single exception; what it means does not change by that."""
+    """The one exception inside groups: a task group wraps even a single one."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
         error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
     return error  # pyright: ignore[reportUnknownVariableType]
@@ -95,7 +96,7 @@ def _meaning(error: BaseException, attempt_no: int) -> Outcome:
 
 
 def _bounded(text: object) -> str:
-    """As a row can hold it: PostgreSQL takes neither NUL nor half of a surrogate pair."""
+    """Text that a row can hold: PostgreSQL takes neither NUL nor half of a surrogate pair."""
     return to_text(str(text)[:ERROR_CHARACTERS_MAX])
 
 

@@ -1,8 +1,8 @@
-"""After a commit that may unblock something, look again with a fresh snapshot.
+"""Promotion: after a commit that may unblock jobs, look again with a fresh snapshot.
 
 In: ids of jobs that ended or parked, and lanes whose members a claim put off. Out: waiting jobs
-that go on. Never waits for a row: what somebody holds is looked at again shortly, a bounded number
-of times; then the sweep in `upkeep` finds it, as it does after a crash right here.
+that go on. It never waits for a row: one that somebody holds is looked at again shortly, a bounded
+number of times. After that, and after a crash before the look, the sweep in `upkeep` finds it.
 """
 
 from uuid import UUID
@@ -37,19 +37,19 @@ class Promoter:
         self._arrived = anyio.Event()
 
     def ended(self, ids: list[UUID]) -> None:
-        """Look at what these jobs unblocked."""
+        """Have the jobs that these may have unblocked looked at."""
         if ids:
             self._ended.update(ids)
             self._arrived.set()
 
     def deferred(self, lanes: list[str]) -> None:
-        """Look again at these lanes."""
+        """Have these lanes looked at again."""
         if lanes:
             self._lanes.update(lanes)
             self._arrived.set()
 
     async def wait_idle(self) -> None:
-        """Until everything has been looked at once."""
+        """Wait until everything has been looked at once."""
         while self._ended or self._lanes or self._looking:
             await anyio.sleep(AGAIN_SECONDS)
 
@@ -67,7 +67,7 @@ class Promoter:
                 self._arrived.set()
 
     async def _look(self) -> None:
-        # Taken out first: what arrives during the look may have come too late for its snapshot.
+        # Taken out before the look: its snapshot may not show what arrives meanwhile.
         ended, self._ended = self._ended, set[UUID]()
         lanes, self._lanes = self._lanes, set[str]()
         crash_points.reach("promote.before")
