@@ -27,13 +27,11 @@ from worker.settings import Settings, env_name, settings_reference
 PACKAGES = ("db", "worker", "migrations")
 OUTER = ("worker.cli", "worker.web", "worker.demo")
 # The daemon carries the health endpoint and the counters; the rest of the core must not know them.
-MAY_IMPORT_WEB = {"worker.daemon.daemon", "worker.queue.attempt_log"}
+MAY_IMPORT_WEB = {"worker.daemon.daemon", "worker.daemon.parts", "worker.queue.attempt_log"}
 LINES_MAX = 500
 # One subject each; a cut would separate what is read together.
 LONG = {
     "worker/job.py": "the job's methods, one class that handlers see",
-    "worker/settings.py": "one line for each setting, and how a bad one is told",
-    "worker/daemon/daemon.py": "the order in which the parts start and end",
     "worker/cli/app.py": "the list of commands with their help",
 }
 # What takes a second to load, and is loaded with the first job of an agent.

@@ -44,7 +44,7 @@ from worker.approvals.ask import Decision
 from worker.llm.choice import ModelChoice
 from worker.money import calls
 from worker.money.calls import CallsOpen, Pricing, Sending
-from worker.money.group_commit import GroupCommit, Kind
+from worker.money.group_commit import GroupCommit, WriteKind
 from worker.money.open_call import OpenCall
 from worker.money.spool import Spool
 from worker.outcomes import Parked, ParkSignal
@@ -742,7 +742,7 @@ class Job:
         shown = None if detail is None else to_text(detail)
         return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
 
-    async def write(self, kind: Kind[T, R], item: T) -> R:
+    async def write(self, kind: WriteKind[T, R], item: T) -> R:
         """Have something written into the books, together with what others write just now."""
         # A stop lands before a write, never in it.
         await anyio.lowlevel.checkpoint_if_cancelled()

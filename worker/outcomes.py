@@ -102,16 +102,3 @@ class ParkSignal(BaseException):
     def __init__(self, parked: Parked) -> None:
         super().__init__(f"waits for {parked.reason}")
         self.parked = parked
-
-
-class Transition(NamedTuple):
-    """What is to be written because of an outcome; None in `decide` means nothing."""
-
-    status: str
-    waiting_for: str | None = None
-    waiting_detail: str | None = None
-    delay_seconds: float | None = None
-    failed: bool = False
-    result: str | None = None
-    error: str | None = None
-    effects: tuple[Effect, ...] = ()

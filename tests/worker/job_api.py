@@ -34,6 +34,7 @@ from db.queue.new_job import EnqueueOptions
 from tests.support import until
 from worker import handlers
 from worker.daemon.daemon import Daemon
+from worker.daemon.parts import make_parts
 from worker.handlers import Handler
 from worker.memory.embedders import Embedder, HashingEmbedder
 from worker.settings import Settings
@@ -202,15 +203,16 @@ class JobApi:
         return not moving
 
 
-class InlineWorker(Daemon):
+class InlineWorker:
     """The daemon's working part as a context, in the caller's loop."""
 
     def __init__(self, settings: Settings, url: str, embedder: Embedder) -> None:
-        super().__init__(settings, url, dict(handlers.registry), embedder, lambda: None)
+        self.parts = make_parts(settings, url, dict(handlers.registry), embedder)
+        self._daemon = Daemon(settings, self.parts, lambda: None)
         self._ended = anyio.Event()
 
     async def __aenter__(self) -> InlineWorker:
-        await self._database.open()
+        await self.parts.database.open()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._live)
@@ -221,11 +223,11 @@ class InlineWorker(Daemon):
         try:
             return await self._tasks.__aexit__(*error)
         finally:
-            await self._database.close()
+            await self.parts.database.close()
 
     async def stop(self) -> None:
         """Let what runs finish, and leave."""
-        self._stopping.set()
+        self.parts.stop.ask()
         await self._ended.wait()
 
     def kill(self) -> None:
@@ -233,7 +235,7 @@ class InlineWorker(Daemon):
         self._tasks.cancel_scope.cancel()
 
     async def _live(self) -> None:
-        await self._work(self._tasks)
+        await self._daemon.work(self._tasks)
         self._ended.set()
 
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -46,7 +45,14 @@ from worker.cli.times import span
 from worker.deployments.pipeline import load_environments
 from worker.deployments.pipeline.drift import find_drift
 from worker.handlers import shadowing_files
-from worker.settings import PREFIX, Settings, SettingsError, load_settings, settings_reference
+from worker.settings import (
+    PREFIX,
+    Settings,
+    SettingsError,
+    load_settings,
+    load_settings_despite_unknown_names,
+    settings_reference,
+)
 
 SERVER_MAJOR_MIN = 16
 PGVECTOR_MIN = (0, 8, 4)
@@ -115,7 +121,7 @@ def check_settings() -> tuple[list[Finding], Settings | None]:
             )
             for each in error.problems
         ]
-        return problems, _usable_settings()
+        return problems, load_settings_despite_unknown_names()
     given = sum(1 for name in os.environ if name.upper().startswith(PREFIX))
     return [Finding("ok", "settings", f"{given} in the environment, all known")], settings
 
@@ -165,14 +171,6 @@ def judge_server(server: Server, url: str, *, embedded: bool) -> list[Finding]:
     address = "embedded" if embedded else shown_url(url)
     connection = Finding("ok", "database", f"{address}, as {server.role}")
     return [connection, _version(server), _pgvector(server, embedded=embedded), _clock(server)]
-
-
-# Unknown names alone do not keep us from looking further.
-def _usable_settings() -> Settings | None:
-    try:
-        return Settings.model_validate({})
-    except ValidationError:
-        return None
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import emit, emit_facts, emit_json, say
 from worker.cli.times import ago
-from worker.memory.embedders import Embedder, EmbedderError, from_settings
+from worker.memory.choice import from_settings
+from worker.memory.embedders import Embedder, EmbedderError
 from worker.settings import load_settings
 
 LIMIT_MAX = 1_000

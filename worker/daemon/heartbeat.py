@@ -1,14 +1,13 @@
-"""The heartbeat: a thread and a connection of its own, so a blocked loop kills no neighbour.
+"""The heartbeat: a thread and a connection of its own, so a blocked event loop loses no lease.
 
-In: the worker's identity. Out: `beaten_at` every two seconds, and what follows from missing it.
+In: the worker's identity. Out: `beaten_at` every two seconds, and what follows from a missed beat.
 After `stop_seconds` without success, counted on the process's own monotonic clock from before the
-last successful beat was sent, the attempts must stop: others may take their jobs soon. A beat that
-updates no row means that the others have; the worker then takes a new id. Only a worker that has
-itself beaten without a gap may rescue others, so that after an outage nobody is rescued in error.
+last successful beat was sent, the attempts must stop: other workers may take their jobs soon. A
+beat that updates no row means that they have; the worker then takes a new id. Only a worker that
+has itself beaten without a gap may rescue, so that after an outage no living worker loses its jobs.
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import random
 from time import monotonic
@@ -30,7 +29,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a worker says of itself."""
+    """What the worker's row says of it."""
 
     host: str
     pid: int
@@ -60,8 +59,6 @@ class Heartbeat(threading.Thread):
         *,
         beat_seconds: float,
         stop_seconds: float,
-        running: Callable[[], int],
-        draining: Callable[[], bool],
         vitals: Vitals,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -71,22 +68,24 @@ class Heartbeat(threading.Thread):
         self._identity = identity
         self._beat_seconds = beat_seconds
         self._stop_seconds = stop_seconds
-        self._running = running
-        self._draining = draining
         self._vitals = vitals
         self._stopping = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
 
     def age_seconds(self) -> float:
-        """Seconds since the last success was begun."""
+        """Seconds since the last successful beat was begun."""
         return monotonic() - self.pulse.beaten_at
 
     def alive(self) -> bool:
-        """May attempts go on, and new jobs be claimed?"""
+        """Whether attempts may go on and new jobs may be claimed."""
         return self.pulse.worker_id is not None and self.age_seconds() < self._stop_seconds
 
+    def proven_id(self) -> UUID | None:
+        """The worker id to claim under; None while no recent heartbeat proves it."""
+        return self.pulse.worker_id if self.alive() else None
+
     def unbroken_seconds(self) -> float:
-        """For how long it has beaten without a gap."""
+        """How long it has beaten without a gap."""
         if self._stopping.is_set() or not self.alive():
             return 0.0
         return monotonic() - self.pulse.unbroken_since
@@ -96,7 +95,7 @@ class Heartbeat(threading.Thread):
         self._stopping.set()
 
     def run(self) -> None:
-        """Beat until stopped. Nothing ends this thread but `stop`."""
+        """Beat until stopped; no error ends this thread."""
         while not self._stopping.is_set():
             began = monotonic()
             self._vitals.heartbeat_tried()
@@ -114,7 +113,7 @@ class Heartbeat(threading.Thread):
         connection = self._connected()
         worker_id = self.pulse.worker_id
         if worker_id is not None and workers.beat(
-            connection, self._schema, worker_id, self._running(), self._draining()
+            connection, self._schema, worker_id, self._vitals.running, self._vitals.draining
         ):
             gap = began - self.pulse.beaten_at > self._stop_seconds
             since = began if gap else self.pulse.unbroken_since
@@ -148,7 +147,7 @@ class Heartbeat(threading.Thread):
                 connect_timeout=CONNECT_SECONDS,
                 application_name="jobsworth heartbeat",
                 prepare_threshold=None,
-                # A cut network must not hang the beat for longer than the attempts may go on.
+                # A cut network must not hang a beat for longer than attempts may go on without.
                 keepalives_idle=2,
                 keepalives_interval=2,
                 keepalives_count=2,

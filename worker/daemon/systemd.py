@@ -1,8 +1,8 @@
 """The service manager's side channel: readiness, status and the watchdog, by `sd_notify`.
 
-In: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, as systemd sets them. Out: datagrams; none
-where there is no service manager. Invariant: telling it never fails and never waits, so nothing
-here can hold up a job. The protocol is that of sd_notify(3), without its library.
+In: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, as systemd sets them. Out: datagrams, if
+there is a service manager. Invariant: sending never fails and never waits, so it cannot hold up a
+job. The protocol is that of sd_notify(3), without its library.
 """
 
 import os
@@ -10,29 +10,29 @@ import socket
 
 
 def ready() -> None:
-    """The daemon works; units ordered after it may start."""
+    """Say that the daemon works; units ordered after it may start."""
     _notify("READY=1")
 
 
 def status(text: str) -> None:
-    """One line for `systemctl status`."""
+    """Set the line that `systemctl status` shows."""
     _notify("STATUS=" + " ".join(text.split()))
 
 
 def stopping() -> None:
-    """The daemon drains; what follows is its orderly end."""
+    """Say that the daemon is about to end in order."""
     _notify("STOPPING=1")
 
 
 def watchdog() -> None:
-    """The claim loop has made progress; to be sent well within the watchdog's time."""
+    """Say that the claim loop moves; to be sent well within the watchdog's time."""
     _notify("WATCHDOG=1")
 
 
 def watchdog_interval_seconds() -> float | None:
-    """How often to call `watchdog`: half the time after which we would be killed.
+    """The interval for calls of `watchdog`: half the time after which systemd kills the process.
 
-    None where no watchdog watches this process.
+    None if no watchdog watches this process.
     """
     watched = os.environ.get("WATCHDOG_PID")
     limit = os.environ.get("WATCHDOG_USEC", "")

@@ -1,9 +1,9 @@
-"""How this worker is: the one object through which the daemon's parts tell it.
+"""The health of this worker, in one object that the daemon's parts keep up to date.
 
 In: stamps from the claim loop, the heartbeat's thread and the attempts. Out: ages and counts for
-the health endpoint, the metrics and the service manager's watchdog. Invariant: nothing here waits,
-locks or reads anything but the clock, so a probe cannot hold up what it asks about. Each attribute
-is replaced in one go, so other threads may read it.
+the health endpoint, the metrics, the heartbeat and the service manager's watchdog. Invariant: no
+method waits, locks or reads anything but the clock, so a probe cannot hold up the worker. Each
+attribute is replaced in one go, so other threads may read it.
 """
 
 import time
@@ -16,7 +16,7 @@ DatabaseState = Literal["unknown", "ok", "lost"]
 
 
 class Vitals:
-    """`running` and `stuck` are jobs: all that hold a slot, and those whose thread will not end."""
+    """`running` counts the jobs that hold a slot, `stuck` those whose thread does not return."""
 
     def __init__(
         self, worker_id: UUID, slots: int, *, clock: Callable[[], float] = time.monotonic
@@ -34,37 +34,37 @@ class Vitals:
         self._heartbeat_succeeded_at: float | None = None
 
     def claim_loop_progress(self) -> None:
-        """The claim loop began another turn: whatever came of the last one, a free slot or not."""
+        """Note that the claim loop began another turn, with or without a free slot."""
         self._claim_loop_at = self._clock()
 
     def claim_loop_alive(self, limit_seconds: float) -> bool:
-        """False if the claim loop hangs: it has started, should go on, and has not for too long.
+        """False if the claim loop has begun no turn for too long, and the worker is not draining.
 
-        A lost database is no hang, for the loop goes on trying; a restart would not help.
+        Without a database the loop goes on trying, so it counts as alive: a restart would not help.
         """
         age = self.claim_loop_age_seconds
         return self.draining or age is None or age <= limit_seconds
 
     @property
     def claim_loop_age_seconds(self) -> float | None:
-        """Time since the claim loop's last turn began; None before the first."""
+        """Seconds since the claim loop's last turn began; None before the first."""
         return self._age(self._claim_loop_at)
 
     def heartbeat_tried(self) -> None:
-        """The heartbeat's thread began another beat, or leaves it out on purpose."""
+        """Note that the heartbeat's thread began another beat."""
         self._heartbeat_tried_at = self._clock()
 
     def heartbeat_succeeded(self) -> None:
-        """The worker's row says that it lives."""
+        """Note that a beat is committed in the worker's row."""
         self._heartbeat_tried_at = self._heartbeat_succeeded_at = self._clock()
 
     @property
     def heartbeat_age_seconds(self) -> float | None:
-        """Time since the last heartbeat that succeeded; None before the first."""
+        """Seconds since the last successful heartbeat; None before the first."""
         return self._age(self._heartbeat_succeeded_at)
 
     def heartbeat_thread_alive(self, limit_seconds: float) -> bool:
-        """False if the heartbeat's thread ended or hangs; failing beats are a sign of life."""
+        """False if the heartbeat's thread ended or hangs; a failing beat counts as alive."""
         age = self._age(self._heartbeat_tried_at)
         return age is None or age <= limit_seconds
 

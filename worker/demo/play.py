@@ -39,7 +39,8 @@ from worker.demo.survey import BUDGET, Survey, Surveyed
 from worker.demo.verdict.report import print_report
 from worker.demo.verdict.verdict import Facts, problems_in
 from worker.demo.watch import STALL_SECONDS, Watch
-from worker.memory.embedders import Embedder, from_settings
+from worker.memory.choice import from_settings
+from worker.memory.embedders import Embedder
 from worker.settings import Settings
 
 OK = 0

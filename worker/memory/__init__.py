@@ -1,1 +1,1 @@
-"""Embedding what is to be remembered, after its job has finished."""
+"""Embedding the texts that jobs remember, after those jobs have finished."""

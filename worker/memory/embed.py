@@ -2,10 +2,10 @@
 
 In: the outbox, which finishing transactions fill. Out: vectors in the space of this worker's
 embedder, or texts put off with the reason. Invariants: no transaction is open while the embedder
-works; a text leaves the outbox only with its vector; and nothing here touches a job: an embedder
-that is down delays memories, never jobs.
+works; a text leaves the outbox only with its vector; and no job is touched: an embedder that is
+down delays memories, never jobs.
 
-A batch that is refused is halved until the guilty text is alone, so it delays nobody but itself.
+A batch that is refused is halved until the refused text is alone, so it delays no other text.
 """
 
 import time
@@ -23,12 +23,13 @@ from db.pool import Database, bounded
 from worker import events
 from worker.log import get_logger
 from worker.memory.embedders import Embedder, EmbedderBusy, EmbedderRefused
+from worker.queue.wake import Wake
 
-# Longer than an embedder takes for a batch; after it, a killed worker's texts are due again. Too
-# short costs a second embedding, never a second memory.
+# Longer than an embedder takes for a batch; after it, a killed worker's texts are due again. A
+# lease that is too short costs a second embedding, never a second memory.
 LEASE_SECONDS = 60.0
 OFFLINE_LEASE_SECONDS = 10.0
-# What is put into the outbox by this worker's jobs wakes the embedder; this finds all else.
+# Texts of this worker's jobs wake the embedder; this finds those of others.
 POLL_SECONDS = 10.0
 RETRY_BASE_SECONDS = 1.0
 RETRY_MAX_SECONDS = 3_600.0
@@ -36,28 +37,12 @@ PAUSE_MAX_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 REST_FACTOR = 4.0
 REST_SECONDS_MAX = 1.0
-# A text that failed more often than this is sent with few others: it may be what fails them.
+# A text that failed more often than this is sent with few others: it may be the refused one.
 TRIES_TOGETHER_MAX = 3
 SUSPECTS_TOGETHER_MAX = 8
 ERROR_CHARACTERS_MAX = 500
 
 log = get_logger()
-
-
-class Wake:
-    """Says that texts may have come. Setting it twice before it is seen is setting it once."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    async def wait(self, seconds_max: float) -> None:
-        """Until it is set, at most `seconds_max`; then it is unset again."""
-        with anyio.move_on_after(seconds_max):
-            await self._event.wait()
-        self._event = anyio.Event()
 
 
 async def run(
@@ -71,7 +56,7 @@ async def run(
     poll_seconds: float = POLL_SECONDS,
     busy: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Embed what comes, until cancelled. `embedded` is told how many texts each round stored.
+    """Embed due texts until cancelled. `embedded` counts the texts that were stored.
 
     While jobs run (`busy`), an embedder that computes in this process rests after each round.
     """
@@ -79,16 +64,16 @@ async def run(
     while True:
         began = time.monotonic()
         try:
-            ended = await _round(database, embedder, batch_max, retry_base_seconds)
+            ended = await embed_due(database, embedder, batch_max, retry_base_seconds)
         except Exception as error:
-            # The database is away, say. The texts are safe, and so is everything else.
+            # The database may be away. The texts stay in the outbox.
             ended = Round(failure=error)
         if embedded is not None and ended.written:
             embedded(ended.written)
         if ended.failure is not None:
             failures += 1
             pause = _pause_seconds(failures, ended.failure, retry_base_seconds)
-            if not isinstance(ended.failure, DatabaseError):  # others tell about the database
+            if not isinstance(ended.failure, DatabaseError):  # the watch logs that
                 log.warning(
                     events.EMBEDDER_FAILED,
                     error=_reason(ended.failure),
@@ -99,24 +84,16 @@ async def run(
             continue
         failures = 0
         if embedder.lexical and ended.leased and busy():
-            # It takes the interpreter from the jobs: a fifth of the time is enough.
-            took = time.monotonic() - began
-            await anyio.sleep(min(REST_SECONDS_MAX, REST_FACTOR * took))
+            # It takes the interpreter from the jobs, so it gets a fifth of the time.
+            worked_seconds = time.monotonic() - began
+            await anyio.sleep(min(REST_SECONDS_MAX, REST_FACTOR * worked_seconds))
         if ended.leased < batch_max:
             await wake.wait(poll_seconds * (0.75 + random() / 2))
 
 
-async def embed_pending(database: Database, embedder: Embedder, *, batch_max: int = 64) -> int:
-    """One round: embed up to `batch_max` due texts; returns how many were stored.
-
-    Raises what the database raises; trouble with the embedder is recorded with the texts.
-    """
-    return (await _round(database, embedder, batch_max, RETRY_BASE_SECONDS)).written
-
-
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round did; `failure` is why it stopped early."""
+    """The numbers of texts that a round leased and stored, and the error that ended it early."""
 
     leased: int = 0
     written: int = 0
@@ -125,7 +102,7 @@ class Round:
 
 @dataclass(slots=True)
 class _Vectors:
-    """What an embedder made of leased texts."""
+    """The vectors of leased texts, the refused texts, and those left over after a failure."""
 
     made: dict[UUID, list[float]] = field(default_factory=dict[UUID, list[float]])
     refused: dict[Due, str] = field(default_factory=dict[Due, str])
@@ -133,9 +110,13 @@ class _Vectors:
     failure: Exception | None = None
 
 
-async def _round(
+async def embed_due(
     database: Database, embedder: Embedder, batch_max: int, retry_base_seconds: float
 ) -> Round:
+    """One round: lease up to `batch_max` due texts, embed them, and store them or put them off.
+
+    Raises what the database raises; an embedder's failure is recorded with its texts.
+    """
     async with database.connection() as connection:
         lease_seconds = OFFLINE_LEASE_SECONDS if embedder.lexical else LEASE_SECONDS
         due = await memories.lease_due(connection, batch_max, lease_seconds)
@@ -182,16 +163,16 @@ async def _vectors(embedder: Embedder, due: Sequence[Due]) -> _Vectors:
             ids = [text.id for text in part]
             result.made.update(zip(ids, made, strict=True))
     if len(result.refused) == len(due) > 1:
-        # Then it is hardly the texts.
+        # Then the embedder is at fault, not the texts.
         reason = next(iter(result.refused.values()))
         result.failure = EmbedderRefused(f"every text was refused: {reason}")
     return result
 
 
 def _parts(due: Sequence[Due]) -> Iterator[list[Due]]:
-    """What to send together; the last is sent first."""
+    """The texts to send together; the last part is sent first."""
     suspects = [text for text in due if text.tries > TRIES_TOGETHER_MAX]
-    # In a new order each time: what comes before the guilty one gets through.
+    # In a new order each time: the texts before the refused one get through.
     shuffle(suspects)
     for start in range(0, len(suspects), SUSPECTS_TOGETHER_MAX):
         yield suspects[start : start + SUSPECTS_TOGETHER_MAX]
@@ -232,13 +213,12 @@ async def _put_off(database: Database, vectors: _Vectors, retry_base_seconds: fl
 
 
 async def _release(database: Database, due: Sequence[Due]) -> None:
-    """Cancelled, or without a database: the next round need not wait for the lease to end."""
+    """End the lease of an interrupted round early, so that the next one need not wait for it."""
     try:
         async with bounded(RELEASE_SECONDS), database.connection() as connection:
             await memories.released(connection, [text.id for text in due])
     except JobsworthError:
-        # Then it does wait.
-        return
+        return  # the lease ends by itself
 
 
 def delay_seconds(tries: int, base_seconds: float) -> float:

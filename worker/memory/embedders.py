@@ -1,8 +1,8 @@
 """Text in, vectors out: what an embedder is, and the offline lexical one.
 
-In: texts. Out: one vector for each, of shape `(len(texts), dimensions)`, in their order. Invariant:
-either all vectors are there and usable, or an `EmbedderError` says what was wrong; nothing half
-right is returned. `model` and `dimensions` name the space in which the vectors can be compared.
+In: texts. Out: vectors of shape `(len(texts), dimensions)`, in the order of the texts. Invariant:
+either all vectors are there and usable, or an `EmbedderError` says what was wrong; no partial
+result is returned. `model` and `dimensions` name the space in which vectors can be compared.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ TIMEOUT_SECONDS = 30.0
 
 
 class EmbedderError(Exception):
-    """The embedder did not give usable vectors; another try may."""
+    """The embedder did not return usable vectors; another try may succeed."""
 
 
 class EmbedderBusy(EmbedderError):
-    """The endpoint asks for patience; `after_seconds` if it said how much."""
+    """The endpoint asks to be called later: in `after_seconds`, if it said so."""
 
     def __init__(self, message: str, after_seconds: float | None) -> None:
         super().__init__(message)
@@ -55,30 +55,6 @@ class Embedder(Protocol):
     async def close(self) -> None: ...
 
 
-def from_settings(
-    *,
-    url: str | None,
-    model: str | None,
-    key: str | None,
-    dimensions: int,
-    batch_max: int = 64,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-) -> Embedder:
-    """The endpoint at `url`, or the offline embedder if there is none. Close it after use."""
-    if url is None:
-        return HashingEmbedder(dimensions)
-    from worker.memory.openai_embedder import OpenAIEmbedder
-
-    return OpenAIEmbedder(
-        url,
-        model or "",
-        key=key,
-        dimensions=dimensions,
-        batch_max=batch_max,
-        timeout_seconds=timeout_seconds,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class HashingEmbedder:
     """Words, pairs of words and pieces of words, hashed into a vector of length 1.
@@ -104,11 +80,11 @@ class HashingEmbedder:
         return "offline lexical embedder: compares words and spellings, not meanings"
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        # A long text takes a while; the loop has other things to do.
+        # In a thread: a long text would block the event loop.
         return await anyio.to_thread.run_sync(self.vectors, texts)
 
     def vectors(self, texts: Sequence[str]) -> list[list[float]]:
-        """What `embed` gives, at once and in this thread."""
+        """As `embed`, in this thread."""
         return [_lexical_vector(text, self.dimensions) for text in texts]
 
     async def close(self) -> None:
@@ -138,15 +114,15 @@ def _features(text: str) -> Iterable[tuple[float, str]]:
         marked = f"<{word}>"
         pieces = [marked[i : i + n] for n in PIECE_CHARACTERS for i in range(len(marked) - n + 1)]
         for piece in pieces:
-            # All pieces together weigh as much as the word, so long words do not drown the rest.
+            # All pieces together weigh as much as the word, so long words do not dominate.
             yield round(weight / math.sqrt(len(pieces)), 3), f"p {piece}"
     for first, second in pairwise(words):
         yield round((_weight(first) + _weight(second)) / 4, 3), f"b {first} {second}"
 
 
 def _weight(word: str) -> float:
-    # Short words are mostly grammar, in every alphabet; without statistics of a corpus, length is
-    # the best hint at how much a word says.
+    # Short words are mostly grammar, in every alphabet. Without the statistics of a corpus, length
+    # is the best estimate of how much a word says.
     return 1.0 if any(c.isdigit() for c in word) else min(1.0, (len(word) / 6) ** 2)
 
 

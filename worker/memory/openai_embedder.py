@@ -17,8 +17,8 @@ from worker.retry_after import retry_after_seconds
 RETRY_AFTER_SECONDS_MAX = 3_600.0
 ERROR_CHARACTERS_MAX = 300
 
-# What an endpoint answers when the texts themselves are at fault (too long, empty, not allowed).
-# Other 4xx (no key, no such model or page) are not cured by sending fewer texts.
+# The answers of an endpoint that refuses the texts themselves (too long, empty, not allowed). For
+# other 4xx (no key, no such model or page) it would not help to send fewer texts.
 TEXT_REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -44,7 +44,7 @@ class OpenAIEmbedder:
         self._dimensions = dimensions
         self._batch_max = batch_max
         self._timeout_seconds = timeout_seconds
-        # Most endpoints ignore this field, some need it, some refuse it: those get it only once.
+        # Most endpoints ignore `dimensions`, some need it, some refuse it: those get it only once.
         self._names_dimensions = True
         self._client = httpx.AsyncClient(
             timeout=timeout_seconds, headers={"Authorization": f"Bearer {key}"} if key else None
@@ -84,7 +84,7 @@ class OpenAIEmbedder:
         try:
             body = response.json()
         except ValueError as error:
-            raise EmbedderError(f"{self._where} answered with something that is no JSON") from error
+            raise EmbedderError(f"{self._where} answered with invalid JSON") from error
         return self._vectors(body, len(texts))
 
     async def _post(self, texts: Sequence[str]) -> httpx.Response:
@@ -96,7 +96,7 @@ class OpenAIEmbedder:
         if self._names_dimensions:
             request["dimensions"] = self._dimensions
         try:
-            # httpx bounds each read; an endpoint that drips would hold us for ever.
+            # httpx bounds each read only: an endpoint that answers in drips would never end.
             with anyio.fail_after(self._timeout_seconds):
                 return await self._client.post(self._url, json=request)
         except (httpx.TimeoutException, TimeoutError) as error:
@@ -125,18 +125,20 @@ class OpenAIEmbedder:
         except (KeyError, TypeError, ValueError) as error:
             raise EmbedderError(f"{self._where} answered without a list of embeddings") from error
         if sorted(by_index) != list(range(wanted)) or len(items) != wanted:
-            raise EmbedderError(f"{self._where} gave {len(items)} embeddings for {wanted} texts")
+            raise EmbedderError(
+                f"{self._where} returned {len(items)} embeddings for {wanted} texts"
+            )
         return [self._checked(by_index[index]) for index in range(wanted)]
 
     def _checked(self, vector: list[Any]) -> list[float]:
         if len(vector) != self._dimensions:
             raise EmbedderError(
-                f"{self._where} gave vectors of {len(vector)} numbers, not {self._dimensions}; "
+                f"{self._where} returned vectors of {len(vector)} numbers, not {self._dimensions}; "
                 f"set JOBSWORTH_EMBEDDER_DIMENSIONS={len(vector)} if that is this model's length"
             )
         if not all(type(x) in (int, float) and math.isfinite(x) for x in vector):
             raise EmbedderError(
-                f"{self._where} gave a vector with something in it that is no number"
+                f"{self._where} returned a vector in which a value is not a finite number"
             )
         return [float(x) for x in vector]
 

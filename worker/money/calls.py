@@ -250,8 +250,8 @@ class PaidCall:
         tools = self._job.tools
         with self._under_way:
             booked = await tools.spool.settle(tools.books, self._job.id, Paid(settlement, kept))
-        if booked.rooms:
-            await self._wake(booked.rooms)
+        if booked.freed:
+            await self._wake(booked.freed)
         return booked.stands
 
     # Before the settlement is tried: an attempt that waited for this answer stops now.

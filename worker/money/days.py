@@ -1,10 +1,10 @@
 """Closing the days of the ledger, a part of upkeep.
 
-In: what `db.money.days` sees. Out: one day after the other closed, each in a transaction of its
-own. Invariant: a day is closed only after every transaction has ended that was writing into the
-ledger when its end had passed, so nothing can be added to it any more.
+In: what `db.money.days` finds. Out: closed days, one after the other, each in its own transaction.
+Invariant: a day is closed only when every transaction that was writing into the ledger at its end
+has ended, so nothing can be added to it any more.
 
-Every daemon does this; they keep out of each other's way, and what is killed half-way was not done.
+Every daemon does this. Two never close the same day, and a daemon killed half-way has closed none.
 """
 
 from datetime import date
@@ -14,18 +14,18 @@ from db.pool import Database
 from worker import events
 from worker.log import get_logger
 
-# Nobody waits for it: reads take the entries of a day that is not closed yet.
+# Nothing waits for it: reads take the entries of a day that is not closed yet.
 PERIOD_SECONDS = 600.0
 # How soon to look again while a transaction runs that could add to the day.
 WRITERS_PAUSE_SECONDS = 5.0
-# Between two days, where there are many, so that the work of a year does not come all at once.
+# Between two days, so that the work of a year does not come all at once.
 DAY_PAUSE_SECONDS = 0.1
 
 log = get_logger()
 
 
 class Closer:
-    """Remembers who was writing when a day's end had passed."""
+    """Remembers which transactions were writing when a day had ended."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class Closer:
             return None
         if found.closable != self._closable:
             self._closable, self._writers = found.closable, frozenset(found.writers)
-        # Of those that wrote when we first looked, the ones that still do.
+        # Those that wrote at the first look and still do.
         self._writers &= frozenset(found.writers)
         if self._writers:
             return WRITERS_PAUSE_SECONDS

@@ -1,13 +1,14 @@
 """Group commit: what many attempts want written at the same moment is one transaction.
 
-In: calls about to be sent, paid answers, steps. Out: the same, committed, each told to the attempt
-that waits for it. Invariants: nothing is told before its commit; an attempt that is stopped takes
-nothing of its neighbours' along, and knows what became of its own; and no fault, lock or lost lease
-of one fails or delays another: what a batch did not write, its attempt writes alone.
+In: calls about to be sent, paid answers, steps. Out: the same, committed, each answered to the
+attempt that waits for it. Invariants: no attempt is answered before the commit; a stopped attempt
+does not undo its neighbours' writes, and learns the result of its own; and an error, a lock or a
+lost lease of one attempt neither fails nor delays another: an attempt writes alone what its batch
+did not write.
 
-Who comes first writes at once; those who come meanwhile are the next batch, led by the first of
-them (as in LevelDB's queue of writers). So nobody waits when there is no load, and the more there
-is, the larger the batches.
+The first attempt to come writes at once. Those that come meanwhile form the next batch, and the
+first of them writes it (as in LevelDB's queue of writers). So without load no attempt waits, and
+under load the batches grow.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -37,20 +38,21 @@ SETTLE_SECONDS = 30.0
 log = get_logger()
 
 
-class Kind(NamedTuple, Generic[T, R]):
-    """A kind of write.
+class WriteKind(NamedTuple, Generic[T, R]):
+    """How items of one kind are written, and what is answered for each.
 
-    `together` writes many and returns, by position, what became of those that it wrote; or the
-    statement that does, if that locks what other daemons want: it goes along with the commit.
-    `alone` has the last word on any other. What a batch did may be unknown (its commit was not
-    answered), so writing twice must be harmless. Kinds are written in the order of their `turn`.
+    `together` writes many items and returns the answers by position, for those that it wrote. If
+    that locks rows which other daemons want, it returns the statement instead, which is then sent
+    with the commit. `alone` writes one item that its batch did not write. The batch may have
+    written it all the same (its commit was not answered), so writing an item twice must be
+    harmless. A batch writes its kinds in ascending `order`.
     """
 
     together: Callable[
         [Connection, Sequence[T]], Awaitable[Mapping[int, R] | Last[Mapping[int, R]]]
     ]
     alone: Callable[[Database, T], Awaitable[R]]
-    turn: int = 0
+    order: int = 0
 
 
 class GroupCommit:
@@ -59,10 +61,10 @@ class GroupCommit:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._gathering = _Batch()
-        self._turn = anyio.Lock()
+        self._writing = anyio.Lock()
 
-    async def write(self, kind: Kind[T, R], item: T) -> R:
-        """What became of `item`, committed on return. A cancellation lands after that."""
+    async def write(self, kind: WriteKind[T, R], item: T) -> R:
+        """Write `item` and return its answer, committed. A cancellation lands after that."""
         batch = self._gathering
         items = batch.items.setdefault(kind, [])
         n = len(items)
@@ -80,12 +82,12 @@ class GroupCommit:
 
     async def _lead(self, batch: "_Batch") -> None:
         try:
-            # Even a free lock lets all other tasks run first: whoever can join does.
-            async with self._turn:
+            # Acquiring lets all other tasks run first, even when the lock is free: more can join.
+            async with self._writing:
                 self._close(batch)
                 await self._commit(batch)
         finally:
-            # Nobody waits for a leader that is no more (`asyncio.timeout` tears through shields).
+            # Also if the writer was torn out (`asyncio.timeout` ignores shields): nothing may wait.
             self._close(batch)
             batch.ended.set()
 
@@ -95,21 +97,21 @@ class GroupCommit:
                 bounded(TOGETHER_SECONDS),
                 self._database.transaction(SETTLING) as connection,
             ):
-                written: dict[Kind[Any, Any], Mapping[int, Any]] = {}
-                lasts: dict[Kind[Any, Any], Last[Mapping[int, Any]]] = {}
-                for kind, items in sorted(batch.items.items(), key=lambda of: of[0].turn):
-                    did = await kind.together(connection, items)
-                    if isinstance(did, Last):
-                        lasts[kind] = did
+                written: dict[WriteKind[Any, Any], Mapping[int, Any]] = {}
+                with_commit: dict[WriteKind[Any, Any], Last[Mapping[int, Any]]] = {}
+                for kind, items in sorted(batch.items.items(), key=lambda pair: pair[0].order):
+                    answers = await kind.together(connection, items)
+                    if isinstance(answers, Last):
+                        with_commit[kind] = answers
                     else:
-                        written[kind] = did
-                if lasts:
-                    brought = await commit_with(connection, list(lasts.values()))
-                    written.update(zip(lasts, brought, strict=True))
+                        written[kind] = answers
+                if with_commit:
+                    found = await commit_with(connection, list(with_commit.values()))
+                    written.update(zip(with_commit, found, strict=True))
             batch.written = written
         except Exception as error:
             log.warning(events.BATCH_SPLIT, writes=batch.size, error=str(error))
-        # Before the next has its turn, so that what these attempts write next can go along.
+        # Before the next batch is closed, so that these attempts' next writes can join it.
         batch.ended.set()
 
     def _close(self, batch: "_Batch") -> None:
@@ -119,26 +121,28 @@ class GroupCommit:
 
 class _Batch:
     def __init__(self) -> None:
-        self.items: dict[Kind[Any, Any], list[Any]] = {}
+        self.items: dict[WriteKind[Any, Any], list[Any]] = {}
         self.size = 0
-        self.written: dict[Kind[Any, Any], Mapping[int, Any]] = {}
+        self.written: dict[WriteKind[Any, Any], Mapping[int, Any]] = {}
         self.ended = anyio.Event()
 
 
 class Paid(NamedTuple):
-    """How a call ended, and its answer; None if there is none that can be kept."""
+    """How a call ended, and its answer; None if there is no answer to keep."""
 
     settlement: Settlement
     answer: PaidAnswer | None
 
 
 class Booked(NamedTuple):
-    """The answer that stands, and the budgets that got room by the batch and have waiters: for
-    `db.money.budgets.wake`, once the batch is committed.
+    """The answer that counts, which is the first one recorded.
+
+    `freed` are the budgets and limits in which the batch made room and for which jobs wait:
+    `db.money.budgets.wake` moves those on, after the commit.
     """
 
     stands: Any
-    rooms: Sequence[UUID] = ()
+    freed: Sequence[UUID] = ()
 
 
 async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapping[int, Verdict]]:
@@ -154,7 +158,7 @@ async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapp
 
 
 async def _start_alone(database: Database, call: Starting) -> Verdict:
-    # One statement is a transaction; what it locks is held for no round trip.
+    # One statement is a transaction; it holds its locks for no round trip.
     async with database.connection() as connection:
         return await starts.try_start_call(connection, call)
 
@@ -175,13 +179,13 @@ async def _settle_together(
     connection: Connection, paid: Sequence[Paid]
 ) -> Last[Mapping[int, Booked]]:
     answers = [answer for _, answer in paid if answer]
-    stand = await steps.keep_answers(connection, answers) if answers else {}
+    recorded = await steps.keep_answers(connection, answers) if answers else {}
     last = settlements.settles([settlement for settlement, _ in paid])
 
     def by_position(found: Found) -> Mapping[int, Booked]:
-        rooms = last.read(found).rooms
+        freed = last.read(found).rooms
         return {
-            n: Booked(stand[answer.job_id, answer.name] if answer else None, () if n else rooms)
+            n: Booked(recorded[answer.job_id, answer.name] if answer else None, () if n else freed)
             for n, (_, answer) in enumerate(paid)
         }
 
@@ -196,11 +200,11 @@ async def _settle_alone(database: Database, paid: Paid) -> Booked:
         return Booked(stands, settled.rooms)
 
 
-RECORD = Kind(_record_together, _record_alone, turn=1)
-"""Steps that were run; brings the outputs that stand. Raises `LeaseLost`."""
+RECORD = WriteKind(_record_together, _record_alone, order=1)
+"""Records steps that ran; answers with the outputs that count. Raises `LeaseLost`."""
 
-SETTLE = Kind(_settle_together, _settle_alone, turn=2)
-"""Calls that ended, each in one commit with its answer; brings the answers that stand."""
+SETTLE = WriteKind(_settle_together, _settle_alone, order=2)
+"""Settles calls, each in one commit with its answer; answers with the answers that count."""
 
-START = Kind(_start_together, _start_alone, turn=3)
-"""Calls about to be sent; brings what was decided. Raises as `starts.try_start_call` does."""
+START = WriteKind(_start_together, _start_alone, order=3)
+"""Books calls about to be sent; answers with the verdicts. Raises as `starts.try_start_call`."""

@@ -1,9 +1,9 @@
 """What a model call costs, and the most that it can cost.
 
-In: a provider, a model and tokens. Out: a cost with the version and the rates it was reckoned by,
+In: a provider, a model and tokens. Out: a cost with the version and the rates of its calculation,
 which are frozen into the call's row; or None where the price is not known. Own prices (the table
-`prices`) go before the data of genai-prices, which is read from the installed package: nothing is
-ever asked of the network.
+`prices`) take precedence over the data of genai-prices, which is read from the installed package:
+no price is ever fetched from the network.
 
 Invariant: an unknown price is None, never zero, and `upper_cost` of an estimate is at least
 `price_of` of any usage within it, as long as own prices stay as they are.
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 60.0
 PER_TOKENS = 1_000_000
 PER_REQUESTS = 1_000
-# The provider of our own model without a network, which is nobody's bill.
+# The provider of our own offline model, which costs nothing.
 FREE_PROVIDER = "offline"
-# How providers name the models that they give away, and that have no prices in the data.
+# Models that a provider gives away end in this, and have no prices in the data.
 FREE_SUFFIX = ":free"
 OWN = "own "
-# Some models cost less at night: an estimate reckons with every price of the day to come.
+# Some models cost less at night: an estimate takes the highest price of the coming day.
 LOOK_AHEAD = [timedelta(minutes=30 * number) for number in range(49)]
 
 
 class Rates(NamedTuple):
     """US dollars for a million tokens, for one request, and for one search of the web.
 
-    `input` or `output` None: not known. The others None: as `input` or `output`; `cache_write_1h`,
-    what is kept for an hour, as `cache_write`.
+    None means unknown for `input` and `output`, and "as `input` or `output`" for the others.
+    `cache_write_1h` is for tokens that are cached for an hour; None means "as `cache_write`".
     """
 
     input: Decimal | None
@@ -59,32 +59,35 @@ class Rates(NamedTuple):
 
 
 class Priced(NamedTuple):
-    """A cost in US dollars, and what it was reckoned by: `genai-prices 0.2.3` or `own <id>`."""
+    """A cost in US dollars, and the version and rates of its calculation.
+
+    The version is `genai-prices 0.2.3` or `own <id>`.
+    """
 
     cost: Decimal
     version: str
     rates: dict[str, str]
 
     def is_own(self) -> bool:
-        """Whether it was reckoned by an own price."""
+        """Whether an own price was used."""
         return self.version.startswith(OWN)
 
 
 class Pricing:
-    """Prices of models. `refresh` reads the own ones; without it there are none."""
+    """Prices of models. Own prices are known after `refresh` or `ready`."""
 
     def __init__(self, own: Sequence[OwnPrice] = ()) -> None:
         self._own = list(own)
         self._refreshed_at: float | None = None
         self._loaded = False
-        self._turn = anyio.Lock()
+        self._refreshing = anyio.Lock()
 
     async def ready(self, database: Database, provider: str) -> None:
-        """Have own prices that are at most a minute old, and the package's, loaded off the loop."""
+        """Have own prices at most a minute old, and load the package's data outside the loop."""
         load = not self._loaded and provider != FREE_PROVIDER
         if self.is_fresh() and not load:
             return
-        async with self._turn:
+        async with self._refreshing:
             if not self.is_fresh():
                 async with database.connection() as connection:
                     await self.refresh(connection)
@@ -95,9 +98,9 @@ class Pricing:
     async def refresh(
         self, connection: Connection, *, at_most_every: float = REFRESH_SECONDS
     ) -> bool:
-        """Read the own prices, unless they were read within so many seconds; whether it did.
+        """Read the own prices; returns False if they were read within so many seconds.
 
-        If that fails it raises, and the prices stay as they are.
+        On an error it raises, and the prices stay as they are.
         """
         if self.is_fresh(at_most_every):
             return False
@@ -119,7 +122,7 @@ class Pricing:
         at: datetime | None = None,
         team_id: UUID | None = None,
     ) -> Priced | None:
-        """What `usage` costs at an instant (now, by default); None if that is not known."""
+        """What `usage` costs at an instant (by default now); None if the price is unknown."""
         at = at or datetime.now(UTC)
         found = self._find(provider, model, at, team_id)
         if found is None:
@@ -139,11 +142,11 @@ class Pricing:
         *,
         team_id: UUID | None = None,
     ) -> Decimal | None:
-        """The most that a call within this estimate can cost; None if that is not known.
+        """The most that a call within this estimate can cost; None if the price is unknown.
 
-        All input at the dearest of input, cache read and cache writes, all output at the dearest of
-        output and reasoning, each in the dearest tier that the input can reach. Without searches of
-        the web: nobody knows how many a provider will make.
+        All input is priced at the highest rate of input, cache read and cache writes, all output at
+        the highest of output and reasoning, each in the most expensive tier that the input can
+        reach. Web searches are not included: their number is unknown before the call.
         """
         now = datetime.now(UTC)
         found = self._find(provider, model, now, team_id)
@@ -177,8 +180,10 @@ class Pricing:
 
 
 def _cost(rates: Rates, usage: Usage, read_tokens: int) -> Decimal | None:
-    """`read_tokens` is all input, which a provider may have told to be less than what of it was
-    cached. None if something was used that has no rate.
+    """The cost of `usage`; None if something was used that has no rate.
+
+    `read_tokens` is all input, which is more than `usage.input_tokens` where a provider reports
+    less input than cached input.
     """
     cached = usage.cache_read_tokens + usage.cache_write_tokens
     thought = usage.reasoning_tokens if rates.reasoning is not None else 0
@@ -214,7 +219,7 @@ def _dearest(rates: Iterable[Decimal | None]) -> Decimal | None:
 
 
 def _shown(rates: Rates, usage: Usage) -> dict[str, str]:
-    """The rates, and how often those applied of which the call's row has no count."""
+    """The rates, and the counts of those uses that the call's row does not count."""
     shown = {name: f"{rate:f}" for name, rate in rates._asdict().items() if rate is not None}
     for name, count in (
         ("cache_write_1h", usage.cache_write_1h_tokens),
@@ -253,7 +258,7 @@ def _has_prices(info: "ModelInfo") -> bool:
 
 
 def _reachable(info: "ModelInfo", now: datetime, input_tokens: int) -> list[Rates]:
-    """The rates of every tier within so much input, at every time of the day to come."""
+    """The rates of every tier that the input can reach, at every time of the coming day."""
     found: list[Rates] = []
     for prices_then in _price_sets(info, now):
         starts = {0} | {
@@ -284,7 +289,7 @@ def _rates_of(found: "ModelPrice", read_tokens: int) -> Rates:
         price = getattr(found, name, None)
         if price is None or isinstance(price, Decimal):
             return price
-        # The whole call costs what the highest tier that its input reaches says.
+        # The highest tier that the input reaches prices the whole call.
         reached = [tier.price for tier in price.tiers if read_tokens > tier.start]
         return reached[-1] if reached else price.base
 

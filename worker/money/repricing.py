@@ -1,9 +1,9 @@
-"""Repricing: calls whose cost was not known, or is another by today's own prices.
+"""Repricing: corrects calls whose cost was unknown, or differs by today's own prices.
 
-In: a span of time. Out: corrections in the ledger, page by page, each a short transaction.
-Invariant: a second time, nothing is left to correct; two at once correct each call once.
+In: a span of time. Out: corrections in the ledger, page by page, each in a short transaction.
+Invariant: a second run finds nothing to correct; two runs at once correct each call once.
 
-A known cost is corrected by own prices only: new data of the package must not change what was paid.
+Only own prices correct a known cost: new data of the package must not change what was paid.
 """
 
 from collections import Counter
@@ -21,8 +21,11 @@ PAGE_CALLS = 500
 
 @dataclass(slots=True)
 class Repriced:
-    """What was done (or would be): how many settled calls were looked at, were corrected, are still
-    of unknown cost, and were held by somebody else; and the difference by `provider:model`.
+    """What a run did, or would do.
+
+    `looked_at`, `corrected`, `unknown` (still without a cost) and `passed` (held by another
+    transaction) count settled calls. `calls` counts the corrected ones by `provider:model`, and
+    `difference` sums their corrections in US dollars.
     """
 
     looked_at: int = 0
@@ -43,8 +46,9 @@ async def reprice(
     model: str | None = None,
     dry_run: bool = False,
 ) -> Repriced:
-    """Correct the calls that were settled from `since` on and before `until`, as they were priced
-    when they were started. `model` may end in `*`.
+    """Correct the calls that were settled from `since` on and before `until`.
+
+    A call is priced by the rates of the time it started. `model` may end in `*`.
     """
     done, after_id = Repriced(), None
     while page := await repricing.page(
@@ -80,7 +84,7 @@ def _correct(call: Settled, pricing: Pricing, done: Repriced) -> Correction | No
 
 
 def correction_of(call: Settled, pricing: Pricing) -> Correction | None:
-    """What has to be added to a call's cost; None if it is right, or cannot be known."""
+    """What to add to a call's cost; None if it is right, or its cost is still unknown."""
     if call.usage is None:
         return None
     priced = pricing.price_of(

@@ -1,9 +1,9 @@
 """The spool: a paid answer survives a database that is away.
 
-In: how a paid call ended. Out: the same, settled in the database; what that cannot take in time is
-on this machine's disk until it can. Invariants: an answer is in the database, or in a file, or on
-its way into one of them with somebody waiting for it; a file is removed after its settlement was
-committed, never before. Settling is once, so settling what is settled already does no harm.
+In: how a paid call ended. Out: the same, settled in the database; a settlement that the database
+does not take in time is on this machine's disk until it does. Invariants: an answer is in the
+database, or in a file, or on its way into one of them while its attempt waits; a file is removed
+after its settlement was committed, never before. Settling a settled call again changes nothing.
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ from db.money import calls
 from db.pool import Database
 from worker import crash_points, events
 from worker.log import get_logger
-from worker.money.group_commit import SETTLE, Kind, Paid
+from worker.money.group_commit import SETTLE, Paid, WriteKind
 from worker.money.spool_folder import Found, SpoolFolder, SpoolUnreadable
 
 # A settlement that is not committed by then is written to disk; the database is still tried.
 SPOOL_AFTER_SECONDS = 2.0
 LOOK_SECONDS = 0.5
-# For how long the database is tried: with the answer on disk, and with nowhere to put it.
+# How long the database is tried: with the answer on disk, and when the disk does not take it.
 KEPT_SECONDS_MAX = 30.0
 UNKEPT_SECONDS_MAX = 600.0
 PAUSE_SECONDS = 0.1
 PAUSE_SECONDS_MAX = 5.0
-# For how long a job waits for what another daemon has in hand, before it parks.
+# How long a job waits for answers that another daemon is settling, before it parks.
 CLEAR_SECONDS = 2.0
 CLEAR_PAUSE_SECONDS = 0.05
 
@@ -41,7 +41,7 @@ log = get_logger()
 class Books(Protocol):
     """Where a settlement is written: `GroupCommit`."""
 
-    async def write(self, kind: Kind[Paid, Any], item: Paid) -> Any: ...
+    async def write(self, kind: WriteKind[Paid, Any], item: Paid) -> Any: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -54,30 +54,30 @@ class _Waiting:
     file: str | None = None
     failed: bool = False
     settled: bool = False
-    turn: anyio.Lock = field(default_factory=anyio.Lock)
+    keeping: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 class Spool:
-    """Settles calls, over the disk if need be, and drains what is on the disk."""
+    """Settles calls, by way of the disk if the database is away, and drains the disk."""
 
     def __init__(
         self, database: Database, folder: SpoolFolder, written: Callable[[], None] | None = None
     ) -> None:
-        """`written` is called for each file that is written."""
+        """`written` counts the files that are written."""
         self.folder = folder
         self._written = written
         self._database = database
         self._waiting: set[_Waiting] = set()
-        # Files that are left alone: unreadable, or of a call that the books do not know.
+        # Files that are left alone: unreadable, or of a call that this database does not have.
         self._refused: set[str] = set()
         self._unreadable = False
         self._draining = anyio.Lock()
 
     async def settle(self, books: Books, job_id: UUID, paid: Paid) -> Any:
-        """The answer that stands, committed.
+        """Settle a call; returns the answer that counts, committed.
 
-        Raises the database's error if it is away for too long, or a cancellation that comes when
-        the settlement is on disk: it is settled later then, by `drain`.
+        Raises the database's error if it is away for too long, and a cancellation once the
+        settlement is on disk: `drain` settles it later then.
         """
         waiting = _Waiting(job_id, paid, monotonic())
         self._waiting.add(waiting)
@@ -90,7 +90,7 @@ class Spool:
         return stands
 
     async def run(self) -> None:
-        """Write to disk what the database keeps waiting, until cancelled."""
+        """Write settlements to disk that the database keeps waiting, until cancelled."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
             late = monotonic() - SPOOL_AFTER_SECONDS
@@ -98,9 +98,9 @@ class Spool:
                 await self._keep(waiting)
 
     async def clear(self, job_id: UUID) -> bool:
-        """Is nothing of this job on disk any more? What is, is settled now if the database lets it.
+        """Settle this job's spooled answers; true when none is left. Unreadable files are ignored.
 
-        What cannot be read is no reason to wait. What another daemon has in hand is waited for.
+        Waits a little for answers that another daemon is settling.
         """
         give_up = monotonic() + CLEAR_SECONDS
         while self._usable(self._find(), job_id):
@@ -116,10 +116,10 @@ class Spool:
         return True
 
     async def drain(self, job_id: UUID | None = None) -> int:
-        """Settle what is on disk (of one job); returns how many files that were.
+        """Settle the answers on disk, or those of one job; returns how many files were settled.
 
-        Stops at the first error of a database that is away, and raises it. A drain of everything
-        ends when nothing is left: it waits for another one that is under way here.
+        Stops at the first error of a database that is away, and raises it. Without `job_id` it
+        waits for another drain of this process first.
         """
         if job_id is not None:
             return await self._drain(job_id)
@@ -154,15 +154,15 @@ class Spool:
                 kept = await self._keep(waiting)
                 if monotonic() - waiting.since > (KEPT_SECONDS_MAX if kept else UNKEPT_SECONDS_MAX):
                     raise
-            # A stop lands here, but not while the answer is nowhere else.
+            # A cancellation lands here, but not while the answer exists only in this process.
             with anyio.CancelScope(shield=not kept):
                 await anyio.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
     async def _keep(self, waiting: _Waiting) -> bool:
-        """Have it on disk. The look and the attempt itself may both come for it."""
+        """Write it to disk, once: `run` and its own attempt may both call this."""
         with anyio.CancelScope(shield=True):
-            async with waiting.turn:
+            async with waiting.keeping:
                 if waiting.file is not None or waiting.settled:
                     return True
                 try:
@@ -184,7 +184,7 @@ class Spool:
         if waiting.file is not None:
             self._remove(waiting.file)
 
-    # A disk that fails is told once, and stops neither a job nor the daemon.
+    # A failing disk is logged once, and stops neither a job nor the daemon.
     def _remove(self, name: str) -> None:
         try:
             self.folder.remove(name)
@@ -210,14 +210,14 @@ class Spool:
         ]
 
     async def _drain_file(self, name: str) -> bool:
-        """Settle one file; False if another daemon is at it, or it is left alone."""
+        """Settle one file; False if another daemon has it, or it is left alone."""
         try:
             with self.folder.taken(name) as paid:
                 if paid is None:
                     return False
                 async with self._database.connection() as connection:
-                    known = await calls.is_booked(connection, paid.settlement.call_id)
-                if not known:
+                    booked = await calls.is_booked(connection, paid.settlement.call_id)
+                if not booked:
                     self._refuse(name, "its call is not in the books of this database")
                     return False
                 await SETTLE.alone(self._database, paid)
@@ -238,7 +238,7 @@ class Spool:
             events.SPOOL_REFUSED,
             file=str(self.folder.path / name),
             reason=reason,
-            remedy="it is left alone; move it away when you know what it is",
+            remedy="it is left alone; move it away once you know what it is",
         )
 
     def _tell_written(self, waiting: _Waiting) -> None:

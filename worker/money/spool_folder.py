@@ -2,8 +2,8 @@
 
 In: how a call ended, with its answer. Out: a file that survives a crash of the process and of the
 machine, and what is read back from it. Invariant: under its final name a file is whole (written
-under another name, synced, renamed, and the folder synced). What cannot be read, or was not written
-here, is never touched.
+under another name, synced, renamed, and the folder synced). Files that cannot be read, and files
+of another origin, are never touched.
 """
 
 import errno
@@ -31,40 +31,40 @@ from db.steps.steps import PaidAnswer
 from worker.money.group_commit import Paid
 
 FORMAT = 1
-# Somebody is writing it; or, when that was long ago, was killed while doing so.
+# A file that is being written; an old one is of a process that was killed meanwhile.
 UNFINISHED = ".part"
 UNFINISHED_SECONDS_MAX = 3600
 _NAME = re.compile(r"(?P<job>[0-9a-f-]{36})\.(?P<call>[0-9a-f-]{36})\.json")
 
 
 class SpoolUnreadable(Exception):
-    """A file is torn, of another version, or not one of ours."""
+    """A file is damaged, of another format, or not one of ours."""
 
 
 class Entry(NamedTuple):
-    """A file of the spool, by what its name says."""
+    """A file of the spool, and the job that its name says."""
 
     name: str
     job_id: UUID
 
 
 class Found(NamedTuple):
-    """What lies in a folder: the settlements' files, and the names of what is no such file."""
+    """The files of a folder: those of settlements, and the names of all others."""
 
     entries: list[Entry]
     strange: list[str]
 
 
 def folder_of(spool_dir: Path, database_url: str | None, data_dir: Path, schema: str) -> Path:
-    """Where the answers of one installation are kept: another for each database and schema.
+    """The folder of one installation: each database and schema has its own.
 
-    Who connects as makes no difference. Without a URL it is the embedded database of `data_dir`.
+    The user in the URL makes no difference. Without a URL it is the embedded database's.
     """
     if database_url is None:
         place, name = str(data_dir), "embedded"
     else:
-        known = conninfo_to_dict(database_url)
-        parts = [known.get(part) or "" for part in ("host", "hostaddr", "port", "dbname")]
+        given = conninfo_to_dict(database_url)
+        parts = [given.get(part) or "" for part in ("host", "hostaddr", "port", "dbname")]
         place, name = "\n".join(map(str, parts)), str(parts[-1] or "default")
     shown = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:40]
     digest = hashlib.sha256(f"{place}\n{schema}".encode()).hexdigest()[:12]
@@ -72,7 +72,7 @@ def folder_of(spool_dir: Path, database_url: str | None, data_dir: Path, schema:
 
 
 def others_of(path: Path) -> list[Path]:
-    """The folders beside this one that hold files: answers for other databases or schemas."""
+    """The folders beside this one that hold files: answers of other installations."""
     with suppress(FileNotFoundError, NotADirectoryError):
         beside = [other for other in path.parent.iterdir() if other.is_dir() and other != path]
         return sorted(other for other in beside if any(other.iterdir()))
@@ -82,7 +82,7 @@ def others_of(path: Path) -> list[Path]:
 class SpoolFolder:
     """The files of one installation on this machine; several daemons may share it.
 
-    Everything here blocks for as long as the disk takes, `find` for as long as a listing.
+    Every method blocks for as long as the disk takes.
     """
 
     def __init__(self, path: Path, bytes_max: int) -> None:
@@ -90,7 +90,7 @@ class SpoolFolder:
         self._bytes_max = bytes_max
 
     def find(self) -> Found:
-        """What is there now; a folder that is not there is empty."""
+        """The files that are there now; a missing folder is empty."""
         found = Found([], [])
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path) as listing:
             for file in listing:
@@ -103,10 +103,10 @@ class SpoolFolder:
         return found
 
     def write(self, job_id: UUID, paid: Paid) -> str:
-        """Write a settlement so that it outlives the machine's crash; returns the file's name.
+        """Write a settlement so that it survives a crash of the machine; returns the file's name.
 
-        A file of the same call is replaced. Raises `OSError`, also when the disk or the bound is
-        full, and `ValueError` for text that is none.
+        A file of the same call is replaced. Raises `OSError`, also when the disk is full or the
+        folder's bound is reached, and `ValueError` for text that is not Unicode.
         """
         document = _encode(paid)
         self._make()
@@ -127,9 +127,9 @@ class SpoolFolder:
 
     @contextmanager
     def taken(self, name: str) -> Generator[Paid | None]:
-        """What a file says, for as long as no other daemon may take it.
+        """The settlement in a file, which no other daemon can take within this context.
 
-        None if another has it right now, or it is gone. Raises `SpoolUnreadable`.
+        None if another daemon has taken it, or it is gone. Raises `SpoolUnreadable`.
         """
         try:
             file = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -141,16 +141,16 @@ class SpoolFolder:
         try:
             yield _decode(_read(file), name) if _lock(file) else None
         finally:
-            # The lock goes with this, and with the process if it is killed.
+            # Closing releases the lock; so does the end of a killed process.
             os.close(file)
 
     def remove(self, name: str) -> None:
-        """Forget a settlement that is in the database; if it comes back, no harm is done."""
+        """Remove the file of a settlement that is in the database."""
         with suppress(FileNotFoundError):
             os.unlink(self.path / name)
 
     def usable(self) -> bool:
-        """Could a file be written here? Creates nothing."""
+        """Whether a file could be written here. Creates nothing."""
         place = self.path
         while not place.exists() and place != place.parent:
             place = place.parent
@@ -163,7 +163,7 @@ class SpoolFolder:
             missing.append(place)
             place = place.parent
         for place in reversed(missing):
-            # Answers are the users' content: nobody else on this machine may read them.
+            # Answers are the users' content: no other account of this machine may read them.
             with suppress(FileExistsError):
                 place.mkdir(mode=0o700)
             _sync_folder(place.parent)
@@ -211,7 +211,7 @@ def _lock(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    # Whoever had it may have removed it.
+    # The daemon that had the lock may have removed the file.
     return os.fstat(file).st_nlink > 0
 
 
@@ -237,18 +237,18 @@ def _encode(paid: Paid) -> bytes:
 
 def _decode(document: bytes, name: str) -> Paid:
     try:
-        said: Any = orjson.loads(document)
-        if said["format"] != FORMAT:
+        found: Any = orjson.loads(document)
+        if found["format"] != FORMAT:
             raise SpoolUnreadable(f"it is not of format {FORMAT}")
         settlements, answers = _adapters()
-        settlement = settlements.validate_python(said["settlement"])
-        kept: Any = said["answer"]
+        settlement = settlements.validate_python(found["settlement"])
+        kept: Any = found["answer"]
         answer = answers.validate_python(kept) if kept else None
     except (ValueError, LookupError, TypeError, InvalidInput) as error:
-        # Its first line only: the others quote what is in the file.
-        raise SpoolUnreadable(f"it is torn or not ours: {type(error).__name__}") from error
+        # Only the error's type: its text quotes what is in the file.
+        raise SpoolUnreadable(f"it is damaged or not ours: {type(error).__name__}") from error
     if f".{settlement.call_id}." not in name:
-        raise SpoolUnreadable("it is of another call than its name says")
+        raise SpoolUnreadable("its content is of another call than its name")
     return Paid(settlement, answer)
 
 

@@ -1,5 +1,9 @@
 """A job's way through the worker.
 
-Read in this order: wake → claim → running → attempt → decide → finish → promote. Beside it:
-isolated (a handler in a process of its own), upkeep, attempt_log.
+Read in this order: wake → claim → running → attempt → decide → finish → promote.
+
+Between them: interpret (what a handler's return value or exception means), transition (what is
+written because of it), ended (attempts that wait for their commit). Beside them: isolated (a
+handler in a process of its own), attempt_log, upkeep (timers, cancels, rescue, the sweep).
+The fence is `db/fence.py`; the SQL of claim and finish is in `migrations/schema/queue/`.
 """

@@ -1,46 +1,26 @@
 """One attempt: from a claimed job to exactly one `Outcome`.
 
 In: a claimed job and the worker's tools. Out: an outcome, whatever the handler does: return, raise,
-park, hang, call `sys.exit()`, swallow its cancellation. Nothing a handler does escapes
-`run_attempt`. The first cause of a stop wins, and work that finished all the same beats a late
-stop.
+park, hang, call `sys.exit()`, swallow its cancellation. No exception of a handler leaves
+`run_attempt`. The first cause of a stop wins; a handler that finishes in spite of a stop wins over
+it.
 """
 
 import math
 import time
-import traceback
-from typing import TypeVar
 
 import anyio
 
-from db.documents import to_document, to_text
-from db.errors import DatabaseError, InvalidInput
-from db.fence import Lease, LeaseLost
+from db.fence import Lease
 from db.queue.claim import Claimed
-from worker.handlers import BadPayload, Handler, arguments_of
+from worker.handlers import Handler, arguments_of
 from worker.job import Job, Tools, trace_id
 from worker.log import job_bound
-from worker.outcomes import (
-    Cancel,
-    Canceled,
-    Done,
-    Fail,
-    Failed,
-    Lost,
-    Outcome,
-    Parked,
-    ParkSignal,
-    Retry,
-    Snooze,
-)
+from worker.outcomes import Done, Failed, Outcome
 from worker.queue import isolated
+from worker.queue.interpret import outcome_of, result_of
 
-E = TypeVar("E", bound=BaseException)
-
-ERROR_CHARACTERS_MAX = 4000
-# A handler that could not reach the database is run again later; no try is burnt.
-DATABASE_PAUSE_SECONDS_MAX = 60.0
-# An answer that is on its way when the database is lost is waited for this long, and spooled.
+# How long a stopped attempt waits for the answers to its paid calls, which are then spooled.
 SPARED_SECONDS_MAX = 300.0
 
 
@@ -62,8 +42,8 @@ class Attempt:
     def stop(self, cause: Outcome, *, spare_calls: bool = False) -> None:
         """End the attempt with `cause`, unless it already has one or finishes first.
 
-        `spare_calls`: when the paid calls that it has sent have ended, or after a bound; a second
-        stop ends that.
+        With `spare_calls` it ends once the paid calls that it has sent have ended, after
+        `SPARED_SECONDS_MAX` at the latest; a second stop ends it at once.
         """
         if self.cause is None:
             # A deadline that passed before is the first cause.
@@ -89,28 +69,28 @@ class Attempt:
 
     @property
     def stopping(self) -> bool:
-        """Was it told to end, or did its deadline pass?"""
+        """Whether it was told to end, or its deadline has passed."""
         return self.cause is not None or (self.scope is not None and self.scope.cancel_called)
 
     @property
     def in_thread(self) -> bool:
-        """Does a thread work for it, which nothing can interrupt?"""
+        """Whether a thread works for it, which cannot be interrupted."""
         return self.context is not None and self.context.threads_running > 0
 
     @property
     def timeout_seconds(self) -> float | None:
-        """How long this attempt may take, if there is a bound."""
+        """How long this attempt may take; None without a bound."""
         return self.job.timeout_seconds or self.handler.timeout_seconds
 
 
 async def run_attempt(
     scope: anyio.CancelScope, attempt: Attempt, tools: Tools, modules: tuple[str, ...]
 ) -> Outcome:
-    """Run the handler to its outcome. Total, but for the cancellation of the daemon itself.
+    """Run the handler to its outcome; raises only when the daemon itself is cancelled.
 
-    The scope, which the caller has entered, is good for one attempt after the other: one of its own
-    for each costs a third of what a short job does. After an attempt was stopped in it
-    (`cancel_called`) it must be left.
+    The caller has entered `scope`, and may reuse it for one attempt after the other: a scope for
+    each would add a third to the cost of a short job. It must leave the scope after an attempt was
+    stopped in it (`cancel_called`).
     """
     if attempt.cause is not None:
         return attempt.cause  # stopped before it began
@@ -138,64 +118,6 @@ async def run_attempt(
     return outcome or attempt.cause or _timed_out(attempt)
 
 
-def outcome_of(error: BaseException, attempt_no: int) -> Outcome:
-    """What an exception out of a handler means; total, whatever its own methods do."""
-    try:
-        return _meaning(_alone(error), attempt_no)
-    except BaseException:
-        return Failed(f"{type(error).__name__}, which cannot be described")
-
-
-def describe(error: BaseException) -> str:
-    """Type, message and the last place, bounded."""
-    if isinstance(error, BaseExceptionGroup):
-        inner = "; ".join(describe(one) for one in error.exceptions)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType,reportUnknownMemberType]
-        return _bounded(f"{error.message}: {inner}")
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {error}"[: ERROR_CHARACTERS_MAX - len(where)]
-    return _bounded(said + where)
-
-
-def _alone(error: BaseException) -> BaseException:
-    """A task group wraps even a single exception; what it means does not change by that."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
-        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-    return error  # pyright: ignore[reportUnknownVariableType]
-
-
-def _meaning(error: BaseException, attempt_no: int) -> Outcome:
-    parked = _find(error, ParkSignal)
-    if parked is not None:
-        return parked.parked
-    match error:
-        case Retry():
-            return Failed(_bounded(error.reason), after_seconds=error.after_seconds)
-        case Fail():
-            return Failed(_bounded(error.reason), final=True)
-        case Cancel():
-            return Canceled(_bounded(error.reason))
-        case Snooze():
-            return Parked("timer", "snoozed", error.seconds)
-        case BadPayload():
-            return Failed(_bounded(error), final=True)
-        case LeaseLost():
-            return Lost(str(error))
-        case DatabaseError() if error.retriable:
-            pause = min(DATABASE_PAUSE_SECONDS_MAX, 2.0 ** min(attempt_no, 10))
-            return Parked("timer", _bounded(error), pause)
-        case SystemExit():
-            return Failed(_bounded(f"the handler called sys.exit({error.code!r})"))
-        case _:
-            lost = _find(error, LeaseLost)
-            return Lost(str(lost)) if lost else Failed(describe(error))
-
-
-def _bounded(text: object) -> str:
-    """As a row can hold it: PostgreSQL takes neither NUL nor half of a surrogate pair."""
-    return to_text(str(text)[:ERROR_CHARACTERS_MAX])
-
-
 async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> Outcome:
     handler = attempt.handler
     arguments = arguments_of(handler, attempt.job.payload)
@@ -213,16 +135,6 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     return Done(result_of(value, handler), tuple(job.effects))
 
 
-def result_of(value: object, handler: Handler) -> str:
-    """JSON text of what a handler returned. Raises `Fail` when it cannot be JSON."""
-    if value is None:
-        return "null"
-    try:
-        return to_document(value, f"the result of {handler.mode!r}")
-    except InvalidInput as error:
-        raise Fail(str(error)) from error
-
-
 def _timed_out(attempt: Attempt) -> Outcome:
     if attempt.timeout_seconds is None:
         return Failed("the handler was canceled from within")
@@ -233,14 +145,3 @@ def _daemon_cancelled(error: BaseException) -> bool:
     return isinstance(
         error, anyio.get_cancelled_exc_class()
     ) and anyio.current_effective_deadline() == -float("inf")
-
-
-def _find(error: BaseException, kind: type[E]) -> E | None:
-    if isinstance(error, kind):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
-            found = _find(one, kind)  # pyright: ignore[reportUnknownArgumentType]
-            if found is not None:
-                return found
-    return None

@@ -2,18 +2,18 @@
 
 In: free slots, wake-ups and the poll interval. Out: attempts. The claimer remembers one position
 per queue and priority and looks only beyond it, so the dead entries at the head of the index are
-not walked again; what committed late lies behind, and a look from the start, at most twice a
-second, finds it. While somebody holds a snapshot, such a look walks every dead entry: it is then
-made so much more rarely that it costs a hundredth of the time, but every three seconds at least.
-NOTIFY is a hint: the poll is the truth.
+not walked again. A job that was committed late lies behind that position; a rescan, a look from the
+start of the index at most twice a second, finds it. While somebody holds a snapshot, a rescan walks
+every dead entry. It is then made so much more rarely that it takes a hundredth of the time, but
+every three seconds at least. NOTIFY is a hint: the poll is the truth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import random
 from time import monotonic as now
+from typing import Protocol
 from uuid import UUID
 
-import anyio
 import anyio.lowlevel
 
 from db.errors import JobsworthError
@@ -22,20 +22,24 @@ from db.queue import claim as claiming
 from db.queue import workers
 from db.queue.claim import Claim, Claimed
 from worker import crash_points, events
+from worker.daemon.heartbeat import Heartbeat
+from worker.daemon.vitals import Vitals
 from worker.log import get_logger
+from worker.queue.promote import Promoter
+from worker.queue.wake import Wakes
 
 PRIORITIES = (1, 2, 3, 4)
-# So many at once that the next batch is claimed while one runs and one is committed.
+# Large enough that one batch is claimed while another runs and a third is committed.
 CLAIM_MAX = 1000
 RESCAN_SECONDS = 0.5
-# A late commit is found within this, and a poll, however much the look from the start costs.
+# However much a rescan costs, a late commit is found within this time and a poll.
 RESCAN_SECONDS_MAX = 3.0
-# 20 ms, as after 200,000 dead entries, are paid every two seconds.
+# A rescan of 20 ms, as after 200,000 dead entries, is made every two seconds.
 RESCAN_COST_FACTOR = 99
 IDLE_CHANGE_SECONDS = 1.0
 ERROR_PAUSE_SECONDS = 0.5
 UNREGISTERED_SECONDS = 0.05
-# Just after a busy time nobody notifies us yet, so we look more often.
+# Until the idle flag is set again after a busy time, no insert notifies: look more often.
 UNFLAGGED_SECONDS = 0.1
 LANE_COLLISION = "23505"
 
@@ -43,7 +47,7 @@ log = get_logger()
 
 
 class Positions:
-    """Where to look for the next jobs: beyond what was claimed last, per queue and priority."""
+    """Where to look for the next jobs: beyond the last claimed one, per queue and priority."""
 
     def __init__(self, queues: Sequence[str]) -> None:
         self._places = [(queue_name, priority) for priority in PRIORITIES for queue_name in queues]
@@ -55,7 +59,7 @@ class Positions:
         self._moved = False
 
     def probes(self, at: float) -> list[tuple[str, int, int]]:
-        """(queue, priority, position) in the order to look; from the start when that is due."""
+        """(queue, priority, position) in the order to look; position 0 when a rescan is due."""
         rescan = at - self._rescanned >= self._rescan_seconds
         self._from_start = rescan
         if rescan:
@@ -66,28 +70,36 @@ class Positions:
             for name, priority in self._places
         ]
 
-    def seen(self, positions: dict[tuple[str, int], int]) -> None:
-        """Remember how far a claim came; a late commit never moves a position back."""
+    def claimed_up_to(self, positions: dict[tuple[str, int], int]) -> None:
+        """Remember the last position that was claimed, which never moves back."""
         for place, position in positions.items():
             self._beyond[place] = max(position, self._beyond.get(place, 0))
             self._moved = True
 
-    def took(self, seconds: float) -> None:
-        """How long that look took; what one from the start takes more is what it costs."""
+    def look_took(self, seconds: float) -> None:
+        """Account for the duration of the last look.
+
+        A rescan costs what it takes longer than an ordinary look.
+        """
         if not self._from_start:
             self._usual_seconds = seconds
             return
         pause = RESCAN_COST_FACTOR * (seconds - self._usual_seconds)
         self._rescan_seconds = min(max(pause, RESCAN_SECONDS), RESCAN_SECONDS_MAX)
 
-    def patience_seconds(self, at: float) -> float:
-        """How long the next look from the start may wait.
-
-        Something may lie behind what we claimed.
-        """
+    def next_rescan_in_seconds(self, at: float) -> float:
+        """When to rescan: something may lie behind the claimed jobs. Infinite without a claim."""
         if not self._moved:
             return float("inf")
         return max(0.0, self._rescanned + self._rescan_seconds - at)
+
+
+class Slots(Protocol):
+    """What runs the claimed jobs; in a daemon, `Running`."""
+
+    def free_slots(self) -> int: ...
+
+    def start(self, job: Claimed, worker_id: UUID) -> None: ...
 
 
 class Claimer:
@@ -96,57 +108,49 @@ class Claimer:
     def __init__(
         self,
         database: Database,
+        heartbeat: Heartbeat,
+        slots: Slots,
+        promoter: Promoter,
+        vitals: Vitals,
+        wakes: Wakes,
         *,
         queues: Sequence[str],
         modes: Sequence[str],
         poll_seconds: float,
-        worker_id: Callable[[], UUID | None],
-        free_slots: Callable[[], int],
-        start: Callable[[Claimed, UUID], None],
-        deferred: Callable[[list[str]], None],
-        progressed: Callable[[], None],
-        unanswered: Callable[[], None],
     ) -> None:
         self._database = database
+        self._heartbeat = heartbeat
+        self._slots = slots
+        self._promoter = promoter
+        self._vitals = vitals
+        self._wakes = wakes
         self._positions = Positions(queues)
         self._modes = list(modes)
         self._poll_seconds = poll_seconds
-        self._worker_id = worker_id
-        self._free_slots = free_slots
-        self._start = start
-        self._deferred = deferred
-        self._progressed = progressed
-        self._unanswered = unanswered
-        self._awake = anyio.Event()
         self._flag: tuple[UUID, bool] | None = None
         self._flag_changed_at = -IDLE_CHANGE_SECONDS
         self._found_nothing_at = now()
         self._full_since: float | None = None
 
-    def wake(self) -> None:
-        """There may be work, or a slot: look now."""
-        self._awake.set()
-
     async def run(self) -> None:
         """Claim until cancelled."""
         while True:
-            self._progressed()
-            self._awake = anyio.Event()
+            self._vitals.claim_loop_progress()
+            self._wakes.work.clear()
             try:
                 pause = await self._round()
             except JobsworthError as error:
                 pause = self._pause_after(error)
             if pause > 0:
-                with anyio.move_on_after(pause):
-                    await self._awake.wait()
+                await self._wakes.work.wait(pause)
 
     async def _round(self) -> float:
         """One claim; returns how long to wait for a wake-up before the next."""
         poll_seconds = self._poll_seconds * (0.9 + 0.2 * random())
-        worker_id = self._worker_id()
+        worker_id = self._heartbeat.proven_id()
         if worker_id is None:
             return min(poll_seconds, UNREGISTERED_SECONDS)
-        wanted = min(CLAIM_MAX, self._free_slots())
+        wanted = min(CLAIM_MAX, self._slots.free_slots())
         if wanted == 0:
             await self._full(worker_id)
             return poll_seconds
@@ -154,17 +158,17 @@ class Claimer:
         claim = await self._claim(worker_id, wanted)
         if claim.jobs or claim.deferred_lanes:
             if len(claim.jobs) < wanted:
-                # There is no hurry for the next look: the jobs begin before it.
+                # Slots are left, so the next look can wait until these jobs have begun.
                 await anyio.lowlevel.checkpoint()
             await self._busy(worker_id)
             return 0
-        pause = min(poll_seconds, self._positions.patience_seconds(now()))
+        pause = min(poll_seconds, self._positions.next_rescan_in_seconds(now()))
         return await self._idle(worker_id, pause)
 
     def _pause_after(self, error: JobsworthError) -> float:
         if getattr(error, "sqlstate", None) == LANE_COLLISION:
             return 0
-        self._unanswered()  # it may have been committed
+        self._wakes.lost_claims.set()  # the claim may have been committed
         log.warning(events.CLAIM_FAILED, error=str(error))
         return ERROR_PAUSE_SECONDS * (0.5 + random())
 
@@ -178,12 +182,12 @@ class Claimer:
                 modes=self._modes,
                 wanted=wanted,
             )
-            self._positions.took(now() - began)
+            self._positions.look_took(now() - began)
         crash_points.reach("claim.committed")
-        self._positions.seen(claim.positions)
+        self._positions.claimed_up_to(claim.positions)
         for job in claim.jobs:
-            self._start(job, worker_id)
-        self._deferred(claim.deferred_lanes)
+            self._slots.start(job, worker_id)
+        self._promoter.deferred(claim.deferred_lanes)
         return claim
 
     async def _busy(self, worker_id: UUID) -> None:
@@ -192,7 +196,7 @@ class Claimer:
             await self._set_idle(worker_id, idle=False)
 
     async def _full(self, worker_id: UUID) -> None:
-        """Stop notifications once every slot has been taken for a while: they would be in vain."""
+        """Stop notifications once every slot has been taken for a while."""
         self._full_since = self._full_since or now()
         if now() - self._full_since >= IDLE_CHANGE_SECONDS:
             await self._set_idle(worker_id, idle=False)
@@ -205,14 +209,14 @@ class Claimer:
         allowed_in = self._flag_changed_at + IDLE_CHANGE_SECONDS - now()
         if allowed_in > 0:
             return min(pause, allowed_in, UNFLAGGED_SECONDS)
-        # The flag first, then one more look: what was enqueued in between is found by one of them.
+        # Set the flag, then look once more: a job enqueued meanwhile either notifies or is found.
         await self._set_idle(worker_id, idle=True)
         return 0
 
     async def _set_idle(self, worker_id: UUID, *, idle: bool) -> None:
         if self._flag == (worker_id, idle):
             return
-        self._flag = None  # until the answer is here, nobody knows
+        self._flag = None  # unknown until the answer is here
         async with self._database.connection() as connection:
             await workers.set_idle(connection, worker_id, idle)
         self._flag = (worker_id, idle)

@@ -1,18 +1,18 @@
 """Outcome → Transition: the table of a job's life, as a pure function.
 
-In: how the attempt ended, and what is known of the job. Out: what to write, or None for nothing. No
-clock, no database; the jitter is an argument. One constructor per transition, so that no bad
-combination can be built.
+In: how the attempt ended, and how often the job has failed. Out: what to write, or None if nothing
+may be written. It reads no clock and no database; the jitter is an argument.
 """
 
 from dataclasses import dataclass
 
-from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released, Transition
+from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released
+from worker.queue.transition import Transition
 
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """What decides whether a failed job is tried again: failures so far, and the bounds."""
+    """The failures of a job so far, and the bounds of its retries."""
 
     failures: int
     failures_max: int
@@ -21,29 +21,21 @@ class Tries:
 
 
 def decide(outcome: Outcome, tries: Tries, jitter: float) -> Transition | None:
-    """What to write for `outcome`; `jitter` is uniform in [0, 1)."""
+    """The transition that `outcome` leads to, None if the lease is lost; `jitter` is in [0, 1)."""
     match outcome:
         case Done(result, effects):
-            return Transition("done", result=result, effects=effects)
+            return Transition.done(result, effects)
         case Failed(error, final, after_seconds):
             if final or tries.failures + 1 >= tries.failures_max:
-                return Transition("failed", failed=True, error=error)
+                return Transition.failed(error)
             delay = backoff_seconds(tries, jitter) if after_seconds is None else after_seconds
-            return Transition(
-                "waiting", waiting_for="timer", delay_seconds=delay, failed=True, error=error
-            )
+            return Transition.retried(error, delay)
         case Parked(reason, detail, after_seconds, effects):
-            return Transition(
-                "waiting",
-                waiting_for=reason,
-                waiting_detail=detail,
-                delay_seconds=after_seconds,
-                effects=effects,
-            )
+            return Transition.parked(reason, detail, after_seconds, effects)
         case Canceled(reason):
-            return Transition("canceled", error=reason)
+            return Transition.canceled(reason)
         case Released():
-            return Transition("queued")
+            return Transition.released()
         case Lost():
             return None
 
@@ -52,7 +44,7 @@ def backoff_seconds(tries: Tries, jitter: float) -> float:
     """Exponential backoff with jitter: base · 2^failures, at most max, times 0.5 to 1.5.
 
     The jitter spreads jobs that failed together, as in "Exponential Backoff And Jitter" (AWS
-    Architecture Blog, 2015), but keeps half of the pause, so that a provider gets its rest.
+    Architecture Blog, 2015). Half of the pause is kept, so that a provider can recover.
     """
     exponent = min(tries.failures, 32)
     return min(tries.max_seconds, tries.base_seconds * 2**exponent) * (0.5 + jitter)

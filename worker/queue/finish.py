@@ -1,23 +1,23 @@
 """Group commit: everything that ended meanwhile is finished by one transaction.
 
-In: endings (an attempt and its transition). Out: committed rows, freed slots, and ids for `promote`
-to look at again. Invariants: a slot is free only after its commit; effects commit with the
-transition they belong to; a batch that fails for the server's sake is kept and tried again; one
-that fails for a job's own sake is taken apart, and the guilty job fails alone.
+In: ended attempts with their transitions. Out: committed rows, freed slots, and ids for `promote`
+to look at. Invariants: a slot is free only after its commit; effects commit with their transition;
+a batch that fails because of the server is kept and tried again; a batch that fails because of one
+of its jobs is taken apart, and that job fails alone.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from math import isfinite
 from random import random
-from typing import NamedTuple
+from typing import Protocol
 from uuid import UUID
 
 import anyio
 
 from db.documents import to_text
 from db.errors import InvalidInput, JobsworthError
-from db.fence import PINNED, Lease
+from db.fence import PINNED
 from db.pool import Connection, Database, bounded
 from db.queue import effects, finish
 from db.queue.claim import Claimed
@@ -25,9 +25,11 @@ from db.queue.effects import Effect, Memory, NewJob, Origin
 from db.queue.finish import Finish, Finished, lease_states
 from worker import crash_points, events
 from worker.log import get_logger
-from worker.outcomes import Transition
+from worker.queue.ended import EndedAttempt, EndedAttempts
+from worker.queue.promote import Promoter
+from worker.queue.transition import Transition
+from worker.queue.wake import Wakes
 
-BATCH_MAX = 500
 COMMIT_SECONDS = 30.0
 HELD_PAUSE_SECONDS = 0.01
 RETRY_SECONDS_MAX = 2.0
@@ -35,41 +37,32 @@ RETRY_SECONDS_MAX = 2.0
 log = get_logger()
 
 
-class Ending(NamedTuple):
-    """An attempt that ended, and what is to be written because of it."""
+class Slots(Protocol):
+    """Where the slot of a committed attempt is given back: `Running`."""
 
-    job: Claimed
-    lease: Lease
-    transition: Transition
+    def finished(self, ended: EndedAttempt, status: str | None) -> None: ...
 
 
 class Finisher:
-    """Collects endings and commits them in batches, one at a time, two when there are many."""
+    """Commits ended attempts in batches, one at a time, two when there are many."""
 
     def __init__(
         self,
         database: Database,
-        finished: Callable[[Ending, str | None], None],
-        committed: Callable[[list[Finished], bool], None],
+        ended: EndedAttempts,
+        slots: Slots,
+        promoter: Promoter,
+        wakes: Wakes,
+        *,
         retried: Callable[[], None],
     ) -> None:
+        """`retried` counts the batches that are tried again."""
         self._database = database
-        self._finished = finished
-        self._committed = committed
+        self._ended = ended
+        self._slots = slots
+        self._promoter = promoter
+        self._wakes = wakes
         self._retried = retried
-        self._endings: list[Ending] = []
-        self._arrived = anyio.Event()
-        self._filled = anyio.Event()
-
-    def put(self, ending: Ending) -> None:
-        """Have an ending committed soon.
-
-        Then `finished` is called with the status that was written, None if the lease was lost.
-        """
-        self._endings.append(ending)
-        self._arrived.set()
-        if len(self._endings) >= BATCH_MAX:
-            self._filled.set()
 
     async def run(self) -> None:
         """Commit batches until cancelled: whatever is there, and full ones beside that."""
@@ -79,35 +72,31 @@ class Finisher:
 
     async def _commit_any(self) -> None:
         while True:
-            await self._arrived.wait()
-            self._arrived = anyio.Event()
-            while self._endings:
+            await self._ended.wait_for_any()
+            while self._ended:
                 await self._commit_next()
 
     async def _commit_full(self) -> None:
         while True:
-            await self._filled.wait()
-            self._filled = anyio.Event()
-            while len(self._endings) >= BATCH_MAX:
+            await self._ended.wait_for_a_batch()
+            while self._ended.fill_a_batch:
                 await self._commit_next()
 
     async def _commit_next(self) -> None:
-        batch, self._endings = self._endings[:BATCH_MAX], self._endings[BATCH_MAX:]
-        held = await self._settle(batch)
+        held = await self._settle(self._ended.take())
         if held:
-            self._endings.extend(held)
-            self._arrived.set()
-            if len(self._endings) == len(held):
+            self._ended.put_back(held)
+            if len(self._ended) == len(held):
                 await anyio.sleep(HELD_PAUSE_SECONDS)
 
-    async def _settle(self, batch: list[Ending]) -> list[Ending]:
-        """Commit a batch however often it takes; returns what somebody else holds right now."""
+    async def _settle(self, batch: list[EndedAttempt]) -> list[EndedAttempt]:
+        """Commit a batch, however many tries it takes; returns those whose rows somebody holds."""
         tries = 0
         while True:
             try:
                 return await self._commit(batch)
             except Exception as error:
-                # Not only our own errors: what a job wants written may break the driver as well.
+                # Any exception: what a job wants written may also break the driver.
                 if not (isinstance(error, JobsworthError) and error.retriable):
                     return await self._take_apart(batch, error)
                 tries += 1
@@ -115,20 +104,20 @@ class Finisher:
                 log.warning(events.BATCH_RETRIED, jobs=len(batch), tries=tries, error=str(error))
                 await anyio.sleep(min(RETRY_SECONDS_MAX, 0.05 * 2**tries) * (0.5 + random()))
 
-    async def _take_apart(self, batch: list[Ending], error: Exception) -> list[Ending]:
+    async def _take_apart(self, batch: list[EndedAttempt], error: Exception) -> list[EndedAttempt]:
         if len(batch) == 1:
             guilty = batch[0]
             log.warning(events.BATCH_SPLIT, job_id=str(guilty.job.id), error=str(error))
             blamed = _blame(guilty, error)
             if blamed.transition == guilty.transition:
-                raise error  # not the job's fault after all: a defect of ours
+                raise error  # our own defect: even the plain failure cannot be written
             return await self._settle([blamed])
-        held: list[Ending] = []
+        held: list[EndedAttempt] = []
         for ending in batch:
             held += await self._settle([ending])
         return held
 
-    async def _commit(self, batch: list[Ending]) -> list[Ending]:
+    async def _commit(self, batch: list[EndedAttempt]) -> list[EndedAttempt]:
         async with bounded(COMMIT_SECONDS), self._writer(batch) as connection:
             applied = await finish.finish(connection, [_finish(ending) for ending in batch])
             _reach_inside(batch)
@@ -136,42 +125,53 @@ class Finisher:
             made = _effects_of(batch, statuses)
             await effects.write(connection, made)
         crash_points.reach("finish.committed")
-        self._committed(_with_parents(applied, made), _has_memory(made))
+        self._look_at_what_follows(_with_parents(applied, made), remembered=_has_memory(made))
         missing = [ending for ending in batch if ending.job.id not in statuses]
         held = await self._look_up(missing, statuses) if missing else []
         for ending in batch:
             if ending not in held:
-                self._finished(ending, statuses.get(ending.job.id))
+                self._slots.finished(ending, statuses.get(ending.job.id))
         return held
 
-    def _writer(self, batch: list[Ending]) -> AbstractAsyncContextManager[Connection]:
-        """Effects commit together with the rows; without any, the one statement is enough."""
+    def _look_at_what_follows(self, finished: list[Finished], *, remembered: bool) -> None:
+        self._promoter.ended([one.id for one in finished if one.unblocks])
+        if any(one.status == "waiting" for one in finished):
+            self._wakes.timers.set()
+        if remembered:
+            self._wakes.memories.set()
+
+    def _writer(self, batch: list[EndedAttempt]) -> AbstractAsyncContextManager[Connection]:
+        """A transaction if the batch has effects; without any, the one statement is enough."""
         if any(ending.transition.effects for ending in batch):
             return self._database.transaction(PINNED)
         return self._database.connection()
 
-    async def _look_up(self, missing: list[Ending], statuses: dict[UUID, str]) -> list[Ending]:
+    async def _look_up(
+        self, missing: list[EndedAttempt], statuses: dict[UUID, str]
+    ) -> list[EndedAttempt]:
         async with bounded(COMMIT_SECONDS), self._database.connection() as connection:
             states = await lease_states(connection, [ending.lease for ending in missing])
         for ending in missing:
-            # Our own commit, whose answer was lost; what it unblocks is looked at (again).
+            # Our own commit, whose answer was lost: look at what it may have unblocked.
             if states.get(ending.job.id) == "ended":
                 statuses[ending.job.id] = ending.transition.status
                 ours = Finished(ending.job.id, ending.transition.status, unblocks=True)
-                self._committed([ours], True)
+                self._look_at_what_follows([ours], remembered=True)
         return [ending for ending in missing if states.get(ending.job.id) == "held"]
 
 
-def _finish(ending: Ending) -> Finish:
+def _finish(ending: EndedAttempt) -> Finish:
     _, lease, (status, reason, detail, delay, failed, result, error, _) = ending
-    # PostgreSQL 17 knows an infinite time, which no client can read back.
+    # PostgreSQL 17 stores an infinite time, which clients cannot read back.
     if delay is not None and not isfinite(delay):
-        raise InvalidInput(f"{delay} seconds are no time to wait", "pass a finite number")
+        raise InvalidInput(f"a job cannot wait {delay} seconds", "pass a finite number")
     return Finish(lease, status, reason, detail, delay, failed, result, error)
 
 
-def _effects_of(batch: list[Ending], statuses: dict[UUID, str]) -> list[tuple[Origin, Effect]]:
-    """The effects of the jobs that ended as they meant to: a cancel in between drops them."""
+def _effects_of(
+    batch: list[EndedAttempt], statuses: dict[UUID, str]
+) -> list[tuple[Origin, Effect]]:
+    """The effects of the jobs whose transition was applied: a cancel in between drops them."""
     return [
         (origin_of(ending.job), effect)
         for ending in batch
@@ -181,7 +181,7 @@ def _effects_of(batch: list[Ending], statuses: dict[UUID, str]) -> list[tuple[Or
 
 
 def origin_of(job: Claimed) -> Origin:
-    """What a job's effects inherit from it."""
+    """The values that a job's effects inherit from it."""
     return Origin(
         job_id=job.id,
         team_id=job.team_id,
@@ -195,7 +195,7 @@ def origin_of(job: Claimed) -> Origin:
 
 
 def _with_parents(applied: list[Finished], made: list[tuple[Origin, Effect]]) -> list[Finished]:
-    """The finished; on those that have just spawned children, something hangs."""
+    """The finished jobs; those that have just spawned children must be looked at as well."""
     parents = {o.job_id for o, e in made if isinstance(e, NewJob) and e.is_child}
     if not parents:
         return applied
@@ -206,15 +206,13 @@ def _has_memory(made: list[tuple[Origin, Effect]]) -> bool:
     return any(isinstance(effect, Memory) for _, effect in made)
 
 
-def _blame(ending: Ending, error: Exception) -> Ending:
-    """The same attempt, failed by what it tried to write."""
-    failed = Transition(
-        "failed", failed=True, error=to_text(f"what the job wrote was refused: {error}"[:4000])
-    )
-    return ending._replace(transition=failed)
+def _blame(ending: EndedAttempt, error: Exception) -> EndedAttempt:
+    """The same attempt, failed because what it wanted written was refused."""
+    reason = to_text(f"what the job wrote was refused: {error}"[:4000])
+    return ending._replace(transition=Transition.failed(reason))
 
 
-def _reach_inside(batch: list[Ending]) -> None:
+def _reach_inside(batch: list[EndedAttempt]) -> None:
     crash_points.reach("finish.updated")
     statuses = {ending.transition.status for ending in batch}
     if "waiting" in statuses:

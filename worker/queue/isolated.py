@@ -1,9 +1,9 @@
 """Handlers with `isolate="process"`: a child process that can be killed and has a memory limit.
 
-In: a claimed job. Out: the same `Outcome` as any attempt. The child imports the handler's modules,
-runs the plain function once, and writes one JSON document to a pipe of its own (what it prints goes
-to the daemon's stderr). A stop, a timeout or the daemon's end, `kill -9` included, kills its whole
-process group.
+In: a claimed job. Out: the same `Outcome` as of any attempt. The child imports the handler's
+modules, runs the plain function once, and writes one JSON document to a pipe of its own; its own
+output goes to the daemon's stderr. A stop, a timeout or the daemon's end, `kill -9` included, kills
+its whole process group.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ OUTPUT_BYTES_MAX = 16_000_000
 async def run(
     job: Claimed, lease: Lease, handler: "Handler", tools: "Tools", modules: tuple[str, ...]
 ) -> Outcome:
-    """Run one attempt in a child process; the group is dead when this returns or is cancelled."""
+    """Run one attempt in a child process, whose whole group is dead on return."""
     document = to_json(
         {
             "job": job._asdict(),
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def _die_with_the_worker() -> None:
-    # The worker holds the other end of our stdin; the kernel closes it however the worker ends.
+    # The worker holds the other end of stdin, and the kernel closes it however the worker ends.
     lifeline = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -146,7 +146,7 @@ def _outcome(answer: bytes | None, exit_code: int, handler: "Handler") -> Outcom
 def _run_here(request: dict[str, Any]) -> dict[str, Any]:
     from worker import handlers
     from worker.job import Job, Tools
-    from worker.queue.attempt import outcome_of, result_of
+    from worker.queue.interpret import outcome_of, result_of
 
     try:
         importlib.import_module("worker.modes")
@@ -185,7 +185,7 @@ def _run_here(request: dict[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _NoTools:
-    """What a process of its own has of the worker's tools."""
+    """The only tool of the worker that the child has."""
 
     payload_bytes_max: int
 

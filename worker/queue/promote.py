@@ -1,11 +1,10 @@
-"""After a commit that may unblock something, look again with a fresh snapshot.
+"""Promotion: after a commit that may unblock jobs, look again with a fresh snapshot.
 
 In: ids of jobs that ended or parked, and lanes whose members a claim put off. Out: waiting jobs
-that go on. Never waits for a row: what somebody holds is looked at again shortly, a bounded number
-of times; then the sweep in `upkeep` finds it, as it does after a crash right here.
+that go on. It never waits for a row: one that somebody holds is looked at again shortly, a bounded
+number of times. After that, and after a crash before the look, the sweep in `upkeep` finds it.
 """
 
-from collections.abc import Callable
 from uuid import UUID
 
 import anyio
@@ -15,6 +14,7 @@ from db.pool import Connection, Database
 from db.queue import promote
 from worker import crash_points, events
 from worker.log import get_logger
+from worker.queue.wake import Wake
 
 AGAIN_SECONDS = 0.02
 AGAIN_TIMES = 50
@@ -24,11 +24,12 @@ log = get_logger()
 
 
 class Promoter:
-    """Collects what may have been unblocked, and looks at it."""
+    """Collects jobs that ended and lanes that were put off, and moves on what they unblock."""
 
-    def __init__(self, database: Database, moved: Callable[[], None]) -> None:
+    def __init__(self, database: Database, work: Wake) -> None:
+        """`work` is set after each look: jobs may have become ready."""
         self._database = database
-        self._moved = moved
+        self._work = work
         self._ended: set[UUID] = set()
         self._lanes: set[str] = set()
         self._held: dict[UUID, int] = {}
@@ -36,19 +37,19 @@ class Promoter:
         self._arrived = anyio.Event()
 
     def ended(self, ids: list[UUID]) -> None:
-        """Look at what these jobs unblocked."""
+        """Have the jobs that these may have unblocked looked at."""
         if ids:
             self._ended.update(ids)
             self._arrived.set()
 
     def deferred(self, lanes: list[str]) -> None:
-        """Look again at these lanes."""
+        """Have these lanes looked at again."""
         if lanes:
             self._lanes.update(lanes)
             self._arrived.set()
 
     async def wait_idle(self) -> None:
-        """Until everything has been looked at once."""
+        """Wait until everything has been looked at once."""
         while self._ended or self._lanes or self._looking:
             await anyio.sleep(AGAIN_SECONDS)
 
@@ -66,7 +67,7 @@ class Promoter:
                 self._arrived.set()
 
     async def _look(self) -> None:
-        # Taken out first: what arrives during the look may have come too late for its snapshot.
+        # Taken out before the look: its snapshot may not show what arrives meanwhile.
         ended, self._ended = self._ended, set[UUID]()
         lanes, self._lanes = self._lanes, set[str]()
         crash_points.reach("promote.before")
@@ -86,7 +87,7 @@ class Promoter:
             for job_id in held
             if tries.get(job_id, 0) < AGAIN_TIMES
         }
-        self._moved()
+        self._work.set()
 
 
 async def _look_at(connection: Connection, ids: set[UUID], lanes: set[str]) -> set[UUID]:

@@ -1,18 +1,18 @@
 """The attempts of this worker, and its slots.
 
-In: claimed jobs. Out: endings for the finisher. A slot is taken from the claim until the commit of
-what its attempt led to; a thread that will not end keeps it.
+In: claimed jobs. Out: ended attempts for the finisher. A job holds its slot from its claim until
+its transition is committed; a thread that does not return keeps its slot.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import copy_context
 from random import random
 from uuid import UUID
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
+from anyio.abc import TaskStatus
 
 from db.fence import Lease
 from db.queue.claim import Claimed
@@ -22,44 +22,52 @@ from worker.outcomes import Lost, Outcome
 from worker.queue.attempt import Attempt, run_attempt
 from worker.queue.attempt_log import AttemptLog
 from worker.queue.decide import Tries, decide
-from worker.queue.finish import Ending
+from worker.queue.ended import EndedAttempt, EndedAttempts
+from worker.queue.wake import Wake
 
 ATTEMPTS_AT_A_STRETCH = 100
 
 
 class Running:
-    """Starts attempts in the daemon's task group and accounts for their slots."""
+    """Starts attempts in its task group and accounts for their slots."""
 
     def __init__(
         self,
-        tasks: TaskGroup,
         handlers: Mapping[str, Handler],
         tools: Tools,
         attempt_log: AttemptLog,
+        ended: EndedAttempts,
+        work: Wake,
         *,
         slots: int,
         modules: tuple[str, ...],
         failures_max: int,
         retry_base_seconds: float,
         retry_max_seconds: float,
-        ended: Callable[[Ending], None],
-        freed: Callable[[], None],
     ) -> None:
-        self._tasks = tasks
+        """`modules` are those that a handler's own process imports; `work` is set at each free
+        slot.
+        """
         self._handlers = handlers
         self._tools = tools
         self._log = attempt_log
+        self._ended = ended
+        self._work = work
         self._slots = slots
         self._modules = modules
         self._failures_max = failures_max
         self._retry_base_seconds = retry_base_seconds
         self._retry_max_seconds = retry_max_seconds
-        self._ended = ended
-        self._freed = freed
         self._attempts: dict[int, Attempt] = {}
         self._waiting: deque[Attempt] = deque()
         self._runner_starts = False
         self._all_free = anyio.Event()
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Hold the task group of the attempts until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            await anyio.sleep_forever()
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -67,12 +75,16 @@ class Running:
     def __iter__(self) -> Iterator[Attempt]:
         return iter(list(self._attempts.values()))
 
+    def is_busy(self) -> bool:
+        """Whether any slot is taken."""
+        return bool(self._attempts)
+
     def free_slots(self) -> int:
         """How many more jobs may be claimed."""
         return self._slots - len(self._attempts)
 
     def job_ids(self) -> list[UUID]:
-        """The jobs that have an attempt here, finished ones included until their commit."""
+        """The jobs that have an attempt here; an ended one counts until its commit."""
         return [attempt.job.id for attempt in self._attempts.values()]
 
     def start(self, job: Claimed, worker_id: UUID) -> None:
@@ -85,7 +97,7 @@ class Running:
         self._have_runner()
 
     def stop(self, job_id: UUID, lease_no: int, cause: Outcome) -> None:
-        """Stop one attempt, if it is still this one."""
+        """Stop the attempt of this job and lease, if it is still here."""
         attempt = self._attempts.get(lease_no)
         if attempt is not None and attempt.job.id == job_id:
             attempt.stop(cause)
@@ -108,21 +120,21 @@ class Running:
         return sum(a.in_thread and a.stopping for a in self._attempts.values())
 
     async def wait_empty(self) -> None:
-        """Until every slot is free."""
+        """Wait until every slot is free."""
         while self._attempts:
             self._all_free = anyio.Event()
             await self._all_free.wait()
 
-    def finished(self, ending: Ending, status: str | None) -> None:
-        """The ending is committed (None: the lease was lost); its slot is free."""
-        attempt = self._attempts.get(ending.lease.lease_no)
+    def finished(self, ended: EndedAttempt, status: str | None) -> None:
+        """Free the slot of a committed attempt; status None says that its lease was lost."""
+        attempt = self._attempts.get(ended.lease.lease_no)
         if attempt is not None:
-            self._release(attempt, status, ending.transition.error)
+            self._release(attempt, status, ended.transition.error)
 
     # A task costs more than a short job (48 µs a job with a task for each, 17 µs like this). So a
-    # runner takes the next attempt, has a follower started for the rest, and runs it: while
-    # handlers wait, every attempt has a task of its own; when they do not, one task and one cancel
-    # scope run a whole batch.
+    # runner takes the next attempt, has another runner started for the rest, and runs its own.
+    # While handlers wait, every attempt has its own task; while they do not, one task and one
+    # cancel scope run a whole batch.
     def _have_runner(self) -> None:
         if self._waiting and not self._runner_starts:
             self._runner_starts = True
@@ -132,15 +144,15 @@ class Running:
         self._runner_starts = False
         size, ran = len(copy_context()), 0
         with anyio.CancelScope() as scope:
-            # What a handler left behind is this task's last: context variables, which none may see
-            # of another, and a cancellation.
+            # After a handler that left context variables or a cancellation behind, this task runs
+            # no other: handlers must not see each other's.
             while self._waiting and not scope.cancel_called and len(copy_context()) == size:
                 attempt = self._waiting.popleft()
                 self._have_runner()
                 await self._run(attempt, scope)
                 ran += 1
                 if ran % ATTEMPTS_AT_A_STRETCH == 0:
-                    # Handlers that never wait: let those that ended be committed meanwhile.
+                    # Handlers that never wait would keep the ended attempts from their commit.
                     await anyio.lowlevel.cancel_shielded_checkpoint()
         self._have_runner()
 
@@ -151,7 +163,7 @@ class Running:
             reason = outcome.reason if isinstance(outcome, Lost) else None
             self._release(attempt, None, reason)
         else:
-            self._ended(Ending(attempt.job, attempt.lease, transition))
+            self._ended.put(EndedAttempt(attempt.job, attempt.lease, transition))
 
     def _tries(self, attempt: Attempt) -> Tries:
         return Tries(
@@ -165,7 +177,7 @@ class Running:
 
     def _release(self, attempt: Attempt, status: str | None, error: str | None) -> None:
         del self._attempts[attempt.lease.lease_no]
-        self._freed()
+        self._work.set()
         if not self._attempts:
             self._all_free.set()
         self._log.ended(attempt, status or "lost", error)

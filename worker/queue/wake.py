@@ -1,10 +1,10 @@
-"""LISTEN: hints that there may be work, a timer, or a cancel.
+"""Wake-ups: the events by which the daemon's parts say "look again", and LISTEN, which sets them.
 
-In: notifications, on a direct connection (a pooler in transaction mode cannot LISTEN). Out: calls.
-A missed notification costs at most one poll interval: polling is the truth.
+In: notifications, on a direct connection (a pooler in transaction mode cannot LISTEN). Out: events.
+A lost notification costs at most one poll interval: notifications are hints, polling is the truth.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import random
 from typing import LiteralString
 
@@ -22,15 +22,51 @@ RECONNECT_SECONDS_MAX = 5.0
 log = get_logger()
 
 
-async def listen(
-    url: str,
-    schema: str,
-    *,
-    work: Callable[[], None],
-    timer: Callable[[], None],
-    cancel: Callable[[], None],
-) -> None:
-    """Call back for each notification until cancelled, reconnecting as often as it takes."""
+class Wake:
+    """Says "look again" to the one part that waits for it. Setting it twice is setting it once."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        """Have the part look again: at once if it waits, else right after its current look."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Forget what was set so far: the look that begins now will find it."""
+        if self._event.is_set():
+            self._event = anyio.Event()
+
+    async def wait(self, seconds_max: float) -> None:
+        """Wait until it is set, at most `seconds_max`; it is cleared on return."""
+        with anyio.move_on_after(seconds_max):
+            await self._event.wait()
+        self.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Wakes:
+    """The daemon's wake-ups, made before the parts that set them and those that wait for them.
+
+    What ended is handed to the `Promoter`, which wakes itself.
+    """
+
+    work: Wake = field(default_factory=Wake)
+    """There may be a job to claim, or a free slot: for the claimer."""
+    timers: Wake = field(default_factory=Wake)
+    """A timer was set that may be due within a second: for upkeep."""
+    cancels: Wake = field(default_factory=Wake)
+    """A running job was asked to cancel: for upkeep."""
+    lost_claims: Wake = field(default_factory=Wake)
+    """A claim may have been committed without its answer: for upkeep."""
+    memories: Wake = field(default_factory=Wake)
+    """Texts to remember were committed: for the embedder."""
+
+
+async def listen(url: str, schema: str, wakes: Wakes) -> None:
+    """Wake the parts at each notification until cancelled; reconnects whenever it has to."""
     pause = 0.1
     lost = False
     while True:
@@ -44,12 +80,13 @@ async def listen(
                 if lost:
                     log.info(events.LISTEN_RECOVERED)
                 pause, lost = 0.1, False
-                work()  # something may have come while nobody listened
-                cancel()
+                # Something may have come before this connection listened.
+                wakes.work.set()
+                wakes.cancels.set()
                 while True:
                     async for notification in connection.notifies(timeout=0):
-                        _dispatch(notification, work, timer, cancel)
-                    # Without this, `notifies` looks ten times a second.
+                        _woken_by(notification, wakes).set()
+                    # `notifies` alone would look ten times a second.
                     await anyio.wait_readable(connection.fileno())
         except psycopg.Error as error:
             if not lost:
@@ -59,15 +96,7 @@ async def listen(
         pause = min(RECONNECT_SECONDS_MAX, pause * 2)
 
 
-def _dispatch(
-    notification: psycopg.Notify,
-    work: Callable[[], None],
-    timer: Callable[[], None],
-    cancel: Callable[[], None],
-) -> None:
+def _woken_by(notification: psycopg.Notify, wakes: Wakes) -> Wake:
     if notification.channel.endswith(".cancel"):
-        cancel()
-    elif notification.payload == "timer":
-        timer()
-    else:
-        work()
+        return wakes.cancels
+    return wakes.timers if notification.payload == "timer" else wakes.work

@@ -54,7 +54,7 @@ async def test_eight_claimers_share_thousands_of_jobs_and_none_twice(
                     modes=["answer"],
                     wanted=20,
                 )
-                positions.seen(got.positions)
+                positions.claimed_up_to(got.positions)
                 claimed.extend((job.id, job.lease_no) for job in got.jobs)
                 await finish_all(own, *(done(lease_of(job, worker_id)) for job in got.jobs))
 
@@ -118,7 +118,7 @@ async def test_an_urgent_job_is_in_the_next_claim_however_small(conn: Connection
         await add(conn)
     worker_id = await register(conn)
     positions = Positions(["default"])
-    positions.seen((await claim(conn, worker_id, 1)).positions)
+    positions.claimed_up_to((await claim(conn, worker_id, 1)).positions)
     urgent = await add(conn, priority=1)
     got = await claiming.claim(
         conn,
@@ -141,7 +141,7 @@ async def test_a_late_commit_lies_behind_the_position_until_the_next_look_from_t
         got = await claiming.claim(
             conn, worker_id=worker_id, probes=positions.probes(at), modes=["answer"], wanted=10
         )
-        positions.seen(got.positions)
+        positions.claimed_up_to(got.positions)
         return [job.id for job in got.jobs]
 
     async with database.transaction() as open_enqueue:
@@ -149,7 +149,7 @@ async def test_a_late_commit_lies_behind_the_position_until_the_next_look_from_t
         early = await add(conn)
         assert await look(100.1) == [early]
     assert await look(100.2) == []
-    assert 0 < positions.patience_seconds(100.2) <= 0.5
+    assert 0 < positions.next_rescan_in_seconds(100.2) <= 0.5
     assert await look(100.6) == [late]
 
 

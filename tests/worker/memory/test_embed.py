@@ -19,9 +19,10 @@ from tests.providers.openai_stub import CUT, SERVER_ERROR, Fault, OpenAIStub, to
 from tests.support import Workers, until
 from worker import events
 from worker.memory import embed
-from worker.memory.embed import Wake, delay_seconds, embed_pending
+from worker.memory.embed import delay_seconds, embed_due
 from worker.memory.embedders import Embedder, HashingEmbedder
 from worker.memory.openai_embedder import OpenAIEmbedder
+from worker.queue.wake import Wake
 
 Logs = Sequence[Mapping[str, Any]]
 
@@ -58,6 +59,11 @@ async def remembered(conn: Connection) -> list[str]:
 
 async def put(conn: Connection, *texts: str) -> None:
     await memories.put(conn, [Text(text) for text in texts])
+
+
+async def embed_pending(database: Database, embedder: Embedder, batch_max: int = 64) -> int:
+    """One round of the loop; returns how many texts were stored."""
+    return (await embed_due(database, embedder, batch_max, embed.RETRY_BASE_SECONDS)).written
 
 
 @asynccontextmanager

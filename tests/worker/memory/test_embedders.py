@@ -28,12 +28,12 @@ from tests.providers.openai_stub import (
     wrong_dimensions,
 )
 from tests.support import ROOT
+from worker.memory.choice import from_settings
 from worker.memory.embedders import (
     EmbedderBusy,
     EmbedderError,
     EmbedderRefused,
     HashingEmbedder,
-    from_settings,
 )
 from worker.memory.openai_embedder import OpenAIEmbedder
 

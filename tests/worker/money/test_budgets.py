@@ -20,7 +20,6 @@ from db.queue.jobs import JobStatus
 from tests.support import until
 from tests.worker.job_api import InlineWorker, JobApi, registered
 from worker import CallLimited, CallRefused, Job, handler
-from worker.job import Tools
 from worker.money.calls import Sending
 from worker.money.pricing import Priced
 
@@ -78,8 +77,7 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def with_prices(worker: InlineWorker, *args: Any) -> None:
         made(worker, *args)
-        tools: Tools = worker._tools  # pyright: ignore[reportPrivateUsage]
-        object.__setattr__(tools, "pricing", PerToken())
+        object.__setattr__(worker.parts.tools, "pricing", PerToken())
 
     monkeypatch.setattr(InlineWorker, "__init__", with_prices)
 

@@ -26,7 +26,7 @@ from db.steps.steps import PaidAnswer, Record
 from tests.db import rows
 from tests.support import until
 from worker.money import group_commit
-from worker.money.group_commit import RECORD, SETTLE, START, Booked, GroupCommit, Kind, Paid
+from worker.money.group_commit import RECORD, SETTLE, START, Booked, GroupCommit, Paid, WriteKind
 
 T = TypeVar("T")
 Write = Callable[[], Awaitable[Any]]
@@ -119,7 +119,7 @@ class Gate:
     def __init__(self, *, opened: bool = False) -> None:
         self.batches: list[list[int]] = []
         self.alone: list[int] = []
-        self.kind = Kind(self._together, self._alone)
+        self.kind = WriteKind(self._together, self._alone)
         self._open = anyio.Event()
         if opened:
             self._open.set()
@@ -382,7 +382,7 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
     await budgets.set_budget(conn, "daily", 10**6, unit="tokens", period="day")
     first, second, others, blocker = await leases(conn, 4)
     call_id = await starts.start_call(conn, **starting(first)._asdict())
-    writes: list[tuple[Kind[Any, Any], Any]] = []
+    writes: list[tuple[WriteKind[Any, Any], Any]] = []
     if what != "settles":
         writes.append((START, starting(second)))
     if what != "starts":
@@ -411,7 +411,7 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
 class _Stopping:
     """A daemon's loop that writes, and can be made to stand still."""
 
-    def __init__(self, database_url: str, writes: list[tuple[Kind[Any, Any], Any]]) -> None:
+    def __init__(self, database_url: str, writes: list[tuple[WriteKind[Any, Any], Any]]) -> None:
         self._url = database_url
         self._writes = writes
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -461,7 +461,7 @@ async def test_a_backend_that_is_killed_costs_nobody_its_write(
     held = await leases(conn, 5)
     results = await at_once(
         *(partial(books.write, START, starting(lease)) for lease in held),
-        partial(books.write, Kind(kill, survive), 7),
+        partial(books.write, WriteKind(kill, survive), 7),
     )
     assert results[-1] == 7
     found = await in_the_books(database)

@@ -34,7 +34,7 @@ from worker import Job, handler
 from worker.job import Tools
 from worker.memory.embedders import HashingEmbedder
 from worker.money import spool
-from worker.money.group_commit import GroupCommit, Kind, Paid
+from worker.money.group_commit import GroupCommit, Paid, WriteKind
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder, folder_of
 from worker.outcomes import Done, Lost, Outcome, Released
@@ -63,7 +63,7 @@ class Books:
         self._error = error
         self._books = GroupCommit(database)
 
-    async def write(self, kind: Kind[Paid, Any], item: Paid) -> Any:
+    async def write(self, kind: WriteKind[Paid, Any], item: Paid) -> Any:
         self.tries += 1
         if self.tries <= self._away:
             raise self._error
@@ -166,7 +166,7 @@ async def test_an_answer_is_on_disk_while_the_database_is_away_and_gone_when_it_
     seen: list[int] = []
 
     class Looking(Books):
-        async def write(self, kind: Kind[Paid, Any], item: Paid) -> Any:
+        async def write(self, kind: WriteKind[Paid, Any], item: Paid) -> Any:
             seen.append(len(files(folder)))
             return await super().write(kind, item)
 

@@ -38,7 +38,8 @@ from worker.outcomes import (
     ParkSignal,
     Released,
 )
-from worker.queue.attempt import ERROR_CHARACTERS_MAX, Attempt, outcome_of, run_attempt
+from worker.queue.attempt import Attempt, run_attempt
+from worker.queue.interpret import ERROR_CHARACTERS_MAX, outcome_of
 
 NOBODY = "postgresql://nobody@127.0.0.1:1/nothing"
 PARKED = Parked("signal", "go")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from itertools import pairwise
 from typing import Any, LiteralString
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
@@ -19,6 +19,8 @@ from db.queue.claim import Claim, Claimed
 from db.queue.enqueue import enqueue
 from tests.db.protocol import MODES, add, register, row, state, states
 from tests.support import until
+from tests.worker.queue.standins import CountedWake, RecordedPromoter, beat, heartbeat
+from worker.daemon.vitals import Vitals
 from worker.queue import claim
 from worker.queue.claim import (
     PRIORITIES,
@@ -28,6 +30,7 @@ from worker.queue.claim import (
     Claimer,
     Positions,
 )
+from worker.queue.wake import Wakes
 
 pytestmark = pytest.mark.both
 
@@ -57,7 +60,7 @@ def test_a_look_begins_beyond_the_furthest_that_was_claimed(
     positions = Positions(["a", "b"])
     positions.probes(100)
     for one in claims:
-        positions.seen(one)
+        positions.claimed_up_to(one)
     for name, priority, beyond in positions.probes(100.1):
         assert beyond == max((one.get((name, priority), 0) for one in claims), default=0)
 
@@ -68,12 +71,12 @@ def test_looks_from_the_start_are_never_closer_than_half_a_second(
 ) -> None:
     positions, at = Positions(["a"]), 100.0
     from_start: list[float] = []
-    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    positions.claimed_up_to({("a", priority): 1 for priority in PRIORITIES})
     for pause, claimed in looks:
         at += pause
         if _from_start(positions, at):
             from_start.append(at)
-        positions.seen(claimed)
+        positions.claimed_up_to(claimed)
     gaps = [later - earlier for earlier, later in pairwise(from_start)]
     assert all(gap >= RESCAN_SECONDS for gap in gaps)
 
@@ -84,9 +87,9 @@ def test_after_a_claim_the_next_look_from_the_start_is_waited_for(
 ) -> None:
     positions = Positions(["a"])
     positions.probes(100)
-    assert positions.patience_seconds(100) == float("inf")
-    positions.seen(claimed)
-    patience = positions.patience_seconds(100 + pause)
+    assert positions.next_rescan_in_seconds(100) == float("inf")
+    positions.claimed_up_to(claimed)
+    patience = positions.next_rescan_in_seconds(100 + pause)
     assert patience == pytest.approx(RESCAN_SECONDS - pause)
     assert all(beyond == 0 for _, _, beyond in positions.probes(100 + pause + patience + 1e-6))
 
@@ -96,30 +99,30 @@ def test_a_look_from_the_start_that_costs_more_than_others_is_made_more_rarely(
     usual: float, from_start: float
 ) -> None:
     positions, at = Positions(["a"]), 100.0
-    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    positions.claimed_up_to({("a", priority): 1 for priority in PRIORITIES})
     positions.probes(at)
-    positions.took(0)
+    positions.look_took(0)
     positions.probes(at + 0.1)
-    positions.took(usual)
+    positions.look_took(usual)
     at += RESCAN_SECONDS
     assert _from_start(positions, at)
-    positions.took(from_start)
-    positions.seen({("a", 1): 2})
+    positions.look_took(from_start)
+    positions.claimed_up_to({("a", 1): 2})
     pause = min(max(RESCAN_COST_FACTOR * (from_start - usual), RESCAN_SECONDS), RESCAN_SECONDS_MAX)
-    assert positions.patience_seconds(at) == pytest.approx(pause)
+    assert positions.next_rescan_in_seconds(at) == pytest.approx(pause)
     assert not _from_start(positions, at + pause - 1e-6)
     assert _from_start(positions, at + pause + 1e-6)
 
 
 def test_it_is_made_often_again_once_it_costs_nothing() -> None:
     positions = Positions(["a"])
-    positions.seen({("a", priority): 1 for priority in PRIORITIES})
+    positions.claimed_up_to({("a", priority): 1 for priority in PRIORITIES})
     positions.probes(100)
-    positions.took(0.02)
+    positions.look_took(0.02)
     assert not _from_start(positions, 101.9)
-    positions.took(0.001)
+    positions.look_took(0.001)
     assert _from_start(positions, 102)
-    positions.took(0.001)
+    positions.look_took(0.001)
     assert _from_start(positions, 102 + RESCAN_SECONDS)
 
 
@@ -130,27 +133,48 @@ def _from_start(positions: Positions, at: float) -> bool:
 # The claimer.
 
 
+class CountedVitals(Vitals):
+    """Counts the turns of the claim loop."""
+
+    def __init__(self) -> None:
+        super().__init__(uuid4(), 1)
+        self.rounds = 0
+
+    def claim_loop_progress(self) -> None:
+        self.rounds += 1
+        super().claim_loop_progress()
+
+
 class Desk:
     """A claimer at work, with slots."""
 
     def __init__(self, database: Database, worker_id: UUID | None, slots: int = 3) -> None:
-        self.worker_id = worker_id
         self.slots = slots
         self.started: list[tuple[Claimed, UUID]] = []
-        self.deferred: list[str] = []
-        self.rounds = self.unanswered = 0
+        self.promoter = RecordedPromoter(database)
+        self.vitals = CountedVitals()
+        self.lost_claims = CountedWake()
+        self.wakes = Wakes(lost_claims=self.lost_claims)
+        self._heartbeat = heartbeat(database.url, worker_id)
         self.claimer = Claimer(
             database,
+            self._heartbeat,
+            self,
+            self.promoter,
+            self.vitals,
+            self.wakes,
             queues=["default"],
             modes=MODES,
             poll_seconds=0.05,
-            worker_id=lambda: self.worker_id,
-            free_slots=lambda: self.slots,
-            start=self._start,
-            deferred=self.deferred.extend,
-            progressed=self._progressed,
-            unanswered=self._unanswered,
         )
+
+    @property
+    def worker_id(self) -> UUID | None:
+        return self._heartbeat.pulse.worker_id
+
+    @worker_id.setter
+    def worker_id(self, worker_id: UUID | None) -> None:
+        beat(self._heartbeat, worker_id)
 
     def ids(self) -> list[UUID]:
         return [job.id for job, _ in self.started]
@@ -164,22 +188,19 @@ class Desk:
         return self.ids()
 
     async def more_rounds(self, count: int = 2) -> None:
-        goal = self.rounds + count
+        goal = self.vitals.rounds + count
 
         async def enough() -> bool:
-            return self.rounds >= goal
+            return self.vitals.rounds >= goal
 
         await until(enough)
 
-    def _start(self, job: Claimed, worker_id: UUID) -> None:
+    def free_slots(self) -> int:
+        return self.slots
+
+    def start(self, job: Claimed, worker_id: UUID) -> None:
         self.started.append((job, worker_id))
         self.slots -= 1
-
-    def _progressed(self) -> None:
-        self.rounds += 1
-
-    def _unanswered(self) -> None:
-        self.unanswered += 1
 
 
 @pytest.fixture
@@ -204,7 +225,7 @@ async def test_no_more_jobs_are_claimed_than_there_are_slots(desk: Desk, conn: C
     await desk.more_rounds()
     assert len(desk.started) == 3
     desk.slots = 1
-    desk.claimer.wake()
+    desk.wakes.work.set()
     assert await desk.has_started(4) == desk.ids()
 
 
@@ -239,7 +260,7 @@ async def test_lanes_that_were_put_off_are_handed_on(
     desk.slots = 3
     assert await desk.has_started(1) == [first]
     await desk.more_rounds()
-    assert desk.deferred == ["a"]
+    assert desk.promoter.lanes == ["a"]
     assert await state(conn, second) == ("waiting", "lane")
 
 
@@ -264,7 +285,7 @@ async def test_a_claim_whose_answer_is_lost_is_told_and_the_claimer_goes_on(
     desk.worker_id = worker_id
 
     async def told() -> bool:
-        return desk.unanswered == 1
+        return desk.lost_claims.times == 1
 
     await until(told)
     assert lost == [first]
@@ -286,7 +307,7 @@ async def test_a_collision_in_a_lane_is_simply_tried_again(
         await rival.execute("begin")
         await execute(rival, RUN_BY_HAND, {"id": second})
         desk.slots = 3
-        desk.claimer.wake()
+        desk.wakes.work.set()
 
         async def blocked() -> bool:
             query = (
@@ -325,7 +346,7 @@ async def test_a_worker_whose_slots_stay_taken_asks_for_no_notifications(
     desk.slots = 0
     await until(asked_no_more)
     desk.slots = 1
-    desk.claimer.wake()
+    desk.wakes.work.set()
     await until(asked)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from db.queue.effects import Message
-from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released, Transition
+from tests.support import ROOT
+from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released
 from worker.queue.decide import Tries, backoff_seconds, decide
+from worker.queue.transition import Transition
 
 seconds = st.floats(0.001, 1e6)
 jitters = st.floats(0, 1, exclude_max=True)
@@ -37,8 +41,8 @@ outcomes = st.one_of(
 def test_done_keeps_result_and_effects(
     result: str, effects: tuple[Message, ...], tries: Tries, jitter: float
 ) -> None:
-    expected = Transition("done", result=result, effects=effects)
-    assert decide(Done(result, effects), tries, jitter) == expected
+    transition = decide(Done(result, effects), tries, jitter)
+    assert transition == Transition("done", None, None, None, False, result, None, effects)
 
 
 @given(texts, pauses, all_tries, jitters)
@@ -47,7 +51,7 @@ def test_a_failure_is_tried_again_exactly_while_tries_are_left(
 ) -> None:
     transition = decide(Failed(error, after_seconds=pause), tries, jitter)
     assert transition is not None
-    assert (transition.failed, transition.error, transition.effects) == (True, error, ())
+    assert (transition.counts_failure, transition.error, transition.effects) == (True, error, ())
     if tries.failures + 1 < tries.failures_max:
         assert (transition.status, transition.waiting_for) == ("waiting", "timer")
         expected = backoff_seconds(tries, jitter) if pause is None else pause
@@ -62,7 +66,7 @@ def test_a_final_failure_is_never_tried_again(
     error: str, pause: float | None, tries: Tries, jitter: float
 ) -> None:
     transition = decide(Failed(error, final=True, after_seconds=pause), tries, jitter)
-    assert transition == Transition("failed", failed=True, error=error)
+    assert transition == Transition("failed", None, None, None, True, None, error, ())
 
 
 @given(reasons, st.none() | texts, pauses, made, all_tries, jitters)
@@ -74,19 +78,16 @@ def test_a_park_waits_for_its_reason_keeps_its_effects_and_counts_nothing(
     tries: Tries,
     jitter: float,
 ) -> None:
-    assert decide(Parked(reason, detail, pause, effects), tries, jitter) == Transition(
-        "waiting",
-        waiting_for=reason,
-        waiting_detail=detail,
-        delay_seconds=pause,
-        effects=effects,
-    )
+    transition = decide(Parked(reason, detail, pause, effects), tries, jitter)
+    assert transition == Transition("waiting", reason, detail, pause, False, None, None, effects)
 
 
 @given(texts, all_tries, jitters)
 def test_canceled_released_and_lost_count_nothing(reason: str, tries: Tries, jitter: float) -> None:
-    assert decide(Canceled(reason), tries, jitter) == Transition("canceled", error=reason)
-    assert decide(Released(), tries, jitter) == Transition("queued")
+    canceled = Transition("canceled", None, None, None, False, None, reason, ())
+    assert decide(Canceled(reason), tries, jitter) == canceled
+    released = Transition("queued", None, None, None, False, None, None, ())
+    assert decide(Released(), tries, jitter) == released
     assert decide(Lost(reason), tries, jitter) is None
 
 
@@ -103,7 +104,7 @@ def test_every_transition_is_one_the_table_of_jobs_accepts(
         transition.delay_seconds is not None or isinstance(outcome, Parked)
     )
     assert not transition.effects or isinstance(outcome, Done | Parked)
-    assert transition.failed == isinstance(outcome, Failed)
+    assert transition.counts_failure == isinstance(outcome, Failed)
 
 
 @given(outcomes, all_tries, jitters)
@@ -134,3 +135,9 @@ def test_a_backoff_never_shrinks_with_more_failures(
 @pytest.mark.parametrize(("failures", "expected"), [(0, 10), (1, 20), (2, 40), (5, 300)])
 def test_a_backoff_doubles_up_to_its_maximum(failures: int, expected: float) -> None:
     assert backoff_seconds(Tries(failures, 10, 10, 300), 0.5) == expected
+
+
+def test_no_transition_is_built_but_by_its_constructors() -> None:
+    built = re.compile(r"\bTransition\(")
+    sources = [path for path in (ROOT / "worker").rglob("*.py") if built.search(path.read_text())]
+    assert [path.name for path in sources] == ["transition.py"]  # `class Transition(NamedTuple)`

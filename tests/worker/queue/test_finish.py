@@ -16,7 +16,6 @@ from db.errors import translated
 from db.pool import BEGIN, Connection, Database, execute, fetch_all, fetch_val
 from db.queue import promote
 from db.queue.effects import Effect, Memory, Message, NewJob
-from db.queue.finish import Finished
 from tests.db.protocol import (
     add,
     breaches,
@@ -31,8 +30,11 @@ from tests.db.protocol import (
     states,
 )
 from tests.support import connect, until
-from worker.outcomes import Transition
-from worker.queue.finish import Ending, Finisher
+from tests.worker.queue.standins import CountedWake, RecordedPromoter
+from worker.queue.ended import EndedAttempt, EndedAttempts
+from worker.queue.finish import Finisher
+from worker.queue.transition import Transition
+from worker.queue.wake import Wakes
 
 pytestmark = pytest.mark.both
 
@@ -68,10 +70,18 @@ class Desk:
     def __init__(self, database: Database, conn: Connection) -> None:
         self.conn = conn
         self.told: list[tuple[UUID, str | None]] = []
-        self.committed: list[Finished] = []
-        self.remembered = 0
         self.retries = 0
-        self.finisher = Finisher(database, self._finished, self._committed, self._retried)
+        self.ended = EndedAttempts()
+        self.promoter = RecordedPromoter(database)
+        self.memories = CountedWake()
+        self.finisher = Finisher(
+            database,
+            self.ended,
+            self,
+            self.promoter,
+            Wakes(memories=self.memories),
+            retried=self._retried,
+        )
 
     async def told_of(self, count: int) -> dict[UUID, str | None]:
         """What was told, once that many endings were."""
@@ -89,20 +99,15 @@ class Desk:
 
         await until(enough)
 
-    def _finished(self, ending: Ending, status: str | None) -> None:
-        self.told.append((ending.job.id, status))
-
-    def _committed(self, finished: list[Finished], remembered: bool) -> None:
-        self.committed += finished
-        self.remembered += remembered
+    def finished(self, ended: EndedAttempt, status: str | None) -> None:
+        self.told.append((ended.job.id, status))
 
     def _retried(self) -> None:
         self.retries += 1
 
 
 @asynccontextmanager
-async def at_work(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
-    desk = Desk(database, conn)
+async def at_work(desk: Desk) -> AsyncGenerator[Desk]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(desk.finisher.run)
         yield desk
@@ -111,11 +116,11 @@ async def at_work(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
 
 @pytest.fixture
 async def desk(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
-    async with at_work(database, conn) as desk:
+    async with at_work(Desk(database, conn)) as desk:
         yield desk
 
 
-async def endings(conn: Connection, count: int, *effects: Effect, **options: str) -> list[Ending]:
+async def endings(conn: Connection, count: int, *effects: Effect) -> list[EndedAttempt]:
     """Running jobs of one worker that are about to be done, each with these effects."""
     thread_id = await fetch_val(conn, THREAD)
     for _ in range(count):
@@ -123,17 +128,17 @@ async def endings(conn: Connection, count: int, *effects: Effect, **options: str
     worker_id = await register(conn)
     jobs = (await claim(conn, worker_id, count)).jobs
     assert len(jobs) == count
-    transition = Transition("done", result="null", effects=effects)
-    return [Ending(job, lease_of(job, worker_id), transition) for job in jobs]
+    transition = Transition.done("null", effects)
+    return [EndedAttempt(job, lease_of(job, worker_id), transition) for job in jobs]
 
 
-def with_effects(ending: Ending, *effects: Effect) -> Ending:
-    return ending._replace(transition=ending.transition._replace(effects=effects))
+def with_effects(ended: EndedAttempt, *effects: Effect) -> EndedAttempt:
+    return ended._replace(transition=Transition.done("null", effects))
 
 
-def put(desk: Desk, *batch: Ending) -> None:
+def put(desk: Desk, *batch: EndedAttempt) -> None:
     for ending in batch:
-        desk.finisher.put(ending)
+        desk.ended.put(ending)
 
 
 async def lock_table(conn: psycopg.AsyncConnection[object], table: str) -> None:
@@ -160,33 +165,25 @@ async def test_whatever_ended_meanwhile_is_committed_at_once(desk: Desk, conn: C
     assert await desk.told_of(20) == {ending.job.id: "done" for ending in batch}
     transactions = "select count(distinct xmin::text) from jobsworth.reactive_jobs"
     assert await fetch_val(conn, transactions) == 1
-    assert {one.id for one in desk.committed} == {ending.job.id for ending in batch}
+    assert desk.promoter.ids == []  # nothing waits for them
 
 
 async def test_an_ending_is_told_after_its_commit(database: Database, conn: Connection) -> None:
-    seen: list[str] = []
+    committed: list[str] = []
+
+    class Looking(Desk):
+        def finished(self, ended: EndedAttempt, status: str | None) -> None:
+            with connect(database.url) as other:
+                found = other.execute("select status::text from jobsworth.reactive_jobs").fetchone()
+                assert found is not None
+                committed.append(found["status"])
+            super().finished(ended, status)
+
     [ending] = await endings(conn, 1)
-
-    def finished(ending: Ending, status: str | None) -> None:
-        with connect(database.url) as other:
-            found = other.execute("select status::text from jobsworth.reactive_jobs").fetchone()
-            assert found is not None
-            seen.append(found["status"])
-
-    def ignore(*_: object) -> None:
-        pass
-
-    finisher = Finisher(database, finished, ignore, ignore)
-    finisher.put(ending)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(finisher.run)
-
-        async def told() -> bool:
-            return bool(seen)
-
-        await until(told)
-        tasks.cancel_scope.cancel()
-    assert seen == ["done"]
+    async with at_work(Looking(database, conn)) as desk:
+        put(desk, ending)
+        await desk.told_of(1)
+    assert committed == ["done"]
 
 
 async def test_effects_commit_with_their_job_and_memories_wake_the_embedder(
@@ -196,7 +193,7 @@ async def test_effects_commit_with_their_job_and_memories_wake_the_embedder(
     put(desk, ending)
     await desk.told_of(1)
     assert await fetch_val(conn, TEXTS) == ["hello"]
-    assert desk.remembered == 1
+    assert desk.memories.times == 1
 
 
 async def test_effects_of_a_park_that_a_cancel_overtook_are_dropped(
@@ -204,7 +201,7 @@ async def test_effects_of_a_park_that_a_cancel_overtook_are_dropped(
 ) -> None:
     [ending] = await endings(conn, 1)
     await cancel(conn, ending.job.id)
-    park = Transition("waiting", waiting_for="approval", effects=(Message("message:1", "may I?"),))
+    park = Transition.parked("approval", effects=(Message("message:1", "may I?"),))
     put(desk, ending._replace(transition=park))
     assert await desk.told_of(1) == {ending.job.id: "canceled"}
     assert await fetch_val(conn, TEXTS) is None
@@ -277,13 +274,13 @@ async def test_a_poisoned_member_fails_alone(desk: Desk, conn: Connection, bad: 
 @pytest.mark.parametrize(
     "transition",
     [
-        Transition("done", result="not JSON"),
-        Transition("done", result='"\\u0000"'),
-        Transition("failed", failed=True, error="a\0b"),
-        Transition("failed", failed=True, error="a\ud800b"),
-        Transition("waiting", waiting_for="signal", waiting_detail="a\ud800b"),
-        Transition("waiting", waiting_for="timer", delay_seconds=float("inf")),
-        Transition("waiting", waiting_for="timer"),
+        Transition.done("not JSON"),
+        Transition.done('"\\u0000"'),
+        Transition.failed("a\0b"),
+        Transition.failed("a\ud800b"),
+        Transition.parked("signal", "a\ud800b"),
+        Transition.parked("timer", delay_seconds=float("inf")),
+        Transition.parked("timer"),
     ],
     ids=["json", "nul result", "nul", "surrogate", "detail", "infinite", "no time"],
 )
@@ -332,7 +329,7 @@ async def test_a_deadlock_keeps_the_batch(
     [ending] = await endings(conn, 1, Message("message:1", "a"), Memory("memory:1", "b", "note"))
     async with (
         Database(database_url, pool_min=1, pool_max=2) as fresh,
-        at_work(fresh, conn) as desk,
+        at_work(Desk(fresh, conn)) as desk,
     ):
         async with database.connection() as gate, database.connection() as rival:
             await gate.execute("begin")
@@ -367,7 +364,7 @@ async def test_a_lock_timeout_keeps_the_batch(
     batch = await endings(conn, 3, Message("message:1", "hello"))
     async with (
         Database(database_url, pool_min=1, pool_max=2) as fresh,
-        at_work(fresh, conn) as desk,
+        at_work(Desk(fresh, conn)) as desk,
     ):
         async with database.transaction() as holder:
             await lock_table(holder, "chat_messages")
@@ -433,7 +430,7 @@ async def test_a_commit_whose_answer_is_lost_doubles_nothing_and_frees_the_slots
     batch = await endings(conn, 3, Message("message:1", "hello"), NewJob("job:1", "plan"))
     lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
     lossy.lossy = commit_and_break
-    async with lossy, at_work(lossy, conn) as desk:
+    async with lossy, at_work(Desk(lossy, conn)) as desk:
         put(desk, *batch)
         assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
     assert desk.retries == 1
@@ -441,21 +438,21 @@ async def test_a_commit_whose_answer_is_lost_doubles_nothing_and_frees_the_slots
     jobs = "select count(*) from jobsworth.reactive_jobs where parent_id is not null"
     assert await fetch_val(conn, jobs) == 3
     # What it unblocked is looked at, though nobody knows what that was.
-    assert {one.id for one in desk.committed if one.unblocks} == {e.job.id for e in batch}
+    assert set(desk.promoter.ids) == {e.job.id for e in batch}
 
 
 async def test_a_park_whose_answer_is_lost_is_looked_at_and_its_cancel_is_not_missed(
     database_url: str, conn: Connection
 ) -> None:
     [ending] = await endings(conn, 1)
-    park = Transition("waiting", waiting_for="signal", waiting_detail="go")
+    park = Transition.parked("signal", "go")
     await execute(conn, "select jobsworth.send_signal(%(id)s, 'go')", {"id": ending.job.id})
     lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
     lossy.lossy = commit_and_break
-    async with lossy, at_work(lossy, conn) as desk:
+    async with lossy, at_work(Desk(lossy, conn)) as desk:
         put(desk, ending._replace(transition=park))
         await desk.told_of(1)
-    assert [(one.id, one.unblocks) for one in desk.committed] == [(ending.job.id, True)]
+    assert desk.promoter.ids == [ending.job.id]
     await promote.unblock(conn, [ending.job.id])
     assert await state(conn, ending.job.id) == ("queued", None)
 
@@ -475,7 +472,7 @@ async def test_a_second_try_waits_until_the_first_commit_is_decided(
     lossy.lossy = leave_open
     async with lossy:
         lossy.pool.putconn = _keep_open(lossy, open_ones)  # pyright: ignore[reportAttributeAccessIssue]
-        async with at_work(lossy, conn) as desk:
+        async with at_work(Desk(lossy, conn)) as desk:
             put(desk, ending)
             await desk.retried()
             assert desk.told == []

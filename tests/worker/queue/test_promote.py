@@ -27,6 +27,7 @@ from tests.db.protocol import (
     state,
 )
 from tests.support import until
+from tests.worker.queue.standins import CountedWake
 from worker.queue import promote
 from worker.queue.promote import Promoter
 
@@ -53,11 +54,13 @@ class Desk:
     """A promoter at work."""
 
     def __init__(self, database: Database) -> None:
-        self.moved = 0
-        self.promoter = Promoter(database, self._moved)
+        self.work = CountedWake()
+        self.promoter = Promoter(database, self.work)
 
-    def _moved(self) -> None:
-        self.moved += 1
+    @property
+    def moved(self) -> int:
+        """How many looks were taken."""
+        return self.work.times
 
 
 @asynccontextmanager

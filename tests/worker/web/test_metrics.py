@@ -24,6 +24,7 @@ from tests.support import connect, until
 from tests.worker.web.site import Site, site
 from worker.daemon import daemon
 from worker.daemon.daemon import Daemon
+from worker.daemon.parts import make_parts
 from worker.memory.embedders import HashingEmbedder
 from worker.settings import load_settings
 from worker.web.metrics import SECONDS_BOUNDS, Histogram
@@ -232,7 +233,8 @@ async def test_a_daemon_samples_only_for_an_endpoint(
     embedder = HashingEmbedder()
     with connect(database_url) as conn:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(Daemon(settings, database_url, {}, embedder, lambda: None).run)
+            parts = make_parts(settings, database_url, {}, embedder)
+            tasks.start_soon(Daemon(settings, parts, lambda: None).run)
             workers = "select count(*) from jobsworth.workers where idle"
             await until(_async(lambda: _only(conn, workers) == 1))
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,246 @@
+"""The daemon's parts, made from the settings: each is given the parts that it uses.
+
+In: settings, the database's URL, handlers and an embedder. Out: parts that have not started. They
+are made in the order of their use, so none is handed a callback to a part that is made later: what
+points back is an event (`Wakes`) or a collection (`EndedAttempts`, the `Promoter`).
+"""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from uuid import uuid4
+
+import anyio
+
+from db.pool import Database
+from worker.approvals import upkeep as approvals_upkeep
+from worker.daemon.heartbeat import Heartbeat, Identity
+from worker.daemon.signals import Stop
+from worker.daemon.upkeep import Part, chores_part
+from worker.daemon.vitals import Vitals
+from worker.daemon.watch import Watch
+from worker.deployments import upkeep as deployments_upkeep
+from worker.deployments.deployer import Deployer
+from worker.handlers import Handler
+from worker.job import Tools
+from worker.llm.choice import ModelChoice
+from worker.memory.embedders import Embedder
+from worker.money import upkeep as money_upkeep
+from worker.money.pricing import Pricing
+from worker.money.spool import Spool
+from worker.money.spool_folder import SpoolFolder, folder_of
+from worker.queue import upkeep as queue_upkeep
+from worker.queue.attempt_log import AttemptLog
+from worker.queue.claim import Claimer
+from worker.queue.ended import EndedAttempts
+from worker.queue.finish import Finisher
+from worker.queue.promote import Promoter
+from worker.queue.running import Running
+from worker.queue.upkeep import Attempts, RescueBounds
+from worker.queue.wake import Wakes
+from worker.settings import Settings
+from worker.web.metrics import Metrics
+from worker.web.sampler import Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that one worker consists of."""
+
+    database: Database
+    direct_url: str
+    identity: Identity
+    embedder: Embedder
+    tools: Tools
+    stop: Stop
+    wakes: Wakes
+    vitals: Vitals
+    metrics: Metrics
+    samples: Samples
+    heartbeat: Heartbeat
+    running: Running
+    promoter: Promoter
+    finisher: Finisher
+    claimer: Claimer
+    upkeep: list[Part]
+    watch: Watch
+
+
+def make_parts(
+    settings: Settings, url: str, registry: Mapping[str, Handler], embedder: Embedder
+) -> Parts:
+    """The parts of a worker with these settings; `url` leads to its database."""
+    database = Database(
+        url,
+        schema=settings.schema_name,
+        pool_min=settings.pool_min,
+        pool_max=settings.pool_max,
+        statement_seconds=settings.statement_seconds,
+        application_name="jobsworth worker",
+    )
+    # Through a pooler in transaction mode neither LISTEN nor the heartbeat's timeout works.
+    direct_url = settings.listen_url or url
+    identity = _identity(settings, registry)
+    stop, wakes, vitals = Stop(), Wakes(), Vitals(uuid4(), settings.slots)
+    metrics = Metrics()
+    tools = _tools(settings, database, embedder, spooled=metrics.spooled)
+    heartbeat = Heartbeat(
+        direct_url,
+        settings.schema_name,
+        identity,
+        beat_seconds=settings.heartbeat_seconds,
+        stop_seconds=settings.lease_stop_seconds,
+        vitals=vitals,
+    )
+    ended = EndedAttempts()
+    attempt_log = AttemptLog(metrics, settings.log_attempts_per_second)
+    running = Running(
+        registry,
+        tools,
+        attempt_log,
+        ended,
+        wakes.work,
+        slots=settings.slots,
+        modules=settings.handlers,
+        failures_max=settings.failures_max,
+        retry_base_seconds=settings.retry_base_seconds,
+        retry_max_seconds=settings.retry_max_seconds,
+    )
+    promoter = Promoter(database, wakes.work)
+    return Parts(
+        database=database,
+        direct_url=direct_url,
+        identity=identity,
+        embedder=embedder,
+        tools=tools,
+        stop=stop,
+        wakes=wakes,
+        vitals=vitals,
+        metrics=metrics,
+        samples=Samples(),
+        heartbeat=heartbeat,
+        running=running,
+        promoter=promoter,
+        finisher=Finisher(database, ended, running, promoter, wakes, retried=metrics.batch_retried),
+        claimer=Claimer(
+            database,
+            heartbeat,
+            running,
+            promoter,
+            vitals,
+            wakes,
+            queues=identity.queues,
+            modes=identity.modes,
+            poll_seconds=settings.poll_seconds,
+        ),
+        upkeep=upkeep_parts(
+            database,
+            heartbeat,
+            vitals,
+            running,
+            promoter,
+            tools.spool,
+            wakes,
+            RescueBounds(
+                after_seconds=settings.rescue_seconds,
+                crashes_max=settings.crashes_max,
+                retry_base_seconds=settings.retry_base_seconds,
+                retry_max_seconds=settings.retry_max_seconds,
+            ),
+            poll_seconds=settings.poll_seconds,
+            windows_days=settings.budget_windows_days,
+            rescued=metrics.rescued,
+        ),
+        watch=Watch(
+            heartbeat,
+            running,
+            attempt_log,
+            vitals,
+            stop,
+            wakes.work,
+            stuck_max=min(settings.slots, settings.threads),
+        ),
+    )
+
+
+def upkeep_parts(
+    database: Database,
+    heartbeat: Heartbeat,
+    vitals: Vitals,
+    attempts: Attempts,
+    promoter: Promoter,
+    spool: Spool,
+    wakes: Wakes,
+    rescue: RescueBounds,
+    *,
+    poll_seconds: float,
+    windows_days: int,
+    rescued: Callable[[int], None],
+) -> list[Part]:
+    """What the chapters bring to upkeep. A new part is one more line here."""
+    chores = [
+        *queue_upkeep.chores(database, heartbeat, promoter, wakes, rescue, rescued=rescued),
+        *approvals_upkeep.chores(database, wakes),
+        *deployments_upkeep.chores(database, wakes),
+    ]
+    return [
+        *queue_upkeep.parts(
+            database, heartbeat, vitals, attempts, wakes, poll_seconds=poll_seconds
+        ),
+        chores_part(database, rescue.after_seconds, chores),
+        *money_upkeep.parts(database, spool, windows_days=windows_days),
+        *deployments_upkeep.parts(database, wakes),
+    ]
+
+
+def model_choice(settings: Settings) -> ModelChoice:
+    """The model of the shipped modes."""
+    return ModelChoice(
+        settings.model,
+        settings.model_url,
+        settings.model_key.get_secret_value() if settings.model_key else None,
+        settings.model_seconds,
+    )
+
+
+def _tools(
+    settings: Settings, database: Database, embedder: Embedder, *, spooled: Callable[[], None]
+) -> Tools:
+    folder = folder_of(
+        settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
+    )
+    return Tools(
+        database=database,
+        embedder=embedder,
+        threads=anyio.CapacityLimiter(settings.threads),
+        payload_bytes_max=settings.payload_bytes_max,
+        deployer=Deployer(
+            database, settings.deploy_file, settings.releases_dir, settings.output_bytes_max
+        ),
+        spool=Spool(database, SpoolFolder(folder, settings.spool_bytes_max), spooled),
+        pricing=Pricing(),
+        unknown_price=settings.unknown_price,
+        output_tokens_max=settings.max_output_tokens,
+        model=model_choice(settings),
+        history_tokens=settings.history_tokens,
+        instructions=settings.instructions,
+    )
+
+
+def _identity(settings: Settings, registry: Mapping[str, Handler]) -> Identity:
+    return Identity(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=version("jobsworth"),
+        modes=tuple(sorted(registry)),
+        queues=_queues(settings, registry),
+        slots=settings.slots,
+    )
+
+
+def _queues(settings: Settings, registry: Mapping[str, Handler]) -> tuple[str, ...]:
+    if settings.queues is not None:
+        return settings.queues
+    return tuple(dict.fromkeys(("default", *(h.queue for h in registry.values()))))

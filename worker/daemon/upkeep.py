@@ -1,0 +1,126 @@
+"""Upkeep: what a worker does beside its claims, as parts that the chapters bring.
+
+In: parts (`worker/<chapter>/upkeep.py`). Out: their work, each at its period or when it is woken.
+Every daemon runs all of it; the work comes in bounded batches, skips rows that others hold, and
+goes on after an error. None of it rides on the claim path.
+
+A `Part` looks for itself. A `Chore` is told: one statement, every other second, says which chores
+have something to do, so a worker without work asks once for all of them.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from random import random
+from typing import NamedTuple
+
+import anyio
+
+from db.errors import JobsworthError
+from db.pool import Database
+from db.queue import upkeep
+from db.queue.upkeep import Chores
+from worker import events
+from worker.log import get_logger
+from worker.queue.wake import Wake
+
+CHORES_PERIOD_SECONDS = 2.0
+# While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
+# much more rarely that it takes a hundredth of the time.
+COST_FACTOR = 99
+COST_PAUSE_SECONDS_MAX = 60.0
+
+log = get_logger()
+
+
+class Did(NamedTuple):
+    """What a part's work came to: whether jobs moved on, and when to work again.
+
+    `pause_seconds` None leaves that to the part's period.
+    """
+
+    moved: bool = False
+    pause_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Work that is done at each period, and at once when `woken_by` is set.
+
+    `wakes` is set when the work moved jobs on.
+    """
+
+    name: str
+    period_seconds: float
+    work: Callable[[], Awaitable[Did]]
+    wakes: Wake | None = None
+    woken_by: Wake = field(default_factory=Wake)
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work that is done when the common look says that it is due; returns whether jobs moved on."""
+
+    name: str
+    is_due: Callable[[Chores], bool]
+    work: Callable[[Chores], Awaitable[bool]]
+    wakes: Wake | None = None
+
+
+async def run(parts: Sequence[Part]) -> None:
+    """Run the parts side by side until cancelled."""
+    async with anyio.create_task_group() as tasks:
+        for part in parts:
+            tasks.start_soon(_repeat, part)
+
+
+async def _repeat(part: Part) -> None:
+    while True:
+        did = await _work(part)
+        pause = did.pause_seconds
+        await part.woken_by.wait(
+            part.period_seconds * (0.8 + 0.4 * random()) if pause is None else pause
+        )
+
+
+async def _work(part: Part) -> Did:
+    try:
+        did = await part.work()
+    except JobsworthError as error:
+        log.warning(events.UPKEEP_FAILED, part=part.name, error=str(error))
+        return Did()
+    if did.moved and part.wakes is not None:
+        part.wakes.set()
+    return did
+
+
+def chores_part(database: Database, rescue_seconds: float, chores: Sequence[Chore]) -> Part:
+    """The part that looks for all chores and does those that are due.
+
+    A worker whose last heartbeat is older than `rescue_seconds` may be dead.
+    """
+
+    async def work() -> Did:
+        async with database.connection() as connection:
+            found = await upkeep.look(connection, rescue_seconds)
+        for chore in chores:
+            if chore.is_due(found):
+                await _do(chore, found)
+        return Did(pause_seconds=cost_pause_seconds(found.looked_seconds, CHORES_PERIOD_SECONDS))
+
+    return Part("chores", CHORES_PERIOD_SECONDS, work)
+
+
+async def _do(chore: Chore, found: Chores) -> None:
+    try:
+        moved = await chore.work(found)
+    except JobsworthError as error:
+        log.warning(events.UPKEEP_FAILED, part=chore.name, error=str(error))
+        return
+    if moved and chore.wakes is not None:
+        chore.wakes.set()
+
+
+def cost_pause_seconds(looked_seconds: float, period_seconds: float) -> float | None:
+    """The pause after a look that took so long; None if the part's period is longer."""
+    pause = min(looked_seconds * COST_FACTOR, COST_PAUSE_SECONDS_MAX)
+    return pause if pause > period_seconds else None

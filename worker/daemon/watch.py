@@ -1,0 +1,108 @@
+"""The watch: stops attempts that cannot prove their lease, and ends a worker that cannot move.
+
+In: the heartbeat and the attempts, four times a second. Out: stopped attempts, `Vitals`, and an
+order to stop with `STUCK` when threads that do not return have held all slots for ten seconds.
+"""
+
+from time import monotonic
+
+import anyio
+
+from worker import events
+from worker.daemon import systemd
+from worker.daemon.heartbeat import Heartbeat
+from worker.daemon.signals import Stop
+from worker.daemon.vitals import Vitals
+from worker.log import get_logger
+from worker.outcomes import Lost
+from worker.queue.attempt_log import AttemptLog
+from worker.queue.running import Running
+from worker.queue.wake import Wake
+
+STUCK = 70
+WATCH_SECONDS = 0.25
+STUCK_SECONDS = 10.0
+CLAIM_LOOP_LIMIT_SECONDS = 90.0
+
+log = get_logger()
+
+
+class Watch:
+    """Compares the attempts of this worker with its heartbeat."""
+
+    def __init__(
+        self,
+        heartbeat: Heartbeat,
+        running: Running,
+        attempt_log: AttemptLog,
+        vitals: Vitals,
+        stop: Stop,
+        work: Wake,
+        *,
+        stuck_max: int,
+    ) -> None:
+        """`stuck_max` is how many threads that do not return keep this worker from any work."""
+        self._heartbeat = heartbeat
+        self._running = running
+        self._attempt_log = attempt_log
+        self._vitals = vitals
+        self._stop = stop
+        self._work = work
+        self._stuck_max = stuck_max
+        self._stuck_since: float | None = None
+        self._lost = False
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await anyio.sleep(WATCH_SECONDS)
+            self._vitals.running = len(self._running)
+            self._vitals.stuck = self._running.stuck()
+            self._attempt_log.flush()
+            self._stop_without_lease()
+            self._give_up_if_stuck()
+
+    def _stop_without_lease(self) -> None:
+        alive = self._heartbeat.alive()
+        if alive:
+            others = self._running.stop_those_of_others(self._heartbeat.pulse.worker_id)
+            if others:
+                log.warning(events.ATTEMPTS_STOPPED, jobs=others, reason="declared dead")
+        elif not self._lost and self._heartbeat.pulse.worker_id is not None:
+            cause = Lost("no heartbeat succeeded in time")
+            stopped = self._running.stop_all(cause, spare_calls=True)
+            log.warning(events.ATTEMPTS_STOPPED, jobs=stopped, reason="no heartbeat")
+        if self._lost == alive:
+            self._tell_database(lost=not alive)
+        self._lost = not alive
+
+    def _tell_database(self, *, lost: bool) -> None:
+        self._vitals.database_state = "lost" if lost else "ok"
+        if lost:
+            log.warning(events.DATABASE_LOST, age_seconds=round(self._heartbeat.age_seconds(), 1))
+        else:
+            log.info(events.DATABASE_RECOVERED)
+            self._work.set()
+
+    def _give_up_if_stuck(self) -> None:
+        if self._vitals.stuck < self._stuck_max:
+            self._stuck_since = None
+            return
+        self._stuck_since = self._stuck_since or monotonic()
+        if monotonic() - self._stuck_since < STUCK_SECONDS or self._stop.exit_code:
+            return
+        log.error(
+            events.SLOTS_STUCK,
+            slots=self._vitals.stuck,
+            modes=sorted({a.job.mode for a in self._running if a.in_thread}),
+        )
+        self._stop.fail(STUCK)
+
+
+async def feed_watchdog(vitals: Vitals) -> None:
+    """Tell the service manager's watchdog that the claim loop moves, until cancelled."""
+    interval = systemd.watchdog_interval_seconds()
+    while interval is not None:
+        if vitals.claim_loop_alive(CLAIM_LOOP_LIMIT_SECONDS):
+            systemd.watchdog()
+        await anyio.sleep(interval)

@@ -1,0 +1,31 @@
+"""The deployments' upkeep: those that nobody goes on with are ended, and free their environment."""
+
+from functools import partial
+
+from db.pool import Database
+from db.queue.upkeep import Chores
+from worker.daemon.upkeep import Chore, Did, Part
+from worker.deployments.record import close_abandoned, close_idle
+from worker.queue.wake import Wakes
+
+ENVIRONMENTS_PERIOD_SECONDS = 30.0
+
+
+def parts(database: Database, wakes: Wakes) -> list[Part]:
+    """What has to look for itself."""
+    work = partial(_free_environments, database)
+    return [Part("environments", ENVIRONMENTS_PERIOD_SECONDS, work, wakes=wakes.work)]
+
+
+def chores(database: Database, wakes: Wakes) -> list[Chore]:
+    """What the common look finds."""
+    work = partial(_close_abandoned, database)
+    return [Chore("deployments", lambda found: found.deployments, work, wakes=wakes.work)]
+
+
+async def _free_environments(database: Database) -> Did:
+    return Did(moved=bool(await close_idle(database)))
+
+
+async def _close_abandoned(database: Database, _: Chores) -> bool:
+    return bool(await close_abandoned(database))

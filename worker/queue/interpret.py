@@ -1,0 +1,111 @@
+"""What a handler's return value or exception means: the `Outcome` of its attempt.
+
+In: what the handler returned or raised, in this process or in one of its own. Out: an outcome whose
+texts PostgreSQL can store. Invariant: `outcome_of` never raises, whatever the exception's own
+methods do.
+"""
+
+import traceback
+from typing import TypeVar
+
+from db.documents import to_document, to_text
+from db.errors import DatabaseError, InvalidInput
+from db.fence import LeaseLost
+from worker.handlers import BadPayload, Handler
+from worker.outcomes import (
+    Cancel,
+    Canceled,
+    Fail,
+    Failed,
+    Lost,
+    Outcome,
+    Parked,
+    ParkSignal,
+    Retry,
+    Snooze,
+)
+
+E = TypeVar("E", bound=BaseException)
+
+ERROR_CHARACTERS_MAX = 4000
+# A job whose handler could not reach the database waits this long at most; no failure is counted.
+DATABASE_PAUSE_SECONDS_MAX = 60.0
+
+
+def result_of(value: object, handler: Handler) -> str:
+    """The JSON text of a handler's return value. Raises `Fail` if it has none."""
+    if value is None:
+        return "null"
+    try:
+        return to_document(value, f"the result of {handler.mode!r}")
+    except InvalidInput as error:
+        raise Fail(str(error)) from error
+
+
+def outcome_of(error: BaseException, attempt_no: int) -> Outcome:
+    """The outcome that an exception of a handler means; never raises."""
+    try:
+        return _meaning(_alone(error), attempt_no)
+    except BaseException:
+        return Failed(f"{type(error).__name__}, which cannot be described")
+
+
+def describe(error: BaseException) -> str:
+    """The exception's type, message and last line of code, of bounded length."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = "; ".join(describe(one) for one in error.exceptions)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType,reportUnknownMemberType]
+        return _bounded(f"{error.message}: {inner}")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    said = f"{type(error).__name__}: {error}"[: ERROR_CHARACTERS_MAX - len(where)]
+    return _bounded(said + where)
+
+
+def _alone(error: BaseException) -> BaseException:
+    """The one exception inside groups: a task group wraps even a single one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
+        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    return error  # pyright: ignore[reportUnknownVariableType]
+
+
+def _meaning(error: BaseException, attempt_no: int) -> Outcome:
+    parked = _find(error, ParkSignal)
+    if parked is not None:
+        return parked.parked
+    match error:
+        case Retry():
+            return Failed(_bounded(error.reason), after_seconds=error.after_seconds)
+        case Fail():
+            return Failed(_bounded(error.reason), final=True)
+        case Cancel():
+            return Canceled(_bounded(error.reason))
+        case Snooze():
+            return Parked("timer", "snoozed", error.seconds)
+        case BadPayload():
+            return Failed(_bounded(error), final=True)
+        case LeaseLost():
+            return Lost(str(error))
+        case DatabaseError() if error.retriable:
+            pause = min(DATABASE_PAUSE_SECONDS_MAX, 2.0 ** min(attempt_no, 10))
+            return Parked("timer", _bounded(error), pause)
+        case SystemExit():
+            return Failed(_bounded(f"the handler called sys.exit({error.code!r})"))
+        case _:
+            lost = _find(error, LeaseLost)
+            return Lost(str(lost)) if lost else Failed(describe(error))
+
+
+def _bounded(text: object) -> str:
+    """Text that a row can hold: PostgreSQL takes neither NUL nor half of a surrogate pair."""
+    return to_text(str(text)[:ERROR_CHARACTERS_MAX])
+
+
+def _find(error: BaseException, kind: type[E]) -> E | None:
+    if isinstance(error, kind):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+            found = _find(one, kind)  # pyright: ignore[reportUnknownArgumentType]
+            if found is not None:
+                return found
+    return None

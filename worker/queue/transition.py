@@ -1,0 +1,63 @@
+"""What is written for an ended attempt: one constructor for each transition of a job.
+
+In: what an outcome says. Out: the values of one row of `finish`. Invariant: a `Transition` is built
+by its constructors only, so no combination exists that the table of jobs would refuse.
+"""
+
+from typing import NamedTuple, Self
+
+from db.queue.effects import Effect
+
+Effects = tuple[Effect, ...]
+
+
+class Transition(NamedTuple):
+    """The new state of a job, and the effects that commit with it.
+
+    `counts_failure` adds one to the job's failures; `result` is JSON text.
+    """
+
+    status: str
+    waiting_for: str | None
+    waiting_detail: str | None
+    delay_seconds: float | None
+    counts_failure: bool
+    result: str | None
+    error: str | None
+    effects: Effects
+
+    @classmethod
+    def done(cls, result: str, effects: Effects = ()) -> Self:
+        """The job has its result."""
+        return cls("done", None, None, None, False, result, None, effects)
+
+    @classmethod
+    def failed(cls, error: str) -> Self:
+        """The job has failed for good; its effects are dropped."""
+        return cls("failed", None, None, None, True, None, error, ())
+
+    @classmethod
+    def retried(cls, error: str, delay_seconds: float) -> Self:
+        """The job has failed and runs again after a delay; its effects are dropped."""
+        return cls("waiting", "timer", None, delay_seconds, True, None, error, ())
+
+    @classmethod
+    def parked(
+        cls,
+        reason: str,
+        detail: str | None = None,
+        delay_seconds: float | None = None,
+        effects: Effects = (),
+    ) -> Self:
+        """The job waits for `reason`, at most `delay_seconds` if that is given."""
+        return cls("waiting", reason, detail, delay_seconds, False, None, None, effects)
+
+    @classmethod
+    def canceled(cls, reason: str) -> Self:
+        """The job ends as canceled; its effects are dropped."""
+        return cls("canceled", None, None, None, False, None, reason, ())
+
+    @classmethod
+    def released(cls) -> Self:
+        """The job is queued again at once; its effects are dropped."""
+        return cls("queued", None, None, None, False, None, None, ())
