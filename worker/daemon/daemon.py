@@ -29,13 +29,13 @@ from db.queue import workers
 from db.queue.finish import Finished
 from db.server.embedded import Embedded
 from db.server.embedded import start as start_embedded
-from worker import events, handlers
+from worker import events, handler_modules, handlers
 from worker.approvals import webhooks
+from worker.attempt_state import Tools
 from worker.daemon import systemd
 from worker.daemon.heartbeat import Heartbeat, Identity
 from worker.daemon.vitals import Vitals
 from worker.deployments.deployer import Deployer
-from worker.job import Tools
 from worker.llm.choice import ModelChoice
 from worker.log import get_logger
 from worker.memory import embed
@@ -74,7 +74,7 @@ log = get_logger()
 async def run(settings: Settings) -> int:
     """Run a worker until it is told to stop; returns the process's exit code."""
     try:
-        registry = handlers.load(settings.handlers)
+        registry = handler_modules.load(settings.handlers)
         _warn_of_shadows()
         _model(settings).check()
         embedder = embedder_from_settings(

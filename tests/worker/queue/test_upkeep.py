@@ -22,10 +22,10 @@ from db.queue import jobs
 from db.queue.jobs import JobStatus, WaitReason
 from db.runs import runs
 from db.runs.runs import Node
+from jobsworth import Job, handler
 from tests.db.rows import take
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
-from worker import Job, handler
 from worker.daemon.heartbeat import Heartbeat, Identity, Pulse
 from worker.daemon.vitals import Vitals
 from worker.memory import embed
