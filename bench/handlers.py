@@ -8,7 +8,7 @@ import json
 import os
 import time
 
-from worker import handler
+from jobsworth import handler
 
 JOBS = int(os.environ.get("BENCH_JOBS", "1"))
 

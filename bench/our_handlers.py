@@ -3,9 +3,7 @@
 import asyncio
 import time
 
-from db.money.calls import Answer, Usage
-from worker import Job, handler
-from worker.money.calls import Sending
+from jobsworth import Answer, Job, Sending, Usage, handler
 
 
 @handler("nothing")

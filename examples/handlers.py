@@ -15,7 +15,7 @@ runs. What it returns is the job's result. If it raises, it is tried again, with
 
 import re
 
-from worker import Fail, Job, handler
+from jobsworth import Fail, Job, handler
 
 
 @handler("word_count")

@@ -39,11 +39,19 @@ from aiogram.types import (
 )
 from aiohttp import web
 
-from db.approvals import approvals
-from db.approvals.approvals import Approval, ApprovalStatus, Vote
-from db.errors import JobsworthError, NotFound
-from db.pool import Database
-from worker.approvals.webhook_signature import is_signed, keys
+from jobsworth import (
+    Approval,
+    ApprovalStatus,
+    Database,
+    JobsworthError,
+    NotFound,
+    Vote,
+    get_approval,
+    is_webhook_signed,
+    list_votes,
+    resolve,
+    webhook_keys,
+)
 
 # Telegram takes 4096, and an emoji is two of them; how the approval stands comes after the text.
 TEXT_UNITS_MAX = 3500
@@ -94,7 +102,7 @@ def _variable(name: str, what: str) -> str:
 
 def _secret(text: str) -> str:
     try:
-        keys(text)
+        webhook_keys(text)
     except ValueError as error:
         raise SystemExit(f"JOBSWORTH_WEBHOOK_SECRET {error}") from None
     return text
@@ -155,7 +163,7 @@ class Bridge:
         chat wants to be left alone for a while, it comes after that.
         """
         body = await request.read()
-        if not is_signed(self._settings.webhook_secret, request.headers, body):
+        if not is_webhook_signed(self._settings.webhook_secret, request.headers, body):
             return web.Response(status=401)
         try:
             await self._show(UUID(json.loads(body)["data"]["approval_id"]))
@@ -185,12 +193,12 @@ class Bridge:
 
     async def _resolve(self, approval_id: UUID, number: int, person: str, seen: str) -> str:
         async with self._database.connection() as connection:
-            asked = await approvals.get_by_id(connection, approval_id)
+            asked = await get_approval(connection, approval_id)
             if asked.superseded_by is not None:
                 return "Something else is asked instead: see the newer message."
             if not asked.document_hash.startswith(seen) or number not in range(len(asked.options)):
                 return "It has changed meanwhile: read it again."
-            resolution = await approvals.resolve(
+            resolution = await resolve(
                 connection,
                 approval_id,
                 asked.options[number],
@@ -206,8 +214,8 @@ class Bridge:
         async with self._showing:
             async with self._database.connection() as connection:
                 try:
-                    approval = await approvals.get_by_id(connection, approval_id)
-                    votes = await approvals.votes(connection, approval_id)
+                    approval = await get_approval(connection, approval_id)
+                    votes = await list_votes(connection, approval_id)
                 except NotFound:
                     return
             found = self._messages.execute(

@@ -116,7 +116,7 @@ def test_a_wheel_holds_the_packages_with_all_their_files(tmp_path: Path):
 
 
 def package_files() -> Iterator[str]:
-    for package in ("worker", "db", "migrations"):
+    for package in ("jobsworth", "worker", "db", "migrations"):
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield str(path.relative_to(ROOT))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, LiteralString, cast
@@ -30,10 +33,14 @@ COST: LiteralString = "select sum(cost) as cost from jobsworth.llm_calls"
 Jobs = list[dict[str, Any]]
 
 
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of the README in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
 def block(language: str, containing: str) -> str:
     """The one fenced block of the README in this language with this in it."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    [found] = [text for text in blocks if containing in text]
+    [found] = [text for text in blocks(language) if containing in text]
     return found
 
 
@@ -136,6 +143,32 @@ def test_an_agent_of_your_own_is_durable_metered_and_approvable_as_pasted(
         assert len(provider.bill) == 3
     assert run_cli("books", "check", url=database_url).returncode == 0
     assert (conn.execute(COST).fetchone() or {})["cost"] > 0
+
+
+def test_the_python_of_the_readme_is_typed_for_those_who_install_us(tmp_path: Path) -> None:
+    """Checked strictly, in a folder that has nothing of ours."""
+    for number, code in enumerate(blocks("python")):
+        if "async with connection" in code:
+            body = textwrap.indent(code, "    ")
+            head = (
+                "import psycopg\n\nasync def main(connection: psycopg.AsyncConnection) -> None:\n"
+            )
+            code = head + body
+        (tmp_path / f"example_{number}.py").write_text(code)
+    strict = {"typeCheckingMode": "strict", "pythonVersion": "3.11"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(strict))
+    checker = Path(sys.executable).with_name("basedpyright")
+    checked = subprocess.run(
+        [checker, "--pythonpath", sys.executable, "--project", str(tmp_path), "--outputjson"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    report = json.loads(checked.stdout)
+    assert report["generalDiagnostics"] == []
+    assert report["summary"]["filesAnalyzed"] == len(blocks("python")) > 2
 
 
 def test_every_command_of_the_readme_exists() -> None:

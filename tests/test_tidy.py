@@ -24,7 +24,7 @@ from worker import events
 from worker.crash_points import CRASH_POINTS
 from worker.settings import Settings, env_name, settings_reference
 
-PACKAGES = ("db", "worker", "migrations")
+PACKAGES = ("db", "worker", "migrations", "jobsworth")
 OUTER = ("worker.cli", "worker.web", "worker.demo")
 # The daemon carries the health endpoint and the counters; the rest of the core must not know them.
 MAY_IMPORT_WEB = {"worker.daemon.daemon", "worker.daemon.parts", "worker.queue.attempt_log"}
@@ -34,6 +34,8 @@ LONG = {
     "worker/job.py": "the job's methods, one class that handlers see",
     "worker/cli/app.py": "the list of commands with their help",
 }
+# Handlers as a user would write them.
+USERS = {"worker/demo/jobs.py"}
 # What takes a second to load, and is loaded with the first job of an agent.
 OF_AGENTS = ["pydantic_ai", "openai", "anthropic", "genai_prices"]
 # Settings that are only checked: there is nothing to choose from yet.
@@ -86,15 +88,21 @@ def text_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imports(path: Path, *, at_import: bool = False) -> set[str]:
-    """The modules that a file imports; `at_import`: only those it imports when it is imported."""
-    nodes = _run_at_import(tree(path).body) if at_import else ast.walk(tree(path))
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports: anywhere in it, for type checkers only, or by name."""
     found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {_imported(node.module, alias.name) for alias in node.names}
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str() as module):
+                found |= {_imported(module, alias.name) for alias in node.names}
+            case ast.Call(args=[ast.Constant(value=str() as name), *_]) if ast.unparse(
+                node.func
+            ).endswith("import_module"):
+                found.add(name)
+            case _:
+                pass
     return found
 
 
@@ -102,22 +110,6 @@ def _imported(module: str, name: str) -> str:
     """What `from module import name` needs: a module of that name, or what the module defines."""
     path = ROOT / module.replace(".", "/") / name
     return f"{module}.{name}" if path.is_dir() or path.with_suffix(".py").exists() else module
-
-
-def _run_at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    """What runs when the module is imported: no bodies of functions, nothing for type checkers."""
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        yield node
-        inner = [
-            part
-            for name in ("body", "orelse", "handlers", "finalbody")
-            for part in getattr(node, name, [])
-        ]
-        yield from _run_at_import(inner)
 
 
 def within(name: str, package: str) -> bool:
@@ -130,6 +122,13 @@ def within(name: str, package: str) -> bool:
 def test_db_never_imports_worker() -> None:
     for path in sources("db", "migrations"):
         assert not [name for name in imports(path) if within(name, "worker")], path
+
+
+def test_the_product_never_imports_its_public_face() -> None:
+    """The demo's handlers do: they are written as a user would write them."""
+    for path in sources("db", "worker", "migrations"):
+        if text_of(path) not in USERS:
+            assert not [name for name in imports(path) if within(name, "jobsworth")], path
 
 
 def test_the_product_never_imports_its_tests() -> None:
@@ -148,14 +147,30 @@ def test_the_core_does_not_import_what_is_built_on_it(package: str) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports for type checkers and within functions count as well."""
     modules = {module_name(path): path for path in sources()}
     graph = {
-        name: {found for found in imports(path, at_import=True) if found in modules} - {name}
+        name: {found for found in imports(path) if found in modules} - {name}
         for name, path in modules.items()
     }
-    while leaves := {name for name, needed in graph.items() if not needed}:
-        graph = {n: needed - leaves for n, needed in graph.items() if n not in leaves}
-    assert not graph, f"a circle among {sorted(graph)}"
+    reached = {name: _reached(name, graph) for name in graph}
+    circles = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in graph
+        if name in reached[name]
+    }
+    assert not circles, "\n".join(map(str, sorted(circles)))
+
+
+def _reached(name: str, graph: dict[str, set[str]]) -> set[str]:
+    """The modules that `name` imports, and those that they import, and so on."""
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        new = graph[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
 
 
 def test_the_command_line_does_not_load_what_only_a_daemon_needs() -> None:

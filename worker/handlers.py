@@ -1,17 +1,15 @@
 """Handlers: which function runs which mode, and with which arguments.
 
-In: the user's modules, named in JOBSWORTH_HANDLERS. Out: a registry of `Handler`s. The signature is
+In: functions that are decorated with `@handler`. Out: a registry of `Handler`s. The signature is
 the schema: a payload that does not fit is refused with the field and the reason, before any of the
 handler's code runs. The registry is the only mutable module state of this package.
 """
 
 import functools
-import importlib
 import inspect
-import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -19,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from db.errors import InvalidInput
+from worker.job import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
 Isolation = Literal["process"]
@@ -26,7 +25,7 @@ Isolation = Literal["process"]
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A mode's function and how it wants to be run. Times in seconds, memory in megabytes."""
+    """The function of a mode, and how it is run."""
 
     mode: str
     function: Callable[..., Any]
@@ -61,11 +60,17 @@ def handler(
     memory_mb: int | None = None,
     shipped: bool = False,
 ) -> Callable[[F], F]:
-    """Register the decorated function as the handler of `mode`.
+    """Register the decorated function as the handler of the jobs of `mode`.
 
-    A worker that has it also serves `queue`. `timeout_seconds` and `failures_max` hold for jobs
-    that do not say otherwise. `isolate="process"` runs a plain function in a process of its own
-    that can be killed, with at most `memory_mb` of address space.
+    The function's signature is the schema of the payload: a payload that does not fit fails its job
+    at once, with the field and the reason. A parameter annotated with `Job`, or named `job` and not
+    annotated, receives the job. What the function returns (JSON) is the job's result. An `async
+    def` runs in the worker's event loop, a plain `def` in a thread.
+
+    A worker with this handler serves `queue`. `timeout_seconds` and `failures_max` apply to jobs
+    that set none. `isolate="process"` runs a plain function in a process of its own, which can be
+    killed and has at most `memory_mb` megabytes of address space. Raises `HandlerError` if the mode
+    has a handler already, and for a signature that cannot take a payload.
     """
 
     def register(function: F) -> F:
@@ -85,23 +90,8 @@ def handler(
     return register
 
 
-def load(modules: Iterable[str]) -> Mapping[str, Handler]:
-    """Import the shipped modes, then these modules; returns the registry.
-
-    The current directory joins `sys.path` at its end, so that nothing of the user's can shadow our
-    own packages. Raises `HandlerError` naming the module, the reason and the remedy.
-    """
-    importlib.import_module("worker.modes")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    for name in modules:
-        _import(name)
-    return registry
-
-
 def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments for this payload. Raises `BadPayload`."""
+    """The keyword arguments for this payload. Raises `BadPayload` if it does not fit."""
     if not payload and not handler.arguments.model_fields:
         return {}
     try:
@@ -113,42 +103,12 @@ def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]
 
 
 def shadowing_files(directory: Path) -> list[Path]:
-    """The user's own files that carry the name of one of our packages."""
+    """The files in this directory that have the name of one of our packages."""
     names = ("worker.py", "db.py", "worker/__init__.py", "db/__init__.py")
     ours = Path(__file__).resolve().parents[1]
     if directory.resolve() == ours:
         return []
     return [directory / name for name in names if (directory / name).exists()]
-
-
-def _import(name: str) -> None:
-    if name.split(".")[0] in ("worker", "db", "migrations"):
-        in_the_way = shadowing_files(Path.cwd())
-        raise HandlerError(
-            f"JOBSWORTH_HANDLERS names {name!r}, which is a package of Jobsworth itself",
-            f"rename {in_the_way[0]}" if in_the_way else "name your own module, like myapp.jobs",
-        )
-    try:
-        importlib.import_module(name)
-    except HandlerError:
-        raise
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        if name == missing or name.startswith(missing + "."):
-            raise HandlerError(
-                f"JOBSWORTH_HANDLERS names {name!r}, but there is no module {missing!r}",
-                f"start the worker in the folder that holds it ({Path.cwd()}), or install it",
-            ) from error
-        raise HandlerError(
-            f"importing {name!r} failed: it needs {missing!r}, which is not installed",
-            f"install {missing} in {sys.prefix}",
-        ) from error
-    # A script without a main guard may even exit, and would take the worker along.
-    except (Exception, SystemExit) as error:
-        raise HandlerError(
-            f"importing {name!r} failed: {type(error).__name__}: {error}",
-            "the module must be importable by itself: python -c 'import " + name + "'",
-        ) from error
 
 
 def _describe(
@@ -224,14 +184,12 @@ def _signature(function: Callable[..., Any], mode: str) -> tuple[str | None, typ
         fields[name] = (hints.get(name, Any), default)
     config = ConfigDict(extra=extra, arbitrary_types_allowed=True, protected_namespaces=())
     with warnings.catch_warnings():
-        # An argument may be called `json` or `schema`: nobody uses the model's methods here.
+        # An argument may be called `json` or `schema`, because the model's methods are not used.
         warnings.filterwarnings("ignore", "Field name .* shadows an attribute")
         return job_parameter, create_model(f"{mode} payload", __config__=config, **fields)
 
 
 def _is_job(name: str, hint: object) -> bool:
-    from worker.job import Job  # context imports this module's Handler
-
     return hint is Job or (name == "job" and hint is None)
 
 

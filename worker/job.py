@@ -1,67 +1,47 @@
 """`Job`: what a handler can do.
 
-In: the claimed job and the worker's tools. Out: effects, which commit with the attempt's ending,
-and records that commit at once (steps, calls). The invariant is replay: a handler is run from its
-start after every wait, retry and crash; whatever was recorded under a name is read back, not done
+Each method hands on to the module that does it, with the attempt's state. A handler is run from its
+start after every wait, retry and crash; what was recorded under a name is read back, not done
 again.
 """
 
-import mimetypes
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import wraps
-from math import isfinite, nan
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Literal,
     ParamSpec,
-    TypedDict,
     TypeVar,
     Unpack,
-    cast,
     overload,
 )
-from uuid import UUID
 
-import anyio
-import anyio.lowlevel
-import anyio.to_thread
-import structlog
-
-from db.documents import to_payload, to_text
+from db.deployments.deployments import Deployment
 from db.errors import InvalidInput
-from db.fence import Lease
-from db.memory import memories
+from db.memory.memories import Hit
 from db.money.calls import Answer
 from db.pool import Connection, Database
-from db.queue.claim import Claimed
-from db.queue.effects import ARTIFACT_BYTES_MAX, Artifact, Effect, Memory, Message, Metric, NewJob
 from db.steps.checkpoints import Checkpoint
+from worker import effects
 from worker.approvals import ask
 from worker.approvals.ask import Decision
-from worker.llm.choice import ModelChoice
+from worker.attempt_state import AttemptState
+from worker.llm.options import AgentOptions
+from worker.memory import recall
 from worker.money import calls
-from worker.money.calls import CallsOpen, Pricing, Sending
-from worker.money.group_commit import GroupCommit, WriteKind
 from worker.money.open_call import OpenCall
-from worker.money.spool import Spool
-from worker.outcomes import Parked, ParkSignal
+from worker.money.sending import Sending
+from worker.plain_job import ChildOptions, PlainJob, state_of
 from worker.steps import checkpoints, parents, steps, waits
+from worker.steps.declaration import StepEffect
 from worker.steps.parents import Parents
 from worker.steps.waits import Child
 
 if TYPE_CHECKING:
-    from pydantic_ai.agent import AbstractAgent, EventStreamHandler
-    from pydantic_ai.messages import ModelMessage, UserContent
-    from pydantic_ai.models import Model
+    from pydantic_ai.agent import AbstractAgent
+    from pydantic_ai.messages import UserContent
     from pydantic_ai.output import OutputSpec
-    from pydantic_ai.settings import ModelSettings
-    from pydantic_ai.usage import UsageLimits
-
-    from worker.deployments.deployer import Deployer
-    from worker.memory.embedders import Embedder
 
 P = ParamSpec("P")
 D = TypeVar("D")
@@ -69,218 +49,46 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class AgentOptions(TypedDict, total=False):
-    """How `job.agent` runs an agent; what is not explained goes to the agent's own `run`."""
-
-    deps: Any
-    model: "Model | str | None"
-    message_history: "Sequence[ModelMessage] | None"
-    instructions: Any
-    model_settings: "ModelSettings | None"
-    usage_limits: "UsageLimits | None"
-    toolsets: Sequence[Any] | None
-    event_stream_handler: "EventStreamHandler[Any] | None"
-    effects: "Mapping[str, steps.Effect | None] | None"
-    """By tool: "pure", "idempotent" (the default), "unsafe", or None: run in every replay."""
-    approval_seconds: float | None
-    """How long an approval may take; then it is a no."""
-    if_changed: Literal["fail", "reuse"]
-    """What becomes of a recorded answer when the agent now asks something else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the worker lends to every attempt."""
-
-    database: Database
-    embedder: "Embedder"
-    threads: anyio.CapacityLimiter
-    payload_bytes_max: int
-    deployer: "Deployer"
-    spool: Spool
-    pricing: Pricing | None = None
-    unknown_price: str = "refuse_if_budgeted"
-    output_tokens_max: int = 4096
-    model: ModelChoice = field(default_factory=ModelChoice)
-    history_tokens: int = 8_000
-    instructions: str | None = None
-    books: GroupCommit = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "books", GroupCommit(self.database))
-
-
 def _in_the_loop(
     method: Callable[Concatenate["Job", P], Awaitable[R]],
 ) -> Callable[Concatenate["Job", P], Awaitable[R]]:
-    """Refuse, before a coroutine is even made, what a plain handler's thread cannot do."""
+    """Refuse, before a coroutine is made, what a plain handler's thread cannot do."""
 
     @wraps(method)
     def checked(job: "Job", *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        _require_loop(job, method.__name__)
+        _require_loop(state_of(job), method.__name__)
         return method(job, *args, **kwargs)
 
     return checked
 
 
-def _require_loop(job: "Job", method: str) -> None:
-    if job.plain:
+def _require_loop(state: AttemptState, method: str) -> None:
+    if state.plain:
         raise InvalidInput(
-            f"job.{method} needs an async handler; {job.mode!r} is a plain function",
-            "write `async def`, or keep to say, save, remember and enqueue",
+            f"job.{method} needs an async handler; {state.job.mode!r} is a plain function",
+            "write `async def`, or use only say, send, save, remember, metric and enqueue",
         )
 
 
-class Job:
-    """One attempt's view of its job."""
+class Job(PlainJob):
+    """The job that a handler runs for, and what the handler can do.
 
-    def __init__(self, claimed: Claimed, lease: Lease, tools: Tools, *, plain: bool) -> None:
-        self.id = claimed.id
-        self.mode = claimed.mode
-        self.attempt = claimed.attempt
-        self.payload = claimed.payload
-        self.team_id = claimed.team_id
-        self.thread_id = claimed.thread_id
-        self.trigger_message_id = claimed.trigger_message_id
-        self.trace_parent = claimed.trace_parent
-        self._lane = claimed.lane
-        self.run_id = claimed.run_id
-        self.node = claimed.node
-        self.agent_id = claimed.agent_id
-        self.lease = lease
-        self.tools = tools
-        self.plain = plain
-        self.effects: list[Effect] = []
-        self._numbers: dict[str, int] = {}
-        self._named: set[str] = set()
-        # Calls that a person let go beyond a budget in this attempt: their names, and the budgets.
-        self.exceeds: set[tuple[str, UUID]] = set()
-        self.threads_running = 0
-        self.calls_open = CallsOpen()
-        # Outputs of recorded steps by name; None: not read yet.
-        # (A job of a run may be of a branch, and read what another job has recorded.)
-        first = claimed.attempt == 1 and claimed.run_id is None
-        self.recorded: dict[str, Any] | None = {} if first else None
-        self.known: dict[str, steps.Known] = {}
-        # Unsafe steps that ran in this attempt, and all those that run now.
-        self.begun: set[str] = set()
-        self.under_way: set[str] = set()
-        # By the names of steps: the approvals that they consume when they begin.
-        self.allowed: dict[str, UUID] = {}
+    A handler runs from its start in each attempt: after a wait, a failure or the death of its
+    worker. So put what must happen once into a step. What `say`, `send`, `save`, `metric`,
+    `remember`, `enqueue` and `spawn` write commits when the attempt ends well (the handler returns,
+    or the job waits): once, however often the job is run. An attempt that fails drops it. The other
+    methods have committed when they return.
+
+    A plain function (`def`) can use `say`, `send`, `save`, `metric`, `remember` and `enqueue`; all
+    else needs `async def`, and raises `InvalidInput` without.
+    """
+
+    __slots__ = ()
 
     @property
-    def trace_id(self) -> str | None:
-        """The trace id out of the W3C `traceparent` the job was enqueued with."""
-        return trace_id(self.trace_parent)
-
-    @property
-    def log(self) -> structlog.stdlib.BoundLogger:
-        """A logger that already carries the job's id, lease, mode and trace."""
-        return structlog.get_logger("handler")
-
-    # Effects: they commit with the attempt's ending.
-
-    def say(
-        self,
-        text: str,
-        *,
-        role: str = "assistant",
-        model: str | None = None,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
-        latency_ms: int | None = None,
-        thread_id: UUID | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Write a message into the job's thread (or `thread_id`)."""
-        if self.thread_id is None and thread_id is None:
-            raise InvalidInput(
-                f"job {self.id} has no thread to say something in",
-                "enqueue it with thread_id, or pass thread_id to say",
-            )
-        self.effects.append(
-            Message(
-                key=self.key("message", name),
-                text=to_text(text),
-                role=role,
-                thread_id=thread_id,
-                model=model,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                latency_ms=latency_ms,
-            )
-        )
-
-    def send(
-        self,
-        agent_id: UUID,
-        text: str,
-        *,
-        mode: str = "answer",
-        thread_id: UUID | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Write a message from the job's agent to another, whose job (of `mode`) comes with it.
-
-        Both commit together; the message is what triggers that job. It goes into the job's thread,
-        or into `thread_id`.
-        """
-        thread = thread_id or self.thread_id
-        if thread is None:
-            raise InvalidInput(
-                f"job {self.id} has no thread to send a message in",
-                "enqueue it with thread_id, or pass thread_id to send",
-            )
-        key = self.key("send", name)
-        self.effects.append(
-            Message(
-                key=key,
-                text=to_text(text),
-                role="user",
-                thread_id=thread,
-                recipient_agent_id=agent_id,
-            )
-        )
-        # As a follow-up it has this job's place in the thread's lane, if this job has one.
-        follows = thread == self.thread_id and self._lane is not None
-        self.effects.append(
-            NewJob(
-                key=key,
-                mode=mode,
-                agent_id=agent_id,
-                thread_id=thread,
-                message_key=key,
-                lane=None if follows else str(thread),
-            )
-        )
-
-    def metric(self, name: str, value: float, *, key: str | None = None) -> None:
-        """Write a number down under a name; many of one name are its course over time.
-
-        Each is written once: a replay's repeat counts by its `key`, else by its place in order.
-        """
-        try:
-            number = nan if isinstance(value, bool | str | bytes) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = nan
-        if not isfinite(number):
-            shown = f"{value!r:.100}" if isinstance(value, str) else f"the {type(value).__name__}"
-            raise InvalidInput(f"{shown} of the metric {name!r} is no number", "pass one")
-        self.effects.append(Metric(self.key("metric", key), to_text(name), number))
-
-    def enqueue(
-        self,
-        mode: str,
-        payload: Mapping[str, Any] | None = None,
-        *,
-        name: str | None = None,
-        **options: Any,
-    ) -> None:
-        """Enqueue a follow-up: same thread, same place in its lane.
-
-        `options`: queue, priority, delay_seconds, lane, unique_key, failures_max, timeout_seconds.
-        """
-        self._new_job(self.key("job", name), mode, payload, is_child=False, options=options)
+    def database(self) -> Database:
+        """The worker's database, for reading. To write, use `transaction`."""
+        return self._state.tools.database
 
     def spawn(
         self,
@@ -288,89 +96,18 @@ class Job:
         payload: Mapping[str, Any] | None = None,
         *,
         name: str | None = None,
-        **options: Any,
+        **options: Unpack[ChildOptions],
     ) -> Child:
-        """Start a child job, outside the lane; `gather` waits for it.
+        """Start a child job, outside the job's lane; pass what this returns to `gather`.
 
-        Children that nobody gathered are canceled when their parent ends: use `enqueue` for those.
-        Options as for `enqueue`, but for unique_key.
+        It commits, and the child begins, when the job waits. A replay starts none twice: they are
+        told apart by `name`, or by their order. A child that was not gathered is canceled when its
+        parent ends: to start work that goes on by itself, use `enqueue`. Raises `InvalidInput` for
+        an unknown option, and for a payload that is not JSON or too large.
         """
-        if self.plain:
-            raise InvalidInput(
-                f"job.spawn needs an async handler; {self.mode!r} is a plain function",
-                "children end with their parent unless it gathers them: use enqueue instead",
-            )
-        if options.get("lane") is not None and options["lane"] == self._lane:
-            raise InvalidInput(
-                f"a child in the lane {self._lane!r} would wait for its parent for ever",
-                "leave lane out: a child has no lane of its own",
-            )
-        if "unique_key" in options:
-            raise InvalidInput(
-                f"a child cannot have a unique_key: another job may hold {options['unique_key']!r},"
-                " and then there would be no child to gather",
-                "leave it out: a replay spawns each child once anyway",
-            )
-        key = self.key("child", name)
-        self._new_job(key, mode, payload, is_child=True, options=options)
-        return Child(key)
+        return effects.spawn(self._state, mode, payload, name, options)
 
-    def save(
-        self,
-        name: str,
-        content: bytes | str | None = None,
-        *,
-        uri: str | None = None,
-        media_type: str | None = None,
-    ) -> None:
-        """Keep a file of this job: its content (100 MiB at most), or the address where it lies."""
-        if (content is None) == (uri is None):
-            raise InvalidInput(f"artifact {name!r} needs either content or uri", "pass one of them")
-        if not isinstance(cast(object, content), bytes | bytearray | memoryview | str | None):
-            raise InvalidInput(
-                f"the content of artifact {name!r} is a {type(content).__name__}",
-                "pass bytes or text, like json.dumps(…)",
-            )
-        data = content.encode(errors="replace") if isinstance(content, str) else content
-        if data is not None and len(data) > ARTIFACT_BYTES_MAX:
-            raise InvalidInput(
-                f"artifact {name!r} has {len(data):,} bytes;"
-                f" at most {ARTIFACT_BYTES_MAX:,} are allowed",
-                "keep it where such files are kept, and save its uri",
-            )
-        guessed = mimetypes.guess_type(name)[0]
-        fallback = "text/plain" if isinstance(content, str) else "application/octet-stream"
-        self.effects.append(
-            Artifact(
-                key=self.key("artifact", name),
-                name=name,
-                media_type=media_type or guessed or fallback,
-                content=None if data is None else bytes(data),
-                uri=uri,
-            )
-        )
-
-    def remember(
-        self,
-        text: str,
-        *,
-        kind: str = "note",
-        source_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Have a text embedded after the job has finished; `recall` finds it then."""
-        self.effects.append(
-            Memory(
-                key=self.key("memory", name),
-                text=to_text(text),
-                source_kind=kind,
-                source_id=source_id,
-                metadata=dict(metadata or {}),
-            )
-        )
-
-    # Durable at once.
+    # Durable: committed on return.
 
     @_in_the_loop
     async def step(
@@ -379,18 +116,38 @@ class Job:
         fn: Callable[..., Any],
         /,
         *args: Any,
-        effect: steps.Effect = "idempotent",
+        effect: StepEffect = "idempotent",
         any_input: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Run `fn(*args, **kwargs)` once and record what it returns (JSON); replays read it.
+        """Run `fn(*args, **kwargs)` once, and record what it returns (as JSON) under `name`.
 
-        A plain function runs in a thread. Committed on return. If it raises, nothing is recorded.
-        Recorded with other arguments: `StepChanged`, unless `any_input`; `pure` is computed anew.
-        `unsafe` to repeat: if it was begun and not recorded, the job waits for a person; only
-        Retry, Fail, Cancel, Snooze or a wait out of `fn` say that it did not happen.
+        Committed on return. A replay reads the record and does not call `fn`. If `fn` raises,
+        nothing is recorded. A plain function runs in a thread. `effect` says what a second run
+        would do, should the worker die before the record is committed:
+
+        - "idempotent" (the default): no harm; the step is simply run again.
+        - "pure": no harm, and recorded with other arguments it is computed anew.
+        - "unsafe": harm. If it was begun and not recorded, the job waits for a person. Only
+          `Retry`, `Fail`, `Cancel`, `Snooze` or a wait, raised by `fn`, says that it has not
+          happened.
+
+        Raises `StepChanged` if the step is recorded with other arguments, unless it is pure or
+        `any_input` is true; `InvalidInput` for a result that is not JSON, and while a step of the
+        same name runs.
         """
-        return await steps.run(self, name, fn, args, kwargs, effect=effect, any_input=any_input)
+        return await steps.run(
+            self._state, name, fn, args, kwargs, effect=effect, any_input=any_input
+        )
+
+    @_in_the_loop
+    async def transaction(self, name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:
+        """Run your own SQL once: `fn(connection)` and its record as a step are one commit.
+
+        Do not commit or roll back in `fn`. What it returns is recorded (as JSON) under `name`; a
+        replay reads the record and does not call `fn`. If `fn` raises, nothing is committed.
+        """
+        return await steps.transaction(self._state, name, fn)
 
     @overload
     def call(
@@ -417,20 +174,28 @@ class Job:
         model: str,
         estimate: tuple[int, int] = (0, 0),
     ) -> Any:
-        """Make one paid call, and record its answer as the step `name`; replays read it for free.
+        """Make one paid call, and record its answer as the step `name`.
 
-        The call is in the books, at its estimate (input, output tokens), before `send` begins; it
-        is settled once with what `send` returns. `send` raising `CallRefused` settles it at
-        nothing, `CallLimited` also pauses that model for everyone; any other exception leaves what
-        it cost unknown, at the estimate. Over a budget or a rate limit the job parks first.
+        The call is in the books, at its estimate (input tokens, output tokens), before `send`
+        begins. It is settled once, in one commit with its answer; the content of the answer is
+        returned. A replay reads the record and pays nothing. If `send` raises `CallRefused`, the
+        call is settled at nothing; `CallLimited` also pauses that model for all workers, and the
+        job waits; after any other exception the call stays in the books at its estimate.
 
-        Without `send`, `async with job.call(name, provider=…, model=…, estimate=…) as call` is the
-        same for any SDK: see `OpenCall`.
+        A call that a rate limit or a budget does not let go out makes the job wait, or ask a
+        person. Raises `BudgetExceeded` where a budget fails such calls or the person says no,
+        `PriceUnknown` where a call without a price may not go out, and `InvalidInput` while a call
+        or step of the same name runs.
+
+        Without `send`, `async with job.call(name, provider=…, model=…, estimate=…) as call` does
+        the same around any SDK: see `OpenCall`.
         """
-        _require_loop(self, "call")
+        _require_loop(self._state, "call")
         if send is None:
-            return OpenCall(self, name, provider, model, estimate)
-        return calls.make(self, name, send, provider=provider, model=model, estimate=estimate)
+            return OpenCall(self._state, name, provider, model, estimate)
+        return calls.make(
+            self._state, name, send, provider=provider, model=model, estimate=estimate
+        )
 
     @overload
     async def agent(
@@ -440,7 +205,7 @@ class Job:
         prompt: "str | Sequence[UserContent] | None" = None,
         *,
         output_type: None = None,
-        **options: "Unpack[AgentOptions]",
+        **options: Unpack[AgentOptions],
     ) -> R: ...
 
     @overload
@@ -451,7 +216,7 @@ class Job:
         prompt: "str | Sequence[UserContent] | None" = None,
         *,
         output_type: "OutputSpec[T]",
-        **options: "Unpack[AgentOptions]",
+        **options: Unpack[AgentOptions],
     ) -> T: ...
 
     @_in_the_loop
@@ -466,73 +231,74 @@ class Job:
     ) -> Any:
         """Run a pydantic-ai agent, and return its output.
 
-        Each request to its model is a paid call and the step `"<name>/request 1"`, `2`, …; each
-        tool call a step `"<name>/request 2/tool search 1"`; replays read them. Output functions and
-        validators run in every replay. No provider's SDK retries by itself: a retry is the job's,
-        and a call of its own; a model that cannot be kept from it is refused, as is an agent that
-        a tool runs without this. A tool that requires approval parks the job until somebody
-        decides. For the options see `AgentOptions`.
+        Each request to its model is a paid call (see `call`) and a step, `"<name>/request 1"` and
+        so on; each tool call is a step, like `"<name>/request 2/tool search 1"`. A replay reads
+        them; the agent's output functions and validators run in every replay. A tool that requires
+        approval makes the job wait until a person has decided. For the options see `AgentOptions`.
+
+        Raises `Fail` for a model whose SDK would send a request twice by itself, for an agent that
+        a tool runs without `job.agent`, when the agent gives up, and when a request is recorded
+        that asked something else (unless `if_changed="reuse"`). A provider that cannot be reached
+        is tried again by the job's own retry.
         """
-        await self.tools.model.ready()
-        from worker.llm import agents
-
-        return await agents.run(self, name, agent, prompt, output_type=output_type, **options)
-
-    @_in_the_loop
-    async def transaction(self, name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:
-        """Run your own SQL once: `fn(connection)`, the fence and the step in one commit.
-
-        Do not commit inside. What `fn` returns is recorded (JSON); replays read it.
-        """
-        return await steps.transaction(self, name, fn)
+        run = await self._state.tools.model.ready(_agent_runner)
+        return await run(self._state, name, agent, prompt, output_type=output_type, **options)
 
     @_in_the_loop
     async def checkpoint(self, name: str, state: Any) -> Any:
-        """Save a state (JSON) under a name, committed on return; returns the one that stands.
+        """Save a state (JSON) under a name; a run can be forked at it.
 
-        The first that was saved stands in all attempts. A run can be forked at it.
+        Committed on return. The state that was saved first stands in all attempts: a replay returns
+        it, and not the state it is given. Raises `InvalidInput` for a state that is not JSON, and
+        for the name of another step.
         """
-        return await checkpoints.save(self, name, state)
+        return await checkpoints.save(self._state, name, state)
 
     @_in_the_loop
     async def latest_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint that was saved last, in whichever attempt."""
-        return await checkpoints.latest(self)
+        """Return the checkpoint that was saved last, in whichever attempt; None if none was."""
+        return await checkpoints.latest(self._state)
 
     @_in_the_loop
     async def checkpoint_at(self, name: str) -> Checkpoint | None:
-        """The checkpoint of that name."""
-        return await checkpoints.at(self, name)
+        """Return the checkpoint of that name; None if there is none."""
+        return await checkpoints.at(self._state, name)
 
     @_in_the_loop
     async def prune_checkpoints(self, keep: int = 3) -> int:
-        """Drop the states of all but the newest `keep`; what a branch reads stays.
+        """Delete the states of all checkpoints but the newest `keep`; return how many went.
 
-        Returns how many went.
+        Committed on return. States that a fork reads stay. Names stay too: a replay does not save a
+        pruned checkpoint again.
         """
-        return await checkpoints.prune(self, keep)
+        return await checkpoints.prune(self._state, keep)
 
     @_in_the_loop
-    async def deploy(self, environment: str, sha: str, *, name: str | None = None) -> Any:
-        """Ship a commit to an environment of deploy.toml; returns the `Deployment` as it ended.
+    async def deploy(self, environment: str, sha: str, *, name: str | None = None) -> Deployment:
+        """Deploy a commit to an environment of deploy.toml; return the deployment as it ended.
 
-        Its phases are steps: a re-run goes on where the last one died. The job waits for as many
-        persons as the environment asks for, then while another deployment of it is under way.
+        The job waits for as many approvals as the environment asks for, then while another
+        deployment to it is under way. The deployment's phases are steps: an attempt after a crash
+        goes on where the last one died, and a replay of an ended deployment reads its record. One
+        that is not healthy is returned, not raised: look at its `status`. Raises `Fail` for an
+        order that cannot be carried out, and when it is rejected.
         """
-        return await self.tools.deployer.deploy(self, environment, sha, self.key("deploy", name))
+        key = self._state.key("deploy", name)
+        return await self._state.tools.deployer.deploy(self._state, environment, sha, key)
 
     @_in_the_loop
     async def rollback(
         self, environment: str, to: str = "previous", *, name: str | None = None
-    ) -> Any:
-        """Go back to what was healthy there before, or to `to`: a deployment's id or a sha.
+    ) -> Deployment:
+        """Put live again what was healthy before; return the deployment as it ended.
 
-        A deployment of its own, probed as any other; returns it as it ended.
+        `to` is "previous", a deployment's id, or a sha. It is a deployment of its own: approved,
+        probed, recorded and replayed as by `deploy`, with the same errors.
         """
-        key = self.key("rollback", name)
-        return await self.tools.deployer.roll_back(self, environment, to, key)
+        key = self._state.key("rollback", name)
+        return await self._state.tools.deployer.roll_back(self._state, environment, to, key)
 
-    # Waiting: the job parks, at no cost, and is run again from its start when it may go on.
+    # Waiting: the job gives up its slot, and is run again from its start when it may go on.
 
     @_in_the_loop
     async def ask(
@@ -550,20 +316,22 @@ class Job:
         editable: bool = False,
         for_step: str | None = None,
     ) -> Decision:
-        """Ask a person. Parks until somebody decides, or the deadline takes `on_timeout`.
+        """Ask a person, and return the decision; the job waits until there is one.
 
-        The yes is for exactly this; asked with something else under the same name, it is asked
-        anew. `on_timeout` is an option, or "escalate": as much time again, once. `votes` people
-        must say yes; `asked_by` (the actor of the job's run) is none of them unless
-        `self_approval`. If `editable`, what is shown may be approved with changes:
-        `Decision.shown`. Every option but "reject" is a yes.
+        `shows` (JSON) is shown with the proposal. Every option but "reject" is a yes. The decision
+        holds for exactly this proposal, these options and what is shown: the same name with
+        anything else asks anew. When `deadline_seconds` have passed, `on_timeout` is decided: an
+        option, or "escalate": as much time again, once. `votes` people must say yes; `asked_by`
+        (by default the actor of the job's run) is not one of them unless `self_approval`. If
+        `editable`, a person may approve a changed document: it is in `Decision.shown`.
 
-        Reading the yes here consumes it: from then on, and before the next line runs, a no comes
-        too late. To have a no count until the very step that was approved begins, use
-        `approved_step`, or name the `step` in `for_step`.
+        Returning a yes consumes it, committed before the next line runs: from then on a no comes
+        too late, and a replay reads it. To let a no count until the approved step begins, use
+        `approved_step`, or name that step in `for_step`. Raises `InvalidInput` for a question that
+        cannot be asked, and for one that has changed after its yes was consumed.
         """
         return await ask.ask(
-            self,
+            self._state,
             proposal,
             options=options,
             shows=shows,
@@ -585,7 +353,7 @@ class Job:
         /,
         *args: Any,
         proposal: str,
-        effect: steps.Effect = "idempotent",
+        effect: StepEffect = "idempotent",
         deadline_seconds: float | None = None,
         on_timeout: str = "reject",
         votes: int = 1,
@@ -594,15 +362,17 @@ class Job:
         editable: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """`step`, run only with a yes to exactly these arguments; raises `NotApproved` on a no.
+        """Run a step (see `step`) only with a person's yes to exactly these arguments.
 
-        The yes is consumed in the transaction that begins the step: until then a no counts. An
-        `effect` of "unsafe" is not repeated if its worker dies: the job waits for a person then.
+        The job waits until somebody has decided; for the other parameters see `ask`. The yes is
+        consumed in the transaction that begins the step: until then a no counts. A replay reads the
+        recorded step, and asks nobody. Raises `NotApproved` on a no, and what `step` and `ask`
+        raise.
 
             await job.approved_step("pay", pay, invoice, proposal="Pay it?", effect="unsafe")
         """
         return await ask.approved_step(
-            self,
+            self._state,
             name,
             fn,
             args,
@@ -619,137 +389,56 @@ class Job:
 
     @_in_the_loop
     async def sleep(self, seconds: float, *, name: str | None = None) -> None:
-        """Wait that long since the first time this line was reached."""
-        await waits.sleep(self, seconds, name)
+        """Wait until `seconds` have passed since an attempt first came here.
+
+        The end of the wait is recorded: a replay passes at once. Waits are told apart by `name`, or
+        by their order.
+        """
+        await waits.sleep(self._state, seconds, name)
 
     @_in_the_loop
     async def wait(
         self, signal: str, *, timeout_seconds: float | None = None, name: str | None = None
     ) -> Any:
-        """The payload of the next `signal` sent to this job; None when the time is up first."""
-        return await waits.wait(self, signal, timeout_seconds, name)
+        """Wait for a signal that is sent to this job; return its payload, None after the timeout.
+
+        A signal that was sent before is found. What came is recorded, in one commit with taking the
+        signal: a replay reads it. Each wait takes one signal, the oldest.
+        """
+        return await waits.wait(self._state, signal, timeout_seconds, name)
 
     @_in_the_loop
     async def gather(self, *children: Child) -> list[Any]:
-        """The results of these children, in this order; parks until all have ended.
+        """Wait until all these children have ended; return their results, in this order.
 
-        Raises `ChildFailed` naming those that did not end well.
+        Raises `ChildFailed`, naming them, if some did not end well.
         """
-        return await waits.gather(self, children)
+        return await waits.gather(self._state, children)
 
     # Reading.
 
     @_in_the_loop
     async def recall(
         self, query: str, *, limit: int = 5, thread_only: bool = False, kind: str | None = None
-    ) -> list[memories.Hit]:
-        """What was remembered nearest to `query`, best first, within the job's team."""
-        embedder = self.tools.embedder
-        [vector] = await embedder.embed([query])
-        async with self.tools.database.connection() as connection:
-            space = await memories.get_or_create_space(
-                connection, embedder.model, embedder.dimensions
-            )
-            return await memories.search(
-                connection,
-                space,
-                vector,
-                limit=limit,
-                team_id=self.team_id,
-                thread_id=self.thread_id if thread_only else None,
-                source_kind=kind,
-            )
+    ) -> list[Hit]:
+        """Return what the job's team has remembered nearest to `query`, best first.
+
+        Not recorded: a replay may find something else, so put it into a step where that matters.
+        """
+        return await recall.recall(
+            self._state, query, limit=limit, thread_only=thread_only, kind=kind
+        )
 
     @_in_the_loop
     async def parents(self) -> Parents:
-        """The results of the jobs that this one comes after, by node.
+        """Return the results of the jobs that this one comes after, by node; the same in a replay.
 
-        One that did not end well (its edge says `run`) is None there, and named in `failed`.
+        A parent that did not end well is None there, and is named in `failed`.
         """
-        return await parents.read(self)
-
-    @property
-    def database(self) -> Database:
-        """The daemon's database, for reading. Write through `transaction`."""
-        return self.tools.database
-
-    # For the worker itself, and helpers in call order.
-
-    async def run_in_thread(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What `fn` returns in a thread; what it raises is raised here.
-
-        A thread cannot be interrupted: until it returns, slot and job stay taken.
-        """
-
-        # Not left to asyncio, which throws a thread's exception into the task: a GeneratorExit
-        # would close every coroutine up to the daemon's own.
-        def safely() -> tuple[Any, BaseException | None]:
-            try:
-                return fn(*args, **kwargs), None
-            except BaseException as error:
-                return None, error
-
-        self.threads_running += 1
-        try:
-            value, error = await anyio.to_thread.run_sync(safely, limiter=self.tools.threads)
-        finally:
-            self.threads_running -= 1
-        if error is not None:
-            raise error
-        return value
-
-    def key(self, kind: str, name: str | None) -> str:
-        if name is None:
-            self._numbers[kind] = self._numbers.get(kind, 0) + 1
-            return f"{kind}#{self._numbers[kind]}"
-        steps.check_name(kind, name)
-        key = f"{kind}:{name}"
-        if key in self._named:
-            raise InvalidInput(
-                f"the {kind} {name!r} of job {self.id} is made twice",
-                "a name stands for one thing in all attempts: give this one another",
-            )
-        self._named.add(key)
-        return key
-
-    def _new_job(
-        self,
-        key: str,
-        mode: str,
-        payload: Mapping[str, Any] | None,
-        *,
-        is_child: bool,
-        options: Mapping[str, Any],
-    ) -> None:
-        own = {"key", "mode", "payload", "is_child", "thread_id", "message_key"}
-        known = NewJob.__dataclass_fields__.keys() - own
-        unknown = options.keys() - known
-        if unknown:
-            raise InvalidInput(
-                f"{', '.join(sorted(unknown))} is not an option of a job",
-                f"the options are {', '.join(sorted(known))}",
-            )
-        document = to_payload(
-            dict(payload or {}), f"the payload of {mode!r}", self.tools.payload_bytes_max
-        )
-        self.effects.append(
-            NewJob(key=key, mode=mode, payload=document, is_child=is_child, **options)
-        )
-
-    def park(
-        self, reason: str, *, detail: str | None = None, after_seconds: float | None = None
-    ) -> ParkSignal:
-        shown = None if detail is None else to_text(detail)
-        return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
-
-    async def write(self, kind: WriteKind[T, R], item: T) -> R:
-        """Have something written into the books, together with what others write just now."""
-        # A stop lands before a write, never in it.
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        return await self.tools.books.write(kind, item)
+        return await parents.read(self._state)
 
 
-def trace_id(trace_parent: str | None) -> str | None:
-    """The trace id of a W3C `traceparent` header: version-traceid-parentid-flags."""
-    parts = (trace_parent or "").split("-")
-    return parts[1] if len(parts) == 4 else None
+def _agent_runner() -> Callable[..., Awaitable[Any]]:
+    from worker.llm import agents
+
+    return agents.run

@@ -1,7 +1,8 @@
-"""How a handler's attempt ended: values, and the exceptions by which a handler says so.
+"""How an attempt ended, as values; and the exceptions by which a handler ends its attempt.
 
-`attempt.py` turns whatever a handler does into exactly one `Outcome`; `decide.py` turns that into a
-`Transition`. Handlers return for Done and raise `Retry`, `Fail`, `Cancel` or `Snooze` for the rest.
+`worker.queue.attempt` turns whatever a handler does into exactly one `Outcome`;
+`worker.queue.decide` turns that into a `Transition`. A handler that returns is `Done`; to end
+otherwise it raises `Retry`, `Fail`, `Cancel` or `Snooze`.
 """
 
 from dataclasses import dataclass
@@ -10,12 +11,17 @@ from typing import NamedTuple
 from db.queue.effects import Effect
 
 
-class Ending(Exception):
-    """Base of what a handler may raise on purpose."""
+class HandlerEnding(Exception):
+    """Base of the exceptions by which a handler ends its attempt on purpose."""
 
 
-class Retry(Ending):
-    """Try again after `after_seconds` (None: the usual backoff); counts as a failure."""
+class Retry(HandlerEnding):
+    """Raise it in a handler to have the job tried again.
+
+    The next attempt begins after `after_seconds`; None means the usual backoff. It counts as a
+    failure: when the job's failures are used up, the job fails with `reason` as its error. What the
+    attempt said, saved or enqueued is dropped; recorded steps stay.
+    """
 
     def __init__(self, after_seconds: float | None = None, reason: str = "retry asked for") -> None:
         super().__init__(reason)
@@ -23,24 +29,33 @@ class Retry(Ending):
         self.reason = reason
 
 
-class Fail(Ending):
-    """Fail for good: no further try can help."""
+class Fail(HandlerEnding):
+    """Raise it in a handler when no further try can help: the job fails at once.
+
+    `reason` becomes the job's error. What the attempt said, saved or enqueued is dropped.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class Cancel(Ending):
-    """End as canceled: there is nothing to do any more."""
+class Cancel(HandlerEnding):
+    """Raise it in a handler when there is nothing left to do: the job ends as canceled.
+
+    `reason` becomes the job's error. What the attempt said, saved or enqueued is dropped.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class Snooze(Ending):
-    """Run again in `seconds`, without counting a failure; effects so far are dropped."""
+class Snooze(HandlerEnding):
+    """Raise it in a handler to have the job run again in `seconds`; no failure is counted.
+
+    What the attempt said, saved or enqueued is dropped; recorded steps stay.
+    """
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"snoozed for {seconds:g} s")
@@ -57,7 +72,11 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The handler failed. `final`: no further try; `after_seconds`: the pause it asked for."""
+    """The handler failed.
+
+    `final`: there is no further try. `after_seconds`: the pause that the handler or a provider
+    asked for; None for the usual backoff.
+    """
 
     error: str
     final: bool = False
@@ -66,7 +85,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """The job waits, at no cost, for `reason`; its effects commit with the wait."""
+    """The job waits for `reason`, without a slot or a lease; `effects` commit with the wait."""
 
     reason: str
     detail: str | None = None
@@ -83,7 +102,7 @@ class Canceled:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The daemon stops: the job goes back to the queue at once, no try burnt."""
+    """The daemon stops: the job goes back to the queue at once, and no failure is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,10 @@ Outcome = Done | Failed | Parked | Canceled | Released | Lost
 
 
 class ParkSignal(BaseException):
-    """Unwinds a handler that waits. A BaseException, so `except Exception` cannot swallow it."""
+    """Unwinds a handler whose job is to wait.
+
+    A BaseException, so that a handler's `except Exception` does not swallow it.
+    """
 
     def __init__(self, parked: Parked) -> None:
         super().__init__(f"waits for {parked.reason}")

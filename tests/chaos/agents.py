@@ -16,8 +16,8 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
+from jobsworth import Job, handler
 from tests.chaos import diary
-from worker import Job, handler
 
 MAX_TOKENS = 100
 TRIES = 1000

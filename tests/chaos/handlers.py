@@ -14,9 +14,8 @@ from uuid import uuid4
 import anyio
 
 from db.money.calls import Answer, Usage
+from jobsworth import Job, Sending, handler
 from tests.chaos import diary
-from worker import Job, handler
-from worker.money.calls import Sending
 
 GATE_POLL_SECONDS = 0.01
 GATE_SECONDS_MAX = 60.0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import anyio
 
+from jobsworth import Cancel, Fail, Job, Retry, Snooze, handler
 from tests.chaos.handlers import GATE_POLL_SECONDS, GATE_SECONDS_MAX, noted
-from worker import Cancel, Fail, Job, Retry, Snooze, handler
 
 FOREVER_SECONDS = 600.0
 

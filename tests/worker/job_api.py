@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, LiteralString, Unpack
 from uuid import UUID, uuid4
@@ -23,6 +24,7 @@ import anyio
 
 from db.approvals import approvals
 from db.approvals.approvals import Approval
+from db.conversations import threads
 from db.diagnosis import violations
 from db.pool import Database
 from db.queue import jobs
@@ -33,6 +35,7 @@ from db.queue.jobs import Job
 from db.queue.new_job import EnqueueOptions
 from tests.support import until
 from worker import handlers
+from worker.attempt_state import PriceSource
 from worker.daemon.daemon import Daemon
 from worker.daemon.parts import make_parts
 from worker.handlers import Handler
@@ -95,6 +98,8 @@ class JobApi:
     def __init__(self, url: str, database: Database, embedder: Embedder, **settings: Any) -> None:
         self.url = url
         self.database = database
+        self.pricing: PriceSource | None = None
+        """The prices of workers that begin from now on, in place of their own."""
         self._embedder = embedder
         self._settings = Settings.model_validate({**QUICK, "database_url": url, **settings})
 
@@ -139,7 +144,7 @@ class JobApi:
     @asynccontextmanager
     async def working(self) -> AsyncGenerator[None]:
         """A worker beside the test; at the end it drains, after an error it is just gone."""
-        async with InlineWorker(self._settings, self.url, self._embedder) as worker:
+        async with InlineWorker(self._settings, self.url, self._embedder, self.pricing) as worker:
             yield
             await worker.stop()
 
@@ -148,7 +153,7 @@ class JobApi:
         """A worker that is gone at the end, or when it is killed, in the middle of whatever it
         does: between two statements, its attempts not ended, its row there. Others take its jobs.
         """
-        async with InlineWorker(self._settings, self.url, self._embedder) as worker:
+        async with InlineWorker(self._settings, self.url, self._embedder, self.pricing) as worker:
             yield worker
         await self.rescue()
 
@@ -206,8 +211,12 @@ class JobApi:
 class InlineWorker:
     """The daemon's working part as a context, in the caller's loop."""
 
-    def __init__(self, settings: Settings, url: str, embedder: Embedder) -> None:
+    def __init__(
+        self, settings: Settings, url: str, embedder: Embedder, pricing: PriceSource | None = None
+    ) -> None:
         self.parts = make_parts(settings, url, dict(handlers.registry), embedder)
+        if pricing is not None:
+            self.parts = replace(self.parts, tools=replace(self.parts.tools, pricing=pricing))
         self._daemon = Daemon(settings, self.parts, lambda: None)
         self._ended = anyio.Event()
 
@@ -237,6 +246,11 @@ class InlineWorker:
     async def _live(self) -> None:
         await self._daemon.work(self._tasks)
         self._ended.set()
+
+
+async def new_thread(api: JobApi) -> UUID:
+    async with api.database.connection() as connection:
+        return (await threads.get_or_create(connection, "test", "chat")).id
 
 
 def claimed_job(

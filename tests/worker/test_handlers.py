@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from jobsworth import Job, handler
 from tests.worker.job_api import registered
-from worker import Job, handler
+from worker.handler_modules import load
 from worker.handlers import (
     BadPayload,
     Handler,
     HandlerError,
     arguments_of,
-    load,
     shadowing_files,
 )
 
@@ -336,7 +336,7 @@ def test_a_shipped_mode_can_be_replaced_and_its_replacement_cannot(
 # Modules.
 
 
-GOOD = "from worker import handler\n@handler('good')\ndef good(n: int) -> int:\n    return n\n"
+GOOD = "from jobsworth import handler\n@handler('good')\ndef good(n: int) -> int:\n    return n\n"
 
 
 def test_a_module_in_the_current_directory_is_found(
@@ -372,13 +372,13 @@ def test_the_current_directory_shadows_nothing(folder: Path) -> None:
         ("def (:", "badjobs", "SyntaxError: invalid syntax", "python -c"),
         ("import sys; sys.exit(0)", "badjobs", "SystemExit: 0", "python -c"),
         (
-            "from worker import handler\n@handler('x')\ndef x(n, /): ...",
+            "from jobsworth import handler\n@handler('x')\ndef x(n, /): ...",
             "badjobs",
             "the handler of 'x' takes 'n' by position only",
             "remove the /",
         ),
         (
-            "from worker import handler\n@handler('x')\ndef x(n: Nowhere): ...",
+            "from jobsworth import handler\n@handler('x')\ndef x(n: Nowhere): ...",
             "badjobs",
             "'Nowhere' is not defined",
             "python -c",

@@ -1,15 +1,15 @@
-"""Asking a person: the job parks until somebody decides, or the deadline does.
+"""Asking a person: the job parks until somebody decides, or the deadline passes.
 
-In: a proposal, and what is shown with it. Out: a `Decision`, from the approval that exactly this
-question made in an earlier attempt; another question under the same name takes its place.
+In: a proposal, and what is shown with it. Out: a `Decision` about exactly this question, which an
+earlier attempt has asked; another question under the same name replaces it and is asked anew.
 
-A yes is consumed in the transaction that starts what was approved: the ask's own step, unless the
-question says for which step it is. From then on a no comes too late, and replays read the step.
+A yes is consumed in the transaction that starts what was approved: the question's own step, or the
+step that the question names. From then on a no comes too late, and replays read the step.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import Any, TypeGuard, cast
 from uuid import UUID
 
 from db.approvals import approvals, consumption
@@ -17,17 +17,21 @@ from db.approvals.approvals import REJECT
 from db.approvals.questions import Approval, check_question, shown_hash
 from db.documents import to_document, to_text
 from db.errors import InvalidInput
-from db.steps import steps as recorded
+from db.steps import steps as stored
+from worker.attempt_state import AttemptState, RecordedStep
 from worker.outcomes import Fail
 from worker.steps import steps
-
-if TYPE_CHECKING:
-    from worker.job import Job
+from worker.steps.declaration import check_effect
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person (or the deadline) decided; `shown` is what was approved, edits included."""
+    """What a person, or the deadline, decided about a question of `job.ask`.
+
+    `option` is what was chosen; `approved` is true for every option but "reject". `decided_by` is
+    "deadline" if nobody decided in time. `shown` is the document that was approved: what the
+    question showed, or what a person changed it to.
+    """
 
     approved: bool
     option: str
@@ -38,7 +42,10 @@ class Decision:
 
 
 class NotApproved(Fail):
-    """A step that needs a yes got a no; `decision` says whose and why."""
+    """`job.approved_step` raises it when the step was rejected; the job fails for good.
+
+    `decision` says who decided, and why.
+    """
 
     def __init__(self, step: str, decision: Decision) -> None:
         why = f": {decision.comment}" if decision.comment else ""
@@ -47,25 +54,25 @@ class NotApproved(Fail):
 
 
 async def ask(
-    job: "Job",
+    state: AttemptState,
     proposal: str,
     *,
-    options: tuple[str, ...],
-    shows: object,
-    deadline_seconds: float | None,
-    on_timeout: str,
-    name: str | None,
+    options: tuple[str, ...] = ("approve", REJECT),
+    shows: object = None,
+    deadline_seconds: float | None = None,
+    on_timeout: str = REJECT,
+    name: str | None = None,
     votes: int = 1,
     asked_by: str | None = None,
     self_approval: bool = False,
     editable: bool = False,
     for_step: str | None = None,
 ) -> Decision:
-    """What was decided; parks if that is still open."""
+    """The decision; parks if there is none yet."""
     choices = tuple(options) if REJECT in options else (*options, REJECT)
     check_question(proposal, choices, deadline_seconds, on_timeout, votes)
     question = Approval(
-        key=job.key("approval", name),
+        key=state.key("approval", name),
         proposal_text=to_text(proposal),
         options=choices,
         shown=None if shows is None else to_document(shows, "what the approval shows"),
@@ -78,18 +85,18 @@ async def ask(
         editable=editable,
         for_step=for_step,
     )
-    found, output = await steps.read(job, question.key)
-    if found:
-        return _replayed(job, question, output)
-    decision = await _decided(job, question)
+    recorded = await steps.find(state, question.key)
+    if recorded is not None:
+        return _replayed(state, question, recorded.output)
+    decision = await _decided(state, question)
     if decision is None:
-        job.effects.append(question)
-        raise job.park("approval", detail=proposal[:200])
+        state.effects.append(question)
+        raise state.park("approval", detail=proposal[:200])
     return decision
 
 
 async def approved_step(
-    job: "Job",
+    state: AttemptState,
     name: str,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
@@ -101,37 +108,22 @@ async def approved_step(
 ) -> Any:
     """The recorded output of step `name`, which runs only with a yes to exactly these arguments.
 
-    Approval and step begin in one transaction. A re-run of a step that was begun and not recorded
-    uses the approval again, unless the step is unsafe to repeat: then the job waits for a person.
+    The step begins in the transaction that consumes the yes. If it was begun and not recorded, the
+    next attempt runs it with the same yes; an unsafe step makes the job wait for a person instead.
     """
-    steps.check_effect(name, effect)
+    check_effect(name, effect)
     shows = {"step": name, "args": list(args), "kwargs": dict(kwargs)}
-    decision = await ask(
-        job,
-        proposal,
-        options=("approve", REJECT),
-        shows=shows,
-        name=name,
-        for_step=name,
-        **asking,
-    )
+    decision = await ask(state, proposal, shows=shows, name=name, for_step=name, **asking)
     if not decision.approved:
         raise NotApproved(name, decision)
     approved_args, approved_kwargs = _arguments(name, decision, args, kwargs)
-    return await steps.run(
-        job,
-        name,
-        fn,
-        approved_args,
-        approved_kwargs,
-        effect=effect,
-    )
+    return await steps.run(state, name, fn, approved_args, approved_kwargs, effect=effect)
 
 
-def _replayed(job: "Job", question: Approval, output: Any) -> Decision:
-    """The decision that an earlier attempt consumed, if this is still what it was about."""
+def _replayed(state: AttemptState, question: Approval, output: Any) -> Decision:
+    """The decision that an earlier attempt consumed, if the question is still the same."""
     if output["asked_hash"] != question.shown_hash:
-        raise _changed(job, question)
+        raise _changed(state, question)
     return Decision(
         output["approved"],
         output["option"],
@@ -142,53 +134,56 @@ def _replayed(job: "Job", question: Approval, output: Any) -> Decision:
     )
 
 
-async def _decided(job: "Job", question: Approval) -> Decision | None:
-    """The decision about exactly this question, consumed if it is a yes; None: ask, or wait."""
-    async with job.tools.database.connection() as connection:
-        asked = await approvals.get_by_effect(connection, job.id, question.key)
+async def _decided(state: AttemptState, question: Approval) -> Decision | None:
+    """The decision about exactly this question, a yes consumed; None while there is none.
+
+    A yes that is for a named step is left to that step.
+    """
+    async with state.tools.database.connection() as connection:
+        asked = await approvals.get_by_effect(connection, state.job.id, question.key)
     if asked is None:
         return None
     if asked.answers != question.shown_hash:
         if asked.consumed_at is not None:
-            raise _changed(job, question)
+            raise _changed(state, question)
         return None
     if not _is_final(asked):
         return None
     if not asked.approved:
         return _decision(asked)
     if question.for_step is None:
-        return await _consume(job, question)
-    job.allowed[question.for_step] = asked.id
+        return await _consume(state, question)
+    state.approvals[question.for_step] = asked.id
     return _decision(asked)
 
 
-async def _consume(job: "Job", question: Approval) -> Decision | None:
-    """Spend the yes on the ask's own step; a no that came meanwhile is the decision."""
-    async with job.tools.database.transaction() as connection:
-        await recorded.hold(connection, job.lease)
-        asked = await approvals.get_by_effect(connection, job.id, question.key)
+async def _consume(state: AttemptState, question: Approval) -> Decision | None:
+    """Consume the yes for the question's own step; a no that came meanwhile is the decision."""
+    async with state.tools.database.transaction() as connection:
+        await stored.hold(connection, state.lease)
+        asked = await approvals.get_by_effect(connection, state.job.id, question.key)
         if asked is None or asked.answers != question.shown_hash or not _is_final(asked):
             return None
         decision = _decision(asked)
         if not decision.approved:
             return decision
-        await consumption.consume(connection, job.lease, asked.id, question.key)
+        await consumption.consume(connection, state.lease, asked.id, question.key)
         document = to_document(_document(decision, question))
-        _, output = await recorded.record(
+        _, output = await stored.record(
             connection,
-            job.lease,
+            state.lease,
             question.key,
             document,
-            attempt=job.attempt,
+            attempt=state.job.attempt,
             kind="approval",
             input_hash=question.shown_hash,
         )
-    steps.keep(job, question.key, output)
+    steps.keep(state, question.key, RecordedStep(output, "approval", question.shown_hash))
     return decision
 
 
 def _is_final(asked: approvals.Approval) -> bool:
-    """One that its job's end has closed is asked again when the job is run again."""
+    """False for an approval that was closed by its job's end: a job that runs again asks again."""
     return asked.closed_at is not None and asked.status is not approvals.ApprovalStatus.SUPERSEDED
 
 
@@ -226,7 +221,7 @@ def _arguments(
         and _is_object(approved["kwargs"])
     ):
         raise InvalidInput(
-            f"what was approved for step {name!r} names no arguments of it",
+            f"the document that was approved for step {name!r} does not hold its arguments",
             'approve a document like {"step": …, "args": […], "kwargs": {…}}',
         )
     return tuple(cast("list[Any]", approved["args"])), approved["kwargs"]
@@ -236,8 +231,8 @@ def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def _changed(job: "Job", question: Approval) -> InvalidInput:
+def _changed(state: AttemptState, question: Approval) -> InvalidInput:
     return InvalidInput(
-        f"{question.key} of job {job.id} was approved and used; now it asks something else",
+        f"{question.key} of job {state.job.id} was approved and used; now it asks something else",
         "give the new question a name of its own, or keep what it shows in a step",
     )

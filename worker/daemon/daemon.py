@@ -23,7 +23,7 @@ from db.pool import bounded
 from db.queue import workers
 from db.server.embedded import Embedded
 from db.server.embedded import start as start_embedded
-from worker import events, handlers
+from worker import events, handler_modules, handlers
 from worker.approvals import webhooks
 from worker.daemon import systemd, upkeep
 from worker.daemon.parts import Parts, make_parts, model_choice
@@ -254,7 +254,7 @@ class Daemon:
 
 
 def _load_handlers(settings: Settings) -> Mapping[str, handlers.Handler]:
-    registry = handlers.load(settings.handlers)
+    registry = handler_modules.load(settings.handlers)
     for path in handlers.shadowing_files(Path.cwd()):
         log.warning(
             events.HANDLER_REFUSED,

@@ -16,6 +16,7 @@ import anyio
 
 from db.pool import Database
 from worker.approvals import upkeep as approvals_upkeep
+from worker.attempt_state import Tools
 from worker.daemon.heartbeat import Heartbeat, Identity
 from worker.daemon.signals import Stop
 from worker.daemon.upkeep import Part, chores_part
@@ -24,7 +25,6 @@ from worker.daemon.watch import Watch
 from worker.deployments import upkeep as deployments_upkeep
 from worker.deployments.deployer import Deployer
 from worker.handlers import Handler
-from worker.job import Tools
 from worker.llm.choice import ModelChoice
 from worker.memory.embedders import Embedder
 from worker.money import upkeep as money_upkeep

@@ -17,7 +17,7 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
-from worker import Job, handler
+from jobsworth import Job, handler
 from worker.modes.offline_model import OfflineModel
 
 LEDGER = Path("digest.log")

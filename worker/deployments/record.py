@@ -1,15 +1,15 @@
-"""What a deployment leaves behind: its steps, its row and its logs; and the end of one left alone.
+"""What a deployment records: its steps, its row and its logs; and how an abandoned one is closed.
 
 In: how each phase ended. Out: a step, a log (an artifact of the job) and the row's status, each
-committed at once under the job's lease. A deployment whose job has ended, or does not go on, is
-ended here as failed, with what is known of it.
+committed at once under the job's lease. A deployment whose job has ended, or no longer runs, is
+closed here as failed, with a report of what is known.
 
-Invariant: an environment is held only by a deployment that somebody goes on with, or will soon.
+Invariant: a deployment that nobody goes on with gives its environment free, after
+`IDLE_SECONDS_MAX` at the latest.
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from db.deployments import abandoned, deployments, environments
 from db.deployments.abandoned import Abandoned
@@ -19,27 +19,25 @@ from db.pool import Connection, Database
 from db.steps import artifacts, steps
 from db.steps.steps import Step
 from worker import events
+from worker.attempt_state import AttemptState
 from worker.deployments.pipeline.phases import EndStatus, PhaseName, PhaseResult, PhaseStatus
 from worker.deployments.pipeline.probe import ProbeResult
 from worker.log import get_logger
 from worker.steps import steps as recording
 
-if TYPE_CHECKING:
-    from worker.job import Job
-
 ABANDONED_BATCH = 100
 IDLE_SECONDS_MAX = 600.0
-"""How long a deployment's job may not run (it waits, or no worker takes it) before its environment
-is given free. Rescue after a crash takes a fiftieth of it."""
+"""How long the job of a deployment may stand still (it waits, or no worker takes it) before its
+environment is given free. Rescue after a crash takes a fiftieth of that."""
 
 log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRecord:
-    """The deployment's memory: its row and the job's steps and artifacts, all fenced."""
+    """Records one deployment: in its row, and in the job's steps and artifacts; all fenced."""
 
-    job: "Job"
+    state: AttemptState
     database: Database
     deployment: Deployment
     key: str
@@ -47,16 +45,16 @@ class DeploymentRecord:
     async def phase(
         self, name: PhaseName, status: PhaseStatus, run: Callable[[], Awaitable[PhaseResult]]
     ) -> PhaseResult:
-        """The recorded result of a phase, or run and record it."""
+        """The recorded result of a phase; else run the phase, and record its result."""
         step = f"{self.key}:{name}"
-        found, output = await recording.read(self.job, step)
-        if found:
-            return PhaseResult.model_validate(output)
+        recorded = await recording.find(self.state, step)
+        if recorded is not None:
+            return PhaseResult.model_validate(recorded.output)
         await self._set_status(DeploymentStatus(status))
         result = await run()
         await self._keep_log(result)
         await recording.record(
-            self.job, step, result.model_dump_json(), result.duration_seconds, kind="phase"
+            self.state, step, result.model_dump_json(), result.duration_seconds, kind="phase"
         )
         log.info(
             events.DEPLOYMENT_PHASE_ENDED,
@@ -68,20 +66,20 @@ class DeploymentRecord:
         return result
 
     async def started(self, name: PhaseName) -> bool:
-        """Commit that a phase is about to act; True if an earlier attempt had."""
+        """Record that a phase is about to act; True if an earlier attempt has recorded it."""
         async with self.database.connection() as connection:
             fresh = await steps.begin(
                 connection,
-                self.job.lease,
+                self.state.lease,
                 f"{self.key}:{name}",
-                attempt=self.job.attempt,
+                attempt=self.state.job.attempt,
                 kind="phase",
                 effect="unsafe",
             )
         return not fresh
 
     async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
-        """End the deployment; whoever waits for its environment longest is next."""
+        """End the deployment, and wake the job that has waited longest for its environment."""
         await self._set_status(DeploymentStatus(status), report_text, probe)
         await _free(self.database, self.deployment)
 
@@ -91,7 +89,7 @@ class DeploymentRecord:
         async with self.database.connection() as connection:
             await artifacts.keep_log(
                 connection,
-                self.job.lease,
+                self.state.lease,
                 f"deployment:{self.deployment.id}:{result.name}",
                 f"deploy/{self.deployment.environment}/{result.name}.log",
                 result.output,
@@ -111,17 +109,17 @@ class DeploymentRecord:
                     status,
                     report_text=report_text,
                     probe=None if probe is None else probe.model_dump(mode="json"),
-                    lease=self.job.lease,
+                    lease=self.state.lease,
                 )
             except Conflict as error:
                 raise JobsworthError(error.message, error.remedy) from error
 
 
 async def close_abandoned(database: Database) -> int:
-    """End, as failed, the deployments whose jobs ended without them; returns how many.
+    """End as failed the deployments whose jobs have ended; returns how many.
 
-    A job that was canceled in mid-deployment, or whose workers died once too often, leaves one
-    behind: unfinished, it would keep its environment busy for ever.
+    A job that was canceled in the middle of a deployment, or whose workers died too often, leaves
+    its deployment unfinished: it would hold its environment for ever.
     """
     async with database.transaction() as connection:
         found = await abandoned.lock_ended(connection, ABANDONED_BATCH)
@@ -132,8 +130,10 @@ async def close_abandoned(database: Database) -> int:
 
 
 async def close_idle(database: Database, idle_seconds: float = IDLE_SECONDS_MAX) -> int:
-    """The same for jobs that have not ended but do not run: they wait for a person, a budget, a
-    worker that never comes. A deployment is short; what holds an environment must be under way.
+    """End as failed the deployments whose jobs have not run for `idle_seconds`; returns how many.
+
+    Such a job waits for a person, a budget, or a worker that does not come, and meanwhile nobody
+    else can deploy to the environment.
     """
     async with database.connection() as connection:
         if not await abandoned.mark_idle(connection):
@@ -150,7 +150,10 @@ async def close_idle(database: Database, idle_seconds: float = IDLE_SECONDS_MAX)
 
 
 async def _free(database: Database, *ended: Deployment | Abandoned) -> None:
-    """After the commit that ended them. A crash right before this is the sweep's."""
+    """Wake the jobs that wait for the environments of these deployments, which have ended.
+
+    Called after the commit that ended them; after a crash in between, the sweep wakes the jobs.
+    """
     if not ended:
         return
     async with database.connection() as connection:
@@ -180,7 +183,7 @@ def _standing(one: Abandoned) -> str:
 
 
 def _last_words(one: Abandoned, recorded: list[Step], why: str) -> str:
-    """What is known: which phases ended, and whether anything that is live was touched."""
+    """The report: which phases ended, and whether what is live was changed."""
     prefix = f"{one.step_name}:"
     begun = {
         step.name.removeprefix(prefix): step

@@ -1,12 +1,12 @@
 """`job.agent`: one run of a pydantic-ai agent inside a job.
 
 In: an agent and a prompt. Out: the agent's output. Invariant: the run takes the same way in every
-attempt, since every answer of its models and tools is recorded; what is not recorded yet is done
-now, and paid for once.
+attempt, because each answer of a model and each result of a tool is recorded; what is not recorded
+yet is done now, and paid for once.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, UserError
@@ -15,57 +15,59 @@ from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResult
 
 from db.errors import InvalidInput
+from worker.attempt_state import AttemptState
 from worker.llm import failures, unmetered
 from worker.llm.failures import Unanswered
 from worker.llm.tools import Durable
 from worker.llm.wrapper import Conversation
 from worker.outcomes import Fail
-from worker.steps.steps import EFFECTS, Effect
-
-if TYPE_CHECKING:
-    from worker.job import Job
+from worker.steps.declaration import STEP_EFFECTS, StepEffect
 
 IF_CHANGED = ("fail", "reuse")
 
 
 async def run(
-    job: "Job", name: str, agent: AbstractAgent[Any, Any], prompt: Any, **how: Any
+    state: AttemptState, name: str, agent: AbstractAgent[Any, Any], prompt: Any, **options: Any
 ) -> Any:
-    """The agent's output; `how` as for `run_result`."""
-    return (await run_result(job, name, agent, prompt, **how)).output
+    """The agent's output; `options` are those of `run_result`."""
+    return (await run_result(state, name, agent, prompt, **options)).output
 
 
 async def run_result(
-    job: "Job",
+    state: AttemptState,
     name: str,
     agent: AbstractAgent[Any, Any],
     prompt: Any,
     *,
     message_history: Sequence[ModelMessage] | None = None,
-    effects: Mapping[str, Effect | None] | None = None,
+    effects: Mapping[str, StepEffect | None] | None = None,
     approval_seconds: float | None = None,
     if_changed: str = "fail",
     **options: Any,
 ) -> AgentRunResult[Any]:
-    """The agent's output and messages. `options` go to the agent's own `run`."""
+    """The agent's output and messages. Further `options` go to the agent's own `run`.
+
+    Raises `InvalidInput` for an option that cannot be, `Fail` if the agent gives up or must not
+    run, `Retry` if its model did not answer, and the park signal if the job has to wait.
+    """
     if if_changed not in IF_CHANGED:
-        raise InvalidInput(f"if_changed={if_changed!r} means nothing", "say 'fail' or 'reuse'")
-    job.key("agent", name)
-    declared: dict[str, Effect | None] = dict(effects or {})
+        raise InvalidInput(f"if_changed={if_changed!r} is not known", "use 'fail' or 'reuse'")
+    state.key("agent", name)  # refuses a second agent of one name
+    declared: dict[str, StepEffect | None] = dict(effects or {})
     for tool, effect in declared.items():
-        if effect not in (*EFFECTS, None):
+        if effect not in (*STEP_EFFECTS, None):
             raise InvalidInput(
-                f"effect {effect!r} of tool {tool!r} means nothing",
-                f"say one of {', '.join(EFFECTS)}, or None for no step",
+                f"effect {effect!r} of tool {tool!r} is not known",
+                f"use one of {', '.join(STEP_EFFECTS)}, or None to record nothing",
             )
     unrecorded = frozenset(tool for tool, effect in declared.items() if effect is None)
     conversation = Conversation(
-        job, name, if_changed, job.tools.output_tokens_max, unrecorded_tools=unrecorded
+        state, name, if_changed, state.tools.output_tokens_max, unrecorded_tools=unrecorded
     )
     durable = Durable(conversation, declared, approval_seconds)
     given = {key: value for key, value in options.items() if value is not None}
     if "model" not in given and agent.model is None:
-        given["model"] = await _chosen(job, name)
+        given["model"] = await _chosen_model(state, name)
     try:
         with unmetered.within(name):
             return await agent.run(
@@ -81,8 +83,8 @@ async def run_result(
         raise ending from error
 
 
-async def _chosen(job: "Job", name: str) -> Model:
-    model = await job.tools.model.loaded()
+async def _chosen_model(state: AttemptState, name: str) -> Model:
+    model = await state.tools.model.loaded()
     if model is None:
         raise Fail(
             f"the agent of {name!r} has no model: give it one, pass model= to job.agent, or set "
@@ -92,17 +94,17 @@ async def _chosen(job: "Job", name: str) -> Model:
 
 
 def _ending(conversation: Conversation, error: Exception) -> BaseException | None:
-    """What the agent's error means for the job; None: what it says itself."""
+    """What to raise for an error of the agent; None to raise the error itself."""
     failed = conversation.unanswered
     if failed is not None and (error is failed.error or _holds(error, failed.error)):
         return failures.ending_of(failed)
     if isinstance(error, ModelAPIError):
-        # Raised around the request, by a deadline of the agent's.
+        # A deadline of the agent's own raises it around the request.
         says = failures.described(error, error.model_name, ())
         return failures.ending_of(Unanswered(error, says))
     if isinstance(error, AgentRunError | UserError):
-        # Its answers are recorded: another try would read the same ones, and end the same. Without
-        # the error's body, which quotes the model.
+        # The answers are recorded, so another attempt would read the same ones and end the same
+        # way. The message leaves out the error's body, which quotes the model.
         return Fail(
             f"agent {conversation.name!r} gave up: {type(error).__name__}: "
             f"{failures.bounded(error.message)}; change the agent and enqueue a new job"
@@ -111,7 +113,7 @@ def _ending(conversation: Conversation, error: Exception) -> BaseException | Non
 
 
 def _holds(error: BaseException, inner: BaseException) -> bool:
-    """A fallback that has no model left raises a group of what its models raised."""
+    """True if `inner` is in the group that a fallback raises when all its models have failed."""
     return isinstance(error, BaseExceptionGroup) and any(
         one is inner or _holds(one, inner)  # pyright: ignore[reportUnknownArgumentType]
         for one in error.exceptions  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]

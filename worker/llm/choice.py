@@ -4,16 +4,14 @@ In: settings. Out: the model, built when it is first asked for. Invariant: choos
 daemon that runs no agent never imports a provider's SDK.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 
-from db.errors import InvalidInput
+from worker.llm.keys import key_of
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -21,44 +19,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OFFLINE = "offline"
-# By provider: the variable in which its own tools expect the key.
-KEYS = {
-    "openai": "OPENAI_API_KEY",
-    "openai-responses": "OPENAI_API_KEY",
-    "anthropic": "ANTHROPIC_API_KEY",
-}
-# What a server that wants no key is sent, as OpenAI's client cannot send none.
-NO_KEY = "none"
-
-
-def key_of(name: str, url: str | None, key: str | None) -> str:
-    """The key that the provider of `name` is sent; `key`, or the provider's usual variable.
-
-    A server at `url` is taken to want none. Raises `InvalidInput` for a name that is no model's,
-    where there is no key, and for one that could not be sent.
-    """
-    provider, _, model = name.partition(":")
-    if provider not in KEYS or not model:
-        raise InvalidInput(
-            f"{name!r} is no model that can be used",
-            f"write provider:name, with one of the providers {', '.join(KEYS)}",
-        )
-    given = key or os.environ.get(KEYS[provider]) or (NO_KEY if url else None)
-    if given is None:
-        raise InvalidInput(
-            f"there is no key for {name!r}", f"set JOBSWORTH_MODEL_KEY or {KEYS[provider]}"
-        )
-    if not (given.isascii() and given.isprintable() and " " not in given):
-        raise InvalidInput(
-            f"the key for {name!r} has a character that no key has",
-            "copy it again: letters, digits and signs, on one line",
-        )
-    return given
 
 
 @dataclass(slots=True)
 class ModelChoice:
-    """`name` as `provider:model`; None or "offline": no model of a provider."""
+    """The operator's model: `name` is `provider:model`; None or "offline" is no provider's."""
 
     name: str | None = None
     url: str | None = None
@@ -78,16 +43,19 @@ class ModelChoice:
         if self.name is not None and not self.offline:
             key_of(self.name, self.url, self.key)
 
-    async def ready(self) -> None:
-        """Have imported what every agent needs, which takes a second: in a thread, and by one at a
-        time, since two that import the same modules at once may meet half-loaded ones.
+    async def ready(self, load: Callable[[], T]) -> T:
+        """What `load` returns. It imports what agents need, which takes a second at first.
+
+        So the first calls run it in a thread, one at a time: two threads that import the same
+        modules at once may get half-loaded ones.
         """
         if not self._imported:
-            await anyio.to_thread.run_sync(self._import)
+            await anyio.to_thread.run_sync(self._load, load)
+        return load()
 
-    def _import(self) -> None:
+    def _load(self, load: Callable[[], object]) -> None:
         with self._lock:
-            import_module("worker.llm.agents")
+            load()
             self._imported = True
 
     def model(self) -> "Model | None":
@@ -102,13 +70,16 @@ class ModelChoice:
             return self._built
 
     async def loaded(self) -> "Model | None":
-        """As `model`, built in a thread: to load a provider's SDK takes a second."""
+        """As `model`, but built in a thread: loading a provider's SDK takes a second."""
         if self._built is None and not self.offline:
             return await anyio.to_thread.run_sync(self.model)
         return self._built
 
     async def once(self, make: Callable[["Model | None"], T]) -> T:
-        """What `make` made of the model when it was first called, in a thread."""
+        """What `make` makes of the model. It is called once, in a thread; later calls get the same.
+
+        None stands for the offline model.
+        """
         if self._made is not None:
             return self._made
         return await anyio.to_thread.run_sync(self._make, make)

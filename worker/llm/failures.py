@@ -1,8 +1,8 @@
-"""A request that was not answered: what that means for the books, and for the job.
+"""A request that was not answered: how its call is settled, and how the job goes on.
 
-In: what the model's adapter raised. Out: the call's settlement, and how the job goes on. Invariant:
-what may have been billed is never settled at nothing; only a refusal is, and what provably was not
-sent.
+In: what the model's adapter raised. Out: the call's settlement, and what to raise. Invariant: only
+a refusal, and a request that certainly was not sent, is settled at nothing; anything else may have
+been billed.
 """
 
 import re
@@ -20,14 +20,14 @@ from pydantic_ai.exceptions import (
 )
 from pydantic_ai.messages import ModelMessage, UserPromptPart
 
-from worker.money.calls import PaidCall
+from worker.money.paid_call import PaidCall
 from worker.outcomes import Fail, ParkSignal, Retry
 
 SAID_CHARACTERS_MAX = 300
 QUOTE_CHARACTERS_MIN = 8
 RATE_LIMIT_SECONDS_MAX = 3_600.0
 
-# The request itself is at fault, or the key: sending it again cannot help.
+# The request or the key is at fault: sending it again cannot help.
 FINAL = {
     HTTPStatus.BAD_REQUEST: "change the agent's prompt, tools or settings, and retry the job",
     HTTPStatus.UNAUTHORIZED: "give the provider's key to the worker, and retry the job",
@@ -41,7 +41,7 @@ _KEY = re.compile(r"\b(?:sk|pk|key|org|proj)[-_][\w*.-]{4,}")
 
 
 class Unanswered(NamedTuple):
-    """A request to a model that failed; `says` has neither prompt nor key in it."""
+    """A request to a model that failed; `says` describes it without prompt or key."""
 
     error: BaseException
     says: str
@@ -49,7 +49,7 @@ class Unanswered(NamedTuple):
 
 
 async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool) -> Unanswered:
-    """Book what became of the call; `began`: a piece of its answer came."""
+    """Settle the call by its error; `began`: a part of the answer had come."""
     if began:
         await call.cut(says)
     elif _is_refusal(error):
@@ -60,8 +60,8 @@ async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool
         await call.lost(says)
     if not isinstance(error, ModelRateLimitError | ModelOverloadedError):
         return Unanswered(error, says)
-    # Everybody waits as long as the provider says, and no failure is burnt.
-    return Unanswered(error, says, await call.hold_off(_bounded_wait(error), says))
+    # All workers wait as long as the provider says, and no failure is counted.
+    return Unanswered(error, says, await call.pause_model(_bounded_wait(error), says))
 
 
 def described(error: BaseException, model: str, messages: Sequence[ModelMessage]) -> str:
@@ -97,14 +97,15 @@ def ending_of(unanswered: Unanswered) -> BaseException:
 
 
 def _bounded_wait(error: BaseException) -> float | None:
-    """The seconds that the provider says, within reason."""
+    """The pause that the provider asks for, in seconds, bounded; None if it does not say."""
     after = error.retry_after if isinstance(error, ModelAPIError) else None
     return None if after is None else min(after, RATE_LIMIT_SECONDS_MAX)
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """What says: not done, not billed. A timeout of the provider's own does not say so, nor does
-    anything that comes in an answer that has begun.
+    """True for an error that says the request was not carried out, and so not billed.
+
+    A timeout of the provider's own does not say so, nor does an error within an answer.
     """
     if not isinstance(error, ModelAPIError) or error.in_stream:
         return False

@@ -1,13 +1,12 @@
 """Models by name: `openai:gpt-5.1`, `anthropic:claude-sonnet-5-5`, any OpenAI-compatible server.
 
-In: a name, and where and with which key. Out: a model whose client does not retry by itself and
-waits no longer than it is told. Invariant: a mistake in the name or a missing key is told before
-anything is sent.
+In: a name, an address and a key. Out: a model whose client does not retry by itself, with a bounded
+wait. Invariant: a mistake in the name, or a missing key, is reported before anything is sent.
 """
 
 from pydantic_ai.models import Model
 
-from worker.llm.choice import key_of
+from worker.llm.keys import key_of
 
 CONNECT_SECONDS = 10.0
 
@@ -17,15 +16,15 @@ def model_of(
 ) -> Model:
     """The model `provider:name`; `url` is the provider's base URL, if it is not the usual one.
 
-    "openai" speaks Chat Completions, which every compatible server does; "openai-responses" the
-    Responses API. Without `key`, the provider's usual variable counts, and a server at `url` is
-    taken to want none; without `url`, the SDK's own OPENAI_BASE_URL or ANTHROPIC_BASE_URL. Raises
-    `InvalidInput`.
+    "openai" speaks Chat Completions, which every compatible server does; "openai-responses" speaks
+    the Responses API. Without `key`, the provider's usual variable is read, and a server at `url`
+    is taken to want no key; without `url`, the SDK reads OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
+    Raises `InvalidInput` as `key_of` does.
     """
     given = key_of(name, url, key)
     provider, _, model = name.partition(":")
     if provider == "anthropic":
-        # Its SDK says /v1 itself; OpenAI's does not, so people write it here too.
+        # Anthropic's SDK adds /v1 by itself; OpenAI's does not, so people write it here as well.
         url = url and url.rstrip("/").removesuffix("/v1")
         return _anthropic(model, url, given, timeout_seconds)
     return _openai(model, url, given, timeout_seconds, responses=provider == "openai-responses")

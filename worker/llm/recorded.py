@@ -1,7 +1,7 @@
 """What a replay reads instead of asking a model again: the response, and what was asked.
 
-In: a request to a model, and its response. Out: the step's document, and back. Invariant: a
-recorded response is only read by a request that asks the same; the time of day, ids and the like
+In: a request to a model, and its response. Out: the step's document, and the response back from it.
+Invariant: a recorded response is only read by a request that asks the same; times, ids and the like
 are not part of what is asked.
 """
 
@@ -22,7 +22,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import to_json
 
-# Differ from one attempt to the next without anything else being asked.
+# These differ between attempts that ask the same.
 _INCIDENTAL = frozenset(
     {
         *("timestamp", "run_id", "conversation_id", "metadata", "usage", "provider_response_id"),
@@ -35,13 +35,13 @@ _NOT_ASKED = frozenset(
 
 
 def document_of(asked: Mapping[str, str], response: ModelResponse) -> dict[str, Any]:
-    """The step's output."""
+    """The step's output: the response, with the hashes of what was asked."""
     [dumped] = ModelMessagesTypeAdapter.dump_python([response], mode="json")
     return {"asked": dict(asked), "response": dumped}
 
 
 def changed(document: Mapping[str, Any], asked: Mapping[str, str]) -> list[str]:
-    """What of the recorded request was another than it is now: names of `asked_hashes`."""
+    """The parts of the request that differ from the recorded one, by the names of its hashes."""
     before = cast(dict[str, str], document["asked"])
     return [what for what, digest in asked.items() if before.get(what) != digest]
 
@@ -52,7 +52,7 @@ def response_of(document: Mapping[str, Any]) -> ModelResponse:
 
 
 def tools_text(parameters: ModelRequestParameters) -> bytes:
-    """All that is sent beside messages and settings, in an order that is always the same."""
+    """All that is sent besides messages and settings, always in the same order."""
     instructions = [part.content for part in parameters.instruction_parts or ()]
     return _canonical([_tools(parameters), instructions])
 
@@ -63,9 +63,9 @@ def asked_hashes(
     parameters: ModelRequestParameters,
     unrecorded_tools: Collection[str] = (),
 ) -> dict[str, str]:
-    """What is asked, each part as 64 hexadecimal digits.
+    """What is asked: the SHA-256 (hex) of each part of the request, by its name.
 
-    Tools that run in every replay may return something else each time: what they do is not counted.
+    The results of `unrecorded_tools` are left out: they may differ each time.
     """
     dumped = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
     instructions = [message.pop("instructions", None) for message in dumped]
@@ -88,9 +88,9 @@ def asked_hashes(
 
 
 def with_unique_ids(response: ModelResponse, messages: Sequence[ModelMessage]) -> ModelResponse:
-    """The response with ids of tool calls that nothing else in the conversation has.
+    """The response, with ids of tool calls that are unique in the conversation.
 
-    Some providers repeat them; the results could not be told apart.
+    Some providers repeat ids; then the tools' results could not be told apart.
     """
     seen = {
         part.tool_call_id

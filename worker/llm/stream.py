@@ -1,8 +1,8 @@
-"""An answer as it comes: passed on live, and settled when it is complete.
+"""A streamed answer: passed on as it comes, and settled when it is complete.
 
-In: the provider's stream. Out: the same events; after the last, the response that stands in the
-record. Invariant: an answer counts as one only when its stream has ended by itself, and said so: a
-proxy may end a connection properly in the middle of an answer.
+In: the provider's stream. Out: the same events; after the last, the response that is recorded.
+Invariant: an answer is complete only when its stream has ended by itself and said so: a proxy may
+close a connection properly in the middle of an answer.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +15,7 @@ from pydantic_ai.usage import RequestUsage
 
 
 class MeteredStream(StreamedResponse):
-    """A stream that settles its call after the last event, before anybody acts on the answer."""
+    """A stream that settles its call after the last event, before the agent uses the answer."""
 
     def __init__(
         self, live: StreamedResponse, answer: Callable[[ModelResponse], Awaitable[ModelResponse]]
@@ -84,10 +84,11 @@ class MeteredStream(StreamedResponse):
 
 
 def _broke_off(response: ModelResponse) -> bool:
-    """It says, last of all, neither why the model stopped nor what it took.
+    """True if the stream ended without saying why the model stopped, or what the answer took.
 
-    Every provider says why. Some servers of OpenAI's protocol do not, and its adapter makes up for
-    it; then it counts whether they say what it took. What comes over no network need not say.
+    Every provider says why. Some servers of OpenAI's protocol do not, and the adapter fills it in;
+    then the stream is complete if it says what the answer took. A model that is not reached over a
+    network (it has no URL) need not say either.
     """
     if response.state != "complete" or response.provider_url is None:
         return False

@@ -1,8 +1,8 @@
-"""Tool calls of an agent: each a recorded step, and those that need consent ask for it.
+"""Tool calls of an agent: each is a recorded step, and waits for its approval if it needs one.
 
 In: a tool call that pydantic-ai has validated. Out: its result, from the record if an earlier
 attempt has it. Invariant: a tool call whose result is recorded is not run again, and one that
-requires approval is not run before somebody has said yes to exactly this tool and these arguments.
+requires approval is not run before somebody has approved exactly this tool and these arguments.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,11 @@ from pydantic_ai.tools import (
 from pydantic_core import PydanticSerializationError, to_json
 
 from db.approvals.questions import canonical
+from worker.approvals import ask
 from worker.llm.wrapper import Conversation, metered
 from worker.outcomes import Fail, ParkSignal
 from worker.steps import steps
-from worker.steps.steps import Effect
+from worker.steps.declaration import StepEffect
 
 ARGUMENTS_SHOWN_CHARACTERS_MAX = 500
 
@@ -37,14 +38,14 @@ _tool_return: TypeAdapter[Any] = TypeAdapter(ToolReturn)
 
 @dataclass
 class Durable(AbstractCapability[Any]):
-    """What makes one run of an agent durable: it meters the model, records tools, and asks."""
+    """Makes one run of an agent durable: it meters the model, records tools, and asks people."""
 
     conversation: Conversation
-    effects: Mapping[str, Effect | None]
+    effects: Mapping[str, StepEffect | None]
     approval_seconds: float | None
 
     def get_ordering(self) -> CapabilityOrdering:
-        # Next to the model and the tools: hooks of the agent's own run in every replay.
+        # Innermost, next to the model and the tools: the agent's own hooks run in every replay.
         return CapabilityOrdering(position="innermost")
 
     def get_wrapper_model(self, model: Model) -> Model:
@@ -58,7 +59,7 @@ class Durable(AbstractCapability[Any]):
             known = ", ".join(sorted(tool.name for tool in tool_defs)) or "none"
             raise Fail(
                 f"effects of {self.conversation.name!r} names {', '.join(sorted(unknown))}, which "
-                f"is no tool of the agent; its tools are: {known}"
+                f"the agent does not have; its tools are: {known}"
             )
         return tool_defs
 
@@ -72,7 +73,7 @@ class Durable(AbstractCapability[Any]):
         handler: Any,
     ) -> Any:
         effect = self.effects.get(tool_def.name, "idempotent")
-        # A tool with a kind is pydantic-ai's own, and works on the run, not on the world.
+        # A tool with a kind is pydantic-ai's own: it changes the run and nothing else.
         if effect is None or tool_def.tool_kind is not None:
             return await handler(args)
 
@@ -80,7 +81,7 @@ class Durable(AbstractCapability[Any]):
             return _document(tool_def.name, await _outcome(handler, given))
 
         recorded = await steps.run(
-            self.conversation.job,
+            self.conversation.state,
             self._step(call),
             run,
             [args],
@@ -109,9 +110,9 @@ class Durable(AbstractCapability[Any]):
             except ParkSignal as signal:
                 parked = signal
         if parked is not None:
-            # One wait for all: each park carries only what was asked before it.
-            job = self.conversation.job
-            raise job.park("approval", detail=parked.parked.detail) from parked
+            # One wait for all questions: each signal carries only those asked before it.
+            state = self.conversation.state
+            raise state.park("approval", detail=parked.parked.detail) from parked
         return DeferredToolResults(approvals=decided)
 
     async def _decision(self, call: ToolCallPart) -> ToolApproved | ToolDenied:
@@ -119,7 +120,8 @@ class Durable(AbstractCapability[Any]):
         shown = to_json(arguments, fallback=str).decode()[:ARGUMENTS_SHOWN_CHARACTERS_MAX]
         step = self._step(call)
         is_step = self.effects.get(call.tool_name, "idempotent") is not None
-        decision = await self.conversation.job.ask(
+        decision = await ask.ask(
+            self.conversation.state,
             f"Let {self.conversation.name} call {call.tool_name}({shown})?",
             shows={"tool": call.tool_name, "arguments": arguments},
             deadline_seconds=self.approval_seconds,
@@ -132,14 +134,14 @@ class Durable(AbstractCapability[Any]):
         return ToolDenied(decision.comment or "The tool call was denied.")
 
     def _step(self, call: ToolCallPart) -> str:
-        """By number of request, tool and place in the answer: a model's ids are anything."""
+        """The step of a tool call: named by request, tool and number, as ids may repeat."""
         name = self.conversation.tool_steps.get(call.tool_call_id)
-        # Called by an answer in `message_history`: that was before this conversation.
+        # None for a call out of `message_history`, from before this conversation.
         return name or f"{self.conversation.name}/history/tool {call.tool_name} {call.tool_call_id}"
 
 
 def _edited(tool: str, shown: Any, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments that a person wrote in place of those that were asked for."""
+    """The arguments that a person approved, if they are not those of the call; else None."""
     match shown:
         case {"tool": named, "arguments": dict(arguments), **rest} if named == tool and not rest:  # pyright: ignore[reportUnknownVariableType]
             approved = cast("dict[str, Any]", arguments)
@@ -147,13 +149,13 @@ def _edited(tool: str, shown: Any, asked: dict[str, Any]) -> dict[str, Any] | No
             return None if canonical(approved) == canonical(asked) else approved
         case _:
             raise Fail(
-                f"what was approved is no call of tool {tool!r}; "
+                f"the document that was approved is not a call of tool {tool!r}; "
                 f'approve a document like {{"tool": "{tool}", "arguments": {{…}}}}'
             )
 
 
 async def _outcome(handler: Any, args: dict[str, Any]) -> Any:
-    """What the tool returns; what it tells the model by raising is a result as well."""
+    """What the tool returns. What it raises to tell the model something is a result, too."""
     try:
         return await handler(args)
     except (ModelRetry, ToolFailed) as told:

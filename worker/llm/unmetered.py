@@ -1,8 +1,8 @@
-"""What would be sent behind our back, and is refused: each request is one row of the books.
+"""Requests that would not be in the books are refused.
 
-In: a model that is about to be asked; and requests that nobody booked. Out: a refusal in one line.
-Invariant: inside `job.agent`, no request of pydantic-ai's goes out that is not a call in the books,
-and none more than once.
+In: a model that is about to be asked; a request that was not booked. Out: `Fail`, with what to do.
+Invariant: inside `job.agent`, each request that pydantic-ai sends is a call in the books, and is
+sent once.
 """
 
 from collections.abc import Generator
@@ -17,7 +17,7 @@ from pydantic_ai.settings import ModelSettings
 
 from worker.outcomes import Fail
 
-# In the classes of pydantic-ai that make its HTTP clients retry.
+# Part of the names of the classes by which pydantic-ai makes HTTP clients retry.
 RETRYING_TRANSPORT = "TenacityTransport"
 REMEDIES = {
     "bedrock": "make the client with Config(retries={'total_max_attempts': 1}), and give it to "
@@ -27,12 +27,12 @@ REMEDY = (
     "use the provider's OpenAI-compatible address with OpenAIChatModel, or its own SDK in job.call"
 )
 
-# The `job.agent` that this code runs in, while it is not the one that sends.
+# The name of the `job.agent` that this code runs in; None outside, and while it sends a request.
 _within: ContextVar[str | None] = ContextVar("jobsworth_agent", default=None)
 
 
 def check_sent_once(model: Model) -> None:
-    """Raises `Fail` for a model whose client sends a request again by itself, for good."""
+    """Raise `Fail` for a model whose client sends a request again by itself."""
     if "max_retries" in ignored(model) and not _bedrock_sends_once(model):
         remedy = REMEDIES.get(model.system, REMEDY)
         raise Fail(
@@ -47,17 +47,18 @@ def check_sent_once(model: Model) -> None:
 
 
 def check_asked_once(settings: ModelSettings) -> None:
-    """Raises `Fail` for a setting by which one answer comes in many requests."""
+    """Raise `Fail` for a setting that takes many requests for one answer."""
     if settings.get("openai_background"):
         raise Fail(unmetered("the provider's background mode (openai_background)"))
 
 
 def ignored(model: Model) -> frozenset[str]:
-    """Settings that this model would only warn about."""
+    """The settings that this model ignores, with a warning."""
     return model._unsupported_settings()  # pyright: ignore[reportPrivateUsage]
 
 
 def unmetered(what: str) -> str:
+    """The message for something whose cost would not be in the books."""
     return (
         f"{what} is not supported inside job.agent: what it costs would not be in the books; "
         "turn it off for agents that run in jobs"
@@ -66,8 +67,8 @@ def unmetered(what: str) -> str:
 
 @contextmanager
 def within(name: str) -> Generator[None]:
-    """Inside, requests to models are refused, but for those made in `sending`."""
-    _watch()
+    """Within the block, requests to models are refused, except for those within `sending`."""
+    _guard_requests()
     token = _within.set(name)
     try:
         yield
@@ -77,7 +78,7 @@ def within(name: str) -> Generator[None]:
 
 @contextmanager
 def sending() -> Generator[None]:
-    """Inside, a request goes out that is in the books."""
+    """Within the block, requests go out: the one that is sent is in the books."""
     token = _within.set(None)
     try:
         yield
@@ -85,10 +86,10 @@ def sending() -> Generator[None]:
         _within.reset(token)
 
 
-class Watched:
-    """In place of pydantic-ai's switch for all requests, which each model asks before it sends.
+class GuardedSwitch:
+    """Replaces pydantic-ai's ALLOW_MODEL_REQUESTS, which each model reads before it sends.
 
-    Only those of an agent's run are looked at: a tool may embed texts.
+    Refuses only the requests of an agent's run: a tool may embed texts, say.
     """
 
     def __init__(self, allowed: object) -> None:
@@ -98,18 +99,18 @@ class Watched:
         name = _within.get()
         if name is not None and get_current_run_context() is not None:
             raise Fail(
-                f"an agent is run inside job.agent({name!r}) without the job, so that its requests "
+                f"an agent is run inside job.agent({name!r}) without job.agent, so its requests "
                 "would not be in the books; call job.agent there too, with a name of its own (give "
                 "the tool the job as its deps, and declare effects={tool: None})"
             )
         return bool(self._allowed)
 
 
-def _watch() -> None:
+def _guard_requests() -> None:
     switch: Any = models.ALLOW_MODEL_REQUESTS
-    if not isinstance(switch, Watched):
-        watched: Any = Watched(switch)
-        models.ALLOW_MODEL_REQUESTS = watched
+    if not isinstance(switch, GuardedSwitch):
+        guarded: Any = GuardedSwitch(switch)
+        models.ALLOW_MODEL_REQUESTS = guarded
 
 
 def _bedrock_sends_once(model: Model) -> bool:
@@ -119,7 +120,7 @@ def _bedrock_sends_once(model: Model) -> bool:
 
 
 def _transport_retries(model: Model) -> bool:
-    """Beneath the client of the SDK, and whatever else wraps it."""
+    """True if the transport beneath the SDK's client retries."""
     inner = getattr(getattr(model, "client", None), "_client", None)
     transport = getattr(inner, "_transport", None)
     return any(RETRYING_TRANSPORT in kind.__name__ for kind in type(transport).__mro__)

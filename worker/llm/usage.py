@@ -1,8 +1,8 @@
-"""What a request to a model may take at most, and what the provider says that it took.
+"""Tokens of a request: how many it may take at most, and how many the provider says it took.
 
-In: a request, and its response. Out: tokens for the books. Invariant: what goes into the books is
-never below what was billed, as far as anybody can know: usage that is missing or contradicts itself
-is replaced by the upper estimate, not by zero.
+In: a request, and its response. Out: tokens for the books. Invariant: as far as can be known, the
+books never hold less than what was billed: usage that is missing or contradicts itself is replaced
+by the upper estimate, not by zero.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,23 +17,24 @@ from pydantic_ai.usage import RequestUsage
 
 from db.money.calls import TOKENS_MAX, Usage, UsageSource
 
-# What the API adds around each message or tool, in bytes.
+# Bytes that the API adds around each message or tool.
 FRAME_BYTES = 128
-# A file that the provider fetches itself: its size is not known here.
+# For a file that the provider fetches itself: its size is not known here.
 FILE_URL_TOKENS = 16_384
 
 
 class Estimate(NamedTuple):
-    """What a request takes at most, in tokens."""
+    """The most tokens that a request may take."""
 
     input_tokens: int
     output_tokens: int
 
 
 def upper_estimate(messages: Sequence[ModelMessage], tools: bytes, max_tokens: int) -> Estimate:
-    """No tokenizer makes more tokens than there are bytes.
+    """The most tokens that this request may take, because no token is less than a byte.
 
-    `tools` is everything beside the messages: definitions of tools, instructions, output schemas.
+    `tools` is all that is sent besides the messages: tool definitions, instructions, output
+    schemas.
     """
     told = ModelMessagesTypeAdapter.dump_json(list(messages))
     parts = sum(len(message.parts) + 1 for message in messages)
@@ -43,10 +44,10 @@ def upper_estimate(messages: Sequence[ModelMessage], tools: bytes, max_tokens: i
 
 
 def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None) -> Usage | None:
-    """What the response says that it took; None if it does not say, or cannot be believed.
+    """The usage that the response states; None if it states none, or one that cannot be right.
 
-    `total_said` is the provider's own total, where the adapter lets one see it. More than the
-    estimate is recorded, and marked as no statement to rely on.
+    `total_said` is the provider's own total, where it is known. If one of the counts is above the
+    estimate, the other is raised to the estimate, and the usage counts as estimated.
     """
     said = response.usage
     counts = (said.input_tokens, said.output_tokens, said.cache_read_tokens)
@@ -78,27 +79,28 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
 
 
 def _reasoning_tokens(said: RequestUsage) -> int:
-    """Adapters name them by the one or by the other."""
+    """The reasoning tokens; some adapters report them in a field, others in `details`."""
     return max(said.output_reasoning_tokens, said.details.get("reasoning_tokens", 0), 0)
 
 
 def price_of(model: Model) -> tuple[Decimal | None, str | None]:
-    """What an answer costs and by which price, if the model says so itself; providers' do not."""
+    """(cost, price version) of an answer, if the model itself tells them; providers' do not."""
     return getattr(model, "price", None) or (None, None)
 
 
 class TotalSaid:
-    """The total that the provider states; adapters drop it, so it is seen on the way.
+    """The total number of tokens that the provider states.
 
-    Some providers' totals contradict their parts; then neither is to be believed. Those that speak
-    one of OpenAI's protocols state one; Anthropic's does not.
+    Adapters drop it, so it is read on its way through the adapter. Some providers' totals
+    contradict the parts; then neither is believed. OpenAI's protocols state a total; Anthropic's
+    does not.
     """
 
     def __init__(self) -> None:
         self.tokens: int | None = None
 
     def in_requests_of(self, model: Model) -> Model:
-        """The model, watched while it makes one request; the one that was given stays as it is."""
+        """A copy of the model that notes the total in the response to its request."""
         if getattr(model, "_process_response", None) is None:
             return model
         watched = copy(model)
@@ -106,7 +108,7 @@ class TotalSaid:
         return watched
 
     def in_stream(self, stream: StreamedResponse) -> None:
-        """Look at every usage that this stream reads out of its events."""
+        """Note the total in each usage that this stream reads from its events."""
         self._watch(stream, "_map_usage")
 
     def _watch(self, adapter: Any, name: str) -> None:

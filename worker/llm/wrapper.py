@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
+from typing import Any, NamedTuple, NoReturn, Self, cast
 
 from pydantic_ai.exceptions import ModelRateLimitError
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
@@ -29,31 +29,29 @@ from pydantic_ai.usage import RequestUsage
 
 from db.money.calls import Answer, UsageSource
 from worker import crash_points, events
+from worker.attempt_state import AttemptState
 from worker.llm import failures, recorded, unmetered
 from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
 from worker.llm.usage import Estimate, TotalSaid, price_of, upper_estimate, usage_of
 from worker.log import get_logger
 from worker.money import calls
-from worker.money.calls import PaidCall, Sending
+from worker.money.paid_call import PaidCall
+from worker.money.sending import Sending
 from worker.outcomes import Fail, ParkSignal
-from worker.steps import steps
-
-if TYPE_CHECKING:
-    from worker.job import Job
 
 log = get_logger()
 
 
 @dataclass
 class Conversation:
-    """One `job.agent`: the names of its steps, and what failed last."""
+    """One `job.agent`: the names of its steps, and the request that failed last."""
 
-    job: "Job"
+    state: AttemptState
     name: str
     if_changed: str
     max_tokens: int
-    # Tools that are no steps: they run in every replay.
+    # Tools that are not recorded: they run in every replay.
     unrecorded_tools: frozenset[str] = frozenset()
     answered: int = 0
     # The step of each tool call, by its id.
@@ -62,7 +60,7 @@ class Conversation:
 
     @property
     def next_request(self) -> str:
-        """A request that failed has no record: the next one takes its name."""
+        """The step of the next request; one that failed is not recorded, and leaves its name."""
         return f"{self.name}/request {self.answered + 1}"
 
     def take(self, response: ModelResponse) -> ModelResponse:
@@ -77,8 +75,8 @@ class Conversation:
         return response
 
 
-class Asked(NamedTuple):
-    """A request: its step, what it asks, what it may take, and when it was asked."""
+class PendingRequest(NamedTuple):
+    """A request that is to be answered: its step, what it asks, its estimate, when it began."""
 
     step: str
     hashes: dict[str, str]
@@ -88,9 +86,10 @@ class Asked(NamedTuple):
 
 
 def metered(model: Model, conversation: Conversation, *, others: bool = False) -> Model:
-    """The model, each of its requests in the books; are there `others` to fall back on?
+    """The model, with each of its requests in the books.
 
-    Those of a fallback's models each, and of what a wrapper wraps: it may ask that more than once.
+    A fallback's models are metered one by one, and so is the model in a wrapper, which may send
+    several requests to it. `others`: there are other models to fall back on.
     """
     if isinstance(model, FallbackModel):
         fallback = copy.copy(model)
@@ -117,7 +116,7 @@ class MeteredModel(WrapperModel):
         self._others = others
 
     async def __aenter__(self) -> Self:
-        # The model is its agent's, which may serve other jobs: not to be closed after this request.
+        # The agent owns the model and may serve other jobs, so it stays open after this request.
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -129,8 +128,8 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        asked = self._asked(messages, model_settings, model_request_parameters)
-        call = await self._found(asked) or await self._begin(asked)
+        pending = self._pending(messages, model_settings, model_request_parameters)
+        call = await self._begin(pending)
         if not isinstance(call, PaidCall):
             return call
         total = TotalSaid()
@@ -138,11 +137,11 @@ class MeteredModel(WrapperModel):
             Sending(call.request_id).sent()
             with unmetered.sending():
                 response = await total.in_requests_of(self.wrapped).request(
-                    messages, self._with_request_id(asked, call), model_request_parameters
+                    messages, self._with_request_id(pending, call), model_request_parameters
                 )
         except BaseException as error:
             await self._fail(call, error, messages, began=False)
-        return await self._answer(asked, call, response, messages, total)
+        return await self._answer(pending, call, response, messages, total)
 
     @asynccontextmanager
     async def request_stream(
@@ -152,8 +151,8 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        asked = self._asked(messages, model_settings, model_request_parameters)
-        call = await self._found(asked) or await self._begin(asked)
+        pending = self._pending(messages, model_settings, model_request_parameters)
+        call = await self._begin(pending)
         if not isinstance(call, PaidCall):
             yield CompletedStreamedResponse(
                 call, model_request_parameters=model_request_parameters, replay_events=True
@@ -163,11 +162,11 @@ class MeteredModel(WrapperModel):
         stream: MeteredStream | None = None
 
         async def answered(response: ModelResponse) -> ModelResponse:
-            return await self._answer(asked, call, response, messages, total)
+            return await self._answer(pending, call, response, messages, total)
 
         try:
             Sending(call.request_id).sent()
-            settings = self._with_request_id(asked, call)
+            settings = self._with_request_id(pending, call)
             async with AsyncExitStack() as stack:
                 with unmetered.sending():
                     live = await stack.enter_async_context(
@@ -191,7 +190,7 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> RequestUsage:
-        # Costs nothing, wherever there is such a thing.
+        # Providers that count tokens do it for free.
         with unmetered.sending():
             return await self.wrapped.count_tokens(
                 messages, model_settings, model_request_parameters
@@ -205,20 +204,20 @@ class MeteredModel(WrapperModel):
     async def batch_create(self, requests: Any) -> Any:
         raise Fail(unmetered.unmetered("the provider's batch API"))
 
-    def _asked(
+    def _pending(
         self,
         messages: list[ModelMessage],
         given: ModelSettings | None,
         parameters: ModelRequestParameters,
-    ) -> Asked:
+    ) -> PendingRequest:
         settings = cast(ModelSettings, {**(merge_model_settings(self.settings, given) or {})})
         limit = settings.setdefault("max_tokens", self._conversation.max_tokens)
         unmetered.check_asked_once(settings)
         if "max_retries" not in unmetered.ignored(self.wrapped):
             settings["max_retries"] = 0
-        return Asked(
+        return PendingRequest(
             self._conversation.next_request,
-            # Without the model's own settings: another of a fallback's may read the record.
+            # Without the model's own settings: another model of a fallback may read the record.
             recorded.asked_hashes(
                 messages, given or {}, parameters, self._conversation.unrecorded_tools
             ),
@@ -227,89 +226,83 @@ class MeteredModel(WrapperModel):
             time.monotonic(),
         )
 
-    def _with_request_id(self, asked: Asked, call: PaidCall) -> ModelSettings:
-        """The provider is told our id of the call, as OpenAI and most gateways take it."""
+    def _with_request_id(self, pending: PendingRequest, call: PaidCall) -> ModelSettings:
+        """The settings, with our id of the call in the headers that OpenAI and gateways read."""
         if "extra_headers" in unmetered.ignored(self.wrapped):
-            return asked.settings
+            return pending.settings
         headers = {
-            **(asked.settings.get("extra_headers") or {}),
+            **(pending.settings.get("extra_headers") or {}),
             "X-Request-Id": call.request_id,
             "X-Client-Request-Id": call.request_id,
         }
-        return {**asked.settings, "extra_headers": headers}
+        return {**pending.settings, "extra_headers": headers}
 
-    async def _found(self, asked: Asked) -> ModelResponse | None:
-        conversation = self._conversation
-        job = conversation.job
-        # An attempt before this one may be answered even now.
-        found, document = await steps.read(job, asked.step, fresh=job.attempt > 1)
-        if not found:
-            return None
-        changed = recorded.changed(document, asked.hashes)
-        if changed and conversation.if_changed == "fail":
-            raise Fail(_changed(asked.step, changed))
-        return conversation.take(recorded.response_of(document))
-
-    async def _begin(self, asked: Asked) -> PaidCall | ModelResponse:
-        """A call that may be sent; or the answer to an earlier one that has just come."""
+    async def _begin(self, pending: PendingRequest) -> PaidCall | ModelResponse:
+        """A call that may be sent; or the response, if an earlier attempt was answered."""
         model = self.wrapped
         try:
             call = await calls.begin(
-                self._conversation.job,
-                asked.step,
+                self._conversation.state,
+                pending.step,
                 provider=model.system,
                 model=model.model_name,
-                estimate=asked.estimate,
+                estimate=pending.estimate,
             )
         except ParkSignal as signal:
             if not self._others or signal.parked.reason != "limit":
                 raise
-            # It is paused, or has had its share of this minute: the next one of a fallback goes on.
+            # The model is paused or has reached its limit: a fallback goes on with the next model.
             detail = signal.parked.detail or "limit"
             error = ModelRateLimitError(self.model_name, detail)
             self._conversation.unanswered = Unanswered(error, detail, signal)
             raise error from signal
-        return call or cast(ModelResponse, await self._found(asked))
+        return call if isinstance(call, PaidCall) else self._replayed(pending, call.output)
+
+    def _replayed(self, pending: PendingRequest, document: Any) -> ModelResponse:
+        """The recorded response. Raises `Fail` if it was recorded for another request."""
+        changed = recorded.changed(document, pending.hashes)
+        if changed and self._conversation.if_changed == "fail":
+            raise Fail(_changed(pending.step, changed))
+        return self._conversation.take(recorded.response_of(document))
 
     async def _answer(
         self,
-        asked: Asked,
+        pending: PendingRequest,
         call: PaidCall,
         response: ModelResponse,
         messages: list[ModelMessage],
         total: TotalSaid,
     ) -> ModelResponse:
-        """Settle and record it; what stands is what a replay will read."""
+        """Settle the call with its response; returns the response that a replay will read."""
         crash_points.reach("call.answered")
-        usage = usage_of(response, asked.estimate, total.tokens)
+        usage = usage_of(response, pending.estimate, total.tokens)
         if usage is None or usage.source is not UsageSource.PROVIDER:
             log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
         unique = recorded.with_unique_ids(response, messages)
-        document = recorded.document_of(asked.hashes, _timed(unique, asked))
+        document = recorded.document_of(pending.hashes, _timed(unique, pending))
         stands = await call.answered(Answer(document, usage, *price_of(self.wrapped)))
         return self._conversation.take(recorded.response_of(stands))
 
     async def _fail(
         self, call: PaidCall, error: BaseException, messages: list[ModelMessage], *, began: bool
     ) -> NoReturn:
-        """Settle it, and let pydantic-ai see its own error: a fallback may go on from there."""
+        """Settle the call, and raise pydantic-ai's own error: a fallback goes on from there."""
         says = failures.described(error, f"{self.wrapped.system}:{self.model_name}", messages)
         self._conversation.unanswered = await failures.settle(call, error, says, began=began)
         raise error
 
 
 def _changed(step: str, changed: Sequence[str]) -> str:
-    """For somebody who has put the day into the instructions, and has not heard of replays."""
+    """The message for a request that is not the recorded one; it explains replays."""
     return (
         f"step {step!r} was recorded for another request than this one: its {', '.join(changed)} "
-        "are not what they were. A job runs from its start after each wait, so what the agent is "
-        "told has to be the same in every attempt: take a date, a time or a random number from "
-        "job.step. Or pass if_changed='reuse' to job.agent, to go on with the recorded answer, and "
-        "retry the job"
+        "have changed. A job runs from its start after each wait, so what the agent is told has to "
+        "be the same in every attempt: take a date, a time or a random number from job.step. Or "
+        "pass if_changed='reuse' to job.agent to go on with the recorded answer, and retry the job"
     )
 
 
-def _timed(response: ModelResponse, asked: Asked) -> ModelResponse:
-    """With what it took as `metadata["latency_ms"]`: who reads a replay can say it as well."""
-    latency_ms = round((time.monotonic() - asked.began) * 1000)
+def _timed(response: ModelResponse, pending: PendingRequest) -> ModelResponse:
+    """The response, with its time as `metadata["latency_ms"]`, which a replay reads as well."""
+    latency_ms = round((time.monotonic() - pending.began) * 1000)
     return replace(response, metadata={**(response.metadata or {}), "latency_ms": latency_ms})

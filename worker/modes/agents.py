@@ -1,8 +1,8 @@
-"""The shipped modes as pydantic-ai agents, one of each for a daemon.
+"""The shipped modes as pydantic-ai agents; a daemon makes each once.
 
-In: the operator's model, or none. Out: typed outputs, by `job.agent`. Invariant: instructions are
-ours and the operator's alone; what people say and what is remembered comes as content, memories
-quoted.
+In: the operator's model, or none. Out: typed outputs, by way of `job.agent`'s engine. Invariant:
+instructions come from us and the operator alone; what people say and what is remembered is content,
+and memories are quoted.
 """
 
 import json
@@ -23,17 +23,18 @@ from pydantic_ai.models import Model
 
 from worker.job import Job
 from worker.llm import agents
-from worker.modes.carrying import Carrying
 from worker.modes.conversation import NOT_FIRST, Turn
-from worker.modes.model import CarriedOut, Classified, Made, Request, Task
 from worker.modes.offline_model import CARRIED_OUT, CLASSIFIED, PLANNED, OfflineModel
+from worker.modes.plan_execution import PlanExecution
 from worker.modes.plans import Plan
+from worker.modes.requests import CarriedOut, Classified, Made, Request, Task
 from worker.modes.toolset import EFFECTS, TOOLS
 from worker.outcomes import Fail
+from worker.plain_job import state_of
 
 T = TypeVar("T")
 
-# How often a model may mend an output that is not what was asked for.
+# How often a model may correct an output that is not what was asked for.
 RETRIES = 2
 
 QUOTED = (
@@ -82,20 +83,20 @@ class Agents:
         }
 
     async def ask(self, job: Job, request: Request, kind: type[T], deps: Any) -> Made[T]:
-        """See `worker.modes.model.ask`."""
-        task = request.task
+        """What the model makes of the request: see `ask` in `model.py`."""
+        state, task = state_of(job), request.task
         *earlier, (_, text) = request.turns
         try:
             result = await agents.run_result(
-                job,
+                state,
                 task,
                 self._of_task[task],
                 _prompt(text, request.memories),
                 message_history=_history(earlier),
-                instructions=job.tools.instructions,
+                instructions=state.tools.instructions,
                 deps=deps,
                 effects=EFFECTS if task == "execute" else None,
-                # What was answered stands, though the thread went on, or we have been updated.
+                # A recorded answer stands, though the thread has gone on or Jobsworth was updated.
                 if_changed="reuse",
             )
         except Fail as failed:
@@ -114,7 +115,7 @@ class Agents:
         )
 
     def _explained(self, task: Task, failed: Fail) -> Fail:
-        """What a person can do about a model that does not manage."""
+        """The failure, with what a person can do if the model gave no usable output."""
         cause = failed.__cause__
         if not isinstance(cause, UnexpectedModelBehavior):
             return failed
@@ -137,7 +138,7 @@ def _answering(agent: Agent[Any, str]) -> Agent[Any, str]:
 def _executing(model: Model) -> Agent[Any, Any]:
     agent = Agent(
         model,
-        deps_type=Carrying,
+        deps_type=PlanExecution,
         name="execute",
         output_type=ToolOutput(CarriedOut, name=CARRIED_OUT),
         instructions=INSTRUCTIONS["execute"],
@@ -146,8 +147,8 @@ def _executing(model: Model) -> Agent[Any, Any]:
     )
 
     @agent.output_validator
-    async def is_at_the_end(ctx: RunContext[Carrying], output: CarriedOut) -> CarriedOut:
-        """Told once that something is left, a model may end all the same: it is reported so."""
+    async def is_at_the_end(ctx: RunContext[PlanExecution], output: CarriedOut) -> CarriedOut:
+        """Remind the model once that a step is left; it may end all the same, which is reported."""
         left = ctx.deps.next
         if left is not None and ctx.retry == 0:
             raise ModelRetry(f"This step is not done yet: {left}. Do it, or end if you cannot.")
@@ -162,7 +163,7 @@ def _prompt(text: str, memories: Iterable[str]) -> str | list[UserContent]:
 
 
 def quoted(memories: list[str]) -> str:
-    """As JSON in which no text can end the quotation."""
+    """The memories as JSON in which no text can close the quotation."""
     lines = json.dumps(memories, ensure_ascii=False, indent=0).replace("<", "\\u003c")
     return f"<memories>\n{lines}\n</memories>"
 

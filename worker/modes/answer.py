@@ -1,4 +1,4 @@
-"""answer: say what the thread and the memory know about a question.
+"""answer: answer a message from its thread and from what is remembered.
 
 In: a message (or a text). Out: an assistant message in the thread, and the exchange remembered.
 """
@@ -6,20 +6,21 @@ In: a message (or a text). Out: an assistant message in the thread, and the exch
 from worker.handlers import handler
 from worker.job import Job
 from worker.modes import conversation, model
+from worker.modes.requests import Request
 
 REMEMBERED_CHARACTERS_MAX = 2_000
 
 
 @handler("answer", shipped=True)
 async def answer(job: Job, text: str | None = None) -> dict[str, str]:
-    """Answer by the model, and remember the exchange."""
-    asked = await conversation.read(job, text)
-    memories = await conversation.recall(job, asked.text)
-    made = await model.ask(job, model.Request("answer", asked.turns, memories), str)
+    """Have the model answer, say it in the thread, and remember the exchange."""
+    message = await conversation.read(job, text)
+    memories = await conversation.recall(job, message.text)
+    made = await model.ask(job, Request("answer", message.turns, memories), str)
     said = made.output
     model.say(job, said, made, name="answer")
-    if any(character.isalnum() for character in asked.text):
-        _remember(job, asked.text, said)
+    if any(character.isalnum() for character in message.text):
+        _remember(job, message.text, said)
     return {"text": said}
 
 

@@ -1,8 +1,8 @@
-"""What a model gets to see of a thread.
+"""What a model sees of a thread.
 
 In: a job, with the message that triggered it or a text of its own. Out: the turns up to that
-message, oldest first, and what is remembered about it. Invariant: bounded in number, length and
-tokens, and without what people wrote after the message that is dealt with: their turn comes.
+message, oldest first, and what is remembered about it. Invariant: the turns are bounded in number,
+length and tokens, and leave out what people wrote after that message: it has jobs of its own.
 """
 
 from collections.abc import Sequence
@@ -15,57 +15,63 @@ from worker import events
 from worker.job import Job
 from worker.memory import embedders
 from worker.outcomes import Fail
+from worker.plain_job import state_of
 
 TURNS_MAX = 20
-# More are read than used: in a burst, the newest ones came after the message that is dealt with.
+# More than are used: in a burst, the newest ones came after the message that is dealt with.
 MESSAGES_READ = 60
 TURN_CHARACTERS_MAX = 4_000
 MEMORIES_MAX = 5
 QUERY_CHARACTERS_MAX = 2_000
-# Below it, texts have no more in common than any two have.
+# A lower score is what any two texts have in common.
 SCORE_MIN = 0.15
 
-# No tokenizer is loaded: this is how long a token is in ordinary text, more or less.
+# About how long a token is in ordinary text; no tokenizer is loaded.
 BYTES_PER_TOKEN = 4
 NO_TEXT = "(a message without text)"
-"""What a model gets to see of an empty message, as providers refuse empty ones."""
+"""What a model sees in place of an empty message, because providers refuse empty ones."""
 NOT_FIRST = "(the conversation goes on)"
-"""What a model gets to see before a thread that begins with its own words, as some refuse that."""
+"""What a model sees before a thread that begins with an assistant's message, because some
+providers refuse to begin with one."""
 
 Turn = tuple[str, str]
+"""Role ("user" or "assistant") and text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """`text` is what somebody wrote, whole; `turns` ends with it, and may have it clipped."""
+class MessageInContext:
+    """The message to deal with, whole; and the turns up to it, which may have it clipped."""
 
     text: str
     turns: tuple[Turn, ...]
 
 
-async def read(job: Job, text: str | None) -> Asked:
-    """What the job is about. Raises `Fail` if nothing says so."""
+async def read(job: Job, text: str | None) -> MessageInContext:
+    """The message that triggered the job, or `text` instead, after the turns before it.
+
+    Raises `Fail` if there is neither.
+    """
     trigger = await _trigger(job)
     if trigger is None and text is None:
         raise Fail(
             f"a {job.mode} job needs a message (trigger_message_id) or a text in its payload; "
             'enqueue it with one, like {"text": "What did we decide?"}'
         )
-    asked = text if text is not None else trigger.text if trigger else ""
-    last = ("user", clip(asked) if asked.strip() else NO_TEXT)
-    tokens_max = job.tools.history_tokens - tokens_of(last[1])
-    return Asked(asked, (*newest(await _earlier(job, trigger), tokens_max), last))
+    whole = text if text is not None else trigger.text if trigger else ""
+    last = ("user", clip(whole) if whole.strip() else NO_TEXT)
+    tokens_max = state_of(job).tools.history_tokens - tokens_of(last[1])
+    return MessageInContext(whole, (*newest(await _earlier(job, trigger), tokens_max), last))
 
 
 async def read_thread(job: Job) -> tuple[Turn, ...]:
-    """The job's thread up to the message that triggered it, itself not left out."""
+    """The turns of the job's thread up to the message that triggered it, that one included."""
     trigger = await _trigger(job)
     own = [("user", clip(trigger.text))] if trigger else []
-    return newest([*await _earlier(job, trigger), *own], job.tools.history_tokens)
+    return newest([*await _earlier(job, trigger), *own], state_of(job).tools.history_tokens)
 
 
 def newest(turns: Sequence[Turn], tokens_max: int) -> tuple[Turn, ...]:
-    """The longest end of `turns` that takes no more tokens than that."""
+    """The newest turns, as many as take at most `tokens_max` tokens."""
     taken = list(accumulate(tokens_of(text) for _, text in reversed(turns)))
     fitting = sum(tokens <= tokens_max for tokens in taken)
     return tuple(turns[len(turns) - fitting :])
@@ -77,7 +83,7 @@ def tokens_of(text: str) -> int:
 
 
 async def recall(job: Job, query: str) -> tuple[str, ...]:
-    """What is remembered about `query`; nothing while the embedder does not answer."""
+    """What is remembered about `query`; nothing if the embedder does not answer."""
     if not query.strip():
         return ()
     try:
@@ -89,7 +95,7 @@ async def recall(job: Job, query: str) -> tuple[str, ...]:
 
 
 def clip(text: str, characters_max: int = TURN_CHARACTERS_MAX) -> str:
-    """`text`, or its beginning and a mark that says how long it was."""
+    """`text`; a longer one is cut, with a mark that says how long it was."""
     if len(text) <= characters_max:
         return text
     mark = f"… ({len(text):,} characters)"

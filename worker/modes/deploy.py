@@ -1,8 +1,7 @@
 """deploy: ship one commit to one environment, or go back to what was healthy there before.
 
-In: the environment's name, and a commit or where to go back to. Out: the deployment as it ended;
-the job fails for good when it is not healthy, because the same commit would not become healthy by a
-retry.
+In: the environment's name, and a commit or what to go back to. Out: the deployment as it ended. The
+job fails for good when the deployment is not healthy: a retry would not make the commit healthy.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ async def deploy(
 ) -> dict[str, Any]:
     """Deploy `sha`, or go back to `rollback_to` ("previous", a deployment's id, a sha)."""
     if (sha is None) == (rollback_to is None):
-        raise Fail("a deployment is of a `sha`, or goes back: `rollback_to`; give one of the two")
+        raise Fail("give either a `sha` to deploy, or `rollback_to` to go back")
     if sha is not None:
         deployment = await job.deploy(environment, sha, name="deploy")
     else:

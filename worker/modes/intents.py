@@ -1,4 +1,4 @@
-"""What a message wants, by rules: the understanding that the offline model has.
+"""What a message wants, by rules: how the offline model understands it.
 
 In: any text somebody wrote. Out: an `Intent`. Pure; total for every string; reads at most
 `CHARACTERS_MAX` characters, so that a huge message costs no more than a long one.
@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["empty", "greeting", "question", "fact", "request", "statement"]
+IntentKind = Literal["empty", "greeting", "question", "fact", "request", "statement"]
 
 CHARACTERS_MAX = 4_000
 SUBJECT_CHARACTERS_MAX = 160
@@ -19,7 +19,7 @@ DEPLOYMENTS_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """A commit that is to go to an environment."""
+    """A commit to deploy, and its environment."""
 
     sha: str
     environment: str
@@ -27,16 +27,16 @@ class Shipment:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """`subject` is what it is about, in the message's own words."""
+    """What a message wants; `subject` is what it is about, in the message's own words."""
 
-    kind: Kind
+    kind: IntentKind
     subject: str
     verb: str = ""
     shipments: tuple[Shipment, ...] = ()
 
 
 def read_intent(text: str) -> Intent:
-    """What this text wants: what it asks to be done comes before what else is in it."""
+    """What this text wants. A request in it counts before a question, a question before a fact."""
     said = plain(text)
     if not any(character.isalnum() for character in said):
         return Intent("empty", _clipped(said))
@@ -110,9 +110,9 @@ _SHIPPING = re.compile(r"\b(?:deploy|ship|release|roll ?out|put|push)\b", re.IGN
 
 
 def _request(sentence: str) -> Intent | None:
-    """What this sentence asks to be done, if it does."""
+    """What this sentence asks to be done; None if it asks for nothing to be done."""
     asked = _POLITE.sub("", sentence)
-    # A polite "could you …?" asks for something to be done, any other question for an answer.
+    # A polite "could you …?" asks for something to be done; any other question is a question.
     if _is_question(sentence) and (asked == sentence or _QUESTION_WORD.match(asked)):
         return None
     shipments = _shipments(asked)

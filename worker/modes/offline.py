@@ -1,8 +1,8 @@
-"""The model that ships: rules instead of a network, deterministic, and free.
+"""The offline model: rules instead of a network; deterministic and free.
 
-In: a task, the turns of a thread and what was remembered. Out: what a language model would be asked
-for: the mode a message is for, a plan, or an answer that quotes what is there and invents nothing.
-It counts its own tokens. No text is special to it; whatever is written, it ends with an answer.
+In: a task, the turns of a thread, and memories. Out: the mode that a message is for, a plan, or an
+answer that quotes what was said and invents nothing. It counts its own tokens. It is total: every
+text gets an answer.
 """
 
 import re
@@ -15,8 +15,9 @@ from worker.modes.plans import Deploy, Note, Plan, Save, Search, Step
 
 PROVIDER = "offline"
 MODEL = "rules-1"
+PRICE_VERSION = f"{PROVIDER}:{MODEL}"
 OUTPUT_TOKENS_MAX = 2_000
-"""No answer is longer; the tests hold it to that."""
+"""No answer has more tokens; tests check it."""
 
 Turns = Sequence[tuple[str, str]]
 
@@ -29,9 +30,9 @@ SLUG_CHARACTERS_MAX = 48
 def respond(
     task: Literal["classify", "answer", "plan"], turns: Turns, memories: Sequence[str]
 ) -> dict[str, Any]:
-    """The content of an answer: a `model.Classified`, `{"text": …}` or a `Plan`.
+    """The content of an answer: that of a `Classified`, `{"text": …}`, or that of a `Plan`.
 
-    `turns` are (role, text), oldest first; the last is what is to be dealt with.
+    `turns` are (role, text), oldest first; the last one is the message to be dealt with.
     """
     said = turns[-1][1] if turns else ""
     intent = read_intent(said)
@@ -45,19 +46,19 @@ def respond(
 
 
 def compose(text: str, details: Sequence[str], found: Sequence[str]) -> str:
-    """The content of a file: what it is, what the steps before it did, and what they found."""
+    """The text of a file: its title, what the steps before it did, and what they found."""
     quotes = (one.replace("\n", "\n> ") for one in found)
     lines = [f"# {text}", "", *(f"- {detail}" for detail in details)]
     return "\n".join([*lines, "", *(f"> {quote}" for quote in quotes), ""])
 
 
 def count_tokens(*texts: str) -> int:
-    """Up to six word characters, or one sign, are a token."""
+    """The number of tokens; up to six word characters, or one other sign, are a token."""
     return sum(1 for text in texts for _ in _TOKEN.finditer(text))
 
 
 def words_of(content: Any) -> Iterator[str]:
-    """Every string in an answer's content, keys left out."""
+    """Every string in an answer's content, without keys."""
     match content:
         case str():
             yield content
@@ -84,13 +85,13 @@ _REASONS = {
 
 
 def classify(intent: Intent) -> dict[str, Any]:
-    """Requests become plans, because somebody has to approve them; all else is answered."""
+    """A request is for `plan`, because a person has to approve it; all else is for `answer`."""
     mode = "plan" if intent.kind == "request" else "answer"
     return {"mode": mode, "reason": _REASONS[intent.kind]}
 
 
 def answer(intent: Intent, earlier: Turns, memories: Sequence[str]) -> str:
-    """An answer out of the thread and the memories, quoted."""
+    """An answer that quotes the thread and the memories."""
     match intent.kind:
         case "empty":
             return "I could not read anything in that message. What would you like to know?"
@@ -115,7 +116,7 @@ IN_THREAD = "From this thread"
 IN_MEMORY = "I remember"
 NOTHING = "I found nothing about that, neither in this thread nor in memory."
 SELF = "I am the offline rule-based model: I quote what was said and make nothing up."
-# Its own sentences that repeat others are no source.
+# Sentences of this model that repeat what others said are not quoted again.
 _ECHOES = (f"{NOTED}:", IN_THREAD, IN_MEMORY, NOTHING, SELF, "Search memory for")
 
 
@@ -139,7 +140,7 @@ def _quote(question: str, earlier: Turns, memories: Sequence[str]) -> str:
 
 
 def _passages(earlier: Turns, memories: Sequence[str]) -> list[_Passage]:
-    """Sentences of the thread and of the memories, without questions and echoes."""
+    """The sentences of the thread and the memories, without questions and its own echoes."""
     sources = [(IN_MEMORY, text) for text in reversed(memories)]
     sources += [(IN_THREAD, text) for _, text in earlier]
     sentences = [
@@ -155,7 +156,7 @@ def _passages(earlier: Turns, memories: Sequence[str]) -> list[_Passage]:
 
 
 def _answers(wanted: frozenset[str], passage: _Passage) -> bool:
-    # One word in common is chance, unless it is most of what was asked.
+    # A single common word may be chance, unless the question has no more than two.
     common = len(wanted & passage.words)
     return common >= 2 or (common == 1 and len(wanted) <= 2)
 
@@ -187,7 +188,7 @@ def _clip(text: str) -> str:
 
 
 def make_plan(intent: Intent) -> Plan:
-    """A plan out of a template, by what the request's verb asks for."""
+    """A plan from the template for the request's verb."""
     subject = intent.subject or "this request"
     if intent.shipments:
         return _shipping_plan(intent)

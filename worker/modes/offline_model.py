@@ -1,7 +1,7 @@
-"""The offline rules as a model: the way of every other model, without a provider.
+"""The offline rules as a pydantic-ai model, used as any other but without a provider.
 
 In: the requests of the shipped modes' agents. Out: responses by `worker.modes.offline`. Invariant:
-it costs nothing and says so, counts its own tokens, and its output is always of the type asked for.
+it costs nothing and says so, counts its own tokens, and its output always has the type asked for.
 """
 
 import json
@@ -25,10 +25,9 @@ from pydantic_ai.usage import RequestUsage
 
 from worker.modes import offline
 from worker.modes.conversation import NO_TEXT, NOT_FIRST, Turn
-from worker.modes.model import PRICE_VERSION
 from worker.modes.plans import Deploy, Note, Plan, Save, Search, Step
 
-# The tools by which the agents of the shipped modes take their output.
+# Names of the tools by which the agents of the shipped modes return their output.
 CLASSIFIED = "classified"
 PLANNED = "planned"
 CARRIED_OUT = "carried_out"
@@ -36,7 +35,7 @@ CARRIED_OUT = "carried_out"
 
 @dataclass(slots=True)
 class Heard:
-    """What a request says: turns and memories, and what the tools have returned so far."""
+    """What a request holds: turns, memories, and what the tools have returned so far."""
 
     turns: list[Turn] = field(default_factory=list[Turn])
     memories: list[str] = field(default_factory=list[str])
@@ -50,9 +49,9 @@ class Heard:
 
 
 class OfflineModel(Model):
-    """Rules instead of a network; for the shipped modes alone."""
+    """Answers by rules; only for the agents of the shipped modes."""
 
-    price = (Decimal(0), PRICE_VERSION)
+    price = (Decimal(0), offline.PRICE_VERSION)
 
     def __init__(self) -> None:
         super().__init__(settings=ModelSettings(max_tokens=offline.OUTPUT_TOKENS_MAX))
@@ -92,7 +91,7 @@ def _part(heard: Heard, outputs: Sequence[str]) -> TextPart | ToolCallPart:
         case [name] if name == CARRIED_OUT:
             return _next_call(heard)
         case _:
-            raise UserError("the offline model serves the shipped modes alone; set JOBSWORTH_MODEL")
+            raise UserError("the offline model serves only the shipped modes; set JOBSWORTH_MODEL")
 
 
 def _next_call(heard: Heard) -> ToolCallPart:
@@ -139,10 +138,10 @@ def _heard(messages: Iterable[ModelMessage]) -> Heard:
 
 
 def _said(text: str) -> str:
-    """What stands for nothing is nothing."""
+    """The text, or "" for what stands in place of an empty one."""
     return "" if text in (NO_TEXT, NOT_FIRST) else text
 
 
 def _memories(quotes: str) -> list[str]:
-    """As `worker.modes.agents.quoted` wrote them."""
+    """The memories that `worker.modes.agents.quoted` has quoted."""
     return json.loads(quotes.removeprefix("<memories>").removesuffix("</memories>"))

@@ -1,7 +1,7 @@
-"""plan: write down what would be done, and ask whether it may be.
+"""plan: write a plan for what a message asks for, and ask whether to carry it out.
 
 In: a request. Out: the plan as a message, an approval of exactly that plan, and once it is approved
-an `execute` job that carries it. While nobody decides, the job is a row and the lane goes on.
+an `execute` job with the plan. While nobody has decided, the job is a row and its lane goes on.
 """
 
 from typing import Any
@@ -11,14 +11,15 @@ from worker.handlers import handler
 from worker.job import Job
 from worker.modes import conversation, model
 from worker.modes.plans import Plan
+from worker.modes.requests import Request
 
 
 @handler("plan", shipped=True)
 async def plan(job: Job, text: str | None = None) -> dict[str, Any]:
-    """Plan by the model, ask, and hand the approved plan on."""
-    asked = await conversation.read(job, text)
-    memories = await conversation.recall(job, asked.text)
-    made = await model.ask(job, model.Request("plan", asked.turns, memories), Plan)
+    """Have the model write the plan, ask for its approval, and enqueue its execution."""
+    message = await conversation.read(job, text)
+    memories = await conversation.recall(job, message.text)
+    made = await model.ask(job, Request("plan", message.turns, memories), Plan)
     proposed = made.output
     model.say(job, proposed.as_text(), made, name="plan")
     document = proposed.model_dump(mode="json")

@@ -1,9 +1,9 @@
 """What a plan is: numbered steps, each of a kind that `execute` knows how to do.
 
-In: JSON, from a model or from whoever enqueues `execute`. Out: a `Plan` and its text for people.
-Invariant: the text shows everything that the steps will do, so that who approves one approves the
-other: each value is on one line, where it cannot look like a step of its own, push one out of sight
-or turn the line around; a plan is bounded in every direction.
+In: JSON, from a model or from whoever enqueues `execute`. Out: a `Plan`, and its text for people.
+Invariant: the text shows everything that the steps will do, so that approving the text approves the
+steps. Each value is on one line, so it cannot look like a step of its own, push a step out of sight
+or reverse the line's direction; the number of steps and the length of texts are bounded.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +30,7 @@ class _Frozen(BaseModel):
 
 
 class Note(_Frozen):
-    """Write a sentence down; it is remembered."""
+    """Remember a sentence."""
 
     kind: Literal["note"] = "note"
     text: Line
@@ -50,7 +50,7 @@ class Search(_Frozen):
 
 
 class Save(_Frozen):
-    """Keep a file: a text, followed by what the steps before it brought."""
+    """Save a text file; `text` says what goes into it, out of what the steps before found."""
 
     kind: Literal["save"] = "save"
     name: Annotated[str, Field(pattern=r"^[\w][\w. -]{0,120}$")]
@@ -61,7 +61,7 @@ class Save(_Frozen):
 
 
 class Deploy(_Frozen):
-    """Ship a commit to an environment."""
+    """Deploy a commit to an environment."""
 
     kind: Literal["deploy"] = "deploy"
     environment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

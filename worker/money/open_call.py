@@ -1,8 +1,8 @@
 """A paid call around any SDK: `async with job.call(…) as call`.
 
 In: a name, a provider, a model and an upper estimate. Out: the same call that
-`worker.money.calls.make` makes, with the sending left to the block. Invariant: however the block is
-left, the call is settled once; a replay of an answered one books nothing.
+`worker.money.calls.make` makes, but the block sends it. Invariant: however the block is left, the
+call is settled once; a replay of an answered call books nothing.
 
     async with job.call("think", provider="acme", model="large", estimate=(4000, 1000)) as call:
         if not call.recorded:
@@ -13,26 +13,36 @@ left, the call is settled once; a replay of an answered one books nothing.
 
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from db.errors import InvalidInput
 from db.money.calls import Answer, Usage
 from worker import crash_points
+from worker.attempt_state import AttemptState, RecordedStep
 from worker.money import calls
-from worker.money.calls import REQUEST_ID_HEADER, PaidCall
-from worker.steps import steps
-
-if TYPE_CHECKING:
-    from worker.job import Job
+from worker.money.calls import REQUEST_ID_HEADER
+from worker.money.paid_call import PaidCall, failed
 
 
 class OpenCall:
-    """One paid call. `recorded`: an earlier attempt has its answer, in `output`; send nothing."""
+    """One paid call around any SDK; `job.call` without `send` makes it, for `async with`.
+
+        async with job.call("think", provider="acme", model="m", estimate=(4000, 1000)) as call:
+            if not call.recorded:
+                reply = await client.create(prompt, extra_headers=call.headers)
+                await call.answered(reply.text, reply.usage.input, reply.usage.output)
+        return call.output
+
+    Entering books the call, at its estimate (input tokens, output tokens). If `recorded` is true an
+    earlier attempt was answered: the answer is in `output`, and nothing may be sent. The block ends
+    with `answered`, or raises `CallRefused` or `CallLimited`; after any other exception, or none,
+    the call stays in the books at its estimate.
+    """
 
     def __init__(
-        self, job: "Job", name: str, provider: str, model: str, estimate: tuple[int, int]
+        self, state: AttemptState, name: str, provider: str, model: str, estimate: tuple[int, int]
     ) -> None:
-        self._job = job
+        self._state = state
         self._name = name
         self._provider = provider
         self._model = model
@@ -43,7 +53,7 @@ class OpenCall:
 
     @property
     def request_id(self) -> str:
-        """The id to put into the request; a recorded call has none."""
+        """The id to put into the request; empty if the answer is recorded."""
         return self._paid.request_id if self._paid else ""
 
     @property
@@ -64,11 +74,12 @@ class OpenCall:
         cost: Decimal | None = None,
         price_version: str | None = None,
     ) -> Any:
-        """Settle the call with its answer (any JSON), which becomes the step `name`.
+        """Settle the call with its answer (any JSON), which becomes a step of the call's name.
 
-        Without the counts the provider said nothing: the estimate counts. Returns the answer that
-        stands, as `output` does from now on. Raises `InvalidInput` for counts that are none (below
-        0, say), after it has settled the call at its estimate and kept the answer.
+        Settlement and answer are one commit. Without token counts the estimate is booked. Returns
+        the answer that stands, which is then in `output` as well. Raises `InvalidInput` for counts
+        that cannot be (below 0, say), after it has settled the call at its estimate and recorded
+        the answer; and when the call has its answer already.
         """
         if self._paid is None:
             raise InvalidInput(
@@ -96,20 +107,17 @@ class OpenCall:
         return self.output
 
     async def __aenter__(self) -> "OpenCall":
-        job = self._job
-        found, output = await steps.read(job, self._name, fresh=job.attempt > 1)
-        if found:
-            self.recorded, self.output = True, output
+        call = await calls.begin(
+            self._state,
+            self._name,
+            provider=self._provider,
+            model=self._model,
+            estimate=self._estimate,
+        )
+        if isinstance(call, RecordedStep):
+            self.recorded, self.output = True, call.output
         else:
-            self._paid = await calls.begin(
-                job,
-                self._name,
-                provider=self._provider,
-                model=self._model,
-                estimate=self._estimate,
-            )
-            if self._paid is None:
-                self.recorded, self.output = await steps.read(job, self._name)
+            self._paid = call
         return self
 
     async def __aexit__(
@@ -121,10 +129,11 @@ class OpenCall:
         if self._paid is None or self.recorded:
             return
         if error is not None:
-            await calls.failed(self._paid, error)
+            await failed(self._paid, error)
             return
         await self._paid.lost("the block was left without an answer")
         raise InvalidInput(
-            f"call {self._name!r} was left without an answer; it is held at its estimate",
+            f"call {self._name!r} was left without an answer;"
+            " it stays in the books at its estimate",
             "end the block with call.answered(…), or raise CallRefused",
         )

@@ -13,10 +13,12 @@ import anyio
 
 from db.fence import Lease
 from db.queue.claim import Claimed
+from worker.attempt_state import AttemptState, Tools
 from worker.handlers import Handler, arguments_of
-from worker.job import Job, Tools, trace_id
+from worker.job import Job
 from worker.log import job_bound
 from worker.outcomes import Done, Failed, Outcome
+from worker.plain_job import trace_id
 from worker.queue import isolated
 from worker.queue.interpret import outcome_of, result_of
 
@@ -27,7 +29,7 @@ SPARED_SECONDS_MAX = 300.0
 class Attempt:
     """An attempt at a job: its lease, and the scope by which it is stopped while it runs."""
 
-    __slots__ = ("began", "cause", "context", "handler", "job", "lease", "scope", "spared")
+    __slots__ = ("began", "cause", "handler", "job", "lease", "scope", "spared", "state")
 
     def __init__(self, job: Claimed, lease: Lease, handler: Handler) -> None:
         self.job = job
@@ -36,7 +38,7 @@ class Attempt:
         self.began = time.monotonic()
         self.scope: anyio.CancelScope | None = None
         self.cause: Outcome | None = None
-        self.context: Job | None = None
+        self.state: AttemptState | None = None
         self.spared = False
 
     def stop(self, cause: Outcome, *, spare_calls: bool = False) -> None:
@@ -57,7 +59,7 @@ class Attempt:
             self.scope.cancel()
 
     def _spare_calls(self, scope: anyio.CancelScope) -> bool:
-        if self.context is None or not self.context.calls_open.then(self._calls_ended):
+        if self.state is None or not self.state.calls_open.then(self._calls_ended):
             return False
         scope.deadline = min(scope.deadline, anyio.current_time() + SPARED_SECONDS_MAX)
         return True
@@ -75,7 +77,7 @@ class Attempt:
     @property
     def in_thread(self) -> bool:
         """Whether a thread works for it, which cannot be interrupted."""
-        return self.context is not None and self.context.threads_running > 0
+        return self.state is not None and self.state.threads_running > 0
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -125,14 +127,15 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
         return await isolated.run(attempt.job, attempt.lease, handler, tools, modules)
     if handler.kind == "async" and handler.job_parameter is None:
         return Done(result_of(await handler.function(**arguments), handler))
-    job = attempt.context = Job(attempt.job, attempt.lease, tools, plain=handler.kind == "thread")
+    plain = handler.kind == "thread"
+    state = attempt.state = AttemptState(attempt.job, attempt.lease, tools, plain=plain)
     if handler.job_parameter is not None:
-        arguments[handler.job_parameter] = job
+        arguments[handler.job_parameter] = Job(state)
     if handler.kind == "async":
         value = await handler.function(**arguments)
     else:
-        value = await job.run_in_thread(handler.function, **arguments)
-    return Done(result_of(value, handler), tuple(job.effects))
+        value = await state.run_in_thread(handler.function, **arguments)
+    return Done(result_of(value, handler), tuple(state.effects))
 
 
 def _timed_out(attempt: Attempt) -> Outcome:

@@ -8,8 +8,8 @@ never costs more than the work; failed and lost attempts are always logged.
 from time import monotonic
 
 from worker import events
-from worker.job import trace_id
 from worker.log import get_logger
+from worker.plain_job import trace_id
 from worker.queue.attempt import Attempt
 from worker.web.metrics import Metrics
 

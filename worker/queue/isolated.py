@@ -28,8 +28,8 @@ from db.queue.claim import Claimed
 from worker.outcomes import Canceled, Done, Failed, Outcome, Parked
 
 if TYPE_CHECKING:
+    from worker.attempt_state import Tools
     from worker.handlers import Handler
-    from worker.job import Tools
 
 OUTPUT_BYTES_MAX = 16_000_000
 
@@ -145,7 +145,8 @@ def _outcome(answer: bytes | None, exit_code: int, handler: "Handler") -> Outcom
 
 def _run_here(request: dict[str, Any]) -> dict[str, Any]:
     from worker import handlers
-    from worker.job import Job, Tools
+    from worker.attempt_state import AttemptState, Tools
+    from worker.job import Job
     from worker.queue.interpret import outcome_of, result_of
 
     try:
@@ -156,15 +157,15 @@ def _run_here(request: dict[str, Any]) -> dict[str, Any]:
         handler = handlers.registry[claimed.mode]
         lease = Lease(claimed.id, claimed.lease_no, UUID(request["worker_id"]))
         tools = cast(Tools, _NoTools(request["payload_bytes_max"]))
-        job = Job(claimed, lease, tools, plain=True)
+        state = AttemptState(claimed, lease, tools, plain=True)
         arguments = handlers.arguments_of(handler, claimed.payload)
         if handler.job_parameter is not None:
-            arguments[handler.job_parameter] = job
+            arguments[handler.job_parameter] = Job(state)
     except Exception as error:
         return {"ending": "failed", "error": str(error), "final": True, "after_seconds": None}
     try:
         result = result_of(handler.function(**arguments), handler)
-        made = [{"kind": type(e).__name__, **_plain(e)} for e in job.effects]
+        made = [{"kind": type(e).__name__, **_plain(e)} for e in state.effects]
         return {"ending": "done", "result": orjson.loads(result), "effects": made}
     except BaseException as error:
         match outcome_of(error, claimed.attempt):

@@ -16,8 +16,8 @@ from anyio.abc import TaskStatus
 
 from db.fence import Lease
 from db.queue.claim import Claimed
+from worker.attempt_state import Tools
 from worker.handlers import Handler
-from worker.job import Tools
 from worker.outcomes import Lost, Outcome
 from worker.queue.attempt import Attempt, run_attempt
 from worker.queue.attempt_log import AttemptLog

@@ -1,8 +1,8 @@
-"""The input of a step, as a hash: is this the question that the recorded answer belongs to?
+"""The input of a step, as a hash; it tells whether a recorded output belongs to these arguments.
 
-In: a step's arguments. Out: the SHA-256 of their canonical JSON (sorted keys). What can be no JSON
-(the job itself, a connection, a function, an object of a class of one's own that is no dataclass)
-counts by the name of its type alone: two of a type are alike.
+In: a step's arguments. Out: the SHA-256 of their canonical JSON (sorted keys). A value that cannot
+be JSON (the job, a connection, a function, an object of a class that is neither a dataclass nor a
+pydantic model) counts only by the name of its type: two of one type are alike.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ def _canonical(value: object) -> bytes:
     except TypeError:
         pass
     try:
-        # What orjson refuses: long integers, halves of surrogate pairs, keys that are no text.
+        # What orjson refuses: long integers, halves of surrogate pairs, keys that are not text.
         return json.dumps(_spelled(value), sort_keys=True, default=_spelled_plain).encode()
     except (TypeError, ValueError, RecursionError):
         return orjson.dumps(_type_name(value))
 
 
 def _plain(value: object) -> object:
-    """What stands for a value that JSON does not know."""
+    """What is hashed in place of a value that JSON does not have."""
     match value:
         case BaseModel():
             return value.model_dump()
@@ -55,7 +55,7 @@ def _plain(value: object) -> object:
         case Sequence():
             return list(cast(Sequence[object], value))
         case Iterator():
-            return _type_name(cast(object, value))  # a look would use it up
+            return _type_name(cast(object, value))  # reading it would use it up
         case _ if is_dataclass(value) and not isinstance(value, type):
             return {field.name: getattr(value, field.name) for field in fields(value)}
         case _:
@@ -63,7 +63,7 @@ def _plain(value: object) -> object:
 
 
 def _other(value: object) -> object:
-    """Dates, paths, numbers of other kinds, addresses; arrays by their bytes; the rest by type."""
+    """Arrays by their bytes; dates, paths, decimals and the like as JSON; the rest by type."""
     try:
         return {"bytes": hashlib.sha256(memoryview(cast(Any, value))).hexdigest()}
     except (TypeError, ValueError, BufferError):

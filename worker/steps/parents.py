@@ -1,26 +1,28 @@
-"""Parents: what the jobs that this one comes after have come to.
+"""Parents: the jobs that this one comes after, and how they ended.
 
-In: a job of a run, or one that was enqueued after others. Out: their results by node. Invariant:
-only committed ends are seen, and there is one of each: a job starts when all it needs has ended.
+In: a job of a run, or one that was enqueued after others. Out: the results of those jobs, by node.
+Invariant: every attempt reads the same, because a job starts when all its parents have ended, and
+only committed ends are read.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from db.runs import view
-
-if TYPE_CHECKING:
-    from worker.job import Job
+from worker.attempt_state import AttemptState
 
 
 class Ended(NamedTuple):
-    """How a parent ended that did not end well."""
+    """How a parent ended that is not done: its status, and its error."""
 
     status: str
     error: str | None
 
 
 class Parents(dict[str, Any]):
-    """Results by node (by id, for a job without one). `failed` names those that have none."""
+    """The results of a job's parents, by node; by id for a parent that is of no run.
+
+    The result of a parent that is not done is None, and `failed` says how that parent ended.
+    """
 
     __slots__ = ("failed",)
 
@@ -29,10 +31,10 @@ class Parents(dict[str, Any]):
         self.failed = failed
 
 
-async def read(job: "Job") -> Parents:
-    """The results of the jobs that `job` comes after."""
-    async with job.tools.database.connection() as connection:
-        found = await view.parents(connection, job.id)
+async def read(state: AttemptState) -> Parents:
+    """The results of the jobs that the job comes after."""
+    async with state.tools.database.connection() as connection:
+        found = await view.parents(connection, state.job.id)
     return Parents(
         {one.name: one.result for one in found},
         {one.name: Ended(one.status, one.error) for one in found if one.status != "done"},

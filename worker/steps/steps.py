@@ -1,9 +1,9 @@
 """Steps: named, durable pieces of a job.
 
 In: a name and what to do. Out: what it returned, recorded under the fence before the handler goes
-on. Invariant: a handler may be run from its start after every wait, retry and crash; what was
-recorded under a name is read back, never run again; and what is unsafe to repeat is begun, in the
-database, before it runs, so that nobody repeats it without being told to.
+on. Invariants: a handler may be run from its start after every wait, retry and crash, and what is
+recorded under a name is read back, never run again. A step that is unsafe to repeat is marked as
+begun, in the database, before it runs; nobody repeats it unless a person says so.
 """
 
 import inspect
@@ -11,61 +11,53 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import anyio
 
 from db.approvals import consumption
-from db.documents import to_document, to_text
+from db.documents import to_document
 from db.errors import Conflict, InvalidInput, JobsworthError
 from db.pool import Connection, bounded
 from db.steps import steps, unsafe
 from db.steps.steps import Record, Step
 from worker import crash_points
+from worker.attempt_state import AttemptState, RecordedStep
 from worker.money.group_commit import RECORD
-from worker.outcomes import Ending, Fail, ParkSignal, Snooze
+from worker.outcomes import Fail, HandlerEnding, ParkSignal, Snooze
+from worker.steps.declaration import check_effect, check_name
 from worker.steps.input_hash import input_hash
-
-if TYPE_CHECKING:
-    from worker.job import Job
 
 KEPT_DETAIL = "a paid answer is on the disk of the machine, and is settled before the job goes on"
 KEPT_PAUSE_SECONDS = 1.0
 
 T = TypeVar("T")
-Effect = Literal["pure", "idempotent", "unsafe"]
-EFFECTS = get_args(Effect)
-# About as long as a worker that cannot reach the database goes on.
-PATIENCE_SECONDS = 10.0
+# About as long as a worker that cannot reach the database keeps its attempts.
+UNSAFE_WRITE_SECONDS_MAX = 10.0
 PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 ERROR_CHARACTERS_MAX = 500
-NAME_CHARACTERS_MAX = 500
 
 
 class StepChanged(Fail):
-    """A recorded step was met with another input: what it brought may not be what is wanted."""
+    """A step is recorded with other arguments than it is met with now; the job fails for good.
 
-    def __init__(self, job: "Job", name: str, *, inherited: bool) -> None:
+    Either the code has changed, or what it was given. The message says how to go on.
+    """
+
+    def __init__(self, state: AttemptState, name: str, *, inherited: bool) -> None:
         changed = f"step {name!r} is recorded with another input: the code or its input changed"
         remedy = "give the step a new name, or declare any_input=True to keep what is recorded"
         if inherited:
+            job = state.job
             changed = f"step {name!r}, recorded before the fork, is met with another input"
             at = f"jobsworth fork {job.run_id} --node {job.node} --at {name}"
             remedy = f"fork at that step ({at}), or {remedy}"
         super().__init__(f"{changed} ({remedy})")
 
 
-class Known(NamedTuple):
-    """What is known of a recorded step, but for its output."""
-
-    kind: str = "step"
-    input_hash: str | None = None
-    inherited: bool = False
-
-
 async def run(
-    job: "Job",
+    state: AttemptState,
     name: str,
     fn: Callable[..., Any],
     args: Sequence[Any],
@@ -74,106 +66,85 @@ async def run(
     effect: str = "idempotent",
     any_input: bool = False,
 ) -> Any:
-    """The recorded output of step `name`, else that of `fn(*args, **kwargs)`, recorded.
+    """The recorded output of step `name`; else what `fn(*args, **kwargs)` returns, recorded.
 
-    A yes that was given for this step is spent in the transaction that begins it. Raises
-    `StepChanged` if it is recorded with another input; a pure one is computed anew.
+    An approval for this step is consumed in the transaction that begins it. Raises `StepChanged` if
+    the step is recorded with another input; a pure step is computed anew.
     """
     check_effect(name, effect)
     digest = input_hash(args, kwargs)
-    found, output = await read(job, name)
-    if found:
-        known = job.known.get(name, Known())
-        if any_input or known.input_hash in (None, digest):
-            return output
+    recorded = await find(state, name)
+    if recorded is not None:
+        if any_input or recorded.input_hash in (None, digest):
+            return recorded.output
         if effect != "pure":
-            raise StepChanged(job, name, inherited=known.inherited)
-    with alone(job, name):
-        consumes = job.allowed.get(name)
+            raise StepChanged(state, name, inherited=recorded.inherited)
+    with alone(state, name):
+        consumes = state.approvals.get(name)
         if effect == "unsafe" or consumes is not None:
-            await _patiently(partial(_begin, job, name, digest, effect, consumes))
+            await _again_for_a_while(partial(_begin, state, name, digest, effect, consumes))
         if effect == "unsafe":
-            return await _run_once(job, name, digest, fn, args, kwargs)
+            return await _run_once(state, name, digest, fn, args, kwargs)
         began = time.monotonic()
-        value = await _call(job, fn, args, kwargs)
+        value = await _call(state, fn, args, kwargs)
         document = to_document(value, f"the result of step {name!r}")
         took_seconds = time.monotonic() - began
-        return await record(job, name, document, took_seconds, effect=effect, input_hash=digest)
+        return await record(state, name, document, took_seconds, effect=effect, input_hash=digest)
 
 
 @contextmanager
-def alone(job: "Job", name: str) -> Generator[None]:
-    """Two at once under one name would be given the answer of the first to end."""
-    if name in job.under_way:
+def alone(state: AttemptState, name: str) -> Generator[None]:
+    """Refuse to run a step while one of the same name runs: both would get the first result."""
+    if name in state.under_way:
         raise InvalidInput(
-            f"step {name!r} runs already in this attempt of job {job.id}",
+            f"step {name!r} runs already in this attempt of job {state.job.id}",
             "steps that run beside each other need names of their own, like f'fetch {n}'",
         )
-    job.under_way.add(name)
+    state.under_way.add(name)
     try:
         yield
     finally:
-        job.under_way.discard(name)
+        state.under_way.discard(name)
 
 
-def check_name(kind: str, name: str) -> None:
-    """Raises `InvalidInput` for a name under which nothing can be kept."""
-    if not isinstance(cast(object, name), str) or not name.strip():
-        raise InvalidInput(
-            f"{name!r:.100} is no name of a {kind}",
-            f"the name of a {kind} is a text that says what",
-        )
-    if len(name) > NAME_CHARACTERS_MAX or to_text(name) != name:
-        raise InvalidInput(
-            f"the name {name!r:.100} of a {kind} is too long, or cannot be written",
-            f"at most {NAME_CHARACTERS_MAX} characters, without NUL",
-        )
-
-
-def check_effect(name: str, effect: str) -> None:
-    """Raises `InvalidInput` for an effect that is none."""
-    if effect not in EFFECTS:
-        raise InvalidInput(
-            f"effect={effect!r} of step {name!r} is not known", f"say one of {', '.join(EFFECTS)}"
-        )
-
-
-async def transaction(job: "Job", name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:
-    """The user's own SQL, the fence and the step in one commit."""
-    found, output = await read(job, name)
-    if found:
-        return output
-    with alone(job, name):
-        async with job.tools.database.transaction() as connection:
-            await steps.hold(connection, job.lease)
+async def transaction(
+    state: AttemptState, name: str, fn: Callable[[Connection], Awaitable[Any]]
+) -> Any:
+    """Run `fn`, and record what it returns, in one transaction under the fence."""
+    recorded = await find(state, name)
+    if recorded is not None:
+        return recorded.output
+    with alone(state, name):
+        async with state.tools.database.transaction() as connection:
+            await steps.hold(connection, state.lease)
             value = to_document(await fn(connection), f"the result of transaction {name!r}")
             _, output = await steps.record(
-                connection, job.lease, name, value, attempt=job.attempt, kind="transaction"
+                connection, state.lease, name, value, attempt=state.job.attempt, kind="transaction"
             )
-    return keep(job, name, output, Known("transaction"))
+    return keep(state, name, RecordedStep(output, "transaction"))
 
 
-async def read(job: "Job", name: str, *, fresh: bool = False) -> tuple[bool, Any]:
-    """Is this step recorded, and with which output? `fresh` asks the database again.
+async def find(state: AttemptState, name: str, *, fresh: bool = False) -> RecordedStep | None:
+    """The recorded step of that name, or None; `fresh` reads the database again.
 
-    A job of a branch reads as its own what was recorded before the cut.
+    A job of a branch also finds what was recorded before the cut. Parks while a paid answer of an
+    earlier attempt is on this machine's disk and cannot be settled.
     """
-    if name not in (job.recorded or ()):
+    if name not in (state.recorded or ()):
         check_name("step", name)
-    if job.recorded is None or fresh:
-        await _settle_first(job)
-        async with job.tools.database.connection() as connection:
-            if job.run_id is None:
-                found = await steps.list_for_job(connection, job.id)
+    if state.recorded is None or fresh:
+        await _settle_spooled(state)
+        async with state.tools.database.connection() as connection:
+            if state.job.run_id is None:
+                found = await steps.list_for_job(connection, state.job.id)
             else:
-                found = await steps.list_readable(connection, job.id)
-        job.recorded = {step.name: step.output for step in found if step.finished_at}
-        job.known = {step.name: _known(job, step) for step in found if step.finished_at}
-    return name in job.recorded, job.recorded.get(name)
+                found = await steps.list_readable(connection, state.job.id)
+        state.recorded = {step.name: _recorded(state, step) for step in found if step.finished_at}
+    return state.recorded.get(name)
 
 
 async def record(
-    job: "Job",
+    state: AttemptState,
     name: str,
     output: str,
     took_seconds: float,
@@ -183,63 +154,64 @@ async def record(
     input_hash: str | None = None,
 ) -> Any:
     """Record a step's output (JSON text) under the fence; returns the output that stands."""
-    ran = Record(job.lease, name, output, job.attempt, took_seconds, kind, effect, input_hash)
-    stands = await job.write(RECORD, ran)
+    ran = Record(
+        state.lease, name, output, state.job.attempt, took_seconds, kind, effect, input_hash
+    )
+    stands = await state.write(RECORD, ran)
     crash_points.reach("step.committed")
-    return keep(job, name, stands, Known(kind, input_hash))
+    return keep(state, name, RecordedStep(stands, kind, input_hash))
 
 
-def keep(job: "Job", name: str, output: Any, known: Known | None = None) -> Any:
-    """Know a recorded output for the rest of the attempt."""
-    if job.recorded is not None:
-        job.recorded[name] = output
-        job.known[name] = known or Known()
-    return output
+def keep(state: AttemptState, name: str, recorded: RecordedStep) -> Any:
+    """Keep a step that is recorded for the rest of the attempt; returns its output."""
+    if state.recorded is not None:
+        state.recorded[name] = recorded
+    return recorded.output
 
 
-async def _settle_first(job: "Job") -> None:
-    """What an earlier attempt paid for may be on this machine's disk: it is a step first."""
-    if not await job.tools.spool.clear(job.id):
-        raise job.park("timer", detail=KEPT_DETAIL, after_seconds=KEPT_PAUSE_SECONDS)
+async def _settle_spooled(state: AttemptState) -> None:
+    """An answer that an earlier attempt paid for may be on this disk: settling makes it a step."""
+    if not await state.tools.spool.clear(state.job.id):
+        raise state.park("timer", detail=KEPT_DETAIL, after_seconds=KEPT_PAUSE_SECONDS)
 
 
-async def waited_seconds(job: "Job", key: str, kind: str) -> float:
-    """How long ago the wait `key` was begun: now, if this is the first time."""
-    async with job.tools.database.connection() as connection:
+async def waited_seconds(state: AttemptState, key: str, kind: str) -> float:
+    """How long ago the wait `key` was begun; it begins now if no attempt has begun it."""
+    async with state.tools.database.connection() as connection:
         return await steps.waited_seconds(
-            connection, job.lease, key, attempt=job.attempt, kind=kind
+            connection, state.lease, key, attempt=state.job.attempt, kind=kind
         )
 
 
 async def _run_once(
-    job: "Job",
+    state: AttemptState,
     name: str,
     digest: str,
     fn: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """Run a step that is unsafe to repeat, and is marked as begun."""
+    """Run a step that is unsafe to repeat and is marked as begun."""
     crash_points.reach("step.begun")
     began = time.monotonic()
     try:
-        value = await _call(job, fn, args, kwargs)
+        value = await _call(state, fn, args, kwargs)
         document = to_document(value, f"the result of step {name!r}")
     except BaseException as error:
-        # Whatever cannot be written now stays begun, and a person will look at it.
+        # If the mark cannot be changed now the step stays begun, and a person will look at it.
         with suppress(JobsworthError):
-            async with bounded(PATIENCE_SECONDS):
-                await _patiently(partial(_mark, job, name, error))
+            async with bounded(UNSAFE_WRITE_SECONDS_MAX):
+                await _again_for_a_while(partial(_mark, state, name, error))
         raise
-    # It has happened: a stop that came meanwhile must not lose that.
-    async with bounded(PATIENCE_SECONDS):
+    # It has happened: a stop that came meanwhile must not lose the record.
+    async with bounded(UNSAFE_WRITE_SECONDS_MAX):
         took_seconds = time.monotonic() - began
-        write = partial(record, job, name, document, took_seconds)
-        return await _patiently(partial(write, effect="unsafe", input_hash=digest))
+        write = partial(record, state, name, document, took_seconds)
+        return await _again_for_a_while(partial(write, effect="unsafe", input_hash=digest))
 
 
-async def _patiently(write: Callable[[], Awaitable[T]]) -> T:
-    """Write, again for a while if the database is away: what it spares is a person's time."""
+async def _again_for_a_while(write: Callable[[], Awaitable[T]]) -> T:
+    """Write; if the database is away, try again: an unsafe step that is lost needs a person."""
     for pause in PAUSES_SECONDS:
         try:
             return await write()
@@ -250,60 +222,70 @@ async def _patiently(write: Callable[[], Awaitable[T]]) -> T:
     return await write()
 
 
-async def _begin(job: "Job", name: str, digest: str, effect: str, consumes: UUID | None) -> None:
-    """Mark the step as begun, with its consent; parks if it is unsafe and was begun before."""
-    database = job.tools.database
-    # Without consent it is one statement, which needs no transaction around it.
+async def _begin(
+    state: AttemptState, name: str, digest: str, effect: str, consumes: UUID | None
+) -> None:
+    """Mark the step as begun, and consume its approval in the same transaction.
+
+    Parks if the step is unsafe and was begun before.
+    """
+    database = state.tools.database
+    # Without an approval it is one statement, which needs no transaction around it.
     try:
         async with (
             database.connection() if consumes is None else database.transaction() as connection
         ):
             if consumes is not None:
-                await consumption.consume(connection, job.lease, consumes, name)
+                await consumption.consume(connection, state.lease, consumes, name)
             begun = await steps.begin(
-                connection, job.lease, name, attempt=job.attempt, effect=effect, input_hash=digest
+                connection,
+                state.lease,
+                name,
+                attempt=state.job.attempt,
+                effect=effect,
+                input_hash=digest,
             )
-            # This attempt has not run it: a mark of its own is one whose commit was not answered.
-            if not begun and name not in job.begun:
-                found = await steps.list_for_job(connection, job.id)
-                begun = any(s.name == name and s.attempt == job.attempt for s in found)
+            # A mark of this attempt, which has not run the step, is one whose COMMIT got no answer.
+            if not begun and name not in state.begun:
+                found = await steps.list_for_job(connection, state.job.id)
+                begun = any(s.name == name and s.attempt == state.job.attempt for s in found)
     except Conflict as error:
         # Somebody said no, or put another question in its place, just now: look again.
         raise Snooze(0.0) from error
     if effect == "unsafe" and not begun:
-        raise job.park("person", detail=f"step {name} was begun and not recorded")
-    job.begun.add(name)
+        raise state.park("person", detail=f"step {name} was begun and not recorded")
+    state.begun.add(name)
 
 
-async def _mark(job: "Job", name: str, error: BaseException) -> None:
-    """Remove the mark if the step says that it did not happen; else keep what went wrong."""
-    async with job.tools.database.transaction() as connection:
+async def _mark(state: AttemptState, name: str, error: BaseException) -> None:
+    """Remove the mark if the error says that the step did not happen; else note the error."""
+    async with state.tools.database.transaction() as connection:
         if _did_not_happen(error):
-            await unsafe.forget(connection, job.lease, name)
-            job.begun.discard(name)
+            await unsafe.forget(connection, state.lease, name)
+            state.begun.discard(name)
         else:
             said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 said = "it was stopped while it ran"
-            await unsafe.blame(connection, job.lease, name, said[:ERROR_CHARACTERS_MAX])
+            await unsafe.blame(connection, state.lease, name, said[:ERROR_CHARACTERS_MAX])
 
 
 def _did_not_happen(error: BaseException) -> bool:
-    """A handler's own ending, or a wait: nothing else, wherever a task group has put it."""
+    """True for a handler's own ending and for a wait, also inside exception groups."""
     if isinstance(error, BaseExceptionGroup):
         inner = cast(tuple[BaseException, ...], error.exceptions)
         return all(map(_did_not_happen, inner))
-    return isinstance(error, Ending | ParkSignal) and not isinstance(error, StepChanged)
+    return isinstance(error, HandlerEnding | ParkSignal) and not isinstance(error, StepChanged)
 
 
 async def _call(
-    job: "Job", fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    state: AttemptState, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     if inspect.iscoroutinefunction(fn):
         return await fn(*args, **kwargs)
-    value = await job.run_in_thread(fn, *args, **kwargs)
+    value = await state.run_in_thread(fn, *args, **kwargs)
     return await value if inspect.isawaitable(value) else value
 
 
-def _known(job: "Job", step: Step) -> Known:
-    return Known(step.kind, step.input_hash, step.job_id != job.id)
+def _recorded(state: AttemptState, step: Step) -> RecordedStep:
+    return RecordedStep(step.output, step.kind, step.input_hash, step.job_id != state.job.id)

@@ -5,21 +5,22 @@ In: what to wait for. Out: what came, recorded as a step, so that a replay does 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from db.documents import to_document
-from db.steps import steps as recorded
+from db.steps import steps as stored
+from worker.attempt_state import AttemptState, RecordedStep
 from worker.steps import steps
 
-if TYPE_CHECKING:
-    from worker.job import Job
-
-# `why` looks for these words: a job that sleeps cannot be hurried.
+# `why` looks for these words: a sleeping job that is run early only sleeps again.
 SLEEPS = "its handler sleeps"
 
 
 class ChildFailed(Exception):
-    """A gathered child did not end well; `children` maps its key to (status, error)."""
+    """`job.gather` raises it when children did not end well.
+
+    `children` has, by the key of each of those children, its status and its error.
+    """
 
     def __init__(self, children: Mapping[str, tuple[str, str]]) -> None:
         super().__init__(
@@ -30,53 +31,54 @@ class ChildFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A spawned job, to be gathered."""
+    """A child job that `job.spawn` started; `job.gather` takes it."""
 
     key: str
 
 
-async def sleep(job: "Job", seconds: float, name: str | None) -> None:
-    """Return when that long has passed since the first time; parks until then."""
-    key = job.key("sleep", name)
-    found, _ = await steps.read(job, key)
-    if found:
+async def sleep(state: AttemptState, seconds: float, name: str | None) -> None:
+    """Return when `seconds` have passed since an attempt first came here; parks until then."""
+    key = state.key("sleep", name)
+    if await steps.find(state, key) is not None:
         return
-    remaining = seconds - await steps.waited_seconds(job, key, "sleep")
+    remaining = seconds - await steps.waited_seconds(state, key, "sleep")
     if remaining > 0:
-        raise job.park("timer", detail=SLEEPS, after_seconds=remaining)
-    await steps.record(job, key, "null", seconds, kind="sleep")
+        raise state.park("timer", detail=SLEEPS, after_seconds=remaining)
+    await steps.record(state, key, "null", seconds, kind="sleep")
 
 
-async def wait(job: "Job", signal: str, timeout_seconds: float | None, name: str | None) -> Any:
+async def wait(
+    state: AttemptState, signal: str, timeout_seconds: float | None, name: str | None
+) -> Any:
     """The payload of the next signal of that name, None after the timeout; parks until then."""
-    key = job.key(f"wait:{signal}", name)
-    found, output = await steps.read(job, key)
-    if found:
-        return output
+    key = state.key(f"wait:{signal}", name)
+    recorded = await steps.find(state, key)
+    if recorded is not None:
+        return recorded.output
     remaining = None
     if timeout_seconds is not None:
-        remaining = timeout_seconds - await steps.waited_seconds(job, key, "wait")
-    async with job.tools.database.transaction() as connection:
-        found, payload = await recorded.take_signal(connection, job.lease, signal)
+        remaining = timeout_seconds - await steps.waited_seconds(state, key, "wait")
+    async with state.tools.database.transaction() as connection:
+        found, payload = await stored.take_signal(connection, state.lease, signal)
         if found or (remaining is not None and remaining <= 0):
             document = to_document(payload)
-            _, payload = await recorded.record(
-                connection, job.lease, key, document, attempt=job.attempt, kind="wait"
+            _, payload = await stored.record(
+                connection, state.lease, key, document, attempt=state.job.attempt, kind="wait"
             )
             found = True
     if not found:
-        raise job.park("signal", detail=signal, after_seconds=remaining)
-    return steps.keep(job, key, payload)
+        raise state.park("signal", detail=signal, after_seconds=remaining)
+    return steps.keep(state, key, RecordedStep(payload, "wait"))
 
 
-async def gather(job: "Job", children: Sequence[Child]) -> list[Any]:
+async def gather(state: AttemptState, children: Sequence[Child]) -> list[Any]:
     """The results of these children, in this order; parks until all have ended."""
-    async with job.tools.database.connection() as connection:
-        rows = await recorded.children(connection, job.id)
+    async with state.tools.database.connection() as connection:
+        rows = await stored.children(connection, state.job.id)
     found = [rows.get(child.key) for child in children]
     if any(row is None or row["status"] in ("queued", "waiting", "running") for row in found):
         count = len(children)
-        raise job.park("children", detail=f"{count} {'child' if count == 1 else 'children'}")
+        raise state.park("children", detail=f"{count} {'child' if count == 1 else 'children'}")
     ended = [row for row in found if row is not None]
     bad = [row for row in ended if row["status"] != "done"]
     if bad:

@@ -8,13 +8,13 @@ from uuid import UUID
 import anyio
 import pytest
 
-from db.approvals import approvals
+from db.approvals import approvals, consumption
 from db.approvals.approvals import Approval, ApprovalStatus
 from db.queue.jobs import JobStatus, WaitReason
 from db.steps import unsafe
+from jobsworth import Fail, Job, NotApproved, handler
 from tests.worker.job_api import JobApi
-from worker import Fail, Job, NotApproved, handler
-from worker.steps import steps as steps_module
+from worker.steps.declaration import StepEffect
 
 STEPS: LiteralString = "select name, kind, effect::text from jobsworth.steps order by started_at"
 FINISH_STEPS: LiteralString = """
@@ -212,14 +212,14 @@ async def test_of_several_options_the_chosen_one_is_consumed_by_the_step_it_is_f
     job = await api.run("order")
     asked = await api.approval(job.id)
     await vote(api, asked.id, "large")
-    begin = steps_module._begin  # pyright: ignore[reportPrivateUsage]
+    consume = consumption.consume
 
-    async def begin_after_the_no(*args: Any) -> None:
-        monkeypatch.setattr(steps_module, "_begin", begin)
+    async def consume_after_the_no(*args: Any) -> Approval:
+        monkeypatch.setattr(consumption, "consume", consume)
         assert (await vote(api, asked.id, "reject", "Bob", comment="too dear")).accepted
-        await begin(*args)
+        return await consume(*args)
 
-    monkeypatch.setattr(steps_module, "_begin", begin_after_the_no)
+    monkeypatch.setattr(consumption, "consume", consume_after_the_no)
     await api.work()
     assert ((await api.job(job.id)).result, ran) == ("not ordered: too dear", [])
 
@@ -348,13 +348,13 @@ async def test_a_no_just_before_the_step_begins_stops_it(
     job = await api.run("ship")
     asked = await api.approval(job.id)
     await vote(api, asked.id)
-    begin = steps_module._begin  # pyright: ignore[reportPrivateUsage]
+    consume = consumption.consume
 
-    async def begin_after_the_no(*args: Any) -> None:
+    async def consume_after_the_no(*args: Any) -> Approval:
         assert (await vote(api, asked.id, "reject", "Bob")).accepted
-        await begin(*args)
+        return await consume(*args)
 
-    monkeypatch.setattr(steps_module, "_begin", begin_after_the_no)
+    monkeypatch.setattr(consumption, "consume", consume_after_the_no)
     await api.work()
     ended = await api.job(job.id)
     assert (ended.status, ended.failures, ran) == (JobStatus.FAILED, 1, [])
@@ -364,7 +364,7 @@ async def test_a_no_just_before_the_step_begins_stops_it(
 
 @pytest.mark.parametrize("effect", ["idempotent", "unsafe"])
 async def test_a_worker_that_dies_in_the_step_leaves_it_to_the_next_or_to_a_person(
-    api: JobApi, effect: steps_module.Effect
+    api: JobApi, effect: StepEffect
 ) -> None:
     begun = anyio.Event()
     ran: list[int] = []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.support import until
 from tests.worker.job_api import JobApi
 from tests.worker.upkeep_at_work import status_is, upkeep, woken
-from worker import Job, handler
 
 
 async def test_an_approval_past_its_deadline_takes_its_default(api: JobApi) -> None:

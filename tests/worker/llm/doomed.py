@@ -13,7 +13,7 @@ from pydantic_ai import Agent, RunContext
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from worker import Job, handler
+from jobsworth import Job, handler
 
 SCRIPT = """[[
 call search {"query": "a"} + call search {"query": "b"} ;;

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry, RunContext
 
 from db.money.calls import CallStatus, UsageSource
+from jobsworth import Job, handler
 from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at, steps_of
-from worker import Job, handler
 
 
 async def test_an_agents_request_is_a_call_in_the_books_and_a_step(

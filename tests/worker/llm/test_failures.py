@@ -12,6 +12,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 from db.money.calls import CallStatus, UsageSource
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.providers.openai_stub import (
     CUT,
     DUPLICATE_TOOL_IDS,
@@ -26,7 +27,6 @@ from tests.providers.openai_stub import (
 )
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
-from worker import Job, handler
 
 PROMPT = "a prompt that nobody else may read"
 
@@ -242,7 +242,7 @@ async def test_a_recorded_answer_to_another_question_is_refused_unless_declared(
     refused = await api.run("work", {"if_changed": "fail"})
     assert refused.status is JobStatus.FAILED
     assert "step 'draft/request 1' was recorded for another request" in (refused.error or "")
-    assert "its instructions are not what they were" in (refused.error or "")
+    assert "its instructions have changed" in (refused.error or "")
     assert "take a date, a time or a random number from job.step" in (refused.error or "")
     reused = await api.run("work", {"if_changed": "reuse"})
     assert reused.result == "You said: hi"

@@ -11,6 +11,7 @@ from pydantic_ai import Agent, RunContext
 
 from db.money.calls import Call, CallStatus, UsageSource
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.providers.openai_stub import (
     CUT,
     INCONSISTENT_USAGE,
@@ -22,7 +23,6 @@ from tests.providers.openai_stub import (
 )
 from tests.worker.job_api import JobApi, registered
 from tests.worker.llm.support import calls_of, model_by
-from worker import Job, handler
 from worker.llm.providers import model_of
 
 PROTOCOLS = ("chat", "responses", "anthropic")

@@ -9,11 +9,12 @@ from pydantic_ai import Agent
 
 from db.errors import InvalidInput
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi, registered
 from tests.worker.llm.support import calls_of
-from worker import Job, handler
-from worker.llm.choice import KEYS, ModelChoice
+from worker.llm.choice import ModelChoice
+from worker.llm.keys import KEYS
 from worker.llm.providers import model_of
 from worker.settings import MODEL_PROVIDERS
 

@@ -11,11 +11,11 @@ from pydantic_ai import Agent
 from db.money.calls import CallStatus
 from db.queue import rescue as rescuing
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.providers.openai_stub import OpenAIStub, slow
 from tests.support import connect, until
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
-from worker import Job, handler
 
 STEAL: LiteralString = """
 update jobsworth.reactive_jobs

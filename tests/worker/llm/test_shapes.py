@@ -23,10 +23,10 @@ from pydantic_ai import (
 from pydantic_ai.messages import ModelRequest
 
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
-from worker import Job, handler
 
 
 class City(BaseModel):

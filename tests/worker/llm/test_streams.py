@@ -10,10 +10,10 @@ from pydantic_ai.messages import TextPart, TextPartDelta
 
 from db.money.calls import CallStatus, UsageSource
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.providers.openai_stub import MALFORMED, OpenAIStub, too_many
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
-from worker import Job, handler
 
 PROMPT = "tell me something that is long enough to come in several pieces"
 

@@ -10,12 +10,13 @@ import pytest
 from psycopg.types.json import Jsonb
 from pydantic_ai import Agent, ApprovalRequired, BinaryContent, CallDeferred, RunContext, ToolReturn
 
+from db.approvals import consumption
+from db.approvals.approvals import Approval
 from db.queue.jobs import JobStatus
+from jobsworth import Job, handler
 from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import model_at, steps_of
-from worker import Job, handler
-from worker.steps import steps
 
 
 async def test_a_tool_declared_no_step_is_run_in_every_replay(
@@ -63,19 +64,19 @@ async def test_effects_of_a_tool_that_the_agent_does_not_have_are_refused(
 
     job = await api.run("work")
     assert (job.status, job.attempt) == (JobStatus.FAILED, 1)
-    assert "chrage, which is no tool of the agent; its tools are: charge" in (job.error or "")
+    assert "chrage, which the agent does not have; its tools are: charge" in (job.error or "")
     assert provider.requests == []
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"effects": {"charge": "unsave"}}, "effect 'unsave' of tool 'charge' means nothing"),
-        ({"if_changed": "ignore"}, "if_changed='ignore' means nothing"),
+        ({"effects": {"charge": "unsave"}}, "effect 'unsave' of tool 'charge' is not known"),
+        ({"if_changed": "ignore"}, "if_changed='ignore' is not known"),
     ],
     ids=["effect", "if_changed"],
 )
-async def test_an_option_that_means_nothing_is_refused(
+async def test_an_option_that_is_not_known_is_refused(
     api: JobApi, provider: OpenAIStub, options: Any, said: str
 ) -> None:
     agent = Agent(model_at(provider))
@@ -230,7 +231,7 @@ async def test_a_yes_to_the_call_of_another_tool_runs_nothing(
     await api.work()
     job = await api.job(job.id)
     assert (job.status, charged) == (JobStatus.FAILED, [])
-    assert "no call of tool 'charge'" in (job.error or "")
+    assert "not a call of tool 'charge'" in (job.error or "")
 
 
 async def test_a_no_that_comes_before_the_tool_begins_counts(
@@ -242,15 +243,15 @@ async def test_a_no_that_comes_before_the_tool_begins_counts(
     job = await api.run("work")
     asked = await api.approval(job.id)
     await api.decide(job.id, "approve")
-    begin = steps._begin  # pyright: ignore[reportPrivateUsage]
+    consume = consumption.consume
 
-    async def begin_after_the_no(*args: Any) -> None:
+    async def consume_after_the_no(*args: Any) -> Approval:
         await api.rows(
             "select jobsworth.resolve(%(id)s, 'reject', decided_by => 'Bob')", id=asked.id
         )
-        await begin(*args)
+        return await consume(*args)
 
-    monkeypatch.setattr(steps, "_begin", begin_after_the_no)
+    monkeypatch.setattr(consumption, "consume", consume_after_the_no)
     await api.work()
     job = await api.job(job.id)
     assert (job.result, charged) == ("it said The tool call was denied.", [])

@@ -21,12 +21,11 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
 from db.queue.jobs import JobStatus
+from jobsworth import Fail, Job, handler
 from tests.providers.openai_stub import SERVER_ERROR, OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
-from worker import Job, handler
 from worker.llm.unmetered import check_sent_once
-from worker.outcomes import Fail
 
 
 async def test_an_agent_that_a_tool_runs_without_the_job_is_refused(
@@ -44,7 +43,7 @@ async def test_an_agent_that_a_tool_runs_without_the_job_is_refused(
 
     job = await api.run("work")
     assert (job.status, job.attempt) == (JobStatus.FAILED, 1)
-    assert "run inside job.agent('draft') without the job" in (job.error or "")
+    assert "run inside job.agent('draft') without job.agent" in (job.error or "")
     assert "call job.agent there too" in (job.error or "")
     assert len(provider.requests) == len(await calls_of(api, job.id)) == 1
 

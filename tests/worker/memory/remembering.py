@@ -1,6 +1,6 @@
 """A user's handlers, for tests that need a daemon whose jobs remember something."""
 
-from worker import Job, handler
+from jobsworth import Job, handler
 
 
 @handler("remember")

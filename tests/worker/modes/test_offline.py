@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.modes import offline
-from worker.modes.model import Classified
 from worker.modes.plans import Deploy, Plan, Save, Search
+from worker.modes.requests import Classified
 
 WORDS = (
     "please deploy plan write find what when how is the shop tea 0123456 to staging and remember "

@@ -39,5 +39,5 @@ async def test_it_answers_out_of_memories_and_counts_what_it_reads_and_says() ->
 
 async def test_an_agent_of_somebody_elses_is_refused_with_a_reason() -> None:
     agent = Agent(OfflineModel(), output_type=list[int])
-    with pytest.raises(UserError, match="shipped modes alone"):
+    with pytest.raises(UserError, match="only the shipped modes"):
         await agent.run("Count to three")

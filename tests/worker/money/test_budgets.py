@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, LiteralString
@@ -17,10 +16,9 @@ from db.money.budgets import Over, Unit
 from db.money.calls import Answer, Call, CallStatus, Usage
 from db.pool import Database, execute
 from db.queue.jobs import JobStatus
+from jobsworth import CallLimited, CallRefused, Job, Sending, handler
 from tests.support import until
-from tests.worker.job_api import InlineWorker, JobApi, registered
-from worker import CallLimited, CallRefused, Job, handler
-from worker.money.calls import Sending
+from tests.worker.job_api import JobApi, registered
 from worker.money.pricing import Priced
 
 CALL: dict[str, Any] = {"provider": "acme", "model": "large", "estimate": (60, 40)}
@@ -64,22 +62,9 @@ class PerToken:
 
 
 @pytest.fixture
-async def api(database_url: str) -> AsyncGenerator[JobApi]:
-    with registered():
-        async with JobApi.open(database_url) as api:
-            yield api
-            assert await api.violations() == []
-
-
-@pytest.fixture
-def priced(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = InlineWorker.__init__
-
-    def with_prices(worker: InlineWorker, *args: Any) -> None:
-        made(worker, *args)
-        object.__setattr__(worker.parts.tools, "pricing", PerToken())
-
-    monkeypatch.setattr(InlineWorker, "__init__", with_prices)
+def priced(api: JobApi) -> None:
+    """Workers know the prices of `PerToken`."""
+    api.pricing = PerToken()
 
 
 async def budget(
@@ -193,7 +178,7 @@ async def test_a_budget_may_ask_whether_a_call_goes_beyond_it(api: JobApi, optio
         assert (job.result, len(sent), await window(api)) == ("hi", 1, (0, 15))
     else:
         assert (job.status, sent) == (JobStatus.FAILED, [])
-        assert "refused" in (job.error or "")
+        assert "a person was asked, and said no" in (job.error or "")
 
 
 @pytest.mark.usefixtures("priced")
@@ -247,7 +232,7 @@ async def test_a_call_that_is_refused_for_asking_too_much_pauses_its_model_and_b
 
     job = await api.run("work")
     assert (job.status, job.waiting_for, job.failures) == (JobStatus.WAITING, "limit", 0)
-    assert "acme large is asked too much: 429" in (job.waiting_detail or "")
+    assert "acme large refused for its rate limit: 429" in (job.waiting_detail or "")
     # Everybody's: another job parks before it sends.
     other = await api.run("work")
     assert (other.waiting_for, len(sent)) == ("limit", 1)

@@ -17,9 +17,8 @@ from db.money.calls import Answer, Call, CallStatus, Usage, UsageSource
 from db.pool import Connection
 from db.queue import rescue as rescuing
 from db.queue.jobs import JobStatus
+from jobsworth import CallRefused, Job, Sending, handler
 from tests.worker.job_api import JobApi, registered
-from worker import CallRefused, Job, handler
-from worker.money.calls import Sending
 
 STEAL: LiteralString = """
 update jobsworth.reactive_jobs

@@ -27,17 +27,18 @@ from db.money.settlements import Settlement
 from db.pool import Connection, Database, fetch_one
 from db.steps import steps
 from db.steps.steps import PaidAnswer
+from jobsworth import Job, handler
 from tests.db import rows
 from tests.support import until
 from tests.worker.job_api import JobApi, claimed_job, registered
-from worker import Job, handler
-from worker.job import Tools
+from worker.attempt_state import Tools
 from worker.memory.embedders import HashingEmbedder
 from worker.money import spool
 from worker.money.group_commit import GroupCommit, Paid, WriteKind
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder, folder_of
 from worker.outcomes import Done, Lost, Outcome, Released
+from worker.plain_job import state_of
 from worker.queue.attempt import Attempt, run_attempt
 from worker.web.metrics import Metrics
 
@@ -397,7 +398,7 @@ def lost_in(api: JobApi, tmp_path: Path, sent: list[int]) -> Callable[[Job], Awa
     async def work(job: Job) -> Any:
         sent.append(job.attempt)
         async with api.database.connection() as connection:
-            paid = await answered(connection, job.lease)
+            paid = await answered(connection, state_of(job).lease)
         folder_at(api, tmp_path).write(job.id, paid)
         raise ConnectionError("gone")
 
@@ -507,11 +508,11 @@ class Stopped:
         self.attempt.stop(cause, spare_calls=spare_calls)
 
     async def _work(self, job: Job) -> str:
-        job.calls_open.began()
+        state_of(job).calls_open.began()
         self.began.set()
         await self.arrived.wait()
         if not self.leaves_it_open:
-            job.calls_open.ended()
+            state_of(job).calls_open.ended()
         await anyio.lowlevel.checkpoint()
         self.went_on = True
         return "done"
@@ -573,7 +574,7 @@ async def test_a_call_that_ends_after_its_attempt_stops_nobody_else(
         one.stop()
         one.arrived.set()
     assert one.outcome == Done('"done"')
-    assert one.attempt.context is not None
-    one.attempt.context.calls_open.ended()
+    assert one.attempt.state is not None
+    one.attempt.state.calls_open.ended()
     assert not one.scope.cancel_called
     assert one.scope.deadline == math.inf

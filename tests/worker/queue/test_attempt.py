@@ -22,9 +22,9 @@ from db.errors import Contended, Exhausted, JobsworthError, Refused, Unavailable
 from db.fence import Lease, LeaseLost
 from db.pool import Database
 from db.queue.jobs import JobStatus, WaitReason
+from jobsworth import Cancel, Fail, Job, Retry, Snooze, handler
 from tests.worker.job_api import JobApi, claimed_job, registered
-from worker import Cancel, Fail, Job, Retry, Snooze, handler
-from worker.job import Tools
+from worker.attempt_state import Tools
 from worker.memory.embedders import HashingEmbedder
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder

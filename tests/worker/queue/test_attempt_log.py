@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from db.fence import Lease
+from jobsworth import handler
 from tests.worker.job_api import claimed_job, registered
-from worker import events, handler
+from worker import events
 from worker.queue import attempt_log
 from worker.queue.attempt import Attempt
 from worker.queue.attempt_log import AttemptLog

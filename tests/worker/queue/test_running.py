@@ -5,8 +5,8 @@ from contextvars import ContextVar
 import anyio
 
 from db.queue.jobs import JobStatus
+from jobsworth import handler
 from tests.worker.job_api import JobApi
-from worker import handler
 
 REQUEST: ContextVar[str | None] = ContextVar("REQUEST", default=None)
 

@@ -13,6 +13,7 @@ from db.queue import jobs
 from db.queue.jobs import JobStatus, WaitReason
 from db.runs import runs
 from db.runs.runs import Node
+from jobsworth import handler
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
 from tests.worker.upkeep_at_work import (
@@ -23,7 +24,6 @@ from tests.worker.upkeep_at_work import (
     upkeep,
     woken,
 )
-from worker import handler
 
 AGE_WORKERS: LiteralString = "update jobsworth.workers set beaten_at = now() - interval '1 minute'"
 ADD_WORKER: LiteralString = """

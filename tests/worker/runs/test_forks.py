@@ -16,10 +16,9 @@ from db.queue.jobs import JobStatus
 from db.runs import branches
 from db.runs.branches import Fork
 from db.steps import checkpoints
+from jobsworth import Job, Retry, Sending, handler
 from tests.db import lineage
 from tests.worker.job_api import JobApi
-from worker import Job, Retry, handler
-from worker.money.calls import Sending
 
 ran: Counter[str] = Counter()
 

@@ -19,10 +19,10 @@ from db.queue.jobs import JobStatus
 from db.runs import runs, view
 from db.runs.runs import After, Node, Run
 from db.steps import artifacts
+from jobsworth import Fail, Job, handler
 from tests.support import Workers, connect, until_sync
-from tests.worker.job_api import JobApi
-from worker import Fail, Job, handler
-from worker import job as job_module
+from tests.worker.job_api import JobApi, new_thread
+from worker import effects as effects_module
 
 THREAD: LiteralString = """
 insert into jobsworth.chat_threads (platform, chat_id) values ('test', %(chat)s) returning id
@@ -42,10 +42,6 @@ async def run_through(api: JobApi, nodes: Sequence[Node], **options: Any) -> Run
         started = await runs.start(connection, nodes, **options)
         await api.work(60)
         return await runs.get(connection, started.run_id)
-
-
-async def new_thread(api: JobApi) -> UUID:
-    return await api.database.fetch_val(THREAD, {"chat": str(uuid4())})
 
 
 # Parents.
@@ -224,7 +220,7 @@ async def test_a_message_needs_a_thread(api: JobApi) -> None:
 
 SENDER = """
 from uuid import UUID
-from worker import Job, handler
+from jobsworth import Job, handler
 
 @handler("ask_bob")
 async def ask_bob(job: Job, bob: str) -> None:
@@ -315,7 +311,9 @@ async def test_a_metric_is_a_number(api: JobApi, value: Any) -> None:
     async def measure(job: Job) -> None:
         job.metric("loss", value)
 
-    assert "is no number" in ((await api.run("measure", failures_max=1)).error or "")
+    assert "metric 'loss' must be a finite number" in (
+        (await api.run("measure", failures_max=1)).error or ""
+    )
 
 
 async def test_the_files_of_a_run_have_type_size_and_hash(api: JobApi) -> None:
@@ -337,7 +335,7 @@ async def test_files_of_any_size_are_kept_whole_up_to_their_bound(
 ) -> None:
     """They go in several messages; one of 100 MiB takes seconds, so the bound is lower here."""
     monkeypatch.setattr(effects, "ARTIFACTS_BYTES", 1_000)
-    monkeypatch.setattr(job_module, "ARTIFACT_BYTES_MAX", 2_000)
+    monkeypatch.setattr(effects_module, "ARTIFACT_BYTES_MAX", 2_000)
     contents = [b"", bytes(range(256)), b"\0" * 1_500, b"x" * 2_000]
 
     @handler("draw", failures_max=1)

@@ -9,8 +9,8 @@ import pytest
 
 from db.queue import signals
 from db.queue.jobs import JobStatus, WaitReason
+from jobsworth import Job, handler
 from tests.worker.job_api import JobApi
-from worker import Job, handler
 
 AN_HOUR_PASSES: LiteralString = """
 with waited as (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobsworth import handler
 from tests.worker.deployments.pipeline.support import (
     FileRecorder,
     commit,
@@ -16,7 +17,6 @@ from tests.worker.deployments.pipeline.support import (
     serve,
 )
 from tests.worker.job_api import JobApi, registered
-from worker import handler
 from worker.deployments.pipeline import Report, deploy, resolve_sha
 from worker.deployments.pipeline.config import Environment
 from worker.deployments.pipeline.release import current_release, release_path

@@ -15,12 +15,12 @@ from db.deployments.deployments import Deployment, DeploymentStatus
 from db.pool import Database, fetch_val
 from db.queue import jobs
 from db.queue.jobs import Job, JobStatus, WaitReason
+from jobsworth import Job as Handle
+from jobsworth import handler
 from tests import support
 from tests.worker.deployments.pipeline.conftest import Site
 from tests.worker.deployments.pipeline.support import pid_in, until
 from tests.worker.job_api import JobApi
-from worker import Job as Handle
-from worker import handler
 from worker.deployments.record import close_abandoned, close_idle
 
 ASKING = {"approvals": 1, "build": ["sh", "-c", "echo build >> ../log"]}

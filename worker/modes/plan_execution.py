@@ -1,8 +1,8 @@
-"""An approved plan while it is carried out, whoever calls the tools.
+"""An approved plan while a model carries it out.
 
-In: tool calls of a model, one after the other. Out: what each did, step by step of the plan.
-Invariant: nothing is done but the plan's next step, exactly as it was approved; a step that was
-done is recorded under its number and not done again; the first that does not succeed ends the plan.
+In: tool calls of a model, one after the other. Out: the result of each, in the order of the plan's
+steps. Invariant: only the plan's next step is done, exactly as it was approved; a step that was
+done is recorded under its number and not done again; the first that fails ends the plan.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,25 +16,25 @@ from worker.outcomes import Fail
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one step: a line for people, and what later steps may use."""
+    """The result of one step: a line for people, and texts that later steps may use."""
 
     passed: bool
     detail: str
     found: tuple[str, ...] = ()
 
 
-class Carrying:
-    """Where the plan stands: `results` of the steps so far, and the `next` one."""
+class PlanExecution:
+    """The `results` of the plan's steps so far, and its `next` step."""
 
     def __init__(self, job: Job, plan: Plan) -> None:
         self.job = job
         self.plan = plan
         self.results: list[Result] = []
-        self._searches_beside = 0
+        self._extra_searches = 0
 
     @property
     def next(self) -> Step | None:
-        """None: all are done, or one has failed."""
+        """The step to do next; None when all are done or one has failed."""
         done = len(self.results)
         if done == len(self.plan.steps) or (done and not self.results[-1].passed):
             return None
@@ -45,29 +45,32 @@ class Carrying:
         return len(self.results) == len(self.plan.steps) and self.results[-1].passed
 
     async def search(self, query: str) -> Result:
-        """Search what is remembered: a step of the plan, or beside it, since it changes nothing."""
+        """Search what is remembered; allowed at any time, because it changes nothing."""
         if self._is_next(Search, query=query):
             return await self._do("search", self._find, query)
-        self._searches_beside += 1
-        return await self._find(f"search beside the plan {self._searches_beside}", query)
+        self._extra_searches += 1
+        return await self._find(f"search beside the plan {self._extra_searches}", query)
 
     async def note(self, text: str) -> Result:
+        """Remember a sentence, if that is the plan's next step."""
         if not self._is_next(Note, text=text):
             return self._refused("note exactly this")
         return await self._do("note", self._note, text)
 
     async def save(self, name: str, content: str) -> Result:
+        """Save a text file, if the plan's next step names it."""
         if not isinstance(self.next, Save) or self.next.name != name:
             return self._refused(f"save {name!r}")
         return await self._do("save", self._save, name, content)
 
     async def deploy(self, environment: str, sha: str) -> Result:
+        """Deploy a commit, if exactly that is the plan's next step."""
         if not self._is_next(Deploy, environment=environment, sha=sha):
             return self._refused(f"deploy {sha!r} to {environment!r}")
         return await self._do("deploy", self._deploy, environment, sha)
 
     def summary(self, remarks: str = "") -> str:
-        """What was done of the plan, for people, and what the model adds to it."""
+        """What was done of the plan, for people, followed by the model's remarks."""
         numbered = enumerate(zip(self.plan.steps, self.results, strict=False), 1)
         done = [f"{number}. {step}: {result.detail}" for number, (step, result) in numbered]
         skipped = len(self.plan.steps) - len(self.results)
@@ -83,7 +86,7 @@ class Carrying:
         return isinstance(step, kind) and step.model_dump(exclude={"kind"}) == values
 
     async def _do(self, kind: str, act: Callable[..., Awaitable[Result]], *given: str) -> Result:
-        """The plan's next step, under the name that its number gives it."""
+        """Do the plan's next step, recorded under its number and kind."""
         result = await act(f"{len(self.results) + 1} {kind}", *given)
         self.results.append(result)
         return result

@@ -10,10 +10,9 @@ import anyio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.job import Job
-from worker.modes.carrying import Carrying
+from jobsworth import Fail, Job
+from worker.modes.plan_execution import PlanExecution
 from worker.modes.plans import Deploy, Note, Plan, Save, Search, Step
-from worker.outcomes import Fail
 
 SHAS = ("0123456", "fedcba9")
 steps = st.one_of(
@@ -69,46 +68,46 @@ class _Deployment:
     report_text: str = ""
 
 
-async def do(carrying: Carrying, call: Step) -> None:
+async def do(execution: PlanExecution, call: Step) -> None:
     match call:
         case Note():
-            await carrying.note(call.text)
+            await execution.note(call.text)
         case Search():
-            await carrying.search(call.query)
+            await execution.search(call.query)
         case Save():
-            await carrying.save(call.name, "content")
+            await execution.save(call.name, "content")
         case Deploy():
-            await carrying.deploy(call.environment, call.sha)
+            await execution.deploy(call.environment, call.sha)
 
 
 @given(plans, st.lists(tool_calls, max_size=12))
 def test_nothing_is_done_but_the_beginning_of_the_plan(plan: Plan, calls: list[Step]) -> None:
     diary = Diary()
-    carrying = Carrying(cast(Job, diary), plan)
+    execution = PlanExecution(cast(Job, diary), plan)
 
     async def run() -> None:
         for call in calls:
-            await do(carrying, call)
+            await do(execution, call)
 
     anyio.run(run)
-    begun = plan.steps[: len(carrying.results)]
-    acted = [step for step, result in zip(begun, carrying.results, strict=True) if result.passed]
+    begun = plan.steps[: len(execution.results)]
+    acted = [step for step, result in zip(begun, execution.results, strict=True) if result.passed]
     assert diary.done == [step for step in acted if not isinstance(step, Search)]
-    assert all(result.passed for result in carrying.results[:-1])
+    assert all(result.passed for result in execution.results[:-1])
     assert len(set(diary.names)) == len(diary.names)
-    assert carrying.completed == (acted == list(plan.steps))
+    assert execution.completed == (acted == list(plan.steps))
 
 
 @given(plans)
 def test_a_plan_called_in_its_order_is_completed_or_ends_at_what_fails(plan: Plan) -> None:
-    carrying = Carrying(cast(Job, Diary()), plan)
+    execution = PlanExecution(cast(Job, Diary()), plan)
 
     async def run() -> None:
-        while (step := carrying.next) is not None:
-            await do(carrying, step)
+        while (step := execution.next) is not None:
+            await do(execution, step)
 
     anyio.run(run)
     broken = [isinstance(s, Deploy) and s.environment == "broken" for s in plan.steps]
-    assert carrying.completed is not any(broken)
-    assert len(carrying.results) == (broken.index(True) + 1 if any(broken) else len(plan.steps))
-    assert carrying.summary().startswith("Done: t" if carrying.completed else "Stopped: t")
+    assert execution.completed is not any(broken)
+    assert len(execution.results) == (broken.index(True) + 1 if any(broken) else len(plan.steps))
+    assert execution.summary().startswith("Done: t" if execution.completed else "Stopped: t")

@@ -1,0 +1,192 @@
+"""The state of one attempt: what steps, calls, questions, deployments and agents share.
+
+In: the claimed job, its lease and the worker's tools. Out: what the attempt has read, begun and
+wants to commit. `worker.job.Job` hands on to functions that take this state; none of them imports
+`Job`, and handlers never see the state.
+
+Invariant: `effects` holds exactly what commits with the attempt's ending; `recorded` holds only
+what is committed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, NamedTuple, Protocol, TypeVar
+from uuid import UUID
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from db.deployments.deployments import Deployment
+from db.documents import to_text
+from db.errors import InvalidInput
+from db.fence import Lease
+from db.money.calls import Usage
+from db.pool import Database
+from db.queue.claim import Claimed
+from db.queue.effects import Effect
+from worker.llm.choice import ModelChoice
+from worker.memory.embedders import Embedder
+from worker.money.calls_open import CallsOpen
+from worker.money.group_commit import GroupCommit, WriteKind
+from worker.money.pricing import Priced
+from worker.money.spool import Spool
+from worker.outcomes import Parked, ParkSignal
+from worker.steps.declaration import check_name
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class RecordedStep(NamedTuple):
+    """A recorded step: its output, and what tells whether a step met again is the same.
+
+    `inherited`: a branch reads it from the run that it was forked from.
+    """
+
+    output: Any
+    kind: str = "step"
+    input_hash: str | None = None
+    inherited: bool = False
+
+
+class PriceSource(Protocol):
+    """Tells prices. Both methods return None for a model whose price is unknown."""
+
+    async def ready(self, database: Database, provider: str) -> None:
+        """Load what the two others need for this provider."""
+        ...
+
+    def price_of(
+        self, provider: str, model: str, usage: Usage, *, team_id: UUID | None = None
+    ) -> Priced | None: ...
+
+    def upper_cost(
+        self,
+        provider: str,
+        model: str,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        team_id: UUID | None = None,
+    ) -> Decimal | None: ...
+
+
+class Deploys(Protocol):
+    """Deploys for the jobs of this worker: see `worker.deployments.deployer.Deployer`."""
+
+    async def deploy(
+        self, state: "AttemptState", environment_name: str, sha: str, key: str
+    ) -> Deployment: ...
+
+    async def roll_back(
+        self, state: "AttemptState", environment_name: str, to: str, key: str
+    ) -> Deployment: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the worker lends to every attempt."""
+
+    database: Database
+    embedder: Embedder
+    threads: anyio.CapacityLimiter
+    payload_bytes_max: int
+    deployer: Deploys
+    spool: Spool
+    pricing: PriceSource | None = None
+    unknown_price: str = "refuse_if_budgeted"
+    output_tokens_max: int = 4096
+    model: ModelChoice = field(default_factory=ModelChoice)
+    history_tokens: int = 8_000
+    instructions: str | None = None
+    books: GroupCommit = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "books", GroupCommit(self.database))
+
+
+# Not a dataclass: an input hash would read the fields of one that is passed to a step.
+class AttemptState:
+    """One attempt at a job; shared by everything that works for it."""
+
+    def __init__(self, job: Claimed, lease: Lease, tools: Tools, *, plain: bool) -> None:
+        """`plain`: the handler is a plain function, which runs in a thread or a process."""
+        self.job = job
+        self.lease = lease
+        self.tools = tools
+        self.plain = plain
+        self.effects: list[Effect] = []
+        self.threads_running = 0
+        self.calls_open = CallsOpen()
+        # Recorded steps by name; None until they are read. A first attempt has none, unless its job
+        # is of a run: that may be a branch, and read what a job of another run has recorded.
+        first = job.attempt == 1 and job.run_id is None
+        self.recorded: dict[str, RecordedStep] | None = {} if first else None
+        # Names of steps and calls that run at this moment.
+        self.under_way: set[str] = set()
+        # Names of steps that this attempt has marked as begun.
+        self.begun: set[str] = set()
+        # By the name of a step: the approval that the step consumes when it begins.
+        self.approvals: dict[str, UUID] = {}
+        # Calls that a person has allowed to go beyond a budget: (name of the call, budget).
+        self.budgets_exceeded: set[tuple[str, UUID]] = set()
+        self._key_counts: dict[str, int] = {}
+        self._keys: set[str] = set()
+
+    def key(self, kind: str, name: str | None) -> str:
+        """The key of an effect, a wait or a question: by its name, else by its number in order.
+
+        Raises `InvalidInput` for a name that cannot be kept, or that this attempt has used.
+        """
+        if name is None:
+            self._key_counts[kind] = self._key_counts.get(kind, 0) + 1
+            return f"{kind}#{self._key_counts[kind]}"
+        check_name(kind, name)
+        key = f"{kind}:{name}"
+        if key in self._keys:
+            raise InvalidInput(
+                f"the {kind} {name!r} of job {self.job.id} is made twice",
+                "a name stands for one thing in all attempts: give this one another",
+            )
+        self._keys.add(key)
+        return key
+
+    def park(
+        self, reason: str, *, detail: str | None = None, after_seconds: float | None = None
+    ) -> ParkSignal:
+        """The signal to raise so that the job waits; the effects so far commit with the wait."""
+        shown = None if detail is None else to_text(detail)
+        return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
+
+    async def write(self, kind: WriteKind[T, R], item: T) -> R:
+        """Write an item into the books, in one commit with what other attempts write meanwhile.
+
+        Committed on return. A cancellation lands before the write or after it.
+        """
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return await self.tools.books.write(kind, item)
+
+    async def run_in_thread(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what `fn` returns in a thread, or raise what it raises.
+
+        A thread cannot be interrupted: until `fn` returns, slot and job stay taken.
+        """
+
+        # An exception is carried out of the thread as a value: asyncio would throw it into the
+        # task, where a GeneratorExit closes every coroutine up to the daemon's own.
+        def safely() -> tuple[Any, BaseException | None]:
+            try:
+                return fn(*args, **kwargs), None
+            except BaseException as error:
+                return None, error
+
+        self.threads_running += 1
+        try:
+            value, error = await anyio.to_thread.run_sync(safely, limiter=self.tools.threads)
+        finally:
+            self.threads_running -= 1
+        if error is not None:
+            raise error
+        return value

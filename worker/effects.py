@@ -1,0 +1,234 @@
+"""What a handler wants to commit with its attempt: messages, jobs, files, metrics, memories.
+
+In: what the methods of `Job` are given. Out: effects in the attempt's state. Invariant: what cannot
+be written is refused here, so that the commit of an attempt does not fail for its effects.
+"""
+
+import mimetypes
+from collections.abc import Mapping
+from math import isfinite, nan
+from typing import Any, cast
+from uuid import UUID
+
+from db.documents import to_payload, to_text
+from db.errors import InvalidInput
+from db.queue.effects import ARTIFACT_BYTES_MAX, Artifact, Memory, Message, Metric, NewJob
+from worker.attempt_state import AttemptState
+from worker.steps.waits import Child
+
+# What a handler does not set by an option of `enqueue` or `spawn`.
+_NOT_OPTIONS = {"key", "mode", "payload", "is_child", "thread_id", "message_key"}
+JOB_OPTIONS = frozenset(NewJob.__dataclass_fields__) - _NOT_OPTIONS
+
+
+def say(
+    state: AttemptState,
+    text: str,
+    *,
+    thread_id: UUID | None,
+    name: str | None,
+    role: str,
+    model: str | None,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    latency_ms: int | None,
+) -> None:
+    """A message in `thread_id`, or else in the job's thread."""
+    if thread_id is None:
+        _require_thread(state, "say")
+    state.effects.append(
+        Message(
+            key=state.key("message", name),
+            text=to_text(text),
+            role=role,
+            thread_id=thread_id,
+            model=model,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            latency_ms=latency_ms,
+        )
+    )
+
+
+def send(
+    state: AttemptState,
+    agent_id: UUID,
+    text: str,
+    *,
+    mode: str,
+    thread_id: UUID | None,
+    name: str | None,
+) -> None:
+    """A message to another agent, and the job of that agent that the message triggers."""
+    thread = thread_id or _require_thread(state, "send")
+    key = state.key("send", name)
+    state.effects.append(
+        Message(
+            key=key,
+            text=to_text(text),
+            role="user",
+            thread_id=thread,
+            recipient_agent_id=agent_id,
+        )
+    )
+    # A follow-up in the job's own thread takes the job's place in the lane, if it has one.
+    follows = thread == state.job.thread_id and state.job.lane is not None
+    state.effects.append(
+        NewJob(
+            key=key,
+            mode=mode,
+            agent_id=agent_id,
+            thread_id=thread,
+            message_key=key,
+            lane=None if follows else str(thread),
+        )
+    )
+
+
+def metric(state: AttemptState, name: str, value: object, key: str | None) -> None:
+    """A finite number under a name."""
+    number = nan
+    if not isinstance(value, bool | str | bytes):
+        try:
+            number = float(cast(Any, value))
+        except (TypeError, ValueError, OverflowError):
+            number = nan
+    if not isfinite(number):
+        raise InvalidInput(
+            f"metric {name!r} must be a finite number, not {_shown(value)}", "pass a finite number"
+        )
+    state.effects.append(Metric(state.key("metric", key), to_text(name), number))
+
+
+def enqueue(
+    state: AttemptState,
+    mode: str,
+    payload: Mapping[str, Any] | None,
+    name: str | None,
+    options: Mapping[str, Any],
+) -> None:
+    """A follow-up job."""
+    _add_job(state, state.key("job", name), mode, payload, options, is_child=False)
+
+
+def spawn(
+    state: AttemptState,
+    mode: str,
+    payload: Mapping[str, Any] | None,
+    name: str | None,
+    options: Mapping[str, Any],
+) -> Child:
+    """A child job, to be gathered."""
+    if state.plain:
+        raise InvalidInput(
+            f"job.spawn needs an async handler; {state.job.mode!r} is a plain function",
+            "children end with their parent unless it gathers them: use enqueue instead",
+        )
+    if options.get("lane") is not None and options["lane"] == state.job.lane:
+        raise InvalidInput(
+            f"a child in the lane {state.job.lane!r} would wait for its parent for ever",
+            "leave lane out: a child has no lane of its own",
+        )
+    if "unique_key" in options:
+        raise InvalidInput(
+            f"a child cannot have a unique_key: another job may hold {options['unique_key']!r},"
+            " and then there would be no child to gather",
+            "leave it out: a replay spawns each child once anyway",
+        )
+    key = state.key("child", name)
+    _add_job(state, key, mode, payload, options, is_child=True)
+    return Child(key)
+
+
+def save(
+    state: AttemptState,
+    name: str,
+    content: bytes | str | None,
+    *,
+    uri: str | None,
+    media_type: str | None,
+) -> None:
+    """An artifact: its content, or its address."""
+    if (content is None) == (uri is None):
+        raise InvalidInput(f"artifact {name!r} needs either content or uri", "pass one of them")
+    if not isinstance(cast(object, content), bytes | bytearray | memoryview | str | None):
+        raise InvalidInput(
+            f"the content of artifact {name!r} is a {type(content).__name__}",
+            "pass bytes or text, like json.dumps(…)",
+        )
+    data = content.encode(errors="replace") if isinstance(content, str) else content
+    if data is not None and len(data) > ARTIFACT_BYTES_MAX:
+        raise InvalidInput(
+            f"artifact {name!r} has {len(data):,} bytes;"
+            f" at most {ARTIFACT_BYTES_MAX:,} are allowed",
+            "store the file elsewhere, and save its uri",
+        )
+    guessed = mimetypes.guess_type(name)[0]
+    fallback = "text/plain" if isinstance(content, str) else "application/octet-stream"
+    state.effects.append(
+        Artifact(
+            key=state.key("artifact", name),
+            name=name,
+            media_type=media_type or guessed or fallback,
+            content=None if data is None else bytes(data),
+            uri=uri,
+        )
+    )
+
+
+def remember(
+    state: AttemptState,
+    text: str,
+    *,
+    kind: str,
+    source_id: str | None,
+    metadata: Mapping[str, Any] | None,
+    name: str | None,
+) -> None:
+    """A text to embed after the job has finished."""
+    state.effects.append(
+        Memory(
+            key=state.key("memory", name),
+            text=to_text(text),
+            source_kind=kind,
+            source_id=source_id,
+            metadata=dict(metadata or {}),
+        )
+    )
+
+
+def _require_thread(state: AttemptState, method: str) -> UUID:
+    if state.job.thread_id is None:
+        raise InvalidInput(
+            f"job {state.job.id} has no thread to {method} a message in",
+            f"enqueue it with thread_id, or pass thread_id to job.{method}",
+        )
+    return state.job.thread_id
+
+
+def _shown(value: object) -> str:
+    """A text or a float as it is, bounded; of anything else only its type."""
+    if isinstance(value, str | float):
+        return f"{value!r:.100}"
+    return f"a value of type {type(value).__name__}"
+
+
+def _add_job(
+    state: AttemptState,
+    key: str,
+    mode: str,
+    payload: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    is_child: bool,
+) -> None:
+    unknown = options.keys() - JOB_OPTIONS
+    if unknown:
+        raise InvalidInput(
+            f"{', '.join(sorted(unknown))} is not an option of a job",
+            f"the options are {', '.join(sorted(JOB_OPTIONS))}",
+        )
+    document = to_payload(
+        dict(payload or {}), f"the payload of {mode!r}", state.tools.payload_bytes_max
+    )
+    state.effects.append(NewJob(key=key, mode=mode, payload=document, is_child=is_child, **options))
