@@ -25,7 +25,6 @@ MAY_IMPORT_WEB = {"worker.daemon.daemon", "worker.queue.attempt_log"}
 LINES_MAX = 500
 # One subject each; a cut would separate what is read together.
 LONG = {
-    "worker/job.py": "the job's methods, one class that handlers see",
     "worker/settings.py": "one line for each setting, and how a bad one is told",
     "worker/daemon/daemon.py": "the order in which the parts start and end",
     "worker/cli/app.py": "the list of commands with their help",
