@@ -31,7 +31,6 @@ MAY_IMPORT_WEB = {"worker.daemon.daemon", "worker.daemon.parts", "worker.queue.a
 LINES_MAX = 500
 # One subject each; a cut would separate what is read together.
 LONG = {
-    "worker/job.py": "the job's methods, one class that handlers see",
     "worker/cli/app.py": "the list of commands with their help",
 }
 # Handlers as a user would write them.
