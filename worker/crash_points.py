@@ -1,8 +1,8 @@
-"""Named instants at which a test may kill the process; nothing at all in production.
+"""Named instants at which a test may kill the process; without effect in production.
 
-`JOBSWORTH_CRASH_POINT=name` kills at the first time the point is reached, `name:3` at the third.
-`JOBSWORTH_CRASH_LOG=path` writes the name of every point that is reached for the first time. The
-fault tests kill at each of these, and fail if one is never reached.
+`JOBSWORTH_CRASH_POINT=name` kills when the point is reached first, `name:3` when it is reached for
+the third time. `JOBSWORTH_CRASH_LOG=path` collects the names of the points that were reached. The
+fault tests kill at each point, and fail if one is never reached.
 """
 
 import os
@@ -10,21 +10,21 @@ import signal
 from pathlib import Path
 
 CRASH_POINTS = {
-    "claim.committed": "jobs are ours in the database; no attempt has begun",
-    "call.before_row": "a model call is about to be written down",
-    "call.after_row": "the call and its reservation are committed; nothing was sent",
+    "claim.committed": "the claim is committed; no attempt has begun",
+    "call.before_row": "a model call is about to be booked",
+    "call.after_row": "the call and its reservation are committed; no request was sent",
     "call.sent": "the request is on its way",
     "call.answered": "the answer is here, and not yet written",
-    "spool.written": "an answer is on disk, because the database does not take it",
+    "spool.written": "an answer is on disk, because the database did not take it in time",
     "spool.drained": "an answer from the disk is settled; its file is still there",
     "step.begun": "an unsafe step is marked as begun; it has not run",
     "step.committed": "a step was recorded; the handler does not know it yet",
     "finish.updated": "the jobs' rows are updated; their effects are not yet written",
-    "finish.committed": "the finishing transaction is committed; nobody has acted on it",
+    "finish.committed": "the finishing transaction is committed; no slot was freed for it",
     "park.updated": "a parking job's row is updated; what it waits for is not yet written",
-    "promote.before": "something was unblocked; it has not been looked at again",
-    "rescue.committed": "dead jobs were taken back; what that unblocks was not looked at",
-    "release.updated": "the stopping daemon gives jobs back; not yet committed",
+    "promote.before": "jobs may have been unblocked; they have not been looked at",
+    "rescue.committed": "dead workers' jobs were taken back; what that unblocks was not looked at",
+    "release.updated": "the stopping daemon has updated its jobs' rows; not yet committed",
 }
 
 
@@ -39,13 +39,13 @@ class _Armed:
         self.name, _, count = point.partition(":")
         self.countdown = int(count or 1)
         self.log = Path(log) if log else None
-        self.seen: set[str] = set()
+        self.logged: set[str] = set()
 
     def reach(self, name: str) -> None:
         if name not in CRASH_POINTS:
             raise AssertionError(f"{name} is not a crash point; add it to CRASH_POINTS")
-        if self.log and name not in self.seen:
-            self.seen.add(name)
+        if self.log and name not in self.logged:
+            self.logged.add(name)
             with self.log.open("a") as log:
                 log.write(name + "\n")
         if name == self.name:

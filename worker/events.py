@@ -1,7 +1,7 @@
-"""The event catalogue: every name that Jobsworth logs, and what it tells.
+"""The event catalogue: every event that Jobsworth logs, and its meaning.
 
-Names are `noun.what_happened`, spelt like their constants. Invariant: a log call takes its event
-from here, so this page is the whole list of what an operator can search for and alert on.
+Names are `noun.what_happened`, spelt like their constants. Invariant: every log call takes its
+event from here, so this is the whole list of what an operator can search for and alert on.
 """
 
 from typing import Final
@@ -60,52 +60,52 @@ EMBEDDER_FAILED: Final = "embedder.failed"
 EMBEDDER_REFUSED: Final = "embedder.refused"
 
 DESCRIPTIONS: Final[dict[str, str]] = {
-    DAEMON_STARTED: "a worker process began; carries its worker id, version, queues and modes",
-    DAEMON_READY: "the database is reachable, its schema known, and claiming begins",
-    DAEMON_DRAINING: "told to stop: no more claims, running jobs may finish within the drain",
-    DAEMON_STOPPED: "the process ends; carries what was finished and what was released",
-    DAEMON_FAILED: "the process ends because of an error it cannot work around",
+    DAEMON_STARTED: "a worker process began; with its process id, version, queues and modes",
+    DAEMON_READY: "the database answers, its schema is the right one, and claiming begins",
+    DAEMON_DRAINING: "the worker was told to stop: it claims no more, running jobs may finish",
+    DAEMON_STOPPED: "the process ends; with its exit code",
+    DAEMON_FAILED: "the process ends because of an error that it cannot work around",
     SETTINGS_REFUSED: "the settings cannot be used; the daemon does not start",
     SCHEMA_REFUSED: "the database's schema is older or newer than this program",
     HANDLER_REFUSED: "a handler or its module cannot be used",
     HANDLER_MISSING: "queued jobs of modes that no worker knows now wait for a handler",
-    SLOTS_STUCK: "every slot is held by a thread that will not end; the daemon exits",
-    HEALTH_LISTENED: "the health and metrics endpoint is open; carries its address",
+    SLOTS_STUCK: "threads that do not return hold every slot; the daemon exits",
+    HEALTH_LISTENED: "the health and metrics endpoint is open; with its address",
     HEALTH_FAILED: "the health and metrics endpoint could not be opened",
     DATABASE_LOST: "statements fail; the daemon goes on trying",
-    DATABASE_RECOVERED: "statements work again; carries how long they did not",
+    DATABASE_RECOVERED: "statements work again",
     LISTEN_LOST: "the connection for notifications ended; polling goes on",
     LISTEN_RECOVERED: "the connection for notifications is back",
-    HEARTBEAT_MISSED: "a heartbeat failed or came late; carries the time since the last good one",
-    ATTEMPTS_STOPPED: "no good heartbeat for too long: this worker stopped its running jobs",
+    HEARTBEAT_MISSED: "a heartbeat failed; with the time since the last successful one",
+    ATTEMPTS_STOPPED: "no heartbeat succeeded in time: this worker stopped its running jobs",
     WORKER_REPLACED: "this worker's row was gone; it goes on under a new worker id",
-    JOBS_RESCUED: "jobs of dead workers were put back or, out of crashes, failed",
-    CLAIM_FAILED: "a claim did not succeed; jobs it may have taken are looked for",
-    ATTEMPT_ENDED: "an attempt is over: its one canonical line, with outcome, times and cost",
-    ATTEMPT_LEASE_LOST: "somebody else holds the job now; this attempt wrote nothing",
-    ATTEMPTS_NOT_LOGGED: "so many attempts went well that their lines were left out; says how many",
-    BATCH_RETRIED: "a batch of finishes failed for no fault of its jobs, and is tried again",
-    BATCH_SPLIT: "a batch of writes failed for one job's fault, and is tried job by job",
-    JOBS_RELEASED: "running jobs went back to queued at shutdown, without a counted try",
-    DEPLOYMENT_PHASE_ENDED: "a phase of a deployment is recorded; carries its outcome and time",
+    JOBS_RESCUED: "jobs of dead workers were queued again, or failed after too many crashes",
+    CLAIM_FAILED: "a claim failed; jobs that it may have taken are looked for",
+    ATTEMPT_ENDED: "an attempt is over: its one canonical line, with its status and times",
+    ATTEMPT_LEASE_LOST: "another attempt has the job now; this one wrote nothing",
+    ATTEMPTS_NOT_LOGGED: "lines of successful attempts were left out; with their number",
+    BATCH_RETRIED: "a batch of finishes failed because of the server, and is tried again",
+    BATCH_SPLIT: "a batch of writes failed because of one of them; each is tried alone",
+    JOBS_RELEASED: "running jobs went back to the queue, without a counted try",
+    DEPLOYMENT_PHASE_ENDED: "a phase of a deployment is recorded; with its outcome",
     DEPLOYMENT_ENDED: "a deployment is healthy, rolled back or failed",
-    TIMERS_PROMOTED: "waiting jobs whose time has come became queued",
+    TIMERS_PROMOTED: "waiting jobs became queued because their time has come",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
-    WEBHOOK_DELIVERED: "a webhook was told about an approval",
-    WEBHOOK_FAILED: "a webhook did not take what it was told; it is told again later",
-    WEBHOOK_ABANDONED: "a webhook is not told any more; a person can retry the delivery",
-    CALLS_ABANDONED: "model calls of dead workers were closed as unknown",
-    BUDGET_WARNED: "a budget's window is used up to its warning share; said once for each window",
+    WEBHOOK_DELIVERED: "a webhook accepted a delivery",
+    WEBHOOK_FAILED: "a webhook did not accept a delivery; it is sent again later",
+    WEBHOOK_ABANDONED: "a delivery is not sent again; a person can retry it",
+    CALLS_ABANDONED: "model calls of ended attempts were closed as unknown",
+    BUDGET_WARNED: "a budget's window has reached its warning share; logged once for each window",
     SPOOL_WRITTEN: "the database did not take a paid answer in time: it is on this machine's disk",
     SPOOL_DRAINED: "paid answers that were on disk are settled in the database",
     SPOOL_FAILED: "a paid answer cannot be kept on disk; only the database can still take it",
-    SPOOL_REFUSED: "a file among the kept answers cannot be used; it is left alone",
-    CALL_USAGE_DOUBTED: "a provider did not say what a call took, contradicted itself, or went over"
+    SPOOL_REFUSED: "a file in the spool cannot be used; it is left alone",
+    CALL_USAGE_DOUBTED: "a provider did not report a call's usage, contradicted itself, or exceeded"
     " the estimate; the call is booked at its upper estimate or more",
     LEDGER_CLOSED: "days of the ledger up to this one are summed up; nothing can be added to them",
-    UPKEEP_FAILED: "one round of upkeep failed; the next comes at its time",
+    UPKEEP_FAILED: "one round of a part of upkeep failed; the next comes at its time",
     VIOLATIONS_FOUND: "the violations view is not empty",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",
-    EMBEDDER_FAILED: "the embedder did not answer; the texts stay for a later try",
+    EMBEDDER_FAILED: "the embedder did not answer; the texts are tried again later",
     EMBEDDER_REFUSED: "the embedder refused one text; it is tried again, ever more rarely",
 }

@@ -1,8 +1,8 @@
 """Logging: one line on stderr for each event, readable on a terminal and JSON anywhere else.
 
-In: events of the catalogue (`worker.events`) with their fields, what is bound to the running job,
-and the lines of libraries that use the standard module. Out: lines with a UTC time. Invariants: no
-line shows a payload, a prompt or a password, whatever was passed under those names; and a line that
+In: events of the catalogue (`worker.events`) with their fields, the fields of the running job, and
+the lines of libraries that use the standard module. Out: lines with a UTC time. Invariants: fields
+named like a payload, a prompt or a secret are hidden, passwords in URLs are masked; and a line that
 cannot be written stops no job.
 """
 
@@ -29,7 +29,7 @@ Level = Literal["debug", "info", "warning", "error"]
 
 # Libraries whose ordinary lines are noise beside ours, or repeat addresses and statements.
 QUIET_LIBRARIES = ("alembic", "asyncio", "httpcore", "httpx", "psycopg", "stamina", "uvicorn")
-# Values under these names are somebody's content, or a key to it.
+# Fields of these names hold users' content or secrets; their values are not shown.
 PRIVATE_FIELDS = frozenset(
     {
         "answer",
@@ -54,7 +54,7 @@ def configure_logging(
 ) -> None:
     """Send our events and those of the standard `logging` module to `stream` (stderr by default).
 
-    Call it once, first thing in a process: loggers keep the set-up they first logged with.
+    Call it once, before anything is logged: loggers keep the configuration they first used.
     """
     out = stream if stream is not None else sys.stderr.buffer
     readable = line_format == "console" or (line_format == "auto" and out.isatty())
@@ -71,14 +71,14 @@ def configure_logging(
 
 
 def get_logger() -> FilteringBoundLogger:
-    """A logger for a module to keep; it is set up when it first logs."""
+    """A logger for a module; it is configured when it first logs."""
     return cast("FilteringBoundLogger", structlog.get_logger())
 
 
 class job_bound:  # noqa: N801 (a context manager, named like a function)
-    """Within it, every line of this task, of its children and of their threads names the job.
+    """A context in which every line of this task, its children and their threads names the job.
 
-    (structlog's own `bound_contextvars` keeps a variable for each field: 8 µs a job.)
+    structlog's own `bound_contextvars` keeps a variable for each field, which costs 8 µs a job.
     """
 
     __slots__ = ("_job_id", "_lease_no", "_mode", "_token", "_trace_id")
@@ -98,7 +98,7 @@ class job_bound:  # noqa: N801 (a context manager, named like a function)
         _job.reset(self._token)
 
     def name(self, event: EventDict) -> None:
-        """Add the job to a line that does not name one itself."""
+        """Add the job's fields to a line that does not have them."""
         event.setdefault("job_id", str(self._job_id))
         event.setdefault("lease_no", self._lease_no)
         event.setdefault("mode", self._mode)
@@ -110,7 +110,7 @@ _job: ContextVar[job_bound] = ContextVar("jobsworth_job")
 
 
 class LineSink:
-    """Writes whole lines; a closed or broken stream loses them and nothing else."""
+    """Writes whole lines; on a closed or broken stream they are lost, without an error."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -184,10 +184,10 @@ def _json_renderer() -> list[Processor]:
 
 
 def _structured_exception(exc_info: ExcInfo) -> list[dict[str, Any]]:
-    """Types, frames and the first line of each message.
+    """The types, frames and first message line of an exception and its causes.
 
-    Only the first, because the further lines are where drivers and validators quote the row or the
-    value (`DETAIL: Failing row contains (…)`); the job's own row keeps the whole text.
+    In further lines drivers and validators quote the row or the value (`DETAIL: Failing row
+    contains (…)`). The job's own row keeps the whole text.
     """
     return _discreet(_TRACEBACKS(exc_info))
 

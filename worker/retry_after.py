@@ -1,7 +1,7 @@
-"""When an HTTP server wants to be asked again.
+"""The pause that an HTTP server asks for.
 
-In: the header `Retry-After` of an answer. Out: seconds from now, within the bound that the caller
-gives. Invariant: whatever a server writes there, the answer is a number that a clock can wait for.
+In: the header `Retry-After` of a response. Out: seconds from now, within the caller's bound.
+Invariant: whatever the header contains, the result is None or a finite number.
 """
 
 import math
@@ -11,9 +11,9 @@ from email.utils import parsedate_to_datetime
 
 
 def retry_after_seconds(headers: Mapping[str, str], most: float) -> float | None:
-    """Seconds or a date, as RFC 9110 has it, from 0 to `most`; None if it is neither.
+    """The header's seconds or date (RFC 9110) as seconds from 0 to `most`; None without either.
 
-    `headers` finds names in any case, as httpx's do.
+    `headers` must find names in any case, as httpx's do.
     """
     value = headers.get("retry-after")
     if value is None:

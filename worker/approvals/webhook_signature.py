@@ -1,10 +1,10 @@
 """Signatures of webhooks, as https://www.standardwebhooks.com describes them.
 
-In: one secret, or two with a comma between: while secrets are changed, the new one and the one
-before. Out: headers that carry a signature by each of them, and whether a request is signed by any.
+In: one secret, or two with a comma between: the new one and the previous one, while the secret is
+being changed. Out: headers with a signature by each secret, and whether a request is signed by one.
 
-Invariant: whoever knows one of the two believes what is sent, so no delivery is lost while those
-who listen are told the new one, each in its own time.
+Invariant: a receiver that knows either secret can verify a delivery, so receivers can change to the
+new one each at its own time, and no delivery is lost.
 """
 
 import base64
@@ -24,15 +24,15 @@ CLOCKS_APART_SECONDS_MAX = 300
 
 
 def new_secret() -> str:
-    """A secret as good as any."""
+    """A new random secret."""
     return SECRET_PREFIX + base64.b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 def keys(secret: str) -> list[bytes]:
-    """The keys in one or two secrets. Raises `ValueError`, whose text repeats nothing of them."""
+    """The keys of one or two secrets. Raises `ValueError`, whose text repeats no part of them."""
     found = [_key(one.strip()) for one in secret.split(",")]
     if len(found) > SECRETS_MAX:
-        raise ValueError("is more than two secrets: the new one, and the one before")
+        raise ValueError("has more than two secrets: give the new one and the previous one")
     return found
 
 
@@ -48,12 +48,12 @@ def signature(secret: str, message_id: UUID | str, timestamp: int, body: bytes) 
 
 
 def is_signed(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
-    """Whether this request was signed lately, by a key of `secret`.
+    """Whether a key of `secret` signed this request, at most five minutes ago.
 
-    `headers` finds names in lower case, as those of aiohttp, httpx and starlette do.
+    `headers` must find names in lower case, as those of aiohttp, httpx and starlette do.
     """
     message_id, sent_at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    # isdecimal alone is also true of digits of other scripts, of any length.
+    # isdecimal alone also accepts the digits of other scripts, and any length.
     if not (sent_at.isascii() and sent_at.isdecimal() and len(sent_at) <= len("9999999999")):
         return False
     if abs(time.time() - int(sent_at)) > CLOCKS_APART_SECONDS_MAX:
@@ -73,6 +73,6 @@ def _key(secret: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if not secret.startswith(SECRET_PREFIX) or not KEY_BYTES_MIN <= len(key) <= KEY_BYTES_MAX:
-        # Without its cause, which would show a piece of it.
+        # Without the cause, which would show part of the secret.
         raise ValueError("is not whsec_ and 24 to 64 bytes in base64") from None
     return key

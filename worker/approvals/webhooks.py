@@ -1,10 +1,11 @@
-"""Telling webhooks what becomes of approvals, beside everything else that a daemon does.
+"""Webhooks: tells other programs what happens to approvals.
 
-In: deliveries of the outbox that are due. Out: signed POST requests, and what became of each.
+In: deliveries of the outbox that are due. Out: signed POST requests, and their results.
 
-Invariants: nothing of the database is held while the network is used; a delivery that was not
-marked is sent again, under the same `webhook-id`; an address that is not allowed is never asked,
-and no redirect is followed. Who answers with Retry-After is left alone that long, at most hours.
+Invariants: no connection to the database is held while the network is used; a delivery whose result
+was not recorded is sent again, under the same `webhook-id`; no request goes to an address that is
+not allowed, and no redirect is followed. After a Retry-After the pause is that long, at most
+`PAUSE_SECONDS_MAX`.
 """
 
 import ipaddress
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 BATCH = 20
 POLL_SECONDS = 1.0
 SEND_SECONDS = 10.0
-# A whole batch is sent at once; after this, whoever comes sends what is not marked again.
+# A whole batch is sent at once; after this, deliveries without a recorded result are due again.
 LEASE_SECONDS = 60.0
 TRIES_MAX = 12
 PAUSE_SECONDS = 5.0
@@ -54,7 +55,7 @@ async def run(database: Database, *, secret: str, hosts: Collection[str]) -> Non
     import httpx
 
     pruned_at = 0.0
-    # No proxies and no passwords out of the environment: only what is allowed is reached.
+    # No proxies and no passwords from the environment: only allowed hosts are reached.
     async with httpx.AsyncClient(
         timeout=SEND_SECONDS, follow_redirects=False, trust_env=False
     ) as client:
@@ -75,7 +76,7 @@ async def run(database: Database, *, secret: str, hosts: Collection[str]) -> Non
 async def deliver(
     database: Database, client: "httpx.AsyncClient", *, secret: str, hosts: Collection[str]
 ) -> int:
-    """Take one batch, send it, and mark what became of each; returns how many were taken."""
+    """Take one batch, send it, and record each result; returns the size of the batch."""
     async with database.connection() as connection:
         batch = await webhooks.take(connection, BATCH, LEASE_SECONDS)
     async with anyio.create_task_group() as tasks:
@@ -85,20 +86,22 @@ async def deliver(
 
 
 def check_url(url: str, hosts: Collection[str]) -> None:
-    """Raise `InvalidInput` unless this address may be told: an allowed host (with its port, where
-    one is named), and https unless it is this very machine.
+    """Raise `InvalidInput` unless a webhook may be sent to this address.
+
+    Its host must be among `hosts`, with its port where one is named there; http is only allowed for
+    this machine.
     """
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port
     except ValueError as error:
-        raise InvalidInput(f"{url!r} is no address: {error}", "like https://host/path") from error
+        raise InvalidInput(f"{url!r} is not a URL: {error}", "like https://host/path") from error
     if parts.scheme not in ("https", "http") or not host:
-        raise InvalidInput(f"{url!r} is no web address", "like https://host/path")
+        raise InvalidInput(f"{url!r} is not a web address", "like https://host/path")
     if parts.username is not None or parts.password is not None:
         raise InvalidInput(
-            "a webhook's address carries no user and no password",
-            "what is sent is signed: check the signature instead",
+            "a webhook's address must not contain a user or a password",
+            "check the signature of the requests instead",
         )
     written = f"[{host}]" if ":" in host else host
     with_port = f"{written}:{DEFAULT_PORTS[parts.scheme] if port is None else port}"
@@ -112,8 +115,9 @@ def check_url(url: str, hosts: Collection[str]) -> None:
 
 
 class _Answer(NamedTuple):
-    """The status of an answer, why it does not count (None: it does), whether that is for good, and
-    how long it asks to be left alone.
+    """The result of a request: its status, and the error unless it was accepted.
+
+    `final` means that no further try can succeed; `wait_seconds` is the pause that was asked for.
     """
 
     status: int | None = None
@@ -139,7 +143,7 @@ async def _deliver(
             else:
                 await webhooks.failed(connection, due, error, status=status, pause_seconds=pause)
     except JobsworthError as unmarked:
-        # Sent again after its lease.
+        # It is sent again after its lease.
         log.warning(events.UPKEEP_FAILED, part="webhooks", error=str(unmarked))
     if error is None:
         log.debug(events.WEBHOOK_DELIVERED, delivery_id=str(due.id), tells=due.event)
@@ -155,7 +159,7 @@ async def _send(
     import httpx
 
     if due.url is None:
-        return _Answer(error="its webhook is not active any more", final=True)
+        return _Answer(error="its webhook is no longer active", final=True)
     try:
         check_url(due.url, hosts)
     except InvalidInput as refused:
@@ -170,8 +174,8 @@ async def _send(
         "webhook-signature": signature(secret, due.id, timestamp, body),
     }
     try:
-        # httpx bounds each read; a host that drips would hold us for ever. The answer's body is
-        # nobody's business.
+        # httpx bounds each read only: a host that answers in drips would never end. The answer's
+        # body is not read.
         with anyio.fail_after(SEND_SECONDS):
             async with client.stream("POST", due.url, content=body, headers=headers) as response:
                 status = response.status_code
@@ -179,7 +183,7 @@ async def _send(
     except (httpx.TimeoutException, TimeoutError):
         return _Answer(error=f"no answer within {SEND_SECONDS:g} s")
     except Exception as error:
-        # Whatever an address leads to, it must not end the daemon.
+        # No answer, however strange, may end the daemon.
         return _Answer(error=(str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX])
     if 200 <= status < 300:
         return _Answer(status)

@@ -52,7 +52,7 @@ def _releases_below(validated: dict[str, Any]) -> Path:
 
 
 class Settings(BaseModel):
-    """Everything that can be set. Below `daemon.py`, pass values on, not this object."""
+    """Everything that can be set. Below `worker/daemon`, pass values, not this object."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -83,7 +83,7 @@ class Settings(BaseModel):
         1_073_741_824,
         ge=0,
         le=1_099_511_627_776,
-        description="paid answers kept on disk at most, in bytes for each database",
+        description="most bytes of paid answers that are kept on disk, for each database",
     )
 
     handlers: Modules = Field(
@@ -130,7 +130,7 @@ class Settings(BaseModel):
         description="time without a heartbeat after which other workers take the jobs",
     )
     failures_max: int = Field(
-        5, ge=1, le=1_000, description="failures that end a job, where it does not say itself"
+        5, ge=1, le=1_000, description="failures that end a job, unless it has its own number"
     )
     crashes_max: int = Field(
         5, ge=1, le=1_000, description="worker deaths under a job that end it as failed"
@@ -149,12 +149,12 @@ class Settings(BaseModel):
         90,
         ge=1,
         le=3_650,
-        description="for how many days it is kept what calls counted in budgets' windows that are"
-        " over; the calls and the ledger stay",
+        description="days for which the usage in ended windows of budgets is kept; the calls and"
+        " the ledger stay",
     )
 
     pool_min: int = Field(2, ge=1, le=1_000, description="database connections kept open")
-    pool_max: int = Field(10, ge=1, le=1_000, description="database connections at most")
+    pool_max: int = Field(10, ge=1, le=1_000, description="most database connections")
     connect_seconds: Seconds = Field(
         10.0, ge=0, le=600, description="time a one-shot command waits for the database"
     )
@@ -184,7 +184,7 @@ class Settings(BaseModel):
         "/v1, as https://gateway.example/v1; unset, OPENAI_BASE_URL or ANTHROPIC_BASE_URL counts",
     )
     model_key: SecretStr | None = Field(
-        None, description="the key that provider wants; unset, its usual variable is read"
+        None, description="that provider's key; unset, its usual variable is read"
     )
     model_seconds: Seconds = Field(
         600.0, ge=0.1, le=86_400, description="longest time that model may take for an answer"
@@ -193,30 +193,30 @@ class Settings(BaseModel):
         4_096,
         ge=1,
         le=1_000_000,
-        description="most tokens a model may answer with, where neither agent nor model says",
+        description="most tokens of a model's answer, unless the agent or the model has a bound",
     )
     unknown_price: UnknownPrice = Field(
         "refuse_if_budgeted",
-        description="may a call go out whose price is not known? refuse_if_budgeted: not if it "
-        "falls under a budget of money",
+        description="whether a call of unknown price is sent; refuse_if_budgeted: not if a budget "
+        "of money applies to it",
     )
     history_tokens: int = Field(
         8_000,
         ge=0,
         le=1_000_000,
-        description="what a shipped mode sees of its thread at most, a token taken as four bytes",
+        description="most tokens of its thread that a shipped mode sees, at four bytes each",
     )
     instructions: str | None = Field(
         None,
         max_length=20_000,
-        description="what the shipped modes are told beside their own tasks",
+        description="instructions for the shipped modes, beside those for their tasks",
     )
     embedder_url: HttpUrl = Field(
         None,
         description="an OpenAI-compatible embeddings endpoint; unset, the offline lexical embedder",
     )
-    embedder_model: str | None = Field(None, description="the model that endpoint is asked for")
-    embedder_key: SecretStr | None = Field(None, description="the key that endpoint wants")
+    embedder_model: str | None = Field(None, description="the model that endpoint shall use")
+    embedder_key: SecretStr | None = Field(None, description="that endpoint's key")
     embedder_dimensions: int = Field(
         256, ge=1, le=4_000, description="length of a vector, offline or from the endpoint"
     )
@@ -224,8 +224,8 @@ class Settings(BaseModel):
 
     webhook_secret: WebhookSecret = Field(
         None,
-        description="signs what webhooks are sent; without it they are sent nothing; "
-        "while it is changed: the new one, a comma, the one before",
+        description="signs the requests to webhooks; unset, none are sent; while you change it: "
+        "the new secret, a comma, the previous one",
     )
     webhook_hosts: Hosts = Field(
         (),
@@ -240,5 +240,5 @@ class Settings(BaseModel):
         200,
         ge=0,
         le=1_000_000,
-        description="lines of ended attempts at most; failed ones always log theirs",
+        description="most lines of ended attempts; failed and lost ones are always logged",
     )

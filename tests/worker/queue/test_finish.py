@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 from typing import LiteralString
 from uuid import UUID
 
@@ -12,37 +10,20 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from db.errors import translated
-from db.pool import BEGIN, Connection, Database, execute, fetch_all, fetch_val
-from db.queue import promote
+from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue.effects import Effect, Memory, Message, NewJob
 from tests.db.protocol import (
-    add,
-    breaches,
     cancel,
-    claim,
-    die,
-    lease_of,
-    register,
-    rescue,
     row,
-    state,
     states,
 )
 from tests.support import connect, until
-from tests.worker.queue.standins import CountedWake, RecordedPromoter
-from worker.queue.ended import EndedAttempt, EndedAttempts
-from worker.queue.finish import Finisher
+from tests.worker.queue.finishing import TEXTS, Desk, at_work, endings, put
+from tests.worker.queue.finishing import desk as desk
+from worker.queue.ended import EndedAttempt
 from worker.queue.transition import Transition
-from worker.queue.wake import Wakes
 
 pytestmark = pytest.mark.both
-
-THREAD: LiteralString = """
-insert into jobsworth.chat_threads (platform, chat_id) values ('test', '1') returning id
-"""
-
-TEXTS: LiteralString = "select array_agg(text order by text) from jobsworth.chat_messages"
 
 # Backends of this database that wait for a lock.
 BLOCKED: LiteralString = """
@@ -64,81 +45,8 @@ create trigger fill_disk before insert on jobsworth.chat_messages
 """
 
 
-class Desk:
-    """A finisher at work, and what it told about every ending."""
-
-    def __init__(self, database: Database, conn: Connection) -> None:
-        self.conn = conn
-        self.told: list[tuple[UUID, str | None]] = []
-        self.retries = 0
-        self.ended = EndedAttempts()
-        self.promoter = RecordedPromoter(database)
-        self.memories = CountedWake()
-        self.finisher = Finisher(
-            database,
-            self.ended,
-            self,
-            self.promoter,
-            Wakes(memories=self.memories),
-            retried=self._retried,
-        )
-
-    async def told_of(self, count: int) -> dict[UUID, str | None]:
-        """What was told, once that many endings were."""
-
-        async def enough() -> bool:
-            return len(self.told) >= count
-
-        await until(enough)
-        assert len(self.told) == count
-        return dict(self.told)
-
-    async def retried(self, times: int = 1) -> None:
-        async def enough() -> bool:
-            return self.retries >= times
-
-        await until(enough)
-
-    def finished(self, ended: EndedAttempt, status: str | None) -> None:
-        self.told.append((ended.job.id, status))
-
-    def _retried(self) -> None:
-        self.retries += 1
-
-
-@asynccontextmanager
-async def at_work(desk: Desk) -> AsyncGenerator[Desk]:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(desk.finisher.run)
-        yield desk
-        tasks.cancel_scope.cancel()
-
-
-@pytest.fixture
-async def desk(database: Database, conn: Connection) -> AsyncGenerator[Desk]:
-    async with at_work(Desk(database, conn)) as desk:
-        yield desk
-
-
-async def endings(conn: Connection, count: int, *effects: Effect) -> list[EndedAttempt]:
-    """Running jobs of one worker that are about to be done, each with these effects."""
-    thread_id = await fetch_val(conn, THREAD)
-    for _ in range(count):
-        await add(conn, thread_id=thread_id, lane="")
-    worker_id = await register(conn)
-    jobs = (await claim(conn, worker_id, count)).jobs
-    assert len(jobs) == count
-    transition = Transition.done("null", effects)
-    return [EndedAttempt(job, lease_of(job, worker_id), transition) for job in jobs]
-
-
 def with_effects(ended: EndedAttempt, *effects: Effect) -> EndedAttempt:
     return ended._replace(transition=Transition.done("null", effects))
-
-
-def put(desk: Desk, *batch: EndedAttempt) -> None:
-    for ending in batch:
-        desk.ended.put(ending)
 
 
 async def lock_table(conn: psycopg.AsyncConnection[object], table: str) -> None:
@@ -390,117 +298,3 @@ async def test_a_canceled_statement_and_a_killed_connection_keep_the_batch(
         assert await states(conn, *(ending.job.id for ending in batch)) == [("running", None)] * 3
     assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
     assert await fetch_val(conn, TEXTS) == ["hello"] * 3
-
-
-# The COMMIT whose answer is lost.
-
-
-class LossyDatabase(Database):
-    """What `lossy` does at the first COMMIT happens in its place; its answer never comes."""
-
-    lossy: Callable[[Connection], Awaitable[None]] | None = None
-
-    @asynccontextmanager
-    async def transaction(self, begin: LiteralString = BEGIN) -> AsyncGenerator[Connection]:
-        async with self.connection() as connection:
-            with translated():
-                await connection.execute(begin)
-                try:
-                    yield connection
-                except BaseException:
-                    with suppress(psycopg.Error):
-                        await connection.execute("rollback")
-                    raise
-                lose, self.lossy = self.lossy, None
-                if lose is None:
-                    await connection.execute("commit")
-                else:
-                    await lose(connection)
-                    raise psycopg.OperationalError("server closed the connection unexpectedly")
-
-
-async def commit_and_break(connection: Connection) -> None:
-    await connection.execute("commit")
-    await connection.close()
-
-
-async def test_a_commit_whose_answer_is_lost_doubles_nothing_and_frees_the_slots(
-    database_url: str, conn: Connection
-) -> None:
-    batch = await endings(conn, 3, Message("message:1", "hello"), NewJob("job:1", "plan"))
-    lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
-    lossy.lossy = commit_and_break
-    async with lossy, at_work(Desk(lossy, conn)) as desk:
-        put(desk, *batch)
-        assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
-    assert desk.retries == 1
-    assert await fetch_val(conn, TEXTS) == ["hello"] * 3
-    jobs = "select count(*) from jobsworth.reactive_jobs where parent_id is not null"
-    assert await fetch_val(conn, jobs) == 3
-    # What it unblocked is looked at, though nobody knows what that was.
-    assert set(desk.promoter.ids) == {e.job.id for e in batch}
-
-
-async def test_a_park_whose_answer_is_lost_is_looked_at_and_its_cancel_is_not_missed(
-    database_url: str, conn: Connection
-) -> None:
-    [ending] = await endings(conn, 1)
-    park = Transition.parked("signal", "go")
-    await execute(conn, "select jobsworth.send_signal(%(id)s, 'go')", {"id": ending.job.id})
-    lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
-    lossy.lossy = commit_and_break
-    async with lossy, at_work(Desk(lossy, conn)) as desk:
-        put(desk, ending._replace(transition=park))
-        await desk.told_of(1)
-    assert desk.promoter.ids == [ending.job.id]
-    await promote.unblock(conn, [ending.job.id])
-    assert await state(conn, ending.job.id) == ("queued", None)
-
-
-@pytest.mark.parametrize("word", ["commit", "rollback"])
-async def test_a_second_try_waits_until_the_first_commit_is_decided(
-    database_url: str, conn: Connection, word: LiteralString
-) -> None:
-    """The answer is lost while the server is still at it; either way it ends up done once."""
-    [ending] = await endings(conn, 1, Message("message:1", "hello"))
-    open_ones: list[Connection] = []
-
-    async def leave_open(connection: Connection) -> None:
-        open_ones.append(connection)
-
-    lossy = LossyDatabase(database_url, pool_min=2, pool_max=4)
-    lossy.lossy = leave_open
-    async with lossy:
-        lossy.pool.putconn = _keep_open(lossy, open_ones)  # pyright: ignore[reportAttributeAccessIssue]
-        async with at_work(Desk(lossy, conn)) as desk:
-            put(desk, ending)
-            await desk.retried()
-            assert desk.told == []
-            await open_ones[0].execute(word)
-            assert await desk.told_of(1) == {ending.job.id: "done"}
-        await open_ones[0].close()
-    assert await fetch_val(conn, TEXTS) == ["hello"]
-    assert await breaches(conn) == []
-
-
-def _keep_open(database: Database, kept: list[Connection]) -> Callable[[Connection], object]:
-    """The pool's `putconn`, which would roll an open transaction back."""
-    put_back = database.pool.putconn
-
-    async def putconn(connection: Connection) -> None:
-        if connection not in kept:
-            await put_back(connection)
-
-    return putconn
-
-
-async def test_an_ending_that_a_rescue_overtook_is_told_and_frees_its_slot(
-    desk: Desk, conn: Connection
-) -> None:
-    [ending] = await endings(conn, 1, Message("message:1", "hello"))
-    await die(conn, ending.lease.worker_id)
-    await rescue(conn)
-    put(desk, ending)
-    await desk.told_of(1)
-    assert await fetch_val(conn, TEXTS) is None
-    assert await state(conn, ending.job.id) == ("queued", None)
