@@ -23,7 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## run the whole flow on a shipped conversation, with a killed daemon (ARGS="--model offline" …)
-	$(VENV)/bin/jobsworth demo --inbox examples/inbox.jsonl $(ARGS)
+	$(VENV)/bin/jobsworth demo $(ARGS)
 
 # The many processes that tests start do not each compile every module, whatever the shell says.
 test: export PYTHONDONTWRITEBYTECODE =
@@ -43,7 +43,7 @@ chaos: $(STAMP) ## the fault tests with many more seeds (CHAOS_SEEDS=1000)
 
 lock: ## renew requirements.lock with the newest versions that fit
 	@test -n "$(UV)" || { echo "make lock needs uv on the path: pip install uv" >&2; exit 1; }
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev \
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group dev \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    --output-file requirements.lock pyproject.toml
 

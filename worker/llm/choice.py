@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 
-from db.errors import InvalidInput
+from db.errors import ExtraMissing, InvalidInput
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -56,6 +57,16 @@ def key_of(name: str, url: str | None, key: str | None) -> str:
     return given
 
 
+def require_sdk(name: str) -> None:
+    """Raise `ExtraMissing` where the SDK of the provider of `name` is not installed."""
+    if name.startswith("anthropic:") and find_spec("anthropic") is None:
+        raise ExtraMissing(
+            f"the model {name!r} needs Anthropic's SDK, which is not installed",
+            "anthropic",
+            "set another JOBSWORTH_MODEL",
+        )
+
+
 @dataclass(slots=True)
 class ModelChoice:
     """`name` as `provider:model`; None or "offline": no model of a provider."""
@@ -77,6 +88,7 @@ class ModelChoice:
         """Raise `InvalidInput` for what would fail in every job; loads nothing."""
         if self.name is not None and not self.offline:
             key_of(self.name, self.url, self.key)
+            require_sdk(self.name)
 
     async def ready(self) -> None:
         """Have imported what every agent needs, which takes a second: in a thread, and by one at a

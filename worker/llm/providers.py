@@ -7,7 +7,7 @@ anything is sent.
 
 from pydantic_ai.models import Model
 
-from worker.llm.choice import key_of
+from worker.llm.choice import key_of, require_sdk
 
 CONNECT_SECONDS = 10.0
 
@@ -23,6 +23,7 @@ def model_of(
     `InvalidInput`.
     """
     given = key_of(name, url, key)
+    require_sdk(name)
     provider, _, model = name.partition(":")
     if provider == "anthropic":
         # Its SDK says /v1 itself; OpenAI's does not, so people write it here too.
