@@ -9,6 +9,7 @@ WORKDIR /src
 COPY requirements.lock ./
 RUN /opt/build/bin/pip install --constraint requirements.lock hatchling
 COPY pyproject.toml README.md LICENSE ./
+COPY jobsworth/ jobsworth/
 COPY worker/ worker/
 COPY db/ db/
 COPY migrations/ migrations/

@@ -106,6 +106,7 @@ def test_the_extras_hold_what_the_base_installation_does_without():
         "compose.yaml",
         "pyproject.toml",
         "requirements.lock",
+        "jobsworth",
         "worker",
         "db",
         "migrations",
@@ -161,12 +162,13 @@ def test_a_wheel_holds_the_packages_with_all_their_files(tmp_path: Path):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (entry_points,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
-        assert "jobsworth = worker.cli:main" in archive.read(entry_points).decode()
+        assert "jobsworth = jobsworth.__main__:main" in archive.read(entry_points).decode()
     assert held == set(package_files())
+    assert {"worker/py.typed", "db/py.typed"} <= held
 
 
 def package_files() -> Iterator[str]:
-    for package in ("worker", "db", "migrations"):
+    for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield str(path.relative_to(ROOT))

@@ -62,7 +62,7 @@ def serve(name: str, folder: Path) -> Generator[Served]:
         return
     bill = folder / "bill.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "worker.demo.provider.server", str(bill)],
+        [sys.executable, "-P", "-m", "worker.demo.provider.server", str(bill)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(_paths())},
