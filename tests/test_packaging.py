@@ -266,6 +266,12 @@ def test_the_image_runs_the_worker_without_privileges_and_stops_it_gently():
     assert "JOBSWORTH_HTTP_HOST=0.0.0.0" in stage["ENV"]
 
 
+def test_the_image_has_every_extra_unless_told_otherwise():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert ("ARG", f"EXTRAS={','.join(sorted(extras))}") in instructions()
+    assert any('"jobsworth[${EXTRAS}] @ file://' in argument for _, argument in instructions())
+
+
 def test_the_image_gets_everything_it_copies():
     """.dockerignore lets through what the Dockerfile asks for, and nothing else."""
     copied = {
@@ -335,8 +341,22 @@ def test_compose_migrates_a_healthy_database_before_the_worker_starts():
     assert migrate["depends_on"]["postgres"]["condition"] == "service_healthy"
     assert worker["command"] == ["worker"]
     assert worker["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
-    assert worker["environment"] == migrate["environment"]
+    assert worker["environment"].items() > migrate["environment"].items()
     assert float(worker["stop_grace_period"].removesuffix("s")) > DRAIN_SECONDS
+
+
+def test_compose_gives_the_worker_a_folder_of_the_users_own_handlers():
+    worker: dict[str, Any] = yaml.safe_load(text("compose.yaml"))["services"]["worker"]
+    assert worker["environment"]["JOBSWORTH_HANDLERS"] == "${JOBSWORTH_HANDLERS:-}"
+    folder = worker["environment"]["PYTHONPATH"]
+    # Without a folder of the user's, the examples are there; no handler of them is loaded.
+    assert f"${{HANDLERS_FOLDER:-./examples}}:{folder}:ro" in worker["volumes"]
+    assert "HANDLERS_FOLDER=../app JOBSWORTH_HANDLERS=myapp" in text("compose.yaml")
+
+
+def test_an_empty_list_of_handlers_names_none():
+    """Compose passes it where the user has none."""
+    assert Settings.model_validate({"handlers": ""}).handlers == ()
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
