@@ -17,11 +17,13 @@ def surroundings(
     """The environment of a user who has Jobsworth installed: PYTHONPATH is `path`, or unset."""
     clean = environment(url, env)
     del clean["PYTHONPATH"]
+    # A new environment is compiled once, not by each command.
+    clean.pop("PYTHONDONTWRITEBYTECODE", None)
     return clean | ({} if path is None else {"PYTHONPATH": str(path)})
 
 
 def run(
-    *command: object, folder: Path, env: Mapping[str, str], seconds: float = 60
+    *command: object, folder: Path, env: Mapping[str, str], seconds: float = 180
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder` to its end."""
     return subprocess.run(
@@ -64,9 +66,9 @@ def run_one_job_of_each_mode(command: Path, url: str, folder: Path, env: Mapping
     )
     wanted = {"plain": "in a thread", "isolated": "in a process"}
     try:
-        until_sync(lambda: _results(url) == wanted, seconds=30)
+        until_sync(lambda: _results(url) == wanted, seconds=120)
         worker.send_signal(signal.SIGTERM)
-        _, log = worker.communicate(timeout=30)
+        _, log = worker.communicate(timeout=120)
     finally:
         worker.kill()
     assert worker.returncode == os.EX_OK, log

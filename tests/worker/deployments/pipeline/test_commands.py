@@ -118,7 +118,7 @@ async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["no-such-program"], "no such program"),
+        (["no-such-program"], "the program does not exist"),
         (["./plain"], "not executable"),
         (["./directory"], "not executable"),
     ],
