@@ -1,9 +1,9 @@
-# Everything runs in .venv, which is made on first use (by uv where it is on the path, by venv and
-# pip otherwise) and made again when pyproject.toml or requirements.lock changes.
+# Everything runs in .venv. The first target that needs it makes it (with uv if that is on the path,
+# else with venv and pip); it is updated when pyproject.toml or requirements.lock has changed.
 #
-# requirements.lock pins every package, for all platforms and Python versions. After a change of
-# dependencies in pyproject.toml, or to move to newer versions, renew it with `make lock`
-# (which needs uv), run `make check test`, and commit both files.
+# requirements.lock pins every package, the extras' too, for all platforms and Python versions. After
+# a change of dependencies in pyproject.toml, or to move to newer versions, renew it with `make lock`,
+# run `make check test`, and commit both files.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,8 +11,8 @@ STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 CHAOS_SEEDS ?= 1000
 QUICK ?=
-# Tests wait more than they compute: for servers, for killed workers to be rescued. In the order of
-# their files: the fault tests, which take longest, begin first.
+# More than there are cores, because tests mostly wait, for servers and for rescues. The files run in
+# order, so that the fault tests, which take longest, begin first.
 TEST_PROCESSES ?= 4
 ARGS ?=
 
@@ -22,28 +22,27 @@ ARGS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## run the whole flow on a shipped conversation, with a killed daemon (ARGS="--model offline" …)
-	$(VENV)/bin/jobsworth demo --inbox examples/inbox.jsonl $(ARGS)
+demo: $(STAMP) ## play a shipped conversation, with a daemon killed half-way (ARGS="--model offline")
+	$(VENV)/bin/jobsworth demo $(ARGS)
 
-# The many processes that tests start do not each compile every module, whatever the shell says.
+# The processes that tests start share compiled modules, even if the shell forbids to write them.
 test: export PYTHONDONTWRITEBYTECODE =
-test: $(STAMP) ## run every test, on real PostgreSQL (ARGS=... is passed to pytest)
+test: $(STAMP) ## run all tests, on real PostgreSQL (ARGS=… is passed to pytest)
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(STAMP) ## lint, format check, strict types
+check: $(STAMP) ## check lint, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright
 
-bench: $(STAMP) ## measure against other job queues and pgbench, write docs/benchmarks.md (QUICK=1 for a glance)
+bench: $(STAMP) ## measure against other job queues and pgbench, write docs/benchmarks.md (QUICK=1: a short run)
 	$(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
-chaos: $(STAMP) ## the fault tests with many more seeds (CHAOS_SEEDS=1000)
+chaos: $(STAMP) ## run the fault tests with many more seeds (CHAOS_SEEDS=1000)
 	JOBSWORTH_CHAOS_SEEDS=$(CHAOS_SEEDS) $(VENV)/bin/python -m pytest tests/chaos $(ARGS)
 
-lock: ## renew requirements.lock with the newest versions that fit
-	@test -n "$(UV)" || { echo "make lock needs uv on the path: pip install uv" >&2; exit 1; }
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev \
+lock: $(STAMP) ## renew requirements.lock with the newest versions that fit
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group dev \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    --output-file requirements.lock pyproject.toml
 
@@ -51,12 +50,12 @@ clean: ## remove .venv, caches and builds
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --no-build-isolation: the build backend is in the lock too.
+# --no-build-isolation: the lock pins the build backend, too.
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "Jobsworth needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
 	    echo "Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "installing Jobsworth and what it needs into $(VENV): about a minute, once"
+	@echo "installing Jobsworth and its dependencies in $(VENV); this takes about a minute, once"
 ifneq ($(UV),)
 	@$(VENV)/bin/python --version >/dev/null 2>&1 || { rm -rf $(VENV); uv venv --quiet --python "$(PYTHON)" $(VENV); }
 	@uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python -r requirements.lock

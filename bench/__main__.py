@@ -1,10 +1,10 @@
-"""`python -m bench`: every scenario, peers and ours on one server in one run; then the report.
+"""`python -m bench`: run every scenario for all contenders on one server, then write the report.
 
     python -m bench [--quick] [--only drain,pickup] [--contenders jobsworth,pgbench] [--runs 5]
                     [--merge]
 
-A run that leaves something out prints its tables and writes nothing, unless --merge is given: then
-what it measured takes the place of the same scenarios and contenders in the last results.
+A partial run prints its tables and writes nothing; with --merge, its results replace those of the
+same scenarios and contenders in the last results.
 """
 
 import argparse
@@ -51,7 +51,7 @@ QUICK_FOLDER = ROOT / ".bench" / "quick"
 
 
 class Scenario(report.Section, Protocol):
-    """A module that measures one thing of several contenders, or several of ours."""
+    """A module that measures one property of several contenders, or several of Jobsworth."""
 
     @property
     def run(self) -> Callable[[Lab], Iterator[Figure]]: ...
@@ -88,9 +88,9 @@ class Options:
 
 
 def main() -> None:
-    """Measure what was asked for, print it, and write it down."""
+    """Measure what the command line selects, print the results, and write them."""
     options = _options()
-    # So that whatever ends us ends the server and the workers, too.
+    # A signal that ends this process must end the server and the workers, too.
     signal.signal(signal.SIGTERM, _end)
     scenarios = _chosen(SCENARIOS, lambda scenario: scenario.NAME, options.only)
     results = _measure(options, scenarios)
@@ -123,7 +123,7 @@ def _measure(options: Options, scenarios: Sequence[Scenario]) -> Results:
 
 
 def _contenders(server: Server, names: Names) -> tuple[tuple[Contender, ...], list[Failure]]:
-    """Those that were asked for and can be installed, and why the others cannot."""
+    """The selected contenders that can be installed, and why the others cannot."""
     everybody = (ours.contender(), raw.contender(server), *peers.contenders())
     chosen = _chosen(everybody, lambda contender: contender.name, names)
     reasons = peers.install([contender.name for contender in chosen])
@@ -133,7 +133,7 @@ def _contenders(server: Server, names: Names) -> tuple[tuple[Contender, ...], li
     return tuple(each for each in chosen if each.name not in reasons), missing
 
 
-# One that breaks must not take the others' hours along, and must not be overlooked either.
+# A scenario that fails must not lose the hours of the others, nor be overlooked.
 def _figures(lab: Lab, scenario: Scenario, took: dict[str, float]) -> Iterator[Figure]:
     lab.say(f"--- {scenario.TITLE}")
     begun = time.monotonic()

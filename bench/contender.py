@@ -50,12 +50,12 @@ Report = dict[str, Any]
 
 
 class ContenderError(Exception):
-    """An adapter failed, hung, or said something else than the protocol has."""
+    """An adapter failed, hung, or broke the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One of those that are compared."""
+    """One of the programs that are compared."""
 
     name: str
     version: str
@@ -77,7 +77,7 @@ class Work:
         self._errors = errors
         self._lines: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._last: Report = {}
-        # A thread, so that an adapter never waits for us to read.
+        # A thread reads, so that an adapter never blocks on its output.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -89,29 +89,29 @@ class Work:
         self._wait_for("ready", READY_SECONDS_MAX)
 
     def wait_ran(self, count: int, seconds_max: float = RUN_SECONDS_MAX) -> tuple[int, int]:
-        """Wait until `count` handlers ran; when the first started and the last ended (ns)."""
+        """Wait until `count` handlers ran; return the first start and the last end (ns)."""
         report = self._wait_for("ran", seconds_max)
         if report["ran"] != count:
             raise ContenderError(f"ran {report['ran']} jobs, not {count}")
         return report["first"], report["last"]
 
     def cpu_seconds(self) -> float:
-        """CPU time of the process and those below it, since their start."""
+        """CPU time of the process and its descendants, since their start."""
         return tree_cpu_seconds(psutil.Process(self.pid))
 
     def rss_peak_mb(self) -> float:
-        """The most memory the process and those below it had, each at its own time."""
+        """The sum of the peak memory of the process and its descendants."""
         worker = psutil.Process(self.pid)
         return sum(_peak_bytes(each) for each in [worker, *worker.children(recursive=True)]) / 1e6
 
     def rss_mb(self) -> float:
-        """The memory the process and those below it have now."""
+        """The memory of the process and its descendants now."""
         worker = psutil.Process(self.pid)
         processes = [worker, *worker.children(recursive=True)]
         return sum(each.memory_info().rss for each in processes) / 1e6
 
     def stop(self) -> Report:
-        """Ask it to stop and wait; its last line. A second call only returns that again."""
+        """Stop the process, and return its last line. A second call returns the same line."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
@@ -123,7 +123,7 @@ class Work:
         return self._last
 
     def kill(self) -> None:
-        """End it and all it started, whatever it does."""
+        """Kill the process and everything that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -157,12 +157,12 @@ def setup(contender: Contender, url: str) -> None:
 
 
 def bulk(contender: Contender, url: str, jobs: int) -> float:
-    """Enqueue no-op jobs by the bulk API; the seconds it took."""
+    """Enqueue no-op jobs by the bulk API; return the seconds it took."""
     return float(_command(contender, "bulk", url, str(jobs))["seconds"])
 
 
 def single(contender: Contender, url: str, jobs: int) -> float:
-    """Enqueue no-op jobs one by one over one connection; the seconds it took."""
+    """Enqueue no-op jobs one by one over one connection; return the seconds it took."""
     return float(_command(contender, "single", url, str(jobs))["seconds"])
 
 
@@ -180,7 +180,7 @@ def working(
     jobs: int,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Work]:
-    """One worker process, ready; gone at the end, by force if need be."""
+    """A worker process that is ready; it is stopped at the end, by force if necessary."""
     words = ["work", url, str(jobs), *(["--small"] if small else [])]
     with process(contender.command + tuple(words), environment=environment) as work:
         work.wait_ready()
@@ -212,9 +212,9 @@ def process(
 
 
 def drain_seconds(work: Work, contender: Contender, url: str, jobs: int) -> float:
-    """Wait until `jobs` jobs ran and are settled; the time from the first handler to then."""
+    """Wait until `jobs` jobs are settled; return the seconds since the first handler started."""
     with psycopg.connect(url, autocommit=True) as connection:
-        # Before the table was analyzed full, a look may be planned as a scan of all of it.
+        # Before the full table was analyzed, the query may be planned as a sequential scan.
         connection.execute("set enable_seqscan = off")
         first, _ = work.wait_ran(jobs)
         return (_settled(connection, contender.left_sql) - first) / 1e9
@@ -227,11 +227,11 @@ def vacuum_analyze(url: str) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would configure a worker or a driver behind our back."""
+    """The environment without variables that would configure a worker or a driver."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("JOBSWORTH_", "PG"))}
 
 
-# The look that finds nothing has its snapshot from its beginning: that is when all was settled.
+# The query that finds nothing took its snapshot when it began: all was settled then.
 def _settled(connection: psycopg.Connection[tuple[object, ...]], left_sql: str) -> int:
     give_up = time.monotonic() + RUN_SECONDS_MAX
     while time.monotonic() < give_up:

@@ -1,4 +1,4 @@
-"""The handlers that the benchmarks run; they speak the adapter's protocol (`bench.contender`).
+"""The handlers of the benchmarks; they use the adapter's protocol (`bench.contender`).
 
 Counting costs a job one addition and one comparison: what is measured is the queue.
 """
@@ -16,7 +16,7 @@ _delays_us: list[int] = []
 
 
 class _Count:
-    """How many handlers ran since the last report, and at which number there is something to do."""
+    """Counts the handlers that ran; `job` compares with the next number to report at."""
 
     ran = 0
     due = 1

@@ -1,4 +1,4 @@
-"""What every scenario is given, and the order in which contenders take turns."""
+"""What the scenarios share, and the order in which contenders take turns."""
 
 import sys
 import time
@@ -31,7 +31,7 @@ class Lab:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def size(self, full: int, quick: int) -> int:
-        """How many jobs: the full number, or the quick run's."""
+        """The number of jobs: the full one, or that of a quick run."""
         return quick if self.quick else full
 
     def contender(self, name: str) -> Contender | None:
@@ -43,7 +43,7 @@ class Lab:
         return tuple(each for each in self.contenders if each.name != PGBENCH)
 
     def failed(self, scenario: str, contender: str, error: Exception) -> None:
-        """Note that a contender could not be measured; said here, and again in the report."""
+        """Note that a contender could not be measured, for now and for the report."""
         words = " ".join(str(error).split())
         reason = words if isinstance(error, ContenderError) else f"{type(error).__name__}: {words}"
         self.failures.append(Failure(scenario, contender, reason))
@@ -59,8 +59,8 @@ class Lab:
     ) -> Iterator[Figure]:
         """Run 1 of every contender, then run 2 of every contender, …; one figure per measure.
 
-        Interleaved, so that what else the machine does meanwhile meets all of them alike. One that
-        fails is reported and takes no further turn; its runs until then count.
+        Interleaved, so that other load of the machine affects all of them alike. A contender that
+        fails is reported and takes no further turn; its earlier runs count.
         """
         values: dict[tuple[str, str, str], list[float]] = {}
         out: set[str] = set()

@@ -1,8 +1,8 @@
-"""`python -m bench.ledger_at_scale [ENTRIES]`: what sums over a long ledger read, and how long.
+"""`python -m bench.ledger_at_scale [ENTRIES]`: the cost of sums over a long ledger.
 
-In: how many entries (10 million by default), a year of them, half of them reservations. Out: for
-each sum, with and without the sums of closed days, the blocks that the server looked at and the
-milliseconds that it took, the best of three. On a server of its own, which is thrown away.
+In: the number of entries (10 million by default), spread over a year, half of them reservations.
+Out: for each sum, with and without the sums of closed days, the blocks that the server read and the
+milliseconds that it took, the best of three. It runs on a temporary server of its own.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from db.server.embedded import start
 
 CHUNK = 500_000
 RUNS = 3
-# What takes longer is run once.
+# A sum that takes longer is run once.
 SLOW_MILLISECONDS = 5_000
 INDEXES = (
     *("token_ledger_once", "token_ledger_time", "token_ledger_job", "token_ledger_run"),
@@ -130,7 +130,7 @@ def sums() -> list[tuple[str, LiteralString, dict[str, Any]]]:
 async def explained(
     conn: Connection, statement: LiteralString, values: dict[str, Any]
 ) -> tuple[int, float]:
-    """Blocks asked for, cached or not, and milliseconds."""
+    """The blocks read, cached or not, and the milliseconds."""
     text = "explain (analyze, buffers, timing off, format json) " + statement
     cursor = await conn.execute(text, values)
     [(plan,)] = await cursor.fetchall()

@@ -19,13 +19,13 @@ async def nap(ms: float) -> None:
 
 @handler("tell_time")
 async def tell_time() -> float:
-    """Returns when it began, in seconds of the clock that PostgreSQL's `now()` reads, too."""
+    """Return when it began, in seconds of the clock that PostgreSQL's `now()` reads."""
     return time.time()
 
 
 @handler("timed_nap")
 async def timed_nap(ms: float) -> tuple[int, int]:
-    """Wait; returns when it began and ended (nanoseconds of the monotonic clock)."""
+    """Wait; return when it began and ended (nanoseconds of the monotonic clock)."""
     began = time.monotonic_ns()
     await asyncio.sleep(ms / 1_000)
     return began, time.monotonic_ns()

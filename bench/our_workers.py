@@ -1,8 +1,7 @@
 """Our own worker processes, and drains that are timed on PostgreSQL's clock.
 
-A drain lasts from the first `started_at` to the last `finished_at`. The jobs of one drain are told
-from whatever else is in the table by the range of their ids, which the primary key finds at any
-size.
+A drain lasts from the first `started_at` to the last `finished_at`. Its jobs are those of a range
+of ids, which the primary key finds in a table of any size.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The jobs of one drain: all whose ids lie between these two, and how many they are."""
+    """The jobs of one drain: the first and the last id, and the number of jobs."""
 
     first: UUID
     last: UUID
@@ -42,7 +41,7 @@ class Stretch:
 
 @contextmanager
 def our_worker(url: str, **settings: object) -> Iterator[Process]:
-    """One worker process at our settings, but for these (`slots=1` is JOBSWORTH_SLOTS=1)."""
+    """A worker process with the benchmark's settings and these (`slots=1` is JOBSWORTH_SLOTS=1)."""
     ours = {
         "database_url": url,
         "handlers": "bench.our_handlers",
@@ -73,7 +72,7 @@ def connect(url: str) -> Connection:
 
 
 def enqueue(url: str, jobs: Iterable[NewJob]) -> Stretch:
-    """Enqueue these jobs, none of which names its id; committed on return."""
+    """Enqueue these jobs, which must not set their ids; committed on return."""
 
     async def work() -> int:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
@@ -85,14 +84,14 @@ def enqueue(url: str, jobs: Iterable[NewJob]) -> Stretch:
 
 
 def settle_statistics(connection: Connection) -> None:
-    """Vacuum and analyze, so that no run pays for what the one before it left behind."""
+    """Vacuum and analyze, so that no run pays for the dead rows of the one before."""
     connection.execute("vacuum (analyze) jobsworth.reactive_jobs")
 
 
 def wait_until(
     connection: Connection, workers: Sequence[Process], question: LiteralString, *values: object
 ) -> None:
-    """Until the query answers true; raises `RuntimeError` when one of these workers has ended."""
+    """Wait until the query returns true. Raises `RuntimeError` if a worker has ended."""
     give_up = time.monotonic() + WAIT_SECONDS_MAX
     while not _value(connection, question, *values):
         _must_live(workers)
@@ -102,7 +101,7 @@ def wait_until(
 
 
 def wait_registered(connection: Connection, workers: Sequence[Process]) -> None:
-    """Until all of these workers are ready to claim."""
+    """Wait until all of these workers are ready to claim."""
     question = "select count(*) = %s from jobsworth.workers"
     wait_until(connection, workers, question, len(workers))
 
@@ -121,9 +120,9 @@ ENDED: LiteralString = "select finished_at is not null from jobsworth.reactive_j
 
 
 def wait_finished(connection: Connection, workers: Sequence[Process], jobs: Stretch) -> None:
-    """Until all of these jobs have ended; raises `TimeoutError` with how many have not."""
+    """Wait until these jobs have ended. Raises `TimeoutError` with the number that have not."""
     give_up = time.monotonic() + DRAIN_SECONDS_MAX
-    # The last one first: counting all of them while they run would be a load of its own.
+    # Wait for the last job first: counting all of them while they run would load the server.
     last = _value(connection, LAST_OF, jobs.first, jobs.last)
     while not (
         _value(connection, ENDED, last) and _value(connection, LEFT, jobs.first, jobs.last) == 0
@@ -143,7 +142,7 @@ where j.id between %s and %s and j.status = 'done'
 
 
 def rate(connection: Connection, jobs: Stretch) -> float:
-    """Jobs per second, from the first start to the last ending; every job must be done."""
+    """Jobs per second, from the first start to the last end; every job must be done."""
     row = connection.execute(RATE, (jobs.first, jobs.last)).fetchone()
     assert row is not None
     done, seconds = row

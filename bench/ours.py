@@ -1,6 +1,6 @@
 """Jobsworth as a contender: its settings, and its adapter (`python -m bench.ours`).
 
-The worker is the shipped one, started as a user would; only `bench.handlers` is ours.
+It starts the shipped worker as a user would, with the handlers of `bench.handlers`.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ select exists (
 
 
 def contender() -> Contender:
-    """Jobsworth at the settings above, the rest as by default."""
+    """Jobsworth with the settings above, and defaults for the others."""
     return Contender(
         name=OURS,
         version=metadata.version("jobsworth"),
@@ -54,7 +54,7 @@ def contender() -> Contender:
 
 
 def worker_environment(url: str, *, jobs: int, small: bool = False) -> dict[str, str]:
-    """What a worker process is started with."""
+    """The environment of a worker process."""
     return (SMALL_SETTINGS if small else SETTINGS) | {
         "JOBSWORTH_DATABASE_URL": url,
         "JOBSWORTH_HANDLERS": "bench.handlers",
@@ -63,7 +63,7 @@ def worker_environment(url: str, *, jobs: int, small: bool = False) -> dict[str,
 
 
 def main() -> None:
-    """Do what the words of the protocol say."""
+    """Run the command of the protocol."""
     match sys.argv[1:]:
         case ["setup", url]:
             migrate(url, "jobsworth")
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 async def bulk(url: str, jobs: int) -> float:
-    """Enqueue by COPY, in one commit; the seconds of that."""
+    """Enqueue by COPY, in one commit; return the seconds it took."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         begun = time.perf_counter()
         await enqueue_many(connection, (NewJob("noop") for _ in range(jobs)))
@@ -90,7 +90,7 @@ async def bulk(url: str, jobs: int) -> float:
 
 
 def single(url: str, jobs: int) -> float:
-    """Enqueue one job for each commit; the seconds of all."""
+    """Enqueue with one commit for each job; return the seconds they took."""
     with psycopg.connect(url, autocommit=True) as connection:
         begun = time.perf_counter()
         for _ in range(jobs):

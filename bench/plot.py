@@ -1,6 +1,6 @@
 """Two kinds of plot, as SVG written by hand: bars, and lines over rounds.
 
-They follow the reader's light or dark scheme; our own bar or line has the accent colour.
+They follow the reader's light or dark scheme; Jobsworth's bar or line has the accent colour.
 """
 
 import math
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-# No wider, so that the words are still readable where it is shrunk to a telephone's width.
+# No wider, so that labels stay readable when it is scaled down to a telephone's width.
 WIDTH = 480
 PADDING = 16
 TITLE_HEIGHT = 44
@@ -18,7 +18,7 @@ LEGEND_COLUMNS, LEGEND_STEP = 2, 22
 AXIS_WIDTH = 36
 AXIS_HEIGHT = 52
 
-# Plain classes, no CSS variables: not only browsers show SVG.
+# Plain classes, no CSS variables, which other viewers than browsers do not support.
 STYLE = """
 text { font: 14px system-ui, sans-serif; }
 .title { font-weight: 600; }
@@ -31,7 +31,7 @@ polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """One scheme; `series` begins with the accent, which is ours."""
+    """One scheme; `series` begins with the accent, which is Jobsworth's."""
 
     ground: str
     text: str
@@ -101,7 +101,7 @@ class Line:
 
 
 def bars(title: str, rows: Sequence[Bar]) -> str:
-    """Horizontal bars from zero below their words, each with a thin line over its range."""
+    """Horizontal bars from zero, each below its label and with a thin line over its range."""
     height = TITLE_HEIGHT + len(rows) * BAR_STEP + PADDING
     longest = max(row.high for row in rows) or 1
     return _svg(title, height, _bar_rows(rows, (WIDTH - 2 * PADDING) / longest))

@@ -1,4 +1,4 @@
-"""pgbench as a contender: what the server can do for a queue that is nothing but a queue.
+"""pgbench as a contender: the server's rate for a minimal queue.
 
 Its table is minimal (no lanes, no effects, no waiting, no fence), and its one client
 claims 100 and finishes 100, each in one commit.
@@ -41,7 +41,7 @@ where j.id = any (:ids::bigint[]) and j.status = 'running';
 
 
 def contender(server: Server) -> Contender:
-    """pgbench has no adapter: the scenarios that know it call this module."""
+    """pgbench without an adapter: scenarios that support it call this module."""
     return Contender(
         name=PGBENCH,
         version=server.version,
@@ -53,7 +53,7 @@ def contender(server: Server) -> Contender:
 
 
 def drain(server: Server, url: str, jobs: int) -> float:
-    """Fill the minimal table and drain it by one client; jobs per second."""
+    """Fill the minimal table and drain it with one client; return jobs per second."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(TABLE)
         connection.execute(FILL, (jobs,))
@@ -65,7 +65,7 @@ def drain(server: Server, url: str, jobs: int) -> float:
 
 
 def pgbench(server: Server, url: str, script: str, *options: str) -> float:
-    """Run a script with prepared statements; transactions per second, connecting not counted."""
+    """Run a script with prepared statements; return transactions per second without connecting."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()

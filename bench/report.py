@@ -1,4 +1,4 @@
-"""Results become `benchmarks.md`, with the plots beside it in `benchmarks/`."""
+"""Write `benchmarks.md` from results, with the plots beside it in `benchmarks/`."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ SERIES = ("rounds", "one at a time")
 
 
 class Section(Protocol):
-    """What the report needs to know of a scenario: constants of its module."""
+    """What the report needs of a scenario: constants of its module."""
 
     @property
     def NAME(self) -> str: ...  # noqa: N802
@@ -40,7 +40,7 @@ class Section(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot: which figures it shows, and what is compared in it."""
+    """One plot: the figures that it shows, and what it compares."""
 
     scenario: str
     file: str
@@ -92,7 +92,7 @@ PLOTS = (
 
 
 def machine(postgres: str, *, runs: int, quick: bool) -> dict[str, str]:
-    """What the figures depend on; nothing that names this machine."""
+    """What the figures depend on, without anything that identifies this machine."""
     gigabytes = psutil.virtual_memory().total / 2**30
     return {
         "cores": f"{os.cpu_count()}, {_processor()}",
@@ -107,7 +107,7 @@ def machine(postgres: str, *, runs: int, quick: bool) -> dict[str, str]:
 
 
 def described(contender: Contender) -> dict[str, str]:
-    """A contender as the results keep it."""
+    """A contender in the form of the results."""
     return {
         "version": contender.version,
         "settings": ", ".join(f"{name} = {value}" for name, value in contender.settings.items()),
@@ -132,7 +132,7 @@ def write(results: Results, sections: Sequence[Section], folder: Path) -> None:
 
 
 def table(scenario: str, figures: Sequence[Figure]) -> Iterator[list[list[str]]]:
-    """The tables of a scenario, each with its heading row; rows of like measures share one."""
+    """The tables of a scenario, each with a heading row; similar measures share a table."""
     if scenario in SERIES:
         yield _series_table(figures)
         return

@@ -1,4 +1,4 @@
-"""What was measured: one figure holds the values of all runs of one measure."""
+"""The results of a run: each figure holds the values of all runs of one measure."""
 
 import json
 import statistics
@@ -48,7 +48,7 @@ class Results:
     failures: tuple[Failure, ...]
 
     def merged_over(self, older: "Results") -> "Results":
-        """These results, and of the older ones what was not measured again."""
+        """These results, and those of `older` that were not measured again."""
         measured = {_what(row) for row in (*self.figures, *self.failures)}
         return Results(
             machine=self.machine,
@@ -64,7 +64,7 @@ Row = TypeVar("Row", Figure, Failure)
 def find(
     figures: Iterable[Figure], scenario: str, contender: str, measure: str, variant: str = ""
 ) -> Figure | None:
-    """The one figure of that key, if it was measured."""
+    """The figure of that key; None if it was not measured."""
     wanted = (scenario, contender, measure, variant)
     return next((figure for figure in figures if figure.key == wanted), None)
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL server that all contenders share, and what is read off it."""
+"""The PostgreSQL server that all contenders share, and its measurements."""
 
 import shutil
 import tempfile
@@ -18,7 +18,7 @@ CONFIG = {"shared_buffers": "512MB", "max_wal_size": "4GB", "max_connections": "
 
 
 class Server:
-    """A running server. Every measurement gets a fresh database of it."""
+    """A running server. Every measurement gets a fresh database on it."""
 
     def __init__(self, embedded: Embedded) -> None:
         self._embedded = embedded
@@ -38,7 +38,7 @@ class Server:
         return self._embedded.bin(name)
 
     def database(self, name: str) -> str:
-        """Drop the database of that name, with whoever is connected; create it; its URL."""
+        """Drop the database of that name and its connections, create it, and return its URL."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(
                 sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
@@ -63,9 +63,9 @@ class Server:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """A server of our own on a unix socket, gone with all its data at the end."""
+    """A temporary server on a unix socket, removed with its data at the end."""
     folder = Path(tempfile.mkdtemp(prefix="jobsworth-bench-"))
-    # Started by root it runs under another account, which has to get through.
+    # Started by root, the server runs under another account, which must be able to enter.
     folder.chmod(0o755)
     try:
         with start(folder, config=CONFIG) as embedded:
@@ -87,12 +87,12 @@ def pinned_snapshot(url: str) -> Iterator[None]:
 
 
 def tree_cpu_seconds(root: psutil.Process) -> float:
-    """CPU seconds of a process and its descendants, those that it has waited for included."""
+    """CPU seconds of a process and its descendants, including those that have ended."""
     total = 0.0
     for process in [root, *root.children(recursive=True)]:
         try:
             times = process.cpu_times()
         except psutil.Error:
-            continue  # it ended just now: its parent's count has it from here on
+            continue  # it has just ended: its parent's count includes it from now on
         total += times.user + times.system + times.children_user + times.children_system
     return total

@@ -1,4 +1,4 @@
-"""What we want to reach, as ratios within one run, and what was reached."""
+"""The targets, as ratios within one run, and whether they were reached."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ def targets(figures: Sequence[Figure]) -> Iterator[Target]:
 
 
 def last_over_first(values: Sequence[float]) -> float:
-    """How a series of rounds ends against how it begins: medians of three, where it has six."""
+    """The end of a series of rounds over its beginning: medians of three, if it has six."""
     some = 3 if len(values) >= 6 else 1
     return statistics.median(values[-some:]) / statistics.median(values[:some])
 
@@ -192,7 +192,7 @@ def _ratio(
 
 
 def _paired(what: str, least: float, ours: Figure | None, control: Figure | None) -> Target:
-    """The median of the ratios run by run: what slowed a run down slowed both of its pair."""
+    """The median of the ratios of each run: other load slowed both of a pair."""
     target = _times(">=", least)
     if ours is None or control is None:
         return Target(what, target, "", NOT_MEASURED)
@@ -248,7 +248,7 @@ def _joined(figures: Sequence[Figure]) -> Figure:
     return Figure(first.scenario, first.contender, first.measure, "", values)
 
 
-# A table's narrow column must not break it apart.
+# A narrow column of a table must not wrap it.
 def _times(sign: str, bound: float) -> str:
     return f"{sign}\N{NO-BREAK SPACE}{bound:g}\N{NO-BREAK SPACE}×"
 
@@ -258,7 +258,7 @@ def _verdict(good: bool) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits or all that are before the point."""
+    """Three significant digits, or all digits before the point if they are more."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"

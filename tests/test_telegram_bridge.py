@@ -56,7 +56,7 @@ class Telegram:
         self.press_data(data, person)
 
     def press_data(self, data: str, person: int = ANN) -> None:
-        """Press a button that is not there, as a changed program can."""
+        """Press a button that does not exist, as a modified client can."""
         number = next(self._numbers)
         query = {
             "id": str(number),
@@ -143,7 +143,7 @@ class Scene:
         self.hook = hook
 
     async def tell(self) -> None:
-        """Send what webhooks are to be told, as a worker does."""
+        """Deliver pending webhooks, as a worker does."""
         async with httpx.AsyncClient(trust_env=False) as client:
             await deliver(self.database, client, secret=SECRET, hosts=["127.0.0.1"])
 
@@ -281,7 +281,9 @@ async def test_a_button_of_an_earlier_version_does_not_count(
     assert await approvals.check_status(conn, approval_id) is ApprovalStatus.PENDING
 
 
-async def test_a_chat_that_is_down_is_told_later(scene: Scene, conn: Connection) -> None:
+async def test_a_message_to_an_unavailable_chat_is_sent_later(
+    scene: Scene, conn: Connection
+) -> None:
     await ask(conn)
     scene.telegram.down = True
     await scene.tell()
@@ -405,7 +407,7 @@ def test_a_variable_that_is_missing_or_wrong_is_named(
         Settings.from_environment()
 
 
-async def test_what_nobody_signed_is_not_heard(scene: Scene, conn: Connection) -> None:
+async def test_an_unsigned_webhook_is_ignored(scene: Scene, conn: Connection) -> None:
     approval_id = await ask(conn)
     forged = {"data": {"approval_id": str(approval_id)}}
     headers = {"webhook-id": "1", "webhook-timestamp": "0", "webhook-signature": "v1,eA=="}

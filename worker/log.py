@@ -28,7 +28,7 @@ Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
 
 # Libraries whose ordinary lines are noise beside ours, or repeat addresses and statements.
-QUIET_LIBRARIES = ("alembic", "asyncio", "httpcore", "httpx", "psycopg", "stamina", "uvicorn")
+QUIET_LIBRARIES = ("alembic", "asyncio", "httpcore", "httpx", "psycopg", "uvicorn")
 # Fields of these names hold users' content or secrets; their values are not shown.
 PRIVATE_FIELDS = frozenset(
     {

@@ -1,7 +1,7 @@
-"""The peers: job queues of others on PostgreSQL, each at its best documented settings.
+"""The peers: other job queues on PostgreSQL, each with its best documented settings.
 
 `adapters/` has one small program per peer, in the peer's own language; `install` gets the peers.
-Settings without a source in the peer's documentation were picked by trying some.
+Settings without a source in the peer's documentation were found by trial.
 """
 
 from collections.abc import Collection
@@ -60,7 +60,7 @@ def contenders() -> tuple[Contender, ...]:
 
 
 def install(names: Collection[str] | None = None) -> dict[str, str]:
-    """Install the peers of these names, or all; why not, of those that cannot be, by name."""
+    """Install these peers, or all; return the reasons of those that could not be, by name."""
     reasons = {name: why for name, why in ABSENT.items() if names is None or name in names}
     for peer in PEERS:
         if names is None or peer.name in names:
@@ -194,7 +194,7 @@ PEERS = (
             "bulk": "AsyncClient.enqueue_many_copy, 1,000 per call",
             "--small": "max_workers 1, claim_batch_size 1",
         },
-        # All that were ever enqueued, without those that ended: it keeps no row per state.
+        # All jobs ever enqueued minus those that ended: it keeps no row for each state.
         "select coalesce((select sum(awa.sequence_next_value(seq_name) - 1)"
         " from awa.queue_enqueue_heads), 0)"
         " > coalesce((select sum(completed_count) from awa.receipt_completion_batches), 0)"

@@ -1,4 +1,4 @@
-"""Install all peers, and say which cannot be: `python -m bench.peers`."""
+"""`python -m bench.peers`: install all peers, and name those that cannot be installed."""
 
 import sys
 

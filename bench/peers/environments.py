@@ -1,9 +1,9 @@
 """Installs the peers under .bench/ at the root of the repository: `python -m bench.peers`.
 
 Each Python peer has an environment of its own, .bench/<name>/, with what requirements-<name>.txt
-pins; those on Node.js share .bench/node/, where Node.js itself comes out of a wheel, so that the
-package index of Python and that of npm are all that is needed. What is installed already is left
-alone until its pins change.
+pins; those on Node.js share .bench/node/, where Node.js itself comes from a wheel, so only the
+package indexes of Python and npm are needed. An installed environment is left alone until its pins
+change.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ INSTALL_SECONDS_MAX = 600
 
 
 class NotInstalledError(Exception):
-    """Why a peer cannot be installed here."""
+    """A peer cannot be installed on this machine; the message says why."""
 
 
 def python_of(name: str) -> Path:
@@ -62,7 +62,7 @@ def install_node() -> None:
 
 
 def find_python(minimum: tuple[int, int]) -> Path:
-    """A Python of at least that version: ours, or one on the path, of uv or of pyenv."""
+    """A Python of at least that version: this one, or one from the path, uv or pyenv."""
     if sys.version_info >= minimum:
         return Path(sys.executable)
     for version in NEWER_PYTHONS:
@@ -81,7 +81,7 @@ def find_python(minimum: tuple[int, int]) -> Path:
     )
 
 
-# The stamp is written last, so that what failed half-way is made again.
+# The stamp is written last, so that an incomplete installation is made again.
 def _once(folder: Path, pins: Collection[Path], make: Callable[[Path], None]) -> None:
     stamp = folder / ".installed"
     wanted = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()

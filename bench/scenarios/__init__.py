@@ -1,1 +1,1 @@
-"""What is measured: a module for each scenario."""
+"""The scenarios: one module for each."""

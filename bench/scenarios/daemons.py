@@ -1,4 +1,4 @@
-"""Several worker processes on one queue: what they reach together, and whether they collide."""
+"""Several worker processes on one queue: their rate together, and whether they collide."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -37,7 +37,7 @@ PROBLEMS = ("deadlock detected", "could not serialize")
 
 
 def run(lab: Lab) -> Iterator[Figure]:
-    """Each number of workers in turn, in every run."""
+    """Measure each number of workers in turn, in every run."""
     if lab.contender(OURS) is None:
         return
     numbers = (1, 2, 4) if lab.quick else (1, 2, 4, 8, 16)

@@ -1,4 +1,4 @@
-"""How fast jobs come in: in bulk, one by one, and from eight connections beside a daemon."""
+"""The rate of enqueueing: in bulk, one by one, and from eight connections beside a daemon."""
 
 import statistics
 from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ SCRIPTS = {
 
 
 def run(lab: Lab) -> Iterator[Figure]:
-    """Bulk and single of all queues, then ours from eight connections."""
+    """Measure bulk and single of all queues, then Jobsworth from eight connections."""
     yield from lab.interleaved(
         NAME, lab.queues, lambda contender: enqueue(lab, contender), runs_max=RUNS_MAX
     )
@@ -64,7 +64,7 @@ def run(lab: Lab) -> Iterator[Figure]:
 
 
 def enqueue(lab: Lab, contender: Contender) -> Measured:
-    """Bulk and single, each into an empty queue."""
+    """Measure bulk and single, each into an empty queue."""
     many, few = min(lab.size(JOBS_MAX, 2_000), contender.jobs_max), lab.size(1_000, 200)
     url = lab.server.database("enqueue")
     setup(contender, url)
@@ -79,7 +79,7 @@ def enqueue(lab: Lab, contender: Contender) -> Measured:
 
 
 def many_connections(lab: Lab, jobsworth: Contender) -> Iterator[Figure]:
-    """Eight connections beside a busy daemon and beside an idle one."""
+    """Measure eight connections beside a busy daemon and beside an idle one."""
     with ExitStack() as started:
         url = {BUSY: lab.server.database("enqueue"), IDLE: lab.server.database("enqueue_idle")}
         connections = {each: started.enter_context(connect(url[each])) for each in (BUSY, IDLE)}

@@ -1,4 +1,4 @@
-"""Does a drain slow down because of what else is in the table?
+"""Whether other rows of the table slow down a drain.
 
 Each variant has a database of its own, which is filled once; the measured drains then happen in it
 one after the other, in turns with the same drain in a database that holds nothing else.
@@ -54,7 +54,7 @@ def run(lab: Lab) -> Iterator[Figure]:
             try:
                 rates[case.variant].append(drain(url, case.jobs(url)))
             except (psycopg.Error, OSError, RuntimeError) as error:
-                # Out for good: later runs would be paired with the wrong ones.
+                # Dropped for good: its later runs would be paired with the wrong ones.
                 lab.failed(f"{NAME}, {case.variant}", OURS, error)
                 out.add(case.variant)
             else:
@@ -109,7 +109,7 @@ def _cases(lab: Lab) -> Iterator[Case]:
 
 
 def _finished_rows(lab: Lab, wanted: int) -> int:
-    """`wanted`, or a tenth of it if the disk is too small for so many."""
+    """`wanted`, or a tenth of it if the disk is too small."""
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free > wanted * FINISHED_BYTES + SPARE_BYTES:
         return wanted
@@ -117,8 +117,8 @@ def _finished_rows(lab: Lab, wanted: int) -> int:
     return wanted // 10
 
 
-# The jobs are written as they would be by now: the insert trigger, which decides whether a new job
-# waits, is left out.
+# The rows are inserted in their final state, without the insert trigger, which decides whether a
+# new job waits.
 FILL_LESS_URGENT: LiteralString = """
 insert into jobsworth.reactive_jobs (mode, priority)
 select 'nothing', 4 from generate_series(1, %s)

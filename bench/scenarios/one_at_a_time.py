@@ -1,4 +1,4 @@
-"""Jobs claimed one at a time, once very many have passed through the queue.
+"""Jobs claimed one at a time, after very many jobs have passed through the queue.
 
 A claim that walks over the dead entries of an index pays for all of them with each job; a batch
 hides that, one job at a time shows it. A snapshot that is held elsewhere (a backup, a report, a
@@ -32,12 +32,12 @@ contender is stopped after 60 s of the variant; its rounds until then count, if 
 SMALL = ("graphile-worker", "pgqueuer", "awa")
 QUICK_SMALL = SMALL[:1]
 SECONDS_MAX = 60.0
-# As many as "last / first" takes the median of.
+# As many rounds as "last / first" takes the median of.
 ROUNDS_BEFORE = 3
 
 
 def run(lab: Lab) -> Iterator[Figure]:
-    """The variants of each contender that can take one job at a time."""
+    """Measure each contender that can take one job at a time, in each variant."""
     peers = QUICK_SMALL if lab.quick else SMALL
     for contender in lab.contenders:
         if contender.name not in (OURS, *peers):

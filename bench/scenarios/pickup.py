@@ -1,4 +1,4 @@
-"""How long after its commit a job starts, when the worker has nothing else to do."""
+"""The time from a job's commit to its start, with an idle worker."""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ polling alone. At most three runs.
 RUNS_MAX = 3
 
 EVERY_MS = 50
-# Until a worker has connected, listens and has found nothing.
+# The time in which a worker connects, listens and finds no job.
 SETTLE_SECONDS = 2.0
 LISTEN_CUT = "LISTEN cut"
 
@@ -40,7 +40,7 @@ alter event trigger refuse_listener enable always;
 
 
 def run(lab: Lab) -> Iterator[Figure]:
-    """Percentiles of every queue, and of ours without notifications."""
+    """Measure percentiles of every queue, and of Jobsworth without notifications."""
 
     def measure(contender: Contender) -> Measured:
         normal = pickup(lab, contender, "")
@@ -50,7 +50,7 @@ def run(lab: Lab) -> Iterator[Figure]:
 
 
 def pickup(lab: Lab, contender: Contender, variant: str) -> dict[tuple[str, str], float]:
-    """One trickle of jobs to one idle worker."""
+    """Measure one trickle of jobs to one idle worker."""
     jobs = lab.size(100, 20)
     url = lab.server.database("pickup")
     setup(contender, url)

@@ -1,4 +1,4 @@
-"""How soon an urgent job starts, behind a million that are not."""
+"""The time until an urgent job starts, behind a million others."""
 
 import time
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ select 'nap', jsonb_build_object('ms', %s::int), 4 from generate_series(1, %s)
 
 
 def run(lab: Lab) -> Iterator[Figure]:
-    """The delays without and with a pinned snapshot, each in a fresh database."""
+    """Measure the delays without and with a pinned snapshot, each in a fresh database."""
     if lab.contender(OURS) is None:
         return
     for variant in ("", "pinned"):
@@ -91,7 +91,7 @@ def _measure(connection: Connection, worker: Process, count: int) -> list[tuple[
 def _enqueue_urgent(connection: Connection, count: int) -> Iterator[UUID]:
     began = time.monotonic()
     for number in range(count):
-        # On schedule, whatever the inserts take.
+        # On a fixed schedule, however long the inserts take.
         time.sleep(max(0.0, began + number * EVERY_SECONDS - time.monotonic()))
         row = connection.execute(
             "insert into jobsworth.reactive_jobs (mode, priority) values ('tell_time', 1)"

@@ -1,4 +1,4 @@
-"""Rounds of 10,000 jobs, while dead rows have to stay, and while they need not."""
+"""Rounds of 10,000 jobs, with and without a snapshot that keeps dead rows."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ Series = Callable[[Contender, str, int, int], Iterator[float]]
 
 
 def run(lab: Lab) -> Iterator[Figure]:
-    """One series of rounds for each contender, pinned and not."""
+    """Measure a series of rounds for each contender, with and without a pinned snapshot."""
     peers = QUICK_PEERS if lab.quick else PEERS
     for contender in lab.queues:
         if contender.name not in (OURS, *peers):
@@ -52,7 +52,7 @@ def run(lab: Lab) -> Iterator[Figure]:
 def worker_for_each_round(
     contender: Contender, url: str, rounds: int, jobs: int
 ) -> Iterator[float]:
-    """Jobs per second of each round; the worker starts when its jobs are there."""
+    """Jobs per second of each round; the worker starts after the jobs are enqueued."""
     for _ in range(rounds):
         bulk(contender, url, jobs)
         vacuum_analyze(url)
@@ -61,7 +61,7 @@ def worker_for_each_round(
 
 
 def one_worker(contender: Contender, url: str, rounds: int, jobs: int) -> Iterator[float]:
-    """Jobs per second of each round; the worker is there before the jobs, and stays."""
+    """Jobs per second of each round; one worker runs during all rounds."""
     with working(contender, url, jobs=jobs) as work:
         for _ in range(rounds):
             bulk(contender, url, jobs)

@@ -1,4 +1,4 @@
-"""Jobs with a length: are the slots kept busy, and does one that blocks harm its neighbours?"""
+"""Jobs that last: whether the slots stay busy, and what a blocking job does to the others."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ NAP_MS = 20_000
 
 
 def run(lab: Lab) -> Iterator[Figure]:
-    """The shares of each run; the blocked loop once."""
+    """Measure the shares in each run, and the blocked loop once."""
     if lab.contender(OURS) is None:
         return
     shares: list[tuple[float, float]] = []
@@ -86,7 +86,7 @@ def _busy_percent(lab: Lab, count: int) -> tuple[float, float]:
 
 
 def share_busy(spans: Sequence[tuple[float, float]], slots: int) -> float:
-    """How much of the slots' time the spans (begin, end) fill while all slots could be taken."""
+    """The share of the slots' time that the spans (begin, end) fill while all slots could be."""
     begins = sorted(begin for begin, _ in spans)
     full, running_out = begins[slots - 1], begins[-1]
     busy = sum(max(0.0, min(end, running_out) - max(begin, full)) for begin, end in spans)

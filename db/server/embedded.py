@@ -40,7 +40,7 @@ def start(data_dir: Path, major: int = 18, config: Mapping[str, str] | None = No
 
     Blocks until it accepts connections. `config` adds to the settings of `db.server.cluster`; a
     server found running keeps those it was started with. Close what is returned: the last user to
-    do so stops the server. Raises `EmbeddedError`.
+    do so stops the server. Raises `EmbeddedError`, and `ExtraMissing` without the wheel.
     """
     server = Embedded(data_dir, major, config)
     server.open()

@@ -1,4 +1,4 @@
-"""The provider under test, as Anthropic's Messages API: what is asked and answered, in its words.
+"""The stub provider's Anthropic Messages API: requests and answers in its format.
 
 In: a request to `/v1/messages`, read as the chat that it is; and the answer of that chat. Out: the
 message, or its events. Its `input_tokens` are what was neither read from nor written to the cache,
@@ -98,7 +98,7 @@ def answer_of(chat: Body) -> Body:
 
 
 def _input(arguments: str) -> Any:
-    """Its tools' inputs are JSON; what a model garbled comes as a text."""
+    """The input of a tool call; arguments that are not JSON stay a text."""
     try:
         return json.loads(arguments)
     except ValueError:
@@ -126,7 +126,7 @@ def _usage(usage: Body) -> Body:
 
 
 def events(answer: Body) -> Iterator[Body]:
-    """The message as its stream's events: what was read comes first, what was written last."""
+    """The message as events of a stream: input tokens in the first, output tokens in the last."""
     begun: Body = {**answer, "content": [], "stop_reason": None}
     if "usage" in answer:
         begun["usage"] = {**answer["usage"], "output_tokens": 1}
@@ -163,6 +163,6 @@ def _block_events(block: Body) -> Iterator[Body]:
 
 
 def error(status: int, message: str) -> Body:
-    """Of a status, or in a stream."""
+    """The body of an error, also as an event of a stream."""
     kind = ERROR_TYPES.get(status, "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}

@@ -1,4 +1,4 @@
-"""What the provider under test answers to a chat, and what that takes.
+"""The stub provider's answers to chats, and their usage.
 
 A conversation scripts its own answers: a prompt that contains `[[…]]` says in there, turn by turn,
 what the model does; a turn is chosen by how many answers the conversation already has, so a request
@@ -24,7 +24,7 @@ STREAM_PIECE_CHARACTERS = 12
 
 
 def scripted(body: Body) -> Reply:
-    """The answer that the conversation's own script says, else an echo."""
+    """The answer that the conversation scripts, else an echo."""
     messages: list[Body] = body["messages"]
     found = re.search(
         r"\[\[(.*?)\]\]", "\n".join(text_of(m) for m in messages if m["role"] == "user"), re.DOTALL
@@ -58,7 +58,7 @@ def missing_usage(answer: Body) -> Body:
 
 
 def inconsistent_usage(answer: Body) -> Body:
-    """Far too little is said to be read and written; only the total is true."""
+    """Report far too few input and output tokens, but the true total."""
     answer["usage"] = {**answer["usage"], "prompt_tokens": 1, "completion_tokens": 1}
     return answer
 
@@ -100,7 +100,7 @@ def _turn(turn: str, messages: list[Body]) -> Reply:
 
 
 def _results(messages: list[Body]) -> list[str]:
-    """What came since the last answer of the model, in the order of its calls."""
+    """The messages since the model's last answer, in the order of its calls."""
     last = max((n for n, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
     return [text_of(m) for m in messages[last + 1 :] if m["role"] == "tool"]
 

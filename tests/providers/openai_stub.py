@@ -1,18 +1,18 @@
-"""A provider under test: real HTTP, scripted faults, and a bill of its own.
+"""A stub of a model provider: real HTTP, scripted faults, and a bill of its own.
 
 It speaks OpenAI's Embeddings, Chat Completions and Responses, and Anthropic's Messages (streamed
-too; see `tests.providers.provider_faces`), and answers deterministically; a prompt can script what
-it is answered (see `tests.providers.openai_chat`). Faults are scripted for the next requests
-(`script`), or for all until `recover` (`always`), or happen at random. The bill holds what a real
-provider would charge for: every answer it computed, whether or not the client got to see it. So it
-is a source independent of our own books.
+too; see `tests.providers.provider_faces`), and answers deterministically; a prompt can script its
+answer (see `tests.providers.openai_chat`). Faults are scripted for the next requests (`script`), or
+for all until `recover` (`always`), or happen at random. The bill holds what a real provider would
+charge for: every answer it computed, whether or not the client received it. So the bill is
+independent of our own books.
 
 It also runs as a process of its own, for tests that kill workers:
 
     python -m tests.providers.openai_stub --bill bill.jsonl --seed 7 --faults 500=0.1,cut=0.1
 
-It prints its URL, and appends a line to the bill before it answers. Which fault happens by chance
-depends on what is asked and how often it was, not on who asks first; so a seed can be played again.
+It prints its URL, and appends a line to the bill before it answers. A random fault depends on the
+seed, the request and how often it was sent, not on the order of clients, so a seed can be replayed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import random
 import socket
 import threading
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -33,6 +32,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.providers import openai_chat
+from tests.providers.openai_embeddings import embeddings, inputs_of
 from tests.providers.provider_faces import EMBEDDINGS, FACES, event_of
 from worker.demo.provider.completions import Body, Reply, completion, tokens
 
@@ -41,10 +41,10 @@ from worker.demo.provider.completions import Body, Reply, completion, tokens
 class Fault:
     """What happens to one request instead of a good answer.
 
-    Without a `status`, the answer is computed (and billed) and then spoilt: `cut` closes the
-    connection half-way through it, `garble` replaces it by broken JSON, `edit` changes it (as a
-    chat completion), `breaks` ends its stream half-way with an error of that status, and `ends`
-    without a word. `seconds` delays whatever comes.
+    Without a `status`, the answer is computed and billed, and then spoilt: `cut` closes the
+    connection half-way through it, `garble` sends broken JSON, `edit` changes it (as a chat
+    completion), `breaks` ends its stream half-way with an error of that status, `ends` without
+    one. `seconds` delays the response.
     """
 
     status: int | None = None
@@ -91,7 +91,7 @@ def wrong_dimensions(dimensions: int) -> Fault:
     return Fault(edit=edit)
 
 
-# What may happen at random, by the name that `--faults` gives it.
+# The faults that can happen at random, by their names in `--faults`.
 FAULTS = {
     "429": too_many("1"),
     "500": SERVER_ERROR,
@@ -130,9 +130,9 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """A line of a bill file: a charge, or (not `computed`) a refusal, for which nothing is charged.
+    """A line of a bill file: a charge, or, if not `computed`, a refusal, which costs nothing.
 
-    `at` is the time by this machine's clock, `fault` a name out of `FAULTS`.
+    `at` is the time by this machine's clock, `fault` a name of `FAULTS`.
     """
 
     charge: Charge
@@ -144,7 +144,7 @@ class BillLine:
 class OpenAIStub:
     """The provider; use it as a context manager.
 
-    `url` is what a client takes as its base URL, `root` what Anthropic's does.
+    `url` is the base URL for OpenAI's clients, `root` the one for Anthropic's.
     """
 
     def __init__(
@@ -218,12 +218,12 @@ class OpenAIStub:
         return {model: (inputs[model], outputs[model]) for model in inputs}
 
     def script(self, *faults: Fault) -> None:
-        """These happen to the next requests, one each, in this order; `GOOD` is a good answer."""
+        """Apply these faults to the next requests, one each, in this order; `GOOD` is none."""
         with self._lock:
             self._script.extend(faults)
 
     def always(self, fault: Fault) -> None:
-        """This happens to every request that has no scripted fault, until `recover`."""
+        """Apply this fault to every request without a scripted one, until `recover`."""
         with self._lock:
             self._always = fault
 
@@ -236,7 +236,7 @@ class OpenAIStub:
     def share(
         self, *, cached: int = 0, written: int = 0, for_an_hour: int = 0, thought: int = 0
     ) -> None:
-        """From now on, so much of what each chat reads and writes is of these kinds, and on top."""
+        """Add so many tokens of these kinds to the usage of each chat from now on."""
         read = {"cached_tokens": cached, "cache_write_tokens": written}
         hour = {"cache_write_1h_tokens": for_an_hour} if for_an_hour else {}
         self._shares = {
@@ -245,12 +245,12 @@ class OpenAIStub:
         }
 
     def refuse_texts_with(self, piece: str) -> None:
-        """Embedding a text that contains `piece` is refused with 400, with all sent beside it."""
+        """Refuse, with 400, every embedding request with a text that contains `piece`."""
         with self._lock:
             self._poison = piece
 
     def answer(self, request: Request) -> tuple[Fault, Body]:
-        """The fault that happens to this request (maybe `GOOD`), and its answer."""
+        """The fault of this request, which may be `GOOD`, and its answer."""
         with self._lock:
             self._requests.append(request)
             fault = (
@@ -281,7 +281,7 @@ class OpenAIStub:
         return GOOD
 
     def _write(self, charge: Charge, fault: Fault) -> None:
-        """Before the answer is sent: who kills the client finds the line."""
+        """Write the line before the answer is sent, so that it is there if the client is killed."""
         if self._bill_file is not None:
             line = BillLine(charge, fault.status is None, _fault_name(fault), time.time())
             with self._bill_file.open("a") as bill:
@@ -294,17 +294,19 @@ class OpenAIStub:
             return Fault(404, message=f"unknown path {request.path}")
         if self.refuses_dimensions_field and "dimensions" in request.body:
             return Fault(400, message="this model does not support specifying dimensions")
-        if self._poison is not None and any(self._poison in text for text in _inputs(request.body)):
+        if self._poison is not None and any(
+            self._poison in text for text in inputs_of(request.body)
+        ):
             return Fault(400, message="an input is not allowed")
         return None
 
     def _computed(self, request: Request) -> tuple[Body, Charge]:
         model, request_id = _model(request), _request_id(request)
         if request.path == EMBEDDINGS:
-            texts = _inputs(request.body)
+            texts = inputs_of(request.body)
             count = sum(tokens(text) for text in texts)
             charge = Charge(request.path, model, request_id, count, 0)
-            return _embeddings(model, texts, count, self.dimensions), charge
+            return embeddings(model, texts, count, self.dimensions), charge
         asked = _chat(request)
         reply = self.reply(asked)
         reply = Reply(reply) if isinstance(reply, str) else reply
@@ -337,11 +339,11 @@ def _fault_name(fault: Fault) -> str | None:
 
 
 def _asked(body: Body) -> str:
-    """What a request asks: the conversation as it began, and how far it is."""
+    """What identifies a request: its model, first message, and number of answers."""
     messages: list[Body] = body.get("messages", [])
     begun = [message["content"] for message in messages if message["role"] == "user"][:1]
     answered = sum(message["role"] == "assistant" for message in messages)
-    return f"{body.get('model')} {answered} {begun or _inputs(body)}"
+    return f"{body.get('model')} {answered} {begun or inputs_of(body)}"
 
 
 def _chat(request: Request) -> Body:
@@ -362,7 +364,7 @@ def _shared(usage: Body, shares: Mapping[str, Body]) -> Body:
 
 
 def _key(request: Request) -> str:
-    """Anthropic takes it by either header; which one its SDK sends depends on its version."""
+    """The key, from either header; which one Anthropic's SDK sends depends on its version."""
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
     return bearer or request.headers.get("X-Api-Key", "")
 
@@ -375,32 +377,6 @@ def _request_id(request: Request) -> str | None:
     return request.headers.get("X-Request-Id") or request.headers.get("Idempotency-Key")
 
 
-def _inputs(body: Body) -> list[str]:
-    given = body.get("input", [])
-    return [given] if isinstance(given, str) else list(given)
-
-
-def _embeddings(model: str, texts: list[str], count: int, dimensions: int) -> Body:
-    data = [
-        {"object": "embedding", "index": index, "embedding": _vector(text, dimensions)}
-        for index, text in enumerate(texts)
-    ]
-    return {
-        "object": "list",
-        "model": model,
-        # The order is not promised: a client has to go by the index.
-        "data": data[::-1],
-        "usage": {"prompt_tokens": count, "total_tokens": count},
-    }
-
-
-def _vector(text: str, dimensions: int) -> list[float]:
-    vector = [0.0] * dimensions
-    for word in text.lower().split():
-        vector[zlib.crc32(word.encode()) % dimensions] += 1.0
-    return vector
-
-
 def _error(request: Request, fault: Fault) -> Body:
     face = FACES.get(request.path, FACES["/v1/chat/completions"])
     return face.error(fault.status or 500, fault.message)
@@ -410,7 +386,7 @@ def _server(stub: OpenAIStub, port: int) -> ThreadingHTTPServer:
     class Handler(_Handler):
         provider = stub
 
-    # A handler in a slow answer must not hold up the end of the test.
+    # A slow answer must not delay the end of the test.
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     server.block_on_close = False
@@ -425,7 +401,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers["Content-Length"])
         content = self.rfile.read(length)
         if len(content) < length:
-            # The client died while it sent.
+            # The client died while it was sending.
             self.close_connection = True
             return
         path = self.path.partition("?")[0]
@@ -438,7 +414,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(fault, body, request)
         except OSError:
-            # The client lost patience.
+            # The client has disconnected.
             self.close_connection = True
 
     def _send(self, fault: Fault, body: Body, request: Request) -> None:
@@ -464,7 +440,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer)
 
     def _stream(self, fault: Fault, body: Body, request: Request) -> None:
-        """Server-sent events; the end of the connection is the end of the answer."""
+        """Send server-sent events; the answer ends with the connection."""
         face = FACES[request.path]
         answer = face.answer_of(fault.edit(body) if fault.edit else body)
         events = face.stream(answer, request.body)
@@ -472,7 +448,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.garble:
             events = [event[: len(event) // 2] + b"\n\n" for event in events]
         elif fault.cut:
-            # With a piece of the next one, so that nobody takes it for the end.
+            # With a piece of the next event, so that no client takes it for the end.
             events = [*half, b'data: {"id"']
         elif fault.ends:
             events = half
@@ -492,7 +468,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: tests read `requests`."""
+        """Log nothing: tests read `requests`."""
 
 
 def _titled(headers: Mapping[str, str]) -> dict[str, str]:
@@ -504,12 +480,12 @@ def _main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--bill", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", default="", help="500=0.1,cut=0.05: how likely each is")
+    parser.add_argument("--faults", default="", help="500=0.1,cut=0.05: the probability of each")
     given = parser.parse_args()
     pairs = [pair.split("=") for pair in given.faults.split(",") if pair]
     unknown = sorted({name for name, _ in pairs} - FAULTS.keys())
     if unknown:
-        parser.error(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+        parser.error(f"unknown faults: {', '.join(unknown)}; known: {', '.join(FAULTS)}")
     faults = {name: float(chance) for name, chance in pairs}
     with OpenAIStub(port=given.port, bill_file=given.bill, faults=faults, seed=given.seed) as stub:
         print(stub.url, flush=True)

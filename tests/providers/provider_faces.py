@@ -1,4 +1,4 @@
-"""The protocols that the provider under test speaks, by the path of their requests.
+"""The protocols of the stub provider, by the path of their requests.
 
 Each reads a request as the chat that it is, and writes the answer of that chat in its own words; so
 one script, one bill and one set of faults serve them all.
@@ -16,7 +16,7 @@ from worker.demo.provider.completions import Body
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """`events` are those of a streamed answer; `broken` is what a stream says that fails."""
+    """One protocol; `broken` makes the error event of a stream that fails."""
 
     chat_of: Callable[[Body], Body]
     answer_of: Callable[[Body], Body]
@@ -30,7 +30,7 @@ class Face:
 
 
 def event_of(event: Body) -> bytes:
-    """As it is sent; with its name, where it has one."""
+    """A server-sent event, with its name if it has one."""
     name = f"event: {event['type']}\n" if "type" in event else ""
     return f"{name}data: {json.dumps(event)}\n\n".encode()
 

@@ -1,4 +1,4 @@
-"""The provider under test, as OpenAI's Responses API: what is asked and answered, in its words.
+"""The stub provider's OpenAI Responses API: requests and answers in its format.
 
 In: a request to `/v1/responses`, read as the chat that it is; and the answer of that chat. Out: the
 response, or its events.
@@ -31,7 +31,7 @@ def chat_of(asked: Body) -> Body:
 
 
 def _tell(messages: list[Body], item: Body) -> None:
-    """What a model said in one answer are several items: they are one message of a chat."""
+    """Join the items of one answer of the model to one chat message."""
     kind = item.get("type", "message")
     if kind == "function_call_output":
         messages.append(
@@ -153,6 +153,6 @@ def _pieces(text: str) -> list[str]:
 
 
 def error(status: int, message: str) -> Body:
-    """In a stream."""
+    """The error event of a stream."""
     code = "rate_limit_exceeded" if status == 429 else "server_error"
     return {"type": "error", "code": code, "message": message, "param": None}

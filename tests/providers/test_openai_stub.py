@@ -1,4 +1,4 @@
-"""The provider under test answers like one, fails as scripted, and bills what it computed."""
+"""The stub provider answers like a real one, fails as scripted, and bills what it computed."""
 
 from __future__ import annotations
 

@@ -147,8 +147,11 @@ def doctor(
 @app.command(rich_help_panel=WORK)
 def demo(
     inbox: Annotated[
-        Path, typer.Option(help="The conversation, one JSON message per line.")
-    ] = Path("examples/inbox.jsonl"),
+        Path | None,
+        typer.Option(
+            help="The conversation, one JSON message per line; by default, one is shipped."
+        ),
+    ] = None,
     shuffle: Annotated[
         int | None, typer.Option(metavar="SEED", help="Feed the threads in another order.")
     ] = None,

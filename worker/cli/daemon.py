@@ -25,10 +25,11 @@ def run_worker(*, handlers: str | None, queues: str | None, slots: int | None) -
     return run_async(lambda: daemon.run(settings))
 
 
-def run_demo(inbox: Path, *, shuffle: int | None, keep: bool, model: str | None) -> int:
-    if not inbox.is_file():
+def run_demo(inbox: Path | None, *, shuffle: int | None, keep: bool, model: str | None) -> int:
+    if inbox is not None and not inbox.is_file():
         raise InvalidInput(
-            f"there is no conversation {inbox}", "name one with --inbox, like examples/inbox.jsonl"
+            f"the conversation {inbox} does not exist",
+            "name a file, or leave out --inbox for the shipped one",
         )
     settings = load_settings()
     from worker import demo

@@ -1,4 +1,4 @@
-"""The demo: a conversation, two daemons, a kill, and a check of everything that came of it."""
+"""The demo: a conversation, two daemons, one of them killed, and a check of all the results."""
 
 from worker.demo.play import run
 from worker.demo.provider.model import PRICED

@@ -1,7 +1,7 @@
-"""The demo's daemons: real `jobsworth worker` processes, to be started, killed and stopped.
+"""The demo's daemons: real `jobsworth worker` processes that it starts, kills and stops.
 
-In: where they are to work. Out: processes; what they log goes into files of the demo's folder.
-Invariant: none of them outlives the block.
+In: the stage they work on. Out: processes, which log to files in the demo's folder. Invariant: no
+daemon outlives the block.
 """
 
 import os
@@ -16,16 +16,16 @@ from pathlib import Path
 import anyio
 
 from db.errors import JobsworthError
-from worker.demo.provider.model import Served
+from worker.demo.provider.model import ServedModel
 from worker.demo.stage import Stage
 from worker.settings import PREFIX, Settings
 
 HANDLERS = "demo_jobs"
-# Not imported here: the daemons load what it needs.
-HANDLERS_FILE = Path(__file__).with_name("jobs.py")
+# Copied, not imported: only the daemons need its imports.
+HANDLERS_FILE = Path(__file__).with_name("handlers.py")
 STOP_SECONDS = 20.0
 LOG_LINES_SHOWN = 5
-# Settings of the demo's caller that its daemons must not share, or that it sets itself.
+# Settings that the daemons do not inherit from the demo's environment.
 OWN_SETTINGS = (
     *("DATABASE_URL", "SCHEMA", "DATA_DIR", "DEPLOY_FILE", "RELEASES_DIR", "HANDLERS", "QUEUES"),
     *("HTTP_HOST", "HTTP_PORT", "LOG_LEVEL", "LOG_FORMAT", "LOG_ATTEMPTS", "DRAIN_SECONDS"),
@@ -35,11 +35,11 @@ OWN_SETTINGS = (
 
 
 class DaemonEnded(JobsworthError):
-    """A daemon ended by itself, although nobody asked it to."""
+    """A daemon ended although nobody told it to."""
 
 
 class Daemon:
-    """One process."""
+    """One daemon process and its log file."""
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], log: Path) -> None:
         self.number = number
@@ -55,13 +55,13 @@ class Daemon:
         return f"daemon {self.number} (process {self.pid})"
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until the process has ended."""
         self.told_to_end = True
         self.process.kill()
         self.process.wait()
 
     def require_alive(self) -> None:
-        """Raises `DaemonEnded` with the end of its log, unless it was told to."""
+        """Raise `DaemonEnded` with the end of its log if it ended without being told to."""
         code = self.process.poll()
         if code is not None and not self.told_to_end:
             lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
@@ -72,16 +72,18 @@ class Daemon:
 
 
 class Daemons:
-    """Starts them; `all` holds every one that was ever started."""
+    """Starts and stops daemons; `all` holds every daemon that was ever started."""
 
-    def __init__(self, settings: Settings, stage: Stage, deploy_file: Path, model: Served) -> None:
+    def __init__(
+        self, settings: Settings, stage: Stage, deploy_file: Path, model: ServedModel
+    ) -> None:
         self.all: list[Daemon] = []
         self._folder = stage.folder
         self._environment = _environment(settings, stage, deploy_file) | model.environment
         shutil.copyfile(HANDLERS_FILE, stage.folder / f"{HANDLERS}.py")
 
     def start(self) -> Daemon:
-        """One more daemon."""
+        """Start one more daemon."""
         number = len(self.all) + 1
         log = self._folder / f"daemon-{number}.log"
         with log.open("wb") as output:
@@ -92,7 +94,7 @@ class Daemons:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # A session of its own: Ctrl-C is for the demo, which then ends them in order.
+                # A session of its own: Ctrl-C reaches only the demo, which then stops the daemons.
                 start_new_session=True,
             )
         daemon = Daemon(number, process, log)
@@ -104,12 +106,12 @@ class Daemons:
         return [daemon for daemon in self.all if daemon.process.poll() is None]
 
     def require_alive(self) -> None:
-        """Raises `DaemonEnded`."""
+        """Raise `DaemonEnded` if a daemon ended without being told to."""
         for daemon in self.all:
             daemon.require_alive()
 
     async def stop(self) -> list[str]:
-        """Tell all to stop, and wait; returns what was not in order about it."""
+        """Tell all daemons to stop, and wait; return a line for each that did not end with 0."""
         stopping = self.living
         for daemon in stopping:
             daemon.told_to_end = True
@@ -128,9 +130,9 @@ class Daemons:
 
 @contextmanager
 def daemons_of(
-    settings: Settings, stage: Stage, deploy_file: Path, model: Served
+    settings: Settings, stage: Stage, deploy_file: Path, model: ServedModel
 ) -> Generator[Daemons]:
-    """The demo's daemons; none is left when the block ends."""
+    """The demo's daemons; all that still run are killed when the block ends."""
     daemons = Daemons(settings, stage, deploy_file, model)
     try:
         yield daemons

@@ -1,8 +1,8 @@
-"""Playing the conversation: messages go in, in order, and approvals get decided.
+"""Play the conversation: store its messages in order, and decide approvals.
 
-In: the inbox, and what the database shows. Out: messages, each with its job in one commit, and
-decisions. Invariant: a thread's messages go in in their order; a message that has to wait for its
-thread holds up nobody else.
+In: the inbox, and the state of the database. Out: messages, each committed together with its job,
+and decisions. Invariant: the messages of a thread go in in their order; a message that must wait
+for its thread delays no other thread.
 """
 
 import time
@@ -17,7 +17,7 @@ from db.approvals.approvals import Approval
 from db.conversations import messages, threads
 from db.conversations.messages import Received
 from db.pool import Connection, Database
-from worker.demo.inbox import Decide, Message, grouped
+from worker.demo.inbox import Decide, InboxMessage, grouped
 from worker.demo.show import Show
 from worker.demo.watch import Watch
 
@@ -29,17 +29,17 @@ UNDECIDED = Decide(option="reject", comment="the inbox does not decide")
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
-    """A line of the inbox, and what became of it at once."""
+class FedMessage:
+    """A line of the inbox, and what storing it returned."""
 
-    message: Message
+    message: InboxMessage
     received: Received
 
 
 class Feeder:
-    """`fed` are the lines that went in, in that order.
+    """Feeds the inbox to the daemons; `fed` are the messages that went in, in that order.
 
-    What jobs of the modes `others` ask is decided elsewhere.
+    Approvals of jobs whose mode is in `others` are left for somebody else to decide.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Feeder:
         database: Database,
         watch: Watch,
         show: Show,
-        inbox: Sequence[Message],
+        inbox: Sequence[InboxMessage],
         others: Collection[str] = (),
     ) -> None:
-        self.fed: list[Fed] = []
+        self.fed: list[FedMessage] = []
         self._database = database
         self._watch = watch
         self._show = show
@@ -61,7 +61,7 @@ class Feeder:
         self._threads: dict[str, UUID] = {}
 
     async def feed(self, most: int | None = None) -> None:
-        """Feed at the pace of a lively chat, until `most` messages are in, or all."""
+        """Feed messages at the pace of a lively chat, until `most` of them, or all, are in."""
         while self._groups and (most is None or len(self.fed) < most):
             began = len(self.fed)
             await self._watch.until("feeding the conversation", self._may_feed)
@@ -71,23 +71,23 @@ class Feeder:
             await anyio.sleep(PACE_SECONDS * (len(self.fed) - began))
 
     async def finished(self) -> bool:
-        """Decide what the script decides; True once no approval and no job is open."""
+        """Decide the open approvals; true once no approval is open and every job has finished."""
         return await self._decide_open() == 0 and not self._watch.unfinished()
 
     async def _may_feed(self) -> bool:
         await self._decide_open()
         return bool(self._ready())
 
-    def _next(self) -> list[Message]:
+    def _next(self) -> list[InboxMessage]:
         group = self._ready()[0]
         self._groups.remove(group)
         return group
 
-    def _ready(self) -> list[list[Message]]:
-        """The groups that may go in now: the first of each thread, unless it waits for it."""
+    def _ready(self) -> list[list[InboxMessage]]:
+        """The groups that may go in now: the first of each thread that need not wait."""
         busy = {job.thread_id for job in self._watch.unfinished()}
         seen: set[str] = set()
-        ready: list[list[Message]] = []
+        ready: list[list[InboxMessage]] = []
         for group in self._groups:
             thread = group[0].thread
             settled = self._threads.get(thread) not in busy
@@ -96,16 +96,16 @@ class Feeder:
             seen.add(thread)
         return ready
 
-    async def _feed_group(self, group: Sequence[Message]) -> None:
-        # One commit: whoever comes while the thread is busy finds it so, however fast the daemons.
+    async def _feed_group(self, group: Sequence[InboxMessage]) -> None:
+        # One commit: a "busy" message then finds its thread busy, however fast the daemons are.
         async with self._database.transaction() as connection:
             for message in group:
                 received = await self._receive(connection, message)
-                self.fed.append(Fed(message, received))
+                self.fed.append(FedMessage(message, received))
                 if received.job is not None:
-                    self._watch.saw(received.job)
+                    self._watch.note_wait(received.job)
 
-    async def _receive(self, connection: Connection, message: Message) -> Received:
+    async def _receive(self, connection: Connection, message: InboxMessage) -> Received:
         thread = await threads.get_or_create(
             connection, PLATFORM, message.thread, title=message.thread
         )
@@ -122,7 +122,7 @@ class Feeder:
         )
 
     async def _decide_open(self) -> int:
-        """Decide each open approval once its person had a moment to read; returns how many are."""
+        """Decide the approvals open for `DECIDE_SECONDS`; return how many were open."""
         async with self._database.connection() as connection:
             pending = await approvals.get_pending(connection)
             for approval in pending:
@@ -144,6 +144,6 @@ class Feeder:
         of_others = {job.id for job in self._watch.jobs if job.mode in self._others}
         return approval.job_id in of_others
 
-    def _message_of(self, approval: Approval) -> Fed | None:
+    def _message_of(self, approval: Approval) -> FedMessage | None:
         triggers = {job.trigger_message_id for job in self._watch.jobs if job.id == approval.job_id}
         return next((fed for fed in self.fed if fed.received.message.id in triggers), None)

@@ -1,27 +1,29 @@
-"""The inbox: a conversation to be played, one JSON object to a line.
+"""The inbox: the conversation that the demo plays, one JSON object to a line.
 
-In: a file. Out: its messages in order, checked; every mistake at once, with file and line.
+In: a file, by default inbox.jsonl beside this module. Out: its messages in order, checked; or every
+mistake at once, with file and line.
 
     thread               which conversation it belongs to (required)
     user                 who writes (required)
     text                 what they write (required; may be empty)
-    when                 "now" (default), "busy": it comes while the message before it in its thread
-                         is still worked on, or "settled": when all before it in its thread is done
-    decide               what becomes of the approval that this message leads to: "approve",
-                         "reject", another option, or {"option": …, "comment": …}. Without it, an
+    when                 "now" (default); "busy": while a job of the previous message of the thread
+                         is unfinished; "settled": when every earlier job of the thread has finished
+    decide               the decision on the approval that this message leads to: "approve",
+                         "reject", another option, or {"option": …, "comment": …}. Without it, the
                          approval is rejected.
-    expect               {"mode": a mode that must have run for it, "status": how its last job must
-                         have ended ("done" unless said otherwise), "deployment": how its last
-                         deployment must have ended ("healthy", "rolled_back", "failed")}
+    expect               {"mode": a mode that must have run for the message, "status": the status
+                         of its last job ("done" by default), "deployment": the status of its last
+                         deployment ("healthy", "rolled_back", "failed")}
     mode, payload        enqueue this mode with this payload, instead of "classify" with none
-    platform_message_id  the platform's own id; a second line with the same one in the same thread
-                         is a redelivery, and must change nothing
+    platform_message_id  the platform's own id; a second line with the same id in the same thread
+                         is a redelivery and must change nothing
 
-`{first_sha}`, `{good_sha}` and `{bad_sha}` in texts and payloads become commits of the repository
-that the demo makes: one that is live at the start, one that works, one whose probe fails.
+In texts and payloads, `{first_sha}`, `{good_sha}` and `{bad_sha}` stand for commits of the
+repository that the demo makes: the one that is live at the start, one that works, and one whose
+probe fails.
 
-Invariant: shuffling keeps the order of each thread, and a "busy" message right behind its
-predecessor; it loses and doubles nothing.
+Invariant: `shuffled` keeps the order within each thread and each "busy" message directly after its
+predecessor; it loses no message and repeats none.
 """
 
 import random
@@ -35,12 +37,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from db.errors import InvalidInput
 
+SHIPPED = Path(__file__).with_name("inbox.jsonl")
+
 PROBLEMS_MAX = 20
 NAME_CHARACTERS_MAX = 200
 
 
 class InboxError(InvalidInput):
-    """The inbox cannot be played; the message has one line for each problem."""
+    """The inbox cannot be played; the error message has one line for each problem."""
 
 
 class _Part(BaseModel):
@@ -65,8 +69,8 @@ def _option_alone(value: object) -> object:
 Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 
 
-class Message(_Part):
-    """One line of the inbox; `line` is its number."""
+class InboxMessage(_Part):
+    """One line of the inbox; `line` is its number in the file."""
 
     line: int = Field(default=0, exclude=True)
     thread: Name
@@ -80,10 +84,10 @@ class Message(_Part):
     platform_message_id: Name | None = None
 
 
-def load_inbox(path: Path) -> list[Message]:
-    """The messages of a file, in order. Raises `InboxError`."""
+def load_inbox(path: Path) -> list[InboxMessage]:
+    """Read the messages of a file, in order. Raises `InboxError`."""
     problems: list[str] = []
-    messages: list[Message] = []
+    messages: list[InboxMessage] = []
     for number, text in enumerate(_lines(path), 1):
         if text.strip():
             try:
@@ -92,16 +96,18 @@ def load_inbox(path: Path) -> list[Message]:
                 problems += [f"{path}:{number}: {reason}" for reason in _reasons(error)]
     problems += [f"{path}:{line}: {reason}" for line, reason in _contradictions(messages)]
     if problems:
-        raise InboxError(_some(problems), "the format is described in examples/README.md")
+        raise InboxError(
+            _some(problems), "the format is described in Jobsworth's examples/README.md"
+        )
     if not messages:
         raise InboxError(f"{path} has no message in it", "add one JSON object to a line")
     return messages
 
 
-def shuffled(messages: Sequence[Message], seed: int) -> list[Message]:
-    """The same messages in another order across threads; each thread keeps its own."""
+def shuffled(messages: Sequence[InboxMessage], seed: int) -> list[InboxMessage]:
+    """Mix the threads in an order drawn from `seed`; each thread keeps its own order."""
     groups = grouped(messages)
-    of_thread: dict[str, list[list[Message]]] = defaultdict(list)
+    of_thread: dict[str, list[list[InboxMessage]]] = defaultdict(list)
     for group in groups:
         of_thread[group[0].thread].append(group)
     turns = [group[0].thread for group in groups]
@@ -110,10 +116,10 @@ def shuffled(messages: Sequence[Message], seed: int) -> list[Message]:
     return [message for thread in turns for message in next(upcoming[thread])]
 
 
-def grouped(messages: Iterable[Message]) -> list[list[Message]]:
-    """Messages that are fed together: each with the "busy" ones behind it in its thread."""
-    groups: list[list[Message]] = []
-    latest: dict[str, list[Message]] = {}
+def grouped(messages: Iterable[InboxMessage]) -> list[list[InboxMessage]]:
+    """Group each message with the "busy" ones that follow it in its thread: they go in together."""
+    groups: list[list[InboxMessage]] = []
+    latest: dict[str, list[InboxMessage]] = {}
     for message in messages:
         if message.when == "busy" and message.thread in latest:
             latest[message.thread].append(message)
@@ -123,8 +129,8 @@ def grouped(messages: Iterable[Message]) -> list[list[Message]]:
     return groups
 
 
-def filled(message: Message, values: Mapping[str, str]) -> Message:
-    """The message with `{name}` replaced in text and payload, for these names only."""
+def filled(message: InboxMessage, values: Mapping[str, str]) -> InboxMessage:
+    """Replace `{name}` in the text and the payload of a message, for the names in `values` only."""
     return message.model_copy(
         update={"text": _fill(message.text, values), "payload": _fill(message.payload, values)}
     )
@@ -136,7 +142,7 @@ def _lines(path: Path) -> list[str]:
         return path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise InboxError(
-            f"there is no inbox {path}", "name one, as examples/inbox.jsonl of the repository"
+            f"there is no inbox {path}", f"name an existing file; {SHIPPED} is one"
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -147,11 +153,11 @@ def _lines(path: Path) -> list[str]:
         ) from None
 
 
-def _message(text: str, number: int) -> Message:
+def _message(text: str, number: int) -> InboxMessage:
     found: object = orjson.loads(text)
     if not isinstance(found, dict):
         raise ValueError(f"a message is a JSON object, not {type(found).__name__}")
-    return Message.model_validate(found).model_copy(update={"line": number})
+    return InboxMessage.model_validate(found).model_copy(update={"line": number})
 
 
 def _reasons(error: ValueError) -> list[str]:
@@ -167,9 +173,9 @@ def _reasons(error: ValueError) -> list[str]:
             return [str(error)]
 
 
-def _contradictions(messages: Sequence[Message]) -> Iterable[tuple[int, str]]:
+def _contradictions(messages: Sequence[InboxMessage]) -> Iterable[tuple[int, str]]:
     begun: set[str] = set()
-    delivered: dict[tuple[str, str], Message] = {}
+    delivered: dict[tuple[str, str], InboxMessage] = {}
     for message in messages:
         if message.when == "busy" and message.thread not in begun:
             yield message.line, 'when: "busy" needs a message before it in its thread'
@@ -181,7 +187,7 @@ def _contradictions(messages: Sequence[Message]) -> Iterable[tuple[int, str]]:
             yield (
                 message.line,
                 "platform_message_id: line "
-                f"{first.line} has the same one in this thread, with another user or text",
+                f"{first.line} has the same id in this thread, but another user or text",
             )
 
 

@@ -1,8 +1,8 @@
-"""Killing a daemon while it works, and finding out what that cost.
+"""Kill a daemon while it works, and find out what that cost.
 
-In: two daemons, and jobs to be caught at. Out: which jobs the dead daemon held, when each ran
-again, and whether anything that was recorded was done a second time. Invariant: the blow falls only
-when the database says that the daemon runs jobs of which at least one has a recorded step.
+In: two daemons. Out: the jobs that the dead daemon was running, when each ran again, and whether a
+recorded step was done a second time. Invariant: a daemon is killed only when the database says that
+it is running a job with a recorded step.
 """
 
 import time
@@ -19,29 +19,32 @@ from db.steps.steps import Step
 from worker.demo.daemons import Daemon, Daemons
 from worker.demo.watch import Watch
 
-BAITS = 4
+BAIT_JOBS = 4
 BAIT_MODE = "digest"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A job that ran when its daemon was killed, with what it had recorded."""
+class HeldJob:
+    """A job that was running when its daemon was killed, with the steps it had recorded."""
 
     job: Job
     recorded: tuple[Step, ...]
 
 
 @dataclass(slots=True)
-class Blow:
-    """One kill. `again` tells for each held job after how many seconds it ran again."""
+class Kill:
+    """One kill, at the monotonic time `at`.
+
+    `again` maps each held job to the seconds after which it ran again.
+    """
 
     daemon: Daemon
     at: float
-    held: tuple[Held, ...]
+    held: tuple[HeldJob, ...]
     again: dict[UUID, float] = field(default_factory=dict[UUID, float])
 
-    def looked(self, snapshot: Sequence[Job]) -> None:
-        """Note which of the held jobs have another lease by now, or have ended."""
+    def note_reruns(self, snapshot: Sequence[Job]) -> None:
+        """Note the held jobs that have a new lease or have finished."""
         leases = {held.job.id: held.job.lease_no for held in self.held}
         for job in snapshot:
             if job.id in leases and job.id not in self.again:
@@ -51,8 +54,11 @@ class Blow:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What a blow cost. `steps_repeated` are recorded steps that were done again: none, ever."""
+class KillCost:
+    """What a kill cost. `steps_repeated`, recorded steps that were done again, must be empty.
+
+    `seconds` are the times until the held jobs ran again, ascending.
+    """
 
     daemon: str
     held: int
@@ -62,35 +68,35 @@ class Cost:
     steps_repeated: tuple[str, ...]
 
 
-async def strike(database: Database, daemons: Daemons, watch: Watch) -> Blow:
-    """Put out jobs that take a while, and kill the daemon that has begun one; not the other."""
+async def kill_at_work(database: Database, daemons: Daemons, watch: Watch) -> Kill:
+    """Enqueue jobs that take a while, and kill the first daemon that has recorded a step of one."""
     async with database.connection() as connection:
-        for _ in range(BAITS):
+        for _ in range(BAIT_JOBS):
             await jobs.enqueue(connection, BAIT_MODE)
     victims: list[Daemon] = []
 
-    async def bitten() -> bool:
+    async def at_work() -> bool:
         async with database.connection() as connection:
             victims.extend(await _working(connection, daemons, watch.jobs))
         return bool(victims)
 
-    await watch.until("waiting for a daemon that is at work", bitten)
+    await watch.until("waiting for a daemon that is at work", at_work)
     victim = victims[0]
     async with database.connection() as connection:
         ids = {w.id for w in await workers.list_workers(connection) if w.pid == victim.pid}
         victim.kill()
         at = time.monotonic()
         held = await _held(connection, ids)
-    blow = Blow(victim, at, held)
-    watch.looked.append(blow.looked)
-    return blow
+    kill = Kill(victim, at, held)
+    watch.on_snapshot.append(kill.note_reruns)
+    return kill
 
 
-async def cost_of(connection: Connection, blow: Blow, ledger: Path) -> Cost:
-    """Compare what was recorded then with what is recorded now, and with what was really done."""
+async def cost_of(connection: Connection, kill: Kill, reading_log: Path) -> KillCost:
+    """Compare the steps recorded at the kill with those recorded now and the jobs' own log."""
     kept, repeated = 0, list[str]()
-    done = _really_done(ledger)
-    for held in blow.held:
+    done = _times_done(reading_log)
+    for held in kill.held:
         now = {step.name: step for step in await steps.list_for_job(connection, held.job.id)}
         for step in held.recorded:
             same = now.get(step.name) == step
@@ -98,14 +104,14 @@ async def cost_of(connection: Connection, blow: Blow, ledger: Path) -> Cost:
                 kept += 1
             else:
                 repeated.append(f"{held.job.mode} job {held.job.id}, step {step.name}")
-    seconds = tuple(sorted(blow.again.values()))
-    return Cost(str(blow.daemon), len(blow.held), len(seconds), seconds, kept, tuple(repeated))
+    seconds = tuple(sorted(kill.again.values()))
+    return KillCost(str(kill.daemon), len(kill.held), len(seconds), seconds, kept, tuple(repeated))
 
 
 async def _working(
     connection: Connection, daemons: Daemons, snapshot: Sequence[Job]
 ) -> list[Daemon]:
-    """The daemons that run a job with a recorded step."""
+    """The daemons that are running a job with a recorded step."""
     pids = {worker.id: worker.pid for worker in await workers.list_workers(connection)}
     found: list[Daemon] = []
     for job in snapshot:
@@ -116,20 +122,20 @@ async def _working(
     return found
 
 
-async def _held(connection: Connection, worker_ids: set[UUID]) -> tuple[Held, ...]:
+async def _held(connection: Connection, worker_ids: set[UUID]) -> tuple[HeldJob, ...]:
     running = await jobs.list_jobs(connection, status=JobStatus.RUNNING, limit=jobs.LIMIT_MAX)
     held = [job for job in running if job.worker_id in worker_ids]
     recorded = [await steps.list_for_job(connection, job.id) for job in held]
     return tuple(
-        Held(job, tuple(step for step in own if step.finished_at))
+        HeldJob(job, tuple(step for step in own if step.finished_at))
         for job, own in zip(held, recorded, strict=True)
     )
 
 
-def _really_done(ledger: Path) -> dict[str, int]:
-    """How often each chapter was really read, by the jobs' own account outside of the database."""
+def _times_done(reading_log: Path) -> dict[str, int]:
+    """How often each chapter was read, according to the jobs' own log."""
     try:
-        lines = ledger.read_text().splitlines()
+        lines = reading_log.read_text().splitlines()
     except FileNotFoundError:
         return {}
     counted: dict[str, int] = {}

@@ -1,8 +1,8 @@
-"""An approval that is superseded: what was asked for changes before the job goes on.
+"""An approval that is superseded: what it is about changes before the job goes on.
 
-In: two daemons at work. Out: both approvals, and what was really ordered. Somebody is asked for
-twenty crates; by the time of the yes thirty are wanted. To be seen: a yes is for exactly what was
-asked, so the job asks anew, shows the difference, and orders only what the second yes says.
+In: two daemons at work. Out: both approvals, and what was ordered. A job asks to order twenty
+crates; when that is approved, thirty are wanted. An approval covers exactly what was shown, so the
+job asks again, shows the difference, and orders only what the second approval covers.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ FIRST, THEN = 20, 30
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
-    """What came of it: `first` and its successor, and the lines in the jobs' diary."""
+class OrderResult:
+    """Both approvals, and the lines of the jobs' diary about the order."""
 
     first: Approval
     second: Approval
@@ -33,7 +33,7 @@ class Ordered:
 
 
 class Order:
-    """The person who is asked twice."""
+    """Plays the person who is asked twice."""
 
     def __init__(self, database: Database, watch: Watch, show: Show, stage: Stage) -> None:
         self._database = database
@@ -41,13 +41,13 @@ class Order:
         self._show = show
         self._stage = stage
 
-    async def play(self) -> Ordered:
-        """From the first question to the order."""
+    async def play(self) -> OrderResult:
+        """Play everything from the first question to the order."""
         self._want(FIRST)
         async with self._database.connection() as connection:
             job_id = (await jobs.enqueue(connection, MODE, {"goods": GOODS})).job_id
         first = await self._asked(job_id)
-        self._show.say(f"{WHO} is asked for {FIRST} crates of {GOODS}, and says yes to that")
+        self._show.say(f"{WHO} is asked for {FIRST} crates of {GOODS}, and approves that")
         self._want(THEN)
         await self._approve(first)
         second = await self._asked(job_id, besides=first.id)
@@ -55,7 +55,7 @@ class Order:
         await self._approve(second)
         await self._watch.until("waiting for the order", lambda: self._ended(job_id))
         async with self._database.connection() as connection:
-            return Ordered(
+            return OrderResult(
                 await approvals.get_by_id(connection, first.id),
                 await approvals.get_by_id(connection, second.id),
                 tuple(line for line in diary_of(self._stage.diary) if GOODS in line),

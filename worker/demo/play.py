@@ -1,15 +1,14 @@
-"""`jobsworth demo`: the whole of Jobsworth, on a conversation.
+"""`jobsworth demo`: all of Jobsworth, on one conversation.
 
-In: an inbox. Out: a summary and an exit code, 0 only if everything is as the inbox expects. Two
-daemons serve it, one of them is killed half-way and replaced; two commits of a repository made on
-the spot are live before the first message comes. While the second half of the conversation comes
-in, somebody starts a run within a budget, forks it, and is asked for something that changes. Read
-in this order: inbox → stage → site → model → daemons → feed → kill → survey → order → watch →
-verdict → report.
+In: an inbox. Out: a summary and an exit code, 0 only if everything is as the inbox expects. Before
+the first message, the first commit of a new git repository is deployed to two environments. Two
+daemons serve the conversation; one is killed half-way and replaced. While the second half comes in,
+somebody starts a run within a budget, forks it, and decides on an order that changes. Read in this
+order: inbox → stage → site → provider → daemons → feed → kill → survey → order → watch → summary.
 """
 
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -26,18 +25,18 @@ from db.pool import Connection, Database
 from db.queue import jobs, workers
 from db.queue.jobs import Job, JobStatus
 from worker.demo.daemons import Daemons, daemons_of
-from worker.demo.feed import PLATFORM, Fed, Feeder
-from worker.demo.inbox import Message, filled, load_inbox, shuffled
-from worker.demo.kill import Blow, cost_of, strike
+from worker.demo.feed import PLATFORM, FedMessage, Feeder
+from worker.demo.inbox import SHIPPED, InboxMessage, filled, load_inbox, shuffled
+from worker.demo.kill import Kill, cost_of, kill_at_work
 from worker.demo.order import MODE as ORDER
-from worker.demo.order import Order, Ordered
-from worker.demo.provider.model import PRICED, Served, check_model, serve
+from worker.demo.order import Order, OrderResult
+from worker.demo.provider.model import PRICED, ServedModel, check_model, serve
 from worker.demo.show import Show
 from worker.demo.site import Site, SiteError, make_site
 from worker.demo.stage import Stage, open_stage
-from worker.demo.survey import BUDGET, Survey, Surveyed
-from worker.demo.verdict.report import print_report
-from worker.demo.verdict.verdict import Facts, problems_in
+from worker.demo.summary.checks import Facts, problems_in
+from worker.demo.summary.report import print_report
+from worker.demo.survey import BUDGET, Survey, SurveyResult
 from worker.demo.watch import STALL_SECONDS, Watch
 from worker.memory.choice import from_settings
 from worker.memory.embedders import Embedder
@@ -53,25 +52,34 @@ SEARCH_LIMIT = 5
 
 
 async def run(
-    settings: Settings, inbox: Path, shuffle: int | None, keep: bool, model: str = PRICED
+    settings: Settings, inbox: Path | None, shuffle: int | None, keep: bool, model: str = PRICED
 ) -> int:
-    """Play `inbox` by `model`, in the order that the seed `shuffle` gives; returns the exit code.
+    """Play `inbox`, or the shipped one, on `model`; return the exit code.
 
-    Raises `InboxError`, `Stalled`, `DaemonEnded` and what the database says, each with its remedy.
+    `shuffle` is a seed for the order of the threads. Raises `InboxError`, `Stalled`, `DaemonEnded`
+    and errors of the database, each with its remedy.
     """
     check_model(model)
-    script = load_inbox(inbox)
+    script = load_inbox(inbox or SHIPPED)
     if shuffle is not None:
         script = shuffled(script, shuffle)
+    return await interruptible(lambda: _on_stage(settings, script, keep, model))
+
+
+async def interruptible(work: Callable[[], Awaitable[int]]) -> int:
+    """Return what `work` returns, or `INTERRUPTED` after a signal has cancelled it.
+
+    Later signals are ignored until `work` has ended: a second Ctrl-C must not leave daemons and a
+    database behind.
+    """
     code, failure = INTERRUPTED, None
-    # Until all is cleared away: a second Ctrl-C would leave daemons and a database behind.
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on, signals, tasks.cancel_scope)
             try:
-                code = await _on_stage(settings, script, keep, model)
+                code = await work()
             except Exception as error:
-                failure = error  # raised out here, the group would wrap it
+                failure = error  # the task group would wrap it in an ExceptionGroup
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
@@ -83,12 +91,14 @@ async def _cancel_on(signals: AsyncIterator[signal.Signals], scope: anyio.Cancel
         scope.cancel()
 
 
-async def _on_stage(settings: Settings, script: Sequence[Message], keep: bool, model: str) -> int:
+async def _on_stage(
+    settings: Settings, script: Sequence[InboxMessage], keep: bool, model: str
+) -> int:
     with Show() as show:
-        whose = "a provider of the demo's own" if model == PRICED else "offline rules"
+        answerer = "the demo's own provider" if model == PRICED else "offline rules"
         show.say(
-            f"{len(script)} messages, answered by {whose}: nothing leaves this machine, nothing is "
-            "paid"
+            f"{len(script)} messages, answered by {answerer}: nothing leaves this machine, nothing "
+            "is paid"
         )
         show.say("making a database, with its tables, for this demo")
         async with open_stage(settings, keep) as stage:
@@ -108,14 +118,14 @@ async def _on_stage(settings: Settings, script: Sequence[Message], keep: bool, m
 
 
 class Play:
-    """One run on an open stage, from the first daemon to the facts."""
+    """Plays the conversation on an open stage, from the first daemon to the facts."""
 
     def __init__(
         self,
         settings: Settings,
         stage: Stage,
         site: Site,
-        model: Served,
+        model: ServedModel,
         daemons: Daemons,
         database: Database,
         show: Show,
@@ -127,24 +137,24 @@ class Play:
         self._daemons = daemons
         self._database = database
         self._show = show
-        # A dead worker's jobs stand still for the rescue: that is no stall.
+        # The jobs of a dead worker stand still until their rescue, which is not a stall.
         self._watch = Watch(database, daemons, show, STALL_SECONDS + settings.rescue_seconds)
 
-    async def run(self, script: Sequence[Message]) -> Facts:
-        """Everything in its order; returns what came of it."""
+    async def run(self, script: Sequence[InboxMessage]) -> Facts:
+        """Play everything in order; return what the database holds then."""
         messages_to_play = [filled(message, self._site.commits) for message in script]
         feeder = Feeder(self._database, self._watch, self._show, messages_to_play, others=(ORDER,))
         await self._start_daemons(DAEMONS)
         await self._open_site()
         await feeder.feed(most=max(1, len(script) // 2))
-        blow = await self._kill_one()
+        kill = await self._kill_one()
         story = await self._second_half(feeder)
         self._show.say("every message is in; waiting until everything is finished")
         await self._watch.until("waiting until everything is finished", feeder.finished)
         await self._watch.until("waiting until everything is remembered", self._remembered)
         stop_problems = await self._daemons.stop()
         self._show.say("everything is finished, the daemons have stopped")
-        return await self._facts(feeder.fed, blow, story, stop_problems)
+        return await self._facts(feeder.fed, kill, story, stop_problems)
 
     async def _start_daemons(self, number: int) -> None:
         self._show.say("starting a daemon" if number == 1 else f"starting {number} daemons")
@@ -159,7 +169,7 @@ class Play:
         self._show.say(f"{' and '.join(map(str, started))} at work")
 
     async def _open_site(self) -> None:
-        """Ship the first commit everywhere, so that there is something to go back to."""
+        """Deploy the first commit everywhere: a later deployment can be rolled back to it."""
         sha = self._site.commits["first_sha"]
         async with self._database.connection() as connection:
             for environment in self._site.urls:
@@ -172,26 +182,29 @@ class Play:
         await self._watch.until("shipping the first commit", shipped)
         for job in self._watch.jobs:
             if job.status is not JobStatus.DONE:
-                raise SiteError(f"the first commit could not be deployed: {job.error}", "see there")
+                raise SiteError(
+                    f"the first commit could not be deployed: {job.error}",
+                    "run it with --keep and look at its logs",
+                )
         self._show.say(f"commit {sha[:12]} is live in {' and '.join(self._site.urls)}")
 
-    async def _kill_one(self) -> Blow:
-        blow = await strike(self._database, self._daemons, self._watch)
-        held = ", ".join(sorted(held.job.mode for held in blow.held)) or "nothing"
+    async def _kill_one(self) -> Kill:
+        kill = await kill_at_work(self._database, self._daemons, self._watch)
+        held = ", ".join(sorted(held.job.mode for held in kill.held)) or "nothing"
         self._show.say(
-            f"killed {blow.daemon} with SIGKILL while it was running: {held}; these are rescued "
+            f"killed {kill.daemon} with SIGKILL while it was running: {held}; these are rescued "
             f"when it has been silent for {self._settings.rescue_seconds:g} s"
         )
         await self._start_daemons(1)
-        return blow
+        return kill
 
-    async def _second_half(self, feeder: Feeder) -> tuple[Surveyed, Ordered]:
-        """The rest of the conversation, and beside it a run, its fork, and an order."""
+    async def _second_half(self, feeder: Feeder) -> tuple[SurveyResult, OrderResult]:
+        """Play the rest of the conversation, and meanwhile a run, its fork, and an order."""
         survey = Survey(
             self._database, self._watch, self._show, self._stage, priced=self._model.priced
         )
         order = Order(self._database, self._watch, self._show, self._stage)
-        story: list[tuple[Surveyed, Ordered]] = []
+        story: list[tuple[SurveyResult, OrderResult]] = []
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(feeder.feed)
@@ -206,9 +219,9 @@ class Play:
 
     async def _facts(
         self,
-        fed: Sequence[Fed],
-        blow: Blow,
-        story: tuple[Surveyed, Ordered],
+        fed: Sequence[FedMessage],
+        kill: Kill,
+        story: tuple[SurveyResult, OrderResult],
         stop_problems: Sequence[str],
     ) -> Facts:
         await self._watch.look()
@@ -234,7 +247,7 @@ class Play:
                 calls=calls,
                 bill=self._model.bill(),
                 priced=self._model.priced,
-                kill=await cost_of(connection, blow, self._stage.ledger),
+                kill=await cost_of(connection, kill, self._stage.reading_log),
                 said_tokens=said,
                 called_tokens=called,
                 violations=await violations.list_violations(connection),
@@ -243,8 +256,8 @@ class Play:
             )
 
 
-def _query(fed: Sequence[Fed]) -> str:
-    """The first question in a thread that had begun, or else the first thing that was said."""
+def _query(fed: Sequence[FedMessage]) -> str:
+    """The first question that is not the first message of its thread, or else the first text."""
     begun: set[str] = set()
     for message in (one.message for one in fed):
         if message.thread in begun and message.text.rstrip().endswith("?"):
@@ -273,14 +286,14 @@ def _embedder(settings: Settings) -> Embedder:
 
 
 async def _calls(connection: Connection, of: Sequence[Job]) -> list[Call]:
-    """The calls of all jobs."""
+    """The calls of these jobs."""
     return [call for job in of for call in await call_records.list_calls(connection, job.id)]
 
 
 async def _tokens_said_and_called(
-    connection: Connection, fed: Sequence[Fed], calls: Sequence[Call]
+    connection: Connection, fed: Sequence[FedMessage], calls: Sequence[Call]
 ) -> tuple[int, int]:
-    """The tokens that messages say they took, and those of the calls of the jobs that said them."""
+    """The tokens that the messages report, and those of the calls of the jobs that said them."""
     said = called = 0
     for thread_id in {one.received.message.thread_id for one in fed}:
         for message in await messages.fetch_recent(connection, thread_id, messages.LIMIT_MAX):

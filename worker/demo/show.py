@@ -1,6 +1,6 @@
-"""What the watcher sees: a live table on a terminal, plain lines everywhere else.
+"""The demo's output while it plays: a live table on a terminal, plain lines elsewhere.
 
-In: snapshots of the jobs and things worth telling. Out: text. Nothing here decides anything.
+In: snapshots of the jobs, and events. Out: text. Nothing here decides anything.
 """
 
 import time
@@ -25,7 +25,7 @@ STATUSES = ("queued", "waiting", "running", "done", "failed", "canceled")
 
 
 class Show:
-    """A context: within it the table is live."""
+    """Prints what happens; as a context manager, keeps a live table of the jobs meanwhile."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -34,7 +34,7 @@ class Show:
                 file=self.console.file, highlight=False, width=WIDTH_PIPED, color_system=None
             )
         self._live = Live(console=self.console, refresh_per_second=8, transient=True)
-        self._began = self._told_at = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         self._fed = "no message yet"
 
     def __enter__(self) -> Self:
@@ -51,23 +51,23 @@ class Show:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """Tell something that happened."""
+        """Print a line about something that happened."""
         lines = wrap(text, max(WIDTH_MIN, self.console.width - INDENT), break_long_words=False)
         for line, head in zip_longest(lines, [f"{self._seconds():6.1f} s  "], fillvalue=""):
             self.console.print(f"{head:{INDENT}}{line}", markup=False, soft_wrap=True)
 
     def fed(self, number: int, total: int) -> None:
-        """How far the conversation is."""
+        """Note how many messages are in, for the next table or line."""
         self._fed = f"{number} of {total} messages"
 
     def snapshot(self, jobs: Sequence[Job]) -> None:
-        """Show how the jobs stand."""
+        """Show how many jobs are in which status."""
         if not jobs:
             return
         if self.console.is_terminal:
             self._live.update(_table(jobs, f"{self._seconds():.0f} s, {self._fed}"))
-        elif time.monotonic() - self._told_at >= LINE_SECONDS:
-            self._told_at = time.monotonic()
+        elif time.monotonic() - self._printed_at >= LINE_SECONDS:
+            self._printed_at = time.monotonic()
             counted = Counter(str(job.status) for job in jobs)
             states = ", ".join(f"{counted[s]} {s}" for s in STATUSES if counted[s])
             self.say(f"{self._fed}; jobs: {states}")

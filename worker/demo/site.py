@@ -1,8 +1,8 @@
 """Something real to deploy: a git repository with three commits, and a server for each environment.
 
 In: an empty folder. Out: commits by name (the inbox's placeholders), a deploy.toml, and running
-HTTP servers that serve whatever release `current` points to. Invariant: the probe of the third
-commit fails for a real reason (it no longer builds the health file), not because somebody said so.
+HTTP servers that serve the release that `current` points to. Invariant: the probe of the third
+commit fails for a real reason: its build no longer makes the health file.
 """
 
 import json
@@ -108,7 +108,7 @@ def _git(repository: Path, *arguments: str) -> str:
     command = ["git", "-C", str(repository), *arguments]
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
-        # Nobody's own configuration: a commit hook or a signing key would hold up the demo.
+        # No user configuration: a commit hook or a signing key would block the demo.
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_AUTHOR_NAME": "Demo",
@@ -127,7 +127,7 @@ def _git(repository: Path, *arguments: str) -> str:
 
 @contextmanager
 def _serving(folder: Path) -> Generator[str]:
-    # Its own process: it must go on serving, or not, whatever becomes of the daemons and of us.
+    # A process of its own: it serves whatever the daemons and this process do.
     command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
     server = subprocess.Popen(
         [*command, "--directory", str(folder)],

@@ -1,8 +1,8 @@
-"""Where the demo plays: a folder and a database of its own, and nothing of them left behind.
+"""The demo's own folder and database.
 
 In: the settings. Out: a migrated, empty installation, and a folder for everything the demo makes.
-Invariant: what is there already is not touched; unless it is to be kept, all of it is gone when the
-block ends, however it ends.
+Invariant: nothing that existed before is touched; unless the caller keeps it, everything the demo
+made is removed when the block ends, however it ends.
 """
 
 import os
@@ -24,7 +24,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`embedded`: the database is a server of the demo's own, in its folder."""
+    """The demo's installation; `embedded`: its database is a server of its own, in its folder."""
 
     folder: Path
     url: str
@@ -36,23 +36,23 @@ class Stage:
         return self.folder / "releases"
 
     @property
-    def ledger(self) -> Path:
-        """Where the jobs of worker/demo/jobs.py write down what they read."""
-        return self.folder / "digest.log"
+    def reading_log(self) -> Path:
+        """The file in which the `digest` jobs log the chapters they read."""
+        return self.folder / "reading.log"
 
     @property
     def diary(self) -> Path:
-        """Where they write down what else they did."""
+        """The file in which the other jobs log what they did."""
         return self.folder / "diary.log"
 
     @property
     def wanted(self) -> Path:
-        """Where they look up how much is to be ordered."""
+        """The file in which the `order` job finds how many crates are wanted."""
         return self.folder / "wanted.txt"
 
     @property
     def how_to_look(self) -> str:
-        """The environment in which the other commands see what was kept."""
+        """The setting with which the other commands see what was kept."""
         if self.embedded:
             return f"JOBSWORTH_DATA_DIR={self.folder}"
         return f"JOBSWORTH_SCHEMA={self.schema}"
@@ -60,7 +60,7 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(settings: Settings, keep: bool) -> AsyncGenerator[Stage]:
-    """An installation for one demo."""
+    """Make an installation for one demo. Raises `InvalidInput` and errors of the database."""
     name = secrets.token_hex(4)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_folder(settings.data_dir / "demo" / name, keep))

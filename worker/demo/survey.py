@@ -1,10 +1,11 @@
-"""A run within a budget, and a fork of it: four letters are read, and one job compares them.
+"""A run within a budget, and a fork of it: four jobs read a letter each, and one compares them.
 
-In: two daemons at work. Out: what the run, the budget and the fork came to. In this order: somebody
-grants a budget that is enough for one letter, and starts the run; the jobs that do not fit wait;
-the budget is raised, and the run ends; it is forked with another question, once it is known what
-that reads and what it may cost. Invariant: the budget is raised only when jobs wait for it and
-nothing is on its way that could make room.
+In: two daemons at work. Out: the run, the budget and the fork as they ended. The steps: set a
+budget that is enough for one letter, and start the run; the jobs that do not fit wait; raise the
+budget, and the run ends; ask with a dry run what a fork with another question reads and costs, and
+fork.
+Invariant: the budget is raised only when jobs wait for it and no open reservation could still make
+room.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +31,7 @@ WHO = "Eli"
 READER, REPORT = "survey", "compare"
 BUDGET = "letters"
 RAISE = "jobsworth budget raise"
-# Enough for what one letter takes at most, not for that and what three before it really took.
+# Enough to reserve for one letter, but not after three letters have been paid from it.
 SCANT: dict[Unit, Decimal] = {"money": Decimal("0.00066"), "tokens": Decimal(1_560)}
 AMPLE: dict[Unit, Decimal] = {"money": Decimal("0.05"), "tokens": Decimal(100_000)}
 LOOKS_MIN = 3
@@ -52,12 +53,15 @@ LETTERS = {
 
 
 class SurveyFailed(JobsworthError):
-    """The run did not come to its end, so nothing can be forked."""
+    """The run did not end with `done`, so it cannot be forked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A budget that was hit, as it was then. `peak` is the most seen in it until then."""
+class BudgetHit:
+    """A budget when jobs waited for it; `peak` is the most that was reserved and spent until then.
+
+    `waited` counts the waiting jobs, `why` is what `why` says of the first.
+    """
 
     scant: Budget
     peak: Decimal
@@ -66,8 +70,8 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A run as it ended; `answer` is what its comparison said."""
+class RunSummary:
+    """A run as it ended; `answer` is the result of its `compare` job."""
 
     run: Run
     stats: RunStats
@@ -76,18 +80,18 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Surveyed:
-    """What came of it. `diary` is what was really done, by the jobs' own account."""
+class SurveyResult:
+    """The outcome of the survey. `diary` is the jobs' own log of what they did."""
 
-    budget: Held
-    run: Told
+    budget: BudgetHit
+    run: RunSummary
     dry: Fork
-    branch: Told
+    branch: RunSummary
     diary: tuple[str, ...]
 
 
 class Survey:
-    """The people who want to know about the suppliers."""
+    """Plays the person who has the suppliers' letters compared."""
 
     def __init__(
         self, database: Database, watch: Watch, show: Show, stage: Stage, *, priced: bool
@@ -98,8 +102,8 @@ class Survey:
         self._diary = stage.diary
         self._unit: Unit = "money" if priced else "tokens"
 
-    async def play(self) -> Surveyed:
-        """From the budget to the end of the fork."""
+    async def play(self) -> SurveyResult:
+        """Play everything from the budget to the end of the fork."""
         run_id = await self._start()
         budget = await self._hit_and_raised()
         await self._watch.until("waiting for the run", self._ended(run_id))
@@ -111,7 +115,7 @@ class Survey:
         await self._watch.until("waiting for the fork", self._ended(branch_id))
         branch = await self._told(branch_id)
         self._show.say(f"the fork is {branch.run.status}: {spent(branch.stats)}")
-        return Surveyed(budget, run, dry, branch, diary_of(self._diary))
+        return SurveyResult(budget, run, dry, branch, diary_of(self._diary))
 
     async def _start(self) -> UUID:
         async with self._database.transaction() as connection:
@@ -125,7 +129,7 @@ class Survey:
         )
         return started.run_id
 
-    async def _hit_and_raised(self) -> Held:
+    async def _hit_and_raised(self) -> BudgetHit:
         seen: list[Budget] = []
         whys: list[list[Why]] = []
 
@@ -133,7 +137,7 @@ class Survey:
             async with self._database.connection() as connection:
                 seen.append(await budgets.get(connection, BUDGET))
                 whys.append(await self._whys(connection))
-            # More than once: whoever has ended may just be letting the next one go on.
+            # Several looks: a job that has just ended may be making room for the next.
             still = [_is_hit(*look) for look in zip(seen, whys, strict=True)]
             return len(still) >= LOOKS_MIN and all(still[-LOOKS_MIN:])
 
@@ -144,17 +148,17 @@ class Survey:
             raised = await budgets.raise_to(connection, BUDGET, AMPLE[self._unit])
         self._show.say(f"{WHO} raised the budget to {amount(raised.amount, self._unit)}")
         peak = max(budget.reserved + budget.spent for budget in seen)
-        return Held(seen[-1], peak, len(whys[-1]), why.detail)
+        return BudgetHit(seen[-1], peak, len(whys[-1]), why.detail)
 
     async def _whys(self, connection: Connection) -> list[Why]:
-        """Why the letters wait that are not read yet; nothing, while one of them is being read."""
+        """Why each unread letter waits; empty while one of them is being read."""
         unread = [job for job in self._watch.unfinished() if job.mode == READER]
         if any(job.waiting_for != "budget" for job in unread):
             return []
         return [await jobs.why(connection, job.id) for job in unread]
 
     async def _fork(self, run_id: UUID) -> tuple[Fork, UUID]:
-        """Dry first: what it would read, and what the rest took the first time."""
+        """Fork after a dry run, which tells what the fork reads and what the rest cost before."""
         changes = {REPORT: {"question": OTHER_QUESTION}}
         async with self._database.connection() as connection:
             dry = await branches.fork(
@@ -183,13 +187,13 @@ class Survey:
 
         return ended
 
-    async def _told(self, run_id: UUID) -> Told:
+    async def _told(self, run_id: UUID) -> RunSummary:
         async with self._database.connection() as connection:
-            return await told(connection, run_id)
+            return await summary(connection, run_id)
 
 
 def nodes() -> list[Node]:
-    """Many letters, one comparison that comes after all of them."""
+    """A node for each letter, and one comparison after all of them."""
     letters = [
         Node(name, READER, {"supplier": name, "letter": letter, "question": WANTED})
         for name, letter in LETTERS.items()
@@ -197,10 +201,10 @@ def nodes() -> list[Node]:
     return [*letters, Node(REPORT, REPORT, {"question": QUESTION}, after=list(LETTERS))]
 
 
-async def told(connection: Connection, run_id: UUID) -> Told:
-    """How a run stands."""
+async def summary(connection: Connection, run_id: UUID) -> RunSummary:
+    """The run, its counts, its graph and its answer as they are now."""
     made = await runs.get_jobs(connection, run_id)
-    return Told(
+    return RunSummary(
         await runs.get(connection, run_id),
         await runs.stats(connection, run_id),
         await runs.get_graph(connection, run_id),
@@ -209,7 +213,7 @@ async def told(connection: Connection, run_id: UUID) -> Told:
 
 
 def diary_of(file: Path) -> tuple[str, ...]:
-    """What the jobs wrote down, in that order."""
+    """The lines of the jobs' diary, oldest first; empty where there is no file."""
     return tuple(file.read_text().splitlines()) if file.exists() else ()
 
 
@@ -219,7 +223,7 @@ def amount(value: Decimal, unit: Unit) -> str:
 
 
 def spent(stats: RunStats) -> str:
-    """What a run did and cost, in a few words."""
+    """What a run did and cost, on one line."""
     made = sum(stats.jobs.values())
     tokens = stats.input_tokens + stats.output_tokens
     cost = amount(stats.cost, "money")
@@ -232,6 +236,6 @@ def count(number: int, noun: str) -> str:
 
 
 def _is_hit(budget: Budget, whys: Sequence[Why]) -> bool:
-    """Nothing is on its way, and to raise it is what would help those that wait."""
+    """Whether nothing is reserved and every waiting job is told to raise this budget."""
     remedy = f"{RAISE} {budget.name} "
     return bool(whys) and not budget.reserved and all(why.remedy.startswith(remedy) for why in whys)

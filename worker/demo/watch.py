@@ -1,7 +1,7 @@
-"""Looking at the database, and keeping what only shows for a moment.
+"""Watch the jobs, and remember what only shows for a moment.
 
-In: the jobs, read whole a few times a second. Out: snapshots, and which job was seen waiting for
-what. Invariant: whoever waits here waits with a bound, and learns what hangs and why.
+In: all jobs, read a few times a second. Out: snapshots, and which jobs were seen waiting for what.
+Invariant: every wait has a bound, and its error says which jobs hang and why.
 """
 
 import time
@@ -30,9 +30,9 @@ class Stalled(JobsworthError):
 
 
 class Watch:
-    """`jobs` is the latest snapshot, eldest first; `waits` the jobs seen waiting, by reason.
+    """`jobs` is the latest snapshot, oldest first; `waits` the jobs seen waiting, by reason.
 
-    Whatever is in `looked` is told every snapshot.
+    Each function in `on_snapshot` is called with every snapshot.
     """
 
     def __init__(
@@ -40,30 +40,30 @@ class Watch:
     ) -> None:
         self.jobs: list[Job] = []
         self.waits: dict[str, set[UUID]] = defaultdict(set)
-        self.looked: list[Callable[[Sequence[Job]], None]] = []
+        self.on_snapshot: list[Callable[[Sequence[Job]], None]] = []
         self._database = database
         self._daemons = daemons
         self._show = show
         self._stall_seconds = stall_seconds
 
     async def look(self) -> None:
-        """Take a snapshot."""
+        """Take a snapshot. Raises `DaemonEnded`."""
         async with self._database.connection() as connection:
             self.jobs = await _all_jobs(connection)
         for job in self.jobs:
-            self.saw(job)
-        for tell in self.looked:
-            tell(self.jobs)
+            self.note_wait(job)
+        for call in self.on_snapshot:
+            call(self.jobs)
         self._show.snapshot(self.jobs)
         self._daemons.require_alive()
 
-    def saw(self, job: Job) -> None:
-        """Remember what a job waited for, when somebody happened to see it."""
+    def note_wait(self, job: Job) -> None:
+        """Remember what a job waits for, if it waits."""
         if job.waiting_for is not None:
             self.waits[job.waiting_for].add(job.id)
 
     async def until(self, what: str, reached: Callable[[], Awaitable[bool]]) -> None:
-        """Look until `reached`. Raises `Stalled` when nothing has changed for too long."""
+        """Take snapshots until `reached`. Raises `Stalled` if nothing changes for too long."""
         state, changed_at = self._state(), time.monotonic()
         while True:
             await self.look()
@@ -79,11 +79,11 @@ class Watch:
         return [job for job in self.jobs if job.status in UNFINISHED]
 
     def of_message(self, message_id: UUID) -> list[Job]:
-        """The jobs that a message led to, eldest first."""
+        """The jobs that a message led to, oldest first."""
         return [job for job in self.jobs if job.trigger_message_id == message_id]
 
     def by_mode(self) -> dict[str, Counter[str]]:
-        """Per mode, how many jobs are in which status."""
+        """For each mode, the number of jobs in each status."""
         counted: dict[str, Counter[str]] = defaultdict(Counter)
         for job in self.jobs:
             counted[job.mode][job.status] += 1

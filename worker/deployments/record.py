@@ -204,6 +204,6 @@ def _last_words(one: Abandoned, recorded: list[Step], why: str) -> str:
             why.format(status=_standing(one), at=one.status, because=because),
             "Live now: as before, nothing was switched"
             if untouched
-            else "Live now: UNKNOWN, look for yourself (the switch had begun)",
+            else "Live now: UNKNOWN, check the environment (the switch had begun)",
         ]
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 
-from worker.llm.keys import key_of
+from worker.llm.keys import key_of, require_sdk
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -42,6 +42,7 @@ class ModelChoice:
         """Raise `InvalidInput` for what would fail in every job; loads nothing."""
         if self.name is not None and not self.offline:
             key_of(self.name, self.url, self.key)
+            require_sdk(self.name)
 
     async def ready(self, load: Callable[[], T]) -> T:
         """What `load` returns. It imports what agents need, which takes a second at first.

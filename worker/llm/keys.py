@@ -5,8 +5,9 @@ nothing is sent.
 """
 
 import os
+from importlib.util import find_spec
 
-from db.errors import InvalidInput
+from db.errors import ExtraMissing, InvalidInput
 
 # By provider: the variable in which the provider's own tools expect the key.
 KEYS = {
@@ -41,3 +42,13 @@ def key_of(name: str, url: str | None, key: str | None) -> str:
             "copy it again: letters, digits and signs, on one line",
         )
     return given
+
+
+def require_sdk(name: str) -> None:
+    """Raise `ExtraMissing` where the SDK of the provider of `name` is not installed."""
+    if name.startswith("anthropic:") and find_spec("anthropic") is None:
+        raise ExtraMissing(
+            f"the model {name!r} needs Anthropic's SDK, which is not installed",
+            "anthropic",
+            "set another JOBSWORTH_MODEL",
+        )

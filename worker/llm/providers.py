@@ -6,7 +6,7 @@ wait. Invariant: a mistake in the name, or a missing key, is reported before any
 
 from pydantic_ai.models import Model
 
-from worker.llm.keys import key_of
+from worker.llm.keys import key_of, require_sdk
 
 CONNECT_SECONDS = 10.0
 
@@ -22,6 +22,7 @@ def model_of(
     Raises `InvalidInput` as `key_of` does.
     """
     given = key_of(name, url, key)
+    require_sdk(name)
     provider, _, model = name.partition(":")
     if provider == "anthropic":
         # Anthropic's SDK adds /v1 by itself; OpenAI's does not, so people write it here as well.

@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from worker.handlers import Handler
 
 OUTPUT_BYTES_MAX = 16_000_000
+# Our folder comes first until `main` takes over the worker's own path: a user's worker.py, in the
+# working directory or on PYTHONPATH, must not be taken for our package.
+CHILD = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
+    "from worker.queue.isolated import main; main()"
+)
 
 
 async def run(
@@ -52,8 +59,9 @@ async def run(
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-c",
-            "from worker.queue.isolated import main; main()",
+            CHILD,
             str(write_end),
             stdin=asyncio.subprocess.PIPE,
             pass_fds=(write_end,),

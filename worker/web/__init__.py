@@ -1,1 +1,1 @@
-"""What a worker shows over HTTP; `app` and `server` are imported only where it is switched on."""
+"""The worker's HTTP endpoint; `app` and `server` are imported only where it is switched on."""

@@ -34,7 +34,7 @@ def create_app(
     version: str,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """The application, for `worker.web.server.serve`; it runs its own task while it is served."""
+    """The application for `worker.web.server.serve`; it checks the database while it serves."""
     check = DatabaseCheck(database)
     registry = create_registry(metrics, vitals, samples, database.pool.get_stats, version)
     endpoints = Endpoints(vitals, limits or Limits(), check, registry)
@@ -70,12 +70,12 @@ class Endpoints:
         self._registry = registry
 
     async def healthz(self) -> Response:
-        """Alive: the process, its event loop, its claim loop and its heartbeat's thread."""
+        """Whether the event loop, the claim loop and the heartbeat thread make progress."""
         reasons = not_alive(self._vitals, self._limits)
         return _answer({"alive": not reasons, "reasons": reasons}, reasons)
 
     async def readyz(self) -> Response:
-        """Ready: it takes jobs, and the database takes what it writes."""
+        """Whether the worker claims jobs and the database accepts its writes."""
         own = not_ready(self._vitals, self._limits)
         database = Readiness() if self._vitals.draining else await self._check.readiness()
         reasons = (*own, *database.reasons)
@@ -83,7 +83,7 @@ class Endpoints:
         return _answer(body, reasons)
 
     async def metrics(self, request: Request) -> Response:
-        """What Prometheus scrapes."""
+        """The page for Prometheus."""
         page, content_type = render(self._registry, request.headers.get("accept", ""))
         return Response(page, headers=NO_STORE | {"content-type": content_type})
 

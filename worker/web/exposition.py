@@ -1,9 +1,9 @@
-"""The metrics page: numbers that lie ready, in the words of Prometheus.
+"""The metrics page, in the format of Prometheus.
 
 In: the worker's counters and vitals, the last samples of the database, the pool's own statistics.
-Out: the page, in the format the scraper asks for. Invariant: a scrape asks nobody, neither the
-database nor the claim loop. What is sampled from the database is the same at every worker: take the
-maximum over them, not the sum.
+Out: the page, in the format that the scraper accepts. Invariant: a scrape reads values in memory
+and waits neither for the database nor for the claim loop. Values sampled from the database are the
+same at every worker: aggregate them by maximum, not by sum.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ Families: TypeAlias = Iterator[Metric]
 def create_registry(
     metrics: Metrics, vitals: Vitals, samples: Samples, pool_stats: PoolStats, version: str
 ) -> CollectorRegistry:
-    """A registry of this worker's own, so that two workers in one process do not mix."""
+    """A registry for one worker, so that two workers in one process do not share metrics."""
     registry = CollectorRegistry()
     registry.register(WorkerCollector(metrics, vitals, samples, pool_stats, version))
     ProcessCollector(registry=registry)
@@ -78,18 +78,18 @@ def _counters(metrics: Metrics) -> Families:
     yield finishes
     yield CounterMetricFamily(
         "jobsworth_lease_losses",
-        "Attempts that wrote nothing because somebody else held their job",
+        "Attempts that wrote nothing because another worker held their job",
         metrics.lease_losses,
     )
     yield CounterMetricFamily(
         "jobsworth_rescues", "Jobs this worker took from dead workers", metrics.rescues
     )
     yield CounterMetricFamily(
-        "jobsworth_batch_retries", "Batches of finishes tried again", metrics.batch_retries
+        "jobsworth_batch_retries", "Batches of finishes that were retried", metrics.batch_retries
     )
     yield CounterMetricFamily(
         "jobsworth_spooled_answers",
-        "Ends of paid calls kept on disk while the database did not take them",
+        "Results of paid calls kept on disk while the database did not accept them",
         metrics.spooled_answers,
     )
     yield CounterMetricFamily("jobsworth_embeddings", "Texts embedded", metrics.embeddings)
@@ -125,7 +125,9 @@ def _worker(vitals: Vitals, version: str) -> Families:
     yield info
     yield _gauge("jobsworth_slots", "Jobs this worker may run at once", vitals.slots)
     yield _gauge("jobsworth_slots_running", "Slots that hold a job", vitals.running)
-    yield _gauge("jobsworth_slots_stuck", "Slots held by a thread that will not end", vitals.stuck)
+    yield _gauge(
+        "jobsworth_slots_stuck", "Slots held by a thread that does not return", vitals.stuck
+    )
     yield _gauge("jobsworth_draining", "1 while this worker stops", vitals.draining)
     yield _gauge(
         "jobsworth_database_up",
@@ -134,21 +136,27 @@ def _worker(vitals: Vitals, version: str) -> Families:
     )
     yield _gauge(
         "jobsworth_heartbeat_age_seconds",
-        "Time since this worker's last heartbeat that succeeded",
+        "Time since this worker's last successful heartbeat",
         vitals.heartbeat_age_seconds,
     )
     yield _gauge(
         "jobsworth_claim_loop_age_seconds",
-        "Time since this worker's claim loop began a turn",
+        "Time since this worker's claim loop began an iteration",
         vitals.claim_loop_age_seconds,
     )
 
 
 def _pool(stats: Mapping[str, int]) -> Families:
-    yield _gauge("jobsworth_pool_max", "Database connections at most", stats["pool_max"])
+    yield _gauge("jobsworth_pool_max", "Maximum of database connections", stats["pool_max"])
     yield _gauge("jobsworth_pool_size", "Database connections now", stats["pool_size"])
-    yield _gauge("jobsworth_pool_available", "Those not in use", stats["pool_available"])
-    yield _gauge("jobsworth_pool_waiting", "Who waits for one", stats["requests_waiting"])
+    yield _gauge(
+        "jobsworth_pool_available", "Database connections not in use", stats["pool_available"]
+    )
+    yield _gauge(
+        "jobsworth_pool_waiting",
+        "Requests waiting for a database connection",
+        stats["requests_waiting"],
+    )
 
 
 def _sampled(samples: Samples) -> Families:
@@ -160,7 +168,9 @@ def _sampled(samples: Samples) -> Families:
     )
     yield _gauge("jobsworth_outbox_texts", "Texts to embed", outbox and outbox.texts)
     yield _gauge(
-        "jobsworth_outbox_oldest_seconds", "Age of the oldest", outbox and outbox.oldest_seconds
+        "jobsworth_outbox_oldest_seconds",
+        "Age of the oldest text to embed",
+        outbox and outbox.oldest_seconds,
     )
     yield _gauge(
         "jobsworth_oldest_snapshot_seconds",
@@ -169,17 +179,17 @@ def _sampled(samples: Samples) -> Families:
     )
     yield _gauge(
         "jobsworth_oldest_snapshot_transactions",
-        "The same in transactions, replication slots and standbys included",
+        "Age in transactions of the oldest snapshot, replication slots and standbys included",
         snapshots and snapshots.oldest_transactions,
     )
     yield _gauge(
         "jobsworth_violations",
-        "Breaches of an invariant; 0, always. Of the books the last hour: see jobsworth doctor",
+        "Breaches of an invariant; always 0. The books of the last hour only: see jobsworth doctor",
         None if violations is None else sum(violations.values()),
     )
     stale = GaugeMetricFamily(
         "jobsworth_sample_stale_seconds",
-        "Time since this part of the database's figures could be read",
+        "Time since this part of the samples could be read",
         labels=["part"],
     )
     for part in ("jobs", "outbox", "snapshots", "violations"):
@@ -203,12 +213,12 @@ def _jobs(samples: Samples) -> Families:
     yield waiting
     yield _gauge(
         "jobsworth_oldest_queued_seconds",
-        "Age of the job that has been ready for longest, from its insert or its last attempt",
+        "Age of the job that has been ready longest, since its insert or its last attempt",
         jobs and jobs.oldest_queued_seconds,
     )
 
 
-# A gauge without a value yet is named on the page but has no sample: unknown is not zero.
+# A gauge without a value has no sample on the page, because unknown is not zero.
 def _gauge(name: str, text: str, value: float | None) -> Metric:
     family = GaugeMetricFamily(name, text)
     if value is not None:

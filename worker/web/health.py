@@ -1,9 +1,9 @@
-"""Is this worker alive, and can it do its work?
+"""The liveness and readiness of a worker.
 
-In: its vitals and, for readiness, one look at the database. Out: the reasons why not; none is good
-news. Invariant: liveness asks nobody, so a database that is down never gets a worker restarted;
-readiness costs one check a second and one connection, however many ask, and is answered in time
-even when the database is not.
+In: its vitals and, for readiness, a check of the database. Out: the reasons why the worker is not
+alive or not ready; empty if it is. Invariant: liveness does not depend on the database, so an
+outage restarts no worker; readiness costs at most one check a second and one connection, however
+many requests come, and is answered in time even when the database does not answer.
 """
 
 import time
@@ -18,17 +18,17 @@ from db.pool import Database
 from worker.daemon.vitals import Vitals
 
 CACHE_SECONDS = 1.0
-# Probers commonly wait for 1 s; an answer that comes later shows no reason.
+# Probes commonly time out after 1 s, and then show no reason.
 ANSWER_SECONDS = 0.9
 ACQUIRE_SECONDS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ages from which on something is wrong, in seconds.
+    """The ages, in seconds, above which a worker is not alive or not ready.
 
-    Alive: longer than a turn of the claim loop or a heartbeat may take at worst (waiting for a
-    connection, then for a statement). Ready: what is usual, with some patience.
+    Those of liveness exceed the longest iteration of the claim loop and the longest heartbeat (a
+    wait for a connection, then for a statement); those of readiness exceed the usual ones.
     """
 
     claim_loop_alive_seconds: float = 90.0
@@ -38,19 +38,19 @@ class Limits:
 
 
 def not_alive(vitals: Vitals, limits: Limits) -> tuple[str, ...]:
-    """Why this process should be replaced."""
+    """The reasons to restart this process."""
     reasons: list[str] = []
     if not vitals.claim_loop_alive(limits.claim_loop_alive_seconds):
         reasons.append(_no_progress(vitals.claim_loop_age_seconds))
     if not vitals.heartbeat_thread_alive(limits.heartbeat_alive_seconds):
         reasons.append(
-            f"the heartbeat thread has done nothing for over {limits.heartbeat_alive_seconds:g} s"
+            f"the heartbeat thread has made no progress for {limits.heartbeat_alive_seconds:g} s"
         )
     return tuple(reasons)
 
 
 def not_ready(vitals: Vitals, limits: Limits) -> tuple[str, ...]:
-    """Why this worker takes no jobs, as far as it knows without asking the database."""
+    """The reasons why this worker claims no jobs that are known without the database."""
     if vitals.draining:
         return ("draining",)
     reasons: list[str] = []
@@ -64,15 +64,15 @@ def not_ready(vitals: Vitals, limits: Limits) -> tuple[str, ...]:
     if vitals.database_state == "lost":
         reasons.append("this worker has lost its database and is trying again")
     if vitals.stuck >= vitals.slots:
-        reasons.append(f"all {vitals.slots} slots are held by threads that will not end")
+        reasons.append(f"all {vitals.slots} slots are held by threads that do not return")
     return tuple(reasons)
 
 
 class DatabaseCheck:
-    """The database's readiness, at most `cache_seconds` old; `run` has to run beside it.
+    """The database's readiness, at most `cache_seconds` old; `run` must run as a task.
 
-    The check is a task of its own, not of a request: it outlasts a request that cannot wait, and
-    the next one joins it instead of starting another.
+    The check belongs to that task, not to a request: it outlasts a request that stops waiting, and
+    the next request waits for it instead of starting another.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class DatabaseCheck:
         self._done = anyio.Event()
 
     async def run(self) -> None:
-        """Check whenever somebody asks, until cancelled."""
+        """Check the database whenever `readiness` needs it, until cancelled."""
         while True:
             await self._wanted.wait()
             self._latest = await self._check()
@@ -102,7 +102,7 @@ class DatabaseCheck:
             done.set()
 
     async def readiness(self) -> Readiness:
-        """The latest answer, or one that says that there is none in time."""
+        """The latest result, or one that says that the database did not answer in time."""
         if time.monotonic() - self._checked_at <= self._cache_seconds:
             return self._latest
         done = self._done

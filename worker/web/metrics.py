@@ -1,11 +1,11 @@
-"""What a worker counts, on the hot path.
+"""The worker's counters, which the hot path updates.
 
-In: one call for each claim and each finish, and rarer events. Out: plain numbers that
-`worker.web.exposition` renders. Invariant: a call costs less than a microsecond and never waits,
-so nobody thinks twice about making it; all calls come from the event loop's thread.
+In: one call for each claim and each finish, and for rarer events. Out: plain numbers that
+`worker.web.exposition` renders. Invariant: a call costs less than a microsecond and never waits;
+all calls come from the event loop's thread.
 
-The counters of prometheus-client were rejected here: each takes a lock and validates its labels,
-and its histogram walks its buckets in Python (2.5 µs for what `finished` does in 0.5).
+The counters of prometheus-client were rejected: each takes a lock and validates its labels, and its
+histogram walks its buckets in Python (2.5 µs for what `finished` does in 0.5 µs).
 """
 
 from bisect import bisect_left
@@ -34,8 +34,8 @@ class Histogram:
 class Metrics:
     """Counters since the start of this worker.
 
-    Modes are those this worker has handlers for and outcomes are words of this program, so the
-    number of series has a bound; queues and threads are users' names and are not counted by.
+    Labels are only modes, for which this worker has handlers, and outcomes, which are fixed, so the
+    number of series is bounded; queues and threads are not, so they are no labels.
     """
 
     def __init__(self) -> None:
@@ -50,15 +50,15 @@ class Metrics:
         self.spooled_answers = 0
 
     def claimed(self, mode: str, jobs: int = 1) -> None:
-        """Jobs of this mode were claimed."""
+        """Count claimed jobs of a mode."""
         self.claims[mode] += jobs
 
     def finished(
         self, mode: str, outcome: str, wait_seconds: float | None, run_seconds: float
     ) -> None:
-        """An attempt's transition is committed.
+        """Count an attempt whose transition is committed.
 
-        `wait_seconds` is from ready to started; None where that is not known or was counted before.
+        `wait_seconds` is the time from ready to started; None if unknown or counted before.
         """
         self.finishes[mode, outcome] += 1
         self.job_run[mode].observe(run_seconds)
@@ -66,21 +66,21 @@ class Metrics:
             self.job_wait.observe(wait_seconds)
 
     def lease_lost(self, jobs: int = 1) -> None:
-        """Attempts found that somebody else holds their job."""
+        """Count attempts that lost their lease."""
         self.lease_losses += jobs
 
     def rescued(self, jobs: int) -> None:
-        """This worker took jobs from dead ones."""
+        """Count jobs that this worker rescued from dead workers."""
         self.rescues += jobs
 
     def batch_retried(self) -> None:
-        """A batch of finishes has to be tried again."""
+        """Count a batch of finishes that must be retried."""
         self.batch_retries += 1
 
     def spooled(self) -> None:
-        """How a call ended was written to disk, because the database did not take it."""
+        """Count a call's result written to disk because the database did not accept it."""
         self.spooled_answers += 1
 
     def embedded(self, texts: int) -> None:
-        """Texts got their vectors."""
+        """Count texts that were embedded."""
         self.embeddings += texts

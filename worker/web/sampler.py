@@ -1,8 +1,8 @@
-"""Reads what the gauges show, every few seconds, away from the claim loop and from any probe.
+"""Samples the database every few seconds for the gauges, apart from the claim loop and from probes.
 
 In: the pool. Out: `Samples`, the last reading of each part with its time. Invariant: one statement
-at a time, and at most a two-hundredth of the time spent in any part, so that a database in trouble
-is not asked more; a part that cannot be read keeps its last value, and its age says so.
+at a time, and each part takes at most a two-hundredth of the time, so that a slow database is
+sampled less; a part that cannot be read keeps its last value, whose age grows.
 """
 
 import random
@@ -28,9 +28,9 @@ from worker.log import get_logger
 
 SAMPLE_EVERY_SECONDS = 15.0
 VIOLATIONS_EVERY_SECONDS = 60.0
-# The first reading comes after so much of its period.
+# The first reading comes after a part of the period between these two.
 FIRST_AFTER = (0.05, 0.25)
-# Pause after a reading, at least this many times as long as it took.
+# The pause after a reading is at least this many times as long as the reading took.
 PAUSE_FACTOR = 199
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ logger = get_logger()
 
 
 class Reading(Generic[T]):
-    """The last value that could be read, and how old it is (before the first: this object)."""
+    """The last value that could be read, and its age; before the first, the age of this object."""
 
     def __init__(self) -> None:
         self.value: T | None = None
@@ -55,7 +55,7 @@ class Reading(Generic[T]):
 
 
 class Samples:
-    """What `keep_sampling` has read so far."""
+    """The last readings of `keep_sampling`."""
 
     def __init__(self) -> None:
         self.jobs = Reading[JobSample]()
@@ -71,11 +71,11 @@ async def keep_sampling(
     every_seconds: float = SAMPLE_EVERY_SECONDS,
     violations_every_seconds: float = VIOLATIONS_EVERY_SECONDS,
 ) -> None:
-    """Keep `samples` fresh until cancelled; a database that does not answer is tried again."""
+    """Sample until cancelled; a part that cannot be read is tried again in its next period."""
     turn = anyio.Lock()
 
     async def keep(reading: Reading[T], sample: Sample[T], seconds: float) -> None:
-        # Not all at once, at the start of a worker or of a fleet.
+        # Not all parts at once, nor all workers of a fleet.
         await anyio.sleep(seconds * random.uniform(*FIRST_AFTER))
         while True:
             async with turn:
@@ -94,7 +94,7 @@ async def keep_sampling(
 Sample = Callable[[Connection], Awaitable[T]]
 
 
-# Errors are not logged here: the claim loop meets the same database and says so once.
+# Errors are not logged here: the claim loop uses the same database and logs them once.
 async def _read(database: Database, reading: Reading[T], sample: Sample[T]) -> None:
     try:
         async with database.connection() as conn:

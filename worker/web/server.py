@@ -1,8 +1,8 @@
 """Serves the application inside the worker's own event loop.
 
-In: an address and an application. Out: an open port until cancelled. Invariant: the worker's
-signals and logs stay its own; a port that cannot be had is said at the start, in one line; and
-being cancelled ends it within `STOP_SECONDS`, whatever its clients do.
+In: an address and an application. Out: an open port until cancelled. Invariant: it leaves the
+worker's signals and logs alone; a port that cannot be opened is an error of one line at the start;
+and it ends within `STOP_SECONDS` of a cancellation, whatever its clients do.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ logger = get_logger()
 
 
 class ListenError(JobsworthError):
-    """The health endpoint's address cannot be had."""
+    """The health endpoint's address cannot be opened."""
 
 
 async def listen(host: str, port: int) -> socket.socket:
-    """Open the port, before anything else is started; 0 takes any free one. Raises `ListenError`.
+    """Open the port, before anything else is started; 0 is any free port. Raises `ListenError`.
 
-    Connections queue there until `serve` has it.
+    Connections queue until `serve` accepts them.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -56,7 +56,7 @@ async def serve(
     *,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `app` until cancelled, then close the port; `task_group.start` gets the URL."""
+    """Serve `app` until cancelled, then close the port; `task_group.start` returns the URL."""
     server = _Server(
         uvicorn.Config(
             app,
@@ -80,7 +80,7 @@ async def serve(
     await _until_cancelled(server, listener)
 
 
-# uvicorn does not clean up when it is cancelled, so it is shielded and told to end instead.
+# uvicorn does not clean up when cancelled, so it is shielded and told to exit.
 async def _until_cancelled(server: "_Server", listener: socket.socket) -> None:
     shield = anyio.CancelScope(shield=True)
 
@@ -130,8 +130,8 @@ def _failure(host: str, port: int, error: OSError) -> ListenError:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return ListenError(
-            f"this user may not open port {port} on {host}",
-            "set JOBSWORTH_HTTP_PORT to a port from 1024 on",
+            f"this user is not allowed to open port {port} on {host}",
+            "set JOBSWORTH_HTTP_PORT to 1024 or higher",
         )
     return ListenError(
         f"{host} is not an address of this machine: {error.strerror or error}",

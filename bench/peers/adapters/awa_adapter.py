@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-# Before the runtime is loaded: one writer of endings is faster than its default of four here.
+# Set before the runtime is loaded: one writer of results is faster here than its default, four.
 os.environ["AWA_COMPLETION_SHARDS"] = "1"
 
 import uvloop

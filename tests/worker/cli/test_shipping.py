@@ -90,11 +90,11 @@ def test_what_is_live_is_marked_and_drift_is_said(database_url: str, tmp_path: P
     listed = run_cli("deployments", url=database_url, env=env)
     assert [line.split()[2] for line in listed.stdout.splitlines()[1:]] == ["live", "healthy"]
     assert "note:" not in listed.stderr
-    assert run_cli("doctor", url=database_url, env=env).stdout.count("by the books") == 0
+    assert run_cli("doctor", url=database_url, env=env).stdout.count("`current`") == 0
 
     (directory / "current").unlink()
     (directory / "current").symlink_to("one")
-    drift = "two is live by the books, but `current` points to one"
+    drift = "two is live according to the database, but `current` points to one"
     assert drift in run_cli("deployments", url=database_url, env=env).stderr
     assert drift in " ".join(run_cli("doctor", url=database_url, env=env).stdout.split())
 

@@ -1,4 +1,4 @@
-"""A story that went well, as the database would tell it; tests spoil one thing at a time."""
+"""The records of a run, a fork and an order that went well; each test spoils one of them."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,9 +12,9 @@ from db.money.budgets import Budget
 from db.money.calls import Call
 from db.runs.branches import Fork, Share
 from db.runs.runs import Edge, Graph, GraphNode, Run, RunStats
-from worker.demo.order import Ordered
+from worker.demo.order import OrderResult
 from worker.demo.provider.bill import Charge
-from worker.demo.survey import LETTERS, REPORT, Held, Surveyed, Told
+from worker.demo.survey import LETTERS, REPORT, BudgetHit, RunSummary, SurveyResult
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NAMES = tuple(LETTERS)
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def made(kind: type[M], **values: Any) -> M:
-    """One of `kind` with these values, and nothing, or little, in the rest."""
+    """An instance of `kind` with these values and defaults for the other fields."""
     rest: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
         optional = type(None) in get_args(field.annotation) or field.annotation is Any
@@ -60,14 +60,14 @@ def at_the_end(**values: Any) -> Budget:
     return budget(**{"amount": Decimal(1), "spent": Decimal("0.0009"), "waiting": 0, **values})
 
 
-def held(**values: Any) -> Held:
+def held(**values: Any) -> BudgetHit:
     good: dict[str, Any] = {
         "scant": budget(),
         "peak": Decimal("0.0009"),
         "waited": 2,
         "why": "there is too little left",
     }
-    return Held(**{**good, **values})
+    return BudgetHit(**{**good, **values})
 
 
 def node(name: str, minute: int) -> GraphNode:
@@ -84,7 +84,7 @@ def node(name: str, minute: int) -> GraphNode:
     )
 
 
-def told(*nodes: GraphNode, answer: str = "39", **values: Any) -> Told:
+def summary(*nodes: GraphNode, answer: str = "39", **values: Any) -> RunSummary:
     run = made(Run, id=uuid4(), status="done", created_at=NOON, updated_at=NOON)
     report = nodes[-1]
     edges = [Edge(job_id=report.id, needs_job_id=each.id, on_failure="fail") for each in nodes[:-1]]
@@ -95,18 +95,18 @@ def told(*nodes: GraphNode, answer: str = "39", **values: Any) -> Told:
         "graph": Graph(nodes=list(nodes), edges=edges),
         "answer": answer,
     }
-    return Told(**{**good, **values})
+    return RunSummary(**{**good, **values})
 
 
-def surveyed(**values: Any) -> Surveyed:
+def surveyed(**values: Any) -> SurveyResult:
     good: dict[str, Any] = {
         "budget": held(),
-        "run": told(*(node(name, 0) for name in NAMES), node(REPORT, 1)),
+        "run": summary(*(node(name, 0) for name in NAMES), node(REPORT, 1)),
         "dry": fork(),
-        "branch": told(node(REPORT, 2), answer="aoyama"),
+        "branch": summary(node(REPORT, 2), answer="aoyama"),
         "diary": (*(f"opened the letter of {name}" for name in NAMES), "gathered the findings"),
     }
-    return Surveyed(**{**good, **values})
+    return SurveyResult(**{**good, **values})
 
 
 def fork(reused: int = len(NAMES), rerun: int = 1, unsafe: Any = ()) -> Fork:
@@ -134,7 +134,7 @@ def approval(**values: Any) -> Approval:
     )
 
 
-def ordered(first: Any = None, second: Any = None, **values: Any) -> Ordered:
+def ordered(first: Any = None, second: Any = None, **values: Any) -> OrderResult:
     ids = uuid4(), uuid4()
     before: dict[str, Any] = {"id": ids[0], "status": "superseded", "superseded_by": ids[1]}
     after: dict[str, Any] = {
@@ -148,7 +148,7 @@ def ordered(first: Any = None, second: Any = None, **values: Any) -> Ordered:
         "second": approval(**{**after, **(second or {})}),
         "diary": ("ordered 30 crates of sencha",),
     }
-    return Ordered(**{**good, **values})
+    return OrderResult(**{**good, **values})
 
 
 def call(**values: Any) -> Call:

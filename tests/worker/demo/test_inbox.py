@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.support import ROOT
 from worker.demo.inbox import (
+    SHIPPED,
     Decide,
     InboxError,
-    Message,
+    InboxMessage,
     filled,
     grouped,
     load_inbox,
@@ -36,7 +37,7 @@ def refused(folder: Path, *lines: object) -> str:
     return error.value.message
 
 
-def test_a_line_is_a_message_and_blank_lines_are_none(tmp_path: Path) -> None:
+def test_each_line_is_a_message_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     messages = load_inbox(inbox(tmp_path, GOOD, b"", b"  ", GOOD | {"text": ""}))
     assert [(m.line, m.thread, m.user, m.text) for m in messages] == [
         (1, "a", "Ada", "Hello"),
@@ -65,7 +66,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> N
     assert len(load_inbox(file)) == 2
 
 
-def test_line_separators_inside_a_text_end_no_line(tmp_path: Path) -> None:
+def test_line_separators_inside_a_text_do_not_end_the_line(tmp_path: Path) -> None:
     file = inbox(tmp_path, '{"thread": "a", "user": "Ada", "text": "a\u2028b\x85c"}'.encode(), GOOD)
     assert [m.line for m in load_inbox(file)] == [1, 2]
 
@@ -85,12 +86,14 @@ def test_line_separators_inside_a_text_end_no_line(tmp_path: Path) -> None:
         (GOOD | {"payload": [1]}, "payload: Input should be a valid dictionary"),
     ],
 )
-def test_a_mistake_is_told_with_file_and_line(tmp_path: Path, line: object, reason: str) -> None:
+def test_a_mistake_is_reported_with_file_and_line(
+    tmp_path: Path, line: object, reason: str
+) -> None:
     message = refused(tmp_path, GOOD, line)
     assert message.startswith(f"{tmp_path / 'inbox.jsonl'}:2: {reason}")
 
 
-def test_all_mistakes_are_told_at_once_up_to_a_bound(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_up_to_a_bound(tmp_path: Path) -> None:
     assert [line.split(":")[1] for line in refused(tmp_path, b"{", GOOD, b"[]").splitlines()] == [
         "1",
         "3",
@@ -108,7 +111,7 @@ def test_a_redelivery_repeats_its_message(tmp_path: Path) -> None:
     assert (
         len(load_inbox(inbox(tmp_path, first, first, {**first, "thread": "b", "text": "!"}))) == 3
     )
-    assert ":2: platform_message_id: line 1 has the same one" in refused(
+    assert ":2: platform_message_id: line 1 has the same id" in refused(
         tmp_path, first, first | {"text": "other"}
     )
 
@@ -135,19 +138,19 @@ def test_only_the_named_placeholders_are_filled(tmp_path: Path) -> None:
 
 
 @st.composite
-def scripts(draw: st.DrawFn) -> list[Message]:
+def scripts(draw: st.DrawFn) -> list[InboxMessage]:
     threads = draw(st.lists(st.sampled_from("abcd"), max_size=20))
     seen: set[str] = set()
-    script: list[Message] = []
+    script: list[InboxMessage] = []
     for number, thread in enumerate(threads, 1):
         when = draw(st.sampled_from(["now", "busy", "settled"])) if thread in seen else "now"
         seen.add(thread)
         line = {"thread": thread, "user": "u", "text": "", "when": when}
-        script.append(Message.model_validate(line).model_copy(update={"line": number}))
+        script.append(InboxMessage.model_validate(line).model_copy(update={"line": number}))
     return script
 
 
-def of_threads(script: list[Message]) -> dict[str, list[int]]:
+def of_threads(script: list[InboxMessage]) -> dict[str, list[int]]:
     lines: dict[str, list[int]] = defaultdict(list)
     for message in script:
         lines[message.thread].append(message.line)
@@ -156,7 +159,7 @@ def of_threads(script: list[Message]) -> dict[str, list[int]]:
 
 @given(scripts(), st.integers())
 def test_shuffling_is_a_permutation_that_keeps_the_order_of_each_thread(
-    script: list[Message], seed: int
+    script: list[InboxMessage], seed: int
 ) -> None:
     played = shuffled(script, seed)
     assert Counter(m.line for m in played) == Counter(m.line for m in script)
@@ -164,8 +167,8 @@ def test_shuffling_is_a_permutation_that_keeps_the_order_of_each_thread(
 
 
 @given(scripts(), st.integers())
-def test_shuffling_keeps_a_busy_message_right_behind_its_predecessor(
-    script: list[Message], seed: int
+def test_shuffling_keeps_a_busy_message_directly_after_its_predecessor(
+    script: list[InboxMessage], seed: int
 ) -> None:
     played = shuffled(script, seed)
     predecessors = {
@@ -177,18 +180,18 @@ def test_shuffling_keeps_a_busy_message_right_behind_its_predecessor(
 
 
 @given(scripts(), st.integers())
-def test_the_same_seed_gives_the_same_order(script: list[Message], seed: int) -> None:
+def test_the_same_seed_gives_the_same_order(script: list[InboxMessage], seed: int) -> None:
     assert shuffled(script, seed) == shuffled(script, seed)
 
 
 def test_a_seed_changes_the_order_across_threads() -> None:
-    script = [Message(thread=thread, user="u", text="") for thread in "abcdefgh"]
+    script = [InboxMessage(thread=thread, user="u", text="") for thread in "abcdefgh"]
     orders = {tuple(m.thread for m in shuffled(script, seed)) for seed in range(5)}
     assert len(orders) > 1
 
 
 def test_the_shipped_inbox_holds_what_the_demo_promises() -> None:
-    script = load_inbox(ROOT / "examples" / "inbox.jsonl")
+    script = load_inbox(SHIPPED)
     assert len(script) >= 25
     assert len({message.thread for message in script}) >= 5
     decided = Counter(message.decide.option for message in script if message.decide)
@@ -203,5 +206,5 @@ def test_the_shipped_inbox_holds_what_the_demo_promises() -> None:
 
 def test_the_examples_readme_describes_every_key() -> None:
     readme = (ROOT / "examples" / "README.md").read_text()
-    for key in Message.model_fields.keys() - {"line"}:
+    for key in InboxMessage.model_fields.keys() - {"line"}:
         assert f"`{key}`" in readme

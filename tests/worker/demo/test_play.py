@@ -3,7 +3,7 @@
 import io
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,33 +18,28 @@ from db.pool import Database
 from db.queue import jobs
 from db.queue.jobs import Job, JobStatus
 from db.steps import steps
-from tests.support import ROOT
 from worker.demo import daemons as daemons_module
 from worker.demo import inbox, play
 from worker.demo.daemons import DaemonEnded, Daemons, daemons_of
 from worker.demo.feed import Feeder
-from worker.demo.kill import Blow, Held, cost_of
-from worker.demo.provider.model import Served
+from worker.demo.kill import HeldJob, Kill, cost_of
+from worker.demo.provider.model import ServedModel
 from worker.demo.show import WIDTH_PIPED, Show
 from worker.demo.stage import Stage
 from worker.demo.watch import Stalled, Watch
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
 
 LINE = {"user": "Ada", "text": "Is it raining?"}
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    async with Database(database_url, pool_min=1) as opened:
-        yield opened
-
-
-@pytest.fixture
 def daemons(database_url: str, tmp_path: Path) -> Iterator[Daemons]:
-    """None of them is started."""
+    """Daemons of which none is started yet."""
     values: dict[str, Any] = {"data_dir": tmp_path, "database_url": database_url}
     stage = Stage(tmp_path, database_url, "jobsworth", embedded=False)
-    with daemons_of(Settings(**values), stage, tmp_path / "deploy.toml", Served("offline")) as none:
+    with daemons_of(
+        Settings(**values), stage, tmp_path / "deploy.toml", ServedModel("offline")
+    ) as none:
         yield none
 
 
@@ -54,8 +49,8 @@ def watch(database: Database, daemons: Daemons) -> Watch:
 
 
 @pytest.fixture
-def patient(database: Database, daemons: Daemons) -> Watch:
-    """Of what does happen, however long a busy machine takes."""
+def patient_watch(database: Database, daemons: Daemons) -> Watch:
+    """A watch for what does happen, however long a busy machine takes."""
     return Watch(database, daemons, silent(), stall_seconds=30)
 
 
@@ -63,9 +58,9 @@ def silent() -> Show:
     return Show(Console(file=io.StringIO()))
 
 
-def script(*lines: dict[str, Any]) -> list[inbox.Message]:
+def script(*lines: dict[str, Any]) -> list[inbox.InboxMessage]:
     return [
-        inbox.Message.model_validate(LINE | line).model_copy(update={"line": number})
+        inbox.InboxMessage.model_validate(LINE | line).model_copy(update={"line": number})
         for number, line in enumerate(lines, 1)
     ]
 
@@ -107,7 +102,7 @@ async def test_a_redelivered_message_changes_nothing(database: Database, watch: 
         assert len(await jobs.list_jobs(connection)) == 1
 
 
-async def test_a_message_that_waits_for_its_thread_holds_up_nobody_else(
+async def test_a_message_that_waits_for_its_thread_delays_no_other_thread(
     database: Database, watch: Watch
 ) -> None:
     lines = ({"thread": "a"}, {"thread": "a", "when": "settled"}, {"thread": "a"}, {"thread": "b"})
@@ -122,7 +117,9 @@ async def test_a_message_that_waits_for_its_thread_holds_up_nobody_else(
     assert [one.message.line for one in feeder.fed] == [1, 4, 2, 3]
 
 
-async def test_feeding_stops_where_it_is_told_to(database: Database, watch: Watch) -> None:
+async def test_feeding_stops_at_the_given_number_of_messages(
+    database: Database, watch: Watch
+) -> None:
     feeder = Feeder(database, watch, silent(), script(*({"thread": name} for name in "abcd")))
     await feeder.feed(most=2)
     assert [one.message.line for one in feeder.fed] == [1, 2]
@@ -138,22 +135,22 @@ async def test_feeding_stops_where_it_is_told_to(database: Database, watch: Watc
     ],
 )
 async def test_an_approval_is_decided_as_the_script_says(
-    database: Database, patient: Watch, decide: object, chosen: str, comment: str | None
+    database: Database, patient_watch: Watch, decide: object, chosen: str, comment: str | None
 ) -> None:
-    feeder = Feeder(database, patient, silent(), script({"thread": "a", "decide": decide}))
+    feeder = Feeder(database, patient_watch, silent(), script({"thread": "a", "decide": decide}))
     await feeder.feed()
     job = feeder.fed[0].received.job
     assert job
     async with database.connection() as connection:
         approval = await approvals.create(connection, "Do it?", job_id=job.id)
         assert not await feeder.finished()
-        await patient.until("deciding", lambda: _decided(feeder, database, approval.id))
+        await patient_watch.until("deciding", lambda: _decided(feeder, database, approval.id))
         decided = await approvals.get_by_id(connection, approval.id)
     assert (decided.chosen_option, decided.comment) == (chosen, comment)
     assert decided.decided_by == "Ada"
 
 
-async def test_what_others_decide_is_left_to_them(database: Database, watch: Watch) -> None:
+async def test_approvals_of_other_modes_are_not_decided(database: Database, watch: Watch) -> None:
     line = {"thread": "a", "mode": "order", "decide": "approve"}
     feeder = Feeder(database, watch, silent(), script(line), others=("order",))
     await feeder.feed()
@@ -171,7 +168,7 @@ async def _decided(feeder: Feeder, database: Database, approval_id: UUID) -> boo
         return (await approvals.get_by_id(connection, approval_id)).closed_at is not None
 
 
-async def test_what_hangs_is_named_with_its_reason_and_remedy(
+async def test_a_job_that_hangs_is_named_with_its_reason_and_remedy(
     database: Database, watch: Watch
 ) -> None:
     feeder = Feeder(database, watch, silent(), script({"thread": "a", "mode": "nonsense"}))
@@ -184,14 +181,14 @@ async def test_what_hangs_is_named_with_its_reason_and_remedy(
     assert stalled.value.remedy == "start one: jobsworth worker"
 
 
-async def test_jobs_are_looked_at_eldest_first(database: Database, watch: Watch) -> None:
+async def test_jobs_are_listed_oldest_first(database: Database, watch: Watch) -> None:
     async with database.connection() as connection:
         ids = [(await jobs.enqueue(connection, "answer")).job_id for _ in range(3)]
     await watch.look()
     assert [job.id for job in watch.jobs] == ids
 
 
-def test_a_daemon_that_ends_by_itself_is_told_with_its_last_words(daemons: Daemons) -> None:
+def test_a_daemon_that_ends_by_itself_is_reported_with_its_last_lines(daemons: Daemons) -> None:
     daemon = daemons.start()
     daemon.log.write_text("I have had enough\n")
     daemon.process.send_signal(signal.SIGKILL)
@@ -200,24 +197,24 @@ def test_a_daemon_that_ends_by_itself_is_told_with_its_last_words(daemons: Daemo
         daemons.require_alive()
 
 
-def test_a_daemon_that_was_killed_on_purpose_is_no_surprise(daemons: Daemons) -> None:
+def test_a_daemon_that_was_killed_on_purpose_is_not_reported(daemons: Daemons) -> None:
     daemons.start().kill()
     daemons.require_alive()
     assert daemons.living == []
 
 
-def test_what_jobs_write_down_is_looked_up_where_they_write_it() -> None:
+def test_the_stage_names_the_files_that_the_handlers_write() -> None:
     stage = Stage(Path(), "", "jobsworth", embedded=False)
-    handlers = (Path(daemons_module.__file__).with_name("jobs.py")).read_text()
+    handlers = (Path(daemons_module.__file__).with_name("handlers.py")).read_text()
     for name, path in (
-        ("LEDGER", stage.ledger),
+        ("READING_LOG", stage.reading_log),
         ("DIARY", stage.diary),
         ("WANTED", stage.wanted),
     ):
         assert f'{name} = Path("{path.name}")' in handlers
 
 
-def test_a_long_line_goes_on_below_its_beginning() -> None:
+def test_a_long_line_is_wrapped_and_indented() -> None:
     output = io.StringIO()
     show = Show(Console(file=output))
     show.say("tea " * 40)
@@ -251,13 +248,13 @@ def running(job_id: UUID, lease_no: int) -> Job:
 
 def test_a_held_job_runs_again_once_it_has_another_lease(daemons: Daemons) -> None:
     job = running(uuid4(), 7)
-    blow = Blow(daemons.start(), 0.0, (Held(job, ()),))
-    blow.looked([job, running(uuid4(), 8)])
-    assert blow.again == {}
-    blow.looked([job.model_copy(update={"status": JobStatus.QUEUED})])
-    assert blow.again == {}
-    blow.looked([job.model_copy(update={"lease_no": 8})])
-    assert blow.again.keys() == {job.id}
+    kill = Kill(daemons.start(), 0.0, (HeldJob(job, ()),))
+    kill.note_reruns([job, running(uuid4(), 8)])
+    assert kill.again == {}
+    kill.note_reruns([job.model_copy(update={"status": JobStatus.QUEUED})])
+    assert kill.again == {}
+    kill.note_reruns([job.model_copy(update={"lease_no": 8})])
+    assert kill.again.keys() == {job.id}
 
 
 async def test_a_recorded_step_that_was_done_again_is_found(
@@ -272,33 +269,30 @@ async def test_a_recorded_step_that_was_done_again_is_found(
                 {"job_id": job_id, "name": name},
             )
         recorded = tuple(await steps.list_for_job(connection, job_id))
-        # The second was recorded anew by a later attempt, the third was really read twice.
+        # A later attempt recorded the second step again; the third chapter was read twice.
         await database.execute(
             "update jobsworth.steps set attempt = 2 where name = 'chapter 2'", {}
         )
-        (tmp_path / "digest.log").write_text(f"{job_id} chapter 3\n" * 2 + f"{job_id} chapter 1\n")
-        blow = Blow(daemons.start(), 0.0, (Held(running(job_id, 7), recorded),))
-        cost = await cost_of(connection, blow, tmp_path / "digest.log")
+        (tmp_path / "reading.log").write_text(f"{job_id} chapter 3\n" * 2 + f"{job_id} chapter 1\n")
+        kill = Kill(daemons.start(), 0.0, (HeldJob(running(job_id, 7), recorded),))
+        cost = await cost_of(connection, kill, tmp_path / "reading.log")
     assert (cost.held, cost.ran_again, cost.steps_kept) == (1, 0, 1)
     assert [step.rpartition(" ")[2] for step in cost.steps_repeated] == ["2", "3"]
 
 
-async def test_a_second_signal_does_not_end_the_clearing_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_second_signal_does_not_interrupt_the_cleanup() -> None:
     cleared: list[bool] = []
 
-    async def on_stage(*_: Any) -> None:
+    async def work() -> int:
         try:
             os.kill(os.getpid(), signal.SIGINT)
             await anyio.sleep_forever()
+            return play.OK
         finally:
             with anyio.CancelScope(shield=True):
                 os.kill(os.getpid(), signal.SIGINT)
                 await anyio.lowlevel.checkpoint()
                 cleared.append(True)
 
-    monkeypatch.setattr(play, "_on_stage", on_stage)
-    script = ROOT / "examples" / "inbox.jsonl"
-    assert await play.run(load_settings(), script, None, keep=False) == play.INTERRUPTED
+    assert await play.interruptible(work) == play.INTERRUPTED
     assert cleared == [True]

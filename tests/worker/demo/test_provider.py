@@ -1,4 +1,4 @@
-"""The demo's provider: it answers by the rules over HTTP, and charges for each answer."""
+"""The demo's provider answers by the offline rules over HTTP, and charges for each answer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def said(answer: Body) -> Body:
     return answer["choices"][0]["message"]
 
 
-def test_it_answers_by_the_rules_and_charges_what_it_says(url: str, bill: Path) -> None:
+def test_it_answers_by_the_rules_and_bills_the_usage_that_it_reports(url: str, bill: Path) -> None:
     earlier: Body = {"role": "user", "content": "The shop is open from nine to six."}
     status, answer = post(url, asking("When is the shop open?", earlier=(earlier,)))
     assert status == 200
@@ -94,7 +94,7 @@ def test_a_plan_is_carried_out_step_by_step(url: str) -> None:
     assert said(answer)["tool_calls"][0]["function"]["name"] == "carried_out"
 
 
-def test_what_it_cannot_read_is_refused_and_costs_nothing(url: str, bill: Path) -> None:
+def test_a_request_that_it_cannot_read_is_refused_and_not_billed(url: str, bill: Path) -> None:
     assert post(url, asking("x"), request_id=None)[0] == 400
     assert post(url, {**asking("x"), "stream": True})[0] == 400
     assert post(url, {"messages": 7})[0] == 500
@@ -116,6 +116,6 @@ def test_the_offline_model_has_no_provider_and_no_bill(tmp_path: Path) -> None:
         assert (served.priced, served.bill()) == (False, [])
 
 
-def test_the_demo_asks_no_real_provider() -> None:
-    with pytest.raises(InvalidInput, match="asks no real provider"):
+def test_the_demo_uses_no_real_provider() -> None:
+    with pytest.raises(InvalidInput, match="uses no real provider"):
         check_model("anthropic:claude-sonnet-4-5")

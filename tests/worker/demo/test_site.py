@@ -1,4 +1,4 @@
-"""The demo's site: three real commits, of which the last one does not pass its probe."""
+"""The demo's site has three real commits; the last one does not pass its probe."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def release(tmp_path: Path, sha: str) -> Path:
-    """The commit, exported, built and tested as a deployment would."""
+    """Export, build and test a commit as a deployment does."""
     folder = tmp_path / "releases" / "staging" / sha
     folder.mkdir(parents=True)
     archive = subprocess.run(

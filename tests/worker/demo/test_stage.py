@@ -1,4 +1,4 @@
-"""The demo has a place of its own, and leaves nothing behind."""
+"""The demo has a folder and a database of its own, and leaves nothing behind."""
 
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,7 @@ async def test_it_is_gone_after_an_error_too(empty_database_url: str, tmp_path: 
     assert entries(tmp_path) == []
 
 
-async def test_an_installation_that_is_there_is_not_touched(
-    database_url: str, tmp_path: Path
-) -> None:
+async def test_an_existing_installation_is_not_touched(database_url: str, tmp_path: Path) -> None:
     async with open_stage(settings(tmp_path, database_url), keep=False):
         pass
     assert schemas(database_url) == {"jobsworth"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from pydantic_ai import Agent
 
-from db.errors import InvalidInput
+from db.errors import ExtraMissing, InvalidInput
 from db.queue.jobs import JobStatus
 from jobsworth import Job, handler
 from tests.providers.openai_stub import OpenAIStub
@@ -41,6 +42,18 @@ def test_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.Monke
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(InvalidInput, match=r"set JOBSWORTH_MODEL_KEY or ANTHROPIC_API_KEY"):
         model_of("anthropic:m")
+
+
+def test_a_missing_sdk_is_told_with_the_extra_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "anthropic", None)
+    remedy = r"set another JOBSWORTH_MODEL, or run: pip install 'jobsworth\[anthropic\]'"
+    with pytest.raises(ExtraMissing, match=remedy):
+        ModelChoice("anthropic:m", key="k").check()
+    with pytest.raises(ExtraMissing, match=remedy):
+        model_of("anthropic:m", key="k")
+    ModelChoice("openai:m", key="k").check()
 
 
 @pytest.mark.parametrize("key", ["sk-…", "sk-1\n", "sk 1"])

@@ -19,7 +19,7 @@ from worker.web.server import listen, serve
 
 
 class Clock:
-    """A clock that stands still until it is told how much time went by."""
+    """A clock that stands still until a test advances it."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -30,7 +30,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """`vitals` is a worker in good health whose time is `clock`."""
+    """An endpoint; `vitals` is a healthy worker with the time of `clock`."""
 
     client: httpx.AsyncClient
     database: Database
@@ -40,7 +40,7 @@ class Site:
     samples: Samples
 
     async def reasons(self, path: str = "/readyz") -> list[str]:
-        """Why the answer is 503; none if it is 200."""
+        """The reasons of an answer 503; empty for 200."""
         answer = await self.client.get(path)
         reasons: list[str] = answer.json()["reasons"]
         assert answer.status_code == (503 if reasons else 200)

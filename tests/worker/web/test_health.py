@@ -1,4 +1,4 @@
-"""The answers of /healthz and /readyz over HTTP, of a worker and a database in every condition."""
+"""The answers of /healthz and /readyz over HTTP for healthy and failing workers and databases."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_stale_heartbeat_is_not_ready_but_alive(here: Site) -> None:
 async def test_a_dead_heartbeat_thread_is_not_alive(here: Site) -> None:
     here.clock.now += 91
     here.vitals.claim_loop_progress()
-    assert await here.reasons("/healthz") == ["the heartbeat thread has done nothing for over 90 s"]
+    assert await here.reasons("/healthz") == ["the heartbeat thread has made no progress for 90 s"]
 
 
 async def test_a_worker_that_lost_its_database_says_so(here: Site) -> None:
@@ -68,7 +68,7 @@ async def test_a_worker_whose_slots_are_all_stuck_is_not_ready(here: Site) -> No
     here.vitals.stuck = here.vitals.slots - 1
     assert await here.reasons() == []
     here.vitals.stuck = here.vitals.slots
-    assert await here.reasons() == ["all 5 slots are held by threads that will not end"]
+    assert await here.reasons() == ["all 5 slots are held by threads that do not return"]
 
 
 async def test_a_draining_worker_is_alive_and_not_ready(here: Site) -> None:

@@ -1,4 +1,4 @@
-"""What is counted, what is sampled, and how both look to Prometheus."""
+"""The counters, the samples, and both as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _rename(url: str, table: str, name: str) -> None:
 async def test_nothing_is_read_at_the_start_and_not_all_at_once(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many workers may start together, each just when it has jobs to claim."""
+    """Many workers may start at once, when they have jobs to claim."""
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -258,7 +258,7 @@ async def test_violations_found_by_the_sampler_are_logged(database_url: str) -> 
     assert {"event": "violations.found", "log_level": "error", "violations": found} in lines
 
 
-async def test_openmetrics_is_served_to_who_asks_for_it(database_url: str) -> None:
+async def test_openmetrics_is_served_on_request(database_url: str) -> None:
     async with site(database_url) as here:
         here.metrics.finished("answer", "done", 0.2, 1.5)
         answer = await here.client.get(

@@ -1,7 +1,7 @@
-"""The bill of the demo's provider: what it charged for, a line for each answer.
+"""The bill of the demo's provider: one line for each answer it charged for.
 
-In: the file that the provider writes. Out: charges. It is written by another process than the books
-are, out of what came over the wire.
+In: the file that the provider writes. Out: charges. The provider is a process of its own and bills
+what came over the wire, so the bill checks the books independently.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A line of the bill."""
+    """One line of the bill."""
 
     request_id: str
     model: str
@@ -20,7 +20,7 @@ class Charge:
 
 
 def read_bill(file: Path) -> list[Charge]:
-    """What was charged so far; nothing, if nobody was served."""
+    """What was charged so far; empty before the first answer."""
     if not file.exists():
         return []
     return [Charge(**json.loads(line)) for line in file.read_text().splitlines()]

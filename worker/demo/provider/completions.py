@@ -1,7 +1,7 @@
-"""Chat completions as OpenAI's API writes them: an answer, and what it takes.
+"""Chat completions in the format of OpenAI's API, with their token usage.
 
-In: what a model answers, and the request. Out: the body of the API's answer, cut to the limit that
-the request sets, with its usage. Pure. The demo's provider speaks it, and the tests' own.
+In: a model's reply, and the request. Out: the body of the API's response, cut to the limit that the
+request sets. Pure. The demo's provider and the tests' stub provider use it.
 """
 
 import json
@@ -14,7 +14,7 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """A tool call; `arguments` as the model wrote them, JSON or not."""
+    """A tool call; `arguments` as the model wrote them, which need not be valid JSON."""
 
     name: str
     arguments: str
@@ -23,14 +23,14 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answers, before limits."""
+    """What the model answers, before it is cut to a limit."""
 
     text: str | None = None
     tools: tuple[ToolUse, ...] = ()
 
 
 def completion(model: str, number: int, reply: Reply, body: Body) -> Body:
-    """The answer as the API gives it, cut to the limit that the request sets."""
+    """The body of the API's response number `number`, cut to the limit that `body` sets."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     reply, finish_reason = _limited(reply, limit)
     message: Body = {"role": "assistant", "content": reply.text}
@@ -66,12 +66,12 @@ def tokens(text: str) -> int:
 
 
 def text_of(message: Body) -> str:
-    """The text of a message, whole."""
+    """The whole text of a message, its parts joined."""
     return "".join(texts_of(message))
 
 
 def texts_of(message: Body) -> list[str]:
-    """The text of a message, or of each of its parts."""
+    """The text of each part of a message; one text where it has no parts."""
     content = message.get("content")
     if isinstance(content, list):
         parts = cast(list[Body], content)
@@ -88,12 +88,12 @@ def _limited(reply: Reply, limit: int | None) -> tuple[Reply, str]:
 
 
 def _prompt_tokens(body: Body) -> int:
-    told = sum(_message_tokens(message) for message in body["messages"])
-    return told + (tokens(json.dumps(body["tools"])) if body.get("tools") else 0)
+    messages = sum(_message_tokens(message) for message in body["messages"])
+    return messages + (tokens(json.dumps(body["tools"])) if body.get("tools") else 0)
 
 
 def _cached_tokens(body: Body) -> int:
-    """A conversation that goes on was read before, up to the last answer."""
+    """The tokens before the last answer: the provider read those for the request before."""
     messages: list[Body] = body["messages"]
     answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
     return sum(_message_tokens(message) for message in messages[: answers[-1]]) if answers else 0

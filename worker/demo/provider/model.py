@@ -1,7 +1,8 @@
-"""The model that the demo's daemons use: a priced one of the demo's own provider, or the rules.
+"""The model of the demo's daemons: a priced one from the demo's own provider, or the offline rules.
 
-In: its name. Out: settings for the daemons, and the provider's bill. Invariant: nothing goes to a
-real provider, whatever keys and proxies are in the environment; the provider ends with the block.
+In: the model's name. Out: settings for the daemons, and the provider's bill. Invariant: no request
+goes to a real provider, whatever keys and proxies are in the environment; the demo's provider ends
+with the block.
 """
 
 import os
@@ -18,7 +19,7 @@ from worker.settings import PREFIX
 
 OFFLINE = "offline"
 PRICED = "openai:gpt-5-mini"
-"""A model whose price is known, so that the costs are real money, on paper."""
+"""A model whose price is known, so that the books show realistic costs."""
 
 URL_CHARACTERS_MAX = 200
 LOOPBACK = "127.0.0.1"
@@ -29,8 +30,8 @@ class ProviderError(JobsworthError):
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A model that is there; `environment` is how the daemons reach it."""
+class ServedModel:
+    """A model that the daemons can use with the variables in `environment`."""
 
     name: str
     environment: dict[str, str] = field(default_factory=dict[str, str])
@@ -41,35 +42,35 @@ class Served:
         return self.bill_file is not None
 
     def bill(self) -> list[Charge]:
-        """What the provider has charged so far."""
+        """What the provider has charged so far; empty for the offline rules."""
         return [] if self.bill_file is None else read_bill(self.bill_file)
 
 
 def check_model(name: str) -> None:
-    """Raise `InvalidInput` for a model that the demo has not."""
+    """Raise `InvalidInput` for a model that the demo does not offer."""
     if name not in (PRICED, OFFLINE):
         raise InvalidInput(
-            f"the demo has no model {name!r}: it asks no real provider",
-            f"say --model {PRICED} (the default, by a provider of its own) or --model {OFFLINE}",
+            f"the demo does not offer the model {name!r}: it uses no real provider",
+            f"use --model {PRICED} (the default, served by the demo itself) or --model {OFFLINE}",
         )
 
 
 @contextmanager
-def serve(name: str, folder: Path) -> Generator[Served]:
-    """Blocking. The provider's bill is a file in `folder`."""
+def serve(name: str, folder: Path) -> Generator[ServedModel]:
+    """Serve a model until the block ends. Blocking. The provider's bill is a file in `folder`."""
     if name == OFFLINE:
-        yield Served(name, {f"{PREFIX}MODEL": name})
+        yield ServedModel(name, {f"{PREFIX}MODEL": name})
         return
     bill = folder / "bill.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "worker.demo.provider.server", str(bill)],
+        [sys.executable, "-P", "-m", "worker.demo.provider.server", str(bill)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(_paths())},
         start_new_session=True,
     )
     try:
-        yield Served(name, _environment(name, _url(process)), bill)
+        yield ServedModel(name, _environment(name, _url(process)), bill)
     finally:
         process.kill()
         process.wait()
@@ -93,7 +94,7 @@ def _environment(name: str, url: str) -> dict[str, str]:
     return {
         f"{PREFIX}MODEL": name,
         f"{PREFIX}MODEL_URL": url,
-        # Not the caller's own key, which the usual variable may hold.
+        # Never the user's own key, which OPENAI_API_KEY may hold.
         f"{PREFIX}MODEL_KEY": "demo",
         "NO_PROXY": direct,
         "no_proxy": direct,

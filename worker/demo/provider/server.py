@@ -1,12 +1,12 @@
 """The demo's provider: an OpenAI-compatible endpoint that answers by the offline rules.
 
-In: chat completions, by HTTP. Out: answers, and a bill: a line for each answer, written before it
-is sent, as a provider charges for what it has computed, whoever gets to see it. So the bill is a
-source of its own, to hold the books against. It is a process of its own, too:
+In: chat completions, by HTTP. Out: answers, and a bill with a line for each answer, written before
+the answer is sent: a provider charges for what it has computed, also where the client never reads
+it. It is a process of its own:
 
     python -m worker.demo.provider.server BILL
 
-prints its URL, and serves until it is killed. Whatever model it is asked for, it claims to be it.
+prints its URL, and serves until it is killed. It answers under the name of any requested model.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ PATH = "/v1/chat/completions"
 
 
 class Provider(ThreadingHTTPServer):
-    """Answers, and writes down what that costs."""
+    """Answers requests, and writes the bill."""
 
     daemon_threads = True
     # Two daemons open a connection for each job that they run.
@@ -54,11 +54,11 @@ class Provider(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """What a client takes as its base URL."""
+        """The base URL for a client."""
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def serve(self, body: Body, request_id: str) -> Body:
-        """The answer to a request, charged for."""
+        """Answer a request, after billing it."""
         reply = reply_to(body)
         with self._lock:
             self._served += 1
@@ -73,7 +73,7 @@ class Provider(ThreadingHTTPServer):
 
 
 def reply_to(body: Body) -> Reply:
-    """What the offline rules say to a request of this form."""
+    """Answer a request by the offline rules."""
     offered = [tool["function"]["name"] for tool in body.get("tools") or ()]
     outputs = [name for name in offered if name in (CLASSIFIED, PLANNED, CARRIED_OUT)]
     asked = ModelRequestParameters(output_tools=[ToolDefinition(name=name) for name in outputs])
@@ -88,7 +88,7 @@ def reply_to(body: Body) -> Reply:
 
 
 def _messages(body: Body) -> Iterator[ModelMessage]:
-    """The conversation as the offline model takes it; it needs no instructions."""
+    """The conversation in the form of the offline model, which ignores instructions."""
     for message in body["messages"]:
         match message["role"]:
             case "user":
@@ -107,7 +107,7 @@ def _messages(body: Body) -> Iterator[ModelMessage]:
 
 
 def _document(text: str) -> dict[str, Any] | None:
-    """What a tool returned; None for a complaint about an answer, which is no document."""
+    """What a tool returned; None for a validation error, which is not a JSON object."""
     try:
         found: Any = json.loads(text)
     except ValueError:
@@ -117,7 +117,7 @@ def _document(text: str) -> dict[str, Any] | None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # A header and a body in packets of their own would wait for each other.
+    # Buffered: header and body in separate packets would wait for an acknowledgement (Nagle).
     wbufsize = -1
 
     def do_POST(self) -> None:
@@ -126,18 +126,18 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._send(status, answer)
         except OSError:
-            # The client is gone; it is charged all the same.
+            # The client has gone; the answer is on the bill all the same.
             self.close_connection = True
 
     def _answer(self, content: bytes) -> tuple[int, Body]:
         assert isinstance(self.server, Provider)
         if self.path != PATH:
-            return 404, _error(f"there is no {self.path} here, only {PATH}")
+            return 404, _error(f"{self.path} does not exist, only {PATH}")
         try:
             body: Any = json.loads(content)
             request_id = self.headers.get(REQUEST_ID_HEADER)
             if body.get("stream") or request_id is None:
-                return 400, _error(f"send an {REQUEST_ID_HEADER}, and ask for no stream")
+                return 400, _error(f"send {REQUEST_ID_HEADER}, and do not ask for a stream")
             return 200, self.server.serve(body, request_id)
         except Exception as error:
             return 500, _error(f"{type(error).__name__}: {error}")
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the bill says what was served."""
+        """Log nothing: the bill says what was served."""
 
 
 def _error(message: str) -> Body:

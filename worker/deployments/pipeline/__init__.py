@@ -1,7 +1,7 @@
-"""Ship commits: export, build, test, switch, probe, and go back when that fails.
+"""Ship commits: export, build, test, switch, probe, and roll back when that fails.
 
 Read in this order: config → repository → release → masking → commands → probe → phases → shipment
-→ pipeline → report; and proposal, which is what a person is asked before.
+→ pipeline → report; and proposal, the question that a person answers first.
 """
 
 from worker.deployments.pipeline.config import Environment, find_environment, load_environments

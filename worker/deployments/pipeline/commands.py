@@ -1,11 +1,11 @@
-"""Run one command of a deployment and say how it ended.
+"""Run one command of a deployment, and return how it ended.
 
 Stage: called by every phase that starts a program (git, build, test, switch, rollback, probe).
 In: an argument list (never a shell line), a directory, an environment, bounds.
 Out: a `CommandResult`; a command that cannot start, fails or takes too long is a result, not an
 exception.
-Invariant: when this returns, the command's whole process group is ended, however it ended itself.
-Only what is said to leave something running may: a switch command may start a server that stays.
+Invariant: when this returns, every process of the command's group has ended. The exception is a
+command called with `leaves_running`: a switch command may start a server that stays.
 """
 
 import os
@@ -24,9 +24,9 @@ from worker.deployments.pipeline.process_group import end_group
 
 OUTPUT_BYTES_MAX = 64 * 1024
 KILL_GRACE_SECONDS = 5.0
-"""A process in uninterruptible sleep cannot be killed at once; we do not wait for it for ever."""
+"""Bound on waiting for a killed process, which may be in uninterruptible sleep."""
 DRAIN_BYTES_MAX = 1024 * 1024
-"""Bound on what is read after the end: a grandchild may keep writing into the pipe."""
+"""Bound on reading after the command's end: a grandchild may go on writing into the pipe."""
 INHERITED_NAMES = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"}
     | {"SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -36,7 +36,7 @@ INHERITED_NAMES = frozenset(
 @dataclass(frozen=True, slots=True)
 class CommandResult:
     exit_code: int | None
-    """None: it could not be started, or was ended by us. Negative: ended by that signal."""
+    """None if it did not start or was ended here; negative for the signal that ended it."""
     output: str
     """The last `output_bytes_max` bytes of stdout and stderr, in the order they were written."""
     output_bytes_cut: int
@@ -70,14 +70,15 @@ async def run_command(
     masker: Masker = NO_SECRETS,
     leaves_running: bool = False,
 ) -> CommandResult:
-    """`mark`, if given, tells a later worker about this command should ours die meanwhile.
+    """Run a command to its end, or end it after `timeout_seconds`.
 
-    `leaves_running`: what it has started may outlive it.
+    `mark`, if given, lets a later worker find the command if this one dies meanwhile.
+    `leaves_running`: processes that it started may outlive it.
     """
     started = time.monotonic()
     tail = OutputTail(output_bytes_max, masker)
-    # A pipe of our own: the subprocess transport's waits for every holder of the write end, so one
-    # forgotten background process would hang it.
+    # Not the subprocess's own pipe: that waits for every holder of its write end, so a forgotten
+    # background process would block it.
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     try:
@@ -106,9 +107,9 @@ async def run_command(
 def command_environment(
     inherited: Mapping[str, str], *additions: Mapping[str, str]
 ) -> dict[str, str]:
-    """A short list of harmless names from the daemon's own environment, then the additions.
+    """The harmless variables of the daemon's own environment, then `additions`.
 
-    An allow list: a secret the daemon holds under any name stays with the daemon.
+    It is an allow list, so that no secret of the daemon reaches a command, whatever its name.
     """
     env = {
         name: value
@@ -122,7 +123,7 @@ def command_environment(
 
 
 class OutputTail:
-    """The last bytes of a stream without the secrets in it, and how many were dropped before."""
+    """Keeps the last bytes of a stream, masked, and counts those dropped before."""
 
     def __init__(self, bytes_max: int, masker: Masker = NO_SECRETS) -> None:
         self._bytes_max: int = bytes_max
@@ -136,14 +137,14 @@ class OutputTail:
 
     def add(self, chunk: bytes) -> None:
         self._data += chunk
-        # What is shown begins that much later, so it never begins with half a secret.
+        # `text` starts that much later, so that it never starts with half a secret.
         surplus = len(self._data) - self._bytes_max - self._masker.margin
         if surplus > 0:
             del self._data[:surplus]
             self._dropped += surplus
 
     def text(self) -> str:
-        """Readable whatever the bytes were; PostgreSQL's text type cannot hold NUL."""
+        """The kept bytes as text, without NUL, which PostgreSQL cannot store."""
         shown = self._masker.mask_bytes(bytes(self._data), self._start)
         text = shown.decode("utf-8", "replace").replace("\x00", "\ufffd")
         # A replacement character is longer than the byte it stands for: bound the result again.
@@ -163,7 +164,7 @@ async def _start(
     output: int,
     mark: CommandMark | None,
 ) -> Process:
-    # Shielded: a cancellation between fork and our knowing the pid would leave the group behind.
+    # Shielded: a cancellation after the fork and before the pid is known would leave the group.
     with anyio.CancelScope(shield=True):
         process = await anyio.open_process(
             list(argv),
@@ -188,7 +189,7 @@ def _not_started(
     if not cwd.is_dir():
         reason = f"its directory {cwd} does not exist"
     elif isinstance(error, FileNotFoundError):
-        reason = "there is no such program; install it, or write its full path"
+        reason = "the program does not exist; install it, or write its full path"
     elif isinstance(error, PermissionError):
         reason = "it is not executable; commit it with its execute permission"
     else:
@@ -211,7 +212,7 @@ async def _run_to_end(
     *,
     leaves_running: bool,
 ) -> bool:
-    """True when the time ran out. Whatever stops the waiting early also ends the group."""
+    """Wait for the command's end; true if the time ran out. An interrupted wait ends the group."""
     exited = False
     try:
         with anyio.move_on_after(timeout_seconds):
@@ -251,7 +252,7 @@ def _drain(read_end: int, tail: OutputTail) -> None:
 
 
 def _read_into(read_end: int, tail: OutputTail) -> int | None:
-    """Bytes read; 0 at the end of the stream, None when there is nothing just now."""
+    """Read once; the number of bytes, 0 at the end of the stream, None if none are ready."""
     try:
         chunk = os.read(read_end, 64 * 1024)
     except BlockingIOError:

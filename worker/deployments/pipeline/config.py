@@ -1,4 +1,4 @@
-"""deploy.toml: which environments there are, and how each is built, switched and probed.
+"""deploy.toml: the environments, and how each is built, switched and probed.
 
 Stage: once at start-up, and whenever a deployment names an environment.
 In: the file. Out: one frozen `Environment` per `[environments.<name>]`.
@@ -26,7 +26,7 @@ from worker.deployments.pipeline.repository import is_url
 ENVIRONMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_]+)\}")
-"""`${HOME}` is a shell's and stays as it is; `{sha}` is ours."""
+"""`{sha}`, but not `${HOME}`, which is left to a shell."""
 SCHEMES = ("https", "ssh", "file")
 SCHEMES_SHOWN = "https, ssh or file"
 PLACEHOLDERS = ("sha", "release", "previous", "environment")
@@ -54,14 +54,14 @@ def find_environment(environments: Mapping[str, "Environment"], name: str) -> "E
 
 
 def fill_placeholders(argv: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
-    """Literal: what is filled in is not looked at again, and never split into words."""
+    """Replace each placeholder once; a value is neither expanded again nor split into words."""
     return tuple(
         PLACEHOLDER.sub(lambda found: values[found.group(1)], argument) for argument in argv
     )
 
 
 def _refuse(reason: str, remedy: str, key: str = "") -> PydanticCustomError:
-    # pydantic formats the template; braces in our own text must survive that.
+    # As context, not in the template: pydantic would take braces of our text for placeholders.
     context = {"reason": reason, "remedy": remedy, "key": key}
     return PydanticCustomError("deploy_config", "{reason}; {remedy}", context)
 
@@ -90,7 +90,7 @@ def _check_argument(value: str) -> str:
 
 def _check_argv(argv: tuple[str, ...]) -> tuple[str, ...]:
     if not argv or not argv[0].strip():
-        raise _refuse("names no program", 'write a program first, as in ["make", "build"]')
+        raise _refuse("does not name a program", 'write a program first, as in ["make", "build"]')
     return argv
 
 
@@ -99,7 +99,7 @@ def _check_repository(value: str) -> str:
     if value.startswith("-"):
         raise _refuse("begins with '-'", "write a path or a git URL")
     if "::" in value.partition("/")[0]:
-        raise _refuse("names a transport of git's own", f"write a path or a {SCHEMES_SHOWN} URL")
+        raise _refuse("names a git transport helper", f"write a path or a {SCHEMES_SHOWN} URL")
     if "://" in value:
         _check_git_url(value)
     return value
@@ -113,7 +113,8 @@ def _check_git_url(value: str) -> None:
         raise _refuse("is not a URL", f"write a path or a {SCHEMES_SHOWN} URL") from None
     if scheme not in SCHEMES:
         raise _refuse(
-            f"has the scheme {scheme!r}", f"use {SCHEMES_SHOWN}: others neither prove nor protect"
+            f"has the scheme {scheme!r}",
+            f"use {SCHEMES_SHOWN}: others are neither authenticated nor encrypted",
         )
     if password is not None or (scheme == "https" and parts.username is not None):
         raise _refuse(
@@ -139,7 +140,7 @@ def _check_url(value: str) -> str:
 def _check_environment_name(name: str) -> str:
     if not ENVIRONMENT_NAME.fullmatch(name):
         raise _refuse(
-            "is not a name for an environment",
+            "is not a valid environment name",
             "use lower-case letters, digits, '-' and '_' (it becomes a directory)",
         )
     return name
@@ -147,7 +148,7 @@ def _check_environment_name(name: str) -> str:
 
 def _check_variable_name(name: str) -> str:
     if not VARIABLE_NAME.fullmatch(name):
-        raise _refuse("is not a name for a variable", "use letters, digits and '_'")
+        raise _refuse("is not a valid variable name", "use letters, digits and '_'")
     if name.startswith("JOBSWORTH_"):
         raise _refuse("is a reserved name", "choose one that does not begin with JOBSWORTH_")
     return name
@@ -174,7 +175,7 @@ class _Table(BaseModel):
 
 
 class Probe(_Table):
-    """Either `url`, which must answer `status`, or `command`, which must exit 0."""
+    """Either `url`, which must answer with `status`, or `command`, which must exit with 0."""
 
     url: Annotated[str, AfterValidator(_check_url)] | None = None
     status: int = Field(default=200, ge=100, le=599)
@@ -185,11 +186,13 @@ class Probe(_Table):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.url is None and self.command is None:
-            raise _refuse("asks nothing", 'add `url = "http://…"` or `command = ["…"]`')
+            raise _refuse(
+                "has neither `url` nor `command`", 'add `url = "http://…"` or `command = ["…"]`'
+            )
         if self.url is not None and self.command is not None:
-            raise _refuse("`url` is given too", "keep one of the two", "command")
+            raise _refuse("cannot be given together with `url`", "keep one of the two", "command")
         if self.command is not None and "status" in self.model_fields_set:
-            raise _refuse("belongs to a `url`", "remove it, a command must exit 0", "status")
+            raise _refuse("is only for a `url`", "remove it: a command must exit with 0", "status")
         return self
 
 
@@ -198,13 +201,13 @@ class Timeouts(_Table):
     build_seconds: Seconds = 600.0
     test_seconds: Seconds = 600.0
     switch_seconds: Seconds = 60.0
-    """Of a rollback command as well."""
+    """For a rollback command too."""
     probe_seconds: Seconds = 30.0
-    """Of all attempts of a probe together."""
+    """For all attempts of a probe together."""
 
 
 class EnvironmentTable(_Table):
-    """One `[environments.<name>]` as it is written."""
+    """One table `[environments.<name>]` of the file."""
 
     repository: Annotated[str, AfterValidator(_check_repository)]
     build: Argv | None = None
@@ -214,9 +217,9 @@ class EnvironmentTable(_Table):
     releases_keep: int = Field(default=5, ge=1, le=1000)
     environment: Variables = Field(default_factory=dict)
     secrets: Names = ()
-    """Variables whose values are masked; those not in `environment` are the worker's own."""
+    """Variables with masked values; one not in `environment` has the value the worker has."""
     approvals: int = Field(default=0, ge=0, le=2)
-    """How many persons must agree before a deployment begins."""
+    """The number of people who must approve a deployment before it begins."""
     probe: Probe
     timeouts: Timeouts = Timeouts()
 
@@ -244,14 +247,14 @@ class EnvironmentTable(_Table):
 
 
 class Environment(EnvironmentTable):
-    """A table with its name, and its repository's path made absolute."""
+    """An environment with its name, and with an absolute path of its repository."""
 
     name: str
 
 
 def _check_environments(tables: dict[str, EnvironmentTable]) -> dict[str, EnvironmentTable]:
     if not tables:
-        raise _refuse("holds no environment", "add a table such as [environments.staging]")
+        raise _refuse("defines no environment", "add a table such as [environments.staging]")
     return tables
 
 
@@ -271,17 +274,17 @@ def _environment(name: str, table: EnvironmentTable, path: Path) -> Environment:
 
 def _read(path: Path) -> str:
     try:
-        # As tomllib.load does it: bytes, so that a lone carriage return stays an error.
+        # Bytes, as tomllib.load reads them: a lone carriage return must stay an error.
         return path.read_bytes().decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _unreadable(path, line, "is not UTF-8 text", "save it as UTF-8") from None
     except FileNotFoundError:
         remedy = "write one (examples/deploy.toml shows how)"
-        raise _unreadable(path, 1, "there is no such file", remedy) from None
+        raise _unreadable(path, 1, "the file does not exist", remedy) from None
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
-        raise _unreadable(path, 1, reason, "give this user a file it may read") from None
+        raise _unreadable(path, 1, reason, "make it readable for the worker's user") from None
 
 
 def _parse(path: Path, text: str) -> dict[str, object]:

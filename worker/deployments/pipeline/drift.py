@@ -1,10 +1,10 @@
-"""Does the symlink `current` on this machine say what the books say?
+"""Compare the symlink `current` on this machine with the database.
 
 Stage: `jobsworth deployments` and `jobsworth doctor`; never while deploying.
 In: the states of the environments, the releases directory, this host's name. Out: one sentence for
 each environment where the two differ.
-Invariant: only what this machine can know: nothing about releases of other hosts, and nothing while
-a deployment is under way.
+Invariant: it reports only what this machine can know: nothing about releases on other hosts, and
+nothing while a deployment runs.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def find_drift(states: Sequence[EnvironmentState], releases_dir: Path, host: str) -> dict[str, str]:
-    """By environment. Of several teams' states, the one that changed last is compared: they share
-    the directory."""
+    """One sentence for each environment that differs, by its name.
+
+    Several teams' environments of one name share the directory: the state changed last is compared.
+    """
     found: dict[str, str] = {}
     for name in sorted({state.environment for state in states}):
         of_teams = [state for state in states if state.environment == name]
@@ -42,8 +44,11 @@ def _difference(state: EnvironmentState, directory: Path, host: str) -> str | No
     except (DeployError, OSError) as error:
         return f"`current` cannot be read: {error}"
     if state.current_deployment_id is None:
-        return live and f"nothing is healthy by the books, but `current` points to {live.name}"
+        return (
+            live and f"the database has no healthy deployment, but `current` points to {live.name}"
+        )
     if state.current_release in (None, str(live)):
         return None
     points = "points to nothing" if live is None else f"points to {live.name}"
-    return f"{Path(state.current_release or '').name} is live by the books, but `current` {points}"
+    recorded = Path(state.current_release or "").name
+    return f"{recorded} is live according to the database, but `current` {points}"

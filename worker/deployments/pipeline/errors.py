@@ -1,18 +1,18 @@
-"""What can go wrong with a deployment through somebody's mistake or the outside world.
+"""The errors of deployments that a user, an operator or the outside world causes.
 
-Stage: every module of this package raises these; `job.deploy` and the CLI show their text as it is.
-In: the facts of the mistake. Out: one message that names the thing, the reason and the remedy.
+Stage: raised by every module of this package; `job.deploy` and the CLI show their text unchanged.
+In: the facts. Out: one message that names the thing, the reason and the remedy.
 Invariant: a `DeployError` never needs a traceback to be understood.
 
     DeployError
-    ├── DeployConfigError     deploy.toml is not as it should be (all problems at once)
-    ├── UnknownEnvironment    a name that deploy.toml does not have
-    ├── UnknownCommit         a sha or ref the repository does not have
+    ├── DeployConfigError     deploy.toml has mistakes (all of them at once)
+    ├── UnknownEnvironment    deploy.toml does not define the environment
+    ├── UnknownCommit         the repository does not have the sha or ref
     ├── RepositoryError       git could not read the repository
-    │   └── RepositoryAway    it could not be fetched from where it is
-    ├── ReleaseError          a release directory or the symlink `current` is not as it should be
-    ├── SecretMissing         a secret variable has no value that could be used and masked
-    └── EnvironmentBusy       another deployment, or what is left of one, holds the environment
+    │   └── RepositoryAway    the repository could not be fetched
+    ├── ReleaseError          a release directory or the symlink `current` cannot be used
+    ├── SecretMissing         a secret variable has no value, or one too short to be masked
+    └── EnvironmentBusy       another deployment, or a process it left, holds the environment
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from db.errors import JobsworthError
 
 
 class DeployError(JobsworthError):
-    """The user's or the operator's to mend; the text says how."""
+    """The user or the operator must act; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class RepositoryError(DeployError):
 
 
 class RepositoryAway(RepositoryError):
-    """It cannot be reached just now, or not by this user: tried again as often as any job."""
+    """The repository cannot be reached now, or not by this user; the job's retries apply."""
 
     retriable = True
 

@@ -1,14 +1,14 @@
-"""Take secrets out of whatever a deployment says, before anybody stores it.
+"""Mask secrets in everything that a deployment stores or logs.
 
 Stage: every output of a command, detail, error and report on its way into the database or the log.
 In: bytes or text, and the values of the environment's secret variables. Out: the same with `•••`
 in their place.
-Invariant: no configured secret comes out, however the bytes came in pieces and wherever the output
-was cut. Common forms of secrets that nobody configured (tokens, Authorization headers, passwords in
-URLs, private keys) are masked as far as they can be known by their looks.
+Invariant: no configured secret comes out, however the output arrived in pieces and wherever it was
+cut. Common kinds of secrets that were not configured (tokens, Authorization headers, passwords in
+URLs, private keys) are masked where a pattern recognises them.
 
-Bytes are masked before they are decoded, and before they are cut to their bound: half a secret has
-no looks. What was kept of an output longer than its bound begins `margin` bytes early for that.
+Bytes are masked before they are decoded and before they are cut to their bound, because half a
+secret cannot be recognised. So an output keeps `margin` bytes more than its bound until then.
 """
 
 import base64
@@ -22,12 +22,13 @@ from urllib.parse import quote, quote_plus
 
 MASK = "•••"
 SECRET_CHARACTERS_MIN = 6
-"""Anything shorter is found by chance, and would hide what explains a failure."""
+"""Shorter values occur by chance, and masking them would hide the cause of a failure."""
 NEWLINES = b"\r\n"
 NEWLINE = re.compile(rb"[\r\n]")
 PATTERN_BYTES_MAX = 16 * 1024
-# Each masks its last group. Every repetition is bounded, so that `margin` is a bound too; and none
-# begins with one, so that no output, however it is made, takes long: nothing else runs meanwhile.
+# Each pattern masks its last group. Every repetition is bounded, which bounds `margin`; and no
+# pattern begins with a repetition, so that no output takes long to search: the search blocks the
+# event loop.
 PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -46,7 +47,7 @@ PATTERNS = tuple(
 
 
 class Masker:
-    """Knows the secrets of one environment."""
+    """Masks the secrets of one environment."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._needles: tuple[bytes, ...] = tuple(
@@ -64,7 +65,7 @@ class Masker:
         return self.mask_bytes(text.encode(errors="surrogateescape")).decode(errors="replace")
 
     def mask_bytes(self, data: bytes, start: int = 0) -> bytes:
-        """From byte `start` on; a secret that reaches over it is masked as a whole."""
+        """Mask the bytes from `start` on; a secret across `start` is masked as a whole."""
         masked: list[bytes] = []
         at = start
         for begin, end in self._spans(data):
@@ -74,7 +75,7 @@ class Masker:
         return b"".join((*masked, data[at:]))
 
     def _spans(self, data: bytes) -> list[tuple[int, int]]:
-        """Where secrets are, in order; those that touch are one."""
+        """The ranges of secrets, in order; overlapping and adjacent ones are joined."""
         spans: list[tuple[int, int]] = []
         for begin, end in sorted((*self._known(data), *_by_their_looks(data))):
             if spans and begin <= spans[-1][1]:
@@ -85,7 +86,7 @@ class Masker:
 
     def _known(self, data: bytes) -> Iterator[tuple[int, int]]:
         yield from _found(data, self._needles)
-        # Programs wrap what is long (base64 does at 76): looked for again as if they had not.
+        # Programs wrap long lines (base64 at 76 characters): search again without line breaks.
         joined = data.translate(None, NEWLINES)
         if len(joined) == len(data):
             return
@@ -107,7 +108,7 @@ NO_SECRETS = Masker()
 
 
 def _forms(secret: str) -> Iterator[bytes]:
-    """How programs print it: as it is, line by line, escaped, quoted and encoded."""
+    """The forms in which programs print a secret: whole, by line, escaped, quoted and encoded."""
     raw = os.fsencode(secret)
     lines = [line.strip() for line in secret.splitlines()]
     texts = {
@@ -127,7 +128,7 @@ def _forms(secret: str) -> Iterator[bytes]:
             yield text.encode(errors="surrogateescape")
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield encode(raw).rstrip(b"=")
-        # As a part of something longer (`user:secret`): without the characters that it shares.
+        # Encoded as part of a longer text (`user:secret`): without the characters it shares.
         for offset, shared in ((0, 0), (1, 2), (2, 3)):
             encoded = encode(bytes(offset) + raw).rstrip(b"=")
             yield encoded[shared : len(encoded) - ((offset + len(raw)) % 3 > 0)]

@@ -1,15 +1,15 @@
-"""What a worker that died in the middle of a deployment leaves running, and how it is ended.
+"""End the commands that a worker left running when it died during a deployment.
 
 Stage: before the first phase of every deployment, and around each command.
 In: the environment's directory. Out: a held lock; a mark per running command.
 Invariant: while a deployment runs, no other deployment of the environment runs on this machine, nor
-any command of an earlier one. The database already keeps deployments apart; these locks are for
-what it cannot see: a build that goes on although its worker was killed.
+any command of an earlier one. The database keeps deployments apart; these locks are for what the
+database cannot see: a build that goes on although its worker was killed.
 
-Both are `flock`s, so the kernel drops them with their last holder; a process id alone could by now
-be somebody else's. `.lock` is held by the worker. `.command` is created for each command and
-inherited by it; it holds the group's id, and is removed when the worker has seen the command's end.
-A mark that is still there *and* still locked is therefore a living orphan.
+Both locks are `flock`s, which the kernel releases with their last holder; a process id alone could
+have been reused. The worker holds `.lock`. `.command` is created for each command, which inherits
+it; it holds the id of the process group, and the worker removes it when the command has ended. So a
+`.command` that exists *and* is locked belongs to a living orphan.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from worker.deployments.pipeline.errors import EnvironmentBusy, ReleaseError
 from worker.deployments.pipeline.process_group import POLL_SECONDS, end_group
 
 LOCK_WAIT_SECONDS = 15.0
-"""Longer than a worker that lost its lease takes to end its commands."""
+"""Longer than a worker needs to end its commands after it lost its lease."""
 ORPHAN_WAIT_SECONDS = 5.0
 
 
@@ -41,7 +41,7 @@ async def exclusive(environment_dir: Path) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def file_lock(path: Path, wait_seconds: float) -> AsyncGenerator[bool]:
-    """Yields whether the lock was got within the time. The directory is made if need be."""
+    """Yield whether the lock was acquired within the time. Creates the directory if needed."""
     try:
         os.makedirs(path.parent, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -70,8 +70,10 @@ class CommandMark:
 
 
 def mark_command(environment_dir: Path) -> CommandMark:
-    """A new file each time: a server that an earlier command left running on purpose keeps the old
-    file's lock, which says nothing about the next command."""
+    """Mark the next command with a new, locked file.
+
+    A server that an earlier command left running on purpose keeps the lock of the earlier file.
+    """
     path = environment_dir / ".command"
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -102,7 +104,7 @@ async def _end_orphan(environment_dir: Path) -> None:
 
 
 def _marked_group(fd: int) -> set[int]:
-    """Empty when its worker died between starting the command and writing down its id."""
+    """The group in the mark; empty if the worker died before it could write the id."""
     digits = os.pread(fd, 32, 0)
     return {int(digits)} if digits.isdigit() and int(digits) > 1 else set()
 
@@ -112,7 +114,7 @@ def _groups_holding(fd: int) -> set[int]:
     mark = os.fstat(fd)
     groups: set[int] = set()
     for opened in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # processes end while we look, and others' are not ours to see
+        with suppress(OSError):  # a process may have ended, or belong to another user
             if os.path.samestat(opened.stat(), mark):
                 groups.add(os.getpgid(int(opened.parts[2])))
     return groups - {os.getpgid(0)}

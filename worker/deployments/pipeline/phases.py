@@ -1,15 +1,15 @@
 """The phases of a deployment, and which one comes next.
 
 Stage: between two phases of `pipeline.deploy`.
-In: the results of the phases that have ended. Out: the next phase, or how the deployment ends.
-Invariant: `healthy` needs a passed probe of this very deployment, `rolled_back` a passed rollback
+In: the results of the phases that have ended. Out: the next phase, or the deployment's end.
+Invariant: `healthy` needs a passed probe of this deployment, `rolled_back` a passed rollback
 *and* a passed probe after it; everything else is `failed`. A rollback is tried once.
 
     export ─► build ─► test ─► switch ─► probe ─► healthy
       │         │        │        │        │
       └─────────┴────────┘        ├────────┴─► rollback ─► confirm ─► rolled_back, else failed
                 ▼                 ▼
-             failed            failed (nothing was changed, or there is nothing to go back to)
+             failed            failed (nothing was changed, or there is no previous release)
 """
 
 from collections.abc import Mapping
@@ -42,12 +42,14 @@ AFTER: dict[PhaseName, PhaseName] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class DeploymentEnd:
+    """No phase is left; `status` is how the deployment ends."""
+
     status: EndStatus
 
 
 class PhaseResult(BaseModel):
-    """How a phase ended; goes through JSON and back unchanged, so it can be a step's output."""
+    """How a phase ended. It survives JSON unchanged, so it can be a step's output."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,33 +63,33 @@ class PhaseResult(BaseModel):
     output: str = ""
     """The command's last output."""
     previous: str | None = None
-    """Of `export`: the release that was live before, an absolute path."""
+    """Set by `export`: the absolute path of the release that was live before."""
     live_unchanged: bool = False
-    """Of a failed `switch` or `rollback`: it is certain that it changed nothing."""
+    """Set by a failed `switch` or `rollback` that certainly changed nothing."""
     probe: ProbeResult | None = None
-    """Of `probe` and `confirm`."""
+    """Set by `probe` and `confirm`."""
 
 
-def next_phase(results: Mapping[PhaseName, PhaseResult]) -> PhaseName | Ending:
+def next_phase(results: Mapping[PhaseName, PhaseResult]) -> PhaseName | DeploymentEnd:
     if not results:
         return "export"
     last = results[max(results, key=list(PHASES).index)]
     match last.name:
         case "export" | "build" | "test":
-            return AFTER[last.name] if last.passed else Ending("failed")
+            return AFTER[last.name] if last.passed else DeploymentEnd("failed")
         case "switch":
             return "probe" if last.passed else _go_back(results)
         case "probe":
-            return Ending("healthy") if last.passed else _go_back(results)
+            return DeploymentEnd("healthy") if last.passed else _go_back(results)
         case "rollback":
-            return "confirm"  # after a failed one too: it tells the operator what is live
+            return "confirm"  # also after a failed rollback: it shows the operator what is live
         case "confirm":
             came_back = last.passed and results["rollback"].passed
-            return Ending("rolled_back" if came_back else "failed")
+            return DeploymentEnd("rolled_back" if came_back else "failed")
 
 
-def _go_back(results: Mapping[PhaseName, PhaseResult]) -> PhaseName | Ending:
+def _go_back(results: Mapping[PhaseName, PhaseResult]) -> PhaseName | DeploymentEnd:
     untouched = results["switch"].live_unchanged
     if untouched or results["export"].previous is None:
-        return Ending("failed")
+        return DeploymentEnd("failed")
     return "rollback"

@@ -4,18 +4,20 @@ Stage: the body of `job.deploy`, after the sha was resolved and the deployment r
 In: an `Environment`, a full sha, a `Recorder` that remembers ended phases.
 Out: a `Report`: the end status, what is live now, and a text for people.
 Invariant: a phase whose end was recorded never runs again, and a custom switch or rollback command
-is never started twice, however often the worker dies. What cannot be known is said, not guessed:
+is never started twice, however often the worker dies. This is how a resumed deployment treats a
+phase that was started but not recorded:
 
-- export: a half-made one is thrown away and made again.
-- build: one that was started but not recorded runs again, on a fresh export. Orphans of the dead
-  worker are ended first, so two builds never run at once.
-- test, probe, confirm: run again; they change nothing that is live.
-- default switch or rollback: the symlink tells. It points to the new release: done. To the one it
-  was to replace: do it. Elsewhere: somebody else moved it, so this deployment fails and leaves it.
-- custom switch command, started but not recorded: it counts as a failed switch, because a probe
-  that passes now would not say which release answered. The rollback command makes it certain again.
-- custom rollback command, started but not recorded: it counts as a failed rollback. The confirming
-  probe still runs and is reported, but the deployment is `failed`.
+- export: an incomplete one is removed and made again.
+- build: it runs again, on a fresh export. The dead worker's processes are ended first, so two
+  builds never run at once.
+- test, probe, confirm: they run again; they change nothing that is live.
+- default switch or rollback: the symlink decides. If it points to the new release, the phase is
+  done; if it points to the release to be replaced, the phase runs; if it points elsewhere, somebody
+  else moved it, and the deployment fails without touching it.
+- custom switch command: it counts as failed, because a probe that passes now would not prove which
+  release answered. The rollback command then restores a known state.
+- custom rollback command: it counts as failed. The confirming probe still runs and is reported, but
+  the deployment is `failed`.
 
 `current` is also moved after a custom command has succeeded: it is the record of what is live.
 """
@@ -31,7 +33,13 @@ from worker.deployments.pipeline.commands import OUTPUT_BYTES_MAX
 from worker.deployments.pipeline.config import Environment, fill_placeholders
 from worker.deployments.pipeline.errors import DeployError
 from worker.deployments.pipeline.orphans import exclusive
-from worker.deployments.pipeline.phases import PHASES, Ending, PhaseName, PhaseResult, next_phase
+from worker.deployments.pipeline.phases import (
+    PHASES,
+    DeploymentEnd,
+    PhaseName,
+    PhaseResult,
+    next_phase,
+)
 from worker.deployments.pipeline.probe import probe
 from worker.deployments.pipeline.release import current_release, discard, release_path, switch_to
 from worker.deployments.pipeline.report import Report, write_report
@@ -51,12 +59,13 @@ async def deploy(
     release: Path | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Resume by calling it again with the same arguments.
+    """Run every phase of a deployment that has not been recorded, and return its report.
 
-    `release`, if given, is one that an earlier deployment built: it is switched to and probed as it
-    stands. `notes` end the report. A failed deployment is a report.
+    To resume a deployment, call it again with the same arguments. `release`, if given, was built by
+    an earlier deployment: it is switched to and probed without another build. `notes` are appended
+    to the report. A failed deployment returns a report too.
 
-    Raises `EnvironmentBusy` (try again later), and whatever the recorder raises.
+    Raises `EnvironmentBusy` (try again later), and what the recorder raises.
     """
     if not FULL_SHA.fullmatch(sha):
         raise DeployError(f"{sha!r} is not a full sha; resolve it first (resolve_sha)")
@@ -75,7 +84,7 @@ async def deploy(
     async with exclusive(shipment.environment_dir):
         results: dict[PhaseName, PhaseResult] = {}
         step = next_phase(results)
-        while not isinstance(step, Ending):
+        while not isinstance(step, DeploymentEnd):
             run = partial(_run, step, shipment, results)
             results[step] = await record.phase(step, PHASES[step], run)
             step = next_phase(results)
@@ -90,8 +99,7 @@ Results = Mapping[PhaseName, PhaseResult]
 
 
 async def _run(name: PhaseName, shipment: Shipment, results: Results) -> PhaseResult:
-    """The phase, without secrets in what it says (commands' output comes without them); paths stay
-    as they are, they are used."""
+    """Run a phase, and mask its details. Output is masked already; paths must stay usable."""
     result = await RUNS[name](shipment, results)
     mask = shipment.masker.mask
     probed = result.probe and result.probe.model_copy(update={"detail": mask(result.probe.detail)})
@@ -129,7 +137,7 @@ async def _build(shipment: Shipment, results: Results) -> PhaseResult:
             await discard(shipment.release)
             await shipment.export()
         except (DeployError, OSError) as error:
-            return _failed("build", f"no fresh release to build again in: {error}", started)
+            return _failed("build", f"the release could not be exported again: {error}", started)
     if not shipment.release.is_dir():
         return _release_gone("build", shipment)
     previous = results["export"].previous
@@ -213,7 +221,7 @@ RUNS: dict[PhaseName, Callable[[Shipment, Results], Awaitable[PhaseResult]]] = {
 async def _probe_expecting(
     name: PhaseName, shipment: Shipment, results: Results, expected: Path
 ) -> PhaseResult:
-    """An answer counts only while `current` still names the release it is to speak for."""
+    """Probe the service; the probe passes only while `current` points to `expected`."""
     environment = shipment.environment
     previous = results["export"].previous
     command = environment.probe.command
@@ -245,7 +253,7 @@ def _move(name: PhaseName, shipment: Shipment, release: Path, started: float) ->
     try:
         switch_to(release, shipment.environment_dir)
     except (DeployError, OSError) as error:
-        unchanged = shipment.live() == before  # it may have failed after the rename
+        unchanged = shipment.live() == before  # the error may have come after the rename
         return _failed(name, str(error), started, live_unchanged=unchanged)
     return _moved(name, release, started)
 
@@ -265,7 +273,7 @@ def _record_move(result: PhaseResult, shipment: Shipment, release: Path) -> Phas
     try:
         switch_to(release, shipment.environment_dir)
     except (DeployError, OSError) as error:
-        detail = f"{result.detail}, but it could not be written down: {error}"
+        detail = f"{result.detail}, but `current` could not be moved: {error}"
         return result.model_copy(update={"passed": False, "detail": detail})
     return result
 
@@ -280,7 +288,7 @@ def _done_before(name: PhaseName) -> PhaseResult:
 
 def _interrupted(name: PhaseName) -> PhaseResult:
     detail = (
-        f"the worker died while the {name} command ran; how far it got cannot be known,"
+        f"the worker died while the {name} command ran; how far it got is unknown,"
         " and it is not run twice"
     )
     return PhaseResult(name=name, passed=False, detail=detail)

@@ -1,10 +1,10 @@
-"""Ask the deployed service whether it works.
+"""Probe the deployed service.
 
 Stage: after the switch, and again after a rollback.
 In: a URL with the status it must answer, or a command that must exit 0.
 Out: a `ProbeResult`; a service that is down is a result, not an exception.
-Invariant: it ends within `timeout_seconds`, however slow the service is: each attempt gets an equal
-share of what the pauses leave.
+Invariant: it ends within `timeout_seconds`, however slow the service is: the attempts share equally
+the time that the pauses leave.
 """
 
 import time
@@ -31,9 +31,9 @@ class ProbeResult(BaseModel):
     attempts: int
     duration_seconds: float
     status: int | None = None
-    """The HTTP status of the last answer, or the command's exit code; None when there was none."""
+    """The HTTP status of the last response, or the command's exit code; None without either."""
     output: str = Field("", exclude=True)
-    """What the command wrote at its last attempt; the phase keeps it."""
+    """The command's output at the last attempt; the phase stores it."""
 
 
 async def probe(
@@ -45,7 +45,10 @@ async def probe(
     environment_dir: Path | None = None,
     masker: Masker = NO_SECRETS,
 ) -> ProbeResult:
-    """`environment_dir`, if given, is where a running probe command is marked for later workers."""
+    """Probe until an attempt passes or all have failed.
+
+    In `environment_dir`, if given, a running probe command is marked for later workers.
+    """
     started = time.monotonic()
     pauses_seconds = (config.attempts - 1) * config.interval_seconds
     share_seconds = max(0.1, (timeout_seconds - pauses_seconds) / config.attempts)
@@ -74,13 +77,13 @@ async def probe(
 async def _ask_url(
     url: str, status_expected: int, timeout_seconds: float
 ) -> tuple[bool, str, int | None, str]:
-    import httpx  # takes 9 MB of a worker's memory, and few workers deploy
+    import httpx  # 9 MB of memory, which only workers that deploy should pay
 
     asked = f"GET {without_password(url)}"
     try:
         with anyio.fail_after(timeout_seconds):
-            # A proxy of the daemon's environment would answer for a service that is down.
-            # Streamed: only the status counts, the body may be endless.
+            # trust_env: a proxy of the daemon's environment would answer for a dead service.
+            # Streamed: only the status counts, and the body may be endless.
             async with (
                 httpx.AsyncClient(trust_env=False, timeout=timeout_seconds) as client,
                 client.stream("GET", url, follow_redirects=False) as response,

@@ -1,7 +1,7 @@
-"""End a process group, and look whether one is still there.
+"""End a process group, and check whether one exists.
 
-Stage: used by whoever started the group, and by a later worker that finds one left behind.
-In: the group's id. Out: nothing; the group is gone, or was told to go and did not in time.
+Stage: used by the worker that started the group, and by a later one that finds it left behind.
+In: the group's id. Out: nothing; the group has ended, or did not end in time after SIGKILL.
 Invariant: waiting is bounded; a member that ignores SIGTERM gets SIGKILL.
 """
 
@@ -13,12 +13,12 @@ from contextlib import suppress
 import anyio
 
 TERM_GRACE_SECONDS = 2.0
-"""How long a group may tidy up after SIGTERM before SIGKILL."""
+"""The time between SIGTERM and SIGKILL, in which a group may clean up."""
 POLL_SECONDS = 0.02
 
 
 async def end_group(group: int, while_waiting: Callable[[], None] = lambda: None) -> None:
-    """`while_waiting` is called between looks (to keep the group's output pipe from filling up)."""
+    """End a group; `while_waiting` is called while it ends, to drain its output pipe."""
     signal_group(group, signal.SIGTERM)
     with anyio.move_on_after(TERM_GRACE_SECONDS):
         while group_exists(group):
@@ -33,7 +33,7 @@ def signal_group(group: int, number: signal.Signals) -> None:
 
 
 def group_exists(group: int) -> bool:
-    """True also while only zombies are left that nobody has waited for."""
+    """Whether the group has a process; a zombie that was not reaped yet counts."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

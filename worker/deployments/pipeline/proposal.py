@@ -1,10 +1,11 @@
-"""What a person is asked before a deployment begins.
+"""The question that a person answers before a deployment begins.
 
 Stage: before the deployment is recorded, so that its environment is not held meanwhile.
-In: an environment and a commit. Out: one sentence, and everything that yes would allow: the commit,
-the environment, the repository, the command lines, their variables and how many persons must agree.
-Invariant: two proposals are equal exactly if the same would be done, but for the values of secrets,
-which are in none.
+In: an environment and a commit. Out: one sentence, and everything that an approval allows: the
+commit, the environment, the repository, the command lines, their variables and the number of people
+who must approve.
+Invariant: two proposals are equal exactly if the same would be done; the values of secrets are not
+part of them.
 """
 
 import hashlib
@@ -24,12 +25,12 @@ class Proposal:
 
     @property
     def fingerprint(self) -> str:
-        """To find out later whether the same would still be done."""
+        """A hash that shows later whether the same would still be done."""
         return hashlib.sha256(json.dumps(self.shows, sort_keys=True).encode()).hexdigest()
 
 
 def propose(environment: Environment, sha: str, back_from: str | None = None) -> Proposal:
-    """`back_from` is the sha that is live, if this is to go back from it."""
+    """Propose to deploy `sha`; or to roll back to it from `back_from`, the sha that is live."""
     mask = masker_of(environment).mask
     commands = {
         name: [mask(argument) for argument in argv]

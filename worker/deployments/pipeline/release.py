@@ -1,10 +1,10 @@
-"""Release directories and the symlink `current` that says which one is live.
+"""Release directories, and the symlink `current` to the live one.
 
 Stage: the export, switch and rollback phases; pruning at the end.
 In: a commit of a repository. Out: `<releases>/<environment>/<sha12>-<deployment>/`, beside it the
 symlink `current`.
-Invariant: a directory under a release's name is complete, and `current` never points to nothing in
-between: both are made under another name and renamed into place.
+Invariant: a directory with a release's name is complete, and `current` is replaced atomically: both
+are made under another name and renamed.
 """
 
 import os
@@ -24,7 +24,7 @@ CURRENT = "current"
 
 
 def release_path(releases_dir: Path, environment: str, sha: str, deployment_id: uuid.UUID) -> Path:
-    """The id's last digits are its random ones; the first are a clock and the same for a minute."""
+    """The directory of a release; it ends with the random digits of the id, the last ones."""
     return releases_dir.absolute() / environment / f"{sha[:12]}-{deployment_id.hex[-12:]}"
 
 
@@ -36,10 +36,10 @@ async def export(
     *,
     timeout_seconds: float = GIT_TIMEOUT_SECONDS,
 ) -> None:
-    """Nothing happens when the release is already there."""
+    """Export a commit into `release`, unless it exists. Raises `DeployError`, `OSError`."""
     if _exists(release):
         return
-    # A git whose worker was killed may still be writing into that of its own try: never use it.
+    # The git of a killed worker may still be writing into one of these: never use them.
     for leftover in release.parent.glob(f".export-{release.name}*"):
         await anyio.to_thread.run_sync(shutil.rmtree, leftover, True)
     unfinished = release.with_name(f".export-{release.name}-{uuid.uuid4().hex[:8]}")
@@ -50,12 +50,12 @@ async def export(
 
 
 async def discard(release: Path) -> None:
-    """Renamed first, so a half-removed release is never taken for a complete one."""
+    """Remove a release; it is renamed first, so a half-removed one never looks complete."""
     await anyio.to_thread.run_sync(_discard, release)
 
 
 def current_release(environment_dir: Path) -> Path | None:
-    """Where `current` points; None when it does not exist or its target is gone."""
+    """The absolute path that `current` points to; None if it or its target does not exist."""
     link = environment_dir / CURRENT
     if not link.exists():
         return None
@@ -65,7 +65,7 @@ def current_release(environment_dir: Path) -> Path | None:
 
 def switch_to(release: Path, environment_dir: Path) -> None:
     if not release.is_dir():
-        raise ReleaseError(release, "the release is not there", "deploy its commit again")
+        raise ReleaseError(release, "the release does not exist", "deploy its commit again")
     link = environment_dir / CURRENT
     _require_symlink(link)
     target = release.name if release.parent == environment_dir else str(release)
@@ -76,10 +76,10 @@ def switch_to(release: Path, environment_dir: Path) -> None:
 
 
 async def prune(environment_dir: Path, keep: int, protected: Collection[Path] = ()) -> list[Path]:
-    """Remove all but the `keep` newest releases; what is live and what is protected stays.
+    """Remove all but the `keep` newest releases; the live and the protected ones stay.
 
-    Call it only while holding the environment (`orphans.exclusive`): leftovers of interrupted
-    exports are removed too.
+    Removes what interrupted exports left, too, so the caller must hold the environment
+    (`orphans.exclusive`). Returns the removed releases.
     """
     return await anyio.to_thread.run_sync(_prune, environment_dir, keep, protected)
 
@@ -114,7 +114,7 @@ def _prune(environment_dir: Path, keep: int, protected: Collection[Path]) -> lis
 
 
 def _refuse_escapes(root: Path) -> None:
-    """A release must be whole in itself: `data -> /srv/data` would be shared with every other."""
+    """Refuse symlinks that leave the release: all releases would share `data -> /srv/data`."""
     inside = Path(os.path.realpath(root))
     for directory, directories, files in os.walk(root):
         for name in (*directories, *files):
@@ -122,14 +122,16 @@ def _refuse_escapes(root: Path) -> None:
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
                 raise ReleaseError(
                     path.relative_to(root),
-                    f"this symlink of the commit leads out of the release, to {path.readlink()}",
+                    f"this symlink of the commit leaves the release, to {path.readlink()}",
                     "commit a relative link, or make it in the build command",
                 )
 
 
 def _require_symlink(link: Path) -> None:
     if link.exists() and not link.is_symlink():
-        raise ReleaseError(link, "it is not a symlink", "move it away, it must be replaceable")
+        raise ReleaseError(
+            link, "it is not a symlink", "move it away: Jobsworth replaces it at each switch"
+        )
 
 
 def _remove(path: Path) -> None:
@@ -142,7 +144,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """A rename the database has recorded must not be undone by a power cut."""
+    """Make a rename durable: a power cut must not undo what the database has recorded."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

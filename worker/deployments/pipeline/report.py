@@ -1,6 +1,6 @@
-"""Say in a few lines how a deployment went, and what is live now.
+"""Report in a few lines how a deployment ended, and what is live now.
 
-Stage: after the last phase. In: the results of all phases, where `current` points.
+Stage: after the last phase. In: the results of all phases, and the target of `current`.
 Out: a `Report`; its text is stored with the deployment.
 Invariant: it claims nothing about what is live that `current` and the results do not show.
 """
@@ -29,10 +29,10 @@ class Report:
     status: EndStatus
     text: str
     live: str | None
-    """The release that is live, an absolute path; None: nothing is, or it cannot be known."""
+    """The absolute path of the live release; None if there is none or it is unknown."""
     results: Mapping[PhaseName, PhaseResult]
     probe: ProbeResult | None
-    """What the new release answered; None when it never came to a probe."""
+    """The probe of the new release; None if the deployment ended before it."""
 
 
 def write_report(
@@ -92,7 +92,7 @@ def _live_line(
 ) -> str:
     name = "nothing" if current is None else Path(current).name
     if not certain:
-        return f"Live now: UNKNOWN, look for yourself (last known: {name})"
+        return f"Live now: UNKNOWN, check the environment (last known: {name})"
     asked = results.get("confirm") or results.get("probe")
     if asked is None:
         switch = results.get("switch")

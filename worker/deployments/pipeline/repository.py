@@ -1,4 +1,4 @@
-"""Ask git: which commit is this, and what is in it.
+"""Resolve a commit with git, and export its files.
 
 Stage: before a deployment is recorded (`resolve_sha`) and in its export phase (`write_tree`).
 In: a repository as deploy.toml names it (a path, bare or not, or a URL), a sha or ref.
@@ -6,8 +6,8 @@ Out: a full sha; the commit's files in a directory.
 Invariant: the named repository is only read. A URL is read through a bare mirror below the releases
 directory, refreshed only when the commit asked for is not in it yet.
 
-Files come by `checkout-index` from a temporary index, not by `git archive`: an archive leaves out
-what `.gitattributes` marks `export-ignore` (often the tests), and is then not the commit.
+Files are exported with `checkout-index` from a temporary index, not with `git archive`, which
+leaves out the files marked `export-ignore` in `.gitattributes` (often the tests).
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from worker.deployments.pipeline.orphans import file_lock
 
 FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SCP_LIKE = re.compile(r"[^/:]+:(?!//)")
-"""`host:path`: git's own rule is a colon before the first slash."""
+"""`host:path`; like git, it looks for a colon before the first slash."""
 GIT_TIMEOUT_SECONDS = 60.0
-# No hook and no monitor that a repository's own configuration names is started (a filter is: files
-# kept by git-lfs come by one); the mirror never tidies in background.
+# Starts no hook and no file monitor from the repository's own configuration, but its filters, which
+# git-lfs needs; never collects garbage in the background.
 GIT = (
     "git",
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"),
@@ -46,7 +46,7 @@ CREDENTIAL_NAMES = re.compile(
     r"|(HTTPS|ALL|NO)_PROXY",
     re.IGNORECASE,
 )
-"""What git itself is told of credentials, and how to get there; builds and tests are not."""
+"""Variables for credentials and proxies that git inherits; builds and tests do not."""
 
 
 def is_url(repository: str) -> bool:
@@ -86,7 +86,7 @@ async def write_tree(
     git_dir = await _git_dir_with(repository, sha, releases_dir, timeout_seconds)
     if await _find(git_dir, sha, timeout_seconds) is None:
         raise UnknownCommit(
-            sha, without_password(repository), "it is not there any more", "push it again"
+            sha, without_password(repository), "it no longer exists", "push it again"
         )
     os.makedirs(into)
     index = into.with_name(f"{into.name}.index")
@@ -126,14 +126,16 @@ def _check_ref(repository: str, ref: str) -> None:
 async def _git_dir_with(
     repository: str, ref: str, releases_dir: Path, timeout_seconds: float
 ) -> Path:
-    """The directory to ask git in; a URL's mirror is fetched unless it has this very commit."""
+    """The git directory to read; a URL's mirror is fetched first unless it has the commit."""
     if not is_url(repository):
         return _local_git_dir(repository)
     mirror = _mirror(repository, releases_dir)
     async with file_lock(mirror.with_suffix(".lock"), timeout_seconds) as held:
         if not held:
             raise RepositoryAway(
-                without_password(repository), "its mirror is being fetched", "try again later"
+                without_password(repository),
+                "another deployment is fetching its mirror",
+                "try again later",
             )
         known = FULL_SHA.fullmatch(ref) and await _find(mirror, ref, timeout_seconds)
         if not known:
@@ -147,19 +149,19 @@ def _mirror(repository: str, releases_dir: Path) -> Path:
 
 
 def _local_git_dir(repository: str) -> Path:
-    """Named outright, so that git never searches the directories above for another one."""
+    """The git directory of a path; named to git, so that it does not search parent directories."""
     root = Path(repository)
     for candidate in (root / ".git", root):
         if candidate.is_file() or (candidate / "objects").is_dir():
             return candidate.absolute()
-    reason = "it is not a git repository" if root.exists() else "there is no such directory"
+    reason = "it is not a git repository" if root.exists() else "the directory does not exist"
     raise RepositoryError(repository, reason, "correct `repository` in deploy.toml")
 
 
 async def _fetch(repository: str, mirror: Path, timeout_seconds: float) -> None:
     result = await _fetch_into(repository, mirror, timeout_seconds)
     if not result.passed and "File exists" in result.output:
-        # A killed git leaves its lock files; we hold the mirror, so nobody else owns them.
+        # Lock files of a killed git: this process holds the mirror, so no other git uses them.
         await anyio.to_thread.run_sync(shutil.rmtree, mirror)
         result = await _fetch_into(repository, mirror, timeout_seconds)
     _require(result, repository, "it cannot be fetched", RepositoryAway)
@@ -167,7 +169,7 @@ async def _fetch(repository: str, mirror: Path, timeout_seconds: float) -> None:
 
 async def _fetch_into(repository: str, mirror: Path, timeout_seconds: float) -> CommandResult:
     git_dir = f"--git-dir={mirror}"
-    # HEAD of a mirror is not the remote's HEAD: let the name be unknown rather than wrong.
+    # A mirror's HEAD is not the remote's HEAD: an unknown name is better than a wrong commit.
     for arguments in (
         ("init", "--quiet", "--bare"),
         (git_dir, "symbolic-ref", "HEAD", "refs/jobsworth/none"),
@@ -196,7 +198,7 @@ async def _find(git_dir: Path, ref: str, timeout_seconds: float) -> str | None:
         timeout_seconds=timeout_seconds,
     )
     if result.exit_code is None:
-        reason = f"git cannot be asked: {result.detail}"
+        reason = f"git cannot be run: {result.detail}"
         raise RepositoryError(
             str(git_dir), reason, "install git on this machine, or see why it hangs"
         )

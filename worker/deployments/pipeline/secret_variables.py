@@ -1,9 +1,9 @@
-"""Which variables of an environment are secret, and what they are worth.
+"""The secret variables of an environment, and their values.
 
 Stage: before a deployment is begun, and for every command it runs.
-In: an `Environment`, the worker's own environment. Out: the values; the `Masker` that takes
-them out of everything that is stored.
-Invariant: a command is given no secret that could not be masked.
+In: an `Environment`, the worker's own environment. Out: the values, and the `Masker` that hides
+them in everything that is stored.
+Invariant: a command gets no secret that could not be masked.
 """
 
 import os
@@ -18,11 +18,11 @@ SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_DSN$",
     re.IGNORECASE,
 )
-"""A variable of such a name counts as secret although nobody listed it."""
+"""A variable with such a name is secret even if it is not listed."""
 
 
 def masker_of(environment: Environment) -> Masker:
-    """For all that is said of a deployment there. Raises `SecretMissing`."""
+    """The masker for everything that deployments there store. Raises `SecretMissing`."""
     named = {
         value
         for name, value in environment.environment.items()
@@ -34,9 +34,9 @@ def masker_of(environment: Environment) -> Masker:
 def secret_variables(
     environment: Environment, inherited: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The variables that deploy.toml lists under `secrets`: written there, else the worker's own.
+    """The variables listed under `secrets`, with their values from deploy.toml or the worker.
 
-    Raises `SecretMissing` for one that has no value, or one too short to be masked.
+    Raises `SecretMissing` for a variable without a value, or with one too short to be masked.
     """
     values: dict[str, str] = {}
     for name in environment.secrets:
@@ -50,7 +50,7 @@ def secret_variables(
 
 
 def shown_variables(environment: Environment, mask: Callable[[str], str]) -> dict[str, str]:
-    """All variables of an environment for people to see: those that are secret without values."""
+    """All variables of an environment, for people; the values of secret ones are masked."""
     shown = {
         name: MASK if SECRET_NAME.search(name) else mask(value)
         for name, value in environment.environment.items()

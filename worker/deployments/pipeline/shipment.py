@@ -1,8 +1,8 @@
-"""What all phases of one deployment share: its release, its directory, its variables, its memory.
+"""What the phases of one deployment share: its release, directory, variables and recorder.
 
-Stage: made by `pipeline.deploy`, handed to each phase.
-In: an environment, a commit, the release it becomes. Out: commands run there, files exported there.
-Invariant: a command sees the secrets, and nobody reads them in what it wrote.
+Stage: made by `pipeline.deploy`, passed to each phase.
+In: an environment, a commit, the path of its release. Out: commands run and files exported there.
+Invariant: commands see the secrets; their stored output does not show them.
 """
 
 import os
@@ -22,27 +22,31 @@ from worker.deployments.pipeline.release import current_release, export, prune
 
 
 class Recorder(Protocol):
-    """The deployment's memory; it must outlive the worker.
+    """Records the phases of a deployment durably, so that another worker can resume it.
 
-    Each method may raise (the lease is lost, the database is away): the deployment then stops where
-    it is, and a later `deploy` with the same recorder's memory goes on from there.
+    Each method may raise (the lease is lost, the database is unavailable): the deployment then
+    stops, and a later `deploy` with the same records resumes it.
     """
 
     async def phase(
         self, name: PhaseName, status: PhaseStatus, run: Callable[[], Awaitable[PhaseResult]]
     ) -> PhaseResult:
-        """The recorded result if this phase has ended before; else set the deployment's status, run
-        it, record what it returned (failures too) and return that. An exception of `run` is not
-        recorded. Committed on return."""
+        """Return the recorded result of the phase, or run it and record its result.
+
+        Sets the deployment's status before `run`. A failed result is recorded too, an exception is
+        not. Committed on return.
+        """
         ...
 
     async def started(self, name: PhaseName) -> bool:
-        """Commit that this phase is about to act; True if that had been committed before. Called
-        from within the `run` of `build`, `switch` and `rollback`."""
+        """Commit that the phase is about to act; true if that had been committed before.
+
+        The `run` of `build`, `switch` and `rollback` calls it.
+        """
         ...
 
     async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
-        """End the deployment. Repeated with the same status after a crash: no error."""
+        """End the deployment. To repeat it with the same status after a crash is no error."""
         ...
 
 
@@ -109,7 +113,7 @@ class Shipment:
         return command_environment(os.environ, self.environment.environment, self.secrets, ours)
 
     async def prune(self, results: Mapping[PhaseName, PhaseResult]) -> list[str]:
-        """A release that cannot be removed is worth a note, and changes nothing else."""
+        """Remove old releases; return a note for the report if that failed."""
         previous = results["export"].previous
         protected = {self.release, *([] if previous is None else [Path(previous)])}
         try:

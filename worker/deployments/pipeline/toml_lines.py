@@ -1,8 +1,8 @@
-"""On which line of a TOML text each key stands.
+"""The line of each key of a TOML text.
 
-Stage: reading deploy.toml; `tomllib` gives values without positions.
-In: a text that `tomllib` has accepted (so nothing is checked here). Out: a line number, from 1, for
-every path of keys and array positions.
+Stage: reading deploy.toml; `tomllib` returns values without positions.
+In: a text that `tomllib` has accepted, so it is not checked here. Out: a line number, from 1, for
+each path of keys and array positions.
 Invariant: each path of the parsed document has a line, and no other path has one.
 """
 
@@ -37,7 +37,7 @@ def line_of(lines: dict[Path, int], path: Path) -> int:
 
 
 class _Scan:
-    """One walk over the text; `at` is the only state that moves."""
+    """One pass over the text, at the position `at`."""
 
     def __init__(self, text: str) -> None:
         self.text: str = text
@@ -134,7 +134,7 @@ class _Scan:
 
     def _key(self) -> str:
         if self.text[self.at] in "\"'":
-            # tomllib knows the escapes; a key is a string to it as well.
+            # tomllib decodes the escapes: a quoted key is written like a string.
             return cast("str", tomllib.loads(f"key = {self._take(STRING)}")["key"])
         return self._take(BARE_KEY)
 

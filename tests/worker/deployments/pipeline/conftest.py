@@ -25,7 +25,7 @@ from worker.modes.deploy import deploy as deploy_mode
 
 @dataclass
 class Site:
-    """Deploys commits of a real repository; the service answers what `current/health` says."""
+    """Deploys commits of a real repository; its service answers as `current/health` says."""
 
     directory: Path
     url: str
@@ -47,7 +47,7 @@ class Site:
         return commit(self.repository, {"health": str(health), **files})
 
     def recorder(self, crash_at: str = "") -> FileRecorder:
-        """Of one deployment: each has the memory of those before it."""
+        """A recorder of one deployment, which knows the records of those before it."""
         return FileRecorder(self.directory / f"record-{self.id}", crash_at)
 
     def next_deployment(self) -> None:
@@ -56,7 +56,7 @@ class Site:
     async def deploy(
         self, environment: Environment, ref: str = "main", record: FileRecorder | None = None
     ) -> Report:
-        """A new deployment, unless `record` is of one that has begun."""
+        """Start a deployment, or resume the one of `record`."""
         if record is None:
             self.next_deployment()
             record = self.recorder()

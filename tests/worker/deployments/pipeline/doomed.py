@@ -1,4 +1,4 @@
-"""A worker to be killed: runs one deployment in a process of its own.
+"""A worker that tests kill: it runs one deployment in a process of its own.
 
 Arguments: the deploy.toml, the sha, the deployment's id, the releases directory, the record file.
 """

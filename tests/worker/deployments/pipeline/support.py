@@ -67,7 +67,7 @@ def serve(environment_dir: Path) -> Generator[str]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -87,7 +87,7 @@ def _health(environment_dir: Path) -> int:
 
 
 def environment(directory: Path, repository: Path, probe: str, **keys: object) -> Environment:
-    """Through a real deploy.toml; a JSON string, number or list is TOML as well."""
+    """An environment from a real deploy.toml; a JSON string, number or list is valid TOML."""
     lines = [line for key, value in keys.items() for line in _toml(key, value)]
     file = directory / "deploy.toml"
     file.write_text(
@@ -107,11 +107,11 @@ def _toml(key: str, value: object) -> list[str]:
 
 
 class Crash(Exception):
-    """The worker is gone at this instant."""
+    """The worker dies at this instant."""
 
 
 class FileRecorder:
-    """What a database would remember, in a file; `crash_at` names the instant of a crash.
+    """A recorder that keeps its records in a file; `crash_at` names the instant of a crash.
 
     `before:build` is before the phase runs, `during:build` after it ran but before it is recorded,
     `after:build` after it is recorded, `started:switch` after that was committed, `end` before the
@@ -177,7 +177,7 @@ async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """A zombie is gone: the first process of a container may never collect it."""
+    """Whether a process has ended; a zombie has, as a container's init may never reap it."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

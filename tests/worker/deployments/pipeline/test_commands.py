@@ -108,7 +108,7 @@ async def test_a_background_process_that_holds_the_output_does_not_delay_the_end
 
 
 async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
-    """A watcher that a build forgot would write into the release that is tested, and live."""
+    """A watcher left by a build would go on writing into the release."""
     result = await run(["bash", "-c", "sleep 60 & echo $! > child; echo done"], tmp_path)
     assert (result.exit_code, result.output, result.timed_out) == (0, "done\n", False)
     child = int((tmp_path / "child").read_text())
@@ -118,7 +118,7 @@ async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["no-such-program"], "no such program"),
+        (["no-such-program"], "the program does not exist"),
         (["./plain"], "not executable"),
         (["./directory"], "not executable"),
     ],

@@ -1,4 +1,4 @@
-"""deploy.toml: everything that loads can be run, everything else is explained, line by line."""
+"""deploy.toml: what loads can be run; every mistake is explained, with its line."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def write(directory: Path, text: str) -> Path:
 
 
 def problems(directory: Path, text: str) -> list[str]:
-    """Each as `line key: reason; remedy`."""
+    """The problems of a file, each as `line key: reason; remedy`."""
     with pytest.raises(DeployConfigError) as raised:
         load_environments(write(directory, text))
     prefix = f"{directory}/deploy.toml:"
@@ -111,7 +111,7 @@ def test_an_unknown_environment_lists_the_known_ones(tmp_path: Path) -> None:
         ),
         pytest.param(
             change('build = ["make", "build"]', "build = []"),
-            "3: environments.staging.build: names no program; write a program first, as in "
+            "3: environments.staging.build: does not name a program; write a program first, as in "
             '["make", "build"]',
             id="empty argv",
         ),
@@ -177,13 +177,14 @@ def test_an_unknown_environment_lists_the_known_ones(tmp_path: Path) -> None:
         ),
         pytest.param(
             change('url = "http://127.0.0.1:8080/health"', "attempts = 3"),
-            "11: environments.staging.probe: asks nothing; add `url = "
+            "11: environments.staging.probe: has neither `url` nor `command`; add `url = "
             '"http://…"` or `command = ["…"]`',
-            id="probe that asks nothing",
+            id="probe without url and command",
         ),
         pytest.param(
             change("probe.attempts = 2", 'probe.url = "http://x"'),
-            "17: environments.production.probe.command: `url` is given too; keep one of the two",
+            "17: environments.production.probe.command: cannot be given together with `url`; "
+            "keep one of the two",
             id="probe of both kinds",
         ),
         pytest.param(
@@ -202,7 +203,7 @@ def test_an_unknown_environment_lists_the_known_ones(tmp_path: Path) -> None:
         ),
         pytest.param(
             change("[environments.production]", '[environments."Pro duction"]'),
-            "14: environments.Pro duction: is not a name for an environment; use lower-case "
+            "14: environments.Pro duction: is not a valid environment name; use lower-case "
             "letters, digits, '-' and '_' (it becomes a directory)",
             id="environment name in quotes",
         ),
@@ -229,7 +230,7 @@ def test_an_unknown_environment_lists_the_known_ones(tmp_path: Path) -> None:
         ),
         pytest.param(
             "[environments]\n",
-            "1: environments: holds no environment; add a table such as [environments.staging]",
+            "1: environments: defines no environment; add a table such as [environments.staging]",
             id="no environment",
         ),
         pytest.param(
@@ -256,7 +257,7 @@ def test_a_file_cut_off_at_its_end_names_the_last_line(tmp_path: Path) -> None:
     assert "is not TOML" in found
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = GOOD.replace("build =", "biuld =").replace("[1200]", "").replace("= 9", "= true")
     text = text.replace("timeouts.", "timeout.")
     assert [found.split(":")[0:2] for found in problems(tmp_path, text)] == [
@@ -275,7 +276,9 @@ def test_windows_line_ends_do_not_shift_the_lines(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DeployConfigError, match=r"gone\.toml:1: there is no such file; write one"):
+    with pytest.raises(
+        DeployConfigError, match=r"gone\.toml:1: the file does not exist; write one"
+    ):
         load_environments(tmp_path / "gone.toml")
     with pytest.raises(DeployConfigError, match=":1: cannot be read: Is a directory"):
         load_environments(tmp_path)
@@ -285,7 +288,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_what_json_writes_as_a_string_is_a_toml_string(tmp_path: Path) -> None:
-    """The other tests write their deploy.toml that way."""
+    """Other tests write their deploy.toml with JSON strings."""
     repository = '/ü"x'
     text = f"[environments.a]\nrepository = {json.dumps(repository)}\nprobe.command = ['true']\n"
     assert load_environments(write(tmp_path, text))["a"].repository == repository
@@ -294,7 +297,7 @@ def test_what_json_writes_as_a_string_is_a_toml_string(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["https://h/a.git", "ssh://git@h/a.git", "git@h:a.git", "file:///a"]
 )
-def test_a_git_url_of_a_scheme_that_proves_or_protects_is_allowed(tmp_path: Path, url: str) -> None:
+def test_a_git_url_of_a_secure_scheme_is_allowed(tmp_path: Path, url: str) -> None:
     text = change('repository = "../site.git"', f'repository = "{url}"')
     assert load_environments(write(tmp_path, text))["staging"].repository == url
 
@@ -304,7 +307,7 @@ def test_a_git_url_of_a_scheme_that_proves_or_protects_is_allowed(tmp_path: Path
     [
         ("http://h/a.git", "has the scheme 'http'; use https, ssh or file"),
         ("git://h/a.git", "has the scheme 'git'"),
-        ("ext::sh -c id", "names a transport of git's own"),
+        ("ext::sh -c id", "names a git transport helper"),
         ("https://me:hunter2@h/a.git", "has credentials in it"),
         ("https://hunter2@h/a.git", "has credentials in it"),
         ("ssh://me:hunter2@h/a.git", "has credentials in it"),
@@ -326,7 +329,7 @@ def test_any_other_git_url_is_refused_without_repeating_a_password(
         ("approvals = 3", "approvals: should be less than or equal to 2 (it is 3)"),
         ("approvals = true", "approvals: is true or false, but must be a whole number"),
         ("secrets = 'A'", "secrets: is a string"),
-        ("secrets = ['A-B']", "secrets[0]: is not a name for a variable"),
+        ("secrets = ['A-B']", "secrets[0]: is not a valid variable name"),
         ("secrets = ['JOBSWORTH_DATABASE_URL']", "secrets[0]: is a reserved name"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Persons are asked before a deployment is begun, and nobody who waits holds an environment."""
+"""People approve a deployment before it begins; a job that waits holds no environment."""
 
 from __future__ import annotations
 
@@ -121,9 +121,7 @@ async def test_a_job_that_a_person_runs_again_asks_again(api: JobApi, site: Site
     assert await api.value(BEGUN) == 2
 
 
-async def test_a_yes_to_other_commands_than_those_that_would_run_is_none(
-    api: JobApi, site: Site
-) -> None:
+async def test_an_approval_of_other_commands_does_not_count(api: JobApi, site: Site) -> None:
     site.environment(**ASKING)
     job = await order(api, site.commit())
     site.environment(approvals=1, build=["sh", "-c", "echo other >> ../log"])
@@ -138,7 +136,7 @@ BLOCKS_ONCE = "test -e ../pid || { echo $$ > ../pid; exec sleep 600; }; echo bui
 
 @pytest.mark.parametrize("says", ["the same", "otherwise"])
 async def test_what_was_agreed_to_is_what_goes_on(api: JobApi, site: Site, says: str) -> None:
-    """A worker dies in the build; the file may say otherwise when the next one takes over."""
+    """A worker dies in the build, and deploy.toml changes before the next one resumes."""
     build = ["sh", "-c", BLOCKS_ONCE]
     site.environment(approvals=1, build=build)
     job = await order(api, site.commit())
@@ -164,7 +162,7 @@ async def test_what_was_agreed_to_is_what_goes_on(api: JobApi, site: Site, says:
 async def test_a_job_that_waits_in_mid_deployment_frees_its_environment_after_a_while(
     api: JobApi, site: Site
 ) -> None:
-    """No handler of ours does this; one that asks beside its deployment might."""
+    """A user's handler may ask for an approval while its deployment runs."""
     site.environment()
     async with api.database.connection() as connection:
         held = await deployments.create(connection, environment="staging", sha="e" * 40)
@@ -273,7 +271,7 @@ async def test_a_no_while_the_deployment_begins_waits_for_it_and_comes_too_late(
 
 
 async def blocked(api: JobApi) -> bool:
-    """Does anybody in this database wait for another's lock?"""
+    """Whether a session of this database waits for the lock of another."""
     return await api.value(
         "select exists (select 1 from pg_stat_activity a where a.datname = current_database()"
         " and a.wait_event_type = 'Lock')"

@@ -1,4 +1,4 @@
-"""Rolling back on request: to what was healthy before, as it stands or built again, and probed."""
+"""Rolling back on request: to a release that was healthy, kept or built again, and probed."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_going_back_to_what_fails_its_probe_now_returns_to_what_was_live(
 async def test_going_back_from_what_is_not_live_any_more_is_refused(
     api: JobApi, site: Site
 ) -> None:
-    """It waits for the environment; meanwhile another deployment becomes the live one."""
+    """The rollback waits for the environment, and meanwhile another deployment goes live."""
     site.environment()
     await deploy(api, site.commit())
     await deploy(api, site.commit(note="2"))

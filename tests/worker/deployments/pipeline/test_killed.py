@@ -43,7 +43,7 @@ ATTEMPTS: LiteralString = "select attempt, status::text from jobsworth.reactive_
         # Once more on a fresh export, which no orphan writes into.
         ("build", 200, "healthy", ["export", "build", *FORWARD]),
         ("test", 200, "healthy", ["export", "build", "test", "test", "switch", "probe"]),
-        # How far it got cannot be known: what was live before is made certain again.
+        # How far it got is unknown, so the rollback command restores the previous release.
         ("switch", 200, "rolled_back", [*FORWARD[:-1], "rollback", "confirm"]),
         ("probe", 200, "healthy", [*FORWARD, "probe"]),
         ("rollback", 500, "failed", [*FORWARD, "rollback", "confirm"]),
@@ -90,11 +90,11 @@ async def test_a_daemon_killed_inside_a_phase_is_followed_by_one_that_ends_it_tr
         assert str(site.current()) == first.release
         assert "its probe passed" in (deployment.report_text or "")
     else:
-        assert "how far it got cannot be known" in (deployment.report_text or "")
+        assert "how far it got is unknown" in (deployment.report_text or "")
 
 
 def prepare(site: Site) -> None:
-    """A site whose commands are all of them counted, its checkout too."""
+    """A site that counts all its commands, checkouts included."""
     script = site.directory / "command"
     script.write_text(COMMAND)
     script.chmod(0o755)
@@ -122,7 +122,7 @@ async def ship(api: JobApi, sha: str) -> Deployment:
 
 
 async def killed_inside(site: Site, workers: Workers, url: str) -> int:
-    """The id of the command that the killed daemon left."""
+    """The process id of the command that the killed daemon left."""
     worker = workers.start(
         url,
         {

@@ -1,4 +1,4 @@
-"""No configured secret survives, however its bytes come in pieces and wherever they are cut; common
+"""No configured secret survives, however its bytes are split and wherever they are cut; common
 secrets that nobody configured are known by their looks."""
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def test_each_line_of_a_secret_of_many_lines_is_masked() -> None:
         ("-----BEGIN PRIVATE KEY-----\nMIIE\nand then head -2 ended it", "MIIE"),
     ],
 )
-def test_a_common_secret_is_known_by_its_looks(text: str, secret: str) -> None:
+def test_a_common_secret_is_recognised_by_its_pattern(text: str, secret: str) -> None:
     masked = Masker().mask(text)
     assert secret not in masked
     assert MASK in masked
@@ -201,7 +201,7 @@ async def test_no_stored_column_has_a_secret_whichever_phase_prints_it_and_fails
 
 
 async def everything(database: Database, url: str) -> str:
-    """All rows of all our tables as text, contents of files decoded."""
+    """All rows of all tables as text, the contents of files decoded."""
     tables = await database.fetch_all(
         "select c.relname as name from pg_class c"
         " join pg_namespace n on n.oid = c.relnamespace"

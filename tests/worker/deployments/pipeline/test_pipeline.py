@@ -7,7 +7,13 @@ import pytest
 
 from tests.worker.deployments.pipeline.conftest import Site
 from worker.deployments.pipeline import DeployError, EnvironmentBusy, deploy, orphans
-from worker.deployments.pipeline.phases import PHASES, Ending, PhaseName, PhaseResult, next_phase
+from worker.deployments.pipeline.phases import (
+    PHASES,
+    DeploymentEnd,
+    PhaseName,
+    PhaseResult,
+    next_phase,
+)
 from worker.deployments.pipeline.release import RELEASE_NAME
 
 ACTIVATE = '#!/bin/sh\nset -e\necho $1 >> ../log\nln -sfn "$1" ../current\n'
@@ -137,14 +143,14 @@ async def test_a_rollback_to_a_release_that_is_gone_is_failed_and_says_what_is_l
     report = await site.deploy(environment.model_copy(update={"probe": probe}))
     assert report.status == "failed"
     assert not report.results["rollback"].passed
-    assert "the release is not there" in report.results["rollback"].detail
+    assert "the release does not exist" in report.results["rollback"].detail
     assert site.current() == site.release(bad)
     assert report.live == str(site.release(bad))
     assert f"Live now: {site.release(bad).name}, its probe FAILED" in report.text
 
 
 async def test_a_previous_release_that_vanished_before_the_switch_stops_it(site: Site) -> None:
-    """There would be nothing to go back to."""
+    """A failed probe could not be rolled back."""
     site.commit()
     await site.deploy(site.environment())
     site.commit()
@@ -162,7 +168,7 @@ async def test_a_failed_rollback_command_is_failed_and_what_is_live_is_unknown(s
     report = await site.deploy(site.environment(**custom))
     assert report.status == "failed"
     assert report.live is None
-    assert "Live now: UNKNOWN, look for yourself" in report.text
+    assert "Live now: UNKNOWN, check the environment" in report.text
     assert "    cannot go back" in report.text
     assert "confirm" in report.results
 
@@ -193,7 +199,7 @@ async def test_a_custom_switch_that_fails_half_way_is_rolled_back(site: Site) ->
 
 
 async def test_a_probe_that_answers_for_another_release_is_not_a_pass(site: Site) -> None:
-    """The switch command succeeds; somebody moves `current` away before the probe has passed."""
+    """The switch command succeeds; then `current` is moved before the probe has passed."""
     first = site.commit()
     await site.deploy(site.environment())
     good = site.release(first)
@@ -233,7 +239,7 @@ async def test_a_commit_that_cannot_be_exported_is_a_failed_deployment(site: Sit
     site.commit()
     report = await site.deploy(site.environment())
     assert report.status == "failed"
-    assert "leads out of the release" in report.text
+    assert "leaves the release" in report.text
     assert "Live now: nothing, as before" in report.text
 
 
@@ -241,7 +247,7 @@ async def test_a_program_that_is_missing_fails_the_phase_with_its_name(site: Sit
     site.commit()
     report = await site.deploy(site.environment(build=["no-such-tool"]))
     assert report.status == "failed"
-    assert "cannot start 'no-such-tool': there is no such program" in report.text
+    assert "cannot start 'no-such-tool': the program does not exist" in report.text
 
 
 async def test_a_name_that_is_no_full_sha_is_refused_before_anything_happens(site: Site) -> None:
@@ -284,7 +290,7 @@ def test_every_way_through_the_phases_ends_and_only_probed_ways_end_well(
         failing = {*failing, "probe"}
     results: dict[PhaseName, PhaseResult] = {}
     step = next_phase(results)
-    while not isinstance(step, Ending):
+    while not isinstance(step, DeploymentEnd):
         assert step not in results
         results[step] = result(step, step not in failing, previous)
         step = next_phase(results)
@@ -301,13 +307,13 @@ def test_a_result_survives_its_way_through_json() -> None:
     assert Path(before.previous or "") == Path("/a")
 
 
-async def test_releases_that_cannot_be_pruned_are_a_note_and_no_failure(
+async def test_releases_that_cannot_be_pruned_add_a_note_to_a_healthy_report(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    async def full(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("worker.deployments.pipeline.release._prune", full)
+    monkeypatch.setattr("worker.deployments.pipeline.shipment.prune", full)
     site.commit()
     report = await site.deploy(site.environment())
     assert report.status == "healthy"

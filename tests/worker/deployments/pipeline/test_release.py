@@ -1,4 +1,4 @@
-"""Commits become release directories whole or not at all, and `current` never points to nothing."""
+"""A release directory is complete or absent, and `current` is never missing during a switch."""
 
 import os
 import threading
@@ -59,7 +59,7 @@ async def test_a_machine_without_git_is_told_so(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RepositoryError, match="git cannot be asked: cannot start 'git'"):
+    with pytest.raises(RepositoryError, match="git cannot be run: cannot start 'git'"):
         await resolve_sha(str(repository), "main", tmp_path)
 
 
@@ -76,7 +76,7 @@ async def test_a_place_without_a_repository_is_named_and_none_is_searched_above(
     commit(repository, {"inner/a": "1"})
     with pytest.raises(RepositoryError, match=r"inner: it is not a git repository \(correct"):
         await resolve_sha(str(repository / "inner"), "main", tmp_path)
-    with pytest.raises(RepositoryError, match="gone: there is no such directory"):
+    with pytest.raises(RepositoryError, match="gone: the directory does not exist"):
         await resolve_sha(str(tmp_path / "gone"), "main", tmp_path)
     with pytest.raises(RepositoryError, match="cannot be fetched"):
         await resolve_sha(f"file://{tmp_path}/gone", "main", tmp_path)
@@ -209,7 +209,7 @@ async def test_a_symlink_that_leads_out_is_refused_and_no_release_is_made(
 ) -> None:
     (repository / "bad").symlink_to(target)
     sha = commit(repository, {"dir/a": "1"})
-    with pytest.raises(ReleaseError, match="bad: this symlink of the commit leads out"):
+    with pytest.raises(ReleaseError, match="bad: this symlink of the commit leaves"):
         await exported(repository, sha, tmp_path / "releases")
     names = [entry.name for entry in (tmp_path / "releases" / "staging").iterdir()]
     assert all(name.startswith(".export-") for name in names)
@@ -274,7 +274,7 @@ def test_a_reader_never_sees_current_missing_while_it_is_switched(tmp_path: Path
 
 
 def test_switching_to_what_is_not_there_or_over_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError, match="the release is not there"):
+    with pytest.raises(ReleaseError, match="the release does not exist"):
         switch_to(tmp_path / "gone", tmp_path)
     assert current_release(tmp_path) is None
     release = make_release(tmp_path, "1", 0)

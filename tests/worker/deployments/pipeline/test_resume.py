@@ -84,7 +84,7 @@ async def test_a_failed_build_that_was_recorded_stays_failed(site: Site) -> None
 async def test_an_interrupted_custom_switch_is_never_run_again_but_rolled_back(
     site: Site, instant: str
 ) -> None:
-    """The new commit is good and its probe would pass, yet nobody can know that it is live."""
+    """The probe of the new commit would pass, but that would not prove that the commit is live."""
     first = site.commit(activate=ACTIVATE)
     await site.deploy(site.environment(**CUSTOM))
     good = site.release(first)

@@ -1,6 +1,6 @@
-"""Was the story as it should be: the budget, the run, its fork, the order, the provider's bill?
+"""The checks of the budget, the run, its fork, the order and the provider's bill.
 
-In: what came of each, as values. Out: one line for each thing that is not right. Pure.
+In: how each ended, as values. Out: one line for each failed check. Pure.
 """
 
 from collections import Counter, defaultdict
@@ -11,19 +11,19 @@ from db.approvals.approvals import Approval, ApprovalStatus
 from db.money.budgets import Budget
 from db.money.calls import Call, CallStatus
 from db.runs.runs import RunStatus
-from worker.demo.order import FIRST, GOODS, THEN, Ordered
+from worker.demo.order import FIRST, GOODS, THEN, OrderResult
 from worker.demo.provider.bill import Charge
-from worker.demo.survey import FORKED_STEP, LETTERS, REPORT, Held, Surveyed, Told
+from worker.demo.survey import FORKED_STEP, LETTERS, REPORT, BudgetHit, RunSummary, SurveyResult
 
 
-def of_budget(held: Held, at_the_end: Budget) -> list[str]:
-    """It was hit, jobs waited, more was never in it than it allows, and nobody waits any more."""
+def of_budget(held: BudgetHit, at_the_end: Budget) -> list[str]:
+    """Check that jobs waited for the budget, that it always held, and that none waits now."""
     found: list[str] = []
     name = held.scant.name
     if not held.waited:
         found.append(f"budget {name}: no job waited for it")
     if held.peak > held.scant.amount:
-        found.append(f"budget {name}: {held.peak} was in it, although {held.scant.amount} is all")
+        found.append(f"budget {name}: {held.peak} was reserved and spent of {held.scant.amount}")
     if not held.scant.spent:
         found.append(f"budget {name}: nothing was spent before it was hit")
     if at_the_end.spent + at_the_end.reserved > at_the_end.amount:
@@ -35,8 +35,8 @@ def of_budget(held: Held, at_the_end: Budget) -> list[str]:
     return found
 
 
-def of_run(surveyed: Surveyed) -> list[str]:
-    """Each letter was read once and paid once, and the comparison came after all of them."""
+def of_run(surveyed: SurveyResult) -> list[str]:
+    """Check that each letter was read and paid once, and that the comparison came after all."""
     found = _of_ending("the run", surveyed.run, calls=len(LETTERS) + 1)
     graph = surveyed.run.graph
     nodes = {node.node: node for node in graph.nodes}
@@ -54,8 +54,8 @@ def of_run(surveyed: Surveyed) -> list[str]:
     return found
 
 
-def of_fork(surveyed: Surveyed) -> list[str]:
-    """What was done before it was read, and neither done nor paid again; the rest is new."""
+def of_fork(surveyed: SurveyResult) -> list[str]:
+    """Check that the fork read what was done before, and did and paid only the rest."""
     dry, branch = surveyed.dry, surveyed.branch
     found = _of_ending("the fork", branch, calls=1)
     if (dry.reused.calls, dry.rerun.calls) != (len(LETTERS), 1):
@@ -72,26 +72,28 @@ def of_fork(surveyed: Surveyed) -> list[str]:
         for line, times in Counter(surveyed.diary).items()
         if times > 1
     ]
-    for told in (surveyed.run, branch):
-        if not told.answer:
-            found.append(f"run {told.run.id} has no answer")
+    for summary in (surveyed.run, branch):
+        if not summary.answer:
+            found.append(f"run {summary.run.id} has no answer")
     if surveyed.run.answer == branch.answer:
         found.append("the fork has the same answer, although it was asked something else")
     return found
 
 
-def of_order(ordered: Ordered) -> list[str]:
-    """The first yes was for something else, and counts for nothing; the second one was done."""
+def of_order(ordered: OrderResult) -> list[str]:
+    """Check that the first approval was not used, and that the second one was carried out."""
     first, second = ordered.first, ordered.second
     found: list[str] = []
     if first.superseded_by != second.id or second.supersedes != first.id:
         found.append("the changed question did not take the place of the first one")
     if first.consumed_at is not None:
-        found.append(f"the yes to {FIRST} crates was used, although {THEN} were wanted by then")
+        found.append(
+            f"the approval of {FIRST} crates was used, although {THEN} were wanted by then"
+        )
     if not _shows(second, str(FIRST), str(THEN)):
         found.append(f"the second question does not show the difference: {second.difference}")
     if second.status is not ApprovalStatus.APPROVED or second.consumed_at is None:
-        found.append("the yes to the second question was not used")
+        found.append("the approval of the second question was not used")
     wanted = (f"ordered {THEN} crates of {GOODS}",)
     if ordered.diary != wanted:
         found.append(f"this was ordered: {', '.join(ordered.diary) or 'nothing'}; not {wanted[0]}")
@@ -99,7 +101,10 @@ def of_order(ordered: Ordered) -> list[str]:
 
 
 def of_bill(bill: Sequence[Charge], calls: Sequence[Call]) -> list[str]:
-    """Each charge is a call in the books, to the token where it is known, and at a frozen price."""
+    """Check that each charge is one call in the books, with the billed tokens and a frozen price.
+
+    The reservation of a call that did not settle as ok must cover what was billed.
+    """
     found: list[str] = []
     by_request: defaultdict[str, list[Call]] = defaultdict(list)
     for call in calls:
@@ -123,13 +128,13 @@ def cost_of(calls: Sequence[Call]) -> Decimal:
     return sum((call.cost for call in calls if call.cost is not None), Decimal(0))
 
 
-def _of_ending(what: str, told: Told, *, calls: int) -> list[str]:
+def _of_ending(what: str, summary: RunSummary, *, calls: int) -> list[str]:
     found: list[str] = []
-    if told.run.status is not RunStatus.DONE:
-        found.append(f"{what} is {told.run.status}: {told.run.error}")
-    if told.stats.calls != calls:
-        found.append(f"{what} made {told.stats.calls} calls, not {calls}")
-    if told.stats.open_calls:
+    if summary.run.status is not RunStatus.DONE:
+        found.append(f"{what} is {summary.run.status}: {summary.run.error}")
+    if summary.stats.calls != calls:
+        found.append(f"{what} made {summary.stats.calls} calls, not {calls}")
+    if summary.stats.open_calls:
         found.append(f"{what} has calls that are not settled")
     return found
 

@@ -1,4 +1,4 @@
-"""Tables, and words short enough for them."""
+"""Tables, and the formats of their cells."""
 
 from collections.abc import Iterable
 from decimal import Decimal
@@ -15,7 +15,7 @@ CENT = Decimal("0.000001")
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> Table:
-    """A name and a value to a line."""
+    """A table with a name and a value on each line."""
     shown = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     shown.add_column()
     shown.add_column(overflow="fold")
@@ -25,7 +25,7 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Table:
 
 
 def table(first: str, *others: str) -> Table:
-    """Numbers are on the right of their columns."""
+    """An empty table with these columns; those of `NUMBERS` are right-aligned."""
     shown = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
     for name in (first, *others):
         shown.add_column(name, overflow="fold", justify="right" if name in NUMBERS else "left")
@@ -33,7 +33,7 @@ def table(first: str, *others: str) -> Table:
 
 
 def short(text: str) -> str:
-    """On one line, and not too long."""
+    """The text on one line, cut to `CHARACTERS_MAX`."""
     line = " ".join(text.split())
     return line if len(line) <= CHARACTERS_MAX else line[: CHARACTERS_MAX - 1] + "…"
 

@@ -1,4 +1,4 @@
-"""The verdict finds what is not as the inbox expects, and nothing else. Pure."""
+"""The checks report what is not as the inbox expects, and nothing else. Pure."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,13 +16,15 @@ from db.memory.memories import Hit
 from db.money.books import Imbalance
 from db.queue.jobs import Job
 from tests.worker.demo import story
-from worker.demo.feed import Fed
-from worker.demo.inbox import Message
-from worker.demo.kill import Cost
-from worker.demo.verdict.verdict import Facts, problems_in
+from worker.demo.feed import FedMessage
+from worker.demo.inbox import InboxMessage
+from worker.demo.kill import KillCost
+from worker.demo.summary.checks import Facts, problems_in
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-KILL = Cost("daemon 1", held=2, ran_again=2, seconds=(12.0, 12.5), steps_kept=3, steps_repeated=())
+KILL = KillCost(
+    "daemon 1", held=2, ran_again=2, seconds=(12.0, 12.5), steps_kept=3, steps_repeated=()
+)
 
 
 def job(message_id: UUID | None, mode: str, status: str = "done", **more: Any) -> Job:
@@ -52,10 +54,10 @@ def job(message_id: UUID | None, mode: str, status: str = "done", **more: Any) -
 
 
 class Story:
-    """One message, what it led to, and what else the database holds."""
+    """One message, what it led to, and the rest of what the database holds."""
 
     def __init__(self, duplicate: bool = False, **line: Any) -> None:
-        self.message = Message(thread="t", user="u", text="hi", **line).model_copy(
+        self.message = InboxMessage(thread="t", user="u", text="hi", **line).model_copy(
             update={"line": 3}
         )
         values: dict[str, Any] = dict.fromkeys(Stored.model_fields)
@@ -132,7 +134,7 @@ class Story:
             created_at=NOON,
         )
         good = Facts(
-            fed=[Fed(self.message, received)],
+            fed=[FedMessage(self.message, received)],
             jobs=self.jobs,
             waits={},
             approvals=self.approvals,
@@ -172,47 +174,47 @@ def only(problems: list[str]) -> str:
     return problems[0]
 
 
-def test_a_message_that_came_to_what_it_expects_is_no_problem() -> None:
+def test_a_message_that_ended_as_it_expects_is_not_reported() -> None:
     assert answered(expect={"mode": "answer"}).problems() == []
 
 
-def test_another_mode_is_a_problem() -> None:
+def test_an_unexpected_mode_is_reported() -> None:
     story = answered(expect={"mode": "plan"})
     assert only(story.problems()) == "line 3 (t): no plan job ran for it, only classify, answer"
 
 
-def test_another_ending_is_a_problem() -> None:
+def test_an_unexpected_status_is_reported() -> None:
     story = Story()
     story.then("answer", "failed", error="out of tea")
     assert only(story.problems()).endswith("answer, is failed, not done: out of tea")
 
 
-def test_an_expected_failure_is_none_and_its_absence_is_one() -> None:
+def test_the_absence_of_an_expected_failure_is_reported() -> None:
     story = Story(mode="poison", expect={"status": "failed"})
     assert "is done, not failed" in only(story.problems())
     story.jobs[0] = story.root = job(story.stored.id, "poison", "failed")
     assert story.problems() == []
 
 
-def test_a_failure_on_the_way_is_a_problem() -> None:
+def test_a_failure_before_the_last_job_is_reported() -> None:
     story = answered()
     story.jobs.insert(1, job(story.stored.id, "plan", "canceled", parent_id=story.root.id))
     assert "its plan job is canceled" in only(story.problems())
 
 
-def test_a_message_without_a_job_or_with_two_is_a_problem() -> None:
+def test_a_message_without_a_root_job_or_with_two_is_reported() -> None:
     story = answered()
-    assert "has 0 jobs of its own" in only(story.problems(jobs=[]))
+    assert "has 0 root jobs" in only(story.problems(jobs=[]))
     story.jobs.append(job(story.stored.id, "classify"))
-    assert "has 2 jobs of its own" in only(story.problems())
+    assert "has 2 root jobs" in only(story.problems())
 
 
-def test_a_decision_that_nobody_asked_for_is_a_problem() -> None:
+def test_a_decision_without_an_approval_is_reported() -> None:
     assert "decides approve, but no approval" in only(answered(decide="approve").problems())
 
 
 @pytest.mark.parametrize(("wanted", "option"), [("approve", "reject"), (None, "approve")])
-def test_another_decision_is_a_problem(wanted: str | None, option: str) -> None:
+def test_an_unexpected_decision_is_reported(wanted: str | None, option: str) -> None:
     story = Story(decide=wanted)
     story.then("plan")
     story.asked(option)
@@ -222,7 +224,7 @@ def test_another_decision_is_a_problem(wanted: str | None, option: str) -> None:
     assert story.problems() == []
 
 
-def test_another_end_of_a_deployment_is_a_problem() -> None:
+def test_an_unexpected_status_of_a_deployment_is_reported() -> None:
     story = Story(expect={"deployment": "rolled_back"})
     story.then("execute")
     assert "it made no deployment" in only(story.problems())
@@ -233,7 +235,7 @@ def test_another_end_of_a_deployment_is_a_problem() -> None:
     assert story.problems() == []
 
 
-def test_a_busy_message_that_did_not_wait_is_a_problem() -> None:
+def test_a_busy_message_that_did_not_wait_is_reported() -> None:
     story = answered(when="busy")
     assert "did not wait for its lane" in only(story.problems())
     story.root = story.jobs[0] = story.root.model_copy(
@@ -242,14 +244,14 @@ def test_a_busy_message_that_did_not_wait_is_a_problem() -> None:
     assert not [p for p in story.problems() if "lane" in p]
 
 
-def test_a_message_stored_twice_is_a_problem() -> None:
+def test_a_message_stored_twice_is_reported() -> None:
     first, again = answered(platform_message_id="1"), answered(platform_message_id="1")
     facts = first.facts()
     twice = replace(facts, fed=[*facts.fed, *again.facts().fed], jobs=[*first.jobs, *again.jobs])
     assert "was stored again" in only(problems_in(twice))
 
 
-def test_overtaking_in_a_thread_is_a_problem() -> None:
+def test_overtaking_in_a_thread_is_reported() -> None:
     first, second = answered(), answered()
     second.jobs[0] = second.jobs[0].model_copy(
         update={"started_at": NOON - timedelta(seconds=1), "finished_at": NOON}
@@ -267,7 +269,7 @@ def test_overtaking_in_a_thread_is_a_problem() -> None:
         ({"steps_repeated": ("digest job 1, step chapter 1",)}, "done a second time"),
     ],
 )
-def test_a_kill_that_cost_something_is_a_problem(change: dict[str, Any], problem: str) -> None:
+def test_a_kill_that_cost_something_is_reported(change: dict[str, Any], problem: str) -> None:
     assert problem in only(answered().problems(kill=replace(KILL, **change)))
 
 
@@ -296,5 +298,5 @@ def test_a_kill_that_cost_something_is_a_problem(change: dict[str, Any], problem
         ({"stop_problems": ["daemon 2 did not stop after SIGTERM"]}, "did not stop"),
     ],
 )
-def test_what_no_inbox_excuses_is_a_problem(change: dict[str, Any], problem: str) -> None:
+def test_what_is_wrong_with_any_inbox_is_reported(change: dict[str, Any], problem: str) -> None:
     assert problem in only(answered().problems(**change))

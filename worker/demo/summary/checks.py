@@ -1,7 +1,7 @@
-"""Was everything as it should be?
+"""The checks of the whole demo.
 
-In: all that the demo found in the database, as values. Out: one line for each thing that is not as
-the inbox expects, or that no inbox could excuse. Pure.
+In: what the demo found in the database, as values. Out: one line for each thing that is not as the
+inbox expects, or that is wrong with any inbox. Pure.
 """
 
 from collections import defaultdict
@@ -19,24 +19,24 @@ from db.money.budgets import Budget
 from db.money.calls import Call
 from db.money.ledger import UsageBy
 from db.queue.jobs import Job, JobStatus
-from worker.demo.feed import UNDECIDED, Fed
-from worker.demo.kill import Cost
-from worker.demo.order import Ordered
+from worker.demo.feed import UNDECIDED, FedMessage
+from worker.demo.kill import KillCost
+from worker.demo.order import OrderResult
 from worker.demo.provider.bill import Charge
-from worker.demo.survey import Surveyed
-from worker.demo.verdict.verdict_story import of_bill, of_budget, of_fork, of_order, of_run
+from worker.demo.summary.story_checks import of_bill, of_budget, of_fork, of_order, of_run
+from worker.demo.survey import SurveyResult
 
 FINAL = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the database holds when all is over.
+    """What the database holds at the end of the demo.
 
-    `waits` are jobs seen waiting, by reason; `bill` is the provider's, of a model that is `priced`.
+    `waits` counts the jobs seen waiting, by reason; `bill` is the provider's, for a `priced` model.
     """
 
-    fed: Sequence[Fed]
+    fed: Sequence[FedMessage]
     jobs: Sequence[Job]
     waits: dict[str, int]
     approvals: Sequence[Approval]
@@ -46,13 +46,13 @@ class Facts:
     query: str
     hits: Sequence[Hit]
     texts_pending: int
-    surveyed: Surveyed
+    surveyed: SurveyResult
     budget: Budget
-    ordered: Ordered
+    ordered: OrderResult
     calls: Sequence[Call]
     bill: Sequence[Charge]
     priced: bool
-    kill: Cost
+    kill: KillCost
     said_tokens: int
     called_tokens: int
     violations: Sequence[Violation]
@@ -61,7 +61,7 @@ class Facts:
 
 
 def problems_in(facts: Facts) -> list[str]:
-    """Everything that is not as it should be; empty is good."""
+    """One line for each failed check; empty if everything is right."""
     return [
         *(line for fed in _first_deliveries(facts.fed) for line in _of_message(fed, facts)),
         *_of_redeliveries(facts.fed),
@@ -79,16 +79,16 @@ def problems_in(facts: Facts) -> list[str]:
     ]
 
 
-def _first_deliveries(fed: Iterable[Fed]) -> list[Fed]:
+def _first_deliveries(fed: Iterable[FedMessage]) -> list[FedMessage]:
     return [one for one in fed if not one.received.duplicate]
 
 
-def _of_message(fed: Fed, facts: Facts) -> list[str]:
+def _of_message(fed: FedMessage, facts: Facts) -> list[str]:
     message, place = fed.message, f"line {fed.message.line} ({fed.message.thread})"
     own = [job for job in facts.jobs if job.trigger_message_id == fed.received.message.id]
     roots = [job for job in own if job.parent_id is None]
     if len(roots) != 1:
-        return [f"{place}: it has {len(roots)} jobs of its own, not one"]
+        return [f"{place}: it has {len(roots)} root jobs, not one"]
     found: list[str] = []
     last = own[-1]
     expected = message.expect
@@ -113,7 +113,7 @@ def _of_message(fed: Fed, facts: Facts) -> list[str]:
     return found
 
 
-def _of_decision(fed: Fed, job_ids: set[UUID], approvals: Sequence[Approval]) -> list[str]:
+def _of_decision(fed: FedMessage, job_ids: set[UUID], approvals: Sequence[Approval]) -> list[str]:
     asked = [approval for approval in approvals if approval.job_id in job_ids]
     wanted = fed.message.decide
     if wanted is not None and not asked:
@@ -126,7 +126,9 @@ def _of_decision(fed: Fed, job_ids: set[UUID], approvals: Sequence[Approval]) ->
     ]
 
 
-def _of_deployment(fed: Fed, job_ids: set[UUID], deployments: Sequence[Deployment]) -> list[str]:
+def _of_deployment(
+    fed: FedMessage, job_ids: set[UUID], deployments: Sequence[Deployment]
+) -> list[str]:
     wanted = fed.message.expect.deployment
     if wanted is None:
         return []
@@ -139,13 +141,13 @@ def _of_deployment(fed: Fed, job_ids: set[UUID], deployments: Sequence[Deploymen
     return [f"its deployment to {last.environment} is {last.status}, not {wanted}"]
 
 
-def _waited_for_lane(facts: Facts, fed: Fed) -> set[UUID]:
+def _waited_for_lane(facts: Facts, fed: FedMessage) -> set[UUID]:
     job = fed.received.job
     return {job.id} if job is not None and job.waiting_for == "lane" else set()
 
 
-def _of_redeliveries(fed: Sequence[Fed]) -> list[str]:
-    first: dict[tuple[str, str], Fed] = {}
+def _of_redeliveries(fed: Sequence[FedMessage]) -> list[str]:
+    first: dict[tuple[str, str], FedMessage] = {}
     found: list[str] = []
     for one in fed:
         if one.message.platform_message_id is None:
@@ -158,7 +160,7 @@ def _of_redeliveries(fed: Sequence[Fed]) -> list[str]:
 
 
 def _of_order(facts: Facts) -> list[str]:
-    """In each thread, messages were classified in the order in which they came."""
+    """Check that the messages of each thread were classified in the order in which they came."""
     of_message = {job.trigger_message_id: job for job in facts.jobs if job.mode == "classify"}
     of_thread: dict[str, list[tuple[int, Job]]] = defaultdict(list)
     for fed in _first_deliveries(facts.fed):
@@ -175,7 +177,7 @@ def _of_order(facts: Facts) -> list[str]:
     ]
 
 
-def _of_kill(kill: Cost) -> list[str]:
+def _of_kill(kill: KillCost) -> list[str]:
     found: list[str] = []
     if kill.held == 0:
         found.append(f"{kill.daemon} held no running job when it was killed")

@@ -1,4 +1,4 @@
-"""The summary of the story: the run and its graph, its fork, the budget, the order, the bill.
+"""The summary of the run and its graph, its fork, the budget, the order and the bill.
 
 In: the facts. Out: titles and tables. Nothing here decides anything.
 """
@@ -7,11 +7,11 @@ from rich.table import Table
 
 from db.runs.branches import Share
 from worker.cli.run_tree import Row, rows_of
-from worker.demo.order import Ordered
-from worker.demo.survey import OTHER_QUESTION, QUESTION, Surveyed, Told, amount, count
-from worker.demo.verdict.tables import money, pairs, short, table
-from worker.demo.verdict.verdict import Facts
-from worker.demo.verdict.verdict_story import cost_of, of_bill
+from worker.demo.order import OrderResult
+from worker.demo.summary.checks import Facts
+from worker.demo.summary.story_checks import cost_of, of_bill
+from worker.demo.summary.tables import money, pairs, short, table
+from worker.demo.survey import OTHER_QUESTION, QUESTION, RunSummary, SurveyResult, amount, count
 
 
 def story(facts: Facts) -> list[tuple[str, Table]]:
@@ -26,7 +26,7 @@ def story(facts: Facts) -> list[tuple[str, Table]]:
 
 
 def billed(facts: Facts) -> list[tuple[str, str]]:
-    """The provider's bill against the books; nothing, if nobody wrote one."""
+    """The provider's bill beside the books; empty for the offline rules, which bill nothing."""
     if not facts.priced:
         return []
     agree = "DISAGREE" if of_bill(facts.bill, facts.calls) else "agree"
@@ -42,22 +42,22 @@ def billed(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
-def _runs(surveyed: Surveyed) -> Table:
+def _runs(surveyed: SurveyResult) -> Table:
     shown = table("run", "status", "jobs", "calls", "input", "output", "cost (USD)")
-    for name, told in (("suppliers", surveyed.run), ("its fork", surveyed.branch)):
-        stats = told.stats
+    for name, summary in (("suppliers", surveyed.run), ("its fork", surveyed.branch)):
+        stats = summary.stats
         numbers = (
             *(sum(stats.jobs.values()), stats.calls),
             *(stats.input_tokens, stats.output_tokens),
         )
         counts = (f"{number:,}" for number in numbers)
-        shown.add_row(name, told.run.status, *counts, money(stats.cost))
+        shown.add_row(name, summary.run.status, *counts, money(stats.cost))
     return shown
 
 
-def _graph(told: Told) -> Table:
+def _graph(summary: RunSummary) -> Table:
     shown = table("node", "mode", "status", "tokens", "cost (USD)", "comes after")
-    for row in rows_of(told.graph):
+    for row in rows_of(summary.graph):
         shown.add_row(*_cells(row))
     return shown
 
@@ -70,7 +70,7 @@ def _cells(row: Row) -> list[str]:
     return [name, node.mode, node.status, f"{node.tokens:,}", cost, ", ".join(row.after)]
 
 
-def _fork(surveyed: Surveyed) -> list[tuple[str, str]]:
+def _fork(surveyed: SurveyResult) -> list[tuple[str, str]]:
     dry = surveyed.dry
     return [
         ("forked at", f"{dry.node}, {dry.step}"),
@@ -102,7 +102,7 @@ def _budget(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
-def _order(ordered: Ordered) -> list[tuple[str, str]]:
+def _order(ordered: OrderResult) -> list[tuple[str, str]]:
     first, second = ordered.first, ordered.second
     return [
         ("asked first", f"{first.proposal_text} {first.chosen_option}, then {first.status}"),

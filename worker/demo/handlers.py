@@ -1,9 +1,10 @@
-"""The demo's own handlers, as a user would write them; copied to where its daemons start.
+"""The demo's own handlers, as a user would write them; the demo copies this file to its folder.
 
-`poison` is a job that no try can help, `digest` one whose steps take long enough to be killed in.
-`survey` and `compare` are the nodes of a run: many read a letter each, one compares what they
-found. `order` asks for something that may change before anybody decides. What they really do they
-write down in files, so that one can tell what was done twice.
+`poison` fails on every try. `digest` has steps that last long enough for its daemon to be killed
+during one. `survey` and `compare` are the nodes of a run: several `survey` jobs read a letter each,
+and one `compare` job compares their findings. `order` asks for an approval of something that may
+change before anybody decides. The handlers log what they do in files, outside the database, which
+show whether anything was done twice.
 """
 
 import os
@@ -20,7 +21,7 @@ from pydantic_ai.models import Model
 from jobsworth import Job, handler
 from worker.modes.offline_model import OfflineModel
 
-LEDGER = Path("digest.log")
+READING_LOG = Path("reading.log")
 DIARY = Path("diary.log")
 WANTED = Path("wanted.txt")
 
@@ -31,18 +32,18 @@ reader = Agent(
 
 
 class Indigestible(Exception):
-    """No try can help."""
+    """The error of `poison`."""
 
 
 @handler("poison", failures_max=2)
 async def poison(job: Job, reason: str = "it was made to fail") -> None:
-    """Fail, on every try."""
+    """Fail on every try."""
     raise Indigestible(f"try {job.attempt}: {reason}")
 
 
 @handler("digest")
 async def digest(job: Job, chapters: int = 5, seconds: float = 0.5) -> dict[str, int]:
-    """Read chapter after chapter, each a durable step, and write down which were really read."""
+    """Read one chapter after the other, each in a durable step that also logs it to a file."""
     words = [
         await job.step(f"chapter {number}", _read, str(job.id), number, seconds)
         for number in range(1, chapters + 1)
@@ -61,7 +62,7 @@ async def survey(job: Job, supplier: str, letter: str, question: str) -> str:
 
 @handler("compare")
 async def compare(job: Job, question: str) -> str:
-    """Put together what the jobs before this one found, and have a model answer a question."""
+    """Gather the results of this job's parents, and have a model answer a question about them."""
     findings = await job.step("gather", _gather, dict(await job.parents()))
     answer = await job.agent(
         "compare", reader, question, message_history=_told(findings), model=_model()
@@ -72,7 +73,7 @@ async def compare(job: Job, question: str) -> str:
 
 @handler("order")
 async def order(job: Job, goods: str) -> str:
-    """Order as many crates as are wanted by now, with a yes to exactly that many."""
+    """Order as many crates as are wanted now, after an approval of exactly that number."""
     crates = _wanted()
     many = f"{crates} crates of {goods}"
     return await job.approved_step("order", _note, f"ordered {many}", proposal=f"Order {many}?")
@@ -80,8 +81,8 @@ async def order(job: Job, goods: str) -> str:
 
 def _read(job_id: str, number: int, seconds: float) -> int:
     time.sleep(seconds)
-    with LEDGER.open("a") as ledger:
-        ledger.write(f"{job_id} chapter {number}\n")
+    with READING_LOG.open("a") as log:
+        log.write(f"{job_id} chapter {number}\n")
     return 100 * number
 
 
@@ -93,7 +94,7 @@ def _gather(results: Mapping[str, Any]) -> list[str]:
 
 
 def _quotes(text: str) -> list[str]:
-    """What is quoted in a finding, or all of it."""
+    """The quotations in a finding; the whole finding where it quotes nothing."""
     return re.findall("“(.+?)”", text) or [text]
 
 
@@ -108,7 +109,7 @@ def _note(line: str) -> str:
 
 
 def _model() -> Model | None:
-    """The daemon's own model; the offline one serves the shipped modes, unless it is named."""
+    """None: the daemon's own model. A daemon without one gets the offline model explicitly."""
     if os.environ.get("JOBSWORTH_MODEL", "offline") != "offline":
         return None
     return OfflineModel()

@@ -1,6 +1,7 @@
-"""The summary at the end, for people.
+"""The summary that the demo prints.
 
-In: the facts and the problems. Out: tables and a verdict. Nothing here decides anything.
+In: the facts and the problems. Out: tables, the problems, and a closing line. Nothing here decides
+anything.
 """
 
 from collections import Counter, defaultdict
@@ -11,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from db.money.ledger import UsageBy
-from worker.demo.verdict.report_story import billed, story
-from worker.demo.verdict.tables import money, pairs, short, table
-from worker.demo.verdict.verdict import Facts
+from worker.demo.summary.checks import Facts
+from worker.demo.summary.story_report import billed, story
+from worker.demo.summary.tables import money, pairs, short, table
+from worker.demo.survey import count
 
 HITS_SHOWN = 3
 
@@ -38,15 +40,15 @@ def print_report(console: Console, facts: Facts, problems: Sequence[str]) -> Non
     for problem in problems:
         console.print(Text(f"✗ {problem}", style="red"))
     if problems:
-        console.print(
-            Text(f"\n{len(problems)} things are not as they should be.", style="bold red")
-        )
+        console.print(Text(f"\n{count(len(problems), 'check')} failed.", style="bold red"))
     else:
         console.print(Text("Everything is as the inbox expects.", style="bold green"))
-        console.print("Next: a job of your own, in README.md; or look around, with --keep.")
+        console.print(
+            "Next: write a job of your own (README.md), or run it with --keep and look around."
+        )
 
 
-# rich fills lines up with blanks: in a file they are only in the way.
+# rich pads lines with blanks; in a file they are of no use.
 def _print(console: Console, shown: Table) -> None:
     if console.is_terminal:
         console.print(shown)
@@ -114,7 +116,7 @@ def _kill(facts: Facts) -> list[tuple[str, str]]:
     return [
         ("killed with SIGKILL", kill.daemon),
         ("jobs it was running", str(kill.held)),
-        ("of these rescued, and run again", str(kill.ran_again)),
+        ("rescued jobs that ran again", str(kill.ran_again)),
         ("seconds until they ran again", " to ".join(times) or "-"),
         ("recorded steps not done again", str(kill.steps_kept)),
         ("recorded steps done again", str(len(kill.steps_repeated))),

@@ -1,0 +1,1 @@
+"""The demo's checks at its end, and the summary it prints."""

@@ -1,1 +1,0 @@
-"""What the demo checks at its end, and the summary it prints."""
