@@ -9,7 +9,6 @@ from typing import LiteralString, TypeVar
 from uuid import UUID
 
 import anyio
-import anyio.to_thread
 import pytest
 
 from db.errors import Refused

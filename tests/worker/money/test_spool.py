@@ -12,7 +12,6 @@ from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import anyio
-import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
