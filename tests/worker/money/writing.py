@@ -8,7 +8,6 @@ from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import anyio
-import anyio.to_thread
 import pytest
 
 from db.fence import Lease
