@@ -252,7 +252,7 @@ async def test_what_was_due_for_a_webhook_that_is_gone_is_given_up(
     await ask(conn)
     await execute(conn, "delete from jobsworth.webhooks")
     await send(database)
-    assert "not active" in (await outbox(conn))[0]["last_error"]
+    assert "no longer active" in (await outbox(conn))[0]["last_error"]
 
 
 async def test_two_workers_do_not_send_the_same(

@@ -108,16 +108,14 @@ async def test_upkeep_goes_on_after_an_error(api: JobApi) -> None:
     await api.database.execute(DUE_NOW)
     await api.database.execute(AGE_WORKERS)
     dead_for_long = RESCUE_SECONDS + 1
-    async with (
-        Database(api.url, pool_min=1, pool_max=1, acquire_seconds=0.02) as scarce,
-        scarce.connection(),
-        upkeep(api, database=scarce, unbroken_seconds=dead_for_long) as kept,
-    ):
-        await until(partial(_refused, scarce, 10))
-        await scarce.pool.resize(1, 2)
-        await until(status_is(api, job_id, JobStatus.QUEUED))
-        await until(status_is(api, lease.job_id, JobStatus.QUEUED))
-        await woken(kept)
+    async with Database(api.url, pool_min=1, pool_max=1) as scarce, scarce.connection():
+        scarce.pool.timeout = 0.02
+        async with upkeep(api, database=scarce, unbroken_seconds=dead_for_long) as kept:
+            await until(partial(_refused, scarce, 10))
+            await scarce.pool.resize(1, 2)
+            await until(status_is(api, job_id, JobStatus.QUEUED))
+            await until(status_is(api, lease.job_id, JobStatus.QUEUED))
+            await woken(kept)
 
 
 async def test_a_part_that_moved_jobs_wakes_whom_it_names_and_an_idle_one_wakes_nobody() -> None:

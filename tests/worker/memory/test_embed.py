@@ -230,10 +230,12 @@ async def test_the_loop_outlives_an_embedder_that_is_down(
 async def test_the_loop_outlives_a_database_that_is_away(
     database_url: str, conn: Connection
 ) -> None:
-    async with Database(database_url, pool_min=1, pool_max=1, acquire_seconds=0.05) as scarce:
-        async with scarce.connection(), running(scarce, HashingEmbedder()) as logs:
-            await put(conn, "a")
-            await until(lambda: _acquires(scarce, 2))
+    async with Database(database_url, pool_min=1, pool_max=1) as scarce:
+        async with scarce.connection():
+            scarce.pool.timeout = 0.05
+            async with running(scarce, HashingEmbedder()) as logs:
+                await put(conn, "a")
+                await until(lambda: _acquires(scarce, 2))
         assert await remembered(conn) == []
         assert named(logs, events.EMBEDDER_FAILED) == []
         async with running(scarce, HashingEmbedder()):

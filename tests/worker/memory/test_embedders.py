@@ -209,7 +209,7 @@ NUMBERS: list[Any] = [0.5] * DIMENSIONS
         (SERVER_ERROR, "answered 500: internal error"),
         (Fault(404, message="no such model"), "answered 404: no such model"),
         (CUT, "cannot be reached"),
-        (MALFORMED, "no JSON"),
+        (MALFORMED, "invalid JSON"),
         (wrong_dimensions(8), "vectors of 8 numbers, not 64; set JOBSWORTH_EMBEDDER_DIMENSIONS=8"),
         (edited(data=[]), "0 embeddings for 1 texts"),
         (edited(data=None), "without a list"),
@@ -217,10 +217,10 @@ NUMBERS: list[Any] = [0.5] * DIMENSIONS
         (Fault(edit=lambda _: None), "without a list"),
         (embedding(NUMBERS, index=1), "1 embeddings for 1 texts"),
         (embedding(NUMBERS, index="x"), "without a list"),
-        (embedding([*NUMBERS[1:], "x"]), "no number"),
-        (embedding([*NUMBERS[1:], None]), "no number"),
-        (embedding([*NUMBERS[1:], math.nan]), "no number"),
-        (embedding([*NUMBERS[1:], math.inf]), "no number"),
+        (embedding([*NUMBERS[1:], "x"]), "not a finite number"),
+        (embedding([*NUMBERS[1:], None]), "not a finite number"),
+        (embedding([*NUMBERS[1:], math.nan]), "not a finite number"),
+        (embedding([*NUMBERS[1:], math.inf]), "not a finite number"),
     ],
 )
 async def test_whatever_is_not_an_answer_is_an_error_that_says_so(
