@@ -29,7 +29,6 @@ LONG = {
     "worker/job.py": "the job's methods, one class that handlers see",
     "worker/settings.py": "one line for each setting, and how a bad one is told",
     "worker/daemon/daemon.py": "the order in which the parts start and end",
-    "worker/cli/app.py": "the list of commands with their help",
 }
 # What takes a second to load, and is loaded with the first job of an agent.
 OF_AGENTS = ["pydantic_ai", "openai", "anthropic", "genai_prices"]
@@ -165,7 +164,7 @@ def test_the_command_line_does_not_load_what_only_a_daemon_needs() -> None:
         "worker.modes",
     ]
     _assert_not_loaded("worker.cli", heavy)
-    _assert_not_loaded("worker.cli.doctor", ["worker.modes", *OF_AGENTS])
+    _assert_not_loaded("worker.cli.installation.doctor", ["worker.modes", *OF_AGENTS])
 
 
 def test_a_daemon_does_not_load_what_an_endpoint_an_embedder_or_a_migration_needs() -> None:

@@ -1,6 +1,6 @@
 """Does the symlink `current` on this machine say what the books say?
 
-Stage: `jobsworth deployments` and `jobsworth doctor`; never while deploying.
+Stage: `jobsworth deployment list` and `jobsworth doctor`; never while deploying.
 In: the states of the environments, the releases directory, this host's name. Out: one sentence for
 each environment where the two differ.
 Invariant: only what this machine can know: nothing about releases of other hosts, and nothing while
