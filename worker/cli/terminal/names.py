@@ -29,14 +29,14 @@ def jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
     """Ids of jobs: those that begin or end with the word, or the newest."""
     from db.diagnosis import lookup
 
-    return _complete(lambda conn: _ids(conn, lookup.JOBS, incomplete), incomplete, ends=True)
+    return _complete(lambda conn: _ids(conn, lookup.JOBS, incomplete), incomplete, ids=True)
 
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of runs: those that begin or end with the word, or the newest."""
     from db.diagnosis import lookup
 
-    return _complete(lambda conn: _ids(conn, lookup.RUNS, incomplete), incomplete, ends=True)
+    return _complete(lambda conn: _ids(conn, lookup.RUNS, incomplete), incomplete, ids=True)
 
 
 def approvals(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -50,7 +50,7 @@ def approvals(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
         pending = await approvals.get_pending(conn, SHOWN_MAX)
         return [(str(each.id), each.proposal_text) for each in pending]
 
-    return _complete(read, incomplete, ends=True)
+    return _complete(read, incomplete, ids=True)
 
 
 def queues(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -120,7 +120,7 @@ def webhooks(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     async def read(conn: "Connection") -> Named:
         return [(str(each.id), each.url) for each in await webhooks.list_webhooks(conn)]
 
-    return _complete(read, incomplete, ends=True)
+    return _complete(read, incomplete, ids=True)
 
 
 def dead_deliveries(
@@ -133,7 +133,7 @@ def dead_deliveries(
         found = await webhooks.deliveries(conn, SHOWN_MAX, dead_only=True)
         return [(str(each.id), each.event) for each in found]
 
-    return _complete(read, incomplete, ends=True)
+    return _complete(read, incomplete, ids=True)
 
 
 async def _ids(conn: "Connection", table: Any, incomplete: str) -> Named:
@@ -147,14 +147,19 @@ async def _ids(conn: "Connection", table: Any, incomplete: str) -> Named:
 
 
 def _complete(
-    read: Callable[["Connection"], Awaitable[Named]], incomplete: str, *, ends: bool = False
+    read: Callable[["Connection"], Awaitable[Named]], incomplete: str, *, ids: bool = False
 ) -> list[CompletionItem]:
-    """The values that begin with the word (with `ends`, also those that end with it)."""
+    """The values that begin with the word; of `ids`, also those that end with it."""
     from worker.cli.terminal.database import ask_quickly
 
-    word = incomplete.lower() if ends else incomplete
+    fits = _id_fits if ids else str.startswith
     return [
         CompletionItem(value, help=" ".join(words.split())[:WORDS_MAX])
         for value, words in ask_quickly(read, SECONDS) or ()
-        if value.startswith(word) or (ends and word and value.endswith(word))
+        if fits(value, incomplete)
     ]
+
+
+def _id_fits(value: str, word: str) -> bool:
+    digits, typed = value.replace("-", ""), word.replace("-", "").lower()
+    return digits.startswith(typed) or digits.endswith(typed)
