@@ -35,7 +35,7 @@ async def summarise(job: Job, text: str, sentences: int = 2, publish: bool = Fal
     summary = await job.step("pick", pick_sentences, text, sentences)
 
     # Asking parks the job: no slot, no connection, until a person has decided
-    # (`jobsworth approvals`, `jobsworth approve …`). What is shown is what is decided on.
+    # (`jobsworth approval list`, `jobsworth approve …`). What is shown is what is decided on.
     if publish and not (await job.ask("Publish this summary?", shows=summary)).approved:
         return "not published"
 
@@ -43,7 +43,9 @@ async def summarise(job: Job, text: str, sentences: int = 2, publish: bool = Fal
     if job.thread_id is not None:
         job.say(summary)
     job.save("summary.txt", summary)
-    job.remember(summary, kind="summary")  # embedded after the job; `jobsworth search` finds it
+    job.remember(
+        summary, kind="summary"
+    )  # embedded after the job; `jobsworth memory search` finds it
     return summary
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.command import run, run_one_job_of_each_mode, surroundings, write_handlers
 from tests.interpreters import VERSIONS, find_interpreters, make_environment
 from tests.support import ROOT
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 INTERPRETERS = find_interpreters()
 NEWEST = list(INTERPRETERS)[-1]

@@ -87,7 +87,7 @@ def test_the_first_job_is_done_and_the_second_waits_for_you(
     assert "jobsworth approve" in why.stdout
 
     approval_id = conn.execute("select id from jobsworth.approvals").fetchall()[0]["id"]
-    asked = run_cli("approvals", url=database_url)
+    asked = run_cli("approval", url=database_url)
     assert "Really greet Bob 5 times?" in asked.stdout
     approved = run_cli("approve", str(approval_id), url=database_url)
     assert approved.returncode == 0, approved.stderr
@@ -96,7 +96,7 @@ def test_the_first_job_is_done_and_the_second_waits_for_you(
     assert jobs()[1]["result"] == ("Hello, Bob! " * 5).strip()
 
     def remembered() -> bool:
-        found = run_cli("search", "hello ada", url=database_url)
+        found = run_cli("memory", "search", "hello ada", url=database_url)
         return "Hello, Ada!" in found.stdout
 
     until_sync(remembered, 20)
@@ -135,7 +135,7 @@ def test_an_agent_of_your_own_is_durable_metered_and_approvable_as_pasted(
         approval = until_sync(lambda: conn.execute(OPEN_APPROVAL).fetchone(), 60)
         assert (approval or {})["proposal_text"] == 'Let draft call publish({"text":"Tea."})?'
         assert run_cli("approve", str((approval or {})["id"]), url=database_url).returncode == 0
-        assert run_cli("job", job_id, url=database_url).returncode == 0
+        assert run_cli("job", "show", job_id, url=database_url).returncode == 0
         until_sync(lambda: conn.execute(ALL_JOBS).fetchall()[0]["status"] == "done", 60)
         assert conn.execute(ALL_JOBS).fetchall()[0]["result"] == "published"
         spent = run_cli(*shlex.split(ledger)[1:], url=database_url).stdout

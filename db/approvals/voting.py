@@ -24,7 +24,7 @@ from db.errors import Conflict, InvalidInput, translated
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
 from db.schema import DEFAULT_SCHEMA, render
 
-HOW_TO_LIST = "list the open ones: jobsworth approvals"
+HOW_TO_LIST = "list the open ones: jobsworth approval list"
 
 
 class ApprovalStatus(StrEnum):

@@ -206,7 +206,7 @@ async def retry(conn: Connection, delivery_id: UUID | None = None) -> int:
     tried = await execute(conn, RETRY, {"id": delivery_id})
     if delivery_id is not None and not tried:
         raise NotFound(
-            f"no delivery {delivery_id} was given up", "list them: jobsworth webhook deliveries"
+            f"no delivery {delivery_id} was given up", "list them: jobsworth delivery list"
         )
     return tried
 

@@ -143,7 +143,7 @@ async def create(
                 f"environment {environment} is busy: deployment {unfinished.id} of "
                 f"{unfinished.sha[:12]} is {unfinished.status}"
                 + (f" (job {unfinished.job_id})" if unfinished.job_id else ""),
-                "wait until that one ends; list them: jobsworth deployments",
+                "wait until that one ends; list them: jobsworth deployment list",
             )
         # It ended between our insert and our look.
     raise Conflict(f"environment {environment} is taken again and again", "try again")
@@ -352,4 +352,6 @@ def _fence(lease: Lease | None) -> dict[str, Any]:
 
 
 def _not_found(deployment_id: UUID) -> NotFound:
-    return NotFound(f"there is no deployment {deployment_id}", "list them: jobsworth deployments")
+    return NotFound(
+        f"there is no deployment {deployment_id}", "list them: jobsworth deployment list"
+    )

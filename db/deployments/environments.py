@@ -140,7 +140,7 @@ async def find_rollback(
         raise NotFound(
             f"nothing was ever healthy in environment {environment!r}, so there is nothing to go "
             "back to",
-            f"deploy something: jobsworth deploy {environment} SHA",
+            f"deploy something: jobsworth deployment start {environment} SHA",
         )
     origin = live.rollback_to or live.id
     values = {"environment": environment, "team_id": team_id, "origin": origin}
@@ -153,12 +153,12 @@ async def find_rollback(
         what = "no deployment before it" if to == PREVIOUS else f"no deployment of {to}"
         raise NotFound(
             f"environment {environment!r} runs {live.sha[:12]}, and {what} was healthy there",
-            f"choose one: jobsworth deployments --environment {environment}",
+            f"choose one: jobsworth deployment list --environment {environment}",
         )
     if target_id == origin:
         raise Conflict(
             f"environment {environment!r} runs {live.sha[:12]} already (deployment {live.id})",
-            f"choose another: jobsworth deployments --environment {environment}",
+            f"choose another: jobsworth deployment list --environment {environment}",
         )
     return RollbackTarget(live=live, target=await deployments.get_by_id(conn, target_id))
 

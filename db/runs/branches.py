@@ -255,7 +255,7 @@ async def get_by_run(conn: Connection, run_id: UUID) -> Branch:
     """Where a run was forked off. Raises `NotFound` if it was not."""
     found = await fetch_one(conn, BRANCH, {"run_id": run_id}, Branch)
     if found is None:
-        raise NotFound(f"run {run_id} is no branch of another", "list runs: jobsworth runs")
+        raise NotFound(f"run {run_id} is no branch of another", "list runs: jobsworth run list")
     return found
 
 

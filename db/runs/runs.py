@@ -398,4 +398,4 @@ async def delete(conn: AsyncConnection[Any], run_id: UUID) -> None:
 
 
 def _not_found(run_id: UUID) -> NotFound:
-    return NotFound(f"there is no run {run_id}", "list runs: jobsworth runs")
+    return NotFound(f"there is no run {run_id}", "list runs: jobsworth run list")

@@ -23,7 +23,7 @@ from db.schema import DEFAULT_SCHEMA
 from db.server.embedded import Embedded
 from tests.schema_dump import dump, dump_without_books
 from tests.support import ROOT, connect, environment
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 NEXT = f"{int(HEAD) + 1:04}"
 

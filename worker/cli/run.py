@@ -1,26 +1,21 @@
 """One run of the command line, from its arguments to its exit code.
 
-In: arguments. Out: an exit code, and for whatever went wrong one short explanation on stderr.
-Invariant: a traceback is shown only to someone who asked for it (`--traceback`).
+In: arguments. Out: an exit code; whatever went wrong is explained on stderr, in words or, with
+`--json`, as one JSON document in one line. Invariant: a traceback is shown only with `--traceback`.
 """
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import TextIOWrapper
 
-from worker.cli.exit_codes import ExitCode, exit_code_of
-from worker.cli.output import OutputClosed, clean
+import click
 
-
-@dataclass
-class RunOptions:
-    """What stands before the command; filled while the arguments are read."""
-
-    traceback: bool = False
+from worker.cli.program import Program, RunOptions
+from worker.cli.terminal import problems
+from worker.cli.terminal.exit_codes import ExitCode
+from worker.cli.terminal.output import OutputClosed, clean
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -30,56 +25,32 @@ def run(arguments: Sequence[str] | None = None) -> int:
     _write_any_character()
     try:
         return _run(arguments, options)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         return ExitCode.INTERRUPTED
     except OutputClosed:
         _drop_output()
         return ExitCode.PIPE_CLOSED
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return ExitCode.BAD_INPUT
     except Exception as error:
         if options.traceback:
             traceback.print_exc()
-        else:
-            explain(error, arguments)
-        return exit_code_of(error)
-
-
-def explain(error: Exception, arguments: Sequence[str] = ()) -> None:
-    """Say on stderr what is wrong, and after an arrow what to do about it."""
-    from db.errors import READ_ONLY, DatabaseError, JobsworthError
-    from worker.settings import SettingsError
-
-    match error:
-        case DatabaseError() if error.sqlstate == READ_ONLY:
-            lines = [
-                f"error: the database is read-only: {error.message}",
-                "  → connect to the primary (target_session_attrs=read-write)",
-            ]
-        case SettingsError():
-            lines = [f"error: {problem}" for problem in error.problems]
-            lines.append("  → jobsworth doctor --settings lists them all")
-        case JobsworthError():
-            lines = [f"error: {error.message}"]
-            if error.remedy:
-                lines.append(f"  → {error.remedy}")
-        case _:
-            lines = [
-                f"error: {type(error).__name__}: {error}",
-                "  → this is a mistake in Jobsworth; for its traceback: "
-                f"jobsworth --traceback {shlex.join(arguments)}",
-            ]
-    print(clean("\n".join(lines)), file=sys.stderr)
+            return problems.exit_code_of(error)
+        problem = problems.explain(error, arguments)
+        told = problem.as_json() if problems.wants_json(arguments) else problem.as_text()
+        print(clean(told), file=sys.stderr)
+        return problem.exit_code
 
 
 def _run(arguments: list[str], options: RunOptions) -> int:
-    from worker.cli.app import app
-
     try:
-        app(arguments, prog_name="jobsworth", obj=options)
-    except SystemExit as ended:
-        return _number(ended.code)
+        code = Program().main(arguments, "jobsworth", standalone_mode=False, obj=options)
+    except SystemExit as ended:  # the end of a completion
+        code = ended.code
     finally:
         _flush()
-    return ExitCode.OK
+    return _number(code)
 
 
 def _number(code: object) -> int:
@@ -95,13 +66,13 @@ def _flush() -> None:
         raise OutputClosed from None
 
 
-# The interpreter flushes once more when it ends, and would complain of the closed pipe.
+# The interpreter flushes stdout once more at its end, and would complain of the closed pipe.
 def _drop_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
 
 
-# A terminal that knows only ASCII gets \u2713 for a tick, not an error.
+# A terminal that knows only ASCII shows \u2713 for a tick instead of failing.
 def _write_any_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

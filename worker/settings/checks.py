@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from worker.approvals.webhook_signature import keys
 
@@ -125,6 +126,7 @@ Folder = Annotated[Path, AfterValidator(_absolute), Words("a folder")]
 File = Annotated[Path | None, AfterValidator(_absolute), Words("a file")]
 Modules = Annotated[
     tuple[str, ...],
+    NoDecode,
     BeforeValidator(_split),
     AfterValidator(_module_names),
     Words("module names with commas between"),
@@ -138,11 +140,13 @@ ModelName = Annotated[
 ]
 Queues = Annotated[
     tuple[str, ...] | None,
+    NoDecode,
     BeforeValidator(_split),
     Words("queue names with commas between"),
 ]
 Hosts = Annotated[
     tuple[str, ...],
+    NoDecode,
     BeforeValidator(_split),
     AfterValidator(_host_names),
     Words("host names with commas between, with a port or for all of them"),

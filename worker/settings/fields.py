@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.settings.checks import (
     ConnectionString,
@@ -29,13 +30,8 @@ from worker.settings.checks import (
 )
 
 PREFIX = "JOBSWORTH_"
-# Pydantic models have a method `schema`, so that field has another name than its variable.
-ENV_NAMES = {"schema_name": PREFIX + "SCHEMA"}
-
-
-def env_name(field_name: str) -> str:
-    """The environment variable that sets a field of `Settings`."""
-    return ENV_NAMES.get(field_name, PREFIX + field_name.upper())
+# Pydantic models have a method `schema`, so the field of this variable has another name.
+SCHEMA_VARIABLE = PREFIX + "SCHEMA"
 
 
 def _deploy_file_here() -> Path | None:
@@ -51,10 +47,18 @@ def _releases_below(validated: dict[str, Any]) -> Path:
     return cast("Path", validated["data_dir"]) / "releases"
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """Everything that can be set. Below `worker/daemon`, pass values, not this object."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        validate_default=False,
+    )
 
     database_url: ConnectionString = Field(
         None,
@@ -68,6 +72,7 @@ class Settings(BaseModel):
     )
     schema_name: SchemaName = Field(
         "jobsworth",
+        validation_alias=SCHEMA_VARIABLE,
         pattern=r"^[a-z_][a-z0-9_]{0,40}$",
         description="the database schema of this installation; several can share a database",
     )
@@ -242,3 +247,9 @@ class Settings(BaseModel):
         le=1_000_000,
         description="most lines of ended attempts; failed and lost ones are always logged",
     )
+
+
+def env_name(field_name: str) -> str:
+    """The environment variable that sets a field of `Settings`."""
+    alias = Settings.model_fields[field_name].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + field_name.upper()

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from worker.settings.checks import Words
-from worker.settings.fields import PREFIX, Settings, env_name
+from worker.settings.fields import PREFIX, SCHEMA_VARIABLE, Settings, env_name
 
 # A container platform sets JOBSWORTH_PORT=tcp://… and JOBSWORTH_SERVICE_HOST for a Service named
 # jobsworth, and the fault tests set variables of their own. Neither are settings.
@@ -108,10 +108,11 @@ def invalid_values(error: ValidationError) -> Iterator[Problem]:
 
 
 def _invalid_value(details: ErrorDetails) -> Problem:
-    name = str(details["loc"][0])
+    given = str(details["loc"][0])
+    name = "schema_name" if given == SCHEMA_VARIABLE else given
     field = Settings.model_fields.get(name)
     if field is None:
-        return Problem(name, None, "no such setting", "see `jobsworth doctor` for their names")
+        return Problem(given, None, "no such setting", "see `jobsworth doctor` for their names")
     default = _default_words(name, field)
     return Problem(
         env_name(name),

@@ -51,7 +51,7 @@ class StepChanged(Fail):
         if inherited:
             job = state.job
             changed = f"step {name!r}, recorded before the fork, is met with another input"
-            at = f"jobsworth fork {job.run_id} --node {job.node} --at {name}"
+            at = f"jobsworth run fork {job.run_id} --node {job.node} --at {name}"
             remedy = f"fork at that step ({at}), or {remedy}"
         super().__init__(f"{changed} ({remedy})")
 

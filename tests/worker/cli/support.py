@@ -14,28 +14,37 @@ from typing import Any
 
 from tests.support import connect, environment, run_cli
 
-# Nobody listens there.
+# No server listens at this port.
 NOBODY = "postgresql://ann:secret@127.0.0.1:1/shop"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def cli_json(url: str, *args: str, code: int = 0, env: Mapping[str, str] | None = None) -> Any:
+def cli_json(
+    url: str,
+    *args: str,
+    code: int = 0,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+) -> Any:
     """The document that `jobsworth *args --json` prints; it must end with `code`."""
-    ended = run_cli(*args, "--json", url=url, env=env)
+    ended = run_cli(*args, "--json", url=url, env=env, stdin=stdin)
     assert ended.returncode == code, ended.stderr
     return json.loads(ended.stdout)
 
 
-def run_in_terminal(*args: str, url: str, columns: int) -> str:
-    """What a person sees on a terminal of that width, escape sequences included."""
+def run_in_terminal(
+    *args: str, url: str, columns: int, env: Mapping[str, str] | None = None
+) -> str:
+    """Everything written to stdout on a terminal of that width, escape sequences included."""
     person, program = pty.openpty()
     fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    env = environment(url, {"TERM": "xterm-256color"})
-    env.pop("NO_COLOR", None)
-    env.pop("COLUMNS", None)
+    surroundings = environment(url, {"TERM": "xterm-256color"})
+    surroundings.pop("NO_COLOR", None)
+    surroundings.pop("COLUMNS", None)
+    surroundings |= env or {}
     process = subprocess.Popen(
         [sys.executable, "-m", "worker.cli", *args],
-        env=env,
+        env=surroundings,
         stdin=program,
         stdout=program,
         stderr=subprocess.DEVNULL,
@@ -51,34 +60,29 @@ def run_in_terminal(*args: str, url: str, columns: int) -> str:
 
 
 def plain(seen: str) -> str:
-    """What is seen, without colours."""
+    """The same text without escape sequences."""
     return ANSI.sub("", seen)
 
 
 def insert_job(url: str, job_id: str | None = None, **columns: Any) -> str:
-    """A job by plain SQL; returns its id."""
+    """Insert a job by plain SQL and return its id."""
     values: dict[str, Any] = {"mode": "greet", **columns}
     if job_id is not None:
         values["id"] = job_id
-    names = ", ".join(values)
-    places = ", ".join(f"%({name})s" for name in values)
-    with connect(url) as conn:
-        row = conn.execute(
-            f"insert into jobsworth.reactive_jobs ({names}) values ({places}) returning id",  # type: ignore[arg-type]
-            values,
-        ).fetchone()
-    assert row is not None
-    return str(row["id"])
+    return _insert(url, "reactive_jobs", values)
 
 
 def insert_approval(url: str, **columns: Any) -> str:
-    """An open approval by plain SQL; returns its id."""
-    values: dict[str, Any] = {"proposal_text": "May I?", "shown_hash": "0", **columns}
+    """Insert an open approval by plain SQL and return its id."""
+    return _insert(url, "approvals", {"proposal_text": "May I?", "shown_hash": "0", **columns})
+
+
+def _insert(url: str, table: str, values: dict[str, Any]) -> str:
     names = ", ".join(values)
     places = ", ".join(f"%({name})s" for name in values)
     with connect(url) as conn:
         row = conn.execute(
-            f"insert into jobsworth.approvals ({names}) values ({places}) returning id",  # type: ignore[arg-type]
+            f"insert into jobsworth.{table} ({names}) values ({places}) returning id",  # type: ignore[arg-type]
             values,
         ).fetchone()
     assert row is not None

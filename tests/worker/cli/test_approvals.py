@@ -1,4 +1,4 @@
-"""`jobsworth approvals, approve, reject` where more than one yes, an edit or a successor is due."""
+"""`jobsworth approval` where several votes, an edit or a replacement are involved."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_approval
 
 
-def test_votes_deadline_and_who_asked_are_shown(database_url: str) -> None:
+def test_an_approval_shows_its_votes_its_deadline_and_its_asker(database_url: str) -> None:
     approval_id = insert_approval(
         database_url,
         votes_needed=2,
@@ -17,16 +17,16 @@ def test_votes_deadline_and_who_asked_are_shown(database_url: str) -> None:
     )
     first = run_cli("approve", approval_id, "--by", "ann", url=database_url)
     assert "is pending" in first.stdout
-    assert "it needs 2 in all" in first.stdout
+    assert "2 are needed in all" in first.stdout
     again = run_cli("approve", approval_id, "--by", "ann", url=database_url)
     assert again.returncode != 0
     assert "you have said yes already" in again.stderr
     asker = run_cli("approve", approval_id, "--by", "bot", url=database_url)
     assert "cannot say yes" in asker.stderr
-    shown = run_cli("approvals", approval_id, url=database_url).stdout
+    shown = run_cli("approval", "show", approval_id, url=database_url).stdout
     for words in ("then: escalate", "2 needed for the same option", "approve, by ann", "bot"):
         assert words in shown
-    whole = cli_json(database_url, "approvals", approval_id)
+    whole = cli_json(database_url, "approval", "show", approval_id)
     assert [vote["decided_by"] for vote in whole["votes"]] == ["ann"]
 
 
@@ -36,13 +36,13 @@ def test_an_edit_is_given_as_json_or_as_a_file(database_url: str, tmp_path: obje
         file.write('{"to": ["ann"]}')
     for edit, document in ((f"@{path}", {"to": ["ann"]}), ("7", 7)):
         approval_id = insert_approval(database_url, editable=True, shown='{"to": "all"}')
-        shown = run_cli("approvals", approval_id, url=database_url).stdout
-        assert "yes: approve it with --edit" in shown
+        shown = run_cli("approval", "show", approval_id, url=database_url).stdout
+        assert "jobsworth approve … --edit JSON" in shown
         decided = cli_json(database_url, "approve", approval_id, "--edit", edit)
         assert decided["approval"]["edited"] == document
 
 
-def test_an_edit_that_is_none_is_refused_in_one_line(database_url: str) -> None:
+def test_a_wrong_edit_is_refused_in_one_line(database_url: str) -> None:
     fixed = insert_approval(database_url)
     for edit, reason in (
         ("{", "is not JSON"),
@@ -56,12 +56,12 @@ def test_an_edit_that_is_none_is_refused_in_one_line(database_url: str) -> None:
         assert "Traceback" not in ended.stderr
 
 
-def test_a_yes_is_for_what_its_person_has_seen(database_url: str) -> None:
+def test_a_yes_counts_only_for_the_document_that_was_seen(database_url: str) -> None:
     first = shown_hash("May I?", ("approve", "reject"), {"to": 1})
     approval_id = insert_approval(
         database_url, editable=True, votes_needed=2, shown='{"to": 1}', shown_hash=first
     )
-    shown = run_cli("approvals", approval_id, url=database_url)
+    shown = run_cli("approval", "show", approval_id, url=database_url)
     assert first in shown.stdout
     assert f"--seen {first[:12]}" in shown.stderr
     run_cli("approve", approval_id, "--edit", "7", "--by", "ann", url=database_url)
@@ -73,12 +73,12 @@ def test_a_yes_is_for_what_its_person_has_seen(database_url: str) -> None:
         ended = run_cli("approve", approval_id, "--by", "bob", *seen, url=database_url)
         assert ended.returncode != 0
         assert reason in ended.stderr
-    now = cli_json(database_url, "approvals", approval_id)["edited_hash"]
+    now = cli_json(database_url, "approval", "show", approval_id)["edited_hash"]
     agreed = run_cli("approve", approval_id, "--by", "bob", "--seen", now[:12], url=database_url)
     assert "is approved" in agreed.stdout
 
 
-def test_what_replaced_it_what_changed_and_who_used_it_are_shown(database_url: str) -> None:
+def test_an_approval_shows_its_replacement_its_difference_and_its_use(database_url: str) -> None:
     old = insert_approval(database_url)
     new = insert_approval(
         database_url,
@@ -96,9 +96,9 @@ def test_what_replaced_it_what_changed_and_who_used_it_are_shown(database_url: s
             " closed_at = now() where id = %s",
             [new, old],
         )
-    assert new in run_cli("approvals", old, url=database_url).stdout
+    assert new in run_cli("approval", "show", old, url=database_url).stdout
     late = run_cli("approve", old, url=database_url)
-    assert f"see what: jobsworth approvals {new}" in late.stderr
-    shown = run_cli("approvals", new, url=database_url).stdout
+    assert f"see it: jobsworth approval show {new}" in late.stderr
+    shown = run_cli("approval", "show", new, url=database_url).stdout
     for words in (old, "+May we?", "step ship"):
         assert words in shown

@@ -1,4 +1,4 @@
-"""What a user can get wrong: each ends in a message that names the thing and the remedy."""
+"""Mistakes of users: each ends in a message with the thing and the remedy."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import connect, run_cli
 from tests.worker.cli.support import NOBODY, insert_approval, insert_job
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 JOBS = "select count(*) as jobs from jobsworth.reactive_jobs"
 
@@ -44,21 +44,21 @@ REFUSED = {
     "no thread": (["enqueue", "greet", "--thread", "mine"], "", ["--thread 'mine'", "UUID"]),
     "failures": (["enqueue", "greet", "--failures-max", "0"], "", ["failures_max 0"]),
     "timeout": (["enqueue", "greet", "--timeout", "0"], "", ["timeout_seconds"]),
-    "short id": (["why", "01a2"], "", ["too short", "first 6"]),
-    "no id": (["job", "the-last-one"], "", ["not the id of a job", "jobsworth jobs"]),
-    "long id": (["job", "0" * 33], "", ["not the id of a job"]),
-    "no status": (["jobs", "--status", "lost"], "", ["'lost' is not one of", "'queued'"]),
-    "limit": (["jobs", "--limit", "100000"], "", ["--limit", "1000"]),
+    "short id": (["why", "01a2"], "", ["too short", "at least 6 digits"]),
+    "no id": (["job", "show", "the-last-one"], "", ["not the id of a job", "jobsworth job list"]),
+    "long id": (["job", "show", "0" * 33], "", ["not the id of a job"]),
+    "no status": (["jobs", "--status", "lost"], "", ["'lost' is not one of", "queued"]),
+    "limit": (["jobs", "--limit", "100000"], "", ["--limit", "from 1 to 1,000"]),
     "since": (["ledger", "--since", "once"], "", ["--since 'once'", "7d"]),
-    "no text": (["search", " "], "", ["is empty"]),
-    "no environment": (["deploy", "", "abc"], "", ["ENVIRONMENT ''"]),
+    "no text": (["memory", "search", " "], "", ["is empty"]),
+    "no environment": (["deployment", "start", "", "abc"], "", ["ENVIRONMENT ''"]),
     "watch as JSON": (["status", "--watch", "--json"], "", ["--watch and --json"]),
     "revision": (["migrate", "--to", "0815"], "", ["no revision '0815'", "head, base or one of"]),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_refused_before_the_database_is_asked(case: str) -> None:
+def test_a_wrong_value_is_refused_before_the_database_is_asked(case: str) -> None:
     args, stdin, words = REFUSED[case]
     ended = run_cli(*args, url=NOBODY, stdin=stdin)
     assert ended.returncode == ExitCode.BAD_INPUT, ended.stderr
@@ -90,9 +90,12 @@ def test_the_payload_limit_is_a_setting() -> None:
     assert "at most 1,000 are allowed" in ended.stderr
 
 
-@pytest.mark.parametrize("command", ["why", "job", "cancel", "retry", "approve", "reject"])
+@pytest.mark.parametrize(
+    "command",
+    ["why", "job show", "job cancel", "job retry", "job run-now", "approve", "reject", "run show"],
+)
 def test_an_unknown_id_is_not_found(database_url: str, command: str) -> None:
-    ended = run_cli(command, "0123456789ab", url=database_url)
+    ended = run_cli(*command.split(), "0123456789ab", url=database_url)
     assert ended.returncode == ExitCode.NOT_FOUND
     assert "0123456789ab" in ended.stderr
     assert "list them: jobsworth" in ended.stderr
@@ -111,13 +114,13 @@ def test_an_ambiguous_beginning_lists_the_candidates(database_url: str) -> None:
         insert_job(database_url, twin)
     ended = run_cli("why", "01234567-89", url=database_url)
     assert ended.returncode == ExitCode.BAD_INPUT
-    assert "2 jobs have an id that begins with 01234567-89" in ended.stderr
+    assert "2 jobs have an id that begins or ends with 01234567-89" in ended.stderr
     for twin in twins:
         assert twin in ended.stderr
-    assert "give more of it" in ended.stderr
+    assert "give more digits" in ended.stderr
 
 
-def test_what_is_in_another_state_is_a_conflict(database_url: str) -> None:
+def test_a_job_in_another_state_is_a_conflict(database_url: str) -> None:
     ended = "2026-02-01T09:00Z"
     job_id = insert_job(database_url)
     with connect(database_url) as conn:
@@ -125,7 +128,7 @@ def test_what_is_in_another_state_is_a_conflict(database_url: str) -> None:
             "update jobsworth.reactive_jobs set status = 'done', finished_at = %s", [ended]
         )
     for command in ("cancel", "retry"):
-        refused = run_cli(command, job_id, url=database_url)
+        refused = run_cli("job", command, job_id, url=database_url)
         assert refused.returncode == ExitCode.CONFLICT
         assert f"job {job_id} is done" in refused.stderr
 
@@ -168,7 +171,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
     assert "doctor --settings" in ended.stderr
 
 
-def test_a_refused_setting_reaches_those_who_collect_the_workers_log() -> None:
+def test_a_refused_setting_is_a_record_in_the_log_of_a_worker() -> None:
     ended = run_cli("worker", url=NOBODY, env={"JOBSWORTH_SLOTZ": "3"})
     assert ended.returncode == ExitCode.BAD_INPUT
     record = json.loads(ended.stderr.splitlines()[0])
@@ -185,17 +188,20 @@ def test_an_environment_that_is_not_configured_is_refused(
         '[environments.staging.probe]\nurl = "http://127.0.0.1:1/"\n'
     )
     env = {"JOBSWORTH_DEPLOY_FILE": str(file)}
-    ended = run_cli("deploy", "stagging", "abc", url=database_url, env=env)
+    ended = run_cli("deployment", "start", "stagging", "abc", url=database_url, env=env)
     assert ended.returncode == ExitCode.NOT_FOUND
     assert "'stagging' is not configured; known are: staging" in ended.stderr
-    assert run_cli("deploy", "staging", "abc", url=database_url, env=env).returncode == 0
+    started = run_cli("deployment", "start", "staging", "abc", url=database_url, env=env)
+    assert started.returncode == 0
 
 
 def test_a_broken_deploy_toml_is_told_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "deploy.toml"
     file.write_text('[environments.staging]\nrepository = "/srv/site.git"\nbuild = "make"\n')
     ended = run_cli(
-        "deploy", "staging", "abc", url=NOBODY, env={"JOBSWORTH_DEPLOY_FILE": str(file)}
+        *("deployment", "start", "staging", "abc"),
+        url=NOBODY,
+        env={"JOBSWORTH_DEPLOY_FILE": str(file)},
     )
     assert ended.returncode == ExitCode.BAD_INPUT
     assert f"{file}:3:" in ended.stderr

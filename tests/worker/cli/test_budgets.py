@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import run_cli
 from tests.worker.cli.support import cli_json
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 
 def test_a_budget_is_set_shown_raised_reset_and_removed(database_url: str) -> None:
@@ -52,7 +52,7 @@ def test_a_limit_is_set_shown_and_removed(database_url: str) -> None:
         (("limit", "remove", "openai"), ExitCode.NOT_FOUND, "no limit of openai"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_mistake_is_explained_in_one_line(
     database_url: str, arguments: tuple[str, ...], code: ExitCode, said: str
 ) -> None:
     ended = run_cli(*arguments, url=database_url)

@@ -1,4 +1,4 @@
-"""What each command does, told to people and to programs."""
+"""What each command does and prints, for people and for programs."""
 
 import getpass
 import json
@@ -15,7 +15,7 @@ from tests.worker.cli.support import (
     plain,
     run_in_terminal,
 )
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 NASTY = "a\x1b[31mred\x1b[0m [bold]thing[/bold]\x07 \u202egnp.exe"
 
@@ -58,7 +58,7 @@ def test_enqueue_passes_every_option_on(database_url: str) -> None:
         *("--timeout", "5m", "--after", first["id"][:18]),
     )
     assert second["waiting_for"] == "parents"
-    job = cli_json(database_url, "job", second["id"])["job"]
+    job = cli_json(database_url, "job", "show", second["id"])["job"]
     due = datetime.fromisoformat(job["run_at"]) - datetime.fromisoformat(job["created_at"])
     assert due.total_seconds() == pytest.approx(5_400, abs=1)
     assert {
@@ -96,7 +96,7 @@ def test_waiting_for_a_job_tells_how_it_ended(database_url: str, workers: Worker
     failed = cli_json(database_url, "enqueue", "answer", '{"txt": 1}', "--wait", code=ExitCode.NO)
     assert failed["status"] == "failed"
     assert "txt" in failed["error"]
-    undeployed = run_cli("deploy", "staging", "4f2a91c", "--wait", url=database_url)
+    undeployed = run_cli("deployment", "start", "staging", "4f2a91c", "--wait", url=database_url)
     assert undeployed.returncode == ExitCode.NO
     assert "deploy.toml" in undeployed.stdout
     status = cli_json(database_url, "status")
@@ -158,8 +158,8 @@ def test_text_of_jobs_cannot_steer_the_terminal(database_url: str) -> None:
             "update jobsworth.reactive_jobs set status = 'failed', finished_at = now(), error = %s",
             [NASTY],
         )
-    for command in ("job", "why"):
-        seen = run_in_terminal(command, job_id, url=database_url, columns=100)
+    for command in (["job", "show"], ["why"]):
+        seen = run_in_terminal(*command, job_id, url=database_url, columns=100)
         assert "\x1b[31m" not in seen.replace("\x1b[31m" + "failed", "")
         assert "red" in seen
         assert "[bold]thing[/bold]" in seen
@@ -193,7 +193,7 @@ def test_one_job_is_shown_whole(database_url: str) -> None:
             "values (%(thread)s, %(job)s, 'message:1', 'assistant', 'Here it is.')",
         ):
             conn.execute(statement, values)
-    file = cli_json(database_url, "job", job_id)
+    file = cli_json(database_url, "job", "show", job_id)
     assert file["job"]["payload"] == {"n": 1}
     assert file["why"]["reason"] == "no worker"
     assert file["steps"][0]["output"] == [1, 2]
@@ -203,7 +203,7 @@ def test_one_job_is_shown_whole(database_url: str) -> None:
     assert file["artifacts"][0]["uri"] == "https://example.org/"
     assert file["children"][0]["mode"] == "child"
     assert file["messages"][0]["text"] == "Here it is."
-    people = run_cli("job", job_id, url=database_url).stdout
+    people = run_cli("job", "show", job_id, url=database_url).stdout
     for word in (
         *("whole", '{"n":1}', "fetch", "[1,2]", "acme:large", "Publish it?", "staging"),
         *("0123456789ab", "page.html", "child", "Here it is.", "no worker is alive"),
@@ -224,10 +224,10 @@ def test_why_says_the_reason_and_the_remedy(database_url: str) -> None:
 
 def test_cancel_and_retry_change_the_status(database_url: str) -> None:
     job_id = insert_job(database_url)
-    canceled = cli_json(database_url, "cancel", job_id, "--reason", "no need")
+    canceled = cli_json(database_url, "job", "cancel", job_id, "--reason", "no need")
     assert canceled == {"id": job_id, "status": "canceled", "cancel_requested": True}
-    assert cli_json(database_url, "job", job_id)["job"]["error"] == "no need"
-    assert cli_json(database_url, "retry", job_id)["status"] == "queued"
+    assert cli_json(database_url, "job", "show", job_id)["job"]["error"] == "no need"
+    assert cli_json(database_url, "job", "retry", job_id)["status"] == "queued"
 
 
 def test_cancel_of_a_running_job_is_a_request(database_url: str) -> None:
@@ -236,7 +236,7 @@ def test_cancel_of_a_running_job_is_a_request(database_url: str) -> None:
         conn.execute(
             "update jobsworth.reactive_jobs set status = 'running', lease_no = 1, worker_id = id"
         )
-    ended = run_cli("cancel", job_id, url=database_url)
+    ended = run_cli("job", "cancel", job_id, url=database_url)
     assert ended.returncode == 0
     assert "is running: it is told to stop" in ended.stdout
 
@@ -250,9 +250,9 @@ def test_an_approval_shows_what_is_decided_and_resumes_its_job(database_url: str
     approval_id = insert_approval(
         database_url, job_id=job_id, proposal_text="Ship it?", shown='{"sha": "4f2a91c"}'
     )
-    [listed] = cli_json(database_url, "approvals")
+    [listed] = cli_json(database_url, "approval", "list")
     assert listed["id"] == approval_id
-    shown = run_cli("approvals", approval_id[:18], url=database_url).stdout
+    shown = run_cli("approval", "show", approval_id[:18], url=database_url).stdout
     assert "Ship it?" in shown
     assert '"sha": "4f2a91c"' in shown
 
@@ -264,8 +264,9 @@ def test_an_approval_shows_what_is_decided_and_resumes_its_job(database_url: str
     assert decided["approval"]["decided_by"] == "ann"
     assert decided["approval"]["channel"] == "cli"
     assert decided["approval"]["comment"] == "looks good"
-    assert cli_json(database_url, "approvals") == []
-    assert [each["id"] for each in cli_json(database_url, "approvals", "--all")] == [approval_id]
+    assert cli_json(database_url, "approval", "list") == []
+    [decided] = cli_json(database_url, "approval", "list", "--all")
+    assert decided["id"] == approval_id
 
 
 def test_a_rejection_names_the_user_who_made_it(database_url: str) -> None:
@@ -276,8 +277,8 @@ def test_a_rejection_names_the_user_who_made_it(database_url: str) -> None:
 
 
 def test_deploy_enqueues_the_job_that_deploys(database_url: str) -> None:
-    document = cli_json(database_url, "deploy", "staging", "4f2a91c")
-    job = cli_json(database_url, "job", document["id"])["job"]
+    document = cli_json(database_url, "deployment", "start", "staging", "4f2a91c")
+    job = cli_json(database_url, "job", "show", document["id"])["job"]
     assert job["mode"] == "deploy"
     assert job["payload"] == {"environment": "staging", "sha": "4f2a91c"}
 
@@ -289,10 +290,10 @@ def test_deployments_are_listed(database_url: str) -> None:
                 "insert into jobsworth.deployments (environment, sha) values (%s, %s)",
                 [environment, "0123456789abcdef"],
             )
-    assert len(cli_json(database_url, "deployments")) == 2
-    ended = run_cli("deployments", "--environment", "staging", url=database_url)
+    assert len(cli_json(database_url, "deployment", "list")) == 2
+    ended = run_cli("deployment", "list", "--environment", "staging", url=database_url)
     [_, line] = ended.stdout.splitlines()
-    assert line.split()[:3] == ["staging", "0123456789ab", "building"]
+    assert line.split()[1:4] == ["staging", "0123456789ab", "building"]
 
 
 def test_the_ledger_adds_up_and_an_unknown_price_is_not_zero(database_url: str) -> None:
@@ -325,22 +326,22 @@ def test_the_ledger_adds_up_and_an_unknown_price_is_not_zero(database_url: str) 
     assert cli_json(database_url, "ledger", "--since", "2999-01-01")["rows"] == []
 
 
-def test_what_is_remembered_is_found(database_url: str, workers: Workers) -> None:
+def test_a_remembered_text_is_found(database_url: str, workers: Workers) -> None:
     with connect(database_url) as conn:
         conn.execute(
             "insert into jobsworth.embedding_outbox (source_kind, text) "
             "values ('note', 'the tower clock is five minutes slow')"
         )
-    pending = run_cli("search", "tower clock", url=database_url)
+    pending = run_cli("memory", "search", "tower clock", url=database_url)
     assert pending.returncode == 0
     assert "1 texts wait to be embedded" in pending.stderr
     workers.start(database_url).wait_for("embeddings.written", 30)
-    [hit] = cli_json(database_url, "search", "tower clock")
+    [hit] = cli_json(database_url, "memory", "search", "tower clock")
     assert hit["text"] == "the tower clock is five minutes slow"
     assert hit["score"] > 0.3
-    people = run_cli("search", "tower clock", url=database_url)
+    people = run_cli("memory", "search", "tower clock", url=database_url)
     assert "five minutes slow" in people.stdout
-    assert cli_json(database_url, "search", "tower clock", "--kind", "summary") == []
+    assert cli_json(database_url, "memory", "search", "tower clock", "--kind", "summary") == []
 
 
 def test_a_paused_queue_says_so_everywhere(database_url: str) -> None:
@@ -364,7 +365,7 @@ def test_status_shows_everything_at_a_glance(database_url: str) -> None:
     people = run_cli("status", url=database_url).stdout
     assert "1 queued" in people
     assert "timer 1" in people
-    assert "start one: jobsworth worker" in people
+    assert "no worker is alive\n  → jobsworth worker" in people
 
 
 def test_status_says_no_when_an_invariant_is_broken(database_url: str) -> None:

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 from db.migrate import HEAD
 from tests.support import connect, run_cli
 from tests.worker.cli.support import NOBODY, cli_json
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 
 @pytest.mark.parametrize("command", ["jobs", "status", "ledger", "enqueue", "migrate"])
@@ -107,8 +107,8 @@ def test_a_newer_schema_is_told_with_the_way_back(database_url: str) -> None:
 
 def test_an_older_schema_is_told_with_the_command_that_raises_it() -> None:
     from db.migrate import SchemaState
-    from worker.cli.database import schema_mismatch
-    from worker.cli.exit_codes import exit_code_of
+    from worker.cli.terminal.database import schema_mismatch
+    from worker.cli.terminal.problems import exit_code_of
 
     # There is only one revision to be at yet, so the state is made by hand.
     message = (

@@ -1,4 +1,4 @@
-"""The check-up: what it finds, how it marks it, and what it tells to do."""
+"""`jobsworth doctor`: findings, their marks and their remedies."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,11 +13,12 @@ from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_job
-from worker.cli import doctor
-from worker.cli.exit_codes import ExitCode
+from worker.cli.installation.database_checks import check_database
+from worker.cli.installation.server_checks import judge_server
+from worker.cli.terminal.exit_codes import ExitCode
 from worker.money.group_commit import Paid
 from worker.money.spool_folder import SpoolFolder, folder_of
-from worker.settings import settings_reference
+from worker.settings import load_settings, settings_reference
 
 
 def findings(
@@ -52,7 +53,8 @@ def test_people_see_a_mark_a_reason_and_a_remedy(database_url: str) -> None:
     assert ended.returncode == 0
     assert "✓  violations  none" in ended.stdout
     assert (
-        "!  workers     none is alive\n               → start one: jobsworth worker" in ended.stdout
+        "!  workers     no worker is alive\n               → start one: jobsworth worker"
+        in ended.stdout
     )
     assert ended.stdout.endswith("no problems, 1 warning\n")
 
@@ -64,13 +66,13 @@ def test_an_unknown_setting_is_a_problem_and_the_rest_is_still_looked_at(databas
     assert marks["violations"] == "ok"
 
 
-def test_settings_that_cannot_be_used_end_the_check_with_a_word(database_url: str) -> None:
+def test_unusable_settings_end_the_check_before_the_database(database_url: str) -> None:
     report = cli_json(database_url, "doctor", code=ExitCode.NO, env={"JOBSWORTH_SLOTS": "many"})
     assert [each["subject"] for each in report["findings"]] == ["settings", "database"]
     assert "cannot be used" in report["findings"][1]["text"]
 
 
-def test_ready_jobs_that_nobody_can_run_are_named(database_url: str) -> None:
+def test_ready_jobs_of_an_unknown_mode_are_named(database_url: str) -> None:
     insert_job(database_url, mode="dance")
     [mode] = findings(database_url, "modes")
     assert mode["mark"] == "warning"
@@ -85,7 +87,7 @@ def test_a_silent_worker_is_named(database_url: str) -> None:
             "values (gen_random_uuid(), 'tower', 7, '1', '{}', '{}', 1, now() - interval '1 hour')"
         )
     found = findings(database_url, "workers")
-    assert "none is alive" in found[0]["text"]
+    assert "no worker is alive" in found[0]["text"]
     assert "tower, process 7, has been silent for 60 min" in found[1]["text"]
 
 
@@ -131,7 +133,7 @@ def test_paid_answers_on_this_machine_are_counted(database_url: str, tmp_path: P
     (here / "notes.txt").touch()
     answers, strange, elsewhere = findings(database_url, "spool", env=env)
     assert f"1 paid answer in {here} not in the database yet" in answers["text"]
-    assert "notes.txt is no file of the spool" in strange["text"]
+    assert "notes.txt does not belong to the spool" in strange["text"]
     assert f"{other} holds paid answers for another database or schema" in elsewhere["text"]
     assert {each["mark"] for each in (answers, strange, elsewhere)} == {"warning"}
 
@@ -143,16 +145,11 @@ def test_a_spool_that_cannot_be_written_is_a_warning(database_url: str, tmp_path
     assert "cannot be written" in spool["text"]
 
 
-def test_an_old_transaction_is_named_with_its_process(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor, "TRANSACTION_SECONDS_MAX", 0.0)
-    monkeypatch.setenv("JOBSWORTH_DATABASE_URL", database_url)
+async def test_an_old_transaction_is_named_with_its_process(database_url: str) -> None:
+    settings = load_settings(database_url=database_url)
     with psycopg.connect(database_url, application_name="night report") as conn:
         conn.execute("select 1")
-        _, settings = doctor.check_settings()
-        assert settings is not None
-        report = doctor.run_async(lambda: doctor.check_database(settings))
+        report = await check_database(settings, transaction_seconds_max=0.0)
         [snapshots] = [each for each in report if each.subject == "snapshots"]
         assert snapshots.mark == "warning"
         assert (
@@ -193,7 +190,7 @@ def server(**changes: object) -> Server:
 )
 def test_servers_are_judged(changes: dict[str, object], subject: str, mark: str) -> None:
     """Servers that a test cannot start: too old, without pgvector, with another clock."""
-    found = doctor.judge_server(server(**changes), "postgresql://h/d", embedded=False)
+    found = judge_server(server(**changes), "postgresql://h/d", embedded=False)
     assert {each.subject: each.mark for each in found}[subject] == mark
 
 

@@ -1,62 +1,86 @@
-"""Every command that takes something shows an example, and each example is one it understands."""
+"""Every command has an example, and each example is one that the command line understands."""
 
 import re
 import shlex
 from typing import Any
 
-import typer
+import pytest
 
 from tests.support import run_cli
-from worker.cli.app import app
-from worker.cli.examples import EXAMPLES
-
-ROOT: Any = typer.main.get_command(app)
+from worker.cli.program import TABLE, load
+from worker.cli.terminal.commands import HELP_CHARACTERS_MAX, Noun, Verb
 
 
-def commands(group: Any, words: str = "") -> dict[str, Any]:
-    """Every command below `group`, by its words."""
+def commands() -> dict[str, Any]:
+    """Every command by its words; short forms of the top level included."""
     found: dict[str, Any] = {}
-    for name, command in group.commands.items():
-        path = f"{words} {name}".strip()
-        found |= commands(command, path) if hasattr(command, "commands") else {path: command}
+    for entry in (entry for entry in TABLE if entry.place):
+        command = load(entry)
+        if isinstance(command, Noun):
+            found |= {f"{entry.name} {name}": verb for name, verb in command.commands.items()}
+        else:
+            found[entry.name] = command
     return found
 
 
-COMMANDS = commands(ROOT)
+COMMANDS = commands()
+SHORT_FORMS = ("enqueue", "jobs", "why", "approve", "reject")
 
 
-def test_every_command_that_takes_something_has_an_example() -> None:
-    taking = {
-        words
-        for words, command in COMMANDS.items()
-        if {option.name for option in command.params} - {"as_json"}
-    }
-    plain_lists = {words for words in taking if words.endswith(" list")}
-    assert taking - plain_lists - set(EXAMPLES) == set()
-    assert set(EXAMPLES) - set(COMMANDS) == {"runs"}
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_has_a_help_and_an_example_of_itself(words: str) -> None:
+    command = COMMANDS[words]
+    assert isinstance(command, Verb)
+    assert (command.help or "").split("\n")[0].endswith(".")
+    noun = words.split()[0]
+    called = [line for line in command.examples if "jobsworth " in line]
+    assert called
+    assert all(
+        re.search(rf"jobsworth ({noun}|{'|'.join(SHORT_FORMS)}|{command.name})\b", line)
+        for line in called
+    )
 
 
-def test_every_example_is_understood_by_its_command() -> None:
-    read = 0
-    for line in (line for lines in EXAMPLES.values() for line in lines):
-        called = re.search(r"(?:^|\| |\w+ )jobsworth (.+?)(?: > .*)?$", line)
-        if called is None:
-            continue
-        context = ROOT.make_context("jobsworth", shlex.split(called[1]), obj=None)
-        group = ROOT
-        while hasattr(group, "commands"):
-            name, command, rest = group.resolve_command(
-                context, context._protected_args + context.args
-            )
-            context = command.make_context(name, rest, parent=context)
-            group = command
-        read += 1
-    assert read > len(EXAMPLES)
+def test_the_short_forms_are_the_commands_of_their_nouns() -> None:
+    tops = [load(entry) for entry in TABLE if entry.name in SHORT_FORMS]
+    assert [id(command) for command in tops] == [
+        id(COMMANDS[words])
+        for words in (
+            *("job enqueue", "job list", "job why"),
+            *("approval approve", "approval reject"),
+        )
+    ]
+
+
+@pytest.mark.parametrize("words", [words for words, it in COMMANDS.items() if it.examples])
+def test_every_example_is_understood_by_its_command(words: str) -> None:
+    for line in COMMANDS[words].examples:
+        called = re.search(r"(?:^|\| |\w+ |<\()jobsworth (.+?)(?:\)? +# .*| > .*| \| .*)?$", line)
+        if called is not None:
+            _parse(shlex.split(called[1]))
+
+
+def _parse(arguments: list[str]) -> None:
+    """Read a command line as far as it can be read without running it."""
+    word, *rest = arguments
+    [command] = [load(entry) for entry in TABLE if entry.name == word]
+    if isinstance(command, Noun):
+        named = rest[:1] if rest and rest[0] in command.commands else [command.default]
+        assert named[0] is not None
+        rest = rest[len(named) :] if rest[:1] == named else rest
+        command = command.commands[named[0]]
+    command.make_context(word, rest)
 
 
 def test_help_shows_the_examples_as_they_are() -> None:
-    for words in ("runs start", "budget set"):
+    for words in ("run start", "budget set"):
         shown = run_cli(*words.split(), "--help").stdout
-        for line in EXAMPLES[words]:
-            assert f"    {line}\n" in shown
-            assert len(line) <= 76
+        for line in COMMANDS[words].examples:
+            assert f"\n  {line}\n" in shown
+            assert len(line) <= 78
+
+
+def test_a_help_line_of_the_table_fits_and_is_a_sentence() -> None:
+    for entry in TABLE:
+        assert entry.help.endswith("."), entry.name
+        assert len(entry.help) <= HELP_CHARACTERS_MAX

@@ -1,10 +1,10 @@
-"""What `jobsworth jobs, why, signal, enqueue` say to somebody who has just begun."""
+"""What `jobsworth jobs, why, enqueue` and `signal send` tell a beginner."""
 
 import pytest
 
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json, insert_job
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 WAITS = """
 update jobsworth.reactive_jobs set status = 'waiting', waiting_for = %s, waiting_detail = %s
@@ -22,7 +22,7 @@ def test_the_remedy_for_a_signal_is_a_command_that_sends_it(database_url: str) -
         conn.execute(WAITS, ["signal", "it's paid"])
     remedy = cli_json(database_url, "why", job_id)["remedy"]
     assert remedy == f"jobsworth signal {job_id} 'it'\\''s paid'"
-    sent = run_cli("signal", job_id[:13], "it's paid", '{"invoice": 17}', url=database_url)
+    sent = run_cli("signal", "send", job_id[:13], "it's paid", '{"invoice": 17}', url=database_url)
     assert sent.returncode == 0, sent.stderr
     assert sent.stdout == f"signal it's paid is sent; job {job_id} is queued\n"
     with connect(database_url) as conn:
@@ -40,7 +40,7 @@ def test_the_remedy_for_a_signal_is_a_command_that_sends_it(database_url: str) -
 def test_a_signal_that_cannot_be_sent_says_why(
     database_url: str, args: list[str], code: ExitCode, says: str
 ) -> None:
-    ended = run_cli("signal", insert_job(database_url), *args, url=database_url)
+    ended = run_cli("signal", "send", insert_job(database_url), *args, url=database_url)
     assert (ended.returncode, says in ended.stderr) == (code, True)
 
 

@@ -16,7 +16,7 @@ from db.schema import DEFAULT_SCHEMA
 from tests.support import Workers, connect, environment, run_cli
 from tests.worker.cli.support import NOBODY, cli_json, insert_job
 from worker import events
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 DOWN = ("migrate", "--to", "base")
 

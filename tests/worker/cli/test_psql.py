@@ -11,7 +11,7 @@ def test_psql_runs_sql_on_the_database_of_the_settings(database_url: str) -> Non
         url=database_url,
     )
     assert enqueued.returncode == 0, enqueued.stderr
-    shown = run_cli("job", enqueued.stdout.strip(), "--json", url=database_url)
+    shown = run_cli("job", "show", enqueued.stdout.strip(), "--json", url=database_url)
     assert shown.returncode == 0, shown.stderr
     assert '"greet"' in shown.stdout
 

@@ -1,4 +1,4 @@
-"""Going back from the command line, what is live, and where this machine says otherwise."""
+"""Rollbacks, the live deployment, and notes where this machine disagrees."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support import connect, run_cli
 from tests.worker.cli.support import cli_json
-from worker.cli.exit_codes import ExitCode
+from worker.cli.terminal.exit_codes import ExitCode
 
 SHIPPED = """
 insert into jobsworth.deployments
@@ -30,29 +30,29 @@ def test_a_rollback_names_where_it_goes_and_enqueues_the_job(
 ) -> None:
     first = ship(database_url, "a" * 40, tmp_path / "a")
     ship(database_url, "b" * 40, tmp_path / "b")
-    document = cli_json(database_url, "rollback", "staging")
-    job = cli_json(database_url, "job", document["id"])["job"]
+    document = cli_json(database_url, "deployment", "rollback", "staging")
+    job = cli_json(database_url, "job", "show", document["id"])["job"]
     assert job["mode"] == "deploy"
     assert job["payload"] == {"environment": "staging", "rollback_to": first}
-    said = run_cli("rollback", "staging", "--to", "aaaaaaaa", url=database_url)
+    said = run_cli("deployment", "rollback", "staging", "--to", "aaaaaaaa", url=database_url)
     assert "from bbbbbbbbbbbb back to aaaaaaaaaaaa" in said.stderr
 
 
-def test_a_rollback_to_nowhere_is_refused_before_a_job_is_made(
+def test_a_rollback_without_a_target_is_refused_before_a_job_is_made(
     database_url: str, tmp_path: Path
 ) -> None:
-    ended = run_cli("rollback", "staging", url=database_url)
+    ended = run_cli("deployment", "rollback", "staging", url=database_url)
     assert ended.returncode == ExitCode.NOT_FOUND
     assert "nothing was ever healthy in environment 'staging'" in ended.stderr
     ship(database_url, "a" * 40, tmp_path / "a")
     for to, code in (("main", ExitCode.BAD_INPUT), ("b" * 8, ExitCode.NOT_FOUND)):
-        ended = run_cli("rollback", "staging", "--to", to, url=database_url)
+        ended = run_cli("deployment", "rollback", "staging", "--to", to, url=database_url)
         assert ended.returncode == code, ended.stderr
         assert "Traceback" not in ended.stderr
     assert cli_json(database_url, "jobs") == []
 
 
-def test_the_list_says_what_failed_and_who_holds_what(database_url: str, tmp_path: Path) -> None:
+def test_lists_show_the_failed_phase_and_the_holder(database_url: str, tmp_path: Path) -> None:
     ship(database_url, "a" * 40, tmp_path / "a", host="web-1")
     report = (
         "Deployment of bbb to staging: FAILED\n  export   ok         0.1 s  release b\n"
@@ -69,16 +69,16 @@ def test_the_list_says_what_failed_and_who_holds_what(database_url: str, tmp_pat
         conn.execute(
             "insert into jobsworth.deployments (environment, sha) values ('staging', 'ccccccc')"
         )
-    listed = run_cli("deployments", url=database_url).stdout.splitlines()
+    listed = run_cli("deployment", "list", url=database_url).stdout.splitlines()
     assert listed[2].endswith("build FAILED 2.0 s exit code 3")
-    [state] = cli_json(database_url, "environments")
+    [state] = cli_json(database_url, "environment")
     assert (state["current_sha"], state["current_host"]) == ("a" * 40, "web-1")
-    row = " ".join(run_cli("environments", url=database_url).stdout.splitlines()[1].split())
+    row = " ".join(run_cli("environment", url=database_url).stdout.splitlines()[1].split())
     assert row.startswith(f"staging {'a' * 12} ")
     assert "web-1 a person, by hand, for" in row
 
 
-def test_what_is_live_is_marked_and_drift_is_said(database_url: str, tmp_path: Path) -> None:
+def test_the_live_one_is_marked_and_drift_is_noted(database_url: str, tmp_path: Path) -> None:
     directory = tmp_path / "releases" / "staging"
     (directory / "one").mkdir(parents=True)
     (directory / "two").mkdir()
@@ -87,19 +87,19 @@ def test_what_is_live_is_marked_and_drift_is_said(database_url: str, tmp_path: P
     ship(database_url, "a" * 40, directory / "one")
     second = ship(database_url, "b" * 40, directory / "two")
 
-    listed = run_cli("deployments", url=database_url, env=env)
-    assert [line.split()[2] for line in listed.stdout.splitlines()[1:]] == ["live", "healthy"]
+    listed = run_cli("deployment", "list", url=database_url, env=env)
+    assert [line.split()[3] for line in listed.stdout.splitlines()[1:]] == ["live", "healthy"]
     assert "note:" not in listed.stderr
     assert run_cli("doctor", url=database_url, env=env).stdout.count("`current`") == 0
 
     (directory / "current").unlink()
     (directory / "current").symlink_to("one")
     drift = "two is live according to the database, but `current` points to one"
-    assert drift in run_cli("deployments", url=database_url, env=env).stderr
+    assert drift in run_cli("deployment", "list", url=database_url, env=env).stderr
     assert drift in " ".join(run_cli("doctor", url=database_url, env=env).stdout.split())
 
     ship(database_url, "c" * 40, directory / "three", host="elsewhere")
-    assert "note:" not in run_cli("deployments", url=database_url, env=env).stderr
-    documents = cli_json(database_url, "deployments")
+    assert "note:" not in run_cli("deployment", "list", url=database_url, env=env).stderr
+    documents = cli_json(database_url, "deployment", "list")
     assert [each["is_current"] for each in documents] == [True, False, False]
     assert documents[1]["id"] == second

@@ -1,43 +1,55 @@
-"""Help, versions, speed, and what a user's own files may look like."""
+"""Help, version, what is imported, and what a user's own files may look like."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
-from db.money import ledger
-from db.queue import jobs
+import pytest
+
 from tests.support import ROOT, environment, run_cli
-from worker.cli.app import Reason, Status
-from worker.cli.exit_codes import MEANINGS, ExitCode
-from worker.cli.money_app import Dimension
+from worker.cli.program import TABLE
+from worker.cli.terminal.exit_codes import MEANINGS, ExitCode
 
-COMMANDS = (
-    *("worker", "migrate", "doctor", "demo", "enqueue", "jobs", "job", "why", "cancel", "retry"),
-    *("approvals", "approve", "reject", "deploy", "rollback", "deployments", "environments"),
-    *("status", "ledger", "search", "psql", "queue", "price", "books"),
-)
-# What takes most of its time to import: the help must not wait for it.
+# Modules that take most of the time to import: the help must not wait for them.
 HEAVY = (
-    "psycopg",
-    "pydantic",
-    "anyio",
-    "structlog",
-    "alembic",
-    "fastapi",
-    "httpx",
-    "worker.job",
+    *("alembic", "anyio", "db", "fastapi", "httpx", "importlib.metadata", "psycopg", "pydantic"),
+    *("rich", "structlog", "worker.job", "worker.settings"),
+)
+# What a list of jobs needs no part of.
+OF_OTHERS = (
+    *("alembic", "email.mime", "fastapi", "genai_prices", "httpx", "jinja2", "numpy", "openai"),
+    *("prometheus_client", "pydantic_ai", "structlog", "uvicorn", "yaml", "rich.markdown"),
+    *("db.approvals", "db.deployments", "db.memory", "db.money", "db.runs", "db.server"),
+    *("worker.daemon", "worker.deployments", "worker.job", "worker.llm", "worker.modes"),
+    *("worker.cli.nouns.run", "worker.cli.views.job_view"),
 )
 
 
-def test_help_lists_every_command_and_every_exit_code() -> None:
+def loaded(arguments: list[str], names: tuple[str, ...], url: str | None = None) -> list[str]:
+    """Which of these modules a run of the command line imports."""
+    script = (
+        f"import json, sys; from worker.cli.run import run; run({arguments!r})\n"
+        f"print(json.dumps([name for name in {names!r} if name in sys.modules]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(url),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_help_lists_every_command_by_chapter_and_every_exit_code() -> None:
     ended = run_cli("--help")
     assert ended.returncode == 0
     assert ended.stderr == ""
-    for command in COMMANDS:
-        assert f"\n  {command} " in ended.stdout
+    for entry in TABLE:
+        assert f"\n  {entry.name} " in ended.stdout
+        assert f"\n{entry.chapter}:\n" in ended.stdout
     for code, meaning in MEANINGS.items():
         assert f" {int(code)}  {meaning[:20]}" in ended.stdout
 
@@ -46,57 +58,70 @@ def test_every_exit_code_has_its_meaning() -> None:
     assert set(MEANINGS) == set(ExitCode)
 
 
-def test_help_imports_none_of_what_commands_need() -> None:
-    script = (
-        "import json, sys; from worker.cli.run import run; run(['--help'])\n"
-        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment(None),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(ended.stdout.splitlines()[-1]) == []
+@pytest.mark.parametrize("arguments", [["--help"], ["help"], ["jbos"]], ids=" ".join)
+def test_help_and_usage_errors_import_none_of_what_commands_need(arguments: list[str]) -> None:
+    assert loaded(arguments, HEAVY) == []
 
 
-def test_help_of_each_command_fits_80_columns() -> None:
-    for command in ("enqueue", "jobs", "approvals", "migrate", "ledger", "queue", "price", "books"):
-        ended = run_cli(command, "--help")
-        assert ended.returncode == 0
-        assert max(map(len, ended.stdout.splitlines())) <= 80
+def test_the_version_imports_nothing_but_the_metadata() -> None:
+    assert loaded(["--version"], HEAVY) == ["importlib.metadata"]
+
+
+def test_a_list_of_jobs_imports_no_other_part(database_url: str) -> None:
+    assert loaded(["jobs"], OF_OTHERS, database_url) == []
+
+
+@pytest.mark.parametrize(
+    "words", ["job", "job list", "enqueue", "worker", "run start", "price set", "completion"]
+)
+def test_the_help_of_each_command_has_three_ways_and_fits_80_columns(words: str) -> None:
+    long = run_cli(*words.split(), "--help")
+    assert (long.returncode, long.stderr) == (0, "")
+    assert max(map(len, long.stdout.splitlines())) <= 80
+    assert run_cli(*words.split(), "-h").stdout == long.stdout
+    assert run_cli("help", *words.split()).stdout == long.stdout
 
 
 def test_version_is_that_of_the_package() -> None:
     ended = run_cli("--version")
     assert ended.returncode == 0
     assert ended.stdout.startswith("jobsworth ")
+    assert run_cli("-V").stdout == ended.stdout
 
 
-def test_no_command_is_a_usage_error_that_shows_the_help() -> None:
-    ended = run_cli()
+@pytest.mark.parametrize("arguments", [[], ["step"]], ids=["jobsworth", "step"])
+def test_no_command_is_a_usage_error_that_shows_the_help(arguments: list[str]) -> None:
+    ended = run_cli(*arguments)
     assert ended.returncode == 2
-    assert "Usage: jobsworth" in ended.stderr + ended.stdout
+    assert "Usage: jobsworth" in ended.stderr
+    assert ended.stdout == ""
 
 
-def test_a_mistyped_command_is_named_with_the_nearest_one() -> None:
-    ended = run_cli("jbos")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["jbos"], "there is no command jobsworth jbos\n  → did you mean: jobsworth jobs"),
+        (["job", "lst"], "jobsworth job lst\n  → did you mean: jobsworth job list"),
+        (["job", "019a9d3e5b1c"], "show one: jobsworth job show ID"),
+        (["jobs", "--stauts", "done"], "has no option --stauts\n  → did you mean: --status"),
+        (["job", "show"], "ID is missing\n  → see how it is used: jobsworth job show --help"),
+        (["price", "set", "a", "b", "--output", "1"], "--input is missing"),
+        (["why", "a", "b"], "has no use for: b"),
+        (["budget", "set", "x", "--money", "1", "--warn-at", "2"], "is not a number from 0 to 1"),
+    ],
+)
+def test_a_wrong_command_line_is_told_with_the_remedy(arguments: list[str], message: str) -> None:
+    ended = run_cli(*arguments)
     assert ended.returncode == 2
-    assert "Did you mean 'jobs'" in ended.stderr
-
-
-def test_choices_are_those_of_the_database() -> None:
-    assert get_args(Status) == tuple(jobs.JobStatus)
-    assert get_args(Reason) == tuple(jobs.WaitReason)
-    assert set(get_args(Dimension)) == set(get_args(ledger.Dimension))
+    assert message in ended.stderr
+    assert ended.stderr.startswith("error: ")
 
 
 def test_an_unexpected_error_is_one_line_and_says_how_to_see_more() -> None:
     script = (
-        "import sys; import worker.cli.migrations as m\n"
+        "import sys; from worker.cli.installation.migrate import migrate\n"
         "def broken(**_): raise RuntimeError('the \\x1b[31mflux')\n"
-        "m.run = broken\n"
+        "migrate.callback = broken\n"
         "from worker.cli.run import run; sys.exit(run(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script]
@@ -152,7 +177,7 @@ def test_a_console_script_works_beside_a_users_own_worker_py(
     assert "Traceback" not in refused.stderr
 
 
-def test_output_that_nobody_reads_ends_quietly() -> None:
+def test_a_closed_pipe_ends_the_command_quietly() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""`jobsworth step` and `jobsworth fork`: what they print, and what they refuse."""
+"""`jobsworth step` and `jobsworth run fork`: what they print, and what they refuse."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_step_done_records_the_output_and_moves_the_job(
     assert step.output == {"n": 1}
 
 
-async def test_what_why_recommends_works_as_it_stands(conn: Connection, database_url: str) -> None:
+async def test_the_remedy_of_why_works_as_pasted(conn: Connection, database_url: str) -> None:
     lease = await _waiting(conn)
     why = cli_json(database_url, "why", str(lease.job_id))
     command = why["remedy"].partition("if it did not: jobsworth ")[2].split()
@@ -72,7 +72,7 @@ async def test_what_why_recommends_works_as_it_stands(conn: Connection, database
     assert "is not open" in again.stderr
 
 
-async def test_an_output_that_is_no_json_is_explained(conn: Connection, database_url: str) -> None:
+async def test_an_output_that_is_not_json_is_explained(conn: Connection, database_url: str) -> None:
     lease = await _waiting(conn)
     ended = run_cli("step", "done", str(lease.job_id), "pay", "--output", "paid", url=database_url)
     assert ended.returncode == 2
@@ -84,7 +84,7 @@ async def test_fork_says_what_it_reads_and_what_runs_again(
     conn: Connection, database_url: str
 ) -> None:
     run_id = await _done_run(conn)
-    ended = run_cli("fork", run_id, "--at", "send draft", "--dry-run", url=database_url)
+    ended = run_cli("run", "fork", run_id, "--at", "send draft", "--dry-run", url=database_url)
     assert ended.returncode == 0, ended.stderr
     assert "this is what the fork would do" in ended.stderr
     shown = " ".join(ended.stdout.split())
@@ -97,7 +97,7 @@ async def test_fork_makes_a_run_with_changed_input(conn: Connection, database_ur
     run_id = await _done_run(conn)
     told = cli_json(
         database_url,
-        "fork",
+        *("run", "fork"),
         run_id,
         "--node",
         "draft",
@@ -126,22 +126,23 @@ async def _payloads(conn: Connection, run_id: str) -> list[Any]:
         (["--node", "draft", "--at", "nothing"], 3, "Its steps: fetch, send draft"),
         (["--node", "nothing"], 3, "Its nodes: draft, publish"),
         (["--node", "publish", "--change", 'draft:{"n": 1}'], 2, "Fork at that node"),
-        (["--node", "draft", "--change", "draft"], 2, "'draft' is no change"),
+        (["--node", "draft", "--change", "draft"], 2, "'draft' does not have the form"),
         (["--node", "draft", "--change", 'draft:{"n": }'], 2, "is not JSON"),
     ],
     ids=str,
 )
-async def test_what_cannot_be_forked_is_explained(
+async def test_an_impossible_fork_is_explained(
     conn: Connection, database_url: str, arguments: list[str], code: int, said: str
 ) -> None:
     run_id = await _done_run(conn)
-    ended = run_cli("fork", run_id, *arguments, url=database_url)
+    ended = run_cli("run", "fork", run_id, *arguments, url=database_url)
     assert ended.returncode == code, ended.stderr
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 def test_a_run_that_is_not_there_is_not_found(database_url: str) -> None:
-    ended = run_cli("fork", "019a9d3e-5b1c-7a42-9c1d-0123456789ab", "--at", "x", url=database_url)
+    unknown = "019a9d3e-5b1c-7a42-9c1d-0123456789ab"
+    ended = run_cli("run", "fork", unknown, "--at", "x", url=database_url)
     assert ended.returncode == 3
     assert "there is no run 019a9d3e" in ended.stderr

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.errors import InvalidInput
-from worker.cli.times import UNITS, age, ago, parse_duration, parse_instant, parse_since, span
+from worker.cli.terminal.times import (
+    UNITS,
+    age,
+    ago,
+    parse_duration,
+    parse_instant,
+    parse_since,
+    span,
+)
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
@@ -33,7 +41,7 @@ def test_spans_are_read(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "soon", "-5", "5 x", "1h30", "h", "1e3", "5s5", "٣x"])
-def test_what_is_no_span_is_refused_by_name(text: str) -> None:
+def test_a_wrong_span_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInput, match="--delay"):
         parse_duration(text, "--delay")
 
@@ -61,7 +69,7 @@ def test_an_instant_without_zone_is_refused_with_both_readings() -> None:
     assert "2026-02-01T09:00:00Z for UTC" in refused.value.remedy
 
 
-def test_what_is_no_instant_is_refused_with_an_example() -> None:
+def test_a_wrong_instant_is_refused_with_an_example() -> None:
     with pytest.raises(InvalidInput) as refused:
         parse_instant("tomorrow", "--run-at")
     assert "'tomorrow'" in refused.value.message
@@ -83,7 +91,7 @@ def test_beginnings_are_read(text: str, instant: datetime) -> None:
 
 
 @pytest.mark.parametrize("text", ["once", "2026-13-01", "2026-01-31T10:00", "999999999w"])
-def test_what_is_no_beginning_is_refused(text: str) -> None:
+def test_a_wrong_beginning_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="--since"):
         parse_since(text, "--since", NOW)
 
@@ -103,7 +111,7 @@ def test_instants_are_told_as_distances(seconds: float, words: str) -> None:
     assert ago(NOW - timedelta(seconds=seconds), NOW) == words
 
 
-def test_no_instant_is_told_as_nothing() -> None:
+def test_a_missing_instant_is_an_empty_text() -> None:
     assert ago(None, NOW) == ""
 
 

@@ -6,7 +6,7 @@ In: the facts. Out: titles and tables. Nothing here decides anything.
 from rich.table import Table
 
 from db.runs.branches import Share
-from worker.cli.run_tree import Row, rows_of
+from worker.cli.views.run_tree import Row, rows_of
 from worker.demo.order import OrderResult
 from worker.demo.summary.checks import Facts
 from worker.demo.summary.story_checks import cost_of, of_bill

@@ -1,6 +1,6 @@
 """Compare the symlink `current` on this machine with the database.
 
-Stage: `jobsworth deployments` and `jobsworth doctor`; never while deploying.
+Stage: `jobsworth deployment list` and `jobsworth doctor`; never while deploying.
 In: the states of the environments, the releases directory, this host's name. Out: one sentence for
 each environment where the two differ.
 Invariant: it reports only what this machine can know: nothing about releases on other hosts, and

@@ -1,0 +1,176 @@
+"""One connection for one command.
+
+In: settings. Out: a connection to the installation they name, its schema checked. Where no URL is
+set, the embedded database is started, brought to this version's schema, and stopped afterwards if
+no other process uses it. Invariant: no password is ever shown.
+"""
+
+import re
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from db.errors import SchemaMismatch, Unavailable
+from db.migrate import SchemaState, check, migrate
+from db.pool import Connection
+from worker.cli.terminal.output import say
+from worker.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+CONNECT_SECONDS_MIN = 1.0
+RETRY_SECONDS = 0.2
+# Starting up, recovering, or out of connections: worth another try.
+PASSING = ("57P03", "53300")
+
+
+def run_in_database(
+    work: Callable[[Connection], Awaitable[T]], settings: Settings | None = None
+) -> T:
+    """Run `work` with a connection to the installation of the settings, and return its result.
+
+    The settings are read from the environment if none are given. Raises `SettingsError`,
+    `Unavailable`, `SchemaMismatch`, and what `work` raises.
+    """
+    known = settings or load_settings()
+
+    async def connect_and_work() -> T:
+        async with connected(known) as conn:
+            return await work(conn)
+
+    return run_async(connect_and_work)
+
+
+def ask_quickly(work: Callable[[Connection], Awaitable[T]], seconds: float) -> T | None:
+    """Run `work` if a database answers within `seconds`; None if not, or for any error.
+
+    The embedded database is asked if it runs, and never started.
+    """
+
+    async def connect_and_work() -> T | None:
+        settings = load_settings()
+        url = settings.database_url
+        if url is None:
+            from db.server.embedded import Embedded
+
+            embedded = Embedded(settings.data_dir)
+            if not embedded.running():
+                return None
+            url = embedded.url
+        with anyio.move_on_after(seconds):
+            async with connection_to(url, settings) as conn:
+                conn.statement_seconds = seconds
+                return await work(conn)
+        return None
+
+    try:
+        return run_async(connect_and_work)
+    except Exception:
+        return None
+
+
+def run_async(work: Callable[[], Awaitable[T]]) -> T:
+    """Run an async function in this process's loop, to its end."""
+    return anyio.run(work, backend_options={"use_uvloop": sys.platform != "win32"})
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncGenerator[Connection]:
+    """A connection to an installation whose schema is the one this version knows.
+
+    Raises `Unavailable` (with the address, without the password) and `SchemaMismatch`.
+    """
+    async with database_url(settings) as url, connection_to(url, settings) as conn:
+        state = await check(conn, settings.schema_name)
+        if state.state in ("missing", "older") and settings.database_url is None:
+            await anyio.to_thread.run_sync(migrate, url, settings.schema_name)
+        elif state.state != "ok":
+            raise schema_mismatch(state)
+        yield conn
+
+
+@asynccontextmanager
+async def database_url(settings: Settings) -> AsyncGenerator[str]:
+    """The URL of the settings, or that of the embedded database, which runs meanwhile."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    from db.server.embedded import Embedded  # not needed with a URL
+
+    embedded = Embedded(settings.data_dir)
+    if not embedded.running():
+        say(f"starting the embedded database in {settings.data_dir} (a worker keeps it up) …")
+    try:
+        await anyio.to_thread.run_sync(embedded.open)
+        yield embedded.url
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(embedded.close)
+
+
+@asynccontextmanager
+async def connection_to(url: str, settings: Settings) -> AsyncGenerator[Connection]:
+    """A connection that ignores the state of the schema; waits for a server that is starting."""
+    conn = await _connect(url, settings)
+    conn.schema = settings.schema_name
+    conn.statement_seconds = settings.statement_seconds
+    try:
+        yield conn
+    finally:
+        with anyio.CancelScope(shield=True):
+            await conn.close()
+
+
+def schema_mismatch(state: SchemaState) -> SchemaMismatch:
+    """The error for a schema in this state."""
+    message, _, remedy = state.message.partition("; run")
+    return SchemaMismatch(message, f"run{remedy}")
+
+
+def shown_url(url: str) -> str:
+    """A connection string to show: user, host, port and database; no password, no options."""
+    parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    user = f"{parts['user']}@" if "user" in parts else ""
+    port = f":{parts['port']}" if "port" in parts else ""
+    return f"postgresql://{user}{parts.get('host', '')}{port}/{parts.get('dbname', '')}"
+
+
+async def _connect(url: str, settings: Settings) -> Connection:
+    seconds = max(settings.connect_seconds, CONNECT_SECONDS_MIN)
+    reason = f"no answer within {seconds:g} s"
+    with anyio.move_on_after(seconds):
+        while True:
+            try:
+                return await Connection.connect(
+                    url, autocommit=True, application_name="jobsworth cli"
+                )
+            except psycopg.Error as error:
+                reason = _reason(error)
+                if not _passes(error):
+                    break
+            await anyio.sleep(RETRY_SECONDS)
+    raise Unavailable(
+        f"the database {shown_url(url)} cannot be reached: {reason}",
+        "check that PostgreSQL runs there and that JOBSWORTH_DATABASE_URL is right",
+    )
+
+
+# libpq gives no code for what a server says before a session begins.
+def _passes(error: psycopg.Error) -> bool:
+    return error.sqlstate in PASSING or any(
+        words in str(error) for words in ("is starting up", "too many clients", "shutting down")
+    )
+
+
+def _reason(error: psycopg.Error) -> str:
+    reasons = [
+        line.rpartition("failed: ")[2] for line in str(error).splitlines() if "failed:" in line
+    ]
+    found = [re.sub(r"^(FATAL|ERROR):\s*", "", reason).strip() for reason in reasons]
+    return "; ".join(dict.fromkeys(filter(None, found))) or str(error).strip().partition("\n")[0]

@@ -1,0 +1,119 @@
+"""Enqueue a job from a command, and follow it to its end with `--wait`.
+
+In: a mode, a payload and options. Out: a job, its id on stdout; meanwhile, on stderr, what keeps it
+from running. Invariant: a mistake that can be found without the database is told before the
+database is asked.
+"""
+
+import difflib
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import anyio
+
+from db.pool import Connection
+from db.queue import jobs, workers
+from db.queue.jobs import Enqueued, EnqueueOptions, Job, JobStatus, NewJob, Why
+from worker.cli.terminal import ids
+from worker.cli.terminal.database import run_in_database
+from worker.cli.terminal.exit_codes import ExitCode
+from worker.cli.terminal.output import clean, compact_json, emit, emit_facts, emit_json, say, styled
+from worker.settings import load_settings
+
+POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.05, 1.0
+BACKOFF = 1.5
+# A reason that lasts less is not worth a line.
+TELL_SECONDS = 0.4
+# Reasons that only a person can end: worth a note right after enqueueing.
+NEEDS_HANDLER = ("no handler", "handler")
+NEEDS_PERSON = ("no worker", "paused", *NEEDS_HANDLER)
+
+
+def enqueue_job(
+    mode: str,
+    payload: dict[str, Any],
+    options: EnqueueOptions,
+    *,
+    after: Sequence[str] = (),
+    wait: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Enqueue a job after those named in `after`, print its id, and with `wait` follow it."""
+    settings = load_settings()
+    needed = [ids.typed_job(text) for text in after]
+    NewJob(mode, payload, **options).payload_json(settings.payload_bytes_max)
+
+    async def work(conn: Connection) -> ExitCode:
+        options["after"] = [await ids.find_job(conn, typed) for typed in needed]
+        enqueued = await jobs.enqueue(
+            conn, mode, payload, payload_bytes_max=settings.payload_bytes_max, **options
+        )
+        if not enqueued.created:
+            say(f"an open job has the unique key {options.get('unique_key')!r} already; this is it")
+        if not as_json:
+            emit(str(enqueued.job_id))
+        if wait:
+            job = await follow(conn, enqueued.job_id)
+        else:
+            job = await jobs.get_by_id(conn, enqueued.job_id)
+            await _warn(conn, enqueued.job_id, mode)
+        _tell(job, enqueued, wait=wait, as_json=as_json)
+        return ExitCode.NO if wait and job.status is not JobStatus.DONE else ExitCode.OK
+
+    return run_in_database(work, settings)
+
+
+async def follow(conn: Connection, job_id: UUID) -> Job:
+    """The job once it is done, failed or canceled; says on stderr what it waits for meanwhile."""
+    reason: Why | None = None
+    since, told = 0.0, False
+    pause = POLL_SECONDS_MIN
+    while True:
+        job = await jobs.get_by_id(conn, job_id)
+        if job.finished_at is not None:
+            return job
+        current = await jobs.why(conn, job_id)
+        if current != reason:
+            reason, since, told = current, time.monotonic(), False
+            pause = POLL_SECONDS_MIN
+        if not told and time.monotonic() - since > TELL_SECONDS:
+            say(f"{current.reason}: {current.detail}\n  → {current.remedy}")
+            told = True
+        await anyio.sleep(pause)
+        pause = min(POLL_SECONDS_MAX, pause * BACKOFF)
+
+
+def _tell(job: Job, enqueued: Enqueued, *, wait: bool, as_json: bool) -> None:
+    document: dict[str, object] = {
+        "id": job.id,
+        "created": enqueued.created,
+        "status": job.status,
+        "waiting_for": job.waiting_for,
+    }
+    if wait:
+        document |= {"result": job.result, "error": job.error}
+    if as_json:
+        emit_json(document)
+    elif wait:
+        emit_facts(
+            [
+                ("status", styled(job.status)),
+                ("result", None if job.result is None else clean(compact_json(job.result))),
+                ("error", job.error),
+            ]
+        )
+
+
+async def _warn(conn: Connection, job_id: UUID, mode: str) -> None:
+    why = await jobs.why(conn, job_id)
+    if why.reason in NEEDS_PERSON:
+        likely = await _likely(conn, mode) if why.reason in NEEDS_HANDLER else ""
+        say(f"note: {why.detail}{likely}\n  → {why.remedy}")
+
+
+async def _likely(conn: Connection, mode: str) -> str:
+    known = {mode for worker in await workers.list_workers(conn) for mode in worker.modes}
+    near = difflib.get_close_matches(mode, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,1 @@
+"""How one job, one run and one fork are printed, for people and for programs."""
