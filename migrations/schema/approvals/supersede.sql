@@ -14,12 +14,12 @@ begin
   select x.* into old from jobsworth.approvals x where x.id = supersede.approval_id;
   if not found then
     raise exception 'there is no approval %', supersede.approval_id
-      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
+      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approval list.';
   end if;
   select x.* into new from jobsworth.approvals x where x.id = supersede.successor;
   if not found then
     raise exception 'there is no approval %', supersede.successor
-      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
+      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approval list.';
   elsif new.id = old.id then
     raise exception 'approval % cannot replace itself', old.id
       using errcode = 'invalid_parameter_value', hint = 'Name the newer one.';
@@ -32,7 +32,7 @@ begin
   if old.status <> 'pending' then
     raise exception 'approval % is already %', old.id, old.status
       using errcode = 'object_not_in_prerequisite_state',
-      hint = 'List the open ones: jobsworth approvals.';
+      hint = 'List the open ones: jobsworth approval list.';
   elsif new.status <> 'pending'
     or exists (select 1 from jobsworth.approval_decisions v where v.approval_id = new.id)
   then

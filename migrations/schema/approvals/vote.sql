@@ -32,7 +32,7 @@ begin
   select x.* into a from jobsworth.approvals x where x.id = resolve.approval_id;
   if not found then
     raise exception 'there is no approval %', resolve.approval_id
-      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approvals.';
+      using errcode = 'no_data_found', hint = 'List the open ones: jobsworth approval list.';
   end if;
   if coalesce(jobsworth.person(resolve.decided_by), '') = '' then
     raise exception 'nobody is named as deciding' using errcode = 'invalid_parameter_value',
@@ -70,7 +70,7 @@ begin
     elsif resolve.seen_hash <> hash then
       raise exception 'approval % has changed since it was seen', a.id
         using errcode = 'object_not_in_prerequisite_state',
-        hint = 'Read it again: jobsworth approvals ' || a.id;
+        hint = 'Read it again: jobsworth approval show ' || a.id;
     end if;
   end if;
   if resolve.edited is not null then

@@ -77,8 +77,8 @@ begin
         || coalesce(': ' || j.waiting_detail, '');
       -- A retry would not help: the handler would only go on sleeping.
       remedy := case when j.waiting_detail = 'its handler sleeps'
-        then 'wait, or cancel it: jobsworth cancel '
-        else 'wait, or run it now: jobsworth retry ' end || j.id;
+        then 'wait, or cancel it: jobsworth job cancel '
+        else 'wait, or run it now: jobsworth job run-now ' end || j.id;
     when 'lane' then
       select x.id, x.status into other from jobsworth.reactive_jobs x
       where x.lane = j.lane and x.status = 'running' limit 1;
@@ -112,7 +112,7 @@ begin
       detail := 'signal ' || coalesce(j.waiting_detail, '?')
         || coalesce(', at most until ' || to_char(j.run_at at time zone 'utc',
              'YYYY-MM-DD HH24:MI:SS') || ' UTC', '');
-      remedy := 'jobsworth signal ' || j.id || ' '
+      remedy := 'jobsworth signal send ' || j.id || ' '
         || coalesce(jobsworth.shell_word(j.waiting_detail), 'NAME');
     when 'handler' then
       detail := 'no living worker knows the mode ' || j.mode;
@@ -125,15 +125,15 @@ begin
       into detail, remedy from (select 1) one left join jobsworth.why_environment(j.id) e on true;
     when 'budget' then
       select coalesce(b.detail, j.waiting_detail, 'a budget'),
-        coalesce(b.remedy, 'jobsworth job ' || j.id)
+        coalesce(b.remedy, 'jobsworth job show ' || j.id)
       into detail, remedy from (select 1) one left join jobsworth.why_budget(j.id) b on true;
     when 'person' then
       select coalesce(p.detail, j.waiting_detail, 'a person'),
-        coalesce(p.remedy, 'jobsworth job ' || j.id)
+        coalesce(p.remedy, 'jobsworth job show ' || j.id)
       into detail, remedy from (select 1) one left join jobsworth.why_person(j.id) p on true;
     else
       detail := coalesce(j.waiting_detail, j.waiting_for::text);
-      remedy := 'jobsworth job ' || j.id;
+      remedy := 'jobsworth job show ' || j.id;
     end case;
   elsif j.status = 'queued' then
     if exists (select 1 from jobsworth.queues q where q.name = j.queue and q.paused) then
@@ -168,13 +168,13 @@ begin
     detail := 'attempt ' || j.attempt || coalesce(' on ' || other.host || ', process ' || other.pid,
       ' of a worker that is gone: it will be rescued')
       || case when j.cancel_requested then ', cancel requested' else '' end;
-    remedy := 'wait, or cancel it: jobsworth cancel ' || j.id;
+    remedy := 'wait, or cancel it: jobsworth job cancel ' || j.id;
   else
     reason := j.status::text;
     detail := coalesce(j.error, 'ended at ' || to_char(j.finished_at at time zone 'utc',
       'YYYY-MM-DD HH24:MI:SS') || ' UTC');
     remedy := case when j.status = 'done' then 'nothing to do'
-      else 'run it again: jobsworth retry ' || j.id end;
+      else 'run it again: jobsworth job retry ' || j.id end;
   end if;
   return next;
 end $$;

@@ -22,7 +22,7 @@ begin
   select x.* into r from jobsworth.runs x where x.id = cancel_run.run_id for no key update;
   if not found then
     raise exception 'there is no run %', cancel_run.run_id using errcode = 'no_data_found',
-      hint = 'List runs: jobsworth runs.';
+      hint = 'List runs: jobsworth run list.';
   end if;
   if r.finished_at is not null then
     return r.status;
@@ -55,14 +55,14 @@ begin
   select x.* into r from jobsworth.runs x where x.id = retry_run.run_id for no key update;
   if not found then
     raise exception 'there is no run %', retry_run.run_id using errcode = 'no_data_found',
-      hint = 'List runs: jobsworth runs.';
+      hint = 'List runs: jobsworth run list.';
   end if;
   select j.id into open_job from jobsworth.reactive_jobs j
   where j.run_id = r.id and j.finished_at is null limit 1;
   if found then
     raise exception 'run % is not over: its job % has not ended', r.id, open_job
       using errcode = 'object_not_in_prerequisite_state',
-      hint = 'Wait until it is, or run a single job of it again: jobsworth retry JOB.';
+      hint = 'Wait until it is, or run a single job of it again: jobsworth job retry JOB.';
   end if;
   held := array(
     select j.id from jobsworth.reactive_jobs j
@@ -78,7 +78,7 @@ begin
   if again = '{}' or r.status = 'done' then
     raise exception 'run % is %: there is nothing of it to run again', r.id, r.status
       using errcode = 'object_not_in_prerequisite_state',
-      hint = 'To do some of it again with other input, fork it: jobsworth fork ' || r.id;
+      hint = 'To do some of it again with other input, fork it: jobsworth run fork ' || r.id;
   end if;
   perform jobsworth.restart_locked(again);
   perform jobsworth.move_runs(array[r.id]);
@@ -99,14 +99,14 @@ begin
   perform 1 from jobsworth.runs r where r.id = delete_run.run_id for update;
   if not found then
     raise exception 'there is no run %', delete_run.run_id using errcode = 'no_data_found',
-      hint = 'List runs: jobsworth runs.';
+      hint = 'List runs: jobsworth run list.';
   end if;
   select j.id into open_job from jobsworth.reactive_jobs j
   where j.run_id = delete_run.run_id and j.finished_at is null limit 1;
   if found then
     raise exception 'run % is not over: its job % has not ended', delete_run.run_id, open_job
       using errcode = 'object_not_in_prerequisite_state',
-      hint = 'Cancel it first: jobsworth runs cancel ' || delete_run.run_id;
+      hint = 'Cancel it first: jobsworth run cancel ' || delete_run.run_id;
   end if;
   select b.run_id into branch from jobsworth.branches b
   where b.parent_run_id = delete_run.run_id limit 1;

@@ -29,7 +29,7 @@ begin
   perform 1 from jobsworth.runs r where r.id = plan_fork.run_id;
   if not found then
     raise exception 'there is no run %', plan_fork.run_id using errcode = 'no_data_found',
-      hint = 'List runs: jobsworth runs.';
+      hint = 'List runs: jobsworth run list.';
   end if;
   select array_agg(v.node order by v.node), array_agg(v.job_id order by v.node)
   into nodes, jobs from jobsworth.jobs_of_run(plan_fork.run_id) v;

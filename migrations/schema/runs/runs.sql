@@ -64,7 +64,7 @@ begin
         using errcode = 'check_violation',
         hint = case when legal <> '{}'
           then 'From ' || old.status || ' it can go to ' || array_to_string(legal, ', ') || '.'
-          else 'It has ended; run again what did not end well: jobsworth runs retry ' || old.id
+          else 'It has ended; run again what did not end well: jobsworth run retry ' || old.id
         end;
     end if;
     if new.status in ('done', 'failed', 'canceled') then
@@ -73,7 +73,7 @@ begin
       if found then
         raise exception 'run % cannot be %: its job % has not ended', old.id, new.status, open_job
           using errcode = 'check_violation',
-          hint = 'Wait for its jobs, or cancel them all: jobsworth runs cancel ' || old.id;
+          hint = 'Wait for its jobs, or cancel them all: jobsworth run cancel ' || old.id;
       end if;
     end if;
   end if;

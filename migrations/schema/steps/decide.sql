@@ -53,7 +53,7 @@ begin
     raise exception 'job % is running: its attempt % may still record step %',
       j.id, j.attempt, decide_step.name
       using errcode = 'object_not_in_prerequisite_state',
-      hint = 'Wait until it has ended, or cancel it first: jobsworth cancel ' || j.id;
+      hint = 'Wait until it has ended, or cancel it first: jobsworth job cancel ' || j.id;
   end if;
   select x.* into s from jobsworth.steps x
   where x.job_id = j.id and x.name = decide_step.name for update;
@@ -72,7 +72,7 @@ begin
           || to_char(said.decided_at at time zone 'utc', ' "at" YYYY-MM-DD HH24:MI:SS "UTC"')
         else ': it is recorded' end
       using errcode = 'object_not_in_prerequisite_state',
-      hint = 'See the job''s steps: jobsworth job ' || j.id;
+      hint = 'See the job''s steps: jobsworth job show ' || j.id;
   elsif s.effect <> 'unsafe' or s.kind = 'phase' then
     raise exception 'step % of job % needs no decision: its next attempt goes on with it by itself',
       s.name, j.id

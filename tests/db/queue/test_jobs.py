@@ -440,7 +440,7 @@ async def test_why_a_scheduled_job_waits(conn: Connection) -> None:
     assert reason == "timer"
     assert detail.startswith("until 20")
     assert detail.endswith(" UTC")
-    assert remedy == f"wait, or run it now: jobsworth retry {job_id}"
+    assert remedy == f"wait, or run it now: jobsworth job run-now {job_id}"
 
 
 async def test_why_a_job_backs_off(conn: Connection) -> None:
@@ -523,7 +523,7 @@ async def test_a_sleep_is_not_hurried_by_a_retry_which_would_only_sleep_on(
     await park(conn, job_id, "timer", detail="its handler sleeps", seconds=60)
     _, detail, remedy = await why(conn, job_id)
     assert detail.endswith("UTC: its handler sleeps")
-    assert remedy == f"wait, or cancel it: jobsworth cancel {job_id}"
+    assert remedy == f"wait, or cancel it: jobsworth job cancel {job_id}"
 
 
 async def test_why_a_job_waits_for_a_handler(conn: Connection) -> None:
@@ -548,7 +548,7 @@ async def test_why_a_job_waits_for_a_limit(conn: Connection) -> None:
 async def test_why_a_job_waits_for_something_with_a_detail(conn: Connection, reason: str) -> None:
     job_id = await added(conn)
     await park(conn, job_id, reason, detail="the detail")
-    assert await why(conn, job_id) == (reason, "the detail", f"jobsworth job {job_id}")
+    assert await why(conn, job_id) == (reason, "the detail", f"jobsworth job show {job_id}")
 
 
 async def test_why_a_queued_job_is_not_taken(conn: Connection) -> None:
@@ -591,7 +591,7 @@ async def test_why_says_where_a_job_runs(conn: Connection) -> None:
     assert await why(conn, job_id) == (
         "running",
         "attempt 2 on box, process 42",
-        f"wait, or cancel it: jobsworth cancel {job_id}",
+        f"wait, or cancel it: jobsworth job cancel {job_id}",
     )
     await jobs.cancel(conn, job_id)
     assert (await why(conn, job_id))[1] == "attempt 2 on box, process 42, cancel requested"
@@ -610,7 +610,7 @@ async def test_why_says_how_a_job_ended(conn: Connection) -> None:
         assert await why(conn, job_id) == (
             status,
             "no luck",
-            f"run it again: jobsworth retry {job_id}",
+            f"run it again: jobsworth job retry {job_id}",
         )
 
 

@@ -618,7 +618,7 @@ async def test_a_run_that_goes_on_or_ended_well_is_not_retried(
     run_id = await start(conn, [Node("a", "answer")])
     with pytest.raises(Conflict, match="is not over: its job") as refused:
         await runs.retry(conn, run_id)
-    assert "jobsworth retry JOB" in refused.value.remedy
+    assert "jobsworth job retry JOB" in refused.value.remedy
     await end(conn, worker_id)
     with pytest.raises(Conflict, match="is done: there is nothing of it to run again"):
         await runs.retry(conn, run_id)

@@ -216,7 +216,7 @@ def test_why_says_the_reason_and_the_remedy(database_url: str) -> None:
     reason = cli_json(database_url, "why", job_id)
     assert reason["id"] == job_id
     assert reason["reason"] == "timer"
-    assert reason["remedy"].endswith(f"jobsworth retry {job_id}")
+    assert reason["remedy"].endswith(f"jobsworth job run-now {job_id}")
     people = run_cli("why", job_id[:8], url=database_url).stdout.splitlines()
     assert people[0] == f"job {job_id} is waiting: timer"
     assert people[2].startswith("  → ")

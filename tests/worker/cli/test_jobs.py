@@ -21,7 +21,7 @@ def test_the_remedy_for_a_signal_is_a_command_that_sends_it(database_url: str) -
     with connect(database_url) as conn:
         conn.execute(WAITS, ["signal", "it's paid"])
     remedy = cli_json(database_url, "why", job_id)["remedy"]
-    assert remedy == f"jobsworth signal {job_id} 'it'\\''s paid'"
+    assert remedy == f"jobsworth signal send {job_id} 'it'\\''s paid'"
     sent = run_cli("signal", "send", job_id[:13], "it's paid", '{"invoice": 17}', url=database_url)
     assert sent.returncode == 0, sent.stderr
     assert sent.stdout == f"signal it's paid is sent; job {job_id} is queued\n"

@@ -218,7 +218,7 @@ def test_a_finished_run_is_deleted(database_url: str, tmp_path: Path) -> None:
     run_id = cli_json(database_url, "run", "start", declared(tmp_path, DIAMOND))["id"]
     active = run_cli("run", "delete", run_id, url=database_url)
     assert active.returncode == ExitCode.CONFLICT
-    assert f"jobsworth runs cancel {run_id}" in active.stderr
+    assert f"jobsworth run cancel {run_id}" in active.stderr
     run_cli("run", "cancel", run_id, url=database_url)
     assert cli_json(database_url, "run", "delete", run_id) == {"id": run_id, "deleted": True}
     assert cli_json(database_url, "run") == []
