@@ -12,9 +12,8 @@ from uuid import UUID
 from db.approvals import approvals
 from db.approvals.approvals import Approval
 from db.errors import Conflict
-from db.fence import Lease
+from db.fence import Lease, hold
 from db.pool import Connection, execute
-from db.steps import steps
 
 CONSUME: LiteralString = """
 update jobsworth.approvals a
@@ -32,7 +31,7 @@ async def consume(conn: Connection, lease: Lease, approval_id: UUID, step_name: 
     From its commit on, a no comes too late. The same step may use it again, no other one may.
     Raises `LeaseLost`, `NotFound`, `Conflict` (there is no yes any more, or another step has it).
     """
-    await steps.hold(conn, lease)
+    await hold(conn, lease)
     values = {"approval_id": approval_id, "job_id": lease.job_id, "step": step_name}
     consumed = await execute(conn, CONSUME, values)
     found = await approvals.get_by_id(conn, approval_id)

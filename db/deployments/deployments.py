@@ -17,9 +17,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, NotFound
-from db.fence import Lease
+from db.fence import FENCED, Lease, hold
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
-from db.steps import steps
 
 CREATE_TRIES_MAX = 5
 
@@ -69,25 +68,21 @@ class Deployment(BaseModel):
     rollback_to: UUID | None
 
 
-CREATE: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-)
+CREATE: LiteralString = (
+    FENCED
+    + """
 insert into jobsworth.deployments (
   team_id, job_id, step_name, environment, repository, sha, branch, release, host, rollback_of,
   rollback_to)
 select %(team_id)s::uuid, %(job_id)s::uuid, %(step_name)s::text, %(environment)s::text,
   %(repository)s::text, %(sha)s::text, %(branch)s::text, %(release)s::text, %(host)s::text,
   %(rollback_of)s::uuid, %(rollback_to)s::uuid
-where not %(fenced)s or exists (select 1 from fence)
+where %(lease_no)s::bigint is null or exists (select 1 from fence)
 on conflict do nothing
 returning id, team_id, job_id, step_name, environment, repository, sha, branch, status, release,
   report_text, probe, created_at, updated_at, finished_at, host, rollback_of, rollback_to
 """
+)
 
 
 async def create(
@@ -116,9 +111,8 @@ async def create(
         raise InvalidInput("a deployment needs an environment and a sha", "name both")
     job_id = lease.job_id if lease else job_id
     values = {
-        **_fence(lease),
+        **_lease_values(lease),
         "job_id": job_id,
-        "fenced": lease is not None,
         "team_id": team_id,
         "step_name": step_name,
         "environment": environment,
@@ -133,7 +127,7 @@ async def create(
     for _ in range(CREATE_TRIES_MAX):
         created = await fetch_one(conn, CREATE, values, Deployment)
         if created is None and lease is not None:
-            await steps.hold(conn, lease)
+            await hold(conn, lease)
         created = created or await _of_step(conn, job_id, step_name)
         if created is not None:
             return created
@@ -149,14 +143,9 @@ async def create(
     raise Conflict(f"environment {environment} is taken again and again", "try again")
 
 
-UPDATE: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-)
+UPDATE: LiteralString = (
+    FENCED
+    + """
 update jobsworth.deployments d
 set status = %(status)s::jobsworth.deployment_status,
   report_text = coalesce(%(report_text)s, d.report_text),
@@ -164,11 +153,12 @@ set status = %(status)s::jobsworth.deployment_status,
   host = coalesce(%(host)s, d.host),
   finished_at = case when %(is_final)s then coalesce(d.finished_at, now()) end
 where d.id = %(deployment_id)s
-  and (not %(fenced)s or d.job_id = (select f.id from fence f))
+  and (%(lease_no)s::bigint is null or d.job_id = (select f.id from fence f))
 returning d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
   d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
   d.rollback_of, d.rollback_to
 """
+)
 
 
 async def update_status(
@@ -196,8 +186,7 @@ async def update_status(
             "probe it and pass the result",
         )
     values = {
-        **_fence(lease),
-        "fenced": lease is not None,
+        **_lease_values(lease),
         "deployment_id": deployment_id,
         "status": status,
         "is_final": status.is_final,
@@ -213,7 +202,7 @@ async def update_status(
     if updated is not None:
         return updated
     if lease is not None:
-        await steps.hold(conn, lease)
+        await hold(conn, lease)
         found = await get_by_id(conn, deployment_id)
         raise Conflict(
             f"deployment {deployment_id} belongs to job {found.job_id}, not to {lease.job_id}",
@@ -343,12 +332,8 @@ async def _of_step(
     return await get_for_step(conn, job_id, step_name)
 
 
-def _fence(lease: Lease | None) -> dict[str, Any]:
-    return {
-        "job_id": lease and lease.job_id,
-        "lease_no": lease and lease.lease_no,
-        "worker_id": lease and lease.worker_id,
-    }
+def _lease_values(lease: Lease | None) -> dict[str, Any]:
+    return dict.fromkeys(Lease._fields) if lease is None else lease._asdict()
 
 
 def _not_found(deployment_id: UUID) -> NotFound:

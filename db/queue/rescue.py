@@ -8,26 +8,26 @@ from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
+from db.fence import FENCE
 from db.pool import Connection, fetch_all
 
-RESCUE: LiteralString = """
+RESCUE: LiteralString = (
+    """
 with dead as materialized (
-  select u.id, u.lease_no, u.worker_id
+  select u.id as job_id, u.lease_no, u.worker_id
   from jobsworth.unattended(%(rescue_seconds)s) u
-), orphaned as materialized (
-  -- Lock the lease that was judged, no other: a job that another rescue gave back meanwhile may be
-  -- a living worker's by now, and a lock's recheck does not look into `workers` again. A row that
-  -- its worker is finishing right now is left to it.
-  select d.id
-  from dead d
-  cross join lateral (
-    select 1
-    from jobsworth.reactive_jobs j
-    where j.id = d.id and j.lease_no = d.lease_no and j.worker_id is not distinct from d.worker_id
-      and j.status = 'running'
-    for no key update skip locked
-  ) fence
+), locked as materialized (
+  -- Take back the lease that was judged, no other: another rescue may have given the job back
+  -- meanwhile, to a living worker, and a lock's recheck does not look into `workers` again.
+  select f.id, f.holds
+  from dead l
+  cross join lateral ("""
+    + FENCE
+    # A row that its worker is finishing right now is left to it.
+    + """ skip locked) f
   limit %(most)s
+), orphaned as materialized (
+  select k.id from locked k where k.holds
 )
 update jobsworth.reactive_jobs j
 set crashes = j.crashes + 1,
@@ -55,6 +55,7 @@ from orphaned o
 where j.id = any(array[o.id])
 returning j.id, j.status::text, j.mode, j.crashes
 """
+)
 
 
 async def rescue(

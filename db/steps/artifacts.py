@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import NotFound
-from db.fence import Lease, LeaseLost
+from db.fence import FENCED, Lease, LeaseLost
 from db.pool import Connection, fetch_all, fetch_one
 
 
@@ -72,14 +72,9 @@ async def content(conn: AsyncConnection[Any], artifact_id: UUID) -> bytes | None
     return row["content"]
 
 
-KEEP_LOG: LiteralString = """
-with fence as materialized (
-  select j.id, j.team_id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-)
+KEEP_LOG: LiteralString = (
+    FENCED
+    + """
 insert into jobsworth.artifacts (
   team_id, job_id, effect_key, name, media_type, bytes, sha256, content)
 select f.team_id, f.id, %(key)s, %(name)s, 'text/plain', %(bytes)s, %(sha256)s, %(content)s
@@ -89,6 +84,7 @@ set bytes = excluded.bytes, sha256 = excluded.sha256, content = excluded.content
   created_at = excluded.created_at
 returning id
 """
+)
 
 
 async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: str) -> None:
@@ -99,9 +95,7 @@ async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: st
     """
     content = text.encode()
     values = {
-        "job_id": lease.job_id,
-        "lease_no": lease.lease_no,
-        "worker_id": lease.worker_id,
+        **lease._asdict(),
         "key": key,
         "name": name,
         "bytes": len(content),

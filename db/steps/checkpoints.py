@@ -11,9 +11,8 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput
-from db.fence import Lease
+from db.fence import Lease, hold
 from db.pool import Connection, fetch_all
-from db.steps.steps import hold
 
 
 class Checkpoint(BaseModel):

@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.fence import Lease, LeaseLost
+from db.fence import FENCE, FENCED, Lease, LeaseLost
 from db.pool import Connection, fetch_all, fetch_one, fetch_val, write_rows
 
 
@@ -65,14 +65,9 @@ async def list_readable(conn: Connection, job_id: UUID) -> list[Step]:
     return await fetch_all(conn, READABLE, {"job_id": job_id}, Step)
 
 
-BEGIN: LiteralString = """
-with fence as materialized (
-  select j.id, j.team_id, j.worker_id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-), begun as (
+BEGIN: LiteralString = (
+    FENCED
+    + """, begun as (
   insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt, begun_by)
   select f.id, f.team_id, %(name)s, %(kind)s, %(effect)s::jobsworth.step_effect, %(input_hash)s,
     %(attempt)s, (
@@ -83,6 +78,7 @@ with fence as materialized (
 )
 select (select count(*) from fence) as held, (select count(*) from begun) as begun
 """
+)
 
 
 async def begin(
@@ -97,7 +93,7 @@ async def begin(
 ) -> bool:
     """Mark a step as begun; False if an earlier attempt already had. Raises `LeaseLost`."""
     values = {"name": name, "attempt": attempt, "kind": kind, "effect": effect}
-    row = await fetch_one(conn, BEGIN, {**_fence(lease), **values, "input_hash": input_hash})
+    row = await fetch_one(conn, BEGIN, {**lease._asdict(), **values, "input_hash": input_hash})
     if row is None or not row["held"]:
         raise LeaseLost(lease)
     return bool(row["begun"])
@@ -116,27 +112,22 @@ class Record(NamedTuple):
     input_hash: str | None = None
 
 
-RECORD: LiteralString = """
+RECORD: LiteralString = (
+    """
 with ran as materialized (
   select r.*
   from jsonb_to_recordset(%(rows)s::jsonb) as r (
     job_id uuid, lease_no bigint, worker_id uuid, name text, kind text,
     effect jobsworth.step_effect, input_hash text, output jsonb, attempt int, took_seconds float8)
 ), locked as materialized (
-  -- By the primary key alone, and compared after the lock (as in `db.queue.FINISH`). A row that
-  -- somebody holds is passed over, so that its neighbours do not wait for it.
-  select r.*, j.team_id, j.ours
-  from ran r
-  cross join lateral (
-    select k.team_id,
-      k.status = 'running' and k.lease_no = r.lease_no and k.worker_id = r.worker_id as ours
-    from jobsworth.reactive_jobs k
-    where k.id = r.job_id
-    for no key update skip locked
-  ) j
+  select l.*, f.team_id, f.holds
+  from ran l
+  cross join lateral ("""
+    + FENCE
+    # A row that somebody holds is passed over, so that its neighbours do not wait for it.
+    + """ skip locked) f
 ), held as materialized (
-  -- The fence.
-  select l.* from locked l where l.ours
+  select k.* from locked k where k.holds
 ), recorded as (
   insert into jobsworth.steps (
     job_id, team_id, name, kind, effect, input_hash, output, attempt, started_at, finished_at)
@@ -157,6 +148,8 @@ select f.leases, r.job_id, r.name, r.output
 from (select count(*) as leases from held) f
 left join recorded r on true
 """
+)
+RECORD_WAITING: LiteralString = RECORD.replace(" skip locked", "")
 
 
 async def record_all(conn: Connection, records: Sequence[Record]) -> dict[tuple[UUID, str], Any]:
@@ -176,7 +169,7 @@ async def _record(
     """How many leases held, and the outputs that were recorded."""
     rows = [
         {
-            **_fence(one.lease),
+            **one.lease._asdict(),
             "name": one.name,
             "kind": one.kind,
             "effect": one.effect,
@@ -187,7 +180,7 @@ async def _record(
         }
         for one in records
     ]
-    statement = RECORD.replace(" skip locked", "") if alone else RECORD
+    statement = RECORD_WAITING if alone else RECORD
     found = await write_rows(conn, statement, rows, prepare=not alone)
     return found[0][0], {(job_id, name): output for _, job_id, name, output in found if job_id}
 
@@ -296,14 +289,9 @@ async def waited_seconds(
     return await fetch_val(conn, WAITED, {"job_id": lease.job_id, "name": name})
 
 
-TAKE_SIGNAL: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-), taken as (
+TAKE_SIGNAL: LiteralString = (
+    FENCED
+    + """, taken as (
   update jobsworth.signals s
   set received_at = now()
   where s.id = (
@@ -318,6 +306,7 @@ with fence as materialized (
 select (select count(*) from fence) as held, (select count(*) from taken) as taken,
   (select t.payload from taken t) as payload
 """
+)
 
 
 async def take_signal(conn: Connection, lease: Lease, signal: str) -> tuple[bool, Any]:
@@ -325,25 +314,10 @@ async def take_signal(conn: Connection, lease: Lease, signal: str) -> tuple[bool
 
     Inside the caller's transaction, which also records the step. Raises `LeaseLost`.
     """
-    row = await fetch_one(conn, TAKE_SIGNAL, {**_fence(lease), "signal": signal})
+    row = await fetch_one(conn, TAKE_SIGNAL, {**lease._asdict(), "signal": signal})
     if row is None or not row["held"]:
         raise LeaseLost(lease)
     return bool(row["taken"]), row["payload"]
-
-
-HOLD: LiteralString = """
-select j.id
-from jobsworth.reactive_jobs j
-where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-  and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-for no key update
-"""
-
-
-async def hold(conn: Connection, lease: Lease) -> None:
-    """Lock the job's row for the rest of the caller's transaction. Raises `LeaseLost`."""
-    if await fetch_one(conn, HOLD, _fence(lease)) is None:
-        raise LeaseLost(lease)
 
 
 CHILDREN: LiteralString = """
@@ -363,7 +337,3 @@ async def children(conn: Connection, job_id: UUID) -> dict[str, dict[str, Any]]:
     """
     rows = await fetch_all(conn, CHILDREN, {"job_id": job_id})
     return {row["effect_key"]: row for row in rows}
-
-
-def _fence(lease: Lease) -> dict[str, Any]:
-    return {"job_id": lease.job_id, "lease_no": lease.lease_no, "worker_id": lease.worker_id}

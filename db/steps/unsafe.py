@@ -13,9 +13,8 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_document, to_text
-from db.fence import Lease
+from db.fence import Lease, hold
 from db.pool import Connection, execute, fetch_all, fetch_val
-from db.steps import steps
 
 FORGET: LiteralString = """
 with forgotten as (
@@ -35,7 +34,7 @@ async def forget(conn: Connection, lease: Lease, name: str) -> None:
 
     A yes that it had consumed is unspent again, and can be taken back. Raises `LeaseLost`.
     """
-    await steps.hold(conn, lease)
+    await hold(conn, lease)
     await execute(conn, FORGET, {"job_id": lease.job_id, "name": name})
 
 
@@ -51,7 +50,7 @@ async def blame(conn: Connection, lease: Lease, name: str, error: str) -> None:
 
     Raises `LeaseLost`.
     """
-    await steps.hold(conn, lease)
+    await hold(conn, lease)
     await execute(conn, BLAME, {"job_id": lease.job_id, "name": name, "error": to_text(error)})
 
 

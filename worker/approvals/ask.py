@@ -17,6 +17,7 @@ from db.approvals.approvals import REJECT
 from db.approvals.questions import Approval, check_question, shown_hash
 from db.documents import to_document, to_text
 from db.errors import InvalidInput
+from db.fence import hold
 from db.steps import steps as recorded
 from worker.outcomes import Fail
 from worker.steps import steps
@@ -165,7 +166,7 @@ async def _decided(job: "Job", question: Approval) -> Decision | None:
 async def _consume(job: "Job", question: Approval) -> Decision | None:
     """Spend the yes on the ask's own step; a no that came meanwhile is the decision."""
     async with job.tools.database.transaction() as connection:
-        await recorded.hold(connection, job.lease)
+        await hold(connection, job.lease)
         asked = await approvals.get_by_effect(connection, job.id, question.key)
         if asked is None or asked.answers != question.shown_hash or not _is_final(asked):
             return None

@@ -19,6 +19,7 @@ import anyio
 from db.approvals import consumption
 from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, JobsworthError
+from db.fence import hold
 from db.pool import Connection, bounded
 from db.steps import steps, unsafe
 from db.steps.steps import Record, Step
@@ -145,7 +146,7 @@ async def transaction(job: "Job", name: str, fn: Callable[[Connection], Awaitabl
         return output
     with alone(job, name):
         async with job.tools.database.transaction() as connection:
-            await steps.hold(connection, job.lease)
+            await hold(connection, job.lease)
             value = to_document(await fn(connection), f"the result of transaction {name!r}")
             _, output = await steps.record(
                 connection, job.lease, name, value, attempt=job.attempt, kind="transaction"

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from db.errors import Conflict, Contended, InvalidInput
-from db.fence import PINNED, Lease, LeaseLost
+from db.fence import PINNED, Lease, LeaseLost, hold
 from db.money import books, settlements, starts
 from db.money import calls as call_records
 from db.money.calls import CallStatus, LedgerScope, Usage, UsageSource
@@ -18,7 +18,6 @@ from db.money.ledger import get_stats
 from db.money.settlements import Settlement
 from db.money.starts import Started, Starting
 from db.pool import Connection, Database, begun, execute, fetch_all
-from db.steps import steps
 from tests.db import rows
 from tests.support import until
 
@@ -310,7 +309,7 @@ async def test_many_calls_do_not_wait_for_a_job_that_somebody_holds(
 ) -> None:
     lease, held = await rows.running_job(conn), await rows.running_job(conn)
     async with database.transaction() as other:
-        await steps.hold(other, held)
+        await hold(other, held)
         ids = await start_all(conn, starting(held), starting(lease))
     assert [call_id is not None for call_id in ids] == [False, True]
 

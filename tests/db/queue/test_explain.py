@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from db.approvals import approvals
-from db.fence import PINNED, Lease, LeaseLost
+from db.fence import PINNED, Lease, LeaseLost, hold
 from db.money import budgets, limits, settlements, starts
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
@@ -277,7 +277,7 @@ async def _measure(scene: Scene) -> dict[str, float]:
     paid = [PaidAnswer(one.job_id, "draft", "1", 1, 0) for one in hundred]
     await measure("keep answers 100", 100, lambda: _pinned(conn, steps.keep_answers(conn, paid)))
     await measure("step begun", 1, lambda: steps.begin(conn, hundred[0], "t", attempt=1))
-    await measure("hold", 1, lambda: steps.hold(conn, hundred[0]))
+    await measure("hold", 1, lambda: hold(conn, hundred[0]))
     await measure("lease states 100", 100, lambda: lease_states(conn, hundred))
     await measure("finish 1", 1, lambda: finish(conn, done(lease)))
     await measure("finish 100", 100, lambda: finish(conn, *map(done, hundred)))
@@ -351,7 +351,7 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
     for refused in (
         steps.record(conn, nobody, "s", "1", attempt=1),
         steps.begin(conn, nobody, "s", attempt=1),
-        steps.hold(conn, nobody),
+        hold(conn, nobody),
     ):
         with pytest.raises(LeaseLost):
             await refused

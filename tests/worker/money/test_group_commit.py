@@ -15,13 +15,12 @@ import anyio.to_thread
 import pytest
 
 from db.errors import Refused, Unavailable
-from db.fence import PINNED, Lease, LeaseLost
+from db.fence import PINNED, Lease, LeaseLost, hold
 from db.money import budgets, calls, starts
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Started, Starting
 from db.pool import Connection, Database
-from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
 from tests.db import rows
 from tests.support import until
@@ -519,7 +518,7 @@ async def _waits(database: Database) -> None:
 @asynccontextmanager
 async def _holding(database: Database, lease: Lease) -> AsyncGenerator[Callable[[], None]]:
     """Somebody delivers to this job, in a transaction that stays open until told."""
-    async with _transaction(database, lambda other: steps.hold(other, lease)) as let_go:
+    async with _transaction(database, lambda other: hold(other, lease)) as let_go:
         yield let_go
 
 
