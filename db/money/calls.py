@@ -19,7 +19,6 @@ from db.errors import InvalidInput
 from db.pool import Connection, fetch_all, fetch_val
 
 TOKENS_MAX = 2_147_483_647
-COST_MAX = Decimal(10) ** 12
 
 
 class CallStatus(StrEnum):
@@ -34,13 +33,6 @@ class UsageSource(StrEnum):
     PROVIDER = "provider"
     ESTIMATED = "estimated"
     UNKNOWN = "unknown"
-
-
-class LedgerEntry(StrEnum):
-    RESERVE = "reserve"
-    SETTLE = "settle"
-    RELEASE = "release"
-    ADJUST = "adjust"
 
 
 class LedgerScope(StrEnum):
@@ -165,10 +157,3 @@ select exists (select from jobsworth.llm_calls c where c.id = %(call_id)s) as bo
 async def is_booked(conn: Connection, call_id: UUID) -> bool:
     """Is this call in the books?"""
     return bool(await fetch_val(conn, BY_ID, {"call_id": call_id}))
-
-
-def checked_cost(cost: Decimal | None) -> Decimal | None:
-    """The cost, if it is an amount of money. Raises `InvalidInput`."""
-    if cost is not None and not (cost.is_finite() and abs(cost) < COST_MAX):
-        raise InvalidInput(f"the cost {cost} is not an amount of money", "give a finite Decimal")
-    return cost

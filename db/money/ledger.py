@@ -15,10 +15,10 @@ from decimal import Decimal
 from typing import Literal, LiteralString
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from db.errors import InvalidInput
-from db.money.amount import amount
+from db.money.amount import checked_amount
 from db.money.calls import LedgerScope, Usage
 from db.pool import Connection, fetch_all, fetch_one
 
@@ -56,14 +56,6 @@ class UsageBy(Spent):
     """`key` is None for entries that have none (a call outside any job has no mode)."""
 
     key: str | None
-
-
-class RunStats(Spent):
-    """`calls` are those that are settled; `first` and `last` are when their entries were made."""
-
-    calls: int
-    first: AwareDatetime | None
-    last: AwareDatetime | None
 
 
 DAILY_USAGE: LiteralString = """
@@ -221,29 +213,6 @@ async def _by_entries(
     return await fetch_all(conn, USAGE_BY_ENTRIES, values, UsageBy)
 
 
-RUN_STATS: LiteralString = """
-select count(*) as entries, count(distinct l.call_id) as calls,
-  coalesce(sum(l.input_tokens), 0)::bigint as input_tokens,
-  coalesce(sum(l.output_tokens), 0)::bigint as output_tokens,
-  coalesce(sum(l.cache_read_tokens), 0)::bigint as cache_read_tokens,
-  coalesce(sum(l.cache_write_tokens), 0)::bigint as cache_write_tokens,
-  coalesce(sum(l.total_tokens), 0)::bigint as total_tokens,
-  case when count(*) = 0 then 0 else sum(l.cost) end as cost,
-  coalesce(sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int)), 0)::bigint
-    as unknown_cost_entries,
-  min(l.occurred_at) as first, max(l.occurred_at) as last
-from jobsworth.token_ledger l
-where l.run_id = %(run_id)s and l.entry in ('settle', 'adjust')
-"""
-
-
-async def run_stats(conn: Connection, run_id: UUID) -> RunStats:
-    """What one run has spent, corrections included; all zero for a run that made no call."""
-    row = await fetch_one(conn, RUN_STATS, {"run_id": run_id}, RunStats)
-    assert row is not None
-    return row
-
-
 LOG: LiteralString = """
 insert into jobsworth.token_ledger (
   team_id, job_id, thread_id, agent_id, run_id, entry, scope, mode, provider, model, input_tokens,
@@ -272,7 +241,7 @@ async def log(
     run_id: UUID | None = None,
     team_id: UUID | None = None,
 ) -> UUID:
-    """Enter spend that was made without `start_call`; returns the entry's id."""
+    """Enter spend of a call that Jobsworth did not make; returns the id of the entry."""
     row = await fetch_one(
         conn,
         LOG,
@@ -290,7 +259,7 @@ async def log(
             "output_tokens": usage.output_tokens,
             "cache_read_tokens": usage.cache_read_tokens,
             "cache_write_tokens": usage.cache_write_tokens,
-            "cost": amount(cost),
+            "cost": checked_amount(cost),
             "price_version": price_version,
         },
     )

@@ -10,11 +10,10 @@ from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 from psycopg import AsyncConnection
-from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_document, to_text
 from db.fence import Lease, hold
-from db.pool import Connection, execute, fetch_all, fetch_val
+from db.pool import Connection, execute, fetch_val
 
 FORGET: LiteralString = """
 with forgotten as (
@@ -84,34 +83,3 @@ async def decide(
         "decided_by": decided_by,
     }
     return await fetch_val(conn, DECIDE, values)
-
-
-class StepDecision(BaseModel):
-    """What somebody said of a step, and what was known of it then."""
-
-    model_config = ConfigDict(frozen=True)
-
-    job_id: UUID
-    step_name: str
-    decision: str
-    output: Any
-    attempt: int
-    begun_at: AwareDatetime
-    begun_by: str | None
-    error: str | None
-    decided_by: str
-    decided_at: AwareDatetime
-
-
-DECISIONS: LiteralString = """
-select d.job_id, d.step_name, d.decision, d.output, d.attempt, d.begun_at, d.begun_by, d.error,
-  d.decided_by, d.decided_at
-from jobsworth.step_decisions d
-where d.job_id = %(job_id)s
-order by d.id
-"""
-
-
-async def list_decisions(conn: Connection, job_id: UUID) -> list[StepDecision]:
-    """What was decided about steps of a job, oldest first."""
-    return await fetch_all(conn, DECISIONS, {"job_id": job_id}, StepDecision)

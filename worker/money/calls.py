@@ -20,9 +20,10 @@ import anyio
 from db.documents import to_document
 from db.errors import InvalidInput, JobsworthError
 from db.money import budgets, limits
-from db.money.calls import Answer, CallStatus, Usage, UsageSource, checked_cost
+from db.money.amount import checked_amount
+from db.money.calls import Answer, CallStatus, Usage, UsageSource
 from db.money.settlements import Settlement
-from db.money.starts import Limited, Short, Started, Starting, Unpriced
+from db.money.starts import CallStarted, Limited, Short, Starting, Unpriced
 from db.pool import Database
 from db.steps.steps import PaidAnswer
 from worker import crash_points, events
@@ -163,7 +164,7 @@ class PaidCall:
         took_seconds = time.monotonic() - self._began
         kept, unusable = None, None
         try:
-            checked_cost(answer.cost)
+            checked_amount(answer.cost)
         except InvalidInput as error:
             answer, unusable = replace(answer, cost=None), error
         try:
@@ -362,7 +363,7 @@ async def _book(
     sleeps = 0
     while True:
         match await job.write(START, call):
-            case Started(call_id, warned):
+            case CallStarted(call_id, warned):
                 for budget in warned:
                     log.warning(events.BUDGET_WARNED, budget=budget)
                 crash_points.reach("call.after_row")

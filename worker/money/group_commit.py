@@ -20,7 +20,7 @@ from db.fence import PINNED
 from db.money import settlements, starts
 from db.money.settlements import SETTLING, Settlement
 from db.money.starts import Starting, Verdict
-from db.pool import Connection, Database, Last, bounded, commit_with
+from db.pool import Connection, Database, LastStatement, bounded, commit_with
 from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
 from worker import events
@@ -47,7 +47,7 @@ class Kind(NamedTuple, Generic[T, R]):
     """
 
     together: Callable[
-        [Connection, Sequence[T]], Awaitable[Mapping[int, R] | Last[Mapping[int, R]]]
+        [Connection, Sequence[T]], Awaitable[Mapping[int, R] | LastStatement[Mapping[int, R]]]
     ]
     alone: Callable[[Database, T], Awaitable[R]]
     turn: int = 0
@@ -96,10 +96,10 @@ class GroupCommit:
                 self._database.transaction(SETTLING) as connection,
             ):
                 written: dict[Kind[Any, Any], Mapping[int, Any]] = {}
-                lasts: dict[Kind[Any, Any], Last[Mapping[int, Any]]] = {}
+                lasts: dict[Kind[Any, Any], LastStatement[Mapping[int, Any]]] = {}
                 for kind, items in sorted(batch.items.items(), key=lambda of: of[0].turn):
                     did = await kind.together(connection, items)
-                    if isinstance(did, Last):
+                    if isinstance(did, LastStatement):
                         lasts[kind] = did
                     else:
                         written[kind] = did
@@ -141,8 +141,10 @@ class Booked(NamedTuple):
     rooms: Sequence[UUID] = ()
 
 
-async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapping[int, Verdict]]:
-    last = starts.starts(calls)
+async def _start_together(
+    _: Connection, calls: Sequence[Starting]
+) -> LastStatement[Mapping[int, Verdict]]:
+    last = starts.start_statement(calls)
 
     def by_position(found: Found) -> Mapping[int, Verdict]:
         verdicts = last.read(found).verdicts
@@ -150,13 +152,13 @@ async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapp
             n: verdicts[one.request_id] for n, one in enumerate(calls) if one.request_id in verdicts
         }
 
-    return Last(last.query, last.params, by_position)
+    return LastStatement(last.query, last.params, by_position)
 
 
 async def _start_alone(database: Database, call: Starting) -> Verdict:
     # One statement is a transaction; what it locks is held for no round trip.
     async with database.connection() as connection:
-        return await starts.try_start_call(connection, call)
+        return await starts.start_call(connection, call)
 
 
 async def _record_together(connection: Connection, ran: Sequence[Record]) -> dict[int, Any]:
@@ -173,27 +175,27 @@ async def _record_alone(database: Database, ran: Record) -> Any:
 
 async def _settle_together(
     connection: Connection, paid: Sequence[Paid]
-) -> Last[Mapping[int, Booked]]:
+) -> LastStatement[Mapping[int, Booked]]:
     answers = [answer for _, answer in paid if answer]
     stand = await steps.keep_answers(connection, answers) if answers else {}
-    last = settlements.settles([settlement for settlement, _ in paid])
+    last = settlements.settle_statement([settlement for settlement, _ in paid])
 
     def by_position(found: Found) -> Mapping[int, Booked]:
-        rooms = last.read(found).rooms
+        rooms = last.read(found).freed_budgets
         return {
             n: Booked(stand[answer.job_id, answer.name] if answer else None, () if n else rooms)
             for n, (_, answer) in enumerate(paid)
         }
 
-    return Last(last.query, last.params, by_position)
+    return LastStatement(last.query, last.params, by_position)
 
 
 async def _settle_alone(database: Database, paid: Paid) -> Booked:
     settlement, answer = paid
     async with bounded(SETTLE_SECONDS), database.transaction(PINNED) as connection:
         stands = answer and await steps.keep_answer(connection, **answer._asdict())
-        [settled] = await commit_with(connection, [settlements.settles([settlement])])
-        return Booked(stands, settled.rooms)
+        [settled] = await commit_with(connection, [settlements.settle_statement([settlement])])
+        return Booked(stands, settled.freed_budgets)
 
 
 RECORD = Kind(_record_together, _record_alone, turn=1)
@@ -203,4 +205,4 @@ SETTLE = Kind(_settle_together, _settle_alone, turn=2)
 """Calls that ended, each in one commit with its answer; brings the answers that stand."""
 
 START = Kind(_start_together, _start_alone, turn=3)
-"""Calls about to be sent; brings what was decided. Raises as `starts.try_start_call` does."""
+"""Calls about to be sent; brings what was decided. Raises as `starts.start_call` does."""

@@ -227,8 +227,8 @@ class Upkeep:
     async def _settle_abandoned(self) -> None:
         async with self._database.connection() as connection:
             settled = await settlements.settle_abandoned(connection, ABANDONED_BATCH)
-            if settled.rooms:
-                await budgets.wake(connection, settled.rooms)
+            if settled.freed_budgets:
+                await budgets.wake(connection, settled.freed_budgets)
         if settled.calls:
             log.warning(events.CALLS_ABANDONED, calls=settled.calls)
 

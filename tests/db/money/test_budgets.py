@@ -16,10 +16,11 @@ from db.money import calls as call_records
 from db.money.budgets import Budget
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
-from db.money.starts import NotStarted, Short, Started, Starting, Unpriced, Verdict
+from db.money.starts import CallStarted, Short, Starting, Unpriced, Verdict
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
 from db.queue import promote
 from tests.db import rows
+from tests.db.money import entries
 from tests.db.racing import until_blocked
 
 pytestmark = pytest.mark.both
@@ -67,12 +68,12 @@ def starting(lease: Lease | None, **options: Any) -> Starting:
 
 
 async def start(conn: Connection, lease: Lease | None = None, **options: Any) -> Verdict:
-    return await starts.try_start_call(conn, starting(lease, **options))
+    return await starts.start_call(conn, starting(lease, **options))
 
 
 async def started(conn: Connection, lease: Lease | None = None, **options: Any) -> UUID:
     verdict = await start(conn, lease, **options)
-    assert isinstance(verdict, Started)
+    assert isinstance(verdict, CallStarted)
     return verdict.call_id
 
 
@@ -84,9 +85,9 @@ async def windows(conn: Connection) -> list[tuple[Decimal, Decimal]]:
     return [(row["reserved"], row["spent"]) for row in await fetch_all(conn, WINDOWS)]
 
 
-async def settle(conn: Connection, call_id: UUID, **options: Any) -> settlements.Settled:
+async def settle(conn: Connection, call_id: UUID, **options: Any) -> settlements.SettledBatch:
     known: dict[str, Any] = {"status": CallStatus.OK, "usage": Usage(5, 5), "cost": Decimal("0.1")}
-    return await settlements.settle_calls(conn, [Settlement(call_id, **{**known, **options})])
+    return await entries.settle_all(conn, [Settlement(call_id, **{**known, **options})])
 
 
 async def forget(conn: Connection) -> None:
@@ -140,8 +141,6 @@ async def test_a_call_that_does_not_fit_is_not_written(conn: Connection) -> None
         verdict.detail
     )
     assert len(await call_records.list_calls(conn, lease.job_id)) == 1
-    with pytest.raises(NotStarted, match="100 of 150 tokens"):
-        await starts.start_call(conn, **starting(lease)._asdict())
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ async def test_a_budget_bounds_what_matches_its_filters(
     await tokens_a_day(conn, 0, **{column: known[column]})
     lease = await rows.running_job(conn)
     assert isinstance(await start(conn, lease, **same), Short)
-    assert isinstance(await start(conn, lease, **{**same, **other}), Started)
+    assert isinstance(await start(conn, lease, **{**same, **other}), CallStarted)
 
 
 async def test_an_agent_and_a_run_are_those_of_the_job(conn: Connection) -> None:
@@ -175,7 +174,7 @@ async def test_an_agent_and_a_run_are_those_of_the_job(conn: Connection) -> None
         "update jobsworth.reactive_jobs set agent_id = %s, run_id = %s where id = %s",
         [agent_id, run_id, lease.job_id],
     )
-    assert isinstance(await start(conn, other), Started)
+    assert isinstance(await start(conn, other), CallStarted)
     assert isinstance(await start(conn, lease), Short)
     await budgets.remove(conn, "daily")
     await started(conn, lease)
@@ -315,15 +314,15 @@ async def test_a_call_counts_in_the_window_of_its_reservation(conn: Connection) 
 async def test_a_warning_comes_once_for_each_window(conn: Connection) -> None:
     await tokens_a_day(conn, 250, warn_at=0.8)
     lease = await rows.running_job(conn)
-    assert await start(conn, lease) == Started(
+    assert await start(conn, lease) == CallStarted(
         (await call_records.list_calls(conn, lease.job_id))[0].id
     )
     second = await start(conn, lease)
-    assert isinstance(second, Started)
+    assert isinstance(second, CallStarted)
     assert second.warned == ("daily: 200 of 250 tokens",)
     await budgets.raise_to(conn, "daily", 300)
     third = await start(conn, lease)
-    assert isinstance(third, Started)
+    assert isinstance(third, CallStarted)
     assert third.warned == ()
 
 
@@ -355,13 +354,13 @@ async def test_of_a_batch_that_does_not_fit_as_a_whole_each_that_does_is_started
     sizes = [(first, 100), (first, 30), (first, 20), (second, 90), (second, 50), (None, 35)]
     calls = [starting(lease, estimate=Usage(size, 0)) for lease, size in sizes]
     async with begun(conn, PINNED):
-        found = await starts.start_calls(conn, calls)
+        found = await entries.start_all(conn, calls)
     decided = [
         one.budget if isinstance(one, Short) else type(one).__name__
         for one in (found[call.request_id] for call in calls)
     ]
     # By the order in which they came, and each as if it were alone.
-    assert decided == ["Started", "run", "Started", "Started", "daily", "Started"]
+    assert decided == ["CallStarted", "run", "CallStarted", "CallStarted", "daily", "CallStarted"]
     assert sum(reserved for reserved, _ in await windows(conn)) == 245 + 120 + 90
     assert await fetch_all(conn, BROKEN) == []
 
@@ -369,8 +368,8 @@ async def test_of_a_batch_that_does_not_fit_as_a_whole_each_that_does_is_started
 async def test_a_batch_warns_once(conn: Connection) -> None:
     await tokens_a_day(conn, 500)
     async with begun(conn, PINNED):
-        found = await starts.start_calls(conn, [starting(None) for _ in range(5)])
-    warned = [tuple(one.warned) for one in found.values() if isinstance(one, Started)]
+        found = await entries.start_all(conn, [starting(None) for _ in range(5)])
+    warned = [tuple(one.warned) for one in found.values() if isinstance(one, CallStarted)]
     assert sorted(warned) == [(), (), (), (), ("daily: 500 of 500 tokens",)]
 
 
@@ -439,12 +438,12 @@ async def test_a_settlement_names_the_budgets_whose_waiters_are_to_be_woken(
     budget = await tokens_a_day(conn, 150)
     first = await started(conn, await rows.running_job(conn))
     second = await started(conn, await rows.running_job(conn), estimate=Usage(1, 0))
-    assert not (await settle(conn, second, usage=Usage(0, 0))).rooms
+    assert not (await settle(conn, second, usage=Usage(0, 0))).freed_budgets
     waiting = await short_job(conn)
     settled = await settle(conn, first)
-    assert list(settled.rooms) == [budget.id]
+    assert list(settled.freed_budgets) == [budget.id]
     assert await status(conn, waiting) == "waiting"
-    assert await budgets.wake(conn, settled.rooms) == 1
+    assert await budgets.wake(conn, settled.freed_budgets) == 1
     assert await status(conn, waiting) == "queued"
 
 
@@ -465,7 +464,7 @@ async def test_room_that_a_person_makes_wakes_whoever_fits_with_the_same_commit(
         case _:
             await tokens_a_day(conn, 200)
     assert await status(conn, waiting) == "queued"
-    assert isinstance(await start(conn, await rows.take(conn, waiting.job_id)), Started)
+    assert isinstance(await start(conn, await rows.take(conn, waiting.job_id)), CallStarted)
     if how != "remove":
         assert await fetch_all(conn, "select job_id from jobsworth.budget_waits") == []
 
@@ -552,7 +551,7 @@ async def test_many_at_once_never_overshoot(database_url: str, conn: Connection)
             async with database.connection() as other:
                 for _ in range(5):
                     async with begun(other, PINNED):
-                        found = await starts.start_calls(
+                        found = await entries.start_all(
                             other, [starting(lease), starting(lease, estimate=Usage(1, 0))]
                         )
                     verdicts.extend(found.values())
@@ -579,7 +578,7 @@ async def test_a_settlement_beside_a_park_strands_nobody(
             settled = await settle(other, call_id)
             await park(conn, lease)
             assert await status(conn, lease) == "waiting"
-        await budgets.wake(other, settled.rooms)
+        await budgets.wake(other, settled.freed_budgets)
     assert await status(conn, lease) == "queued"
 
 
@@ -632,9 +631,9 @@ async def test_settling_in_opposite_orders_deadlocks_nobody(
                 for _ in range(10):
                     async with begun(other, settlements.SETTLING):
                         ended = [Settlement(one, CallStatus.OK, Usage(1, 1)) for one in mine]
-                        await settlements.settle_calls(other, ended)
-                        found = await starts.start_calls(other, [starting(lease)])
-                    mine = [one.call_id for one in found.values() if isinstance(one, Started)]
+                        await entries.settle_all(other, ended)
+                        found = await entries.start_all(other, [starting(lease)])
+                    mine = [one.call_id for one in found.values() if isinstance(one, CallStarted)]
 
         async with anyio.create_task_group() as tasks:
             for lease in held:

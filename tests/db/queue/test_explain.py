@@ -18,7 +18,7 @@ import pytest
 
 from db.approvals import approvals
 from db.fence import PINNED, Lease, LeaseLost, hold
-from db.money import budgets, limits, settlements, starts
+from db.money import budgets, limits, settlements
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Starting
@@ -30,6 +30,7 @@ from db.queue.enqueue import enqueue
 from db.queue.finish import lease_states
 from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
+from tests.db.money import entries
 from tests.db.protocol import (
     RESCUE_SECONDS,
     claim,
@@ -269,11 +270,9 @@ async def _measure(scene: Scene) -> dict[str, float]:
     ran = [Record(one, "fetch", "1", 1) for one in hundred]
     await measure("steps 100", 100, lambda: _pinned(conn, steps.record_all(conn, ran)))
     calls = [starting(one) for one in hundred]
-    await measure("start calls 100", 100, lambda: _pinned(conn, starts.start_calls(conn, calls)))
+    await measure("start calls 100", 100, lambda: _pinned(conn, entries.start_all(conn, calls)))
     ok = await _settlements(conn)
-    await measure(
-        "settle calls 100", 100, lambda: _pinned(conn, settlements.settle_calls(conn, ok))
-    )
+    await measure("settle calls 100", 100, lambda: _pinned(conn, entries.settle_all(conn, ok)))
     paid = [PaidAnswer(one.job_id, "draft", "1", 1, 0) for one in hundred]
     await measure("keep answers 100", 100, lambda: _pinned(conn, steps.keep_answers(conn, paid)))
     await measure("step begun", 1, lambda: steps.begin(conn, hundred[0], "t", attempt=1))
@@ -288,11 +287,11 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("release 100", 100, lambda: finish(conn, *map(released, again)))
     await _bound(conn)
     calls = [starting(one) for one in scene.leased(100)]
-    start = partial(starts.start_calls, conn, calls)
+    start = partial(entries.start_all, conn, calls)
     await measure("start counted calls 100", 100, lambda: _pinned(conn, start()))
     ok = await _settlements(conn)
     assert len(ok) == 100
-    settle = partial(settlements.settle_calls, conn, ok)
+    settle = partial(entries.settle_all, conn, ok)
     await measure("settle counted calls 100", 100, lambda: _pinned(conn, settle()))
     await measure("wake for budgets", 1, lambda: budgets.wake(conn))
     follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
@@ -356,13 +355,13 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
         with pytest.raises(LeaseLost):
             await refused
     await _pinned(conn, steps.record_all(conn, [Record(nobody, "s", "1", 1)]))
-    await _pinned(conn, starts.start_calls(conn, [starting(nobody)]))
-    await _pinned(conn, settlements.settle_calls(conn, [settlement(uuid4())]))
+    await _pinned(conn, entries.start_all(conn, [starting(nobody)]))
+    await _pinned(conn, entries.settle_all(conn, [settlement(uuid4())]))
     await _pinned(conn, steps.keep_answers(conn, [PaidAnswer(uuid4(), "s", "1", 1, 0)]))
     await budgets.set_budget(conn, "day", 10**9, unit="tokens", period="day")
     for _ in range(2):
-        await _pinned(conn, starts.start_calls(conn, [starting(None), starting(nobody)]))
-        await _pinned(conn, settlements.settle_calls(conn, await _settlements(conn)))
+        await _pinned(conn, entries.start_all(conn, [starting(None), starting(nobody)]))
+        await _pinned(conn, entries.settle_all(conn, await _settlements(conn)))
     await budgets.wake(conn)
     await budgets.remove(conn, "day")
     await lease_states(conn, [nobody])
@@ -499,5 +498,5 @@ async def test_without_the_pinned_plan_each_call_reads_the_whole_table(
     scene = await _scene(database_url, conn, "planned on nothing")
     await scene.claim(2)
     calls = [starting(one) for one in scene.leased(2)]
-    touched = await scene.meter.touched(lambda: _pinned(conn, starts.start_calls(conn, calls)))
+    touched = await scene.meter.touched(lambda: _pinned(conn, entries.start_all(conn, calls)))
     assert touched > 10 * 2 * LIMITS["start calls 100"]

@@ -9,11 +9,12 @@ import pytest
 
 from db.errors import Refused
 from db.fence import PINNED, Lease, LeaseLost, hold
-from db.money import calls, starts
+from db.money import calls
 from db.pool import Connection, Database, begun, execute, fetch_val
 from db.queue.finish import lease_states
 from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
+from tests.db.money import entries
 from tests.db.protocol import (
     blocking,
     die,
@@ -185,7 +186,7 @@ async def test_a_call_is_not_begun_without_the_lease(conn: Connection) -> None:
     lease = await running(conn)
     await finish(conn, released(lease))
     with pytest.raises(LeaseLost):
-        await starts.start_call(
+        await entries.start(
             conn,
             lease,
             provider="openai",

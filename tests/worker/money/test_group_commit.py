@@ -19,10 +19,11 @@ from db.fence import PINNED, Lease, LeaseLost, hold
 from db.money import budgets, calls, starts
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
-from db.money.starts import Started, Starting
+from db.money.starts import CallStarted, Starting
 from db.pool import Connection, Database
 from db.steps.steps import PaidAnswer, Record
 from tests.db import rows
+from tests.db.money import entries
 from tests.support import until
 from worker.money import group_commit
 from worker.money.group_commit import RECORD, SETTLE, START, Booked, GroupCommit, Kind, Paid
@@ -101,7 +102,7 @@ async def at_once(*writes: Write) -> list[Any]:
 def _brought(result: Any) -> Any:
     """The id of a call that was started, the answer that stands, or what it is."""
     match result:
-        case Started(call_id):
+        case CallStarted(call_id):
             return call_id
         case Booked(stands):
             return stands
@@ -380,7 +381,7 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
     """Its loop reads nothing any more, from before the server has the money's lock for it."""
     await budgets.set_budget(conn, "daily", 10**6, unit="tokens", period="day")
     first, second, others, blocker = await leases(conn, 4)
-    call_id = await starts.start_call(conn, **starting(first)._asdict())
+    call_id = await entries.start(conn, **starting(first)._asdict())
     writes: list[tuple[Kind[Any, Any], Any]] = []
     if what != "settles":
         writes.append((START, starting(second)))
@@ -388,13 +389,13 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
         writes.append((SETTLE, paid(first, call_id)))
     stopped = _Stopping(database_url, writes)
     async with database.transaction(PINNED) as other:
-        await starts.try_start_call(other, starting(blocker))
+        await starts.start_call(other, starting(blocker))
         stopped.begin()
         await _waits(database)
         stopped.stop()
     try:
         with anyio.fail_after(5):
-            await starts.start_call(conn, **starting(others)._asdict())
+            await entries.start(conn, **starting(others)._asdict())
         found = await in_the_books(database)
         assert (found["calls"], found["settled"]) == {
             "starts": (4, 0),

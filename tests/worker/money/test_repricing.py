@@ -10,9 +10,10 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db.money import books, ledger, prices, repricing, settlements, starts
+from db.money import books, ledger, prices, repricing
 from db.money.calls import CallStatus, Usage
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
+from tests.db.money import entries
 from worker.money.pricing import Pricing
 from worker.money.repricing import PAGE_CALLS, Repriced, reprice
 
@@ -51,7 +52,7 @@ async def call(
     model: str = "large",
     team_id: UUID | None = None,
 ) -> UUID:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn,
         None,
         provider="acme",
@@ -61,7 +62,7 @@ async def call(
         estimate=Usage(2_000_000, 1_000_000),
         team_id=team_id,
     )
-    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=usage, cost=cost)
+    await entries.settle(conn, call_id, status=CallStatus.OK, usage=usage, cost=cost)
     return call_id
 
 
@@ -115,20 +116,18 @@ async def test_a_known_cost_follows_own_prices_up_and_down(conn: Connection) -> 
 
 
 async def test_a_known_cost_does_not_follow_the_packages_data(conn: Connection) -> None:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn, None, provider="openai", model="gpt-4o", request_id="r", estimate=USED
     )
-    await settlements.settle_call(
-        conn, call_id, status=CallStatus.OK, usage=USED, cost=Decimal("0.0000001")
-    )
+    await entries.settle(conn, call_id, status=CallStatus.OK, usage=USED, cost=Decimal("0.0000001"))
     assert (await run(conn, Pricing())).corrected == 0
 
 
 async def test_an_unknown_cost_follows_the_packages_data(conn: Connection) -> None:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn, None, provider="openai", model="gpt-4o", request_id="r", estimate=USED
     )
-    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=USED)
+    await entries.settle(conn, call_id, status=CallStatus.OK, usage=USED)
     done = await run(conn, Pricing())
     assert done.difference == {"openai:gpt-4o": Decimal("7.25")}
     assert (await run(conn, Pricing())).corrected == 0

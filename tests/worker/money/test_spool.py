@@ -21,13 +21,14 @@ from structlog.testing import capture_logs
 from db.errors import Refused, Unavailable
 from db.fence import Lease
 from db.money import calls as call_records
-from db.money import settlements, starts
+from db.money import settlements
 from db.money.calls import Call, CallStatus, Usage
 from db.money.settlements import Settlement
 from db.pool import Connection, Database, fetch_one
 from db.steps import steps
 from db.steps.steps import PaidAnswer
 from tests.db import rows
+from tests.db.money import entries
 from tests.support import until
 from tests.worker.job_api import JobApi, claimed_job, registered
 from worker import Job, handler
@@ -98,7 +99,7 @@ async def lease(conn: Connection) -> Lease:
 
 async def answered(conn: Connection, lease: Lease, content: str = '"paid"') -> Paid:
     """A call that is in the books and was answered."""
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn,
         lease,
         provider="scripted",

@@ -15,13 +15,14 @@ import pytest
 
 import worker.queue.upkeep as module
 from db.fence import Lease
-from db.money import calls, starts
+from db.money import calls
 from db.money.calls import CallStatus, Usage
 from db.pool import Connection, Database, fetch_val
 from db.queue import jobs
 from db.queue.jobs import JobStatus, WaitReason
 from db.runs import runs
 from db.runs.runs import Node
+from tests.db.money import entries
 from tests.db.rows import take
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
@@ -253,7 +254,7 @@ async def test_calls_of_attempts_that_are_over_are_settled_at_their_estimate(api
     over, alive = await running_job(api), await running_job(api)
     async with api.database.connection() as connection:
         for lease in (over, alive):
-            await starts.start_call(
+            await entries.start(
                 connection,
                 lease,
                 provider="scripted",
