@@ -37,7 +37,15 @@ from db.memory import memories
 from db.money.calls import Answer
 from db.pool import Connection, Database
 from db.queue.claim import Claimed
-from db.queue.effects import ARTIFACT_BYTES_MAX, Artifact, Effect, Memory, Message, Metric, NewJob
+from db.queue.effects import (
+    ARTIFACT_BYTES_MAX,
+    ArtifactEffect,
+    Effect,
+    JobEffect,
+    MemoryEffect,
+    MessageEffect,
+    MetricEffect,
+)
 from db.steps.checkpoints import Checkpoint
 from worker.approvals import ask
 from worker.approvals.ask import Decision
@@ -199,7 +207,7 @@ class Job:
                 "enqueue it with thread_id, or pass thread_id to say",
             )
         self.effects.append(
-            Message(
+            MessageEffect(
                 key=self.key("message", name),
                 text=to_text(text),
                 role=role,
@@ -233,7 +241,7 @@ class Job:
             )
         key = self.key("send", name)
         self.effects.append(
-            Message(
+            MessageEffect(
                 key=key,
                 text=to_text(text),
                 role="user",
@@ -244,7 +252,7 @@ class Job:
         # As a follow-up it has this job's place in the thread's lane, if this job has one.
         follows = thread == self.thread_id and self._lane is not None
         self.effects.append(
-            NewJob(
+            JobEffect(
                 key=key,
                 mode=mode,
                 agent_id=agent_id,
@@ -266,7 +274,7 @@ class Job:
         if not isfinite(number):
             shown = f"{value!r:.100}" if isinstance(value, str) else f"the {type(value).__name__}"
             raise InvalidInput(f"{shown} of the metric {name!r} is no number", "pass one")
-        self.effects.append(Metric(self.key("metric", key), to_text(name), number))
+        self.effects.append(MetricEffect(self.key("metric", key), to_text(name), number))
 
     def enqueue(
         self,
@@ -341,7 +349,7 @@ class Job:
         guessed = mimetypes.guess_type(name)[0]
         fallback = "text/plain" if isinstance(content, str) else "application/octet-stream"
         self.effects.append(
-            Artifact(
+            ArtifactEffect(
                 key=self.key("artifact", name),
                 name=name,
                 media_type=media_type or guessed or fallback,
@@ -361,7 +369,7 @@ class Job:
     ) -> None:
         """Have a text embedded after the job has finished; `recall` finds it then."""
         self.effects.append(
-            Memory(
+            MemoryEffect(
                 key=self.key("memory", name),
                 text=to_text(text),
                 source_kind=kind,
@@ -722,7 +730,7 @@ class Job:
         options: Mapping[str, Any],
     ) -> None:
         own = {"key", "mode", "payload", "is_child", "thread_id", "message_key"}
-        known = NewJob.__dataclass_fields__.keys() - own
+        known = JobEffect.__dataclass_fields__.keys() - own
         unknown = options.keys() - known
         if unknown:
             raise InvalidInput(
@@ -733,7 +741,7 @@ class Job:
             dict(payload or {}), f"the payload of {mode!r}", self.tools.payload_bytes_max
         )
         self.effects.append(
-            NewJob(key=key, mode=mode, payload=document, is_child=is_child, **options)
+            JobEffect(key=key, mode=mode, payload=document, is_child=is_child, **options)
         )
 
     def park(

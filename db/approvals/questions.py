@@ -40,7 +40,7 @@ DIFFERENCE_LINES_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Approval:
+class ApprovalEffect:
     """A question to a person, as an effect: the job parks for it. `shown` is JSON text."""
 
     key: str
@@ -57,14 +57,14 @@ class Approval:
     for_step: str | None = None
 
 
-class Asked(NamedTuple):
+class JobApproval(NamedTuple):
     """A question with the job that asks it."""
 
     job_id: UUID
     team_id: UUID | None
     thread_id: UUID | None
     run_id: UUID | None
-    question: Approval
+    question: ApprovalEffect
 
 
 def check_question(
@@ -182,7 +182,7 @@ on conflict do nothing
 """
 
 
-async def write(conn: Connection, asked: Sequence[Asked]) -> None:
+async def write(conn: Connection, asked: Sequence[JobApproval]) -> None:
     """Write these questions in the transaction that parks their jobs, whose rows it holds.
 
     A question that stands already, a replay's repeat, is ignored; one that has changed, or that its
@@ -209,11 +209,11 @@ async def write(conn: Connection, asked: Sequence[Asked]) -> None:
         await execute(conn, INSERT, {"rows": _encode(fresh)})
 
 
-def _stands(before: dict[str, Any], question: Approval) -> bool:
+def _stands(before: dict[str, Any], question: ApprovalEffect) -> bool:
     return before["status"] != "superseded" and before["asked_hash"] == question.shown_hash
 
 
-def _row(one: Asked) -> dict[str, Any]:
+def _row(one: JobApproval) -> dict[str, Any]:
     question = one.question
     return {
         "id": uuidv7(),
@@ -236,7 +236,7 @@ def _row(one: Asked) -> dict[str, Any]:
     }
 
 
-def _changed(before: dict[str, Any], question: Approval) -> str | None:
+def _changed(before: dict[str, Any], question: ApprovalEffect) -> str | None:
     shown = None if question.shown is None else json.loads(question.shown)
     old = (before["proposal_text"], before["shown"])
     return difference(old, (question.proposal_text, shown)) or None

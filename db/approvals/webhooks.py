@@ -35,7 +35,7 @@ class Webhook(BaseModel):
     created_at: AwareDatetime
 
 
-class Due(BaseModel):
+class DueDelivery(BaseModel):
     """A delivery that was taken, to be sent now; `url` is None if its webhook is gone."""
 
     model_config = ConfigDict(frozen=True)
@@ -147,9 +147,9 @@ returning o.id, o.event, o.payload, o.tries, (
 """
 
 
-async def take(conn: Connection, most: int, lease_seconds: float) -> list[Due]:
+async def take(conn: Connection, most: int, lease_seconds: float) -> list[DueDelivery]:
     """Up to `most` deliveries that are due, ours to send for `lease_seconds` after this commit."""
-    return await fetch_all(conn, TAKE, {"most": most, "lease_seconds": lease_seconds}, Due)
+    return await fetch_all(conn, TAKE, {"most": most, "lease_seconds": lease_seconds}, DueDelivery)
 
 
 DELIVERED: LiteralString = """
@@ -175,7 +175,7 @@ where o.id = %(id)s and o.tries = %(tries)s and o.delivered_at is null
 
 async def failed(
     conn: Connection,
-    due: Due,
+    due: DueDelivery,
     error: str,
     *,
     status: int | None = None,

@@ -15,7 +15,7 @@ from db.deployments.deployments import Deployment
 from db.pool import Connection, fetch_all
 
 
-class Written(BaseModel):
+class JobMessage(BaseModel):
     """A message that the job wrote into its thread."""
 
     model_config = ConfigDict(frozen=True)
@@ -54,9 +54,9 @@ order by m.id
 """
 
 
-async def messages(conn: Connection, job_id: UUID) -> list[Written]:
+async def messages(conn: Connection, job_id: UUID) -> list[JobMessage]:
     """What the job said."""
-    return await fetch_all(conn, MESSAGES, {"job_id": job_id}, Written)
+    return await fetch_all(conn, MESSAGES, {"job_id": job_id}, JobMessage)
 
 
 OFFSPRING: LiteralString = """

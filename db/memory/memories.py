@@ -53,7 +53,7 @@ class Space(BaseModel):
     dimensions: int
 
 
-class Due(BaseModel):
+class DueText(BaseModel):
     """A text leased for embedding; `tries` counts this one."""
 
     model_config = ConfigDict(frozen=True)
@@ -264,12 +264,14 @@ returning o.id, o.text, o.tries
 """
 
 
-async def lease_due(conn: Connection, limit: int, lease_seconds: float) -> list[Due]:
+async def lease_due(conn: Connection, limit: int, lease_seconds: float) -> list[DueText]:
     """Take up to `limit` due texts, for `lease_seconds`; then they are due again.
 
     Each must end in `written`, `postponed` or `released`.
     """
-    return await fetch_all(conn, LEASE_DUE, {"limit": limit, "lease_seconds": lease_seconds}, Due)
+    return await fetch_all(
+        conn, LEASE_DUE, {"limit": limit, "lease_seconds": lease_seconds}, DueText
+    )
 
 
 WRITTEN: LiteralString = """

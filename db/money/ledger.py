@@ -1,13 +1,13 @@
-"""What was spent: sums over the ledger, by time and by whatever a call belongs to.
+"""What was spent: sums over the ledger, by time and by what a call belongs to.
 
-In: a span of time and a dimension. Out: sums of what was settled, with the corrections made since.
-Days that are closed are read from their sums (`db.money.days`), all else from the entries, in one
-snapshot. Invariant: the same numbers as adding up all entries; an unknown cost is left out of a sum
-and counted, never taken for zero.
+In: a span of time and a dimension. Out: sums of what was settled, corrections included. Closed days
+are read from their sums (`db.money.days`), everything else from the entries, in one snapshot.
+Invariant: the numbers equal the sum of all entries; an unknown cost is left out of a sum and
+counted, never taken for zero.
 
-A correction counts when it is made, as in any books: days that are closed stay as they were. One
-that makes an unknown cost known takes one from `unknown_cost_entries`, which is negative in a span
-that holds the correction alone, so that sums of sums are right.
+A correction counts on the day it is made, as in any books: closed days stay as they were. One that
+makes an unknown cost known subtracts one from `unknown_cost_entries`, which is therefore negative
+in a span that holds only the correction; sums over longer spans come out right.
 """
 
 from datetime import UTC, date, datetime
@@ -26,7 +26,7 @@ DAYS_BACK_MAX = 36_500
 
 
 class Spent(BaseModel):
-    """A sum of ledger entries. `cost` adds up the known costs (None if none is known);
+    """A sum of ledger entries. `cost` is the sum of the known costs (None if none is known);
     `unknown_cost_entries` says how many entries it leaves out.
     """
 
@@ -53,7 +53,7 @@ class ModelUsage(Spent):
 
 
 class UsageBy(Spent):
-    """`key` is None for entries that have none (a call outside any job has no mode)."""
+    """`key` is None for entries without that property (a call outside any job has no mode)."""
 
     key: str | None
 
@@ -84,8 +84,8 @@ async def get_daily_usage(
     return row
 
 
-STATS: LiteralString = """
-select s.provider, s.model, s.scope, sum(s.entries)::bigint as entries,
+SPENT_COLUMNS: LiteralString = """
+  sum(s.entries)::bigint as entries,
   sum(s.input_tokens)::bigint as input_tokens,
   sum(s.output_tokens)::bigint as output_tokens,
   sum(s.cache_read_tokens)::bigint as cache_read_tokens,
@@ -93,11 +93,17 @@ select s.provider, s.model, s.scope, sum(s.entries)::bigint as entries,
   sum(s.input_tokens + s.output_tokens)::bigint as total_tokens,
   sum(s.cost) as cost,
   sum(s.unknown_cost_entries)::bigint as unknown_cost_entries
-from jobsworth.spent(
+"""
+
+STATS: LiteralString = (
+    "select s.provider, s.model, s.scope,"
+    + SPENT_COLUMNS
+    + """from jobsworth.spent(
   now() - make_interval(days => %(days_back)s), null, %(team_id)s::uuid) s
 group by s.provider, s.model, s.scope
 order by sum(s.input_tokens + s.output_tokens) desc, s.provider, s.model, s.scope
 """
+)
 
 
 async def get_stats(
@@ -106,7 +112,7 @@ async def get_stats(
     """What was spent in the last `days_back` times 24 hours, by provider, model and scope."""
     if not 1 <= days_back <= DAYS_BACK_MAX:
         raise InvalidInput(
-            f"days_back is {days_back}", f"give a whole number from 1 to {DAYS_BACK_MAX}"
+            f"days_back is {days_back}", f"give a whole number from 1 to {DAYS_BACK_MAX:,}"
         )
     return await fetch_all(conn, STATS, {"days_back": days_back, "team_id": team_id}, ModelUsage)
 
@@ -114,7 +120,7 @@ async def get_stats(
 Dimension = Literal[
     "day", "model", "mode", "provider", "scope", "agent", "team", "run", "thread", "job"
 ]
-# These are in no sums of days: there are as many as there are jobs.
+# The sums of days do not keep these: they have as many values as there are jobs.
 UNSUMMED = ("run", "thread", "job")
 
 
@@ -126,10 +132,10 @@ async def usage_by(
     until: datetime | None = None,
     team_id: UUID | None = None,
 ) -> list[UsageBy]:
-    """What was spent from an instant (ever, by default) and before another (until now), one row for
-    each value of `by`.
+    """What was spent from `since` (default: the beginning) and before `until` (default: now), one
+    row for each value of `by`.
 
-    Models read `provider:model`, days `YYYY-MM-DD` (UTC). By run, thread and job every entry of the
+    Models read `provider:model`, days `YYYY-MM-DD` (UTC). By run, thread or job, every entry of the
     span is read.
     """
     for instant in (since, until):
@@ -142,7 +148,8 @@ async def usage_by(
     return await read(conn, by, since, until, team_id)
 
 
-USAGE_BY: LiteralString = """
+USAGE_BY: LiteralString = (
+    """
 select case %(by)s
     when 'mode' then s.mode
     when 'model' then s.provider || ':' || s.model
@@ -151,19 +158,13 @@ select case %(by)s
     when 'day' then to_char(s.day, 'YYYY-MM-DD')
     when 'agent' then s.agent_id::text
     when 'team' then s.team_id::text
-  end as key,
-  sum(s.entries)::bigint as entries,
-  sum(s.input_tokens)::bigint as input_tokens,
-  sum(s.output_tokens)::bigint as output_tokens,
-  sum(s.cache_read_tokens)::bigint as cache_read_tokens,
-  sum(s.cache_write_tokens)::bigint as cache_write_tokens,
-  sum(s.input_tokens + s.output_tokens)::bigint as total_tokens,
-  sum(s.cost) as cost,
-  sum(s.unknown_cost_entries)::bigint as unknown_cost_entries
-from jobsworth.spent(%(since)s::timestamptz, %(until)s::timestamptz, %(team_id)s::uuid) s
+  end as key,"""
+    + SPENT_COLUMNS
+    + """from jobsworth.spent(%(since)s::timestamptz, %(until)s::timestamptz, %(team_id)s::uuid) s
 group by 1
 order by 1 nulls last
 """
+)
 
 
 async def _by_days(

@@ -16,7 +16,7 @@ from uuid import UUID
 import orjson
 
 from db.approvals import questions
-from db.approvals.questions import Approval, Asked
+from db.approvals.questions import ApprovalEffect, JobApproval
 from db.documents import to_document
 from db.errors import InvalidInput
 from db.pool import Connection, execute, without_nulls
@@ -38,7 +38,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class MessageEffect:
     """Something said in the job's thread."""
 
     key: str
@@ -53,7 +53,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class NewJob:
+class JobEffect:
     """A follow-up (same thread, same place in its lane) or a child (no lane; may be gathered).
 
     With a `thread_id` it belongs to that thread; with a `message_key`, the message of that key is
@@ -77,7 +77,7 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryEffect:
     """A text to embed after the job."""
 
     key: str
@@ -88,7 +88,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class ArtifactEffect:
     """A file the job made: its content, or where it is."""
 
     key: str
@@ -99,7 +99,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MetricEffect:
     """A named number, at the time it commits."""
 
     key: str
@@ -114,17 +114,17 @@ NODE_BYTES_MAX = 1_000
 NODE_CHARACTERS_KEPT = 60
 
 E = TypeVar("E")
-Effect = Message | NewJob | Approval | Memory | Artifact | Metric
+Effect = MessageEffect | JobEffect | ApprovalEffect | MemoryEffect | ArtifactEffect | MetricEffect
 
 
 async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> None:
     """Insert these effects inside the caller's transaction; repeats are ignored."""
-    await _write_messages(conn, _of(effects, Message))
-    await _write_jobs(conn, _of(effects, NewJob))
-    await _write_approvals(conn, _of(effects, Approval))
-    await _write_memories(conn, _of(effects, Memory))
-    await _write_artifacts(conn, _of(effects, Artifact))
-    await _write_metrics(conn, _of(effects, Metric))
+    await _write_messages(conn, _of(effects, MessageEffect))
+    await _write_jobs(conn, _of(effects, JobEffect))
+    await _write_approvals(conn, _of(effects, ApprovalEffect))
+    await _write_memories(conn, _of(effects, MemoryEffect))
+    await _write_artifacts(conn, _of(effects, ArtifactEffect))
+    await _write_metrics(conn, _of(effects, MetricEffect))
 
 
 MESSAGES: LiteralString = """
@@ -142,7 +142,7 @@ on conflict do nothing
 """
 
 
-async def _write_messages(conn: Connection, rows: list[tuple[Origin, Message]]) -> None:
+async def _write_messages(conn: Connection, rows: list[tuple[Origin, MessageEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -198,7 +198,7 @@ on conflict do nothing
 """
 
 
-async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> None:
+async def _write_jobs(conn: Connection, rows: list[tuple[Origin, JobEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -230,9 +230,11 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> No
     await execute(conn, JOBS, {"rows": _encode(documents)})
 
 
-async def _write_approvals(conn: Connection, rows: list[tuple[Origin, Approval]]) -> None:
+async def _write_approvals(conn: Connection, rows: list[tuple[Origin, ApprovalEffect]]) -> None:
     if rows:
-        asked = [Asked(o.job_id, o.team_id, o.thread_id, o.run_id, effect) for o, effect in rows]
+        asked = [
+            JobApproval(o.job_id, o.team_id, o.thread_id, o.run_id, effect) for o, effect in rows
+        ]
         await questions.write(conn, asked)
 
 
@@ -250,7 +252,7 @@ on conflict do nothing
 """
 
 
-async def _write_memories(conn: Connection, rows: list[tuple[Origin, Memory]]) -> None:
+async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -281,7 +283,7 @@ on conflict do nothing
 """
 
 
-async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, Artifact]]) -> None:
+async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, ArtifactEffect]]) -> None:
     for some in _in_messages(rows):
         documents = [
             {
@@ -309,7 +311,7 @@ on conflict do nothing
 """
 
 
-async def _write_metrics(conn: Connection, rows: list[tuple[Origin, Metric]]) -> None:
+async def _write_metrics(conn: Connection, rows: list[tuple[Origin, MetricEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -326,13 +328,13 @@ async def _write_metrics(conn: Connection, rows: list[tuple[Origin, Metric]]) ->
     await execute(conn, METRICS, {"rows": _encode(documents)})
 
 
-def _author(origin: Origin, effect: Message) -> UUID | None:
+def _author(origin: Origin, effect: MessageEffect) -> UUID | None:
     """Whoever says something else than an assistant is quoted, unless it is said to an agent."""
     speaks = effect.role == "assistant" or effect.recipient_agent_id is not None
     return origin.agent_id if speaks else None
 
 
-def _node(origin: Origin, effect: NewJob) -> str | None:
+def _node(origin: Origin, effect: JobEffect) -> str | None:
     """The same in every run that is made of the same jobs; it fits into an index, however many
     jobs have started each other.
     """
@@ -345,8 +347,10 @@ def _node(origin: Origin, effect: NewJob) -> str | None:
     return f"{maker[:NODE_CHARACTERS_KEPT]}…{digest}/{effect.key}"
 
 
-def _in_messages(rows: list[tuple[Origin, Artifact]]) -> Iterable[list[tuple[Origin, Artifact]]]:
-    some: list[tuple[Origin, Artifact]] = []
+def _in_messages(
+    rows: list[tuple[Origin, ArtifactEffect]],
+) -> Iterable[list[tuple[Origin, ArtifactEffect]]]:
+    some: list[tuple[Origin, ArtifactEffect]] = []
     size = 0
     for origin, effect in rows:
         some.append((origin, effect))

@@ -49,10 +49,10 @@ __all__ = [
     "Node",
     "Run",
     "RunOptions",
+    "RunStarted",
     "RunStats",
     "RunStatus",
     "StartOptions",
-    "Started",
     "cancel",
     "count",
     "delete",
@@ -113,7 +113,7 @@ class Run(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class RunStarted:
     """`created` is False when a run had the idempotency key (or the id) already."""
 
     run_id: UUID
@@ -148,7 +148,7 @@ async def start(
     schema: str | None = None,
     payload_bytes_max: int = PAYLOAD_BYTES_MAX,
     **options: Unpack[StartOptions],
-) -> Started:
+) -> RunStarted:
     """Start a run of these nodes in the transaction of `conn`, any psycopg connection.
 
     Nodes may be JSON text too: an array, as the SQL function `start_run` takes it.
@@ -173,7 +173,7 @@ def start_sync(
     schema: str = DEFAULT_SCHEMA,
     payload_bytes_max: int = PAYLOAD_BYTES_MAX,
     **options: Unpack[StartOptions],
-) -> Started:
+) -> RunStarted:
     """`start` for a plain, blocking psycopg connection."""
     values = _start_values(nodes, id, payload_bytes_max, options)
     statement = render(START, schema)
@@ -203,10 +203,10 @@ def _values(options: RunOptions | StartOptions) -> dict[str, Any]:
     }
 
 
-def _started(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> Started:
+def _started(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> RunStarted:
     if row is None:
         raise Refused("start_run returned no row", "migrate the schema: jobsworth migrate")
-    return Started(row[0], created=row[0] == values["id"])
+    return RunStarted(row[0], created=row[0] == values["id"])
 
 
 UPSERT: LiteralString = """
@@ -224,7 +224,7 @@ select u.run_id, u.created from jobsworth.upsert_run(
 """
 
 
-async def upsert(conn: AsyncConnection[Any], **options: Unpack[RunOptions]) -> Started:
+async def upsert(conn: AsyncConnection[Any], **options: Unpack[RunOptions]) -> RunStarted:
     """The run of this idempotency key or trace id with these values: a new draft, or the one there.
 
     What is not given stays as it is. Raises `InvalidInput` without a key, and `Conflict` when it
@@ -232,7 +232,7 @@ async def upsert(conn: AsyncConnection[Any], **options: Unpack[RunOptions]) -> S
     """
     row = await fetch_one(conn, UPSERT, _values(options))
     assert row is not None
-    return Started(row["run_id"], row["created"])
+    return RunStarted(row["run_id"], row["created"])
 
 
 GET: LiteralString = """

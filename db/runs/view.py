@@ -57,7 +57,7 @@ class Graph(BaseModel):
     edges: list[Edge]
 
 
-class Call(BaseModel):
+class RunCall(BaseModel):
     """One model call of the run."""
 
     model_config = ConfigDict(frozen=True)
@@ -216,9 +216,9 @@ order by l.id
 """
 
 
-async def get_calls(conn: AsyncConnection[Any], run_id: UUID) -> list[Call]:
+async def get_calls(conn: AsyncConnection[Any], run_id: UUID) -> list[RunCall]:
     """All model calls of a run's jobs in the order they were sent."""
-    return await fetch_all(conn, CALLS, {"run_id": run_id}, Call)
+    return await fetch_all(conn, CALLS, {"run_id": run_id}, RunCall)
 
 
 STATS: LiteralString = """

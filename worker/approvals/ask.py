@@ -14,7 +14,7 @@ from uuid import UUID
 
 from db.approvals import approvals, consumption
 from db.approvals.approvals import REJECT
-from db.approvals.questions import Approval, check_question, shown_hash
+from db.approvals.questions import ApprovalEffect, check_question, shown_hash
 from db.documents import to_document, to_text
 from db.errors import InvalidInput
 from db.fence import hold
@@ -65,7 +65,7 @@ async def ask(
     """What was decided; parks if that is still open."""
     choices = tuple(options) if REJECT in options else (*options, REJECT)
     check_question(proposal, choices, deadline_seconds, on_timeout, votes)
-    question = Approval(
+    question = ApprovalEffect(
         key=job.key("approval", name),
         proposal_text=to_text(proposal),
         options=choices,
@@ -129,7 +129,7 @@ async def approved_step(
     )
 
 
-def _replayed(job: "Job", question: Approval, output: Any) -> Decision:
+def _replayed(job: "Job", question: ApprovalEffect, output: Any) -> Decision:
     """The decision that an earlier attempt consumed, if this is still what it was about."""
     if output["asked_hash"] != question.shown_hash:
         raise _changed(job, question)
@@ -143,7 +143,7 @@ def _replayed(job: "Job", question: Approval, output: Any) -> Decision:
     )
 
 
-async def _decided(job: "Job", question: Approval) -> Decision | None:
+async def _decided(job: "Job", question: ApprovalEffect) -> Decision | None:
     """The decision about exactly this question, consumed if it is a yes; None: ask, or wait."""
     async with job.tools.database.connection() as connection:
         asked = await approvals.get_by_effect(connection, job.id, question.key)
@@ -163,7 +163,7 @@ async def _decided(job: "Job", question: Approval) -> Decision | None:
     return _decision(asked)
 
 
-async def _consume(job: "Job", question: Approval) -> Decision | None:
+async def _consume(job: "Job", question: ApprovalEffect) -> Decision | None:
     """Spend the yes on the ask's own step; a no that came meanwhile is the decision."""
     async with job.tools.database.transaction() as connection:
         await hold(connection, job.lease)
@@ -199,7 +199,7 @@ def _decision(asked: approvals.Approval) -> Decision:
     return Decision(asked.approved, option, asked.comment, asked.decided_by, shown, asked.id)
 
 
-def _document(decision: Decision, question: Approval) -> dict[str, Any]:
+def _document(decision: Decision, question: ApprovalEffect) -> dict[str, Any]:
     return {
         "approved": decision.approved,
         "option": decision.option,
@@ -237,7 +237,7 @@ def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def _changed(job: "Job", question: Approval) -> InvalidInput:
+def _changed(job: "Job", question: ApprovalEffect) -> InvalidInput:
     return InvalidInput(
         f"{question.key} of job {job.id} was approved and used; now it asks something else",
         "give the new question a name of its own, or keep what it shows in a step",

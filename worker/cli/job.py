@@ -14,7 +14,7 @@ from rich.text import Text
 from db.approvals.approvals import Approval
 from db.deployments.deployments import Deployment
 from db.diagnosis import paperwork
-from db.diagnosis.paperwork import Offspring, Written
+from db.diagnosis.paperwork import JobMessage, Offspring
 from db.money import calls as call_records
 from db.money.calls import Call
 from db.pool import Connection
@@ -58,7 +58,7 @@ class JobFile:
     deployments: list[Deployment]
     artifacts: list[Artifact]
     children: list[Offspring]
-    messages: list[Written]
+    messages: list[JobMessage]
 
 
 def show(text: str, *, as_json: bool) -> None:
@@ -255,7 +255,7 @@ def _children(found: list[Offspring], now: datetime) -> None:
     _part("Jobs it started", columns, rows)
 
 
-def _messages(found: list[Written], now: datetime) -> None:
+def _messages(found: list[JobMessage], now: datetime) -> None:
     if not found:
         return
     emit_heading("Messages it wrote")

@@ -16,7 +16,7 @@ from rich.text import Text
 from db.errors import Conflict, InvalidInput
 from db.pool import Connection
 from db.runs import runs
-from db.runs.runs import Run, RunStatus, Started, StartOptions
+from db.runs.runs import Run, RunStarted, RunStatus, StartOptions
 from worker.cli import ids
 from worker.cli.database import run_in_database
 from worker.cli.output import (
@@ -98,7 +98,7 @@ def start(argument: str, *, key: str | None, as_json: bool) -> None:
     if key is not None:
         options["idempotency_key"] = key
 
-    async def work(conn: Connection) -> Started:
+    async def work(conn: Connection) -> RunStarted:
         return await runs.start(conn, nodes, **options)
 
     started = run_in_database(load_settings(), work)

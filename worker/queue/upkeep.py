@@ -24,7 +24,7 @@ from db.money import budgets, settlements
 from db.pool import Database
 from db.queue import promote, upkeep, workers
 from db.queue import rescue as rescuing
-from db.queue.upkeep import Chores
+from db.queue.upkeep import DueWork
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
 from worker.deployments.record import close_abandoned, close_idle
@@ -250,12 +250,12 @@ class Upkeep:
 
     async def _do_chores(self) -> float | None:
         async with self._database.connection() as connection:
-            found = await upkeep.look(connection, self._rescue.after_seconds)
+            found = await upkeep.due_work(connection, self._rescue.after_seconds)
         for part, work in self._to_do(found):
             await self._guarded(part, work)
         return seldom(found.looked_seconds, CHORES_PERIOD_SECONDS)
 
-    def _to_do(self, found: Chores) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+    def _to_do(self, found: DueWork) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         return [
             (part, work)
             for part, work, is_due in (

@@ -17,7 +17,7 @@ from db.errors import Conflict, InvalidInput
 from db.fence import Lease, LeaseLost
 from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
 from db.queue import effects, promote
-from db.queue.effects import Approval, Origin
+from db.queue.effects import ApprovalEffect, Origin
 from db.steps import steps
 from tests.db import rows
 from tests.db.protocol import blocking, cancel, retry
@@ -47,9 +47,9 @@ async def vote(
     return await approvals.resolve(conn, approval_id, option, who, **options)
 
 
-def question(proposal: str = "Ship it?", shows: object = None, **options: Any) -> Approval:
+def question(proposal: str = "Ship it?", shows: object = None, **options: Any) -> ApprovalEffect:
     choices = ("approve", "reject")
-    return Approval(
+    return ApprovalEffect(
         key="approval:ship",
         proposal_text=proposal,
         options=choices,
@@ -61,7 +61,7 @@ def question(proposal: str = "Ship it?", shows: object = None, **options: Any) -
     )
 
 
-async def park(conn: Connection, lease: Lease, asked: Approval) -> approvals.Approval:
+async def park(conn: Connection, lease: Lease, asked: ApprovalEffect) -> approvals.Approval:
     """What a finishing transaction does with a job that asks."""
     async with conn.transaction():
         await rows.park(conn, lease.job_id)

@@ -57,7 +57,7 @@ async def test_books_of_open_settled_and_logged_spend_balance(conn: Connection) 
 
 
 OF_A_WINDOW = "a window is the sum of its calls"
-OF_A_CALL = "a call counts in its windows what it holds or took"
+OF_A_CALL = "a call counts in its windows what it reserves or spent"
 SUMS = ("calls and ledger have the same sums", "acme large")
 
 
@@ -132,14 +132,14 @@ async def test_each_disagreement_is_found(
         (
             "update jobsworth.call_windows set spent = 14 where spent = 15",
             [
-                "a call counts in its windows what it holds or took",
+                "a call counts in its windows what it reserves or spent",
                 "a window is the sum of its calls",
             ],
         ),
         (
             "update jobsworth.call_windows set reserved = 0.1 where reserved = 0.5",
             [
-                "a call counts in its windows what it holds or took",
+                "a call counts in its windows what it reserves or spent",
                 "a window is the sum of its calls",
             ],
         ),
@@ -150,7 +150,7 @@ async def test_each_disagreement_is_found(
         (
             "insert into jobsworth.call_windows (call_id, window_id, reserved, spent)"
             " select gen_random_uuid(), w.id, 0, 0 from jobsworth.budget_windows w limit 1",
-            ["a window counts calls that there are"],
+            ["a window counts calls that exist"],
         ),
     ],
 )

@@ -128,7 +128,7 @@ async def test_holding_calls_to_correct_them_reads_a_few_blocks_for_each(conn: C
             conn, since, None, after_id=None, provider=None, model=None, most=500
         )
         assert page is not None
-        held, calls = await repricing.hold(conn, page.call_ids)
+        held, calls = await repricing.lock_calls(conn, page.call_ids)
     assert held == len(calls) == 500
     assert (await _touched(conn) - before) / held < 30
 

@@ -25,7 +25,7 @@ from db.money.starts import Starting
 from db.pool import Connection, begun, execute, fetch_all, fetch_val
 from db.queue import effects, promote, upkeep, workers
 from db.queue import rescue as rescuing
-from db.queue.effects import NewJob, Origin
+from db.queue.effects import JobEffect, Origin
 from db.queue.enqueue import enqueue
 from db.queue.finish import lease_states
 from db.steps import steps
@@ -294,7 +294,7 @@ async def _measure(scene: Scene) -> dict[str, float]:
     settle = partial(entries.settle_all, conn, ok)
     await measure("settle counted calls 100", 100, lambda: _pinned(conn, settle()))
     await measure("wake for budgets", 1, lambda: budgets.wake(conn))
-    follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
+    follow_ups = [(Origin(lease.job_id), JobEffect(f"job:{n}", "answer")) for n in range(100)]
     await measure("effects 100", 100, lambda: _write(conn, follow_ups))
     await measure("enqueue", 1, lambda: enqueue(conn, "answer"))
     await measure("enqueue in a lane", 1, lambda: enqueue(conn, "answer", lane="a"))
@@ -308,7 +308,7 @@ async def _measure(scene: Scene) -> dict[str, float]:
     known, me = [one.job_id for one in scene.leases], scene.worker_id
     await measure("cancel requests", len(known), lambda: rescuing.cancel_requests(conn, me, known))
     await measure("strays", 1, lambda: rescuing.find_strays(conn, me, known, 100))
-    await measure("chores", 1, lambda: upkeep.look(conn, RESCUE_SECONDS))
+    await measure("chores", 1, lambda: upkeep.due_work(conn, RESCUE_SECONDS))
     await measure("orphans", 1, lambda: promote.close_orphans(conn, UUID(int=0), 100))
     await _beat(conn, scene.worker_id)  # on a slow machine all this took its time
     await measure("nothing to rescue", 1, lambda: rescue(conn))
@@ -368,7 +368,7 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
     await finish(conn, done(nobody))
     await promote.unblock(conn, [nobody.job_id])
     await promote.reconsider(conn, [nobody.job_id])
-    await _write(conn, [(Origin(nobody.job_id), NewJob("job:1", "answer"))])
+    await _write(conn, [(Origin(nobody.job_id), JobEffect("job:1", "answer"))])
     await promote.promote_lanes(conn, ["a"])
     await promote.next_due_seconds(conn)
     await promote.promote_due(conn, 100)
@@ -376,7 +376,7 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
         await promote.sweep(conn, reason, UUID(int=0), 200)
     await rescuing.cancel_requests(conn, worker_id, [nobody.job_id])
     await rescuing.find_strays(conn, worker_id, [], 100)
-    await upkeep.look(conn, RESCUE_SECONDS)
+    await upkeep.due_work(conn, RESCUE_SECONDS)
     await promote.close_orphans(conn, UUID(int=0), 100)
     await rescue(conn)
     await approvals.expire(conn, 100)
@@ -407,7 +407,7 @@ async def _pinned(conn: Connection, work: Awaitable[object]) -> None:
         await work
 
 
-async def _write(conn: Connection, follow_ups: list[tuple[Origin, NewJob]]) -> None:
+async def _write(conn: Connection, follow_ups: list[tuple[Origin, JobEffect]]) -> None:
     """As the finisher does."""
     async with begun(conn, PINNED):
         await effects.write(conn, follow_ups)
@@ -476,7 +476,7 @@ async def test_a_look_at_the_chores_reads_neither_finished_jobs_nor_all_open_app
     await scene.claim(1000)
     await conn.execute("set synchronous_commit = on")  # or vacuum leaves what may not be on disk
     await execute(conn, VACUUM)
-    assert await scene.meter.touched(lambda: upkeep.look(conn, RESCUE_SECONDS)) <= 100
+    assert await scene.meter.touched(lambda: upkeep.due_work(conn, RESCUE_SECONDS)) <= 100
 
 
 async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(

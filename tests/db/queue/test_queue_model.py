@@ -33,7 +33,7 @@ from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_all
 from db.queue import effects, promote
 from db.queue import finish as finishing
-from db.queue.effects import Approval, Effect, NewJob, Origin
+from db.queue.effects import ApprovalEffect, Effect, JobEffect, Origin
 from db.queue.enqueue import enqueue
 from db.queue.finish import Finish
 from tests.db.protocol import (
@@ -317,7 +317,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(target=stale, job=consumes(running), follow_up=st.booleans())
     def finish_done(self, job: Job, follow_up: bool) -> Any:
-        made = [NewJob(self._key("job"), "answer")] if follow_up else []
+        made = [JobEffect(self._key("job"), "answer")] if follow_up else []
         return self._finish(job, done, "done", *made)
 
     @rule(target=stale, job=consumes(running))
@@ -347,13 +347,13 @@ class Queue(RuleBasedStateMachine):
         if reason == "approval":
             options = ("approve", "reject")
             made.append(
-                Approval(self._key("approval"), "may I?", options, None, "", None, "reject")
+                ApprovalEffect(self._key("approval"), "may I?", options, None, "", None, "reject")
             )
         return self._finish(job, lambda lease: parked(lease, reason, "go"), reason, *made)
 
     @rule(target=stale, job=consumes(running), count=st.integers(0, 2))
     def spawn(self, job: Job, count: int) -> Any:
-        made = [NewJob(self._key("child"), "answer", is_child=True) for _ in range(count)]
+        made = [JobEffect(self._key("child"), "answer", is_child=True) for _ in range(count)]
         return self._finish(job, lambda lease: parked(lease, "children"), "children", *made)
 
     @rule(job=stale, end=st.sampled_from([done, failed, released]))
@@ -472,7 +472,7 @@ class Queue(RuleBasedStateMachine):
 
     def _made(self, parent: Job, made: tuple[Effect, ...]) -> None:
         """The jobs that an ending made, in the order of their keys."""
-        keys = [one.key for one in made if isinstance(one, NewJob)]
+        keys = [one.key for one in made if isinstance(one, JobEffect)]
         for one in self.run(fetch_all, CHILDREN, {"id": parent.id, "keys": keys}):
             child = Job(one["id"], parent=parent, is_child=one["is_child"])
             if not child.is_child:

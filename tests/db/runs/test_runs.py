@@ -165,13 +165,13 @@ async def test_two_starts_with_one_key_at_the_same_moment_make_one_run(
         start_two = runs.start(second, DIAMOND, idempotency_key="k")
         async with blocking(database, second, start_two) as result:
             await first.execute("commit")
-        assert result == [runs.Started(one.run_id, created=False)]
+        assert result == [runs.RunStarted(one.run_id, created=False)]
     assert await fetch_val(conn, "select count(*) from jobsworth.reactive_jobs") == 4
 
 
 async def test_a_repeated_start_with_its_own_id_adds_nothing(conn: Connection) -> None:
     run_id = uuid4()
-    assert await runs.start(conn, DIAMOND, id=run_id) == runs.Started(run_id, created=True)
+    assert await runs.start(conn, DIAMOND, id=run_id) == runs.RunStarted(run_id, created=True)
     assert (await runs.start(conn, DIAMOND, id=run_id)).run_id == run_id
     assert len(await nodes_of(conn, run_id)) == 4
 
@@ -896,7 +896,7 @@ async def test_a_run_is_not_deleted_while_a_branch_reads_it(
 async def test_an_upsert_makes_a_draft_once_and_changes_what_is_given(conn: Connection) -> None:
     first = await runs.upsert(conn, idempotency_key="k", actor="ada", request={"n": 1})
     again = await runs.upsert(conn, idempotency_key="k", metadata={"m": 2})
-    assert (first.created, again) == (True, runs.Started(first.run_id, created=False))
+    assert (first.created, again) == (True, runs.RunStarted(first.run_id, created=False))
     run = await runs.get(conn, first.run_id)
     assert (run.status, run.actor, run.request, run.metadata) == (
         "draft",

@@ -200,7 +200,7 @@ async def test_a_call_that_somebody_corrects_right_now_is_passed_over(
             other, EVER, None, after_id=None, provider=None, model=None, most=10
         )
         assert page is not None
-        held, _ = await repricing.hold(other, page.call_ids)
+        held, _ = await repricing.lock_calls(other, page.call_ids)
         assert held == 1
         done = await run(conn, pricing)
         assert (done.corrected, done.passed) == (0, 1)
@@ -214,7 +214,7 @@ async def test_who_dies_while_correcting_has_corrected_nothing(
     pricing = await set_price(conn)
     async with database.connection() as other:
         await other.execute(repricing.CORRECTING)
-        await repricing.hold(other, [call_id])
+        await repricing.lock_calls(other, [call_id])
         correction = repricing.Correction(call_id, Decimal(1), -1, "own x")
         assert await repricing.correct(other, [correction]) == 1
         await other.close()

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.queue.effects import Message
+from db.queue.effects import MessageEffect
 from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released, Transition
 from worker.queue.decide import Tries, backoff_seconds, decide
 
 seconds = st.floats(0.001, 1e6)
 jitters = st.floats(0, 1, exclude_max=True)
 texts = st.text(max_size=20)
-made = st.lists(st.builds(Message, key=texts, text=texts), max_size=3).map(tuple)
+made = st.lists(st.builds(MessageEffect, key=texts, text=texts), max_size=3).map(tuple)
 all_tries = st.builds(
     Tries,
     failures=st.integers(0, 10_000),
@@ -35,7 +35,7 @@ outcomes = st.one_of(
 
 @given(texts, made, all_tries, jitters)
 def test_done_keeps_result_and_effects(
-    result: str, effects: tuple[Message, ...], tries: Tries, jitter: float
+    result: str, effects: tuple[MessageEffect, ...], tries: Tries, jitter: float
 ) -> None:
     expected = Transition("done", result=result, effects=effects)
     assert decide(Done(result, effects), tries, jitter) == expected
@@ -70,7 +70,7 @@ def test_a_park_waits_for_its_reason_keeps_its_effects_and_counts_nothing(
     reason: str,
     detail: str | None,
     pause: float | None,
-    effects: tuple[Message, ...],
+    effects: tuple[MessageEffect, ...],
     tries: Tries,
     jitter: float,
 ) -> None:
