@@ -1,7 +1,7 @@
-"""Rows by the beginning of their id, as people type it.
+"""Rows found by the beginning of their id, as people type it.
 
-In: the lowest and the highest id that begin so. Out: the few first of them, with enough to tell
-them apart. One hop along the primary key, however large the table is.
+In: the lowest and the highest id with that beginning. Out: the first rows between them, with enough
+to tell them apart. One step along the primary key, however large the table is.
 """
 
 from typing import LiteralString
@@ -13,7 +13,7 @@ from db.pool import Connection, fetch_all
 
 
 class Found(BaseModel):
-    """A row in short: `what` it is about (a job's mode, an approval's proposal)."""
+    """A row in short; `what` is a job's mode, a run's actor or an approval's proposal."""
 
     model_config = ConfigDict(frozen=True)
 

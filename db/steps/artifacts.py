@@ -1,8 +1,8 @@
-"""What jobs produced: files and addresses, kept with the job that made them.
+"""Artifacts: files and addresses that jobs produced.
 
-In: ids. Out: what is known of an artifact, and its content apart, which may be large. Artifacts are
-written with the transition of their job (`db.queue.effects`); here only logs are, which are wanted
-most when their job fails.
+In: ids. Out: the rows of artifacts, and separately their content, which may be large. Artifacts are
+written with the transition of their job (`db.queue.effects`). Only logs are written here, because
+they are needed most when their job fails.
 """
 
 import hashlib
@@ -33,31 +33,41 @@ class Artifact(BaseModel):
     created_at: AwareDatetime
 
 
-GET: LiteralString = """
-select a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+ARTIFACT_COLUMNS: LiteralString = """
+  a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+"""
+
+GET: LiteralString = (
+    "select "
+    + ARTIFACT_COLUMNS
+    + """
 from jobsworth.artifacts a
 where a.id = %(id)s
 """
+)
 
 
 async def get(conn: AsyncConnection[Any], artifact_id: UUID) -> Artifact:
-    """Raises `NotFound`."""
+    """One artifact. Raises `NotFound`."""
     artifact = await fetch_one(conn, GET, {"id": artifact_id}, Artifact)
     if artifact is None:
         raise _not_found(artifact_id)
     return artifact
 
 
-LIST_FOR_JOB: LiteralString = """
-select a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+LIST_FOR_JOB: LiteralString = (
+    "select "
+    + ARTIFACT_COLUMNS
+    + """
 from jobsworth.artifacts a
 where a.job_id = %(job_id)s
 order by a.id
 """
+)
 
 
 async def list_for_job(conn: AsyncConnection[Any], job_id: UUID) -> list[Artifact]:
-    """A job's artifacts in the order of their making."""
+    """A job's artifacts, oldest first."""
     return await fetch_all(conn, LIST_FOR_JOB, {"job_id": job_id}, Artifact)
 
 
@@ -65,7 +75,7 @@ CONTENT: LiteralString = "select a.content from jobsworth.artifacts a where a.id
 
 
 async def content(conn: AsyncConnection[Any], artifact_id: UUID) -> bytes | None:
-    """The bytes of an artifact; None for one that is only an address. Raises `NotFound`."""
+    """The content of an artifact; None for one that is only an address. Raises `NotFound`."""
     row = await fetch_one(conn, CONTENT, {"id": artifact_id})
     if row is None:
         raise _not_found(artifact_id)
@@ -88,10 +98,11 @@ returning id
 
 
 async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: str) -> None:
-    """Keep what a phase wrote as an artifact of its job, committed on return.
+    """Store the log of a deployment's phase as an artifact of its job; committed on return.
 
-    Not an effect: a deployment that fails fails its job, and its log is wanted then most. A phase
-    that runs again, its worker having died, writes its log anew. Raises `LeaseLost`.
+    It is not an effect: a deployment that fails also fails its job, whose effects are dropped, and
+    the log is needed most then. A phase that runs again after its worker died replaces its log.
+    Raises `LeaseLost`.
     """
     content = text.encode()
     values = {
@@ -107,4 +118,6 @@ async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: st
 
 
 def _not_found(artifact_id: UUID) -> NotFound:
-    return NotFound(f"there is no artifact {artifact_id}", "list those of a job: list_for_job")
+    return NotFound(
+        f"there is no artifact {artifact_id}", "list the artifacts of a job: list_for_job"
+    )

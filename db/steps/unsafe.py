@@ -1,9 +1,8 @@
-"""Unsafe steps: begun before they run, and never repeated without being told to.
+"""Unsafe steps: marked as begun before they run, and repeated only if a person says so.
 
-In: a step that `db.steps.steps.begin` has marked as begun. Out: the mark is removed (it did not
-happen), keeps what went wrong, or is decided by a person. The invariant: a mark that no attempt
-removed and none recorded stays until a person has decided, and who decided is kept
-(`step_decisions`).
+In: a step that `db.steps.steps.begin` has marked as begun. Out: the mark is removed (the step did
+not happen), gets an error, or a person decides. Invariant: the mark of a step that was neither
+recorded nor forgotten stays until a person decides; the decision is kept in `step_decisions`.
 """
 
 from typing import Any, Literal, LiteralString
@@ -31,7 +30,8 @@ where a.job_id = f.job_id and a.consumed_by = f.name and a.superseded_by is null
 async def forget(conn: Connection, lease: Lease, name: str) -> None:
     """Remove the mark of a step that did not happen, in the caller's transaction.
 
-    A yes that it had consumed is unspent again, and can be taken back. Raises `LeaseLost`.
+    An approval that the step had consumed is unconsumed again, so a no counts again. Raises
+    `LeaseLost`.
     """
     await hold(conn, lease)
     await execute(conn, FORGET, {"job_id": lease.job_id, "name": name})
@@ -45,7 +45,7 @@ where s.job_id = %(job_id)s and s.name = %(name)s and s.finished_at is null
 
 
 async def blame(conn: Connection, lease: Lease, name: str, error: str) -> None:
-    """Keep what went wrong in a step, which stays begun, in the caller's transaction.
+    """Record the error of a step, which stays begun, in the caller's transaction.
 
     Raises `LeaseLost`.
     """
@@ -68,11 +68,11 @@ async def decide(
     output: object = None,
     decided_by: str | None = None,
 ) -> str:
-    """Say of an unsafe step that was begun and not recorded: it is done, or is to run again.
+    """Decide that an unsafe step which was begun and not recorded is done, or is to run again.
 
-    `output` is what the step returns then. Returns the job's status: it goes on in the same
-    transaction if it waited for this. Waits while another transaction holds the job. Raises
-    `NotFound`; `Conflict` if the job runs or the step is not open; `InvalidInput`.
+    `output` becomes the step's output if it is done. If the job waited for this, it goes on in the
+    same transaction. Returns the job's status. Waits while another transaction holds the job.
+    Raises `NotFound`; `Conflict` if the job runs or the step is not open; `InvalidInput`.
     """
     document = None if output is None else to_document(output, f"the output of step {name!r}")
     values = {

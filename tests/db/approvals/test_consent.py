@@ -87,7 +87,7 @@ async def test_as_many_people_as_are_needed_must_say_yes(conn: Connection) -> No
     assert await rows.status(conn, job_id) == WAITING
     again = await vote(conn, approval_id, " ANN ")
     assert (again.accepted, again.status) == (False, ApprovalStatus.PENDING)
-    with pytest.raises(Conflict, match="somebody else"):
+    with pytest.raises(Conflict, match="another person"):
         again.require_accepted()
     second = await vote(conn, approval_id, "bob")
     assert (second.accepted, second.status) == (True, ApprovalStatus.APPROVED)

@@ -172,7 +172,7 @@ LIMITS = {
     "cancel requests": 10,
     "strays": 2 * RUNNING,
     "nothing to rescue": 60,
-    "chores": 300,
+    "due work": 300,
     "orphans": 1000,
     "nothing to shelve": DEAD,
     "approvals due": 20,
@@ -305,10 +305,10 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("promote due 100", 100, lambda: promote.promote_due(conn, 100))
     await measure("sweep lane", 1, lambda: promote.sweep(conn, "lane", UUID(int=0), 200))
     await measure("sweep signal", 1, lambda: promote.sweep(conn, "signal", UUID(int=0), 200))
-    known, me = [one.job_id for one in scene.leases], scene.worker_id
-    await measure("cancel requests", len(known), lambda: rescuing.cancel_requests(conn, me, known))
-    await measure("strays", 1, lambda: rescuing.find_strays(conn, me, known, 100))
-    await measure("chores", 1, lambda: upkeep.due_work(conn, RESCUE_SECONDS))
+    ours, me = [one.job_id for one in scene.leases], scene.worker_id
+    await measure("cancel requests", len(ours), lambda: rescuing.cancel_requests(conn, me, ours))
+    await measure("strays", 1, lambda: rescuing.find_strays(conn, me, ours, 100))
+    await measure("due work", 1, lambda: upkeep.due_work(conn, RESCUE_SECONDS))
     await measure("orphans", 1, lambda: promote.close_orphans(conn, UUID(int=0), 100))
     await _beat(conn, scene.worker_id)  # on a slow machine all this took its time
     await measure("nothing to rescue", 1, lambda: rescue(conn))
@@ -469,7 +469,7 @@ async def test_hot_statements_stay_on_their_indexes_while_a_snapshot_is_pinned(
         assert await _excess(database_url, conn, statistics) == {}
 
 
-async def test_a_look_at_the_chores_reads_neither_finished_jobs_nor_all_open_approvals(
+async def test_finding_due_work_reads_neither_finished_jobs_nor_all_open_approvals(
     database_url: str, conn: Connection
 ) -> None:
     scene = await _scene(database_url, conn, "planned on nothing")

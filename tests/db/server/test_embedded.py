@@ -255,7 +255,9 @@ def test_its_programs_take_its_url(data_dir: Path) -> None:
             check=True,
         )
         assert done.stdout == "jobsworth\n"
-        with pytest.raises(EmbeddedError, match=r"program pg_nothing: .* has none of that name"):
+        with pytest.raises(
+            EmbeddedError, match=r"program pg_nothing: .* has no program of that name"
+        ):
             server.bin("pg_nothing")
 
 
