@@ -356,7 +356,7 @@ def test_a_directory_that_cannot_be_written_is_named(data_dir: Path) -> None:
 
 
 def test_a_directory_that_a_shell_would_misread_is_refused(data_dir: Path) -> None:
-    with pytest.raises(EmbeddedError, match="hands its path to a shell"):
+    with pytest.raises(EmbeddedError, match="passes its path to a shell"):
         start(data_dir / "$HOME")
 
 
