@@ -123,7 +123,6 @@ def sums() -> list[tuple[str, LiteralString, dict[str, Any]]]:
             ledger.USAGE_BY_ENTRIES,
             nobody | {"by": "run", "since": now - timedelta(days=1)},
         ),
-        ("of one run", ledger.RUN_STATS, {"run_id": f"3{100:031x}"}),
     ]
 
 

@@ -1,8 +1,8 @@
-"""JSON documents on their way into `jsonb`.
+"""JSON documents for `jsonb` columns.
 
-PostgreSQL cannot store the character NUL, and JSON knows no NaN. A document that somebody already
-paid for (a result, an answer, a message) must not be lost to that, so NUL becomes the visible
-symbol U+2400, half of a surrogate pair U+FFFD, and NaN null. A document that somebody hands in (a
+PostgreSQL cannot store the character NUL, and JSON has no NaN. A document that is already paid for
+(a result, an answer, a message) must not be lost because of them, so NUL becomes the visible symbol
+U+2400, half of a surrogate pair U+FFFD, and NaN null. A document that a caller passes in (a
 payload) is refused instead.
 """
 
@@ -25,9 +25,9 @@ DOCUMENT_BYTES_MAX = 64 * 2**20
 
 
 def to_document(value: object, thing: str = "the value") -> str:
-    """JSON text of any value pydantic can serialise (models, dataclasses, dates, UUIDs, …).
+    """JSON text of any value that pydantic can serialise (models, dataclasses, dates, UUIDs, …).
 
-    Raises `InvalidInput` naming `thing` when it cannot be JSON, or is too large.
+    Raises `InvalidInput` naming `thing` if it cannot be written as JSON or is too large.
     """
     try:
         encoded = _encode(value, thing)
@@ -38,15 +38,14 @@ def to_document(value: object, thing: str = "the value") -> str:
     if len(encoded) > DOCUMENT_BYTES_MAX:
         raise InvalidInput(
             f"{thing} has {len(encoded):,} bytes; at most {DOCUMENT_BYTES_MAX:,} are allowed",
-            "keep it as a file (job.save) or elsewhere, and return its name or address",
+            "store it as a file (job.save) or elsewhere, and return its name or address",
         )
     return _NUL.sub(rb"\1\\u2400", encoded).decode()
 
 
 def to_payload(value: object, thing: str, bytes_max: int = 1_048_576) -> str:
-    """JSON text of an object handed in by a caller: refused if not an object, with NUL, or large.
-
-    Raises `InvalidInput` naming `thing`, the reason and the remedy.
+    """JSON text of an object from a caller. Raises `InvalidInput` naming `thing` if it is not an
+    object, contains NUL, or has more than `bytes_max` bytes.
     """
     if not isinstance(value, dict):
         raise InvalidInput(
@@ -68,7 +67,7 @@ def to_payload(value: object, thing: str, bytes_max: int = 1_048_576) -> str:
 
 
 def parse_payload(text: str, thing: str) -> dict[str, Any]:
-    """The JSON object in `text`; raises `InvalidInput` with the line and column of a mistake."""
+    """The JSON object in `text`. Raises `InvalidInput` with the line and column of a mistake."""
     try:
         value: object = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -85,7 +84,9 @@ def parse_payload(text: str, thing: str) -> dict[str, Any]:
 
 
 def from_document(document: bytes | str) -> Any:
-    """What a `jsonb` column holds. (orjson is ten times faster, but rounds very long integers.)"""
+    """The value of a `jsonb` document. (orjson is ten times faster, but rounds very long
+    integers.)
+    """
     data = document.encode() if isinstance(document, str) else document
     return json.loads(data) if _LONG_NUMBER.search(data) else orjson.loads(data)
 
@@ -96,7 +97,7 @@ def to_text(value: str) -> str:
 
 
 def _without_surrogates(value: object) -> object:
-    """Plain data with U+FFFD for each half of a cut surrogate pair, as a cut emoji leaves one."""
+    """Plain data with U+FFFD for each half of a surrogate pair, as a cut emoji leaves one."""
     match value:
         case str():
             return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""What can go wrong, whose fault it is, and what to do.
+"""The errors of this package: whose fault each is, and what to do about it.
 
     JobsworthError
     ├── InvalidInput          the caller's value; nothing was written
@@ -6,7 +6,7 @@
     ├── NotFound              no such row
     ├── Conflict              the row is in another state, or a key is taken
     ├── SchemaMismatch        the database's schema is not the one this version knows
-    └── DatabaseError         PostgreSQL said no; `sqlstate` is its code
+    └── DatabaseError         PostgreSQL refused; `sqlstate` is its code
         ├── Unavailable       retriable: no connection, shutting down, read-only
         ├── Contended         retriable: deadlock, lock timeout, serialization
         ├── Exhausted         retriable: disk full, out of memory or connections
@@ -23,7 +23,7 @@ import psycopg_pool
 
 
 class JobsworthError(Exception):
-    """`message` names the thing and the reason, `remedy` what to do about it."""
+    """`message` names the thing and the reason; `remedy` says what to do about it."""
 
     retriable = False
 
@@ -64,7 +64,7 @@ class SchemaMismatch(JobsworthError):
 
 
 class DatabaseError(JobsworthError):
-    """PostgreSQL refused or could not be asked; `sqlstate` is its five-character code, if any."""
+    """PostgreSQL refused or could not be reached; `sqlstate` is its five-character code, if any."""
 
     def __init__(self, message: str, remedy: str = "", sqlstate: str | None = None) -> None:
         super().__init__(message, remedy)
@@ -101,13 +101,13 @@ _EXHAUSTED = ("53", "58")
 _NOT_FOUND = "P0002"
 _CONFLICT = ("23505", "55000", "55006")
 _INVALID = ("22", "23", "54", "P0001")
-# not null, check: their DETAIL is the failing row, payload and all.
+# Not null and check violations: their DETAIL is the whole row, payload included.
 _ROW_IN_DETAIL = ("23502", "23514")
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn driver errors into this module's; everything else passes through unchanged."""
+    """Turn driver errors into those of this module; other exceptions pass through unchanged."""
     try:
         yield
     except psycopg_pool.PoolTimeout as error:
@@ -122,7 +122,7 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: psycopg.Error) -> JobsworthError:
-    """The error of this module that says the same as a driver error."""
+    """The error of this module that corresponds to a driver error."""
     code = error.sqlstate
     message = error.diag.message_primary or str(error).strip() or type(error).__name__
     hint = error.diag.message_hint or ""

@@ -1,21 +1,25 @@
-"""The fence: proof that an attempt still holds its job, asked before anything is written for it.
+"""The fence: proof that an attempt still holds its job, checked before anything is written for it.
 
 A claim draws `lease_no` from a sequence and writes it, with `worker_id`, into the job's row. Every
-later write of that attempt first locks the row under both and `status = 'running'`, in the same
-transaction, or is itself that update. No row means that the lease is lost: nothing may be written.
-Neither column is ever cleared. A read is no fence: another worker may take the job right after it.
+later write of that attempt locks this row and checks its lease in the same transaction. If the
+lease does not hold, nothing may be written. Neither column is ever cleared. Reading the lease
+without the lock proves nothing: another worker may take the job right after.
+
+`FENCE` is that lock. Every fenced statement of `db/` contains it, most of them through `FENCED`
+(one lease) or `hold` (a lock for the statements that follow). `finish` and `start_calls`, functions
+of the schema, have theirs inside.
 """
 
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from db.errors import JobsworthError
-from db.pool import BEGIN
+from db.pool import BEGIN, Connection, fetch_one
 
 
 # A named tuple, because one is made for each job: a frozen dataclass takes several times as long.
 class Lease(NamedTuple):
-    """Proof of a claim; the fence of every write of that attempt."""
+    """Proof of a claim. `_asdict()` gives the parameters of `FENCED`."""
 
     job_id: UUID
     lease_no: int
@@ -23,7 +27,7 @@ class Lease(NamedTuple):
 
 
 class LeaseLost(JobsworthError):
-    """The job belongs to somebody else now, or has ended; this attempt must stop."""
+    """Another attempt has the job now, or the job has ended; this attempt must stop."""
 
     def __init__(self, lease: Lease) -> None:
         super().__init__(
@@ -31,6 +35,43 @@ class LeaseLost(JobsworthError):
             "nothing was written; another attempt has the job",
         )
         self.lease = lease
+
+
+# Locks the job of the lease `l` (job_id, lease_no, worker_id) and says whether the lease holds.
+# `skip locked` may follow. By the primary key alone, and compared after the lock: with the lease in
+# the `where` the planner may take the index of running jobs, which has a dead entry for each job
+# that the worker ever ran.
+FENCE: LiteralString = """
+  select j.id, j.team_id, j.worker_id,
+    j.status = 'running' and j.lease_no = l.lease_no
+      and j.worker_id is not distinct from l.worker_id as holds
+  from jobsworth.reactive_jobs j
+  where j.id = l.job_id and l.lease_no is not null
+  for no key update"""
+
+# The head of a statement that writes under one lease: `fence` is its job, or empty if the lease is
+# lost (or null: then nothing is locked).
+FENCED: LiteralString = (
+    """
+with locked as materialized (
+  select f.id, f.team_id, f.worker_id, f.holds
+  from (values (%(job_id)s::uuid, %(lease_no)s::bigint, %(worker_id)s::uuid))
+    as l (job_id, lease_no, worker_id)
+  cross join lateral ("""
+    + FENCE
+    + """) f
+), fence as materialized (
+  select k.id, k.team_id, k.worker_id from locked k where k.holds
+)"""
+)
+
+HOLD: LiteralString = FENCED + " select f.id from fence f"
+
+
+async def hold(conn: Connection, lease: Lease) -> None:
+    """Lock the job's row for the rest of the caller's transaction. Raises `LeaseLost`."""
+    if await fetch_one(conn, HOLD, lease._asdict()) is None:
+        raise LeaseLost(lease)
 
 
 # How a transaction begins, in one round trip, that keeps the planner on its indexes.

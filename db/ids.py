@@ -10,16 +10,16 @@ _RANDOM = (1 << 62) - 1
 
 
 def uuidv7() -> UUID:
-    """A UUID of version 7 (RFC 9562): milliseconds, 12 bits of the fraction below, 62 random bits.
+    """A UUID of version 7 (RFC 9562): milliseconds, 12 bits for their fraction, 62 random bits.
 
-    Two calls one after the other are further apart than that fraction resolves (0.24 µs), so the
-    ids of one process sort in the order of their making.
+    Two successive calls are further apart than the fraction resolves (0.24 µs), so the ids of one
+    process sort in the order they were made.
     """
     return UUID(int=uuidv7_int())
 
 
 def uuidv7_int() -> int:
-    """The same as a number: written with `:032x` it costs a third of the object, in bulk."""
+    """`uuidv7` as a number: formatted with `:032x`, it costs a third of what the object costs."""
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = (nanoseconds << 12) // 1_000_000
     random = int.from_bytes(os.urandom(8)) & _RANDOM

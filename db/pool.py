@@ -1,9 +1,10 @@
-"""Connections, and the ways to run a statement.
+"""Connections, and the functions that run a statement on one.
 
 `Database` owns a pool of autocommit connections that know their schema. The functions below run one
-statement of `db/`: they put the schema in (`jobsworth.` in the text), shield it, bound it in time
-and turn driver errors into `db.errors`. Under anyio a cancellation is delivered again at every
-await, so an unshielded statement would lose its connection; here it lands between statements.
+statement of `db/`: they write the schema's name in (`jobsworth.` in the text), shield the statement
+from cancellation, bound its time and turn driver errors into `db.errors`. anyio delivers a
+cancellation again at every await, so an unshielded statement would lose its connection; with the
+shield, cancellation takes effect between statements.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -28,11 +29,12 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 STATEMENT_SECONDS = 30.0
 RECONNECT_SECONDS = 4.0
-# A worker that is stopped (SIGSTOP, a frozen machine) in mid-transaction must not hold its rows for
-# ever: what it holds cannot be rescued. (After a pipeline PostgreSQL does not start that clock, so
-# a transaction that waits for its client must not use one.)
+# A worker that is stopped (SIGSTOP, a frozen machine) in the middle of a transaction must not hold
+# its rows for ever: jobs it holds cannot be rescued. (PostgreSQL does not start this clock after a
+# pipeline, so no transaction that waits for its client may use a pipeline.)
 BEGIN: LiteralString = "begin; set local idle_in_transaction_session_timeout = '10s'"
-# No statement is run so often that psycopg prepares it by itself; None would ignore `prepare=True`.
+# Too many runs for psycopg to prepare a statement by itself; None would make it ignore
+# `prepare=True`.
 PREPARED_BY_HAND = 2**31
 
 
@@ -46,8 +48,8 @@ class Connection(psycopg.AsyncConnection[Any]):
 class Database:
     """A pool of connections to one installation.
 
-    `open` does not need the server to be there: the pool keeps trying, `ready` says whether it
-    answers. Every connection is in autocommit mode; use `transaction` for a visible block.
+    `open` succeeds without the server: the pool keeps trying to connect. Every connection is in
+    autocommit mode; use `transaction` for a visible block.
     """
 
     def __init__(
@@ -67,8 +69,8 @@ class Database:
         self.pool = AsyncConnectionPool(
             url,
             connection_class=Connection,
-            # Prepared by hand only, where the plan is pinned: a statement that was planned while
-            # its table was empty would scan it until the next analyze.
+            # Prepared only on request, where the plan is pinned: a statement planned while its
+            # table was empty would scan the whole table until the next analyze.
             kwargs={
                 "autocommit": True,
                 "application_name": application_name,
@@ -78,14 +80,14 @@ class Database:
             min_size=pool_min,
             max_size=pool_max,
             timeout=acquire_seconds,
-            # The pool doubles its pause without a bound; if it gives up soon, the next borrower
-            # tries anew.
+            # The pool doubles its pause without a bound. When it gives up early, the next borrower
+            # makes it try again at once.
             reconnect_timeout=RECONNECT_SECONDS,
             open=False,
         )
 
     async def open(self) -> None:
-        """Start the pool; returns at once, connected or not."""
+        """Start the pool; returns at once, whether connected or not."""
         await self.pool.open(wait=False)
 
     async def close(self) -> None:
@@ -102,12 +104,13 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
-        """Borrow a connection; a read-only one (a standby after failover) is thrown away.
+        """Borrow a connection; one that proves read-only (a standby after failover) is closed.
 
         Raises if the task was cancelled before.
         """
-        # A free connection and shielded statements never wait where a cancellation could land: a
-        # stopped job would go on from step to step.
+        # Without this check a stopped job would go on from step to step: borrowing a free
+        # connection and running shielded statements are no points at which a cancellation takes
+        # effect.
         await anyio.lowlevel.checkpoint_if_cancelled()
         with translated():
             connection = await self.pool.getconn()
@@ -125,7 +128,8 @@ class Database:
     async def transaction(self, begin: LiteralString = BEGIN) -> AsyncGenerator[Connection]:
         """A connection inside `begin … commit`; an exception rolls back.
 
-        Only for SQL: after ten idle seconds the server ends it, and raises `Unavailable`.
+        Only for SQL: the server ends a transaction that is idle for ten seconds, and the next
+        statement raises `Unavailable`.
         """
         async with self.connection() as connection, begun(connection, begin):
             yield connection
@@ -218,9 +222,9 @@ async def fetch_rows(
     *,
     prepare: bool,
 ) -> list[Any]:
-    """All rows of a hot statement, as tuples or as `row_factory` makes them, read in binary.
+    """All rows of a hot statement, as tuples or as `row_factory` makes them, sent in binary.
 
-    `prepare` it only where its plan is pinned.
+    Pass `prepare=True` only where the plan is pinned.
     """
     async with _run(conn, query, params, row_factory, binary=True, prepare=prepare) as cursor:
         return await cursor.fetchall()
@@ -234,61 +238,67 @@ async def write_rows(
     prepare: bool,
     **values: Any,
 ) -> list[Any]:
-    """`fetch_rows` of a statement that takes a table of `rows`."""
+    """All rows of a statement that takes `rows` as a table (its parameter `rows`), and `values`."""
     return await fetch_rows(conn, query, {**values, "rows": table(rows)}, prepare=prepare)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """What a statement that takes a table of `rows` gets: JSON."""
+    """JSON of these rows, for a statement that reads them with `jsonb_to_recordset`."""
     return orjson.dumps(list(map(without_nulls, rows)), default=str).decode()
 
 
 def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """What is left to tell: a missing key of a `jsonb_to_recordset` is null, and costs nothing."""
+    """The row without its nulls: `jsonb_to_recordset` reads a missing key as null, at less cost."""
     return {key: value for key, value in row.items() if value is not None}
 
 
-class Last(NamedTuple, Generic[R]):
-    """A statement that is to be a transaction's last; `read` makes of its rows what it brings."""
+class LastStatement(NamedTuple, Generic[R]):
+    """A statement that ends its transaction; `read` turns its rows into a result."""
 
     query: LiteralString
     params: Mapping[str, Any]
     read: Callable[[Sequence[tuple[Any, ...]]], R]
 
 
-async def fetch_last(conn: Connection, last: Last[R], *, prepare: bool) -> R:
-    """Run it like any other statement, and leave the transaction as it is."""
-    return last.read(await fetch_rows(conn, last.query, last.params, prepare=prepare))
+async def run_last(conn: Connection, statement: LastStatement[R], *, prepare: bool) -> R:
+    """Run a last statement like any other, without committing; returns its result."""
+    rows = await fetch_rows(conn, statement.query, statement.params, prepare=prepare)
+    return statement.read(rows)
 
 
-async def commit_with(conn: Connection, lasts: Sequence[Last[Any]]) -> list[Any]:
-    """Run these in the caller's transaction, and commit it, in one message; what each brings.
+async def commit_with(conn: Connection, statements: Sequence[LastStatement[Any]]) -> list[Any]:
+    """Run these statements and commit the caller's transaction, in one message; returns the
+    results.
 
-    So what they lock is held while the server works, and never while it waits for us: a client that
-    is stopped just then holds up nobody. (Not a pipeline: of that, the server may have got a part.)
+    So their locks are held only while the server works, never while it waits for this client: a
+    client that is stopped at that moment blocks no other. (Not a pipeline: the server may have
+    received only a part of it.)
     """
     async with bounded(conn.statement_seconds):
         with translated():
             writer = psycopg.AsyncClientCursor(conn)
-            parts = [writer.mogrify(render(one.query, conn.schema), one.params) for one in lasts]
+            parts = [
+                writer.mogrify(render(one.query, conn.schema), one.params) for one in statements
+            ]
             async with conn.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(";".join([*parts, "commit"]).encode())
-                brought: list[Any] = []
-                for one in lasts:
-                    brought.append(one.read(await cursor.fetchall()))
+                results: list[Any] = []
+                for one in statements:
+                    results.append(one.read(await cursor.fetchall()))
                     cursor.nextset()
-                return brought
+                return results
 
 
 @asynccontextmanager
 async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> AsyncGenerator[None]:
-    """A transaction whose `begin` brings its settings along, in one round trip."""
+    """A transaction that begins with `begin`, which may contain settings: one round trip."""
     with translated():
         await conn.execute(begin)
         try:
             yield
         except BaseException:
-            # A broken connection has rolled back already, and must not hide what broke it.
+            # A broken connection has rolled back already, and its error must not hide the first
+            # one.
             with suppress(psycopg.Error, Unavailable):
                 async with bounded(STATEMENT_SECONDS):
                     await conn.rollback()
@@ -298,7 +308,7 @@ async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> Asy
 
 @asynccontextmanager
 async def bounded(seconds: float) -> AsyncGenerator[None]:
-    """Shield what happens inside from cancellation, for at most `seconds`."""
+    """Shield the block from cancellation for at most `seconds`. Raises `Unavailable` after them."""
     try:
         with anyio.CancelScope(shield=True), anyio.fail_after(seconds):
             yield

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from db.queue.new_job import EnqueueOptions, NewJob
     from db.queue.signals import send as signal
     from db.runs.new_run import After, Node, StartOptions
+    from db.runs.runs import RunStarted as StartedRun
     from db.runs.runs import RunStatus
-    from db.runs.runs import Started as StartedRun
     from db.runs.runs import cancel as cancel_run
     from db.runs.runs import retry as retry_run
     from db.runs.runs import start as start_run
@@ -176,7 +176,7 @@ _HOMES = {
     "Sending": "worker.money.sending",
     "Snooze": "worker.outcomes",
     "StartOptions": "db.runs.new_run",
-    "StartedRun": "db.runs.runs:Started",
+    "StartedRun": "db.runs.runs:RunStarted",
     "StepChanged": "worker.steps.steps",
     "Usage": "db.money.calls",
     "Vote": "db.approvals.voting",

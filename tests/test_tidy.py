@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
@@ -45,7 +46,9 @@ SHARED = {
     "db/queue/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},
     "db/diagnosis/health.py": {"INDEXES_ONLY", "NO_JOINS_OF_ALL"},  # limits that the samples share
     "db/pool.py": {"BEGIN"},  # of every transaction
-    "db/fence.py": {"PINNED"},  # of a finishing transaction
+    "db/fence.py": {"FENCE", "FENCED", "PINNED"},  # of every fenced statement
+    "db/money/repricing.py": {"CORRECTING"},  # a transaction's beginning
+    "db/money/settlements.py": {"SETTLING"},  # a transaction's beginning
     "db/runs/runs.py": {"START"},  # async and not
     "db/steps/steps.py": {"OUTPUT"},
     "db/approvals/voting.py": {"RESOLVE"},  # async and not
@@ -270,14 +273,13 @@ def test_every_crash_point_is_reached_somewhere_and_no_other() -> None:
 
 
 def statements(path: Path) -> dict[str, tuple[str, int]]:
-    """The SQL constants of a module: name → (text, line)."""
+    """The SQL constants of a module: name → (whole text, line). Lists of columns are left out."""
     return {
-        node.target.id: (node.value.value, node.lineno)
+        node.target.id: (getattr(import_module(module_name(path)), node.target.id), node.lineno)
         for node in tree(path).body
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.target, ast.Name)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
+        and not node.target.id.endswith("COLUMNS")
         and "LiteralString" in ast.unparse(node.annotation)
     }
 

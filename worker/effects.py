@@ -12,13 +12,20 @@ from uuid import UUID
 
 from db.documents import to_payload, to_text
 from db.errors import InvalidInput
-from db.queue.effects import ARTIFACT_BYTES_MAX, Artifact, Memory, Message, Metric, NewJob
+from db.queue.effects import (
+    ARTIFACT_BYTES_MAX,
+    ArtifactEffect,
+    JobEffect,
+    MemoryEffect,
+    MessageEffect,
+    MetricEffect,
+)
 from worker.attempt_state import AttemptState
 from worker.steps.waits import Child
 
 # What a handler does not set by an option of `enqueue` or `spawn`.
 _NOT_OPTIONS = {"key", "mode", "payload", "is_child", "thread_id", "message_key"}
-JOB_OPTIONS = frozenset(NewJob.__dataclass_fields__) - _NOT_OPTIONS
+JOB_OPTIONS = frozenset(JobEffect.__dataclass_fields__) - _NOT_OPTIONS
 
 
 def say(
@@ -37,7 +44,7 @@ def say(
     if thread_id is None:
         _require_thread(state, "say")
     state.effects.append(
-        Message(
+        MessageEffect(
             key=state.key("message", name),
             text=to_text(text),
             role=role,
@@ -63,7 +70,7 @@ def send(
     thread = thread_id or _require_thread(state, "send")
     key = state.key("send", name)
     state.effects.append(
-        Message(
+        MessageEffect(
             key=key,
             text=to_text(text),
             role="user",
@@ -74,7 +81,7 @@ def send(
     # A follow-up in the job's own thread takes the job's place in the lane, if it has one.
     follows = thread == state.job.thread_id and state.job.lane is not None
     state.effects.append(
-        NewJob(
+        JobEffect(
             key=key,
             mode=mode,
             agent_id=agent_id,
@@ -97,7 +104,7 @@ def metric(state: AttemptState, name: str, value: object, key: str | None) -> No
         raise InvalidInput(
             f"metric {name!r} must be a finite number, not {_shown(value)}", "pass a finite number"
         )
-    state.effects.append(Metric(state.key("metric", key), to_text(name), number))
+    state.effects.append(MetricEffect(state.key("metric", key), to_text(name), number))
 
 
 def enqueue(
@@ -166,7 +173,7 @@ def save(
     guessed = mimetypes.guess_type(name)[0]
     fallback = "text/plain" if isinstance(content, str) else "application/octet-stream"
     state.effects.append(
-        Artifact(
+        ArtifactEffect(
             key=state.key("artifact", name),
             name=name,
             media_type=media_type or guessed or fallback,
@@ -187,7 +194,7 @@ def remember(
 ) -> None:
     """A text to embed after the job has finished."""
     state.effects.append(
-        Memory(
+        MemoryEffect(
             key=state.key("memory", name),
             text=to_text(text),
             source_kind=kind,
@@ -231,4 +238,6 @@ def _add_job(
     document = to_payload(
         dict(payload or {}), f"the payload of {mode!r}", state.tools.payload_bytes_max
     )
-    state.effects.append(NewJob(key=key, mode=mode, payload=document, is_child=is_child, **options))
+    state.effects.append(
+        JobEffect(key=key, mode=mode, payload=document, is_child=is_child, **options)
+    )

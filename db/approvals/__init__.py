@@ -1,1 +1,5 @@
-"""Consent: questions, votes, their consumption, and webhooks that tell of them."""
+"""Approvals: questions to people, their votes, and the consumption of a yes.
+
+Read in this order: questions → approvals → voting → consumption; beside them webhooks, which tell
+other programs about approvals.
+"""

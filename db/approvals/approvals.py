@@ -1,12 +1,11 @@
-"""Approvals: what a person was asked, what was shown to them, and how that stands.
+"""Approvals: what a person was asked, what was shown to them, and what was decided.
 
 In: proposals of jobs and of people. Out: rows of `approvals`, each with the decision that closed
-it. Questions of jobs are written by `db.approvals.questions`, votes are counted by
-`db.approvals.voting`, and a yes is spent by `db.approvals.consumption`; whoever uses approvals
-finds voting here as well.
+it. `db.approvals.questions` writes the questions of jobs, `db.approvals.voting` counts votes (its
+functions can be imported from here too), and `db.approvals.consumption` spends a yes.
 
-Invariant: an approval is for exactly what its hash covers, and of those that one question led to,
-one is current: that without a successor.
+Invariant: an approval is for exactly what its hash covers. Of the approvals of one question, only
+one is current: the one without a successor.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from db.documents import to_document, to_text
 from db.errors import Conflict, NotFound
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
-# What others read here, with the rest of consent.
+# Names of `questions` and `voting` that other modules import from here.
 __all__ = [
     "APPROVE",
     "REJECT",
@@ -47,7 +46,7 @@ __all__ = [
 
 
 class Approval(BaseModel):
-    """A row of `approvals` with its decision, if there is one (`decided_by` and so on)."""
+    """A row of `approvals` with its decision, if there is one (`decided_by` to `decided_at`)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,21 +86,22 @@ class Approval(BaseModel):
 
     @property
     def document(self) -> Any:
-        """What a yes is for: what was shown, or what somebody made of it."""
+        """The document that a yes is for: the one shown, or its edited version."""
         return self.shown if self.edited_hash is None else self.edited
 
     @property
     def document_hash(self) -> str:
+        """The hash of `document` with its question."""
         return self.edited_hash or self.shown_hash
 
     @property
     def answers(self) -> str:
-        """The hash of the question that it answers."""
+        """The hash of the question that this approval answers."""
         return self.asked_hash or self.shown_hash
 
     @property
     def approved(self) -> bool:
-        """Whether what was asked may be done (if it is not consumed)."""
+        """Whether the answer is yes; whether it is consumed already is not considered."""
         return (
             self.status in (ApprovalStatus.APPROVED, ApprovalStatus.EXPIRED)
             and self.chosen_option != REJECT
@@ -111,7 +111,7 @@ class Approval(BaseModel):
 
 CREATE: LiteralString = """
 with job as materialized (
-  -- Locked, so that it cannot end between this look and the insert.
+  -- Locked, so that the job cannot end before the insert.
   select j.id, j.team_id, j.thread_id, j.run_id
   from jobsworth.reactive_jobs j
   where j.id = %(job_id)s and j.finished_at is null
@@ -153,13 +153,13 @@ async def create(
     self_approval: bool = False,
     editable: bool = False,
 ) -> Approval:
-    """Ask. `shown` is any JSON value: exactly what the person gets to see beside the proposal.
+    """Ask for an approval. `shown` is any JSON value: exactly what the person sees beside the
+    proposal.
 
-    `votes` people must say yes, `asked_by` (the actor of the job's run, if not given) not among
-    them unless `self_approval`. `on_timeout` is an option, or "escalate": as much time again, once.
-    With `job_id`, a wait of that job for approval ends only when this one is closed; thread and
-    team are the job's unless given. Raises `InvalidInput`, `NotFound` (no such job), `Conflict`
-    (the job has ended).
+    `votes` people must say yes; `asked_by` (default: the actor of the job's run) counts only with
+    `self_approval`. `on_timeout` is an option, or "escalate": the same time again, once. With
+    `job_id`, a job that waits for approval waits for this one too; thread and team default to the
+    job's. Raises `InvalidInput`, `NotFound` (no such job), `Conflict` (the job has ended).
     """
     check_question(proposal_text, options, deadline_seconds, on_timeout, votes)
     approval_id = await fetch_val(
@@ -192,53 +192,57 @@ async def create(
 
 
 async def check_status(conn: Connection, approval_id: UUID) -> ApprovalStatus:
-    """How an approval stands. Raises `NotFound`."""
+    """The status of an approval. Raises `NotFound`."""
     return (await get_by_id(conn, approval_id)).status
 
 
-BY_ID: LiteralString = """
-select a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
+APPROVAL_COLUMNS: LiteralString = """
+  a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
   a.shown_hash, a.status, a.deadline, a.on_timeout, a.chosen_option, a.superseded_by, a.created_at,
   a.closed_at, a.decided_by, a.channel, a.comment, a.decided_at, a.votes_needed, a.asked_by,
   a.self_approval, a.editable, a.edited, a.edited_hash, a.escalated_at, a.asked_hash, a.supersedes,
   a.difference, a.for_step, a.consumed_at, a.consumed_by
+"""
+
+BY_ID: LiteralString = (
+    "select "
+    + APPROVAL_COLUMNS
+    + """
 from jobsworth.approvals_decided a
 where a.id = %(approval_id)s
 """
+)
 
 
 async def get_by_id(conn: Connection, approval_id: UUID) -> Approval:
-    """Raises `NotFound`."""
+    """One approval. Raises `NotFound`."""
     found = await fetch_one(conn, BY_ID, {"approval_id": approval_id}, Approval)
     if found is None:
         raise NotFound(f"there is no approval {approval_id}", HOW_TO_LIST)
     return found
 
 
-OF_JOB: LiteralString = """
-select a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
-  a.shown_hash, a.status, a.deadline, a.on_timeout, a.chosen_option, a.superseded_by, a.created_at,
-  a.closed_at, a.decided_by, a.channel, a.comment, a.decided_at, a.votes_needed, a.asked_by,
-  a.self_approval, a.editable, a.edited, a.edited_hash, a.escalated_at, a.asked_hash, a.supersedes,
-  a.difference, a.for_step, a.consumed_at, a.consumed_by
+OF_JOB: LiteralString = (
+    "select "
+    + APPROVAL_COLUMNS
+    + """
 from jobsworth.approvals_decided a
 where a.job_id = %(job_id)s and a.effect_key = %(effect_key)s and a.superseded_by is null
 """
+)
 
 
 async def get_by_effect(conn: Connection, job_id: UUID, effect_key: str) -> Approval | None:
-    """The current approval that this job asked for under this effect key, in whichever attempt:
-    one that was superseded has made way for its successor.
+    """The current approval that this job asked for under this effect key, in any of its attempts;
+    superseded ones are not current.
     """
     return await fetch_one(conn, OF_JOB, {"job_id": job_id, "effect_key": effect_key}, Approval)
 
 
-PENDING: LiteralString = """
-select a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
-  a.shown_hash, a.status, a.deadline, a.on_timeout, a.chosen_option, a.superseded_by, a.created_at,
-  a.closed_at, a.decided_by, a.channel, a.comment, a.decided_at, a.votes_needed, a.asked_by,
-  a.self_approval, a.editable, a.edited, a.edited_hash, a.escalated_at, a.asked_hash, a.supersedes,
-  a.difference, a.for_step, a.consumed_at, a.consumed_by
+PENDING: LiteralString = (
+    "select "
+    + APPROVAL_COLUMNS
+    + """
 from jobsworth.approvals_decided a
 where a.status = 'pending'
   and (%(team_id)s::uuid is null or a.team_id = %(team_id)s)
@@ -246,6 +250,7 @@ where a.status = 'pending'
 order by a.id
 limit %(limit)s
 """
+)
 
 
 async def get_pending(
@@ -255,7 +260,7 @@ async def get_pending(
     team_id: UUID | None = None,
     thread_id: UUID | None = None,
 ) -> list[Approval]:
-    """Open approvals, oldest first, of every team and thread unless one is named."""
+    """Open approvals, oldest first, of one team and thread, or of all."""
     values = {"limit": limit, "team_id": team_id, "thread_id": thread_id}
     return await fetch_all(conn, PENDING, values, Approval)
 
@@ -266,10 +271,10 @@ select jobsworth.supersede(%(approval_id)s, %(by)s, %(difference)s)
 
 
 async def supersede(conn: Connection, approval_id: UUID, by: UUID) -> None:
-    """Close an open approval because approval `by` replaced it; its job waits for that one then.
+    """Close an open approval because approval `by` replaces it; its job then waits for that one.
 
-    What a job asks is replaced by something else only if it asked with `editable`: its `Decision`
-    shows then what was approved. Raises `NotFound`, `Conflict` (it is closed), `InvalidInput`.
+    A job's question can be replaced only if it asked with `editable`; its `Decision` then shows
+    what was approved. Raises `NotFound`, `Conflict` (it is closed), `InvalidInput`.
     """
     old, new = await get_by_id(conn, approval_id), await get_by_id(conn, by)
     changed = difference((old.proposal_text, old.document), (new.proposal_text, new.document))

@@ -1,9 +1,9 @@
-"""Consumption: a yes is spent, once, by the step that it was given for.
+"""Consumption: the step that a yes was given for uses it up, once.
 
-In: an approval and the step that begins. Out: both marked in the caller's transaction, under the
-fence. Invariant: until this commits, a no counts; from then on it comes too late. Everybody locks
-the job's row before the approval's, so of a no and a consumption at the same moment one sees the
-other.
+In: an approval and the step that begins. Out: the approval, marked as consumed in the caller's
+transaction, under the fence. Invariant: a no counts until this commits, and is too late from then
+on. Voting and consumption both lock the job's row before the approval's, so when they meet, the
+second sees what the first did.
 """
 
 from typing import LiteralString
@@ -12,9 +12,8 @@ from uuid import UUID
 from db.approvals import approvals
 from db.approvals.approvals import Approval
 from db.errors import Conflict
-from db.fence import Lease
+from db.fence import Lease, hold
 from db.pool import Connection, execute
-from db.steps import steps
 
 CONSUME: LiteralString = """
 update jobsworth.approvals a
@@ -27,12 +26,12 @@ where a.id = %(approval_id)s and a.job_id = %(job_id)s and a.superseded_by is nu
 
 
 async def consume(conn: Connection, lease: Lease, approval_id: UUID, step_name: str) -> Approval:
-    """Spend an approval on the step that begins in the caller's transaction; returns its row.
+    """Consume an approval for the step that begins in the caller's transaction; returns its row.
 
-    From its commit on, a no comes too late. The same step may use it again, no other one may.
-    Raises `LeaseLost`, `NotFound`, `Conflict` (there is no yes any more, or another step has it).
+    From the commit on, a no is too late. The same step may consume it again, no other step may.
+    Raises `LeaseLost`, `NotFound`, `Conflict` (the answer is not yes, or another step has it).
     """
-    await steps.hold(conn, lease)
+    await hold(conn, lease)
     values = {"approval_id": approval_id, "job_id": lease.job_id, "step": step_name}
     consumed = await execute(conn, CONSUME, values)
     found = await approvals.get_by_id(conn, approval_id)

@@ -1,11 +1,11 @@
-"""Questions to people: what can be asked, its canonical hash, and how a job's question is written.
+"""Questions to people: their checks, their canonical hash, and how a job's question is written.
 
 In: a proposal, what is shown with it, and how it is to be decided. Out: rows of `approvals`,
-written inside the parking transaction, which holds the job's row.
+written inside the transaction that parks the job, which holds the job's row.
 
 Invariant: an approval stands for exactly what its hash covers. A question that asks something else
-under the same key supersedes the one before, in the transaction that parks for it; whatever was
-decided about that one does not count for the new one.
+under the same key supersedes the one before, in the transaction that parks for it; decisions about
+the old question do not count for the new one.
 """
 
 import difflib
@@ -27,7 +27,7 @@ from db.pool import Connection, execute, fetch_all
 APPROVE = "approve"
 REJECT = "reject"
 ESCALATE = "escalate"
-# Every option but "reject" is a yes: what reads like a no must not be one.
+# Every option but "reject" counts as a yes, so an option that reads like a no is refused.
 LOOKS_LIKE_A_NO = frozenset(
     {"no", "nope", "never", "deny", "denied", "decline", "declined", "refuse", "refused"}
     | {"reject", "rejected", "disapprove", "don't", "do not"}
@@ -35,13 +35,14 @@ LOOKS_LIKE_A_NO = frozenset(
 DEADLINE_SECONDS_MAX = 10 * 365 * 86_400.0
 VOTES_MAX = 100
 DIFFERENCE_CHARACTERS_MAX = 100_000
-# A transaction waits for it, and its time grows with the square: 0.2 s for these, 1.5 for twice.
+# A transaction waits for the difference, whose time grows with the square of the lines: 0.2 s for
+# these, 1.5 s for twice as many.
 DIFFERENCE_LINES_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Approval:
-    """A question to a person, as an effect: the job parks for it. `shown` is JSON text."""
+class ApprovalEffect:
+    """A question to a person, for which the job parks. `shown` is JSON text."""
 
     key: str
     proposal_text: str
@@ -57,14 +58,14 @@ class Approval:
     for_step: str | None = None
 
 
-class Asked(NamedTuple):
-    """A question with the job that asks it."""
+class JobApproval(NamedTuple):
+    """A question, and the job that asks it."""
 
     job_id: UUID
     team_id: UUID | None
     thread_id: UUID | None
     run_id: UUID | None
-    question: Approval
+    question: ApprovalEffect
 
 
 def check_question(
@@ -74,7 +75,7 @@ def check_question(
     on_timeout: str,
     votes: int = 1,
 ) -> None:
-    """Raise `InvalidInput` if this cannot be asked."""
+    """Raise `InvalidInput` if this question cannot be asked."""
     if not proposal_text.strip():
         raise InvalidInput("the proposal is empty", "say what is to be approved")
     if (
@@ -90,7 +91,7 @@ def check_question(
     if misleading:
         raise InvalidInput(
             f"the option {misleading[0]!r} would count as a yes",
-            f"leave it out: the no is {REJECT!r}, and always possible",
+            f"leave it out: {REJECT!r} is the no, and is always possible",
         )
     if REJECT not in options:
         raise InvalidInput(
@@ -103,37 +104,38 @@ def check_question(
             f"name one of them, or {ESCALATE}",
         )
     if on_timeout == ESCALATE and ESCALATE not in options and deadline_seconds is None:
-        raise InvalidInput(
-            f"on_timeout={ESCALATE!r} without a deadline never happens", "say deadline_seconds"
-        )
+        raise InvalidInput(f"on_timeout={ESCALATE!r} needs a deadline", "give deadline_seconds")
     if deadline_seconds is not None and not 0 < deadline_seconds <= DEADLINE_SECONDS_MAX:
         raise InvalidInput(
-            f"a deadline in {deadline_seconds} seconds",
+            f"a deadline in {deadline_seconds} seconds is not possible",
             f"give a number above 0 and at most {DEADLINE_SECONDS_MAX:.0f}, or none",
         )
     if not 1 <= votes <= VOTES_MAX:
-        raise InvalidInput(f"{votes} votes cannot be asked for", f"ask for 1 to {VOTES_MAX}")
+        raise InvalidInput(f"{votes} votes cannot be required", f"require 1 to {VOTES_MAX}")
 
 
 def shown_hash(proposal_text: str, options: Sequence[str], shown: object) -> str:
-    """SHA-256 (hex) over the canonical JSON of what is asked and shown.
+    """SHA-256 (hex) of the canonical JSON of the proposal, the options and what is shown.
 
-    The SQL function `shown_hash` gives the same for the stored row.
+    The SQL function `shown_hash` computes the same for the stored row.
     """
     asked = {"options": list(options), "proposal_text": to_text(proposal_text), "shown": shown}
     return hashlib.sha256(canonical(asked).encode()).hexdigest()
 
 
 def canonical(value: object) -> str:
-    """JSON in one form: keys in order, no spaces, numbers without exponent and trailing zeros.
+    """JSON in its canonical form: keys sorted, no spaces, numbers without exponent or trailing
+    zeros.
 
-    As the SQL function `canonical` writes what `jsonb` gives back: 1e3 is 1000.
+    The SQL function `canonical` writes the same for what `jsonb` returns: 1e3 is 1000.
     """
     return _canonical(json.loads(to_document(value, "what is shown"), parse_float=Decimal))
 
 
 def difference(old: tuple[str, object], new: tuple[str, object]) -> str:
-    """What changed between two (proposal, shown): a unified diff that people can read."""
+    """A readable unified diff between two pairs of proposal and shown value; "" if they are
+    equal.
+    """
     before, now = _readable(*old), _readable(*new)
     if before == now:
         return ""
@@ -182,19 +184,19 @@ on conflict do nothing
 """
 
 
-async def write(conn: Connection, asked: Sequence[Asked]) -> None:
+async def write(conn: Connection, approvals: Sequence[JobApproval]) -> None:
     """Write these questions in the transaction that parks their jobs, whose rows it holds.
 
-    A question that stands already, a replay's repeat, is ignored; one that has changed, or that its
-    job's end had closed, replaces the one before.
+    A question that stands already (a later attempt repeats it) is ignored. One that has changed, or
+    whose predecessor was closed by its job's end, supersedes the one before.
     """
-    # Locked first and judged after: nobody decides one of these without the job's row.
-    keys = [{"job_id": one.job_id, "key": one.question.key} for one in asked]
+    # Locked first, judged after: a vote locks the job's row, too, before it decides one of these.
+    keys = [{"job_id": one.job_id, "key": one.question.key} for one in approvals]
     found = await fetch_all(conn, CURRENT, {"rows": _encode(keys)})
     current = {(row["job_id"], row["effect_key"]): row for row in found}
     fresh: list[dict[str, Any]] = []
     replaced: list[dict[str, Any]] = []
-    for one in asked:
+    for one in approvals:
         before = current.get((one.job_id, one.question.key))
         if before is not None and _stands(before, one.question):
             continue
@@ -209,11 +211,11 @@ async def write(conn: Connection, asked: Sequence[Asked]) -> None:
         await execute(conn, INSERT, {"rows": _encode(fresh)})
 
 
-def _stands(before: dict[str, Any], question: Approval) -> bool:
+def _stands(before: dict[str, Any], question: ApprovalEffect) -> bool:
     return before["status"] != "superseded" and before["asked_hash"] == question.shown_hash
 
 
-def _row(one: Asked) -> dict[str, Any]:
+def _row(one: JobApproval) -> dict[str, Any]:
     question = one.question
     return {
         "id": uuidv7(),
@@ -236,7 +238,7 @@ def _row(one: Asked) -> dict[str, Any]:
     }
 
 
-def _changed(before: dict[str, Any], question: Approval) -> str | None:
+def _changed(before: dict[str, Any], question: ApprovalEffect) -> str | None:
     shown = None if question.shown is None else json.loads(question.shown)
     old = (before["proposal_text"], before["shown"])
     return difference(old, (question.proposal_text, shown)) or None
@@ -261,7 +263,7 @@ def _canonical(value: Any) -> str:
         case list():
             return "[" + ",".join(map(_canonical, cast(list[Any], value))) + "]"
         case Decimal():
-            # As PostgreSQL prints a numeric without its trailing zeros; it knows no negative zero.
+            # As PostgreSQL prints a numeric without trailing zeros; it has no negative zero.
             plain = f"{value:f}"
             trimmed = plain.rstrip("0").rstrip(".") if "." in plain else plain
             return "0" if trimmed == "-0" else trimmed

@@ -1,14 +1,14 @@
-"""Voting: what people say to an approval, and what comes of it.
+"""Voting: what people decide about an approval, and what follows.
 
-In: decisions from SQL, Python, the command line or a clock. Out: votes, with who, when and by which
-channel, and an approval that is closed by the first no or the last yes that it needs; the job that
-waits for it resumes in the same transaction.
+In: decisions from SQL, Python, the command line or a clock. Out: votes, each with its person, time
+and channel, and an approval that is closed by the first no or by the last yes it needs. The job
+that waits for it resumes in the same transaction.
 
-Invariant: an approval is closed once, but for the last word: a no counts until what was approved is
-consumed, by the one step that it names. `jobsworth.resolve` checks the deadline itself, so a
-decision that comes too late records the expiry (with its default) and is not accepted. Because a
-raised error would roll that record back, `resolve` returns what happened;
-`Resolution.require_accepted` raises it, once you have committed.
+Invariant: an approval is closed once, with one exception: a no still counts until the step that the
+approval names has consumed it. `jobsworth.resolve` checks the deadline itself: a decision that
+comes too late records the expiry (with its default option) and is not accepted. A raised error
+would roll that record back, so `resolve` returns what happened; `Resolution.require_accepted`
+raises it, after your commit.
 """
 
 from enum import StrEnum
@@ -36,7 +36,7 @@ class ApprovalStatus(StrEnum):
 
 
 class Vote(BaseModel):
-    """What one person said, to the version (hash) that they saw."""
+    """One person's vote, and the hash of the version that they saw."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,9 +49,9 @@ class Vote(BaseModel):
 
 
 class Resolution(BaseModel):
-    """What became of a decision: `accepted`, or how the approval stands without it.
+    """The result of a decision: whether it was `accepted`, and the state of the approval.
 
-    Accepted and still pending: more votes are needed.
+    An accepted decision that leaves the approval pending means that more votes are needed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,15 +62,15 @@ class Resolution(BaseModel):
     chosen_option: str | None
 
     def require_accepted(self) -> None:
-        """Raise `Conflict` if the decision came too late. Commit first, or the expiry that it may
-        have recorded is rolled back.
+        """Raise `Conflict` if the decision was not accepted. Commit first, or the expiry that it
+        may have recorded is rolled back.
         """
         if self.accepted:
             return
         if self.status is ApprovalStatus.PENDING:
-            reason = "you have said yes already, and somebody else must as well"
+            reason = "you have said yes already, and another person must say yes as well"
         elif self.status is ApprovalStatus.EXPIRED:
-            reason = f"its deadline has passed, and {self.chosen_option} was taken"
+            reason = f"its deadline has passed, and {self.chosen_option} was chosen"
         elif self.status is ApprovalStatus.SUPERSEDED:
             reason = "it is superseded: a newer proposal replaced it, or its job has ended"
         else:
@@ -100,12 +100,12 @@ async def resolve(
 ) -> Resolution:
     """Decide an approval, in the transaction of `conn`, which may be any psycopg connection.
 
-    The job that waits for it resumes in that same transaction. `edited` approves this document
+    The job that waits for it resumes in the same transaction. `edited` approves this document
     instead of the one that was shown; `seen_hash` is the `document_hash` of what the person saw.
-    Without `schema`, it is that of a connection of `db.pool`, else "jobsworth". Raises `NotFound`,
-    `InvalidInput` (not an option of this approval; it is not editable), `Conflict` (who asked
-    cannot say yes; it has changed since it was seen); a decision that came too late is returned,
-    not raised: see `Resolution`.
+    `schema` defaults to that of a connection of `db.pool`, else to "jobsworth". Raises `NotFound`,
+    `InvalidInput` (not an option of this approval; it is not editable) and `Conflict` (the person
+    who asked cannot say yes; it has changed since it was seen). A decision that came too late is
+    returned, not raised: see `Resolution`.
     """
     values = _decision(approval_id, option, decided_by, channel, comment, edited, seen_hash)
     text = render(RESOLVE, schema or getattr(conn, "schema", DEFAULT_SCHEMA))
@@ -124,7 +124,7 @@ def resolve_sync(
     seen_hash: str | None = None,
     schema: str = DEFAULT_SCHEMA,
 ) -> Resolution:
-    """`resolve` for a plain, blocking psycopg connection."""
+    """`resolve` on a plain, blocking psycopg connection."""
     values = _decision(approval_id, option, decided_by, channel, comment, edited, seen_hash)
     with translated(), conn.cursor(row_factory=class_row(Resolution)) as cursor:
         return _only(cursor.execute(render(RESOLVE, schema), values).fetchone())
@@ -140,7 +140,7 @@ def _decision(
     seen_hash: str | None,
 ) -> dict[str, Any]:
     if not decided_by.strip():
-        raise InvalidInput("nobody is named as deciding", "say who: decided_by")
+        raise InvalidInput("decided_by is empty", "name the person who decides")
     return {
         "approval_id": approval_id,
         "option": option,
@@ -166,7 +166,7 @@ order by v.id
 
 
 async def votes(conn: Connection, approval_id: UUID) -> list[Vote]:
-    """What has been said about an approval so far, in that order."""
+    """The votes on an approval so far, oldest first."""
     return await fetch_all(conn, VOTES, {"approval_id": approval_id}, Vote)
 
 
@@ -174,7 +174,8 @@ EXPIRE: LiteralString = "select jobsworth.expire_approvals(%(most)s)"
 
 
 async def expire(conn: Connection, most: int) -> int:
-    """Close up to `most` approvals past their deadline with their default, or escalate them;
-    returns how many.
+    """Close up to `most` approvals past their deadline with their default option, or escalate them.
+
+    Returns how many.
     """
     return await fetch_val(conn, EXPIRE, {"most": most})

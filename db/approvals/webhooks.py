@@ -1,12 +1,12 @@
-"""Webhooks: who is told about approvals, and what is still to be told.
+"""Webhooks: addresses that are told about approvals, and the outbox of deliveries to them.
 
-In: addresses, and what a trigger put into the outbox in the transaction that changed an approval.
-Out: deliveries that a worker takes, sends and marks, each its own short statement, so that nothing
-is held while the network is used.
+In: addresses, and the deliveries that a trigger puts into the outbox in the transaction that
+changes an approval. Out: deliveries that a worker takes, sends and marks. Each of these is a short
+statement of its own, so nothing is locked while the network is used.
 
-Invariant: at least once, always under the same id. Taking a delivery moves its next try to the end
-of a lease; a worker that dies in between leaves it to the next one. What is marked afterwards is
-fenced by the number of the try.
+Invariant: each delivery is made at least once, always under the same id. Taking a delivery moves
+its next try to the end of a lease, so if its worker dies, another takes it. A failure is recorded
+only for the try that is the latest.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ HOW_TO_LIST = "list them: jobsworth webhook list"
 
 
 class Webhook(BaseModel):
-    """An address that is told; of one team's approvals, or of all (`team_id` is null)."""
+    """An address that is told about one team's approvals, or about all (`team_id` is None)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,8 +35,8 @@ class Webhook(BaseModel):
     created_at: AwareDatetime
 
 
-class Due(BaseModel):
-    """A delivery that was taken, to be sent now; `url` is None if its webhook is gone."""
+class DueDelivery(BaseModel):
+    """A delivery that was taken and is to be sent now; `url` is None if its webhook is gone."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,7 +66,7 @@ class Delivery(BaseModel):
 
 
 class Outbox(BaseModel):
-    """How much is still to be told, and how much was given up."""
+    """How many deliveries are pending, and how many were given up (dead)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,21 +75,25 @@ class Outbox(BaseModel):
     dead: int
 
 
-ADD: LiteralString = """
-insert into jobsworth.webhooks (team_id, url, events)
+WEBHOOK_COLUMNS: LiteralString = "w.id, w.team_id, w.url, w.events, w.active, w.created_at"
+
+ADD: LiteralString = (
+    """
+insert into jobsworth.webhooks as w (team_id, url, events)
 values (%(team_id)s, %(url)s, %(events)s::text[])
-returning id, team_id, url, events, active, created_at
-"""
+returning """
+    + WEBHOOK_COLUMNS
+)
 
 
 async def add(
     conn: Connection, url: str, *, events: Sequence[str] = EVENTS, team_id: UUID | None = None
 ) -> Webhook:
-    """Tell this address from now on; `check_url` in the worker says whether it may be told."""
+    """Deliver events to this address from now on. The caller has checked the URL (`check_url`)."""
     unknown = sorted(set(events) - set(EVENTS))
     if unknown or not events:
         raise InvalidInput(
-            f"{', '.join(unknown) or 'nothing'} is no event of an approval",
+            f"unknown events: {', '.join(unknown)}" if unknown else "no events are given",
             f"the events are {', '.join(EVENTS)}",
         )
     values = {"team_id": team_id, "url": url, "events": list(dict.fromkeys(events))}
@@ -98,16 +102,19 @@ async def add(
     return added
 
 
-LIST: LiteralString = """
-select w.id, w.team_id, w.url, w.events, w.active, w.created_at
+LIST: LiteralString = (
+    "select "
+    + WEBHOOK_COLUMNS
+    + """
 from jobsworth.webhooks w
 order by w.id
 limit 1000
 """
+)
 
 
 async def list_webhooks(conn: Connection) -> list[Webhook]:
-    """All of them, oldest first."""
+    """The webhooks, oldest first; at most 1,000."""
     return await fetch_all(conn, LIST, None, Webhook)
 
 
@@ -123,7 +130,7 @@ select count(*) from removed
 
 
 async def remove(conn: Connection, webhook_id: UUID) -> None:
-    """Tell this address no more, what is due already neither. Raises `NotFound`."""
+    """Remove a webhook with its pending deliveries. Raises `NotFound`."""
     if not await fetch_val(conn, REMOVE, {"id": webhook_id}):
         raise NotFound(f"there is no webhook {webhook_id}", HOW_TO_LIST)
 
@@ -147,9 +154,9 @@ returning o.id, o.event, o.payload, o.tries, (
 """
 
 
-async def take(conn: Connection, most: int, lease_seconds: float) -> list[Due]:
-    """Up to `most` deliveries that are due, ours to send for `lease_seconds` after this commit."""
-    return await fetch_all(conn, TAKE, {"most": most, "lease_seconds": lease_seconds}, Due)
+async def take(conn: Connection, most: int, lease_seconds: float) -> list[DueDelivery]:
+    """Take up to `most` due deliveries; for `lease_seconds` no other worker takes them."""
+    return await fetch_all(conn, TAKE, {"most": most, "lease_seconds": lease_seconds}, DueDelivery)
 
 
 DELIVERED: LiteralString = """
@@ -160,7 +167,7 @@ where o.id = %(id)s and o.delivered_at is null
 
 
 async def delivered(conn: Connection, delivery_id: UUID, status: int) -> None:
-    """It has arrived. Not fenced: it has, whoever tries it again now."""
+    """Mark a delivery as arrived, whichever try succeeded and whatever later tries do."""
     await execute(conn, DELIVERED, {"id": delivery_id, "status": status})
 
 
@@ -175,13 +182,13 @@ where o.id = %(id)s and o.tries = %(tries)s and o.delivered_at is null
 
 async def failed(
     conn: Connection,
-    due: Due,
+    due: DueDelivery,
     error: str,
     *,
     status: int | None = None,
     pause_seconds: float | None,
 ) -> None:
-    """This try did not arrive: again after a pause, or (None) never, until a person retries it."""
+    """Record that a try failed: the next one follows after a pause, or (None) after `retry`."""
     values = {"id": due.id, "tries": due.tries, "error": error, "status": status}
     await execute(conn, FAILED, {**values, "pause_seconds": pause_seconds})
 
@@ -199,9 +206,9 @@ where o.id = any(array(
 
 
 async def retry(conn: Connection, delivery_id: UUID | None = None) -> int:
-    """Try what was given up again: this one, or up to a thousand. Returns how many.
+    """Make deliveries that were given up due again: one, or up to 1,000. Returns how many.
 
-    Raises `NotFound` if the one that is named was not given up.
+    Raises `NotFound` if the given one was not given up.
     """
     tried = await execute(conn, RETRY, {"id": delivery_id})
     if delivery_id is not None and not tried:
@@ -241,7 +248,7 @@ select
 
 
 async def outbox(conn: Connection) -> Outbox:
-    """How the outbox stands."""
+    """The counts of the outbox."""
     found = await fetch_one(conn, OUTBOX, None, Outbox)
     assert found is not None  # three sums
     return found
@@ -259,5 +266,5 @@ where o.id = any(array(
 
 
 async def prune(conn: Connection, days: float, most: int) -> int:
-    """Forget what was delivered so long ago, at most so many; returns how many."""
+    """Delete up to `most` deliveries that arrived more than `days` ago; returns how many."""
     return await execute(conn, PRUNE, {"days": days, "most": most})

@@ -1,1 +1,4 @@
-"""Threads, their messages, and what hangs on a message."""
+"""Chat threads, their messages, and the artifacts of messages.
+
+Read in this order: threads → messages → message_artifacts.
+"""

@@ -1,7 +1,7 @@
-"""What was found in a message or came with it: transcripts, image readings, files, tool results.
+"""Artifacts of a message: transcripts, image readings, files, tool results.
 
-In: a message and a document or an address (or both). Out: a row that, unlike its message, may be
-completed later. It goes when its thread is erased.
+In: a message, and a document, an address or both. Out: a row that, unlike its message, may be
+changed later. Erasing the thread removes it.
 """
 
 from enum import StrEnum
@@ -39,13 +39,19 @@ class MessageArtifact(BaseModel):
     updated_at: AwareDatetime
 
 
-STORE: LiteralString = """
-insert into jobsworth.message_artifacts (team_id, message_id, kind, content_json, uri)
+MESSAGE_ARTIFACT_COLUMNS: LiteralString = """
+  a.id, a.team_id, a.message_id, a.kind, a.content_json, a.uri, a.created_at, a.updated_at
+"""
+
+STORE: LiteralString = (
+    """
+insert into jobsworth.message_artifacts as a (team_id, message_id, kind, content_json, uri)
 select m.team_id, m.id, %(kind)s::jobsworth.message_artifact_kind, %(content_json)s::jsonb, %(uri)s
 from jobsworth.chat_messages m
 where m.id = %(message_id)s
-returning id, team_id, message_id, kind, content_json, uri, created_at, updated_at
-"""
+returning """
+    + MESSAGE_ARTIFACT_COLUMNS
+)
 
 
 async def store(
@@ -56,7 +62,7 @@ async def store(
     content_json: object = None,
     uri: str | None = None,
 ) -> MessageArtifact:
-    """Keep a document, an address or both with a message. Raises `NotFound` without the message."""
+    """Store a document, an address or both with a message. Raises `NotFound` (no such message)."""
     values = _values(content_json, uri) | {"message_id": message_id, "kind": kind}
     artifact = await fetch_one(conn, STORE, values, MessageArtifact)
     if artifact is None:
@@ -64,26 +70,31 @@ async def store(
     return artifact
 
 
-GET_FOR_MESSAGE: LiteralString = """
-select a.id, a.team_id, a.message_id, a.kind, a.content_json, a.uri, a.created_at, a.updated_at
+GET_FOR_MESSAGE: LiteralString = (
+    "select "
+    + MESSAGE_ARTIFACT_COLUMNS
+    + """
 from jobsworth.message_artifacts a
 where a.message_id = %(message_id)s
 order by a.id
 """
+)
 
 
 async def get_for_message(conn: AsyncConnection[Any], message_id: UUID) -> list[MessageArtifact]:
-    """A message's artifacts in the order of their storing."""
+    """A message's artifacts in the order they were stored."""
     return await fetch_all(conn, GET_FOR_MESSAGE, {"message_id": message_id}, MessageArtifact)
 
 
-UPDATE: LiteralString = """
+UPDATE: LiteralString = (
+    """
 update jobsworth.message_artifacts a
 set content_json = coalesce(%(content_json)s::jsonb, a.content_json),
   uri = coalesce(%(uri)s, a.uri)
 where a.id = %(id)s
-returning a.id, a.team_id, a.message_id, a.kind, a.content_json, a.uri, a.created_at, a.updated_at
-"""
+returning """
+    + MESSAGE_ARTIFACT_COLUMNS
+)
 
 
 async def update(
@@ -93,7 +104,7 @@ async def update(
     content_json: object = None,
     uri: str | None = None,
 ) -> MessageArtifact:
-    """Replace what is given, keep the rest. Raises `NotFound`."""
+    """Replace the given fields, keep the others. Raises `NotFound`."""
     values = _values(content_json, uri) | {"id": artifact_id}
     artifact = await fetch_one(conn, UPDATE, values, MessageArtifact)
     if artifact is None:
@@ -103,6 +114,8 @@ async def update(
 
 def _values(content_json: object, uri: str | None) -> dict[str, str | None]:
     if content_json is None and uri is None:
-        raise InvalidInput("a message artifact is neither content nor address", "give one of them")
+        raise InvalidInput(
+            "a message artifact needs content_json or uri", "give one of them, or both"
+        )
     document = None if content_json is None else to_document(content_json, "content_json")
     return {"content_json": document, "uri": uri}

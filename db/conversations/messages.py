@@ -1,8 +1,8 @@
-"""Chat messages: what was said, never changed afterwards.
+"""Chat messages: written once, never changed.
 
-In: a thread, a role and a text. Out: a row that no update and no delete can touch. A platform that
-delivers a message twice gets the stored one back. `receive` writes a message and the job that is to
-deal with it in one commit: neither exists without the other.
+In: a thread, a role and a text. Out: a row that no update and no delete can change. A message that
+a platform delivers twice is stored once. `receive` writes a message and the job that handles it in
+one commit, so neither exists without the other.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Message(BaseModel):
 
 
 class Received(BaseModel):
-    """A message and its job; `duplicate` if they were there already.
+    """A message and its job; `duplicate` if both existed already.
 
     `job` is None for a message that was stored without one.
     """
@@ -66,7 +66,7 @@ class Received(BaseModel):
 
 
 class MessageOptions(TypedDict, total=False):
-    """Where a message comes from, and, for one of a model, what making it took."""
+    """Where a message comes from; for a model's message, also its model, tokens and latency."""
 
     author_user_id: UUID | None
     author_agent_id: UUID | None
@@ -94,21 +94,21 @@ async def receive(
     raw_payload: Any = None,
     **options: Unpack[jobs.JobOptions],
 ) -> Received:
-    """Store a user's message and enqueue the job that deals with it, in one commit.
+    """Store a user's message and enqueue the job that handles it, in one commit.
 
-    The job has the message as its trigger, belongs to the thread and its team, and waits in the
-    thread's lane; `db.queue.jobs.NewJob` tells its options. With a `platform_message_id` that the
-    thread has already, nothing is written: the stored message comes back with its job. Raises
-    `NotFound` without the thread.
+    The message is the job's trigger; the job belongs to the thread and its team, and to the
+    thread's lane. `db.queue.jobs.NewJob` explains its options. If the thread has the
+    `platform_message_id` already, nothing is written, and the stored message is returned with its
+    job. Raises `NotFound` if there is no such thread.
     """
-    said: MessageOptions = {
+    origin: MessageOptions = {
         "platform_message_id": platform_message_id,
         "author_user_id": author_user_id,
         "request_id": request_id,
         "raw_payload": raw_payload,
     }
     async with conn.transaction():
-        message, duplicate = await _store(conn, thread_id, MessageRole.USER, text, said)
+        message, duplicate = await _store(conn, thread_id, MessageRole.USER, text, origin)
         if duplicate:
             job = await _job_of(conn, message.id)
         else:
@@ -123,65 +123,76 @@ async def insert(
     text: str,
     **options: Unpack[MessageOptions],
 ) -> Message:
-    """Store a message; one whose `platform_message_id` the thread has already comes back as stored.
+    """Store a message; if the thread has its `platform_message_id` already, return the stored one.
 
-    Raises `NotFound` without the thread.
+    Raises `NotFound` if there is no such thread.
     """
     async with conn.transaction():
         message, _ = await _store(conn, thread_id, role, text, options)
     return message
 
 
-GET_BY_ID: LiteralString = """
-select m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
+MESSAGE_COLUMNS: LiteralString = """
+  m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
   m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
   m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.created_at
+"""
+
+GET_BY_ID: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
 from jobsworth.chat_messages m
 where m.id = %(id)s
 """
+)
 
 
 async def get_by_id(conn: AsyncConnection[Any], message_id: UUID) -> Message:
-    """Raises `NotFound`."""
+    """One message. Raises `NotFound`."""
     message = await fetch_one(conn, GET_BY_ID, {"id": message_id}, Message)
     if message is None:
-        raise NotFound(f"there is no message {message_id}", "list a thread's: fetch_recent")
+        raise NotFound(
+            f"there is no message {message_id}", "list the messages of a thread: fetch_recent"
+        )
     return message
 
 
-GET_BY_PLATFORM_ID: LiteralString = """
-select m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
-  m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
-  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.created_at
+GET_BY_PLATFORM_ID: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
 from jobsworth.chat_messages m
 where m.thread_id = %(thread_id)s and m.platform_message_id = %(platform_message_id)s
 """
+)
 
 
 async def get_by_platform_id(
     conn: AsyncConnection[Any], thread_id: UUID, platform_message_id: str
 ) -> Message | None:
-    """The message that the platform knows under this id, or None if it has not come yet."""
+    """The message with the platform's own id, or None if it has not arrived yet."""
     values = {"thread_id": thread_id, "platform_message_id": platform_message_id}
     return await fetch_one(conn, GET_BY_PLATFORM_ID, values, Message)
 
 
-FETCH_RECENT: LiteralString = """
-select m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
-  m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
-  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.created_at
+FETCH_RECENT: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
 from jobsworth.chat_messages m
 where m.thread_id = %(thread_id)s
 order by m.id desc
 limit %(limit)s
 """
+)
 
 
 async def fetch_recent(
     conn: AsyncConnection[Any], thread_id: UUID, limit: int = 50
 ) -> list[Message]:
-    """The last `limit` (1 to 10,000) messages of a thread, oldest first; costs the same at any
-    length of the thread.
+    """The last `limit` (1 to 10,000) messages of a thread, oldest first; the cost does not grow
+    with the thread.
     """
     if not 1 <= limit <= LIMIT_MAX:
         raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "ask for fewer messages")
@@ -198,16 +209,17 @@ group by m.role
 
 
 async def count_by_role(conn: AsyncConnection[Any], thread_id: UUID) -> dict[MessageRole, int]:
-    """How many messages each role has said in a thread; roles that said nothing count 0."""
+    """How many messages of each role a thread has; roles without messages count 0."""
     rows = await fetch_all(conn, COUNT_BY_ROLE, {"thread_id": thread_id})
     found = {row["role"]: row["messages"] for row in rows}
     return {role: found.get(role, 0) for role in MessageRole}
 
 
-# The thread gives the team; without the thread there is no row, and no error that would end the
-# caller's transaction.
-INSERT: LiteralString = """
-insert into jobsworth.chat_messages (team_id, thread_id, role, text, author_user_id,
+# The team is the thread's. Without the thread nothing is inserted, and no error ends the caller's
+# transaction.
+INSERT: LiteralString = (
+    """
+insert into jobsworth.chat_messages as m (team_id, thread_id, role, text, author_user_id,
   author_agent_id, recipient_agent_id, request_id, platform_message_id, raw_payload, model,
   input_tokens, output_tokens, latency_ms, job_id)
 select t.team_id, t.id, %(role)s::jobsworth.message_role, %(text)s, %(author_user_id)s::uuid,
@@ -217,10 +229,9 @@ select t.team_id, t.id, %(role)s::jobsworth.message_role, %(text)s, %(author_use
 from jobsworth.chat_threads t
 where t.id = %(thread_id)s
 on conflict (thread_id, platform_message_id) where platform_message_id is not null do nothing
-returning id, team_id, thread_id, role, text, author_user_id, author_agent_id,
-  recipient_agent_id, request_id, platform_message_id, raw_payload, model, input_tokens,
-  output_tokens, latency_ms, job_id, created_at
-"""
+returning """
+    + MESSAGE_COLUMNS
+)
 
 
 async def _store(
@@ -282,7 +293,7 @@ async def _enqueue(
     return await jobs.get_by_id(conn, enqueued.job_id)
 
 
-# A job's follow-ups carry the trigger on; the first one is the message's own.
+# Follow-up jobs inherit the trigger; the first job is the message's own.
 JOB_OF: LiteralString = """
 select j.id
 from jobsworth.reactive_jobs j

@@ -1,8 +1,8 @@
-"""Chat threads: where a conversation lives.
+"""Chat threads: one for each conversation.
 
-In: a platform and its chat id. Out: the one thread of that chat (of that team), its status and
-title. How many messages it has, and when the last one came, is derived from the messages, so it
-cannot drift.
+In: a platform and its chat id. Out: the thread of that chat (of that team), its status and title.
+Its message count and the time of its last message are derived from the messages, so they cannot
+drift.
 """
 
 from enum import StrEnum
@@ -49,7 +49,7 @@ class Thread(BaseModel):
 
 
 class Activity(BaseModel):
-    """What happened in a thread so far, derived from its messages."""
+    """How many messages a thread has, and when the last one came; derived from the messages."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,7 +58,7 @@ class Activity(BaseModel):
 
 
 class ThreadChanges(TypedDict, total=False):
-    """What `update` can change; what is left out stays."""
+    """What `update` can change; fields that are left out stay."""
 
     title: str | None
     user_id: UUID | None
@@ -66,14 +66,21 @@ class ThreadChanges(TypedDict, total=False):
     metadata: dict[str, Any]
 
 
-INSERT_IF_NEW: LiteralString = """
-insert into jobsworth.chat_threads (team_id, user_id, agent_id, platform, chat_id, title, metadata)
+THREAD_COLUMNS: LiteralString = """
+  t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
+  t.metadata, t.created_at, t.updated_at, t.archived_at
+"""
+
+INSERT_IF_NEW: LiteralString = (
+    """
+insert into jobsworth.chat_threads as t (
+  team_id, user_id, agent_id, platform, chat_id, title, metadata)
 values (%(team_id)s, %(user_id)s, %(agent_id)s, %(platform)s, %(chat_id)s, %(title)s,
   %(metadata)s::jsonb)
 on conflict on constraint one_thread_per_chat do nothing
-returning id, team_id, user_id, agent_id, platform, chat_id, title, status, metadata, created_at,
-  updated_at, archived_at
-"""
+returning """
+    + THREAD_COLUMNS
+)
 
 
 async def get_or_create(
@@ -87,10 +94,10 @@ async def get_or_create(
     title: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Thread:
-    """The thread of this chat; made, with the rest of the arguments, if there is none.
+    """The thread of this chat; created with the other arguments if there is none.
 
-    Whoever creates it at the same time gets the same thread. One that exists, in whatever status,
-    comes back as it is.
+    Concurrent calls for one chat get the same thread. An existing thread, whatever its status, is
+    returned as it is.
     """
     values = {
         "team_id": team_id,
@@ -101,28 +108,32 @@ async def get_or_create(
         "title": None if title is None else to_text(title),
         "metadata": to_payload(metadata or {}, "the metadata of a thread"),
     }
-    # Read first: threads are found far more often than made, and a conflict is not free. A thread
-    # seen by the conflict may be erased before the next look.
+    # Read first: threads are found far more often than created, and a conflict is not free. Again,
+    # because the thread that caused a conflict may be erased before it is read.
     for _ in range(ROUNDS_MAX):
         thread = await _find(conn, values) or await fetch_one(conn, INSERT_IF_NEW, values, Thread)
         if thread is not None:
             return thread
-    raise Contended(f"thread {platform} {chat_id} comes and goes", "try again")
+    raise Contended(
+        f"thread {platform} {chat_id} is created and erased again and again", "try again"
+    )
 
 
-GET_BY_CHAT_ID: LiteralString = """
-select t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
-  t.metadata, t.created_at, t.updated_at, t.archived_at
+GET_BY_CHAT_ID: LiteralString = (
+    "select "
+    + THREAD_COLUMNS
+    + """
 from jobsworth.chat_threads t
 where t.platform = %(platform)s and t.chat_id = %(chat_id)s
   and t.team_id is not distinct from %(team_id)s::uuid
 """
+)
 
 
 async def get_by_chat_id(
     conn: AsyncConnection[Any], platform: str, chat_id: str, team_id: UUID | None = None
 ) -> Thread:
-    """Raises `NotFound`."""
+    """The thread of this chat. Raises `NotFound`."""
     values = {"platform": platform, "chat_id": chat_id, "team_id": team_id}
     thread = await _find(conn, values)
     if thread is None:
@@ -134,20 +145,23 @@ async def _find(conn: AsyncConnection[Any], values: dict[str, Any]) -> Thread | 
     return await fetch_one(conn, GET_BY_CHAT_ID, values, Thread)
 
 
-GET_BY_ID: LiteralString = """
-select t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
-  t.metadata, t.created_at, t.updated_at, t.archived_at
+GET_BY_ID: LiteralString = (
+    "select "
+    + THREAD_COLUMNS
+    + """
 from jobsworth.chat_threads t
 where t.id = %(id)s
 """
+)
 
 
 async def get_by_id(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
-    """Raises `NotFound`."""
+    """One thread. Raises `NotFound`."""
     return _found(await fetch_one(conn, GET_BY_ID, {"id": thread_id}, Thread), thread_id)
 
 
-UPDATE: LiteralString = """
+UPDATE: LiteralString = (
+    """
 update jobsworth.chat_threads t
 set title = case when new.has_title then %(title)s else t.title end,
   user_id = case when new.has_user_id then %(user_id)s::uuid else t.user_id end,
@@ -158,15 +172,15 @@ from (values (
     'agent_id' = any(%(changed)s::text[]), 'metadata' = any(%(changed)s::text[])))
   as new (has_title, has_user_id, has_agent_id, has_metadata)
 where t.id = %(id)s
-returning t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
-  t.metadata, t.created_at, t.updated_at, t.archived_at
-"""
+returning """
+    + THREAD_COLUMNS
+)
 
 
 async def update(
     conn: AsyncConnection[Any], thread_id: UUID, **changes: Unpack[ThreadChanges]
 ) -> Thread:
-    """Change what is given; `updated_at` is kept by the database. Raises `NotFound`."""
+    """Change the given fields; the database keeps `updated_at`. Raises `NotFound`."""
     title = changes.get("title")
     values = {
         "id": thread_id,
@@ -179,18 +193,19 @@ async def update(
     return _found(await fetch_one(conn, UPDATE, values, Thread), thread_id)
 
 
-MOVE: LiteralString = """
+MOVE: LiteralString = (
+    """
 update jobsworth.chat_threads t
 set status = %(status)s::jobsworth.thread_status,
   archived_at = case when %(status)s::jobsworth.thread_status = 'archived' then now() end
 where t.id = %(id)s and t.status = any(%(allowed)s::jobsworth.thread_status[])
-returning t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
-  t.metadata, t.created_at, t.updated_at, t.archived_at
-"""
+returning """
+    + THREAD_COLUMNS
+)
 
 
 async def archive(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
-    """Put an active or closed thread away; one that is archived stays so, with its time.
+    """Archive an active or closed thread; an archived one keeps its `archived_at`.
 
     Raises `NotFound`; `Conflict` for a deleted thread.
     """
@@ -211,7 +226,7 @@ async def close(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
 
 
 async def delete(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
-    """Mark the thread as deleted; its rows stay until `erase`. Raises `NotFound`."""
+    """Mark the thread as deleted; its rows remain until `erase`. Raises `NotFound`."""
     return await _move(conn, thread_id, ThreadStatus.DELETED, ["active", "archived", "closed"])
 
 
@@ -224,14 +239,15 @@ async def _move(
     if thread.status is not status:
         raise Conflict(
             f"thread {thread_id} is {thread.status}: it cannot become {status}",
-            f"only a thread that is {' or '.join(allowed)} can",
+            f"only a thread that is {' or '.join(allowed)} can become {status}",
         )
     return thread
 
 
-LIST_BY_USER: LiteralString = """
-select t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
-  t.metadata, t.created_at, t.updated_at, t.archived_at
+LIST_BY_USER: LiteralString = (
+    "select "
+    + THREAD_COLUMNS
+    + """
 from jobsworth.chat_threads t
 where t.user_id = %(user_id)s
   and case when %(status)s::jobsworth.thread_status is null then t.status <> 'deleted'
@@ -240,6 +256,7 @@ where t.user_id = %(user_id)s
 order by t.id desc
 limit %(limit)s
 """
+)
 
 
 async def list_by_user(
@@ -251,7 +268,7 @@ async def list_by_user(
     before_id: UUID | None = None,
 ) -> list[Thread]:
     """A user's threads, newest first, at most `limit` (1 to 1,000); without `status`, all but the
-    deleted ones. The next page: `before_id` is the last id of this one.
+    deleted ones. For the next page, pass the last id of this one as `before_id`.
     """
     if not 1 <= limit <= LIMIT_MAX:
         raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
@@ -288,7 +305,7 @@ where t.id = %(id)s
 
 
 async def activity(conn: AsyncConnection[Any], thread_id: UUID) -> Activity:
-    """How many messages, and when the last one came. Raises `NotFound`."""
+    """How many messages the thread has, and when the last one came. Raises `NotFound`."""
     return _found(await fetch_one(conn, ACTIVITY, {"id": thread_id}, Activity), thread_id)
 
 
@@ -298,8 +315,8 @@ ERASE: LiteralString = "delete from jobsworth.chat_threads t where t.id = %(id)s
 
 
 async def erase(conn: AsyncConnection[Any], thread_id: UUID) -> None:
-    """Remove a thread for good, with its messages and their artifacts: the one way past their
-    immutability. Jobs, approvals, memories and the books, which carry its id, stay.
+    """Remove a thread for good, with its messages and their artifacts: the only way to delete
+    messages. Jobs, approvals, memories and the books keep their rows with its id.
 
     Raises `NotFound`.
     """
@@ -323,5 +340,5 @@ def _not_found(thread_id: UUID) -> NotFound:
 
 def _name(thing: str, value: str) -> str:
     if not value.strip() or "\0" in value:
-        raise InvalidInput(f"{thing} {value!r} names nothing", "pass the platform's own name")
+        raise InvalidInput(f"{thing} {value!r} is not a name", "pass the platform's own name")
     return value

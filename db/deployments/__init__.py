@@ -1,1 +1,4 @@
-"""Deployments and the environments they ship to."""
+"""Deployments and their environments.
+
+Read in this order: deployments → environments → abandoned.
+"""

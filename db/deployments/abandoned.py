@@ -1,12 +1,11 @@
-"""Deployments that nobody goes on with, and how their environments get free.
+"""Abandoned deployments: found and ended as failed, so that their environments become free.
 
 In: the unfinished deployments and their jobs. Out: those whose job has ended, or has not run for
 too long, with their jobs locked; and their end, as failed.
 
 Invariant: a deployment is ended here only while its job's row is locked and not running, so no
-attempt is in the middle of it. A job that does not run is first marked, then timed from that mark:
-nothing else says how long it has been waiting, and a claim in between (a new lease) makes the mark
-worthless.
+attempt is working on it. A job that does not run is first marked, then timed from that mark, since
+no column says how long it has waited. A claim in between (a new lease) voids the mark.
 """
 
 from typing import LiteralString
@@ -20,7 +19,7 @@ from db.pool import Connection, fetch_all, fetch_val
 
 
 class Abandoned(BaseModel):
-    """An unfinished deployment, and how its job stands."""
+    """An unfinished deployment, and the state of its job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,9 +35,15 @@ class Abandoned(BaseModel):
     job_error: str | None
 
 
-ENDED: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.sha, d.status,
+ABANDONED_COLUMNS: LiteralString = """
+  d.id, d.team_id, d.job_id, d.step_name, d.environment, d.sha, d.status,
   j.status::text as job_status, j.waiting_for::text, j.error as job_error
+"""
+
+ENDED: LiteralString = (
+    "select "
+    + ABANDONED_COLUMNS
+    + """
 from jobsworth.deployments d
 join jobsworth.reactive_jobs j on j.id = d.job_id
 where d.finished_at is null and j.finished_at is not null
@@ -46,13 +51,14 @@ order by d.id
 limit %(most)s
 for no key update of j skip locked
 """
+)
 
 
 async def lock_ended(conn: Connection, most: int) -> list[Abandoned]:
-    """Unfinished deployments whose jobs have ended: nobody else will ever end them.
+    """Up to `most` unfinished deployments whose jobs have ended: no attempt will end them.
 
-    Their jobs stay locked for the rest of the caller's transaction, so that nobody runs one again
-    meanwhile and resumes its deployment.
+    Their jobs stay locked for the rest of the caller's transaction, so no retry can resume one of
+    the deployments meanwhile.
     """
     return await fetch_all(conn, ENDED, {"most": most}, Abandoned)
 
@@ -75,13 +81,14 @@ select exists (select 1 from idle i where not i.is_new)
 
 
 async def mark_idle(conn: Connection) -> bool:
-    """Note since when the jobs of unfinished deployments do not run; were some marked before?"""
+    """Mark unfinished deployments whose jobs do not run; true if some were marked before."""
     return await fetch_val(conn, MARK_IDLE)
 
 
-IDLE: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.sha, d.status,
-  j.status::text as job_status, j.waiting_for::text, j.error as job_error
+IDLE: LiteralString = (
+    "select "
+    + ABANDONED_COLUMNS
+    + """
 from jobsworth.deployments d
 join jobsworth.reactive_jobs j on j.id = d.job_id
 where d.finished_at is null and j.finished_at is null and j.status <> 'running'
@@ -91,12 +98,13 @@ order by d.id
 limit %(most)s
 for no key update of j skip locked
 """
+)
 
 
 async def lock_idle(conn: Connection, idle_seconds: float, most: int) -> list[Abandoned]:
-    """Unfinished deployments whose jobs have not run for that long, since a look marked them.
+    """Up to `most` unfinished deployments whose jobs have not run for that long since `mark_idle`.
 
-    Their jobs stay locked, as with `lock_ended`: none can be claimed meanwhile.
+    Their jobs stay locked, as with `lock_ended`, so none can be claimed meanwhile.
     """
     values = {"idle_seconds": idle_seconds, "most": most}
     return await fetch_all(conn, IDLE, values, Abandoned)
@@ -111,6 +119,6 @@ returning d.id
 
 
 async def close(conn: Connection, deployment_id: UUID, report_text: str) -> bool:
-    """End it as failed, unless it has ended meanwhile (it may have, before its job was locked)."""
+    """End a deployment as failed; false if it had ended already, before its job was locked."""
     values = {"deployment_id": deployment_id, "report_text": to_text(report_text)}
     return await fetch_val(conn, CLOSE, values) is not None

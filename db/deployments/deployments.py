@@ -1,11 +1,11 @@
-"""Shipping: one row per deployment, from building to healthy, rolled back or failed.
+"""Deployments: one row each, from building to healthy, rolled back or failed.
 
-In: what is to run where, and how each phase ended. Out: the deployment's row, committed phase by
-phase, so that whoever resumes it knows how far it came.
+In: a commit and an environment, and how each phase ended. Out: the deployment's row, committed
+phase by phase, so that a later attempt knows how far it came.
 
-Invariant, kept by the database: one unfinished deployment per environment, no step backwards, and
-healthy only with a recorded probe that passed. With a lease, a write is also fenced: a worker that
-lost its job cannot move the deployment on.
+Invariant, kept by the database: one unfinished deployment per environment, no move backwards, and
+healthy only with a recorded probe that passed. With a lease, a write is also fenced: an attempt
+that has lost its job cannot change the deployment.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, NotFound
-from db.fence import Lease
+from db.fence import FENCED, Lease, hold
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
-from db.steps import steps
 
 CREATE_TRIES_MAX = 5
 
@@ -34,6 +33,7 @@ class DeploymentStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
+        """Whether a deployment in this status has ended."""
         return self in _FINAL
 
 
@@ -43,8 +43,8 @@ _FINAL = (DeploymentStatus.HEALTHY, DeploymentStatus.ROLLED_BACK, DeploymentStat
 class Deployment(BaseModel):
     """A row of `deployments`; `probe` is the recorded result, `{"passed": bool, …}`.
 
-    `release` is a directory on `host`. One that goes back names what it replaces (`rollback_of`)
-    and the healthy one whose commit it puts live again (`rollback_to`).
+    `release` is a directory on `host`. A rollback names the deployment it replaces (`rollback_of`)
+    and the healthy one whose commit it makes live again (`rollback_to`).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -69,25 +69,26 @@ class Deployment(BaseModel):
     rollback_to: UUID | None
 
 
-CREATE: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-)
-insert into jobsworth.deployments (
+DEPLOYMENT_COLUMNS: LiteralString = """
+  d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
+  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
+  d.rollback_of, d.rollback_to
+"""
+
+CREATE: LiteralString = (
+    FENCED
+    + """
+insert into jobsworth.deployments as d (
   team_id, job_id, step_name, environment, repository, sha, branch, release, host, rollback_of,
   rollback_to)
 select %(team_id)s::uuid, %(job_id)s::uuid, %(step_name)s::text, %(environment)s::text,
   %(repository)s::text, %(sha)s::text, %(branch)s::text, %(release)s::text, %(host)s::text,
   %(rollback_of)s::uuid, %(rollback_to)s::uuid
-where not %(fenced)s or exists (select 1 from fence)
+where %(lease_no)s::bigint is null or exists (select 1 from fence)
 on conflict do nothing
-returning id, team_id, job_id, step_name, environment, repository, sha, branch, status, release,
-  report_text, probe, created_at, updated_at, finished_at, host, rollback_of, rollback_to
-"""
+returning """
+    + DEPLOYMENT_COLUMNS
+)
 
 
 async def create(
@@ -108,17 +109,16 @@ async def create(
 ) -> Deployment:
     """Begin a deployment, as building; committed on return.
 
-    With `lease`, `job_id` is the lease's. A job's step has one deployment: the second call for it
-    returns the first one's. Raises `Conflict` naming the unfinished deployment that holds the
-    environment, `LeaseLost`, `InvalidInput`.
+    With `lease`, `job_id` is that of the lease. A step of a job has one deployment: a second call
+    for the step returns the first call's deployment. Raises `Conflict` naming the unfinished
+    deployment that occupies the environment, `LeaseLost`, `InvalidInput`.
     """
     if not environment or not sha:
         raise InvalidInput("a deployment needs an environment and a sha", "name both")
     job_id = lease.job_id if lease else job_id
     values = {
-        **_fence(lease),
+        **_lease_values(lease),
         "job_id": job_id,
-        "fenced": lease is not None,
         "team_id": team_id,
         "step_name": step_name,
         "environment": environment,
@@ -133,7 +133,7 @@ async def create(
     for _ in range(CREATE_TRIES_MAX):
         created = await fetch_one(conn, CREATE, values, Deployment)
         if created is None and lease is not None:
-            await steps.hold(conn, lease)
+            await hold(conn, lease)
         created = created or await _of_step(conn, job_id, step_name)
         if created is not None:
             return created
@@ -146,17 +146,12 @@ async def create(
                 "wait until that one ends; list them: jobsworth deployment list",
             )
         # It ended between our insert and our look.
-    raise Conflict(f"environment {environment} is taken again and again", "try again")
+    raise Conflict(f"environment {environment} is occupied again and again", "try again")
 
 
-UPDATE: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-)
+UPDATE: LiteralString = (
+    FENCED
+    + """
 update jobsworth.deployments d
 set status = %(status)s::jobsworth.deployment_status,
   report_text = coalesce(%(report_text)s, d.report_text),
@@ -164,11 +159,10 @@ set status = %(status)s::jobsworth.deployment_status,
   host = coalesce(%(host)s, d.host),
   finished_at = case when %(is_final)s then coalesce(d.finished_at, now()) end
 where d.id = %(deployment_id)s
-  and (not %(fenced)s or d.job_id = (select f.id from fence f))
-returning d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
-  d.rollback_of, d.rollback_to
-"""
+  and (%(lease_no)s::bigint is null or d.job_id = (select f.id from fence f))
+returning """
+    + DEPLOYMENT_COLUMNS
+)
 
 
 async def update_status(
@@ -182,22 +176,21 @@ async def update_status(
     host: str | None = None,
     lease: Lease | None = None,
 ) -> Deployment:
-    """Record how far a deployment is; what is None stays as it was. Committed on return.
+    """Set a deployment's status; fields that are None stay as they were. Committed on return.
 
-    The same status again is allowed: it adds a report or a release. With `lease`, the deployment
-    must be of that job. Raises `Conflict` (no way leads from its status to this one),
-    `InvalidInput` (healthy without a passing probe), `LeaseLost`, `NotFound`.
+    The same status again is allowed, to add a report or a release. With `lease`, the deployment
+    must belong to that job. Raises `Conflict` (the move is not allowed), `InvalidInput` (healthy
+    without a passing probe), `LeaseLost`, `NotFound`.
     """
     if probe is not None and type(probe.get("passed")) is not bool:
-        raise InvalidInput("a probe result needs 'passed', true or false", "say whether it passed")
+        raise InvalidInput("a probe result needs 'passed', true or false", "add whether it passed")
     if status is DeploymentStatus.HEALTHY and not (probe or {}).get("passed"):
         raise InvalidInput(
             f"deployment {deployment_id} cannot be healthy without a probe that passed",
-            "probe it and pass the result",
+            "probe it and give the result",
         )
     values = {
-        **_fence(lease),
-        "fenced": lease is not None,
+        **_lease_values(lease),
         "deployment_id": deployment_id,
         "status": status,
         "is_final": status.is_final,
@@ -213,7 +206,7 @@ async def update_status(
     if updated is not None:
         return updated
     if lease is not None:
-        await steps.hold(conn, lease)
+        await hold(conn, lease)
         found = await get_by_id(conn, deployment_id)
         raise Conflict(
             f"deployment {deployment_id} belongs to job {found.job_id}, not to {lease.job_id}",
@@ -222,34 +215,36 @@ async def update_status(
     raise _not_found(deployment_id)
 
 
-BY_ID: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
-  d.rollback_of, d.rollback_to
+BY_ID: LiteralString = (
+    "select "
+    + DEPLOYMENT_COLUMNS
+    + """
 from jobsworth.deployments d
 where d.id = %(deployment_id)s
 """
+)
 
 
 async def get_by_id(conn: Connection, deployment_id: UUID) -> Deployment:
-    """Raises `NotFound`."""
+    """One deployment. Raises `NotFound`."""
     found = await fetch_one(conn, BY_ID, {"deployment_id": deployment_id}, Deployment)
     if found is None:
         raise _not_found(deployment_id)
     return found
 
 
-OF_STEP: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
-  d.rollback_of, d.rollback_to
+OF_STEP: LiteralString = (
+    "select "
+    + DEPLOYMENT_COLUMNS
+    + """
 from jobsworth.deployments d
 where d.job_id = %(job_id)s and d.step_name = %(step_name)s
 """
+)
 
 
 async def get_for_step(conn: Connection, job_id: UUID, step_name: str) -> Deployment | None:
-    """The deployment that this step of this job began, in whichever attempt."""
+    """The deployment that this step of this job began, in any attempt."""
     return await fetch_one(conn, OF_STEP, {"job_id": job_id, "step_name": step_name}, Deployment)
 
 
@@ -261,20 +256,21 @@ where d.job_id = %(job_id)s and starts_with(d.step_name, %(step_name)s || ' befo
 
 
 async def times_before(conn: Connection, job_id: UUID, step_name: str) -> int:
-    """How many deployments this step began before a person had its job run again."""
+    """How many deployments this step began before a person retried its job."""
     return await fetch_val(conn, TIMES, {"job_id": job_id, "step_name": step_name})
 
 
-RECENT: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
-  d.rollback_of, d.rollback_to
+RECENT: LiteralString = (
+    "select "
+    + DEPLOYMENT_COLUMNS
+    + """
 from jobsworth.deployments d
 where (%(environment)s::text is null or d.environment = %(environment)s)
   and (%(team_id)s::uuid is null or d.team_id = %(team_id)s)
 order by d.id desc
 limit %(limit)s
 """
+)
 
 
 async def get_recent(
@@ -284,15 +280,15 @@ async def get_recent(
     *,
     team_id: UUID | None = None,
 ) -> list[Deployment]:
-    """The latest deployments, newest first, of every environment and team unless one is named."""
+    """The latest deployments, newest first, of one environment and team, or of all."""
     values = {"environment": environment, "team_id": team_id, "limit": limit}
     return await fetch_all(conn, RECENT, values, Deployment)
 
 
-LATEST: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
-  d.rollback_of, d.rollback_to
+LATEST: LiteralString = (
+    "select "
+    + DEPLOYMENT_COLUMNS
+    + """
 from jobsworth.deployments d
 where d.environment = %(environment)s
   and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))
@@ -300,12 +296,13 @@ where d.environment = %(environment)s
 order by d.id desc
 limit 1
 """
+)
 
 
 async def get_latest(
     conn: Connection, environment: str, *, team_id: UUID | None = None
 ) -> Deployment | None:
-    """The newest deployment to an environment of one team (None: of no team), however it stands."""
+    """The newest deployment to an environment of one team (None: of no team), in any status."""
     values = {"environment": environment, "team_id": team_id, "status": None}
     return await fetch_one(conn, LATEST, values, Deployment)
 
@@ -313,19 +310,20 @@ async def get_latest(
 async def current(
     conn: Connection, environment: str, *, team_id: UUID | None = None
 ) -> Deployment | None:
-    """The newest healthy deployment to an environment: what runs there."""
+    """The newest healthy deployment to an environment: the one that runs there."""
     values = {"environment": environment, "team_id": team_id, "status": DeploymentStatus.HEALTHY}
     return await fetch_one(conn, LATEST, values, Deployment)
 
 
-UNFINISHED: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
-  d.rollback_of, d.rollback_to
+UNFINISHED: LiteralString = (
+    "select "
+    + DEPLOYMENT_COLUMNS
+    + """
 from jobsworth.deployments d
 where d.environment = %(environment)s and d.finished_at is null
   and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))
 """
+)
 
 
 async def _unfinished(
@@ -343,12 +341,8 @@ async def _of_step(
     return await get_for_step(conn, job_id, step_name)
 
 
-def _fence(lease: Lease | None) -> dict[str, Any]:
-    return {
-        "job_id": lease and lease.job_id,
-        "lease_no": lease and lease.lease_no,
-        "worker_id": lease and lease.worker_id,
-    }
+def _lease_values(lease: Lease | None) -> dict[str, Any]:
+    return dict.fromkeys(Lease._fields) if lease is None else lease._asdict()
 
 
 def _not_found(deployment_id: UUID) -> NotFound:

@@ -1,10 +1,10 @@
-"""Environments: what is live where, who holds it, and where one can go back to.
+"""Environments: what is live in each, which deployment occupies it, and the target of a rollback.
 
 In: an environment's name. Out: its state, derived from its deployments (the view
-`environment_states`), never stored beside them; and the deployment that a roll back leads to.
+`environment_states`) and never stored beside them; and the deployment that a rollback goes back to.
 
-Invariant: one goes back only to what was healthy in that very environment, and never to what is
-live already.
+Invariant: the target of a rollback was healthy in the same environment, and is not the one that is
+live.
 """
 
 import re
@@ -19,14 +19,14 @@ from db.errors import Conflict, InvalidInput, NotFound
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
 PREVIOUS = "previous"
+# It also matches an id without its dashes, which is therefore taken for a commit.
 SHA = re.compile(r"[0-9a-fA-F]{7,64}")
-"""An id without its dashes is taken for one: write the dashes."""
 
 
 class EnvironmentState(BaseModel):
-    """What is live in an environment by the books, and which deployment is under way there.
+    """What is recorded as live in an environment, and the deployment under way there.
 
-    `approvals_needed` is as at the last deployment; `current_release` a directory on
+    `approvals_needed` is that of the last deployment; `current_release` is a directory on
     `current_host`.
     """
 
@@ -46,7 +46,7 @@ class EnvironmentState(BaseModel):
 
 
 class RollbackTarget(BaseModel):
-    """Where one goes back from and to."""
+    """The deployment that is live, and the one that a rollback goes back to."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +68,7 @@ where (e.approvals_needed, e.repository)
 async def keep(
     conn: Connection, name: str, *, approvals_needed: int, repository: str, team_id: UUID | None
 ) -> None:
-    """Write down what deploy.toml says of an environment, if that has changed."""
+    """Store what deploy.toml says about an environment, if it has changed."""
     values = {
         "team_id": team_id,
         "name": name,
@@ -89,12 +89,14 @@ order by s.environment, s.team_id nulls first
 
 
 async def list_states(conn: Connection, environment: str | None = None) -> list[EnvironmentState]:
-    """The state of every environment that anything was deployed to, of every team."""
+    """The states of this environment, or of all that have deployments, of every team."""
     return await fetch_all(conn, STATES, {"environment": environment}, EnvironmentState)
 
 
 def waiting_detail(name: str) -> str:
-    """What a job says that waits for its turn there; `jobsworth.environment_is_free` reads it."""
+    """The `waiting_detail` of a job that waits for an environment. The SQL function
+    `environment_is_free` reads it.
+    """
     return f"environment {name}"
 
 
@@ -110,9 +112,8 @@ select jobsworth.reconsider(array(
 
 
 async def wake_next(conn: Connection, name: str, *, team_id: UUID | None = None) -> None:
-    """After the commit that ended a deployment there: let the oldest job that waits for it go on.
-
-    One that somebody holds right now is left to the sweep.
+    """After the commit that ended a deployment, let the oldest job that waits for the environment
+    go on. A job that another transaction holds right now is left to the sweep.
     """
     await fetch_val(conn, WAKE_NEXT, {"detail": waiting_detail(name), "team_id": team_id})
 
@@ -130,10 +131,10 @@ limit 1
 async def find_rollback(
     conn: Connection, environment: str, to: str = PREVIOUS, *, team_id: UUID | None = None
 ) -> RollbackTarget:
-    """Which deployment `to` means: "previous", a deployment's id, or (the start of) a sha.
+    """The deployment that `to` means: "previous", a deployment's id, or (the start of) a sha.
 
-    The previous one is the healthy one before that whose commit is live: going back twice goes
-    further back, not forth again. Raises `NotFound`, `InvalidInput`, `Conflict` (it is live).
+    The previous deployment is the last healthy one before the one whose commit is live, so a second
+    rollback goes further back. Raises `NotFound`, `InvalidInput`, `Conflict` (it is live).
     """
     live = await deployments.current(conn, environment, team_id=team_id)
     if live is None:

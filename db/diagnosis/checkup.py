@@ -1,7 +1,7 @@
-"""What an operator's check-up asks of the server and the installation.
+"""Facts about the server and the installation, for `jobsworth doctor` to judge.
 
-In: a connection, whatever state the installation is in. Out: facts, each from one small statement,
-for `jobsworth doctor` to judge. Nothing is changed: `try_write` writes no row.
+In: a connection, whatever the state of the installation. Out: facts, each from one small statement.
+Nothing is changed: `try_write` writes no row.
 """
 
 from typing import LiteralString
@@ -12,8 +12,8 @@ from db.pool import Connection, execute, fetch_all, fetch_one
 
 
 class Server(BaseModel):
-    """The PostgreSQL that answers. `version_number` is 180001 for 18.1; `pgvector` is what this
-    database has, `pgvector_available` what the server could give it.
+    """The PostgreSQL server and database. `version_number` is 180001 for 18.1; `pgvector` is the
+    version in this database, `pgvector_available` the one the server could install.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,7 +30,7 @@ class Server(BaseModel):
 
 
 class OldTransaction(BaseModel):
-    """The oldest open transaction: what vacuum has to wait for. A prepared one has no `pid`."""
+    """The oldest open transaction, which holds back vacuum. A prepared one has no `pid`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,7 +41,7 @@ class OldTransaction(BaseModel):
 
 
 class UnknownMode(BaseModel):
-    """Jobs that could run, of a mode that no living worker knows."""
+    """A mode that no living worker knows, and how many jobs of it could run."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,22 +75,23 @@ select current_setting('server_version') as version,
 
 
 async def server(conn: Connection) -> Server:
-    """Who answers, and how."""
+    """The server, its version, and whether it takes writes."""
     found = await fetch_one(conn, SERVER, None, Server)
     assert found is not None
     return found
 
 
-# No row fits, but the right to write and a server that takes writes are checked all the same.
+# It matches no row, but the server still checks the right to write and whether it takes writes.
 TRY_WRITE: LiteralString = "update jobsworth.queues q set paused = q.paused where false"
 
 
 async def try_write(conn: Connection) -> None:
-    """Raises what a write would: `Unavailable` (read-only), `Refused` (no right)."""
+    """Raise what a write would raise: `Unavailable` (read-only), `Refused` (missing right)."""
     await execute(conn, TRY_WRITE)
 
 
-# Sessions of other roles show no start to a role without pg_monitor. Vacuums ignore each other.
+# A role without pg_monitor cannot see when transactions of other roles began. Vacuums are left out:
+# they do not hold back each other.
 OLDEST_TRANSACTION: LiteralString = """
 select t.pid, t.application_name, t.state, extract(epoch from now() - t.since)::float8 as seconds
 from (
@@ -111,7 +112,7 @@ limit 1
 
 
 async def oldest_transaction(conn: Connection) -> OldTransaction | None:
-    """The open transaction of this database that began first, ours left out."""
+    """The open transaction of this database that began first, other than this one."""
     return await fetch_one(conn, OLDEST_TRANSACTION, None, OldTransaction)
 
 
@@ -139,7 +140,7 @@ order by sum(r.jobs) desc, r.mode
 
 
 async def unknown_modes(conn: Connection, alive_seconds: float) -> list[UnknownMode]:
-    """The modes of ready jobs that nobody alive (by a heartbeat within that time) knows."""
+    """The modes of ready jobs that no worker with a heartbeat in the last `alive_seconds` knows."""
     return await fetch_all(conn, UNKNOWN_MODES, {"alive_seconds": alive_seconds}, UnknownMode)
 
 

@@ -1,9 +1,9 @@
-"""What the database says about its own health, and about the queue's.
+"""The health of the database and of the queue.
 
-In: a connection. Out: whether a worker can do its work there (`check_ready`), and the figures
-behind the metrics' gauges, in four parts that are read one by one. Invariant: every part is bounded
-in time by the server itself, and of the jobs only open ones are read, by their partial indexes and
-not all of many, so a long past and a long backlog cost nothing; nothing is written or locked.
+In: a connection. Out: whether a worker can work there (`check_ready`), and the figures for the
+metrics' gauges, in four parts that are read one by one. Invariant: the server bounds the time of
+every part. Only open jobs are read, by their partial indexes and up to a limit, so neither a long
+history nor a long backlog costs more. Nothing is written or locked.
 """
 
 import re
@@ -20,7 +20,7 @@ from db.pool import Connection, bounded, execute, fetch_all, fetch_one
 
 SAMPLE_SECONDS = 2.0
 VIOLATIONS_SECONDS = 5.0
-# Of the books, `jobsworth doctor` reads all; the metric reads what was settled lately.
+# `jobsworth doctor` reads all of the books; the metric only what was settled lately.
 BOOKS_SECONDS = 3600.0
 
 PGVECTOR_NEEDED = (0, 8, 4)
@@ -30,7 +30,7 @@ Row = TypeVar("Row", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """No `reasons` means that a worker can work; a warning is for a person to look at."""
+    """Without `reasons`, a worker can work. `warnings` are for a person to read."""
 
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Readiness:
 class JobSample(BaseModel):
     """The open jobs, counted up to 10,000 and estimated beyond.
 
-    `waiting` has every reason, those that nobody waits for with 0.
+    `waiting` has every reason, with 0 where no job waits for it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,10 +60,10 @@ class OutboxSample(BaseModel):
 
 
 class SnapshotSample(BaseModel):
-    """What keeps vacuum from removing dead rows, in time and in transactions.
+    """How far back vacuum cannot remove dead rows, in seconds and in transactions.
 
-    Time is 0 for sessions of other roles that this one may not look at (without `pg_monitor`);
-    transactions count them all, and standbys and replication slots too.
+    The seconds leave out sessions of other roles unless this role has `pg_monitor`; the
+    transactions count all sessions, standbys and replication slots.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,7 +80,10 @@ select pg_is_in_recovery() as in_recovery,
 
 
 async def check_ready(conn: Connection) -> Readiness:
-    """Whether the server takes writes and has what we need; raises `db.errors.DatabaseError`."""
+    """Whether the server takes writes and has the right schema and extension.
+
+    Raises `db.errors.DatabaseError`.
+    """
     server = await fetch_one(conn, SERVER)
     assert server is not None
     schema = await check(conn, conn.schema)
@@ -107,13 +110,13 @@ async def check_ready(conn: Connection) -> Readiness:
     return Readiness(tuple(reasons), tuple(warnings))
 
 
-# Counted up to 10,000 each; what is more comes from the planner's statistics, which autovacuum
-# renews whenever a twentieth of the table has changed. A count alone was rejected at either end: an
-# exact one takes 0.3 s at a million jobs, every 15 s and from each worker, and one with a cap shows
-# a backlog that grows as one that stands still.
+# Counted up to 10,000 each; larger numbers come from the planner's statistics, which autovacuum
+# renews whenever a twentieth of the table has changed. Counts alone were rejected: an exact one
+# takes 0.3 s at a million jobs, every 15 s for each worker, and a capped one shows a growing
+# backlog as constant.
 #
 # The first job of each queue and priority is the one that became ready first there. Its time is
-# that of its insert or of its last attempt; when a timer made it ready is not kept.
+# that of its insert or of its `run_at`.
 JOBS: LiteralString = """
 with recursive head as (
   (select j.queue, j.priority, coalesce(j.run_at, j.created_at) as since
@@ -165,11 +168,11 @@ select
 
 
 async def sample_jobs(conn: Connection) -> JobSample:
-    """Count the open jobs, a few milliseconds however many there are."""
+    """Count the open jobs; takes a few milliseconds however many there are."""
     return await _sample(conn, JOBS, JobSample, SAMPLE_SECONDS)
 
 
-# Ids are drawn in order of time, so the lowest is the oldest.
+# Ids are made in order of time, so the lowest is the oldest.
 OUTBOX: LiteralString = """
 select
   (select count(*) from jobsworth.embedding_outbox o) as texts,
@@ -212,7 +215,7 @@ from (
 
 
 async def sample_snapshots(conn: Connection) -> SnapshotSample:
-    """Find the oldest snapshot or transaction that is still held in this database."""
+    """Find the oldest snapshot or transaction that is still open in this database."""
     return await _sample(conn, SNAPSHOTS, SnapshotSample, SAMPLE_SECONDS)
 
 
@@ -226,7 +229,9 @@ order by v.invariant
 
 
 async def count_violations(conn: Connection) -> dict[str, int]:
-    """Breaches by invariant; empty, always. Of the books, only the last hour is read."""
+    """How many breaches each invariant has; always empty. Of the books only the last hour is
+    read.
+    """
     async with _limited(conn, VIOLATIONS_SECONDS, NO_JOINS_OF_ALL):
         rows = await fetch_all(conn, VIOLATIONS, {"books_seconds": BOOKS_SECONDS})
     return {row["invariant"]: row["breaches"] for row in rows}
@@ -239,8 +244,8 @@ async def _sample(conn: Connection, query: LiteralString, into: type[Row], secon
     return row
 
 
-# Stale statistics may take the index of a backlog that is gone for dearer than the whole table, and
-# a bitmap scan reads the rows of the whole backlog, payloads included, to count them.
+# With stale statistics the planner may rate the index of a former backlog as dearer than the whole
+# table, and a bitmap scan reads all rows of a backlog, payloads included, to count them.
 INDEXES_ONLY: LiteralString = """
 select set_config('statement_timeout', %(timeout)s, true),
        set_config('idle_in_transaction_session_timeout', '10s', true),
@@ -258,7 +263,7 @@ NO_JOINS_OF_ALL: LiteralString = (
 )
 
 
-# A transaction, because PgBouncer shares sessions: what is set must end with it.
+# In a transaction, because PgBouncer shares sessions: the settings must end with it.
 @asynccontextmanager
 async def _limited(conn: Connection, seconds: float, limits: LiteralString) -> AsyncGenerator[None]:
     async with bounded(seconds + 1):

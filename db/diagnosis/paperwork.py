@@ -1,8 +1,8 @@
-"""Everything that hangs on a job, for a person who wants to see it whole.
+"""The rows that belong to a job, for a person who wants to see all of them.
 
-In: a job's id. Out: what it said (messages), asked (approvals), started (children, follow-ups) and
-shipped (deployments), each in the order of its making. Its steps, calls and artifacts are in
-`db.steps.steps`, `db.money.calls` and `db.steps.artifacts`.
+In: a job's id. Out: its messages, its approvals, the jobs it started (children, follow-ups) and its
+deployments, each oldest first. Its steps, calls and artifacts are in `db.steps.steps`,
+`db.money.calls` and `db.steps.artifacts`.
 """
 
 from typing import Any, LiteralString
@@ -10,13 +10,13 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.approvals.approvals import Approval
-from db.deployments.deployments import Deployment
+from db.approvals.approvals import APPROVAL_COLUMNS, Approval
+from db.deployments.deployments import DEPLOYMENT_COLUMNS, Deployment
 from db.pool import Connection, fetch_all
 
 
-class Written(BaseModel):
-    """A message that the job wrote into its thread."""
+class JobMessage(BaseModel):
+    """A message that the job wrote."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +31,7 @@ class Written(BaseModel):
 
 
 class Offspring(BaseModel):
-    """A job that this one started: a child, which it may gather, or a follow-up."""
+    """A job that this job started: a child, which it may gather, or a follow-up."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,9 +54,9 @@ order by m.id
 """
 
 
-async def messages(conn: Connection, job_id: UUID) -> list[Written]:
-    """What the job said."""
-    return await fetch_all(conn, MESSAGES, {"job_id": job_id}, Written)
+async def messages(conn: Connection, job_id: UUID) -> list[JobMessage]:
+    """The messages that the job wrote."""
+    return await fetch_all(conn, MESSAGES, {"job_id": job_id}, JobMessage)
 
 
 OFFSPRING: LiteralString = """
@@ -69,54 +69,53 @@ order by j.id
 
 
 async def offspring(conn: Connection, job_id: UUID) -> list[Offspring]:
-    """The jobs that it started."""
+    """The jobs that the job started."""
     return await fetch_all(conn, OFFSPRING, {"job_id": job_id}, Offspring)
 
 
-APPROVALS: LiteralString = """
-select a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
-  a.shown_hash, a.status, a.deadline, a.on_timeout, a.chosen_option, a.superseded_by, a.created_at,
-  a.closed_at, a.decided_by, a.channel, a.comment, a.decided_at, a.votes_needed, a.asked_by,
-  a.self_approval, a.editable, a.edited, a.edited_hash, a.escalated_at, a.asked_hash, a.supersedes,
-  a.difference, a.for_step, a.consumed_at, a.consumed_by
+APPROVALS: LiteralString = (
+    "select "
+    + APPROVAL_COLUMNS
+    + """
 from jobsworth.approvals_decided a
 where a.job_id = %(job_id)s
 order by a.id
 """
+)
 
 
 async def approvals(conn: Connection, job_id: UUID) -> list[Approval]:
-    """What the job asked, decided or not."""
+    """The approvals that the job asked for, decided or not."""
     return await fetch_all(conn, APPROVALS, {"job_id": job_id}, Approval)
 
 
-DEPLOYMENTS: LiteralString = """
-select d.id, d.team_id, d.job_id, d.step_name, d.environment, d.repository, d.sha, d.branch,
-  d.status, d.release, d.report_text, d.probe, d.created_at, d.updated_at, d.finished_at, d.host,
-  d.rollback_of, d.rollback_to
+DEPLOYMENTS: LiteralString = (
+    "select "
+    + DEPLOYMENT_COLUMNS
+    + """
 from jobsworth.deployments d
 where d.job_id = %(job_id)s
 order by d.id
 """
+)
 
 
 async def deployments(conn: Connection, job_id: UUID) -> list[Deployment]:
-    """What the job shipped."""
+    """The deployments that the job made."""
     return await fetch_all(conn, DEPLOYMENTS, {"job_id": job_id}, Deployment)
 
 
-LATEST_APPROVALS: LiteralString = """
-select a.id, a.team_id, a.thread_id, a.job_id, a.effect_key, a.proposal_text, a.options, a.shown,
-  a.shown_hash, a.status, a.deadline, a.on_timeout, a.chosen_option, a.superseded_by, a.created_at,
-  a.closed_at, a.decided_by, a.channel, a.comment, a.decided_at, a.votes_needed, a.asked_by,
-  a.self_approval, a.editable, a.edited, a.edited_hash, a.escalated_at, a.asked_hash, a.supersedes,
-  a.difference, a.for_step, a.consumed_at, a.consumed_by
+LATEST_APPROVALS: LiteralString = (
+    "select "
+    + APPROVAL_COLUMNS
+    + """
 from jobsworth.approvals_decided a
 order by a.id desc
 limit %(limit)s
 """
+)
 
 
 async def latest_approvals(conn: Connection, limit: int) -> list[Approval]:
-    """The newest approvals of all jobs, decided or not, newest first."""
+    """The newest approvals, of all jobs and of none, decided or not, newest first."""
     return await fetch_all(conn, LATEST_APPROVALS, {"limit": limit}, Approval)

@@ -1,7 +1,7 @@
-"""Broken invariants, as the view `violations` lists them. It is empty, always.
+"""Broken invariants, as the view `violations` lists them. The view is always empty.
 
-In: nothing. Out: what is wrong with which row. Tests, fault tests, `doctor` and a metric read it.
-The view looks at whole tables, so `count` has a time limit of its own.
+In: nothing. Out: which row breaks which invariant, and how. Tests, fault tests, `doctor` and a
+metric read it. The view reads whole tables, so `count` has a time limit of its own.
 """
 
 from typing import LiteralString
@@ -16,7 +16,7 @@ QUERY_CANCELED = "57014"
 
 
 class Violation(BaseModel):
-    """One breach: which invariant, of which row (a job, call or deployment), and how."""
+    """One breach: the invariant, the row that breaks it (a job, call or deployment), and how."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +43,7 @@ COUNT: LiteralString = "select count(*) from jobsworth.violations"
 
 
 async def count(conn: Connection, timeout_seconds: float) -> int | None:
-    """How many breaches there are, or None if counting took longer than that."""
+    """How many breaches there are, or None if counting took longer than `timeout_seconds`."""
     milliseconds = max(1, round(timeout_seconds * 1000))
     try:
         with translated():

@@ -1,1 +1,1 @@
-"""Memories: what is remembered, and the vectors it is found by."""
+"""Memory: texts that are remembered, and the vectors by which they are found."""

@@ -1,12 +1,12 @@
-"""Memory: texts on their way to an embedder, vectors, and the search over them.
+"""Memory: texts that wait for an embedder, vectors, and the search over them.
 
 In: texts that jobs (or callers) want remembered. They wait in `embedding_outbox`, a small table;
 `written` moves them, with their vectors, into `embeddings` in one statement. Out: hits, by exact
 cosine search within one space (a model and its dimension).
 
 Invariant: a text leaves the outbox only in the statement that stores its vector, and only once.
-`lease_due` merely pushes its next try forward, so two daemons do not embed the same text and a
-killed one loses nothing.
+`lease_due` only postpones its next try, so two daemons do not embed the same text, and a daemon
+that is killed loses none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ Vector = Sequence[float]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text to remember. `source_kind` and `source_id` say what it is of (a message, a file …);
-    with `job_id` and `effect_key` it is remembered once, however often it is handed in.
+    """A text to remember. `source_kind` and `source_id` name its source (a message, a file …). With
+    `job_id` and `effect_key` it is remembered once, however often it is passed in.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Text:
 
 
 class Space(BaseModel):
-    """What can be compared: the vectors of one model in one dimension."""
+    """The vectors of one model in one dimension, which can be compared with each other."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,7 +53,7 @@ class Space(BaseModel):
     dimensions: int
 
 
-class Due(BaseModel):
+class DueText(BaseModel):
     """A text leased for embedding; `tries` counts this one."""
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +64,7 @@ class Due(BaseModel):
 
 
 class Hit(BaseModel):
-    """A remembered text; `score` is 1 minus the cosine distance, so 1 is the same direction."""
+    """A remembered text. `score` is 1 minus the cosine distance: 1 for the same direction."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,7 +79,7 @@ class Hit(BaseModel):
 
 
 class Outbox(BaseModel):
-    """How many texts wait for their vectors, how long the oldest has, how many have failed."""
+    """How many texts wait to be embedded, how long the oldest has waited, how many have failed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -102,10 +102,11 @@ on conflict do nothing
 
 
 async def get_or_create_space(conn: Connection, model: str, dimensions: int) -> Space:
-    """The space of a model and dimension; safe when several create it at once."""
+    """The space of a model and dimension; several callers may create it at once."""
     if not 1 <= dimensions <= DIMENSIONS_MAX:
         raise InvalidInput(
-            f"a vector of {dimensions} dimensions", f"from 1 to {DIMENSIONS_MAX} can be stored"
+            f"a vector of {dimensions} dimensions cannot be stored",
+            f"use 1 to {DIMENSIONS_MAX:,} dimensions",
         )
     values = {"model": model, "dimensions": dimensions}
     space = await fetch_one(conn, FIND_SPACE, values, Space)
@@ -134,13 +135,13 @@ returning id
 async def add(
     conn: Connection, space: Space, texts: Sequence[Text], vectors: Sequence[Vector]
 ) -> list[UUID]:
-    """Store texts with vectors made elsewhere; returns the new ids, in order.
+    """Store texts with vectors that the caller has made; returns the new ids, in order.
 
     `vectors` has the shape `(len(texts), space.dimensions)`. Raises `InvalidInput`.
     """
     if len(texts) != len(vectors):
         raise InvalidInput(
-            f"{len(texts)} texts came with {len(vectors)} vectors", "give one for each"
+            f"{len(texts)} texts came with {len(vectors)} vectors", "give one vector for each text"
         )
     values = {
         "space_id": space.id,
@@ -163,7 +164,7 @@ where e.space_id = %(space_id)s
   and (%(thread_id)s::uuid is null or e.thread_id = %(thread_id)s)
   and (%(source_kind)s::text is null or e.source_kind = %(source_kind)s)
   and e.metadata @> %(metadata)s::jsonb
-  -- A vector of zeros points nowhere: its distance is not a number.
+  -- The distance of a vector of zeros is NaN.
   and d.distance <> 'nan'
 order by d.distance, e.id
 limit %(limit)s
@@ -184,8 +185,8 @@ async def search(
 ) -> list[Hit]:
     """The texts nearest to `vector` (of `space.dimensions` numbers), best first; exact.
 
-    Sees one team's texts (None: those of no team) unless `any_team`, which is for operators. The
-    other filters are off when None; `metadata` must be contained in that of the hit.
+    Searches one team's texts (None: those of no team), or with `any_team` all, which is for
+    operators. The other filters do not apply when None; a hit's metadata must contain `metadata`.
     """
     values = {
         "space_id": space.id,
@@ -216,12 +217,12 @@ where e.source_kind = %(source_kind)s and e.source_id = %(source_id)s
 async def delete_by_source(
     conn: Connection, source_kind: str, source_id: str, *, team_id: UUID | None = None
 ) -> int:
-    """Forget what one team remembered of a source, embedded or not yet; returns how many texts."""
+    """Delete the texts of one team from this source, embedded or not; returns how many."""
     values = {"source_kind": source_kind, "source_id": source_id, "team_id": team_id}
     with translated():
         async with conn.transaction():
-            # In this order: the first waits for a `written` that is moving a text, and only a later
-            # statement sees where it went.
+            # In this order: the first statement waits for a `written` that is moving a text, and
+            # only a later statement sees the text in its new place.
             pending = await execute(conn, FORGET_PENDING, values)
             return pending + await execute(conn, FORGET_EMBEDDED, values)
 
@@ -234,7 +235,7 @@ select t.team_id, t.thread_id, t.job_id, t.effect_key, t.source_kind, t.source_i
 from jsonb_to_recordset(%(texts)s::jsonb) as t (
   team_id uuid, thread_id uuid, job_id uuid, effect_key text, source_kind text, source_id text,
   text text, metadata jsonb)
--- A text of a job that has been embedded has left the outbox since.
+-- A job's text that has been embedded is no longer in the outbox.
 where not exists (
   select 1 from jobsworth.embeddings e where e.job_id = t.job_id and e.effect_key = t.effect_key)
 on conflict do nothing
@@ -243,7 +244,7 @@ returning id
 
 
 async def put(conn: Connection, texts: Sequence[Text]) -> list[UUID]:
-    """Hand in texts to be embedded soon; returns the ids of those that were new."""
+    """Add texts that are to be embedded; returns the ids of the new ones."""
     return [row["id"] for row in await fetch_all(conn, PUT, {"texts": _documents(texts)})]
 
 
@@ -264,12 +265,14 @@ returning o.id, o.text, o.tries
 """
 
 
-async def lease_due(conn: Connection, limit: int, lease_seconds: float) -> list[Due]:
-    """Take up to `limit` due texts, for `lease_seconds`; then they are due again.
+async def lease_due(conn: Connection, limit: int, lease_seconds: float) -> list[DueText]:
+    """Take up to `limit` due texts; after `lease_seconds` they are due again.
 
-    Each must end in `written`, `postponed` or `released`.
+    Each must be passed to `written`, `postponed` or `released`.
     """
-    return await fetch_all(conn, LEASE_DUE, {"limit": limit, "lease_seconds": lease_seconds}, Due)
+    return await fetch_all(
+        conn, LEASE_DUE, {"limit": limit, "lease_seconds": lease_seconds}, DueText
+    )
 
 
 WRITTEN: LiteralString = """
@@ -299,10 +302,10 @@ on conflict do nothing
 
 
 async def written(conn: Connection, space: Space, vectors: Mapping[UUID, Vector]) -> int:
-    """Move leased texts, by id, to the embeddings; returns how many were (still) there to move.
+    """Move leased texts to the embeddings, with their vectors by id; returns how many were moved.
 
-    One statement: no text is lost between outbox and embeddings, and none is stored twice, even
-    if its lease ran out and another daemon embedded it as well.
+    One statement, so no text is lost between outbox and embeddings. None is stored twice, even if
+    its lease ran out and another daemon embedded it as well.
     """
     values = {
         "space_id": space.id,
@@ -321,7 +324,7 @@ where o.id = p.id
 
 
 async def postponed(conn: Connection, delays: Mapping[UUID, float], error: str) -> None:
-    """Put leased texts off, each by its own number of seconds, saying why."""
+    """Postpone leased texts, each by its own number of seconds, and record why."""
     values = {"ids": list(delays), "delays": list(delays.values()), "error": to_text(error)}
     await execute(conn, POSTPONED, values)
 
@@ -334,7 +337,7 @@ where o.id = any(%(ids)s::uuid[])
 
 
 async def released(conn: Connection, ids: Sequence[UUID]) -> None:
-    """Give leased texts back untried, due at once."""
+    """Return leased texts untried; they are due at once."""
     await execute(conn, RELEASED, {"ids": list(ids)})
 
 
@@ -347,7 +350,7 @@ from jobsworth.embedding_outbox o
 
 
 async def outbox(conn: Connection) -> Outbox:
-    """The state of the outbox, for health and metrics."""
+    """The counts of the outbox, for health and metrics."""
     state = await fetch_one(conn, OUTBOX, {}, Outbox)
     assert state is not None
     return state
@@ -360,7 +363,7 @@ from jobsworth.embedding_outbox o
 
 
 async def next_due_seconds(conn: Connection) -> float | None:
-    """Seconds until the next text is due (negative: overdue), or None if none waits."""
+    """Seconds until the next text is due (0 or less: it is due), or None if no text waits."""
     return await fetch_val(conn, NEXT_DUE)
 
 
@@ -387,7 +390,7 @@ def _halfvec(space: Space, vector: Vector) -> str:
         raise InvalidInput(
             f"a vector has {len(vector)} dimensions, the space of {space.model} has "
             f"{space.dimensions}",
-            "embed with that model, or make a space of that dimension",
+            "embed with that model, or create a space of that dimension",
         )
     try:
         text = HalfVector([float(number) for number in vector]).to_text()

@@ -1,5 +1,5 @@
-"""The books: each model call, the ledger, budgets, rate limits, prices.
+"""The books: model calls, the ledger, budgets, rate limits and prices.
 
-Read in this order: calls → starts → settlements → ledger → days → books; beside them budgets,
-limits, prices, repricing, amount.
+Read in this order: amount → calls → starts → settlements → ledger → days → books. Beside them:
+budgets and limits (what refuses a call), prices and repricing (what it cost).
 """

@@ -1,7 +1,7 @@
 """Amounts of money.
 
-In: a decimal that somebody gave as an amount of US dollars. Out: the same, or a clear refusal.
-Invariant: nothing else than a finite number comes into the books; None is an unknown amount.
+In: a decimal number, given as an amount of US dollars. Out: the same number, or `InvalidInput`.
+Invariant: only finite numbers enter the books; None is an unknown amount.
 """
 
 from decimal import Decimal
@@ -11,8 +11,8 @@ from db.errors import InvalidInput
 AMOUNT_MAX = Decimal(10) ** 12
 
 
-def amount(value: Decimal | None, thing: str = "cost") -> Decimal | None:
-    """`value`, if it is an amount of money or unknown. Raises `InvalidInput` naming `thing`."""
+def checked_amount(value: Decimal | None, thing: str = "cost") -> Decimal | None:
+    """`value`, if it is an amount of money or None. Raises `InvalidInput` naming `thing`."""
     if value is not None and not (value.is_finite() and abs(value) < AMOUNT_MAX):
         raise InvalidInput(f"the {thing} {value} is not an amount of money", "give a finite number")
     return value

@@ -1,13 +1,12 @@
-"""Do the books balance? What was written independently, held against each other.
+"""The check that the books balance: it compares what different statements have written.
 
 In: `llm_calls` (one row per call), `token_ledger` (append-only), jobs, steps, the windows of
-budgets and the sums of closed days, which are written by different statements and could drift
-apart. Out: every place where they do not agree; none means that the books balance. All of it in one
-snapshot.
+budgets and the sums of closed days. Different statements write them, so they could drift apart.
+Out: every disagreement; the books balance if there is none. Everything is read in one snapshot.
 
-Of a call, its row says what it took; its settlement or release and its adjustments add up to that.
+A call's row says what it took; its settlement or release and its adjustments add up to that.
 Adjustments that follow a new price (`reprices`) come on top. Calls and entries may outlive their
-jobs, which retention takes; an open call may not, and no step does.
+jobs, which retention removes; open calls and steps may not.
 """
 
 from typing import LiteralString
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from db.pool import Connection, begun, fetch_all
 
-# Everything is compared as of one moment.
+# Everything is compared as of one moment; the transaction writes nothing.
 SNAPSHOT: LiteralString = """
 begin isolation level repeatable read, read only;
 set local idle_in_transaction_session_timeout = '10s'
@@ -24,7 +23,7 @@ set local idle_in_transaction_session_timeout = '10s'
 
 
 class Imbalance(BaseModel):
-    """One disagreement: `rule` is broken for `subject` (a call, an entry, a model, a day …)."""
+    """One disagreement: `subject` (a call, an entry, a model, a day …) breaks `rule`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,7 +36,7 @@ class Imbalance(BaseModel):
 async def check(conn: Connection) -> list[Imbalance]:
     """Every disagreement; empty if the books balance.
 
-    Reads the tables as a whole, each statement within the connection's `statement_seconds`; the
+    Reads the whole tables, each statement within the connection's `statement_seconds`; the
     connection must not be in a transaction.
     """
     async with begun(conn, SNAPSHOT):
@@ -55,7 +54,7 @@ async def check(conn: Connection) -> list[Imbalance]:
 
 CALLS: LiteralString = """
 with entries as materialized (
-  -- Of each call: what its reservation says, and what all else of it adds up to.
+  -- For each call: its reservation, and the sum of its other entries.
   select l.call_id, l.entry = 'reserve' as reserves,
     count(*) filter (where l.entry <> 'adjust') as times,
     min(l.provider || ' ' || l.model) as model,
@@ -111,7 +110,7 @@ where (l.call_id is not null or l.entry in ('reserve', 'release'))
 
 
 async def _check_calls(conn: Connection) -> list[Imbalance]:
-    """Each call against its entries, and the other way round."""
+    """Compare each call with its entries, and each entry with its call."""
     return await fetch_all(conn, CALLS, {}, Imbalance)
 
 
@@ -141,7 +140,7 @@ having sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::i
 
 
 async def _check_corrections(conn: Connection) -> list[Imbalance]:
-    """Adjustments, of whatever cause."""
+    """Check adjustments, whatever their cause."""
     return await fetch_all(conn, CORRECTIONS, {}, Imbalance)
 
 
@@ -176,11 +175,11 @@ where row(a.calls, a.input_tokens, a.output_tokens, trim_scale(a.cost))::text
 
 
 async def _check_sums(conn: Connection) -> list[Imbalance]:
-    """Calls against ledger once more, each added up on its own."""
+    """Compare the sums of calls and ledger, each added up on its own."""
     return await fetch_all(conn, SUMS, {}, Imbalance)
 
 
-# What was started within the last minute may have ended since; upkeep settles it.
+# A call started within the last minute may have lost its attempt just now; upkeep settles it.
 ATTEMPTS: LiteralString = """
 select 'an open reservation has a live attempt' as rule, c.id::text as subject,
   coalesce('lease ' || c.lease_no || ' of job ' || c.job_id, 'an end within the hour') as expected,
@@ -196,7 +195,7 @@ where c.status = 'started' and case when c.job_id is null
 
 
 async def _check_attempts(conn: Connection) -> list[Imbalance]:
-    """Open reservations: somebody lives to see the answer."""
+    """Check that each open reservation has an attempt that waits for its answer."""
     return await fetch_all(conn, ATTEMPTS, {}, Imbalance)
 
 
@@ -208,7 +207,7 @@ where not exists (select 1 from jobsworth.reactive_jobs j where j.id = s.job_id)
 
 
 async def _check_steps(conn: Connection) -> list[Imbalance]:
-    """Steps, which leave with their jobs."""
+    """Check that no step outlives its job."""
     return await fetch_all(conn, STEPS, {}, Imbalance)
 
 
@@ -248,7 +247,7 @@ where e.sums is distinct from f.sums
 
 
 async def _check_days(conn: Connection) -> list[Imbalance]:
-    """The sums of closed days, and that no other day has any."""
+    """Compare the sums of closed days with their entries; open days have none."""
     return await fetch_all(conn, DAYS, {}, Imbalance)
 
 
@@ -257,49 +256,50 @@ with counted as (
   select w.window_id, sum(w.reserved) as reserved, sum(w.spent) as spent
   from jobsworth.call_windows w
   group by w.window_id
-), taken as (
+), settled as (
   select l.call_id, sum(l.total_tokens) as tokens, sum(l.cost) as cost
   from jobsworth.token_ledger l
   where l.entry <> 'reserve' and not l.reprices
   group by l.call_id
 ), of_calls as (
-  -- An open call holds its estimate, a settled one what its entries add up to.
+  -- An open call counts with its estimate, a settled one with the sum of its entries.
   select w.call_id, b.name as budget, w.reserved, w.spent,
     case when c.settled_at is not null then 0
       when b.unit = 'tokens' then c.estimated_input_tokens::bigint + c.estimated_output_tokens
-      else coalesce(c.estimated_cost, 0) end as holds,
-    -- What cost nobody knows stays at what was held for it.
+      else coalesce(c.estimated_cost, 0) end as should_be_reserved,
+    -- A call of unknown cost stays at its estimate.
     case when c.settled_at is null then 0
       when b.unit = 'tokens' then t.tokens
-      else coalesce(t.cost, w.spent) end as took
+      else coalesce(t.cost, w.spent) end as should_be_spent
   from jobsworth.call_windows w
   join jobsworth.budget_windows o on o.id = w.window_id
   join jobsworth.budgets b on b.id = o.budget_id
   join jobsworth.llm_calls c on c.id = w.call_id
-  left join taken t on t.call_id = w.call_id
+  left join settled t on t.call_id = w.call_id
   -- Windows from before a reset may have counted in another unit.
   where o.starts_at >= coalesce(b.reset_at, '-infinity')
 )
 select 'a window is the sum of its calls' as rule, w.id::text as subject,
-  format('%%s held, %%s spent', trim_scale(coalesce(c.reserved, 0)),
+  format('%%s reserved, %%s spent', trim_scale(coalesce(c.reserved, 0)),
     trim_scale(coalesce(c.spent, 0))) as expected,
-  format('%%s held, %%s spent', trim_scale(w.reserved), trim_scale(w.spent)) as found
+  format('%%s reserved, %%s spent', trim_scale(w.reserved), trim_scale(w.spent)) as found
 from jobsworth.budget_windows w
 left join counted c on c.window_id = w.id
 where w.reserved <> coalesce(c.reserved, 0) or w.spent <> coalesce(c.spent, 0)
 union all
-select 'a call counts in its windows what it holds or took', c.call_id::text,
-  format('%%s: %%s held, %%s spent', c.budget, trim_scale(c.holds), trim_scale(c.took)),
-  format('%%s: %%s held, %%s spent', c.budget, trim_scale(c.reserved), trim_scale(c.spent))
+select 'a call counts in its windows what it reserves or spent', c.call_id::text,
+  format('%%s: %%s reserved, %%s spent', c.budget, trim_scale(c.should_be_reserved),
+    trim_scale(c.should_be_spent)),
+  format('%%s: %%s reserved, %%s spent', c.budget, trim_scale(c.reserved), trim_scale(c.spent))
 from of_calls c
-where c.reserved <> c.holds or c.spent is distinct from c.took
+where c.reserved <> c.should_be_reserved or c.spent is distinct from c.should_be_spent
 union all
-select 'a window counts calls that there are', w.call_id::text, 'a call', 'none'
+select 'a window counts calls that exist', w.call_id::text, 'a call', 'none'
 from jobsworth.call_windows w
 where not exists (select 1 from jobsworth.llm_calls c where c.id = w.call_id)
 """
 
 
 async def _check_windows(conn: Connection) -> list[Imbalance]:
-    """The budgets' windows against their calls, and these against the ledger."""
+    """Compare the windows of budgets with their calls, and these with the ledger."""
     return await fetch_all(conn, WINDOWS, {}, Imbalance)

@@ -1,9 +1,9 @@
-"""Budgets: how many tokens or how much money may be spent, by whom, in which time.
+"""Budgets: how many tokens or how much money may be spent, on which calls, in which period.
 
-In: names, amounts, periods and filters. Out: budgets and how they stand. Every call that falls
-under one reserves its upper estimate there before it is sent, and counts in that window
-(`db.money.starts`). The operations are functions of the schema, so that any SQL client can
-raise a budget, and whoever waited for it goes on with the same commit.
+In: names, amounts, periods and filters. Out: budgets, and how much of each is used. Every call that
+a budget covers reserves its upper estimate in the budget's current window before it is sent, and
+counts in that window (`db.money.starts`). The operations are functions of the schema, so any SQL
+client can raise a budget, and the jobs that waited for it go on with the same commit.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ Over = Literal["park", "fail", "ask"]
 
 
 class Budget(BaseModel):
-    """A row of `budgets`, and its present window (of a budget for each run: all runs since its
-    last reset together). `waiting`: jobs that wait for room in it.
+    """A row of `budgets` and its current window (of a budget per run: all runs since its last reset
+    together). `waiting`: how many jobs wait for this budget.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -83,14 +83,14 @@ async def set_budget(
 ) -> Budget:
     """Make a budget, or change the one of that name; committed on return.
 
-    It bounds the calls that match every filter that is set, from now on: what was spent before it
-    was made does not count. `over` says what becomes of a call that does not fit: its job waits,
-    fails, or asks a person. `warn_at`: the share of it at which `budget.warned` is logged, once for
-    each window. One that counts something else from now on begins a new window.
+    It bounds the calls that match every given filter, from now on: what was spent before does not
+    count. `over` says what happens to a call that does not fit: its job waits, fails, or asks a
+    person. `warn_at`: the share of the budget at which `budget.warned` is logged, once per window.
+    A change of what the budget counts begins a new window.
     """
     share = Decimal(str(warn_at))
     if not 0 < share <= 1:
-        raise InvalidInput(f"warn_at is {warn_at}, not a share", "give a number up to 1, like 0.8")
+        raise InvalidInput(f"warn_at is {warn_at}, not a share", "give a number above 0, up to 1")
     values = {
         "name": name,
         "unit": unit,
@@ -118,7 +118,7 @@ select jobsworth.raise_budget(%(name)s, %(amount)s::numeric, %(team_id)s::uuid)
 async def raise_to(
     conn: AsyncConnection[Any], name: str, amount: Decimal | int, *, team_id: UUID | None = None
 ) -> Budget:
-    """Give a budget another amount (a lower one too); whoever waits and fits now goes on.
+    """Give a budget another amount, also a lower one; waiting jobs that fit now go on.
 
     Raises `NotFound`.
     """
@@ -131,7 +131,7 @@ RESET: LiteralString = "select jobsworth.reset_budget(%(name)s, %(team_id)s::uui
 
 
 async def reset(conn: AsyncConnection[Any], name: str, *, team_id: UUID | None = None) -> Budget:
-    """Begin a new window now; whoever waits and fits goes on. What runs counts in the old one.
+    """Begin a new window now; waiting jobs that fit go on. Calls under way count in the old window.
 
     Raises `NotFound`.
     """
@@ -143,7 +143,7 @@ REMOVE: LiteralString = "select jobsworth.remove_budget(%(name)s, %(team_id)s::u
 
 
 async def remove(conn: AsyncConnection[Any], name: str, *, team_id: UUID | None = None) -> Budget:
-    """Let a budget bound nothing any more; whoever waits for it goes on. Its windows are kept.
+    """Lift a budget; jobs that wait for it go on. Its windows are kept.
 
     Raises `NotFound`.
     """
@@ -173,12 +173,12 @@ order by b.name, b.team_id
 
 
 async def list_all(conn: AsyncConnection[Any], *, everything: bool = False) -> list[Budget]:
-    """The budgets that bound something, by name; `everything`: the removed ones too."""
+    """The budgets in force, by name; with `everything`, also the removed ones."""
     return await _list(conn, everything=everything)
 
 
 async def get(conn: AsyncConnection[Any], name: str, *, team_id: UUID | None = None) -> Budget:
-    """One budget, a removed one too. Raises `NotFound`."""
+    """One budget, even if it was removed. Raises `NotFound`."""
     found = await _list(conn, everything=True, name=name, team_id=team_id)
     if not found:
         raise NotFound(f"there is no budget {name}", "see jobsworth budget list")
@@ -200,8 +200,8 @@ WAKE: LiteralString = "select jobsworth.wake_budgets(%(ids)s::uuid[])"
 
 
 async def wake(conn: AsyncConnection[Any], budget_ids: Sequence[UUID] | None = None) -> int:
-    """Let the oldest waiters that fit go on, after room was made in these budgets (None: perhaps in
-    any, as when a window ended). Returns how many it let.
+    """Let the longest waiting jobs that fit go on, after these budgets have more left (None: look
+    at all budgets, as when a window ended). Returns how many jobs go on.
     """
     ids = None if budget_ids is None else list(budget_ids)
     return await fetch_val(conn, WAKE, {"ids": ids})
@@ -215,11 +215,11 @@ select f.forgotten, f.next from jobsworth.forget_windows(%(after)s::uuid, %(days
 async def forget_windows(
     conn: AsyncConnection[Any], after: UUID, *, days: int, most: int
 ) -> tuple[int, UUID | None]:
-    """Forget what calls counted in windows that are over, so many days after they were settled;
-    and the notes of waiters that have ended.
+    """Delete the shares of calls in windows that are over, `days` after they were settled, and the
+    notes of jobs that waited and have ended.
 
-    Looks at `most` windows after `after`. Returns how many calls that were, and where to go on
-    (None: every window was looked at).
+    Looks at `most` windows after `after`. Returns how many shares were deleted, and the id to go on
+    after (None: every window was looked at).
     """
     [row] = await fetch_all(conn, FORGET, {"after": after, "days": days, "most": most})
     return row["forgotten"], row["next"]
@@ -231,5 +231,5 @@ def _amount(amount: Decimal | int) -> Decimal:
     except (InvalidOperation, TypeError, ValueError):
         exact = Decimal("NaN")
     if not (exact.is_finite() and exact >= 0):
-        raise InvalidInput(f"{amount} is not an amount", "give a number from 0 on")
+        raise InvalidInput(f"{amount} is not an amount", "give a number from 0")
     return exact

@@ -1,9 +1,9 @@
-"""Calls to models, in words and in the books: what each was estimated at, and what it took.
+"""Model calls: their types, and the rows of `llm_calls`.
 
-In: counts of tokens, costs. Out: the words in which the other parts speak of them, and a job's rows
-of `llm_calls`. A call is written by `db.money.starts` before a byte of it is sent, and ended by
-`db.money.settlements`. Invariant: a count is a count (`Usage`); what a thing cost is a number or
-unknown (null), never zero for want of knowing.
+In: counts of tokens and costs. Out: the types that the rest of this chapter shares, and a job's
+calls. `db.money.starts` writes a call before a byte of it is sent; `db.money.settlements` ends it.
+Invariant: a count of tokens is a whole number in bounds (`Usage`). A cost is a number or unknown
+(null); an unknown cost is never taken for zero.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,6 @@ from db.errors import InvalidInput
 from db.pool import Connection, fetch_all, fetch_val
 
 TOKENS_MAX = 2_147_483_647
-COST_MAX = Decimal(10) ** 12
 
 
 class CallStatus(StrEnum):
@@ -36,13 +35,6 @@ class UsageSource(StrEnum):
     UNKNOWN = "unknown"
 
 
-class LedgerEntry(StrEnum):
-    RESERVE = "reserve"
-    SETTLE = "settle"
-    RELEASE = "release"
-    ADJUST = "adjust"
-
-
 class LedgerScope(StrEnum):
     """Proactive: on the system's own account. Reactive: for a job."""
 
@@ -52,11 +44,11 @@ class LedgerScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call. `input_tokens` is all that the model read; the cache counts are shares
-    of it, and `reasoning_tokens` of the output, so the total is input plus output. `total_tokens`
-    is what the provider says it is, if it says so. `cache_write_1h_tokens` are a share of the
-    cache's writes and `web_searches` no tokens at all: both make the price, and are not kept but in
-    the rates beside it. Raises `InvalidInput`.
+    """Tokens of one call. `input_tokens` is everything the model read; the cache counts are parts
+    of it, and `reasoning_tokens` a part of the output, so the total is input plus output.
+    `total_tokens` is the provider's own total, if it gives one. `cache_write_1h_tokens` (a part of
+    the cache writes) and `web_searches` (a count of searches) only serve to compute the price; they
+    are stored nowhere but in the rates beside it. Raises `InvalidInput`.
     """
 
     input_tokens: int
@@ -86,10 +78,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model call brought: its content (any JSON value), and what it took.
+    """The result of a model call: its content (any JSON value), its tokens and its cost.
 
-    `usage` None: the provider did not say. `cost` None: its price is not known. `price`: the rates
-    that made the cost.
+    `usage` None: the provider gave none. `cost` None: the price is unknown. `price`: the rates
+    behind the cost.
     """
 
     content: Any
@@ -163,12 +155,5 @@ select exists (select from jobsworth.llm_calls c where c.id = %(call_id)s) as bo
 
 
 async def is_booked(conn: Connection, call_id: UUID) -> bool:
-    """Is this call in the books?"""
+    """Whether this call is in the books."""
     return bool(await fetch_val(conn, BY_ID, {"call_id": call_id}))
-
-
-def checked_cost(cost: Decimal | None) -> Decimal | None:
-    """The cost, if it is an amount of money. Raises `InvalidInput`."""
-    if cost is not None and not (cost.is_finite() and abs(cost) < COST_MAX):
-        raise InvalidInput(f"the cost {cost} is not an amount of money", "give a finite Decimal")
-    return cost

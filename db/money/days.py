@@ -1,17 +1,16 @@
 """Closing days of the ledger: a closed day is read from its sums (`ledger_days`).
 
-In: the ledger. Out: for each day that is closed, a row for each provider, model, mode, agent, team
-and scope. Invariant: the sums of a closed day are those of its entries, at every moment.
+In: the ledger. Out: for each closed day, one row per provider, model, mode, agent, team and scope.
+Invariant: the sums of a closed day equal those of its entries, at every moment.
 
-That nothing can still be added to a day is known so. An entry is timed by the clock while its
-transaction holds the ledger's `RowExclusiveLock`, which it takes before and keeps until after its
-commit is visible. So whoever looks, an hour and a bit after the day's end, at all who hold that
-lock (`look`, `writers`), and then waits until none of these transactions is left, has seen the end
-of every transaction that can have timed an entry into that day. `pg_stat_activity` would tell since
-when a transaction runs, but not of other roles' sessions, and not of prepared ones; locks are shown
-of all. What is entered with an earlier time of its own choice meets the trigger
-`late_entry_opens_its_day`, which locks the row that `close_day` locks, and opens the day again if
-it is closed.
+Why nothing can be added to a closed day unnoticed: an entry is timed by the clock while its
+transaction holds the ledger's `RowExclusiveLock`, which it keeps until its commit is visible.
+`look` lists all holders of that lock (`writers`), a little over an hour after the day's end. Once
+these transactions have ended, so has every transaction that can have timed an entry into that day.
+(`pg_stat_activity` would show how long a transaction has run, but neither other roles' sessions nor
+prepared transactions; locks are visible for all.) An entry with an earlier time of its own meets
+the trigger `late_entry_opens_its_day`, which locks the row that `close_day` locks, and reopens the
+day if it is closed.
 """
 
 from datetime import date
@@ -21,7 +20,7 @@ from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
 
 class Closing(NamedTuple):
-    """Up to which day the ledger is closed, up to which it may be once `writers` have ended."""
+    """The last closed day, and the last day that may be closed once `writers` have ended."""
 
     closed_through: date | None
     closable: date
@@ -32,7 +31,7 @@ class Closing(NamedTuple):
         return self.closed_through is not None and self.closed_through >= self.closable
 
 
-# An hour is what the trigger lets pass, five minutes are for clocks that are set.
+# The trigger ignores entries up to an hour old; five minutes more allow for clocks that are set.
 LOOK: LiteralString = """
 select c.closed_through,
   ((clock_timestamp() - interval '65 minutes') at time zone 'utc')::date - 1 as closable,
@@ -47,7 +46,7 @@ from jobsworth.ledger_closing c
 
 
 async def look(conn: Connection) -> Closing:
-    """How far the ledger is closed, and who is writing into it right now."""
+    """How far the ledger is closed, and which transactions are writing to it right now."""
     found = await fetch_one(conn, LOOK)
     assert found is not None
     return Closing(**found)
@@ -75,7 +74,7 @@ where l.occurred_at >= %(day)s::date::timestamp at time zone 'utc'
   and l.occurred_at < (%(day)s::date + 1)::timestamp at time zone 'utc'
   and l.entry in ('settle', 'adjust')
 group by l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope
--- As the index has them: who reads many days finds the next row in the same block.
+-- In the order of the index: a reader of many days finds the next row in the same block.
 order by l.team_id, l.provider, l.model, l.mode, l.agent_id, l.scope
 """
 CLOSE: LiteralString = """
@@ -86,10 +85,11 @@ update jobsworth.ledger_closing set closed_through = %(day)s, closed_at = now()
 async def close_day(conn: Connection, through: date) -> date | None:
     """Close the next day that has entries, `through` at the latest, in the caller's transaction.
 
-    Returns the day up to which all are closed then; None if somebody else is at it, or entered
-    something late that is not committed yet. Nobody who writes as of now waits for this.
+    Returns the last closed day; None if another transaction is closing days, or has entered
+    something late and not committed yet. Entries of the present never wait for this.
     """
-    # Lock, and look in the next statement: it sees what was entered late before the lock was free.
+    # Lock first, look in the next statement: it sees late entries committed before the lock was
+    # free.
     locked = await fetch_all(conn, LOCK)
     if not locked:
         return None

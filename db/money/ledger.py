@@ -1,13 +1,13 @@
-"""What was spent: sums over the ledger, by time and by whatever a call belongs to.
+"""What was spent: sums over the ledger, by time and by what a call belongs to.
 
-In: a span of time and a dimension. Out: sums of what was settled, with the corrections made since.
-Days that are closed are read from their sums (`db.money.days`), all else from the entries, in one
-snapshot. Invariant: the same numbers as adding up all entries; an unknown cost is left out of a sum
-and counted, never taken for zero.
+In: a span of time and a dimension. Out: sums of what was settled, corrections included. Closed days
+are read from their sums (`db.money.days`), everything else from the entries, in one snapshot.
+Invariant: the numbers equal the sum of all entries; an unknown cost is left out of a sum and
+counted, never taken for zero.
 
-A correction counts when it is made, as in any books: days that are closed stay as they were. One
-that makes an unknown cost known takes one from `unknown_cost_entries`, which is negative in a span
-that holds the correction alone, so that sums of sums are right.
+A correction counts on the day it is made, as in any books: closed days stay as they were. One that
+makes an unknown cost known subtracts one from `unknown_cost_entries`, which is therefore negative
+in a span that holds only the correction; sums over longer spans come out right.
 """
 
 from datetime import UTC, date, datetime
@@ -15,10 +15,10 @@ from decimal import Decimal
 from typing import Literal, LiteralString
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from db.errors import InvalidInput
-from db.money.amount import amount
+from db.money.amount import checked_amount
 from db.money.calls import LedgerScope, Usage
 from db.pool import Connection, fetch_all, fetch_one
 
@@ -26,7 +26,7 @@ DAYS_BACK_MAX = 36_500
 
 
 class Spent(BaseModel):
-    """A sum of ledger entries. `cost` adds up the known costs (None if none is known);
+    """A sum of ledger entries. `cost` is the sum of the known costs (None if none is known);
     `unknown_cost_entries` says how many entries it leaves out.
     """
 
@@ -53,17 +53,9 @@ class ModelUsage(Spent):
 
 
 class UsageBy(Spent):
-    """`key` is None for entries that have none (a call outside any job has no mode)."""
+    """`key` is None for entries without that property (a call outside any job has no mode)."""
 
     key: str | None
-
-
-class RunStats(Spent):
-    """`calls` are those that are settled; `first` and `last` are when their entries were made."""
-
-    calls: int
-    first: AwareDatetime | None
-    last: AwareDatetime | None
 
 
 DAILY_USAGE: LiteralString = """
@@ -92,8 +84,8 @@ async def get_daily_usage(
     return row
 
 
-STATS: LiteralString = """
-select s.provider, s.model, s.scope, sum(s.entries)::bigint as entries,
+SPENT_COLUMNS: LiteralString = """
+  sum(s.entries)::bigint as entries,
   sum(s.input_tokens)::bigint as input_tokens,
   sum(s.output_tokens)::bigint as output_tokens,
   sum(s.cache_read_tokens)::bigint as cache_read_tokens,
@@ -101,11 +93,17 @@ select s.provider, s.model, s.scope, sum(s.entries)::bigint as entries,
   sum(s.input_tokens + s.output_tokens)::bigint as total_tokens,
   sum(s.cost) as cost,
   sum(s.unknown_cost_entries)::bigint as unknown_cost_entries
-from jobsworth.spent(
+"""
+
+STATS: LiteralString = (
+    "select s.provider, s.model, s.scope,"
+    + SPENT_COLUMNS
+    + """from jobsworth.spent(
   now() - make_interval(days => %(days_back)s), null, %(team_id)s::uuid) s
 group by s.provider, s.model, s.scope
 order by sum(s.input_tokens + s.output_tokens) desc, s.provider, s.model, s.scope
 """
+)
 
 
 async def get_stats(
@@ -114,7 +112,7 @@ async def get_stats(
     """What was spent in the last `days_back` times 24 hours, by provider, model and scope."""
     if not 1 <= days_back <= DAYS_BACK_MAX:
         raise InvalidInput(
-            f"days_back is {days_back}", f"give a whole number from 1 to {DAYS_BACK_MAX}"
+            f"days_back is {days_back}", f"give a whole number from 1 to {DAYS_BACK_MAX:,}"
         )
     return await fetch_all(conn, STATS, {"days_back": days_back, "team_id": team_id}, ModelUsage)
 
@@ -122,7 +120,7 @@ async def get_stats(
 Dimension = Literal[
     "day", "model", "mode", "provider", "scope", "agent", "team", "run", "thread", "job"
 ]
-# These are in no sums of days: there are as many as there are jobs.
+# The sums of days do not keep these: they have as many values as there are jobs.
 UNSUMMED = ("run", "thread", "job")
 
 
@@ -134,10 +132,10 @@ async def usage_by(
     until: datetime | None = None,
     team_id: UUID | None = None,
 ) -> list[UsageBy]:
-    """What was spent from an instant (ever, by default) and before another (until now), one row for
-    each value of `by`.
+    """What was spent from `since` (default: the beginning) and before `until` (default: now), one
+    row for each value of `by`.
 
-    Models read `provider:model`, days `YYYY-MM-DD` (UTC). By run, thread and job every entry of the
+    Models read `provider:model`, days `YYYY-MM-DD` (UTC). By run, thread or job, every entry of the
     span is read.
     """
     for instant in (since, until):
@@ -150,7 +148,8 @@ async def usage_by(
     return await read(conn, by, since, until, team_id)
 
 
-USAGE_BY: LiteralString = """
+USAGE_BY: LiteralString = (
+    """
 select case %(by)s
     when 'mode' then s.mode
     when 'model' then s.provider || ':' || s.model
@@ -159,19 +158,13 @@ select case %(by)s
     when 'day' then to_char(s.day, 'YYYY-MM-DD')
     when 'agent' then s.agent_id::text
     when 'team' then s.team_id::text
-  end as key,
-  sum(s.entries)::bigint as entries,
-  sum(s.input_tokens)::bigint as input_tokens,
-  sum(s.output_tokens)::bigint as output_tokens,
-  sum(s.cache_read_tokens)::bigint as cache_read_tokens,
-  sum(s.cache_write_tokens)::bigint as cache_write_tokens,
-  sum(s.input_tokens + s.output_tokens)::bigint as total_tokens,
-  sum(s.cost) as cost,
-  sum(s.unknown_cost_entries)::bigint as unknown_cost_entries
-from jobsworth.spent(%(since)s::timestamptz, %(until)s::timestamptz, %(team_id)s::uuid) s
+  end as key,"""
+    + SPENT_COLUMNS
+    + """from jobsworth.spent(%(since)s::timestamptz, %(until)s::timestamptz, %(team_id)s::uuid) s
 group by 1
 order by 1 nulls last
 """
+)
 
 
 async def _by_days(
@@ -221,29 +214,6 @@ async def _by_entries(
     return await fetch_all(conn, USAGE_BY_ENTRIES, values, UsageBy)
 
 
-RUN_STATS: LiteralString = """
-select count(*) as entries, count(distinct l.call_id) as calls,
-  coalesce(sum(l.input_tokens), 0)::bigint as input_tokens,
-  coalesce(sum(l.output_tokens), 0)::bigint as output_tokens,
-  coalesce(sum(l.cache_read_tokens), 0)::bigint as cache_read_tokens,
-  coalesce(sum(l.cache_write_tokens), 0)::bigint as cache_write_tokens,
-  coalesce(sum(l.total_tokens), 0)::bigint as total_tokens,
-  case when count(*) = 0 then 0 else sum(l.cost) end as cost,
-  coalesce(sum(coalesce(l.unknown_costs, (l.cost is null and l.entry <> 'adjust')::int)), 0)::bigint
-    as unknown_cost_entries,
-  min(l.occurred_at) as first, max(l.occurred_at) as last
-from jobsworth.token_ledger l
-where l.run_id = %(run_id)s and l.entry in ('settle', 'adjust')
-"""
-
-
-async def run_stats(conn: Connection, run_id: UUID) -> RunStats:
-    """What one run has spent, corrections included; all zero for a run that made no call."""
-    row = await fetch_one(conn, RUN_STATS, {"run_id": run_id}, RunStats)
-    assert row is not None
-    return row
-
-
 LOG: LiteralString = """
 insert into jobsworth.token_ledger (
   team_id, job_id, thread_id, agent_id, run_id, entry, scope, mode, provider, model, input_tokens,
@@ -272,7 +242,7 @@ async def log(
     run_id: UUID | None = None,
     team_id: UUID | None = None,
 ) -> UUID:
-    """Enter spend that was made without `start_call`; returns the entry's id."""
+    """Enter spend of a call that Jobsworth did not make; returns the id of the entry."""
     row = await fetch_one(
         conn,
         LOG,
@@ -290,7 +260,7 @@ async def log(
             "output_tokens": usage.output_tokens,
             "cache_read_tokens": usage.cache_read_tokens,
             "cache_write_tokens": usage.cache_write_tokens,
-            "cost": amount(cost),
+            "cost": checked_amount(cost),
             "price_version": price_version,
         },
     )

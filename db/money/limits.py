@@ -1,8 +1,8 @@
 """Rate limits: how many requests and tokens a minute all daemons together may send.
 
-In: a provider, a model (or `*`: all of them together) and numbers; or a pause that the provider
-asked for. Out: calls are held to it when they start (`db.money.starts`), by the generic cell
-rate algorithm (ITU-T I.371): a bucket of one minute's worth that fills at the limit's pace.
+In: a provider, a model (or `*`: all its models together) and numbers; or a pause that the provider
+asked for. Out: the limits, which `db.money.starts` enforces when calls start, by the generic cell
+rate algorithm (ITU-T I.371): a bucket of one minute's worth that refills at the limit's rate.
 """
 
 from math import isfinite
@@ -18,7 +18,7 @@ PAUSE_SECONDS_MAX = 86_400.0
 
 
 class RateLimit(BaseModel):
-    """A row of `rate_limits`. `paused_until` in the past: it is not paused."""
+    """A row of `rate_limits`. A `paused_until` in the past no longer pauses."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,11 +42,9 @@ async def set_limit(
     requests: int | None = None,
     tokens: int | None = None,
 ) -> None:
-    """Limit what is sent in a minute; None: no limit of that kind. Both None lift it.
+    """Limit what is sent in a minute; None sets no limit of that kind, both None lift the limit.
 
-    Who waits for a turn at a limit tries again at once.
-
-    Raises `InvalidInput`.
+    Jobs that wait for a rate limit try again at once. Raises `InvalidInput`.
     """
     values = {"provider": provider, "model": model, "requests": requests, "tokens": tokens}
     await execute(conn, SET, values)
@@ -58,9 +56,9 @@ select jobsworth.pause_rate(%(provider)s, %(model)s, %(seconds)s::float8)
 
 
 async def pause(conn: AsyncConnection[Any], provider: str, model: str, seconds: float) -> None:
-    """Let nobody send to this model for so many seconds (a day at most); calls park until then."""
+    """Send nothing to this model for `seconds` (a day at most); the jobs of new calls wait."""
     if not (isfinite(seconds) and seconds >= 0):
-        raise InvalidInput(f"{seconds} seconds are no pause", "give a number from 0 on")
+        raise InvalidInput(f"a pause of {seconds} seconds is not possible", "give a number from 0")
     values = {"provider": provider, "model": model, "seconds": min(seconds, PAUSE_SECONDS_MAX)}
     await execute(conn, PAUSE, values)
 
@@ -91,5 +89,5 @@ order by l.provider, l.model
 
 
 async def list_all(conn: AsyncConnection[Any]) -> list[RateLimit]:
-    """The limits and pauses that hold, by provider and model."""
+    """The limits and pauses in force, by provider and model."""
     return await fetch_all(conn, LIST, None, RateLimit)

@@ -1,8 +1,8 @@
-"""Own prices, which go before those that come with the program.
+"""Own prices, which take precedence over those that come with the program.
 
-In: what a provider's model costs, from when on, for one team or for all. Out: the rows, as
-`worker.money.pricing` chooses among them. Invariant: a row is never changed in place: setting a
-price anew gives it a new id, so that the id in a call's row names the rates it was charged at.
+In: what a provider's model costs, since when, for one team or for all. Out: the rows, among which
+`worker.money.pricing` chooses. Invariant: no row is changed in place: a price that is set again
+gets a new id, so the id in a call's row always names the rates it was charged at.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from db.errors import InvalidInput
 from db.pool import Connection, fetch_all, fetch_one
 
-# A list that every daemon reads once a minute.
+# Every daemon reads the whole list once a minute.
 PRICES_MAX = 10_000
 RATE_MAX = Decimal(10) ** 9
 
@@ -24,8 +24,8 @@ RATE_MAX = Decimal(10) ** 9
 class OwnPrice(BaseModel):
     """A row of `prices`: US dollars for a million tokens.
 
-    `model` is exact, or the beginning of a name and `*`. `cache_read` or `cache_write` None: what
-    is cached costs what any input costs. `valid_from` None: always.
+    `model` is exact, or the beginning of a name and `*`. `cache_read` or `cache_write` None: cached
+    tokens cost as much as other input. `valid_from` None: valid at all times.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,8 +43,14 @@ class OwnPrice(BaseModel):
     created_at: AwareDatetime
 
 
-SET: LiteralString = """
-insert into jobsworth.prices (
+PRICE_COLUMNS: LiteralString = """
+  p.id, p.team_id, p.provider, p.model, p.input, p.output, p.cache_read, p.cache_write,
+  p.valid_from, p.note, p.created_at
+"""
+
+SET: LiteralString = (
+    """
+insert into jobsworth.prices as p (
   team_id, provider, model, input, output, cache_read, cache_write, valid_from, note)
 values (
   %(team_id)s, %(provider)s, %(model)s, %(input)s, %(output)s, %(cache_read)s, %(cache_write)s,
@@ -53,9 +59,9 @@ on conflict (team_id, provider, model, valid_from) do update
 set id = excluded.id, input = excluded.input, output = excluded.output,
   cache_read = excluded.cache_read, cache_write = excluded.cache_write, note = excluded.note,
   created_at = excluded.created_at
-returning id, team_id, provider, model, input, output, cache_read, cache_write, valid_from, note,
-  created_at
-"""
+returning """
+    + PRICE_COLUMNS
+)
 
 
 async def set_price(
@@ -71,7 +77,8 @@ async def set_price(
     note: str | None = None,
     team_id: UUID | None = None,
 ) -> OwnPrice:
-    """Set what a model costs from an instant on (always, by default), in place of what was set.
+    """Set what a model costs since `valid_from` (None: at all times), replacing what was set for
+    it.
 
     Committed on return. Raises `InvalidInput`.
     """
@@ -94,33 +101,36 @@ async def set_price(
     return row
 
 
-LIST: LiteralString = """
-select p.id, p.team_id, p.provider, p.model, p.input, p.output, p.cache_read, p.cache_write,
-  p.valid_from, p.note, p.created_at
+LIST: LiteralString = (
+    "select "
+    + PRICE_COLUMNS
+    + """
 from jobsworth.prices p
 order by p.provider, p.model, p.team_id nulls first, p.valid_from nulls first
 limit %(most)s
 """
+)
 
 
 async def list_prices(conn: Connection, most: int = PRICES_MAX) -> list[OwnPrice]:
-    """Own prices of all teams, by provider and model."""
+    """The own prices of all teams, by provider and model."""
     return await fetch_all(conn, LIST, {"most": most}, OwnPrice)
 
 
-REMOVE: LiteralString = """
+REMOVE: LiteralString = (
+    """
 delete from jobsworth.prices p
 where p.provider = %(provider)s and p.model = %(model)s
   and p.team_id is not distinct from %(team_id)s::uuid
-returning p.id, p.team_id, p.provider, p.model, p.input, p.output, p.cache_read, p.cache_write,
-  p.valid_from, p.note, p.created_at
-"""
+returning """
+    + PRICE_COLUMNS
+)
 
 
 async def remove_price(
     conn: Connection, provider: str, model: str, *, team_id: UUID | None = None
 ) -> list[OwnPrice]:
-    """Forget what a model (or a pattern, as it was set) costs, at all times; returns what went."""
+    """Remove all prices of a model (or a pattern, as it was set); returns the removed ones."""
     values = {"provider": provider, "model": model, "team_id": team_id}
     return await fetch_all(conn, REMOVE, values, OwnPrice)
 
@@ -128,8 +138,8 @@ async def remove_price(
 def choose(
     prices: Sequence[OwnPrice], provider: str, model: str, at: datetime, team_id: UUID | None
 ) -> OwnPrice | None:
-    """The price that applies: the team's before everybody's, the exact model's before the longest
-    pattern's, and of those the last that is valid at `at`.
+    """The price that applies, or None: the team's before that of all teams, that of the exact model
+    before that of the longest pattern, and among those the latest that is valid at `at`.
     """
     fitting = [
         price
@@ -163,5 +173,5 @@ def _refuse_bad(provider: str, model: str, rates: dict[str, Decimal | None]) -> 
         if rate is not None and not (rate.is_finite() and 0 <= rate < RATE_MAX):
             raise InvalidInput(
                 f"the price of {name.replace('_', ' ')} is {rate}",
-                "give US dollars for a million tokens, from 0 up",
+                "give US dollars for a million tokens, from 0",
             )

@@ -1,9 +1,9 @@
-"""Corrections of what calls have cost, after a price became known or was changed.
+"""Corrections of what calls have cost, after a price became known or changed.
 
 In: settled calls of a span of time, and what they should have cost. Out: `adjust` entries with the
-difference; the calls' rows stay as they were charged. Invariant: the entries of a call add up to
-one cost, however often and by how many this is done at once: whoever corrects a call holds its row,
-and reads in the next statement what its entries add up to.
+difference; the calls' rows keep the cost that was charged. Invariant: the entries of a call add up
+to one cost, however many repricings run, also at once: a repricing locks the call's row and reads
+the sum of its entries in the next statement.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from db.ids import uuidv7
 from db.money.calls import Usage
 from db.pool import Connection, fetch_all, write_rows
 
-# The transaction of a batch.
+# Begins the transaction of a batch.
 CORRECTING: LiteralString = PINNED
 
 
-class Settled(NamedTuple):
-    """A settled call and what its entries add up to: a known part, and entries of unknown cost."""
+class SettledCall(NamedTuple):
+    """A settled call and the sum of its entries: the known cost, and how many costs are unknown."""
 
     call_id: UUID
     provider: str
@@ -35,7 +35,7 @@ class Settled(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Ids of calls, in the order in which they were settled."""
+    """Ids of calls in the order they were settled, and where the page ends."""
 
     call_ids: list[UUID]
     settled_at: datetime
@@ -43,7 +43,7 @@ class Page(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """`cost` is added to what a call has cost; `unknown_costs` to how many are unknown."""
+    """`cost` is added to the cost of a call, `unknown_costs` to the number of its unknown costs."""
 
     call_id: UUID
     cost: Decimal
@@ -74,8 +74,8 @@ async def page(
     model: str | None,
     most: int,
 ) -> Page | None:
-    """The next calls that were settled from `since` on (after `after_id`, if given) and before
-    `until`; None if there are none. `model` may end in `*`.
+    """The next calls settled since `since` (after `after_id`, if given) and before `until`; None if
+    there are none. `model` may end in `*`.
     """
     is_pattern = model is not None and model.endswith("*")
     values: dict[str, Any] = {
@@ -93,7 +93,7 @@ async def page(
     return Page([row["id"] for row in rows], rows[-1]["settled_at"], rows[-1]["id"])
 
 
-HOLD: LiteralString = """
+LOCK_CALLS: LiteralString = """
 select c.id
 from jobsworth.llm_calls c
 where c.id = any(%(call_ids)s)
@@ -122,16 +122,17 @@ order by c.settled_at, c.id
 """
 
 
-async def hold(conn: Connection, call_ids: Sequence[UUID]) -> tuple[int, list[Settled]]:
-    """Lock these calls and say what they have cost so far, in the caller's transaction.
+async def lock_calls(conn: Connection, call_ids: Sequence[UUID]) -> tuple[int, list[SettledCall]]:
+    """Lock these calls in the caller's transaction, and read what they have cost so far.
 
-    Returns how many could be locked: who holds another corrects it too, or settles it anew. Those
-    that were never sent have cost nothing and are left out.
+    Returns how many were locked, and the calls. A call that another transaction holds is passed
+    over: it is being repriced or settled there. A call that was never sent has no cost, is locked
+    and left out.
     """
-    held = await fetch_all(conn, HOLD, {"call_ids": list(call_ids)})
+    held = await fetch_all(conn, LOCK_CALLS, {"call_ids": list(call_ids)})
     rows = await fetch_all(conn, BOOKED, {"call_ids": [row["id"] for row in held]})
     return len(held), [
-        Settled(
+        SettledCall(
             row["call_id"],
             row["provider"],
             row["model"],
@@ -160,7 +161,7 @@ returning call_id
 
 
 async def correct(conn: Connection, corrections: Sequence[Correction]) -> int:
-    """Enter corrections of calls that this transaction holds; returns how many."""
+    """Enter corrections of calls that this transaction has locked; returns how many."""
     rows = [correction._asdict() | {"id": uuidv7()} for correction in corrections]
     return len(await write_rows(conn, CORRECT, rows, prepare=False))
 

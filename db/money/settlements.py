@@ -1,12 +1,12 @@
-"""How calls ended: each is settled once, whatever became of its job.
+"""Settling calls: each is ended once in the books, whatever became of its job.
 
-In: endings, of living attempts, of a spool, or of nobody. Out: the row of the call with what it
-took, and its `settle` in the `token_ledger` (`release` if it was provably not sent), or an `adjust`
-if the truth came later. The function behind it (migrations/schema/money/settle_calls.sql)
-also keeps the budgets' windows.
+In: how calls ended, as told by their attempts, by a spool, or found out by upkeep. Out: the row of
+the call with what it took, and a `settle` in the `token_ledger`; a `release` if it was provably
+never sent, an `adjust` if the true numbers came later. The function behind it
+(migrations/schema/money/settle_calls.sql) also keeps the windows of the budgets.
 
-Invariant: settled exactly once, lease or no lease: an answer that was paid for belongs into the
-books even if the attempt has lost its job.
+Invariant: a call is settled exactly once, and without the fence: an answer that was paid for
+belongs in the books even if its attempt has lost the job.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,14 @@ from uuid import UUID
 from db.documents import to_text
 from db.errors import InvalidInput
 from db.fence import PINNED
-from db.money.calls import CallStatus, Usage, UsageSource, checked_cost
-from db.pool import Connection, Last, fetch_last, fetch_one, table
+from db.money.amount import checked_amount
+from db.money.calls import CallStatus, Usage, UsageSource
+from db.pool import Connection, LastStatement, fetch_one, table
 
 
 class Settlement(NamedTuple):
-    """How a call ended; `usage` None: nobody knows what it took. `unsent`: provably not a byte of
-    it went out.
+    """How a call ended. `usage` None: what it took is unknown. `unsent`: provably no byte of it was
+    sent.
     """
 
     call_id: UUID
@@ -37,17 +38,17 @@ class Settlement(NamedTuple):
     unsent: bool = False
 
 
-class Settled(NamedTuple):
-    """How many calls were ended or corrected; `rooms`: budgets that got room and have waiters, for
-    `db.money.budgets.wake` after the commit.
+class SettledBatch(NamedTuple):
+    """How many calls were ended or corrected, and which budgets have more left now and jobs that
+    wait for them: hand those to `db.money.budgets.wake` after the commit.
     """
 
     calls: int
-    rooms: Sequence[UUID]
+    freed_budgets: Sequence[UUID]
 
 
-# The transaction of a batch of settlements. Nobody has reason to hold what they write; if somebody
-# does, the batch must not hold up what others paid for.
+# Begins the transaction of a batch of settlements. Nothing else has reason to lock what they write;
+# if something does, the batch must not hold up the answers of other jobs.
 SETTLING: LiteralString = PINNED + "; set local lock_timeout = '100ms'"
 
 SETTLE: LiteralString = """
@@ -55,26 +56,21 @@ select s.settled, s.rooms from jobsworth.settle_calls(%(rows)s::jsonb) s
 """
 
 
-def settles(settlements: Sequence[Settlement]) -> Last[Settled]:
-    """End calls in the books, with or without their jobs' leases; to be the last statement of its
-    transaction, which begins with `PINNED`, or with `SETTLING` where it is one of several.
+def settle_statement(settlements: Sequence[Settlement]) -> LastStatement[SettledBatch]:
+    """The statement that ends calls in the books, with or without their jobs' leases; the last of
+    its transaction, which begins with `PINNED`, or with `SETTLING` for several calls.
 
-    Each once: one that was settled before (or is not there) stays as it is, but for a true answer
-    (status ok) to one that was given up for unknown, which corrects it.
+    A call that was settled before, or is unknown, stays as it is. One exception: a true answer
+    (status ok) corrects a call that was given up as unknown.
     """
     if any(one.status is CallStatus.STARTED for one in settlements):
         raise InvalidInput("a call cannot be settled as started", "say how it ended")
-    return Last(SETTLE, {"rows": table([_row(one) for one in settlements])}, _settled)
+    return LastStatement(SETTLE, {"rows": table([_row(one) for one in settlements])}, _settled)
 
 
-async def settle_calls(conn: Connection, settlements: Sequence[Settlement]) -> Settled:
-    """`settles` inside the caller's transaction."""
-    return await fetch_last(conn, settles(settlements), prepare=True)
-
-
-def _settled(found: Sequence[tuple[Any, ...]]) -> Settled:
-    [(settled, rooms)] = found
-    return Settled(settled, rooms or ())
+def _settled(found: Sequence[tuple[Any, ...]]) -> SettledBatch:
+    [(settled, freed_budgets)] = found
+    return SettledBatch(settled, freed_budgets or ())
 
 
 def _row(one: Settlement) -> dict[str, Any]:
@@ -89,37 +85,13 @@ def _row(one: Settlement) -> dict[str, Any]:
         "reasoning_tokens": usage and usage.reasoning_tokens,
         "total_tokens": usage and usage.total_tokens,
         "usage_source": usage.source if usage else UsageSource.UNKNOWN,
-        "cost": checked_cost(one.cost),
+        "cost": checked_amount(one.cost),
         "price_version": one.price_version,
         "price": one.price,
         "latency_ms": one.latency_ms,
         "error": one.error and to_text(one.error),
         "unsent": one.unsent,
     }
-
-
-async def settle_call(
-    conn: Connection,
-    call_id: UUID,
-    *,
-    status: CallStatus,
-    usage: Usage | None,
-    cost: Decimal | None = None,
-    price_version: str | None = None,
-    latency_ms: int | None = None,
-    error: str | None = None,
-    price: Mapping[str, Any] | None = None,
-    unsent: bool = False,
-) -> bool:
-    """End a call in the books, with or without its job's lease; committed on return.
-
-    Once: False if it was settled before (or is not there), and then nothing is written. Who waits
-    for the room it made is woken by the next sweep; `settle_calls` tells for whom to look at once.
-    """
-    ended = Settlement(
-        call_id, status, usage, cost, price_version, latency_ms, error, price, unsent
-    )
-    return bool((await fetch_last(conn, settles([ended]), prepare=False)).calls)
 
 
 SETTLE_ABANDONED: LiteralString = """
@@ -141,7 +113,8 @@ with abandoned as materialized (
     'call_id', a.id, 'status', 'unknown', 'input_tokens', a.estimated_input_tokens,
     'output_tokens', a.estimated_output_tokens, 'cache_read_tokens', 0, 'cache_write_tokens', 0,
     'usage_source', 'estimated', 'cost', a.estimated_cost,
-    'error', 'nobody lived to see its answer; counted at its upper estimate')), '[]') as rows
+    'error', 'its worker ended before the answer came; counted at its upper estimate')), '[]')
+    as rows
   from abandoned a
 )
 select s.settled, s.rooms
@@ -150,11 +123,11 @@ cross join lateral jobsworth.settle_calls(e.rows) s
 """
 
 
-async def settle_abandoned(conn: Connection, most: int) -> Settled:
-    """Settle up to `most` calls whose attempt is over, as unknown at their upper estimate.
+async def settle_abandoned(conn: Connection, most: int) -> SettledBatch:
+    """Settle up to `most` calls whose attempt is over, as unknown, at their upper estimate.
 
-    Without a job, a call counts as abandoned an hour after its start.
+    A call without a job counts as abandoned an hour after its start.
     """
     row = await fetch_one(conn, SETTLE_ABANDONED, {"most": most})
     assert row is not None
-    return Settled(row["settled"], row["rooms"] or ())
+    return SettledBatch(row["settled"], row["rooms"] or ())

@@ -1,11 +1,12 @@
-"""Calls about to be sent: into the books, if limits and budgets let them.
+"""Starting calls: each is entered in the books before it is sent, if limits and budgets allow it.
 
-In: calls with their upper estimates, under their jobs' leases. Out: one `llm_calls` row for each
-and its `reserve` in the `token_ledger`, or what stands against it. The function behind it
-(migrations/schema/money/start_calls.sql) also keeps the budgets and the rate limits.
+In: calls with their upper estimates, under their jobs' leases. Out: for each call either its row in
+`llm_calls` with a `reserve` in the `token_ledger`, or the limit or budget that refuses it. The
+function behind it (migrations/schema/money/start_calls.sql) also keeps the budgets and the rate
+limits.
 
-Invariant: a call is written, and committed, before a byte of it is sent. Starting is fenced: who
-has lost the lease sends nothing.
+Invariant: a call is written and committed before a byte of it is sent. Starting is fenced: an
+attempt that has lost its lease sends nothing.
 """
 
 from collections.abc import Sequence
@@ -13,15 +14,22 @@ from decimal import Decimal
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from db.errors import Conflict, JobsworthError
+from db.errors import Conflict
 from db.fence import Lease, LeaseLost
 from db.ids import uuidv7
-from db.money.calls import Usage, checked_cost
-from db.pool import Connection, Last, fetch_last, fetch_val, table
+from db.money.amount import checked_amount
+from db.money.calls import Usage
+from db.pool import Connection, LastStatement, fetch_val, run_last, table
 
 
 class Starting(NamedTuple):
-    """A call that is about to be sent; `start_call` says what the fields are."""
+    """A call that is about to be sent. With `lease` None it belongs to no job (scope proactive).
+
+    `request_id` is new for each call; the same one again is the same call until it is settled.
+    `estimate` is an upper bound, which counts if the answer never arrives. `allow_unpriced`:
+    without an `estimated_cost` the call passes budgets of money. `exceeds`: budgets that the call
+    may exceed.
+    """
 
     lease: Lease | None
     provider: str
@@ -38,23 +46,23 @@ class Starting(NamedTuple):
     exceeds: frozenset[UUID] = frozenset()
 
 
-class Started(NamedTuple):
-    """A call that is in the books; `warned`: budgets that have just come near their end."""
+class CallStarted(NamedTuple):
+    """The call is in the books; `warned` names the budgets that have just passed `warn_at`."""
 
     call_id: UUID
     warned: Sequence[str] = ()
 
 
 class Limited(NamedTuple):
-    """A rate limit says: come again in `wait_seconds`. Nothing was written."""
+    """A rate limit refuses the call for `wait_seconds`; nothing was written."""
 
     detail: str
     wait_seconds: float
 
 
 class Short(NamedTuple):
-    """A budget has too little left. `over`: park, fail or ask. If it is park, the job is noted as
-    one that waits for room; nothing else was written.
+    """A budget has too little left. `over` is what to do then: park, fail or ask. For park, the job
+    is noted among those that wait for the budget; nothing else was written.
     """
 
     budget_id: UUID
@@ -64,62 +72,75 @@ class Short(NamedTuple):
 
 
 class Unpriced(NamedTuple):
-    """A budget counts money, and the call's price is not known. Nothing was written."""
+    """A budget of money applies and the call's price is unknown; nothing was written."""
 
     budget: str
     detail: str
 
 
-Verdict = Started | Limited | Short | Unpriced
+Verdict = CallStarted | Limited | Short | Unpriced
 
 
-class NotStarted(JobsworthError):
-    """A budget or a rate limit does not let this call out; `verdict` says which."""
+class Decided(NamedTuple):
+    """Verdicts by request id, and the ids of requests that were in the books already."""
 
-    def __init__(self, verdict: Limited | Short | Unpriced) -> None:
-        remedy = {
-            Limited: "try again later",
-            Short: "see jobsworth budget list; raise it, or wait for its next window",
-            Unpriced: "give the model a price, or set JOBSWORTH_UNKNOWN_PRICE=allow",
-        }[type(verdict)]
-        super().__init__(verdict.detail, remedy)
-        self.verdict = verdict
+    verdicts: dict[str, Verdict]
+    booked: set[str]
 
 
 START: LiteralString = """
 select s.request_id, s.verdict, s.call_id, s.budget_id, s.budget, s.over, s.detail, s.wait_seconds,
   s.warned
-from jobsworth.start_calls(%(rows)s::jsonb, %(patient)s) s
+from jobsworth.start_calls(%(rows)s::jsonb, %(waits)s) s
 """
 
 
-class Decided(NamedTuple):
-    """What was decided, by request ids, and the requests that are in the books already."""
+def start_statement(calls: Sequence[Starting], *, waits: bool = False) -> LastStatement[Decided]:
+    """The statement that writes calls which are about to be sent; the last of its transaction.
 
-    verdicts: dict[str, Verdict]
-    known: set[str]
-
-
-def starts(calls: Sequence[Starting], *, patient: bool = False) -> Last[Decided]:
-    """Write calls that are about to be sent; to be the last statement of its transaction.
-
-    Who has no verdict was not written: its lease is lost, its request is in the books, or (unless
-    `patient`, which waits) somebody holds its job right now.
+    A call missing from the verdicts was not written: its lease is lost, its request is in the
+    books, or another transaction holds its job right now. With `waits` the statement waits for that
+    one.
     """
-    return Last(START, {"rows": table([_row(one) for one in calls]), "patient": patient}, _decided)
+    rows = table([_row(one) for one in calls])
+    return LastStatement(START, {"rows": rows, "waits": waits}, _decided)
+
+
+async def start_call(conn: Connection, call: Starting) -> Verdict:
+    """Start one call, waiting while another transaction holds its job; committed on return.
+
+    Raises `LeaseLost`, `Conflict`.
+    """
+    decided = await run_last(conn, start_statement([call], waits=True), prepare=False)
+    if call.request_id in decided.verdicts:
+        return decided.verdicts[call.request_id]
+    if call.lease is not None and not decided.booked:
+        raise LeaseLost(call.lease)
+    return CallStarted(await _booked(conn, call))
+
+
+# Finds the call again when the answer to its COMMIT was lost and it is started a second time.
+BOOKED: LiteralString = """
+select c.id
+from jobsworth.llm_calls c
+where c.request_id = %(request_id)s and c.status = 'started'
+  and c.job_id is not distinct from %(job_id)s and c.lease_no is not distinct from %(lease_no)s
+"""
+
+
+async def _booked(conn: Connection, call: Starting) -> UUID:
+    call_id = await fetch_val(conn, BOOKED, _row(call))
+    if call_id is None:
+        raise Conflict(
+            f"request {call.request_id} is in the books already",
+            "give each call a request id of its own",
+        )
+    return call_id
 
 
 def _decided(found: Sequence[tuple[Any, ...]]) -> Decided:
     verdicts = {row[0]: verdict for row in found if (verdict := _verdict(*row[1:]))}
     return Decided(verdicts, {row[0] for row in found if row[1] == "known"} - verdicts.keys())
-
-
-async def start_calls(conn: Connection, calls: Sequence[Starting]) -> dict[str, Verdict]:
-    """`starts` inside the caller's transaction (`PINNED`): what was decided, by request ids.
-
-    This never waits for a job; `start_call` does, and tells what became of it.
-    """
-    return (await fetch_last(conn, starts(calls), prepare=True)).verdicts
 
 
 def _verdict(
@@ -134,7 +155,7 @@ def _verdict(
 ) -> Verdict | None:
     match verdict:
         case "started":
-            return Started(call_id, tuple(warned or ()))
+            return CallStarted(call_id, tuple(warned or ()))
         case "limit":
             return Limited(detail, wait_seconds)
         case "budget":
@@ -143,79 +164,6 @@ def _verdict(
             return Unpriced(budget, detail)
         case _:
             return None
-
-
-# The second try after a COMMIT whose answer was lost.
-BOOKED: LiteralString = """
-select c.id
-from jobsworth.llm_calls c
-where c.request_id = %(request_id)s and c.status = 'started'
-  and c.job_id is not distinct from %(job_id)s and c.lease_no is not distinct from %(lease_no)s
-"""
-
-
-async def try_start_call(conn: Connection, call: Starting) -> Verdict:
-    """Start one call, waiting for whoever holds its job; committed on return.
-
-    Raises `LeaseLost`, `Conflict`.
-    """
-    decided = await fetch_last(conn, starts([call], patient=True), prepare=False)
-    if call.request_id in decided.verdicts:
-        return decided.verdicts[call.request_id]
-    if call.lease is not None and not decided.known:
-        raise LeaseLost(call.lease)
-    call_id = await fetch_val(conn, BOOKED, _row(call))
-    if call_id is None:
-        raise Conflict(
-            f"request {call.request_id} is in the books already", "give each call an id of its own"
-        )
-    return Started(call_id)
-
-
-async def start_call(
-    conn: Connection,
-    lease: Lease | None,
-    *,
-    provider: str,
-    model: str,
-    request_id: str,
-    estimate: Usage,
-    estimated_cost: Decimal | None = None,
-    mode: str | None = None,
-    step_name: str | None = None,
-    attempt: int | None = None,
-    team_id: UUID | None = None,
-    thread_id: UUID | None = None,
-    allow_unpriced: bool = True,
-    exceeds: frozenset[UUID] = frozenset(),
-) -> UUID:
-    """Write a call that is about to be sent, with its reservations; committed on return.
-
-    `estimate` is an upper bound: it is what counts if nobody lives to see the answer. `request_id`
-    is new for each call; the same one again is the same call, as long as it is not settled. With
-    `lease` None the call belongs to no job (scope proactive). `allow_unpriced`: without an
-    `estimated_cost` it passes a budget of money. `exceeds`: budgets that it may go beyond. Raises
-    `LeaseLost`, `Conflict`, `NotStarted`.
-    """
-    call = Starting(
-        lease,
-        provider=provider,
-        model=model,
-        request_id=request_id,
-        estimate=estimate,
-        estimated_cost=estimated_cost,
-        mode=mode,
-        step_name=step_name,
-        attempt=attempt,
-        team_id=team_id,
-        thread_id=thread_id,
-        allow_unpriced=allow_unpriced,
-        exceeds=exceeds,
-    )
-    verdict = await try_start_call(conn, call)
-    if not isinstance(verdict, Started):
-        raise NotStarted(verdict)
-    return verdict.call_id
 
 
 def _row(call: Starting) -> dict[str, Any]:
@@ -235,7 +183,7 @@ def _row(call: Starting) -> dict[str, Any]:
         "request_id": call.request_id,
         "input_tokens": call.estimate.input_tokens,
         "output_tokens": call.estimate.output_tokens,
-        "cost": checked_cost(call.estimated_cost),
+        "cost": checked_amount(call.estimated_cost),
         "allow_unpriced": call.allow_unpriced,
         "exceeds": list(call.exceeds) or None,
     }

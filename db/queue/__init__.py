@@ -1,5 +1,5 @@
-"""Jobs: how they come in, are claimed, finish, move on and are recovered.
+"""Jobs: how they are enqueued, claimed, finished, promoted and rescued.
 
-Read in this order: new_job → enqueue → claim → effects → finish → promote → rescue; beside them
-jobs (what a person sees and does), queues, signals, workers, upkeep.
+Read in this order: new_job → enqueue → enqueue_many → claim → effects → finish → promote → rescue.
+Beside them: jobs (what people see and do), signals, queues, workers, upkeep.
 """

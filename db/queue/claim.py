@@ -1,10 +1,11 @@
 """Claiming: queued jobs become running ones, each under a lease of its own.
 
-In: which queues, priorities and modes a worker serves, and how many jobs it wants. Out: jobs with
-their leases, committed. Invariant: a job that comes back is ours alone, and its lane's lowest.
+In: the queues, priorities and modes that a worker serves, and how many jobs it wants. Out: jobs
+with their leases, committed. Invariant: a returned job belongs to this worker alone, and is the
+lowest open one of its lane.
 
-The statement is a function of the database, because its planner settings must come with it and one
-message is the cheapest: see migrations/schema/queue/claim.sql.
+The statement is a function of the schema (migrations/schema/queue/claim.sql): so its planner
+settings come with it, and a claim is one message.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from db.pool import Connection, fetch_rows
 
 # A named tuple, because one is made for each job: a frozen dataclass takes several times as long.
 class Claimed(NamedTuple):
-    """A job as its attempt gets it."""
+    """A job as its attempt receives it."""
 
     id: UUID
     lease_no: int
@@ -48,7 +49,9 @@ class Claimed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim brought: jobs to run, and lanes whose surplus members were put off."""
+    """What one claim took: jobs to run, lanes whose other queued jobs were set to wait, and the
+    last position looked at in each queue and priority.
+    """
 
     jobs: list[Claimed]
     deferred_lanes: list[str]
@@ -57,7 +60,6 @@ class Claim:
 
 _claim_order = attrgetter("priority", "position")
 
-# The function is in migrations/schema/queue/claim.sql, with its planner settings.
 CLAIM: LiteralString = """
 select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
   c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
@@ -78,8 +80,8 @@ async def claim(
     """Take up to `wanted` queued jobs; committed on return.
 
     `probes` are (queue, priority, position): where to look, in this order, each only beyond its
-    position. The worker's own row must exist, or nothing is claimed. Raises `Refused` with
-    SQLSTATE 23505 when two claimers met in a lane: simply try again.
+    position. Without a row of the worker in `workers`, nothing is claimed. Raises `Refused` with
+    SQLSTATE 23505 when two workers claimed from one lane at once: try again.
     """
     values = {
         "worker_id": worker_id,

@@ -1,9 +1,9 @@
 """Effects: rows that commit together with a job's transition.
 
-In: what handlers asked for during attempts that ended well (done or parked). Out: messages,
-follow-up and child jobs, approvals, artifacts, metrics and texts to embed, written by one statement
-per kind inside the finishing transaction. Each is unique by (job, effect key): the repeat of a
-replay is ignored, so each effect happens once however often its job is run.
+In: what handlers asked for in attempts that ended well (done or parked). Out: messages, follow-up
+and child jobs, approvals, artifacts, metrics and texts to embed, written by one statement per kind
+inside the finishing transaction. Each is unique by (job, effect key): a repetition by a later
+attempt is ignored, so each effect happens once, however often its job runs.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from uuid import UUID
 import orjson
 
 from db.approvals import questions
-from db.approvals.questions import Approval, Asked
+from db.approvals.questions import ApprovalEffect, JobApproval
 from db.documents import to_document
 from db.errors import InvalidInput
 from db.pool import Connection, execute, without_nulls
@@ -24,7 +24,7 @@ from db.pool import Connection, execute, without_nulls
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The job whose attempt made the effect, and what its effects inherit."""
+    """The job whose attempt made an effect, and what the effect inherits from it."""
 
     job_id: UUID
     team_id: UUID | None = None
@@ -38,8 +38,8 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """Something said in the job's thread."""
+class MessageEffect:
+    """A message in the job's thread, or in `thread_id`."""
 
     key: str
     text: str
@@ -53,11 +53,11 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class NewJob:
-    """A follow-up (same thread, same place in its lane) or a child (no lane; may be gathered).
+class JobEffect:
+    """A follow-up job (same thread, same place in its lane) or a child (no lane; may be gathered).
 
-    With a `thread_id` it belongs to that thread; with a `message_key`, the message of that key is
-    what triggered it.
+    With `thread_id` it belongs to that thread. With `message_key`, the message effect of that key
+    is its trigger. `payload` is JSON text.
     """
 
     key: str
@@ -77,8 +77,8 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """A text to embed after the job."""
+class MemoryEffect:
+    """A text to embed after the job has finished."""
 
     key: str
     text: str
@@ -88,8 +88,8 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
-    """A file the job made: its content, or where it is."""
+class ArtifactEffect:
+    """A file that the job made: its content, or its address (`uri`)."""
 
     key: str
     name: str
@@ -99,8 +99,8 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A named number, at the time it commits."""
+class MetricEffect:
+    """A named number; its time is that of the commit."""
 
     key: str
     name: str
@@ -108,23 +108,23 @@ class Metric:
 
 
 ARTIFACT_BYTES_MAX = 100 * 2**20
-# About as much content goes in one message.
-ARTIFACTS_BYTES = 8 * 2**20
+# A statement takes artifacts up to about this many bytes of content.
+STATEMENT_CONTENT_BYTES = 8 * 2**20
 NODE_BYTES_MAX = 1_000
 NODE_CHARACTERS_KEPT = 60
 
 E = TypeVar("E")
-Effect = Message | NewJob | Approval | Memory | Artifact | Metric
+Effect = MessageEffect | JobEffect | ApprovalEffect | MemoryEffect | ArtifactEffect | MetricEffect
 
 
 async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> None:
     """Insert these effects inside the caller's transaction; repeats are ignored."""
-    await _write_messages(conn, _of(effects, Message))
-    await _write_jobs(conn, _of(effects, NewJob))
-    await _write_approvals(conn, _of(effects, Approval))
-    await _write_memories(conn, _of(effects, Memory))
-    await _write_artifacts(conn, _of(effects, Artifact))
-    await _write_metrics(conn, _of(effects, Metric))
+    await _write_messages(conn, _of(effects, MessageEffect))
+    await _write_jobs(conn, _of(effects, JobEffect))
+    await _write_approvals(conn, _of(effects, ApprovalEffect))
+    await _write_memories(conn, _of(effects, MemoryEffect))
+    await _write_artifacts(conn, _of(effects, ArtifactEffect))
+    await _write_metrics(conn, _of(effects, MetricEffect))
 
 
 MESSAGES: LiteralString = """
@@ -142,7 +142,7 @@ on conflict do nothing
 """
 
 
-async def _write_messages(conn: Connection, rows: list[tuple[Origin, Message]]) -> None:
+async def _write_messages(conn: Connection, rows: list[tuple[Origin, MessageEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -189,7 +189,7 @@ from jsonb_to_recordset(%(rows)s::jsonb) as e (
 cross join lateral (
   select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
 ) p
--- A child that a branch reads, done before the cut, is not spawned again.
+-- A branch reads a child that was done before the cut, and does not spawn it again.
 where not (e.is_child and exists (
   select 1 from jobsworth.branch_reads b
   where b.job_id = e.job_id and jobsworth.inherits_child(b.job_id, e.key)))
@@ -198,7 +198,7 @@ on conflict do nothing
 """
 
 
-async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> None:
+async def _write_jobs(conn: Connection, rows: list[tuple[Origin, JobEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -230,10 +230,12 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, NewJob]]) -> No
     await execute(conn, JOBS, {"rows": _encode(documents)})
 
 
-async def _write_approvals(conn: Connection, rows: list[tuple[Origin, Approval]]) -> None:
+async def _write_approvals(conn: Connection, rows: list[tuple[Origin, ApprovalEffect]]) -> None:
     if rows:
-        asked = [Asked(o.job_id, o.team_id, o.thread_id, o.run_id, effect) for o, effect in rows]
-        await questions.write(conn, asked)
+        approvals = [
+            JobApproval(o.job_id, o.team_id, o.thread_id, o.run_id, effect) for o, effect in rows
+        ]
+        await questions.write(conn, approvals)
 
 
 MEMORIES: LiteralString = """
@@ -243,14 +245,14 @@ select e.team_id, e.thread_id, e.job_id, e.key, e.source_kind, e.source_id, e.te
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, job_id uuid, key text, source_kind text, source_id text, text text,
   metadata jsonb)
--- A replay may repeat a text that has been embedded and has left the outbox since.
+-- A later attempt may repeat a text that has been embedded and has left the outbox since.
 where not exists (
   select 1 from jobsworth.embeddings m where m.job_id = e.job_id and m.effect_key = e.key)
 on conflict do nothing
 """
 
 
-async def _write_memories(conn: Connection, rows: list[tuple[Origin, Memory]]) -> None:
+async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -281,8 +283,8 @@ on conflict do nothing
 """
 
 
-async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, Artifact]]) -> None:
-    for some in _in_messages(rows):
+async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, ArtifactEffect]]) -> None:
+    for some in _by_size(rows):
         documents = [
             {
                 "team_id": origin.team_id,
@@ -309,7 +311,7 @@ on conflict do nothing
 """
 
 
-async def _write_metrics(conn: Connection, rows: list[tuple[Origin, Metric]]) -> None:
+async def _write_metrics(conn: Connection, rows: list[tuple[Origin, MetricEffect]]) -> None:
     if not rows:
         return
     documents = [
@@ -326,15 +328,15 @@ async def _write_metrics(conn: Connection, rows: list[tuple[Origin, Metric]]) ->
     await execute(conn, METRICS, {"rows": _encode(documents)})
 
 
-def _author(origin: Origin, effect: Message) -> UUID | None:
-    """Whoever says something else than an assistant is quoted, unless it is said to an agent."""
-    speaks = effect.role == "assistant" or effect.recipient_agent_id is not None
-    return origin.agent_id if speaks else None
+def _author(origin: Origin, effect: MessageEffect) -> UUID | None:
+    """Only assistant messages, and messages to an agent, have the job's agent as author."""
+    has_author = effect.role == "assistant" or effect.recipient_agent_id is not None
+    return origin.agent_id if has_author else None
 
 
-def _node(origin: Origin, effect: NewJob) -> str | None:
-    """The same in every run that is made of the same jobs; it fits into an index, however many
-    jobs have started each other.
+def _node(origin: Origin, effect: JobEffect) -> str | None:
+    """The node of a new job: the same in every run that consists of the same jobs. It is short
+    enough for an index, however long the chain of jobs that started each other.
     """
     if origin.run_id is None:
         return None
@@ -345,13 +347,15 @@ def _node(origin: Origin, effect: NewJob) -> str | None:
     return f"{maker[:NODE_CHARACTERS_KEPT]}…{digest}/{effect.key}"
 
 
-def _in_messages(rows: list[tuple[Origin, Artifact]]) -> Iterable[list[tuple[Origin, Artifact]]]:
-    some: list[tuple[Origin, Artifact]] = []
+def _by_size(
+    rows: list[tuple[Origin, ArtifactEffect]],
+) -> Iterable[list[tuple[Origin, ArtifactEffect]]]:
+    some: list[tuple[Origin, ArtifactEffect]] = []
     size = 0
     for origin, effect in rows:
         some.append((origin, effect))
         size += len(effect.content or b"")
-        if size >= ARTIFACTS_BYTES:
+        if size >= STATEMENT_CONTENT_BYTES:
             yield some
             some, size = [], 0
     if some:
@@ -364,10 +368,10 @@ def _measured(content: bytes | None) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-# JSON knows neither infinity nor NaN: they would become null, which means at once.
+# JSON has neither infinity nor NaN: they would become null, and the job would run at once.
 def _seconds(value: float | None) -> float | None:
     if value is not None and not isfinite(value):
-        raise InvalidInput(f"a delay of {value} seconds is no time", "pass a finite number")
+        raise InvalidInput(f"a delay of {value} seconds is not finite", "pass a finite number")
     return value
 
 

@@ -1,8 +1,8 @@
-"""One job comes in, in the caller's own transaction.
+"""Enqueue one job in the caller's own transaction.
 
 In: a mode, a payload and options. Out: a row of `reactive_jobs`, queued, or waiting for its timer,
-its lane or the jobs it needs, as the database decides. It commits or vanishes with the caller's
-transaction; its id is made here, so a call repeated after a lost COMMIT answer adds nothing.
+its lane or the jobs it needs, as the database decides. It commits or rolls back with the caller's
+transaction. Its id is made here unless given.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from db.schema import DEFAULT_SCHEMA, render
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """`created` is False when an open job had the unique key already: that is `job_id` then."""
+    """`created` is False when an open job had the unique key already; `job_id` is that job then."""
 
     job_id: UUID
     created: bool
@@ -63,10 +63,11 @@ async def enqueue(
 ) -> Enqueued:
     """Enqueue a job in the transaction of `conn`, which may be any psycopg connection.
 
-    `NewJob` tells the options. Without `schema`, it is that of a connection of `db.pool`, else
-    "jobsworth". With a unique key that an open job has, that job is returned; should another
-    transaction be about to take or to free the key, this waits for its end.
-    Raises `InvalidInput` before anything is sent, else what `db.errors` says.
+    `NewJob` explains the options. `schema` defaults to that of a connection of `db.pool`, else to
+    "jobsworth". If an open job has the unique key, that job is returned. If an uncommitted
+    transaction takes or frees the key, this waits until it ends. A call that is repeated with the
+    same `id`, after the answer to its COMMIT was lost, adds nothing. Raises `InvalidInput` before
+    anything is sent, and the other errors of `db.errors`.
     """
     values = _values(NewJob(mode, payload, **options), payload_bytes_max)
     statement = render(ENQUEUE, schema_of(conn, schema))
@@ -86,7 +87,7 @@ def enqueue_sync(
     payload_bytes_max: int = PAYLOAD_BYTES_MAX,
     **options: Unpack[EnqueueOptions],
 ) -> Enqueued:
-    """`enqueue` for a plain, blocking psycopg connection."""
+    """`enqueue` on a plain, blocking psycopg connection."""
     values = _values(NewJob(mode, payload, **options), payload_bytes_max)
     statement = render(ENQUEUE, schema)
     with translated(), conn.cursor(row_factory=tuple_row) as cursor:
@@ -125,8 +126,10 @@ def _enqueued(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> Enqueue
 
 
 def schema_of(conn: psycopg.AsyncConnection[Any], schema: str | None) -> str:
+    """The schema given, else that of the connection, else the default."""
     return schema or getattr(conn, "schema", DEFAULT_SCHEMA)
 
 
 def statement_seconds_of(conn: psycopg.AsyncConnection[Any]) -> float:
+    """The connection's time limit for a statement, else the default."""
     return getattr(conn, "statement_seconds", STATEMENT_SECONDS)

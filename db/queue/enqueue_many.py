@@ -1,9 +1,9 @@
-"""Many jobs come in, by COPY, in one transaction.
+"""Enqueue many jobs by COPY, in one transaction.
 
-In: any number of new jobs, streamed in bounded blocks while the server works on the one before.
-Out: rows of `reactive_jobs`. Jobs that can neither conflict nor refer to others go straight into
-the table; from the first other one on, the next few thousand go through a temporary table, from
-which what is there already is left out.
+In: any number of new jobs, sent in bounded blocks while the server works on the block before. Out:
+rows of `reactive_jobs`. Jobs that can neither conflict with others nor come after them are copied
+straight into the table. From the first job of the other kind on, the next few thousand are staged
+in a temporary table and inserted from there, without those that exist already.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -37,23 +37,23 @@ async def enqueue_many(
 ) -> int:
     """Enqueue all of `jobs` or, if one is refused, none; returns how many were created.
 
-    Fewer than given, when an open job has a unique key (it is kept) or a given id is there already.
-    A job may come `after` others only if they come before it. The memory used does not grow with
-    the number of jobs: a generator is read while the transaction is open.
-    Raises `InvalidInput`, else what `db.errors` says.
+    A job whose unique key an open job has, or whose id exists, is left out and not counted. The
+    jobs named in a job's `after` must precede it. Memory use does not grow with the number of jobs:
+    a generator is read while the transaction is open. Raises `InvalidInput`, and the other errors
+    of `db.errors`.
     """
     target = schema_of(conn, schema)
     created = 0
     with translated(), _explained():
         async with conn.transaction():
-            for (_, staged), run in groupby(jobs, _Route()):
+            for (_, staged), part in groupby(jobs, _Route()):
                 write = _write_staged if staged else _write
-                created += await write(conn, target, run, payload_bytes_max)
+                created += await write(conn, target, part, payload_bytes_max)
     return created
 
 
 class _Route:
-    """The key of a job's run: its number, and whether it goes through the temporary table."""
+    """The key by which jobs are grouped: the group's number, and whether the group is staged."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -78,12 +78,17 @@ def _needs_staging(job: NewJob) -> bool:
     )
 
 
-COPY_JOBS: LiteralString = """
-copy jobsworth.reactive_jobs (
+# What `_row` writes, in this order.
+NEW_JOB_COLUMNS: LiteralString = """
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id)
-from stdin (format text, encoding 'UTF8')
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id
 """
+
+COPY_JOBS: LiteralString = (
+    "copy jobsworth.reactive_jobs ("
+    + NEW_JOB_COLUMNS
+    + ") from stdin (format text, encoding 'UTF8')"
+)
 
 
 async def _write(
@@ -118,13 +123,11 @@ create temporary table jobsworth_new_jobs (
 ) on commit drop
 """
 
-COPY_STAGING: LiteralString = """
-copy pg_temp.jobsworth_new_jobs (
-  id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-  delay, after)
-from stdin (format text, encoding 'UTF8')
-"""
+COPY_STAGING: LiteralString = (
+    "copy pg_temp.jobsworth_new_jobs ("
+    + NEW_JOB_COLUMNS
+    + ", delay, after) from stdin (format text, encoding 'UTF8')"
+)
 
 INSERT_STAGED: LiteralString = """
 insert into jobsworth.reactive_jobs (
@@ -159,7 +162,7 @@ async def _write_staged(
     return created
 
 
-# A job that was there already keeps the edges it has.
+# A job that existed already keeps the edges it has.
 INSERT_EDGES: LiteralString = """
 insert into jobsworth.job_edges (job_id, needs_job_id)
 select distinct j.id, need.id
@@ -170,9 +173,10 @@ where j.status = 'waiting' and j.waiting_for = 'parents' and j.created_at = now(
 on conflict do nothing
 """
 
+# `true`: wait for jobs that another transaction has locked.
 RECONSIDER_STAGED: LiteralString = """
 select jobsworth.reconsider(
-  array(select n.id from pg_temp.jobsworth_new_jobs n where n.after is not null), patient => true)
+  array(select n.id from pg_temp.jobsworth_new_jobs n where n.after is not null), true)
 """
 
 
@@ -206,7 +210,7 @@ async def _execute(
         return (await conn.execute(render(statement, schema))).rowcount
 
 
-# Each await is bounded by itself: between two of them the server is busy and the jobs are read.
+# The time of each await is bounded on its own: between them the jobs are read, which may take long.
 async def _copy(conn: psycopg.AsyncConnection[Any], statement: str, rows: Iterable[str]) -> int:
     seconds = statement_seconds_of(conn)
     async with conn.cursor() as cursor, AsyncExitStack() as started:
@@ -250,7 +254,7 @@ def _explained() -> Generator[None]:
         ) from error
 
 
-# The columns of `COPY_JOBS`, as the text format of COPY wants them.
+# `NEW_JOB_COLUMNS` in the text format of COPY.
 def _row(job: NewJob, payload_bytes_max: int) -> str:
     payload = job.payload_json(payload_bytes_max).replace("\\", "\\\\")
     key = f"{uuidv7_int():032x}" if job.id is None else job.id

@@ -1,7 +1,7 @@
 """Finishing: the transitions of ended attempts, each under its fence, many in one statement.
 
-In: how attempts ended. Out: the transitions that were really applied, and what became of the rest.
-Invariant: a transition of a lost lease writes nothing, and no row waits for another transaction.
+In: transitions. Out: those that were applied, and the state of the leases of the others. Invariant:
+a transition whose lease is lost writes nothing, and no row waits for another transaction.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from db.schema import render
 
 
 class Finish(NamedTuple):
-    """One transition, as `finish` writes it. Documents are JSON text; delays are seconds."""
+    """One transition, as `finish` writes it. `result` is JSON text."""
 
     lease: Lease
     status: str
@@ -30,14 +30,16 @@ class Finish(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A transition that was applied; `status` differs from the asked one if a cancel came first."""
+    """An applied transition. `status` differs from the requested one if a cancel came first.
+    `unblocks`: `db.queue.promote.unblock` must look at the job after the commit.
+    """
 
     id: UUID
     status: str
     unblocks: bool
 
 
-# The function, and in it the fence, is in migrations/schema/queue/finish.sql.
+# The function, which contains the fence, is in migrations/schema/queue/finish.sql.
 FINISH: LiteralString = """
 select f.n, f.status, f.unblocks
 from jobsworth.finish(%(ids)s::uuid[], %(lease_nos)s::bigint[], %(worker_ids)s::uuid[],
@@ -50,7 +52,7 @@ from jobsworth.finish(%(ids)s::uuid[], %(lease_nos)s::bigint[], %(worker_ids)s::
 async def finish(conn: Connection, finishes: Sequence[Finish]) -> list[Finished]:
     """Apply these transitions under their fences; committed on return unless in a transaction.
 
-    Returns those that were applied; `lease_states` tells what became of the others. Never waits for
+    Returns those that were applied; `lease_states` says why the others were not. Never waits for
     another transaction.
     """
     if not finishes:
@@ -65,7 +67,9 @@ async def finish(conn: Connection, finishes: Sequence[Finish]) -> list[Finished]
 
 
 def _columns(finishes: Sequence[Finish]) -> dict[str, object]:
-    """The transitions by column. (The driver's lists of UUIDs and numbers take 8 µs more a job.)"""
+    """The transitions by column. (The driver's own lists of UUIDs and numbers cost 8 µs per
+    job.)
+    """
     columns: list[tuple[Any, ...]] = list(zip(*finishes, strict=True))
     leases, statuses, waits, details, delays, faileds, results, errors = columns
     job_ids, lease_nos, worker_ids = zip(*leases, strict=True)
@@ -88,7 +92,7 @@ def _unless_all(usual: object, column: tuple[Any, ...]) -> list[Any] | None:
 
 
 def uuid_array(ids: Iterable[UUID]) -> str:
-    """A `uuid[]` as PostgreSQL reads it."""
+    """The text form of a `uuid[]`."""
     return "{" + ",".join([one.hex for one in ids]) + "}"
 
 
@@ -111,11 +115,11 @@ cross join lateral (
 
 
 async def lease_states(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, str]:
-    """What became of jobs that `finish` did not return, by id.
+    """The states of leases that `finish` did not return, by job id.
 
-    held: still ours, somebody holds the row; try again. ended: no longer running under our lease,
-    so either our own commit whose answer was lost, or a rescue. lost: another attempt has it. An id
-    that is missing was deleted.
+    held: the lease holds, and another transaction has locked the row; try again. ended: the job no
+    longer runs under this lease, because our own commit ended it (its answer was lost) or a rescue
+    did. lost: another attempt has the job. An id that is missing was deleted.
     """
     values = {
         "ids": [lease.job_id for lease in leases],

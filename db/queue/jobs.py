@@ -1,8 +1,8 @@
-"""Jobs as people and programs see them: enqueue, look, cancel, retry, and why one does not run.
+"""Jobs as people and programs use them: enqueue, list, cancel, retry, and why one does not run.
 
 In: ids, filters and options. Out: rows, counts and reasons. The status of a job changes only
-through the functions of the schema (cancel, retry) that every SQL client shares, or through a
-worker's fenced transition (`db.queue`).
+through the functions of the schema (cancel, retry), which every SQL client can call, or through a
+worker's fenced transition (`db.queue.finish`).
 """
 
 from enum import StrEnum
@@ -110,7 +110,7 @@ class Job(BaseModel):
 
 
 class Why(BaseModel):
-    """Why a job is not running (or what it does), and the one thing that would unblock it."""
+    """Why a job is not running (or what it is doing), and the one thing that would unblock it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -121,7 +121,9 @@ class Why(BaseModel):
 
 
 class Counts(BaseModel):
-    """The unfinished jobs; `oldest_queued_seconds` is how long the eldest head of a queue waits."""
+    """The unfinished jobs; `oldest_queued_seconds` is the longest wait of a job at a queue's
+    head.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -131,33 +133,36 @@ class Counts(BaseModel):
     oldest_queued_seconds: float | None
 
 
-GET_BY_ID: LiteralString = """
-select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
+JOB_COLUMNS: LiteralString = """
+  j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
   j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
   j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
   j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
-  j.lease_no, j.result,
-  j.error, j.created_at, j.started_at, j.finished_at
+  j.lease_no, j.result, j.error, j.created_at, j.started_at, j.finished_at
+"""
+
+GET_BY_ID: LiteralString = (
+    "select "
+    + JOB_COLUMNS
+    + """
 from jobsworth.reactive_jobs j
 where j.id = %(id)s
 """
+)
 
 
 async def get_by_id(conn: AsyncConnection[Any], job_id: UUID) -> Job:
-    """Raises `NotFound`."""
+    """One job. Raises `NotFound`."""
     job = await fetch_one(conn, GET_BY_ID, {"id": job_id}, Job)
     if job is None:
         raise _not_found(job_id)
     return job
 
 
-LIST_JOBS: LiteralString = """
-select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
-  j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
-  j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
-  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
-  j.lease_no, j.result,
-  j.error, j.created_at, j.started_at, j.finished_at
+LIST_JOBS: LiteralString = (
+    "select "
+    + JOB_COLUMNS
+    + """
 from jobsworth.reactive_jobs j
 where (%(status)s::jobsworth.job_status is null or j.status = %(status)s::jobsworth.job_status)
   and (%(waiting_for)s::jobsworth.wait_reason is null
@@ -169,6 +174,7 @@ where (%(status)s::jobsworth.job_status is null or j.status = %(status)s::jobswo
 order by j.id desc
 limit %(limit)s
 """
+)
 
 
 async def list_jobs(
@@ -182,9 +188,9 @@ async def list_jobs(
     limit: int = 100,
     before_id: UUID | None = None,
 ) -> list[Job]:
-    """The newest jobs that fit all filters, newest first, at most `limit` (1 to 1,000).
+    """The newest jobs that match all filters, newest first, at most `limit` (1 to 1,000).
 
-    The next page: `before_id` is the last id of this one.
+    For the next page, pass the last id of this one as `before_id`.
     """
     if not 1 <= limit <= LIMIT_MAX:
         raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
@@ -206,9 +212,9 @@ CANCEL: LiteralString = "select jobsworth.cancel(%(id)s, %(reason)s)"
 async def cancel(
     conn: AsyncConnection[Any], job_id: UUID, reason: str = "canceled by a person"
 ) -> JobStatus:
-    """Cancel a job: now, or at its next ending if it runs. Returns its status.
+    """Cancel a job: at once, or when its attempt ends if it is running. Returns its status.
 
-    That of a job that has ended already stays. Raises `NotFound`.
+    A job that has ended keeps its status. Raises `NotFound`.
     """
     return JobStatus(await fetch_val(conn, CANCEL, {"id": job_id, "reason": reason}))
 
@@ -217,7 +223,7 @@ RETRY: LiteralString = "select jobsworth.retry(%(id)s)"
 
 
 async def retry(conn: AsyncConnection[Any], job_id: UUID) -> JobStatus:
-    """Give a failed or canceled job a fresh start, or a job that waits for its time one now.
+    """Start a failed or canceled job afresh, or let a job that waits for its time run now.
 
     Returns its status. Raises `NotFound`; `Conflict` in any other state, or when another open job
     has its unique key.
@@ -239,7 +245,7 @@ select jobsworth.retry(t.id) from timed t
 async def run_now(conn: AsyncConnection[Any], job_id: UUID) -> JobStatus:
     """Let a job that waits for its time (scheduled, backing off, asleep) run now.
 
-    Returns its status. Raises `NotFound`, and `Conflict` when it does not wait for its time.
+    Returns its status. Raises `NotFound`; `Conflict` when it does not wait for its time.
     """
     status = await fetch_val(conn, RUN_NOW, {"id": job_id})
     if status is not None:
@@ -258,20 +264,20 @@ select w.status, w.reason, w.detail, w.remedy from jobsworth.why(%(id)s) w
 
 
 async def why(conn: AsyncConnection[Any], job_id: UUID) -> Why:
-    """Exactly one reason, and one remedy. Raises `NotFound`."""
+    """Why the job is not running: one reason and one remedy. Raises `NotFound`."""
     reason = await fetch_one(conn, WHY, {"id": job_id}, Why)
     if reason is None:
         raise _not_found(job_id)
     return reason
 
 
-# With stale statistics the planner may prefer to read the whole table, ended jobs and all.
+# With stale statistics the planner may prefer to read the whole table, ended jobs included.
 PIN_COUNTS: LiteralString = "select set_config('enable_seqscan', 'off', true)"
 
 COUNTS: LiteralString = """
 with recursive heads as (
-  -- The head of each queue and priority, by hops along the claim index: a probe must not read a
-  -- whole backlog to find its eldest.
+  -- The head of each queue and priority, by hops along the claim index: finding the oldest job must
+  -- not read a whole backlog.
   (select j.queue, j.priority, coalesce(j.run_at, j.created_at) as ready_at
    from jobsworth.reactive_jobs j
    where j.status = 'queued'
@@ -303,7 +309,7 @@ select
 
 
 async def counts(conn: AsyncConnection[Any]) -> Counts:
-    """How many jobs are unfinished, by status and reason; reads none that has ended."""
+    """How many jobs are unfinished, by status and reason; reads no job that has ended."""
     async with conn.transaction():
         await execute(conn, PIN_COUNTS)
         found = await fetch_one(conn, COUNTS, None, Counts)

@@ -1,7 +1,7 @@
-"""A job to be: what may be asked for, and whether it makes sense.
+"""A job to enqueue: its options and their checks.
 
-In: a mode, a payload and options, as the caller gave them. Out: a checked value. Nothing has been
-sent when a mistake is found, so the caller's transaction stays intact.
+In: a mode, a payload and options, as the caller gave them. Out: a checked value. A mistake is found
+before anything is sent, so the caller's transaction stays intact.
 """
 
 import re
@@ -15,7 +15,7 @@ from db.documents import to_payload
 from db.errors import InvalidInput
 
 PAYLOAD_BYTES_MAX = 1_048_576
-# Longer texts do not fit into the indexes.
+# The indexes cannot hold longer texts.
 TEXT_BYTES_MAX = 1_000
 DELAY_MAX = timedelta(days=36_500)
 TIMEOUT_SECONDS_MIN, TIMEOUT_SECONDS_MAX = 0.001, 1e9
@@ -28,7 +28,7 @@ _TRACE_PARENT = re.compile(
 
 
 class JobOptions(TypedDict, total=False):
-    """Options of a job, as keyword arguments; `NewJob` tells what they mean."""
+    """Options of a job, as keyword arguments; `NewJob` explains them."""
 
     queue: str
     priority: int
@@ -46,7 +46,7 @@ class JobOptions(TypedDict, total=False):
 
 
 class EnqueueOptions(JobOptions, total=False):
-    """`JobOptions`, and where the job belongs."""
+    """`JobOptions`, and what the job belongs to."""
 
     thread_id: UUID | None
     trigger_message_id: UUID | None
@@ -58,11 +58,12 @@ class EnqueueOptions(JobOptions, total=False):
 class NewJob:
     """A job to enqueue; raises `InvalidInput` when an option is not usable.
 
-    priority: 1 (urgent) to 4. run_at or delay (seconds or timedelta): not before. lane: at most one
-    job of a lane runs, in order; by default the thread, "" for none. unique_key: at most one open
-    job of a team has it. after: jobs that must be done first. holds_lane: nobody overtakes it while
-    it waits for an approval or a signal. id: your own, so that a repeated call adds nothing.
-    agent_id: the agent that the job is for.
+    priority: 1 (urgent) to 4. run_at or delay (seconds or timedelta): the earliest start. lane: its
+    jobs run one at a time, in order; by default the thread, "" for none. unique_key: at most one
+    open job of a team has it. failures_max, crashes_max: how many make it fail for good. after:
+    jobs that must be done first. holds_lane: no job of its lane overtakes it while it waits for an
+    approval or a signal. id: your own, so that a repeated call adds nothing. agent_id: the agent
+    that the job is for.
     """
 
     mode: str
@@ -95,6 +96,7 @@ class NewJob:
         return to_payload(_object(self.payload), f"the payload of a {self.mode} job", bytes_max)
 
     def delay_interval(self) -> timedelta | None:
+        """The delay as a timedelta, if one was given."""
         if self.delay is None or isinstance(self.delay, timedelta):
             return self.delay
         return timedelta(seconds=self.delay)
@@ -134,7 +136,9 @@ def _check(job: NewJob) -> None:
     if job.after:
         _check_after(job)
     if type(job.holds_lane) is not bool:
-        raise InvalidInput(f"holds_lane {job.holds_lane!r} is neither True nor False", "pass one")
+        raise InvalidInput(
+            f"holds_lane {job.holds_lane!r} is neither True nor False", "pass True or False"
+        )
 
 
 def _check_text(thing: str, value: object) -> None:
@@ -147,7 +151,9 @@ def _check_text(thing: str, value: object) -> None:
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"{thing} {value!r} is not Unicode text", "decode it rightly") from error
+        raise InvalidInput(
+            f"{thing} {value!r} is not Unicode text", "decode it with its encoding"
+        ) from error
     if size > TEXT_BYTES_MAX:
         raise InvalidInput(
             f"{thing} has {size:,} bytes; at most {TEXT_BYTES_MAX:,} are allowed",
@@ -158,7 +164,7 @@ def _check_text(thing: str, value: object) -> None:
 def _check_time(job: NewJob) -> None:
     if job.run_at is not None:
         if job.delay is not None:
-            raise InvalidInput("run_at and delay are both given", "give one of them")
+            raise InvalidInput("run_at and delay are both given", "give only one of them")
         _check_instant(job.run_at)
     if job.delay is not None:
         _check_delay(job.delay)
@@ -173,7 +179,9 @@ def _check_instant(value: object) -> None:
     try:
         value.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidInput(f"run_at {value} is out of range", "leave it out for now") from error
+        raise InvalidInput(
+            f"run_at {value} is out of range", "leave it out to run at once"
+        ) from error
 
 
 def _check_delay(value: object) -> None:
@@ -184,7 +192,8 @@ def _check_delay(value: object) -> None:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if not 0 <= seconds <= DELAY_MAX.total_seconds():
         raise InvalidInput(
-            f"delay {value} is not between 0 and {DELAY_MAX.days:,} days", "leave it out for now"
+            f"delay {value} is not between 0 and {DELAY_MAX.days:,} days",
+            "leave it out to run at once",
         )
 
 
@@ -197,7 +206,9 @@ def _check_id(thing: str, value: object) -> None:
 
 def _check_count(thing: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= COUNT_MAX:
-        raise InvalidInput(f"{thing} {value!r} is not a number from 1 on", "1 means: no second try")
+        raise InvalidInput(
+            f"{thing} {value!r} is not a whole number from 1", "1 allows no second try"
+        )
 
 
 def _check_timeout(value: object) -> None:

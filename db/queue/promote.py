@@ -1,8 +1,9 @@
-"""Moving on: what becomes of waiting jobs, and of queued ones that nobody can run.
+"""Promotion: waiting jobs whose reason is gone are queued, or wait for their next reason.
 
-In: ids of jobs that ended or parked, lanes, times. Out: jobs that are queued, or wait for their
-next reason. `unblock` and `reconsider`, functions of the schema, decide that; what is here chooses
-whom to look at, in bounded batches, and never waits for another transaction.
+In: ids of jobs that ended or parked, lanes, times. Out: promoted jobs. `unblock` and `reconsider`,
+functions of the schema, decide; the functions here choose which jobs to look at, in bounded
+batches, and never wait for another transaction. One goes the other way: `shelve_unknown` lets
+queued jobs that no worker can run wait for a handler.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ UNBLOCK: LiteralString = "select jobsworth.unblock(%(ids)s::uuid[])"
 
 
 async def unblock(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
-    """After the commit that ended or parked these jobs, move on whatever that unblocks.
+    """After the commit that ended or parked these jobs, promote what that unblocks.
 
-    Returns jobs that somebody holds and that `reconsider` must look at again.
+    Returns jobs that another transaction holds: pass them to `reconsider` later.
     """
     return list(await fetch_val(conn, UNBLOCK, {"ids": list(ids)}))
 
@@ -27,7 +28,7 @@ RECONSIDER: LiteralString = "select jobsworth.reconsider(%(ids)s::uuid[])"
 
 
 async def reconsider(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
-    """Move on those of these waiting jobs whose reason is gone; returns the held ones."""
+    """Promote those of these waiting jobs whose reason is gone; returns those that are held."""
     return list(await fetch_val(conn, RECONSIDER, {"ids": list(ids)}))
 
 
@@ -38,7 +39,7 @@ select jobsworth.reconsider(array_remove(array(
 
 
 async def promote_lanes(conn: Connection, lanes: Sequence[str]) -> list[UUID]:
-    """Look again at lanes whose members a claim put off; returns the held ones."""
+    """Look again at lanes whose jobs a claim set to wait; returns the jobs that are held."""
     return list(await fetch_val(conn, PROMOTE_LANES, {"lanes": list(set(lanes))}))
 
 
@@ -53,9 +54,9 @@ limit %(most)s
 
 
 async def promote_due(conn: Connection, most: int) -> int:
-    """Move on up to `most` jobs whose time has come, oldest first; returns how many it moved.
+    """Promote up to `most` jobs whose time has come, the longest due first; returns how many.
 
-    The others of them are held by somebody right now.
+    Jobs that another transaction holds right now are left for the next call.
     """
     due = [row["id"] for row in await fetch_all(conn, DUE, {"most": most})]
     return len(due) - len(await reconsider(conn, due)) if due else 0
@@ -72,7 +73,7 @@ limit 1
 
 
 async def next_due_seconds(conn: Connection) -> float | None:
-    """Seconds until the next timer is due (not positive: it is), or None without one."""
+    """Seconds until the next timer is due (0 or less: it is due), or None without timers."""
     return await fetch_val(conn, NEXT_DUE)
 
 
@@ -99,13 +100,13 @@ from looked
 
 
 async def sweep(conn: Connection, reason: str, after: UUID, most: int) -> UUID | None:
-    """Look again at the newest waiting jobs of one reason, and at a slice of the rest.
+    """Look again at the newest jobs that wait for this reason, and at a slice of the others.
 
-    Only for crashes and late commits: everything else is moved on by who unblocks it. Returns where
-    the next slice begins, None when the end was reached.
+    Only needed after crashes and late commits: otherwise the transaction that unblocks a job
+    promotes it. Returns the id after which the next slice begins, None when the end was reached.
     """
     if reason == "budget":
-        # A new window makes room without anybody's doing.
+        # No transaction unblocks jobs when a new window begins.
         await budgets.wake(conn)
     return await fetch_val(conn, SWEEP, {"reason": reason, "after": after, "most": most})
 
@@ -132,10 +133,10 @@ from looked
 
 
 async def sweep_runs(conn: Connection, after: UUID, most: int) -> UUID | None:
-    """Move the newest open runs, and a slice of the rest, to where their jobs would have them.
+    """Bring the status of the newest open runs, and of a slice of the others, up to their jobs.
 
-    Only for crashes, and for what somebody held. Returns where the next slice begins, None when the
-    end was reached.
+    Only needed after crashes, and for runs that were held. Returns the id after which the next
+    slice begins, None when the end was reached.
     """
     return await fetch_val(conn, SWEEP_RUNS, {"after": after, "most": most})
 
@@ -146,10 +147,10 @@ select o.closed, o.next from jobsworth.close_orphans(%(after)s::uuid, %(most)s) 
 
 
 async def close_orphans(conn: Connection, after: UUID, most: int) -> tuple[int, UUID | None]:
-    """Close what still hangs on ended jobs: the newest, and a slice of the rest.
+    """Close what is still open on ended jobs: the newest ones, and a slice of the others.
 
-    Only for crashes: `unblock`, right after the end of a job, does the same. Returns how many such
-    jobs there were, and where the next slice begins (None: the end was reached).
+    Only needed after crashes: `unblock` does the same right after a job's end. Returns how many
+    such jobs there were, and the id after which the next slice begins (None: the end was reached).
     """
     row = await fetch_one(conn, CLOSE_ORPHANS, {"after": after, "most": most})
     assert row is not None
@@ -158,8 +159,8 @@ async def close_orphans(conn: Connection, after: UUID, most: int) -> tuple[int, 
 
 SHELVE_UNKNOWN: LiteralString = """
 with first as materialized (
-  -- What nobody can run rises to the head, so a bounded look from the start finds it. No locks
-  -- yet: the claims would pass over the most urgent jobs meanwhile.
+  -- Jobs that no worker can run end up at the head, so a bounded look from the start finds them.
+  -- Nothing is locked yet: claims would skip the most urgent jobs meanwhile.
   select q.id, q.mode
   from jobsworth.reactive_jobs q
   where q.status = 'queued'
@@ -183,8 +184,8 @@ returning j.mode
 
 
 async def shelve_unknown(conn: Connection, most: int) -> list[str]:
-    """Of the first `most` queued jobs, let those that no worker knows wait for a handler.
+    """Of the first `most` queued jobs, let those whose mode no worker knows wait for a handler.
 
-    Returns their modes.
+    Returns these modes.
     """
     return sorted({row["mode"] for row in await fetch_all(conn, SHELVE_UNKNOWN, {"most": most})})

@@ -1,7 +1,7 @@
 """Queues: named streams of jobs, which can be paused.
 
-In: a name. Out: whether workers may claim from it. A queue needs no row here until somebody pauses
-it; jobs that run already go on.
+In: a name. Out: whether workers may claim from it. A queue gets its row when it is first paused.
+Running jobs are not affected.
 """
 
 from typing import Any, LiteralString
@@ -34,7 +34,7 @@ returning q.name, q.paused, q.changed_at
 
 
 async def pause(conn: AsyncConnection[Any], name: str) -> Queue:
-    """Let no job of the queue be claimed; what runs goes on. `changed_at`: paused since."""
+    """Stop claims from the queue; running jobs go on. `changed_at` is when it was first paused."""
     return await _set_paused(conn, name, paused=True)
 
 
@@ -42,7 +42,7 @@ WAKE: LiteralString = "select jobsworth.wake()"
 
 
 async def resume(conn: AsyncConnection[Any], name: str) -> Queue:
-    """Let the jobs of the queue be claimed again."""
+    """Allow claims from the queue again, and wake the workers."""
     async with conn.transaction():
         queue = await _set_paused(conn, name, paused=False)
         await execute(conn, WAKE)
@@ -57,13 +57,16 @@ order by q.name
 
 
 async def list_all(conn: AsyncConnection[Any]) -> list[Queue]:
-    """The queues that were ever paused, by name."""
+    """The queues that have ever been paused, by name."""
     return await fetch_all(conn, LIST, None, Queue)
 
 
 async def _set_paused(conn: AsyncConnection[Any], name: str, *, paused: bool) -> Queue:
     if not name.strip() or "\0" in name:
-        raise InvalidInput(f"queue {name!r} has no name", "name it; the first one is default")
+        raise InvalidInput(
+            f"{name!r} is not the name of a queue",
+            "give a name; jobs are in queue default by default",
+        )
     queue = await fetch_one(conn, SET_PAUSED, {"name": name, "paused": paused}, Queue)
     assert queue is not None, "an upsert returns its row"
     return queue

@@ -1,33 +1,34 @@
-"""Recovery: running jobs whose attempt is gone, or is to end.
+"""Rescue: running jobs whose attempt is gone, and requests to cancel those that run.
 
-In: a worker's id, and what it knows to run. Out: jobs queued again, or failed after too many
-crashes. Invariant: as everywhere, the lease that was judged is locked before it is taken away.
+In: how long a heartbeat may be missing; a worker's id and the jobs it has attempts of. Out: jobs
+queued again, or failed after too many crashes. Invariant: the lease that was judged is locked
+before it is taken back.
 """
 
 from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
+from db.fence import FENCE
 from db.pool import Connection, fetch_all
 
-RESCUE: LiteralString = """
+RESCUE: LiteralString = (
+    """
 with dead as materialized (
-  select u.id, u.lease_no, u.worker_id
+  select u.id as job_id, u.lease_no, u.worker_id
   from jobsworth.unattended(%(rescue_seconds)s) u
-), orphaned as materialized (
-  -- Lock the lease that was judged, no other: a job that another rescue gave back meanwhile may be
-  -- a living worker's by now, and a lock's recheck does not look into `workers` again. A row that
-  -- its worker is finishing right now is left to it.
-  select d.id
-  from dead d
-  cross join lateral (
-    select 1
-    from jobsworth.reactive_jobs j
-    where j.id = d.id and j.lease_no = d.lease_no and j.worker_id is not distinct from d.worker_id
-      and j.status = 'running'
-    for no key update skip locked
-  ) fence
+), locked as materialized (
+  -- Take back the lease that was judged, no other: another rescue may have given the job back
+  -- meanwhile, to a living worker, and a lock's recheck does not look into `workers` again.
+  select f.id, f.holds
+  from dead l
+  cross join lateral ("""
+    + FENCE
+    # A row that its worker is finishing right now is left to it.
+    + """ skip locked) f
   limit %(most)s
+), orphaned as materialized (
+  select k.id from locked k where k.holds
 )
 update jobsworth.reactive_jobs j
 set crashes = j.crashes + 1,
@@ -55,6 +56,7 @@ from orphaned o
 where j.id = any(array[o.id])
 returning j.id, j.status::text, j.mode, j.crashes
 """
+)
 
 
 async def rescue(
@@ -66,8 +68,10 @@ async def rescue(
     retry_max_seconds: float,
     most: int,
 ) -> list[dict[str, Any]]:
-    """Take back up to `most` running jobs whose worker is dead: queued again after the first
-    crash, with backoff from the second, failed at `crashes_max`. Returns id, status, mode, crashes.
+    """Take back up to `most` running jobs whose worker is dead.
+
+    They are queued again after the first crash, with backoff from the second, and fail at
+    `crashes_max`. Returns id, status, mode and crashes of each.
     """
     return await fetch_all(
         conn,
@@ -85,19 +89,18 @@ async def rescue(
 STRAYS: LiteralString = """
 select j.lease_no
 from jobsworth.reactive_jobs j
-where j.worker_id = %(worker_id)s and j.status = 'running' and j.id <> all(%(known)s::uuid[])
+where j.worker_id = %(worker_id)s and j.status = 'running' and j.id <> all(%(attempted)s::uuid[])
 limit %(most)s
 """
 
 
 async def find_strays(
-    conn: Connection, worker_id: UUID, known: Sequence[UUID], most: int
+    conn: Connection, worker_id: UUID, attempted: Sequence[UUID], most: int
 ) -> set[int]:
-    """The leases of up to `most` jobs that run under our name without an attempt of ours.
-
-    A claim that was not answered yet has some too.
+    """The leases of up to `most` jobs that run under this worker's id but are not among those it
+    has `attempted`. Jobs of a claim whose answer has not arrived yet are among them.
     """
-    values = {"worker_id": worker_id, "known": list(known), "most": most}
+    values = {"worker_id": worker_id, "attempted": list(attempted), "most": most}
     return {row["lease_no"] for row in await fetch_all(conn, STRAYS, values)}
 
 
@@ -118,9 +121,9 @@ returning j.id
 async def release_strays(
     conn: Connection, worker_id: UUID, lease_nos: Collection[int]
 ) -> list[UUID]:
-    """Queue again the jobs of these leases of ours.
+    """Queue again the jobs of these leases of the worker; returns their ids.
 
-    They come from a claim whose answer was lost, or from attempts that were stopped during an
+    They stem from a claim whose answer was lost, or from attempts that were stopped during an
     outage.
     """
     values = {"worker_id": worker_id, "lease_nos": list(lease_nos)}
@@ -128,20 +131,20 @@ async def release_strays(
 
 
 CANCEL_REQUESTS: LiteralString = """
--- By the primary key: the index of running jobs has a dead entry for each job that we ever ran.
+-- By the primary key: the index of running jobs has a dead entry for each job the worker ever ran.
 select j.id, j.lease_no, j.error
 from jobsworth.reactive_jobs j
-where j.id = any(%(known)s::uuid[]) and j.cancel_requested and j.status = 'running'
+where j.id = any(%(job_ids)s::uuid[]) and j.cancel_requested and j.status = 'running'
   and j.worker_id is not distinct from %(worker_id)s
 """
 
 
 async def cancel_requests(
-    conn: Connection, worker_id: UUID, known: Sequence[UUID]
+    conn: Connection, worker_id: UUID, job_ids: Sequence[UUID]
 ) -> list[dict[str, Any]]:
-    """Those of the jobs that we run which somebody wants canceled.
+    """Those of these jobs of the worker that are to be canceled.
 
     Each with its id, lease_no and error (the reason).
     """
-    values = {"worker_id": worker_id, "known": list(known)}
+    values = {"worker_id": worker_id, "job_ids": list(job_ids)}
     return await fetch_all(conn, CANCEL_REQUESTS, values)

@@ -1,7 +1,7 @@
-"""Signals: what somebody tells a job.
+"""Signals: named messages to a job.
 
-In: a job, a name and a document. Out: a letter in the job's mailbox. A job that waits for the name
-goes on in the same transaction; one that will wait for it later finds it.
+In: a job, a name and a document. Out: a signal in the job's mailbox. A job that waits for that name
+goes on in the same transaction; one that waits for it later finds it there.
 """
 
 from typing import Any, LiteralString
@@ -17,11 +17,13 @@ SEND: LiteralString = "select jobsworth.send_signal(%(job_id)s, %(name)s, %(payl
 
 
 async def send(conn: AsyncConnection[Any], job_id: UUID, name: str, payload: object = None) -> UUID:
-    """Send a signal; returns its id. `payload` is anything that is JSON.
+    """Send a signal; returns its id. `payload` is any JSON value.
 
     Waits while another transaction holds the job. Raises `NotFound`; `Conflict` if it has ended.
     """
     if not name.strip() or "\0" in name:
-        raise InvalidInput(f"signal {name!r} has no name", "use the name the job waits for")
+        raise InvalidInput(
+            f"{name!r} is not the name of a signal", "use the name the job waits for"
+        )
     document = None if payload is None else to_document(payload, f"the payload of signal {name}")
     return await fetch_val(conn, SEND, {"job_id": job_id, "name": name, "payload": document})

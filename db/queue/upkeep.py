@@ -1,8 +1,8 @@
-"""What there is to do for upkeep, in one look.
+"""Which kinds of upkeep have work to do right now.
 
-In: how old a heartbeat may be. Out: which chores have something to do right now. Invariant: one
-message that writes and locks nothing, and that finished jobs and living workers' running ones cost
-nothing, so that a worker without work may ask every other second.
+In: how old a heartbeat may be. Out: what is due, in one answer. Invariant: one statement that
+writes and locks nothing. Finished jobs and the running jobs of living workers cost it nothing, so a
+worker without work may ask every other second.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from db.pool import Connection, fetch_one
 
 
 @dataclass(frozen=True, slots=True)
-class Chores:
-    """What is to be done. `sweep` has the reasons that somebody waits for, `orphan` if
-    something open might hang on an ended job, and `run` if a run is open. `looked_seconds` is what
-    the look took the server.
+class DueWork:
+    """What upkeep has to do. `sweep` names what to look at again: the reasons that jobs wait for,
+    `orphan` if something open may hang on an ended job, and `run` if a run is open.
+    `looked_seconds` is the time the server took to find out.
     """
 
     rescue: bool
@@ -25,14 +25,14 @@ class Chores:
     looked_seconds: float
 
 
-LOOK: LiteralString = """
+DUE_WORK: LiteralString = """
 select c.rescue, c.expire, c.deployments, c.sweep, c.looked_seconds
 from jobsworth.chores(%(rescue_seconds)s) c
 """
 
 
-async def look(conn: Connection, rescue_seconds: float) -> Chores:
-    """Workers that have not beaten for `rescue_seconds` count as dead."""
-    chores = await fetch_one(conn, LOOK, {"rescue_seconds": rescue_seconds}, Chores)
-    assert chores is not None
-    return chores
+async def due_work(conn: Connection, rescue_seconds: float) -> DueWork:
+    """What is due; workers without a heartbeat for `rescue_seconds` count as dead."""
+    found = await fetch_one(conn, DUE_WORK, {"rescue_seconds": rescue_seconds}, DueWork)
+    assert found is not None
+    return found

@@ -1,7 +1,7 @@
-"""One row per living worker: who it is, what it knows, when it last beat.
+"""Workers: one row for each, with its modes, its queues and its last heartbeat.
 
-The heartbeat is the only frequent write, and the job table never sees it. A worker whose row is
-gone has been declared dead: its heartbeat then updates no row, and it must take a new id.
+The heartbeat is the only frequent write, and does not touch the job table. A worker whose row is
+gone has been declared dead: its heartbeat updates no row, and it must take a new id.
 """
 
 from typing import Any, LiteralString
@@ -42,9 +42,9 @@ on conflict (id) do nothing
 
 
 def register(conn: psycopg.Connection[Any], schema: str, values: dict[str, Any]) -> None:
-    """Announce a worker (id, host, pid, version, modes, queues, slots).
+    """Insert a worker's row; `values` are id, host, pid, version, modes, queues and slots.
 
-    On the heartbeat's thread.
+    Called on the heartbeat's thread.
     """
     conn.execute(render(REGISTER, schema), values)
 
@@ -59,7 +59,7 @@ where w.id = %(id)s
 def beat(
     conn: psycopg.Connection[Any], schema: str, worker_id: UUID, running: int, draining: bool
 ) -> bool:
-    """Say that the worker lives; False if its row is gone. On the heartbeat's thread."""
+    """Renew the worker's heartbeat; False if its row is gone. Called on the heartbeat's thread."""
     values = {"id": worker_id, "running": running, "draining": draining}
     return conn.execute(render(BEAT, schema), values).rowcount == 1
 
@@ -70,7 +70,7 @@ update jobsworth.workers w set idle = %(idle)s where w.id = %(id)s and w.idle <>
 
 
 async def set_idle(conn: Connection, worker_id: UUID, idle: bool) -> None:
-    """Ask for notifications (idle), or stop them: a busy system must not notify."""
+    """Ask for notifications (idle) or stop them: a busy system must not notify."""
     await execute(conn, SET_IDLE, {"id": worker_id, "idle": idle})
 
 
@@ -78,7 +78,9 @@ LEAVE: LiteralString = "delete from jobsworth.workers w where w.id = %(id)s"
 
 
 async def leave(conn: Connection, worker_id: UUID) -> None:
-    """The last word of a worker that stops: whatever still runs under its id is rescued at once."""
+    """Delete the row of a worker that stops; jobs that still run under its id are rescued at
+    once.
+    """
     await execute(conn, LEAVE, {"id": worker_id})
 
 
@@ -91,7 +93,7 @@ where w.beaten_at < now() - %(rescue_seconds)s * interval '1 second'
 
 
 async def bury(conn: Connection, rescue_seconds: float) -> int:
-    """Remove the rows of dead workers whose jobs have all been rescued; returns how many."""
+    """Delete the rows of dead workers whose jobs have all been rescued; returns how many."""
     return await execute(conn, BURY, {"rescue_seconds": rescue_seconds})
 
 
@@ -104,5 +106,5 @@ order by w.started_at
 
 
 async def list_workers(conn: Connection) -> list[Worker]:
-    """All workers with a row, the eldest first."""
+    """All workers with a row, the one that started first leading."""
     return await fetch_all(conn, LIVING, None, Worker)

@@ -1,12 +1,12 @@
-"""Branches: runs that go on from a step of another, with other input.
+"""Branches: runs that continue from a step of another run, with other input.
 
-In: a run, a node and a step of it, and what changes. Out: a new run that reads what was done before
-the cut and runs the rest anew; or, as a dry run, what it would read and what the rest cost the
-first time. The invariant: nothing is copied, so nothing that a branch reads is paid again, and
-nothing that it reads goes away (the other run cannot be deleted).
+In: a run, one of its nodes and steps, and changes of payloads. Out: a new run that reads what was
+done before the cut and runs the rest again; or, as a dry run, what it would read and what the rest
+cost the first time. Invariant: nothing is copied, nothing that a branch reads is paid for again,
+and nothing that it reads can be deleted.
 
-The rules are in the database (`plan_fork`, migrations/schema/runs/fork.sql), so that every
-language forks alike.
+The rules are in the database (`plan_fork`, migrations/schema/runs/fork.sql), so that every language
+forks alike.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,10 +40,11 @@ class Branch(BaseModel):
 
 
 class ForkNode(BaseModel):
-    """What a fork does about a node.
+    """What a fork does with a node (`part`).
 
-    It forks there; it runs after that; it was open elsewhere, and goes on; it is read; or it was
-    started by one that runs again, which starts it again.
+    fork: it is the node forked at. after: it comes after that one, and runs again. open: it had not
+    ended, and goes on in the branch too. read: the branch reads it. again: a job that runs again
+    starts it again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,7 +56,7 @@ class ForkNode(BaseModel):
 
 
 class ForkStep(BaseModel):
-    """A step of the forked run: will the branch read it, or run it again?"""
+    """A step of the forked run; `reused` if the branch reads it, otherwise it runs again."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +69,7 @@ class ForkStep(BaseModel):
 
 
 class ForkCall(BaseModel):
-    """A paid call of the forked run. `cost` is None where the price is unknown."""
+    """A paid call of the forked run. `cost` None: its price is unknown."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,7 +82,7 @@ class ForkCall(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Steps and calls, and what those took; `unpriced` calls are not in `cost`."""
+    """How many steps and calls, and their tokens and cost; `cost` leaves out `unpriced` calls."""
 
     steps: int
     calls: int
@@ -92,10 +93,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A fork that was made (`run_id`), or that would be.
+    """A fork: one that was made, with its `run_id`, or a planned one (None).
 
-    `reused` is what it reads; `rerun` what the rest took the first time, and so may take again.
-    `unsafe` are the steps of that rest that are unsafe to repeat, and would be.
+    `reused` sums up what it reads; `rerun` what the rest took the first time and may take again.
+    `unsafe` are the steps that would run again though they are unsafe to repeat.
     """
 
     run_id: UUID | None
@@ -127,11 +128,11 @@ async def fork(
 ) -> Fork:
     """Fork a run at a node, or at a step of it; committed on return unless in a transaction.
 
-    What the step of that node began after is read, the step and what follows run anew; a checkpoint
-    is read itself. `node` may be left out where only one has the step. `changes` are merged into
-    the payloads, by node. The run may still be running: what it has not done is done by the branch
-    as well. Waits while somebody holds one of the jobs that it reads. Raises `NotFound`,
-    `InvalidInput`, `Conflict`.
+    The branch reads what was done before the step began; the step and everything after it run
+    again. A checkpoint is read itself. `node` may be left out if only one node has the step.
+    `changes` are merged into the payloads, by node. The run may still be running: the branch does
+    its unfinished work as well. Waits while another transaction holds a job that the branch reads.
+    Raises `NotFound`, `InvalidInput`, `Conflict`.
     """
     values = {
         "run_id": run_id,
@@ -205,7 +206,7 @@ with plan as materialized (
   select p.node, p.job_id, p.part, p.cut_at
   from jobsworth.plan_fork(%(run_id)s, %(node)s, %(step)s, %(changes)s::jsonb) p
 ), paid as (
-  -- Of the jobs themselves, by the step that the answer became; then of those further back.
+  -- Calls of the jobs themselves, by the step that the answer became; then of jobs they read.
   select p.node, c.id, p.part = 'read' or exists (
       select 1 from jobsworth.steps s
       where s.job_id = c.job_id and s.name = c.step_name and s.finished_at < p.cut_at
@@ -243,31 +244,40 @@ def _share(steps: Iterable[ForkStep], calls: Iterable[ForkCall], *, reused: bool
     )
 
 
-BRANCH: LiteralString = """
-select b.run_id, b.parent_run_id, b.node, b.step_name, nullif(b.cut_at, '-infinity') as cut_at,
+BRANCH_COLUMNS: LiteralString = """
+  b.run_id, b.parent_run_id, b.node, b.step_name, nullif(b.cut_at, '-infinity') as cut_at,
   b.changes, b.created_by, b.created_at
+"""
+
+BRANCH: LiteralString = (
+    "select "
+    + BRANCH_COLUMNS
+    + """
 from jobsworth.branches b
 where b.run_id = %(run_id)s
 """
+)
 
 
 async def get_by_run(conn: Connection, run_id: UUID) -> Branch:
-    """Where a run was forked off. Raises `NotFound` if it was not."""
+    """Where a run was forked. Raises `NotFound` if it is not a branch."""
     found = await fetch_one(conn, BRANCH, {"run_id": run_id}, Branch)
     if found is None:
-        raise NotFound(f"run {run_id} is no branch of another", "list runs: jobsworth run list")
+        raise NotFound(f"run {run_id} is not a branch", "list runs: jobsworth run list")
     return found
 
 
-OF_RUN: LiteralString = """
-select b.run_id, b.parent_run_id, b.node, b.step_name, nullif(b.cut_at, '-infinity') as cut_at,
-  b.changes, b.created_by, b.created_at
+OF_RUN: LiteralString = (
+    "select "
+    + BRANCH_COLUMNS
+    + """
 from jobsworth.branches b
 where b.parent_run_id = %(run_id)s
 order by b.run_id
 """
+)
 
 
 async def list_for_run(conn: Connection, run_id: UUID) -> list[Branch]:
-    """The branches that read this run, oldest first."""
+    """The branches that were forked from this run, oldest first."""
     return await fetch_all(conn, OF_RUN, {"run_id": run_id}, Branch)

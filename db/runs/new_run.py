@@ -1,8 +1,8 @@
-"""A run to be: its nodes, and whether each makes sense.
+"""A run to start: its nodes and options, and the checks of each node.
 
 In: nodes and options, as the caller gave them. Out: checked values, as JSON for the database, which
-checks what concerns them together (unique names, unknown needs, circles), so that each language
-hears the same. Nothing has been sent when a mistake is found here.
+checks the nodes together (unique names, unknown needs, circles), so that each language gets the
+same errors. A mistake is found here before anything is sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ ON_FAILURE = ("fail", "skip", "run")
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """That a node comes after another, and what it means if that does not end well.
+    """The node that another comes after, and what happens if it fails or is canceled.
 
-    on_failure: "fail" (the node fails too), "skip" (it is left out: canceled) or "run" (it runs all
-    the same).
+    on_failure: "fail" (the later node fails too), "skip" (it is canceled) or "run" (it runs
+    anyway).
     """
 
     node: str
@@ -34,8 +34,8 @@ class After:
     def __post_init__(self) -> None:
         if self.on_failure not in ON_FAILURE:
             raise InvalidInput(
-                f"on_failure {self.on_failure!r} of {self.node!r} is not known",
-                f"it is one of {', '.join(ON_FAILURE)}",
+                f"on_failure {self.on_failure!r} of {self.node!r} is unknown",
+                f"give one of {', '.join(ON_FAILURE)}",
             )
 
 
@@ -64,7 +64,7 @@ class Node:
 
     def __post_init__(self) -> None:
         if not isinstance(cast(object, self.node), str) or not self.node.strip():
-            raise InvalidInput(f"the name {self.node!r} of a node is no text", "give it a name")
+            raise InvalidInput(f"{self.node!r} is not the name of a node", "give it a name")
         if isinstance(self.after, str):
             raise InvalidInput(
                 f"node {self.node!r} comes after {self.after!r}, which is not a list",
@@ -73,7 +73,7 @@ class Node:
         self.as_job()
 
     def as_job(self) -> NewJob:
-        """The job that it becomes, checked."""
+        """The job that the node becomes, checked."""
         return NewJob(
             self.mode,
             self.payload,
@@ -91,7 +91,7 @@ class Node:
 
 
 class RunOptions(TypedDict, total=False):
-    """What a run is for, and what it belongs to, as keyword arguments."""
+    """Options of a run, as keyword arguments: its request, and what it belongs to."""
 
     request: Mapping[str, Any] | None
     metadata: Mapping[str, Any] | None
@@ -108,8 +108,8 @@ class RunOptions(TypedDict, total=False):
 class StartOptions(RunOptions, total=False):
     """`RunOptions`, and how the run starts.
 
-    trigger_message_id and trace_parent are those of its jobs. status: "executing", or "planning",
-    which lasts until the first of its jobs has ended or parked.
+    trigger_message_id and trace_parent are given to its jobs. status: "executing", or "planning"
+    until the first of its jobs has ended or parked.
     """
 
     trigger_message_id: UUID | None
@@ -118,14 +118,14 @@ class StartOptions(RunOptions, total=False):
 
 
 def nodes_json(nodes: Sequence[Node] | str, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> str:
-    """The nodes as `start_run` takes them. Raises `InvalidInput` (a payload that does not fit)."""
+    """The nodes as JSON text for the SQL function `start_run`. Raises `InvalidInput`."""
     if isinstance(nodes, str):
         return nodes
     return orjson.dumps([_document(node, payload_bytes_max) for node in nodes]).decode()
 
 
 def object_json(value: Mapping[str, Any] | None, thing: str) -> str | None:
-    """A document of a run as JSON text. Raises `InvalidInput`."""
+    """A document of a run (`thing` names it) as JSON text, or None. Raises `InvalidInput`."""
     return None if value is None else to_payload(dict(value), thing)
 
 

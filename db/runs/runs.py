@@ -1,8 +1,8 @@
-"""Runs: one piece of agent work, made of jobs with a unique node.
+"""Runs: one piece of agent work, made of jobs that each have a unique node.
 
-In: nodes, and what the run is for; or the id of a run. Out: the run and all its jobs, in the
-caller's own transaction. A run's status follows from its jobs (`move_runs`, a function of the
-schema), or is set by hand for a run that has none. What hangs on a run is read in `db.runs.view`.
+In: nodes and options, or the id of a run. Out: the run with all its jobs, in the caller's own
+transaction. A run's status follows from its jobs (`move_runs`, a function of the schema), or is set
+by hand for a run without jobs. `db.runs.view` reads what belongs to a run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,10 +49,10 @@ __all__ = [
     "Node",
     "Run",
     "RunOptions",
+    "RunStarted",
     "RunStats",
     "RunStatus",
     "StartOptions",
-    "Started",
     "cancel",
     "count",
     "delete",
@@ -113,7 +113,7 @@ class Run(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class RunStarted:
     """`created` is False when a run had the idempotency key (or the id) already."""
 
     run_id: UUID
@@ -148,13 +148,13 @@ async def start(
     schema: str | None = None,
     payload_bytes_max: int = PAYLOAD_BYTES_MAX,
     **options: Unpack[StartOptions],
-) -> Started:
-    """Start a run of these nodes in the transaction of `conn`, any psycopg connection.
+) -> RunStarted:
+    """Start a run of these nodes in the transaction of `conn`, which may be any psycopg connection.
 
-    Nodes may be JSON text too: an array, as the SQL function `start_run` takes it.
-    All jobs and all edges, or nothing. With an idempotency key that a run of the team has already,
-    that run, as it is; a draft of that key (or `id`) is started. Raises `InvalidInput` for a node
-    that makes no sense, names that are taken twice or unknown, and a circle, which it spells out.
+    `nodes` may also be JSON text: an array as the SQL function `start_run` takes it. All jobs and
+    edges are written, or nothing. If a run of the team has the idempotency key already, that run is
+    returned unchanged; a draft with that key (or `id`) is started. Raises `InvalidInput` for an
+    invalid node, for names that are used twice or unknown, and for a circle, which it spells out.
     """
     values = _start_values(nodes, id, payload_bytes_max, options)
     statement = render(START, schema_of(conn, schema))
@@ -173,8 +173,8 @@ def start_sync(
     schema: str = DEFAULT_SCHEMA,
     payload_bytes_max: int = PAYLOAD_BYTES_MAX,
     **options: Unpack[StartOptions],
-) -> Started:
-    """`start` for a plain, blocking psycopg connection."""
+) -> RunStarted:
+    """`start` on a plain, blocking psycopg connection."""
     values = _start_values(nodes, id, payload_bytes_max, options)
     statement = render(START, schema)
     with translated(), conn.cursor(row_factory=tuple_row) as cursor:
@@ -203,10 +203,10 @@ def _values(options: RunOptions | StartOptions) -> dict[str, Any]:
     }
 
 
-def _started(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> Started:
+def _started(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> RunStarted:
     if row is None:
         raise Refused("start_run returned no row", "migrate the schema: jobsworth migrate")
-    return Started(row[0], created=row[0] == values["id"])
+    return RunStarted(row[0], created=row[0] == values["id"])
 
 
 UPSERT: LiteralString = """
@@ -224,38 +224,45 @@ select u.run_id, u.created from jobsworth.upsert_run(
 """
 
 
-async def upsert(conn: AsyncConnection[Any], **options: Unpack[RunOptions]) -> Started:
-    """The run of this idempotency key or trace id with these values: a new draft, or the one there.
+async def upsert(conn: AsyncConnection[Any], **options: Unpack[RunOptions]) -> RunStarted:
+    """Create a draft run, or change the run that has this idempotency key or trace id.
 
-    What is not given stays as it is. Raises `InvalidInput` without a key, and `Conflict` when it
-    would change a run that has ended.
+    Options that are left out stay as they are. Raises `InvalidInput` without a key; `Conflict` if
+    it would change a run that has ended.
     """
     row = await fetch_one(conn, UPSERT, _values(options))
     assert row is not None
-    return Started(row["run_id"], row["created"])
+    return RunStarted(row["run_id"], row["created"])
 
 
-GET: LiteralString = """
-select r.id, r.team_id, r.project_id, r.session_id, r.thread_id, r.agent_id, r.actor, r.trace_id,
+RUN_COLUMNS: LiteralString = """
+  r.id, r.team_id, r.project_id, r.session_id, r.thread_id, r.agent_id, r.actor, r.trace_id,
   r.idempotency_key, r.request, r.metadata, r.status, r.cancel_requested, r.result, r.error,
   r.created_at, r.started_at, r.finished_at, r.updated_at
+"""
+
+GET: LiteralString = (
+    "select "
+    + RUN_COLUMNS
+    + """
 from jobsworth.runs r
 where r.id = %(id)s
 """
+)
 
 
 async def get(conn: AsyncConnection[Any], run_id: UUID) -> Run:
-    """Raises `NotFound`."""
+    """One run. Raises `NotFound`."""
     run = await fetch_one(conn, GET, {"id": run_id}, Run)
     if run is None:
         raise _not_found(run_id)
     return run
 
 
-LIST_RUNS: LiteralString = """
-select r.id, r.team_id, r.project_id, r.session_id, r.thread_id, r.agent_id, r.actor, r.trace_id,
-  r.idempotency_key, r.request, r.metadata, r.status, r.cancel_requested, r.result, r.error,
-  r.created_at, r.started_at, r.finished_at, r.updated_at
+LIST_RUNS: LiteralString = (
+    "select "
+    + RUN_COLUMNS
+    + """
 from jobsworth.runs r
 where (%(actor)s::text is null or r.actor = %(actor)s::text)
   and (%(status)s::jobsworth.run_status is null or r.status = %(status)s::jobsworth.run_status)
@@ -267,6 +274,7 @@ where (%(actor)s::text is null or r.actor = %(actor)s::text)
 order by r.id desc
 limit %(limit)s
 """
+)
 
 
 async def list_runs(
@@ -281,9 +289,9 @@ async def list_runs(
     limit: int = 100,
     before_id: UUID | None = None,
 ) -> list[Run]:
-    """The newest runs that fit all filters, newest first, at most `limit` (1 to 1,000).
+    """The newest runs that match all filters, newest first, at most `limit` (1 to 1,000).
 
-    The next page: `before_id` is the last id of this one.
+    For the next page, pass the last id of this one as `before_id`.
     """
     if not 1 <= limit <= LIMIT_MAX:
         raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
@@ -322,7 +330,7 @@ async def count(
     team_id: UUID | None = None,
     since: AwareDatetime | None = None,
 ) -> int:
-    """How many runs fit all filters."""
+    """How many runs match all filters."""
     values = {
         "actor": actor,
         "status": status,
@@ -351,9 +359,10 @@ async def set_status(
     result: str | None = None,
     error: str | None = None,
 ) -> None:
-    """Move a run by hand; `result` is JSON text. Jobs that end later move it on by themselves.
+    """Set a run's status by hand; `result` is JSON text. Jobs that end later change it again.
 
-    Raises `NotFound`, and `InvalidInput` with the legal moves when this is none, or a job is open.
+    Raises `NotFound`; `InvalidInput`, which names the legal moves, if this is not one of them or a
+    job is open.
     """
     values = {"id": run_id, "status": status, "result": result, "error": error}
     if await execute(conn, SET_STATUS, values) == 0:
@@ -366,9 +375,9 @@ CANCEL: LiteralString = "select jobsworth.cancel_run(%(id)s, %(reason)s)"
 async def cancel(
     conn: AsyncConnection[Any], run_id: UUID, reason: str = "canceled by a person"
 ) -> RunStatus:
-    """Cancel all jobs of a run: now, or at their next ending. Returns its status.
+    """Cancel all jobs of a run: at once, or when their attempts end. Returns the run's status.
 
-    It is canceled when the last of them has ended. Raises `NotFound`.
+    The run is canceled when the last of them has ended. Raises `NotFound`.
     """
     return RunStatus(await fetch_val(conn, CANCEL, {"id": run_id, "reason": reason}))
 
@@ -377,10 +386,11 @@ RETRY: LiteralString = "select jobsworth.retry_run(%(id)s)"
 
 
 async def retry(conn: AsyncConnection[Any], run_id: UUID) -> int:
-    """Run again what failed or was canceled, and what was left out because of it.
+    """Run the failed and canceled jobs of a run again, and those that were skipped because of them.
 
-    What is done stays done, with its steps. A child runs again if its parent does. Returns how many
-    jobs those are. Raises `NotFound`; `Conflict` while a job of it is open, or if none failed.
+    Jobs that are done stay done, and steps stay recorded. A child runs again if its parent does.
+    Returns how many jobs run again. Raises `NotFound`; `Conflict` while a job of the run is open,
+    or if none failed.
     """
     return int(await fetch_val(conn, RETRY, {"id": run_id}))
 
@@ -389,10 +399,10 @@ DELETE: LiteralString = "select jobsworth.delete_run(%(id)s)"
 
 
 async def delete(conn: AsyncConnection[Any], run_id: UUID) -> None:
-    """Remove a run that has ended, whole: its jobs with their steps, artifacts and metrics.
+    """Delete a run that has ended, with its jobs and their steps, artifacts and metrics.
 
-    The ledger, messages and decisions stay. Raises `NotFound`; `Conflict` while a job of it is
-    open, or a branch reads it.
+    The ledger, messages and decisions stay. Raises `NotFound`; `Conflict` while a job of the run is
+    open, or while a branch reads it.
     """
     await execute(conn, DELETE, {"id": run_id})
 

@@ -1,7 +1,7 @@
-"""What hangs on a run: its jobs, their graph, steps, artifacts and calls, and sums over them.
+"""The rows that belong to a run: its jobs, their graph, steps, artifacts and calls, and their sums.
 
-In: a run's id. Out: rows in the order of their making. Everything is reached over the run's jobs by
-index; nothing is counted anywhere, so nothing can drift.
+In: a run's id. Out: rows, oldest first. They are found through the run's jobs, by index. No count
+is stored, so none can drift.
 """
 
 from decimal import Decimal
@@ -12,12 +12,15 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.pool import fetch_all, fetch_one, fetch_val
-from db.queue.jobs import Job
-from db.steps import artifacts, steps
+from db.queue.jobs import JOB_COLUMNS, Job
+from db.steps.artifacts import ARTIFACT_COLUMNS, Artifact
+from db.steps.steps import STEP_COLUMNS, Step
 
 
 class GraphNode(BaseModel):
-    """A job of the run. `parent_id` is the job that started it from inside, if one did."""
+    """A job of the run, with its calls. `parent_id` is the job that started it as an effect, if
+    any.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,7 +52,7 @@ class Edge(BaseModel):
 
 
 class Graph(BaseModel):
-    """The jobs of a run and what each needs."""
+    """The jobs of a run, and which jobs each comes after."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +60,7 @@ class Graph(BaseModel):
     edges: list[Edge]
 
 
-class Call(BaseModel):
+class RunCall(BaseModel):
     """One model call of the run."""
 
     model_config = ConfigDict(frozen=True)
@@ -77,8 +80,8 @@ class Call(BaseModel):
 
 
 class RunStats(BaseModel):
-    """Sums over a run. `cost` is of the calls whose cost is known; `cost_unknown_calls` are not in
-    it. `duration_seconds` goes on while the run is open; None before it has begun.
+    """Sums over a run. `cost` is the sum of the known costs; it leaves out `cost_unknown_calls`.
+    `duration_seconds` grows while the run is open; None before it has begun.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -94,7 +97,7 @@ class RunStats(BaseModel):
 
 
 class Parent(BaseModel):
-    """A job that another comes after; `name` is its node, or its id outside a run."""
+    """A job that another one comes after; `name` is its node, or its id outside a run."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -105,7 +108,7 @@ class Parent(BaseModel):
 
 
 class Metric(BaseModel):
-    """A named number, and when it was written."""
+    """A named number, and when it was committed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -117,7 +120,7 @@ class Metric(BaseModel):
 
 
 class MetricCourse(BaseModel):
-    """The numbers of one name, summed up."""
+    """The numbers of one name: how many, the last, the lowest and the highest."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -128,20 +131,19 @@ class MetricCourse(BaseModel):
     highest: float
 
 
-JOBS: LiteralString = """
-select j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
-  j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
-  j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
-  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
-  j.lease_no, j.result, j.error, j.created_at, j.started_at, j.finished_at
+JOBS: LiteralString = (
+    "select "
+    + JOB_COLUMNS
+    + """
 from jobsworth.reactive_jobs j
 where j.run_id = %(run_id)s
 order by j.id
 """
+)
 
 
 async def get_jobs(conn: AsyncConnection[Any], run_id: UUID) -> list[Job]:
-    """All jobs of a run, in the order of their making."""
+    """All jobs of a run, oldest first."""
     return await fetch_all(conn, JOBS, {"run_id": run_id}, Job)
 
 
@@ -170,40 +172,45 @@ order by e.job_id, e.needs_job_id
 
 
 async def get_graph(conn: AsyncConnection[Any], run_id: UUID) -> Graph:
-    """The jobs of a run with what each spent, and their edges."""
+    """The jobs of a run, with what each has spent, and their edges."""
     return Graph(
         nodes=await fetch_all(conn, NODES, {"run_id": run_id}, GraphNode),
         edges=await fetch_all(conn, EDGES, {"run_id": run_id}, Edge),
     )
 
 
-STEPS: LiteralString = """
-select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
-  s.finished_at, s.error, s.begun_by
+STEPS: LiteralString = (
+    "select "
+    + STEP_COLUMNS
+    + """
 from jobsworth.reactive_jobs j
 join jobsworth.steps s on s.job_id = j.id
 where j.run_id = %(run_id)s
 order by s.started_at, s.job_id, s.name
 """
+)
 
 
-async def get_steps(conn: AsyncConnection[Any], run_id: UUID) -> list[steps.Step]:
+async def get_steps(conn: AsyncConnection[Any], run_id: UUID) -> list[Step]:
     """All steps of a run's jobs in the order they began."""
-    return await fetch_all(conn, STEPS, {"run_id": run_id}, steps.Step)
+    return await fetch_all(conn, STEPS, {"run_id": run_id}, Step)
 
 
-ARTIFACTS: LiteralString = """
-select a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+ARTIFACTS: LiteralString = (
+    "select "
+    + ARTIFACT_COLUMNS
+    + """
 from jobsworth.reactive_jobs j
 join jobsworth.artifacts a on a.job_id = j.id
 where j.run_id = %(run_id)s
 order by a.id
 """
+)
 
 
-async def get_artifacts(conn: AsyncConnection[Any], run_id: UUID) -> list[artifacts.Artifact]:
+async def get_artifacts(conn: AsyncConnection[Any], run_id: UUID) -> list[Artifact]:
     """All files of a run's jobs, with type, size and SHA-256, without their content."""
-    return await fetch_all(conn, ARTIFACTS, {"run_id": run_id}, artifacts.Artifact)
+    return await fetch_all(conn, ARTIFACTS, {"run_id": run_id}, Artifact)
 
 
 CALLS: LiteralString = """
@@ -216,9 +223,9 @@ order by l.id
 """
 
 
-async def get_calls(conn: AsyncConnection[Any], run_id: UUID) -> list[Call]:
+async def get_calls(conn: AsyncConnection[Any], run_id: UUID) -> list[RunCall]:
     """All model calls of a run's jobs in the order they were sent."""
-    return await fetch_all(conn, CALLS, {"run_id": run_id}, Call)
+    return await fetch_all(conn, CALLS, {"run_id": run_id}, RunCall)
 
 
 STATS: LiteralString = """
@@ -227,7 +234,7 @@ with jobs as materialized (
   from jobsworth.reactive_jobs j
   where j.run_id = %(run_id)s
 ), spent as (
-  -- From each job by index: a hash join would read all calls there are.
+  -- From each job by index: a hash join would read the whole table of calls.
   select count(*) as calls, count(*) filter (where c.settled_at is null) as open_calls,
     coalesce(sum(c.input_tokens), 0)::bigint as input_tokens,
     coalesce(sum(c.output_tokens), 0)::bigint as output_tokens,
@@ -253,7 +260,7 @@ from spent s
 
 
 async def stats(conn: AsyncConnection[Any], run_id: UUID) -> RunStats:
-    """What a run did and cost; reads only its own jobs and calls."""
+    """The sums of a run; reads only its own jobs and calls."""
     found = await fetch_one(conn, STATS, {"run_id": run_id}, RunStats)
     assert found is not None
     return found
@@ -275,7 +282,7 @@ order by p.id
 
 
 async def parents(conn: AsyncConnection[Any], job_id: UUID) -> list[Parent]:
-    """The jobs that this one comes after, and how they ended."""
+    """The jobs that this job comes after, and how they ended."""
     return await fetch_all(conn, PARENTS, {"job_id": job_id}, Parent)
 
 
@@ -288,23 +295,31 @@ where j.run_id = %(run_id)s and j.finished_at is null and j.status::text = 'runn
 
 
 async def last_beat(conn: AsyncConnection[Any], run_id: UUID) -> AwareDatetime | None:
-    """The newest heartbeat of the workers that run its jobs now; None if none is running."""
+    """The newest heartbeat of the workers that are running its jobs; None if no job is running."""
     return await fetch_val(conn, LAST_BEAT, {"run_id": run_id})
 
 
-METRICS: LiteralString = """
-select m.job_id, m.run_id, m.name, m.value, m.at
+METRIC_COLUMNS: LiteralString = "m.job_id, m.run_id, m.name, m.value, m.at"
+
+METRICS: LiteralString = (
+    "select "
+    + METRIC_COLUMNS
+    + """
 from jobsworth.run_metrics m
 where m.run_id = %(run_id)s and (%(name)s::text is null or m.name = %(name)s::text)
 order by m.name, m.at, m.id
 """
+)
 
-METRICS_OF_JOB: LiteralString = """
-select m.job_id, m.run_id, m.name, m.value, m.at
+METRICS_OF_JOB: LiteralString = (
+    "select "
+    + METRIC_COLUMNS
+    + """
 from jobsworth.run_metrics m
 where m.job_id = %(job_id)s and (%(name)s::text is null or m.name = %(name)s::text)
 order by m.name, m.at, m.id
 """
+)
 
 
 async def metrics(
@@ -314,7 +329,7 @@ async def metrics(
     job_id: UUID | None = None,
     name: str | None = None,
 ) -> list[Metric]:
-    """The numbers of a run, or of a job, by name and time."""
+    """The metrics of a run, or of a job if `job_id` is given, by name and time."""
     if job_id is not None:
         return await fetch_all(conn, METRICS_OF_JOB, {"job_id": job_id, "name": name}, Metric)
     return await fetch_all(conn, METRICS, {"run_id": run_id, "name": name}, Metric)
@@ -331,5 +346,5 @@ order by m.name
 
 
 async def courses(conn: AsyncConnection[Any], run_id: UUID) -> list[MetricCourse]:
-    """What became of each number of a run."""
+    """A summary of each metric of a run, by name."""
     return await fetch_all(conn, COURSES, {"run_id": run_id}, MetricCourse)

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL server, for a machine that has none.
+"""The embedded PostgreSQL server, for a machine without one.
 
-embedded → cluster → file_lock, account.
+Read in this order: embedded → cluster → account → file_lock.
 """

@@ -1,7 +1,7 @@
-"""As whom the embedded server runs, since PostgreSQL refuses to run as root.
+"""The account that the embedded server runs as, since PostgreSQL refuses to run as root.
 
-In: the directory of the server's data. Out: the account to run as, or None for the own one; ways
-opened for that account.
+In: the directory of the server's data. Out: the account to run as, or None for the current one;
+directories that this account may reach.
 
 Invariant: nothing changes for an ordinary user. For root, directories gain at most the right of
 others to pass through (`o+x`), and the server's programs the right to be read.
@@ -18,23 +18,23 @@ from pathlib import Path
 
 SYSTEM_USER = "pgserver"
 
-# An account other than root, whatever its rights elsewhere: the data's owner, else a system user.
+# An account other than root: the owner of the data, else a system user.
 Account = pwd.struct_passwd
 
 
 class NoAccountError(Exception):
-    """Root has no other account to run the server as, and cannot make one."""
+    """There is no account other than root to run the server as, and none can be made."""
 
 
 def server_account(data: Path) -> Account | None:
-    """None: run as who we are. Raises `NoAccountError`."""
+    """The account to run the server as; None: the current one. Raises `NoAccountError`."""
     if os.geteuid() != 0:
         return None
     return _owner(data) or _find(SYSTEM_USER) or _made(SYSTEM_USER)
 
 
 def let_pass(directory: Path) -> None:
-    """Let every account reach `directory` (not list it)."""
+    """Let every account pass through `directory` and its parents, without listing them."""
     for step in (directory, *directory.parents):
         mode = stat.S_IMODE(step.stat().st_mode)
         if not mode & stat.S_IXOTH:
@@ -42,7 +42,7 @@ def let_pass(directory: Path) -> None:
 
 
 def let_read(tree: Path) -> None:
-    """Let every account read and run what is in `tree`."""
+    """Let every account read and execute what is in `tree`."""
     for path in (tree, *tree.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
         wanted = mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
@@ -73,7 +73,7 @@ def _made(name: str) -> Account:
         raise NoAccountError(f"there is no system user {name} and no program useradd to make one")
     command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    # Looked up whatever useradd says: another process may have made it meanwhile.
+    # Looked up even if useradd failed: another process may have made it meanwhile.
     if (account := _find(name)) is None:
         raise NoAccountError(f"system user {name} cannot be made: {done.stderr.strip()}")
     return account

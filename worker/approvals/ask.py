@@ -14,9 +14,10 @@ from uuid import UUID
 
 from db.approvals import approvals, consumption
 from db.approvals.approvals import REJECT
-from db.approvals.questions import Approval, check_question, shown_hash
+from db.approvals.questions import ApprovalEffect, check_question, shown_hash
 from db.documents import to_document, to_text
 from db.errors import InvalidInput
+from db.fence import hold
 from db.steps import steps as stored
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.outcomes import Fail
@@ -71,7 +72,7 @@ async def ask(
     """The decision; parks if there is none yet."""
     choices = tuple(options) if REJECT in options else (*options, REJECT)
     check_question(proposal, choices, deadline_seconds, on_timeout, votes)
-    question = Approval(
+    question = ApprovalEffect(
         key=state.key("approval", name),
         proposal_text=to_text(proposal),
         options=choices,
@@ -120,7 +121,7 @@ async def approved_step(
     return await steps.run(state, name, fn, approved_args, approved_kwargs, effect=effect)
 
 
-def _replayed(state: AttemptState, question: Approval, output: Any) -> Decision:
+def _replayed(state: AttemptState, question: ApprovalEffect, output: Any) -> Decision:
     """The decision that an earlier attempt consumed, if the question is still the same."""
     if output["asked_hash"] != question.shown_hash:
         raise _changed(state, question)
@@ -134,7 +135,7 @@ def _replayed(state: AttemptState, question: Approval, output: Any) -> Decision:
     )
 
 
-async def _decided(state: AttemptState, question: Approval) -> Decision | None:
+async def _decided(state: AttemptState, question: ApprovalEffect) -> Decision | None:
     """The decision about exactly this question, a yes consumed; None while there is none.
 
     A yes that is for a named step is left to that step.
@@ -157,10 +158,10 @@ async def _decided(state: AttemptState, question: Approval) -> Decision | None:
     return _decision(asked)
 
 
-async def _consume(state: AttemptState, question: Approval) -> Decision | None:
+async def _consume(state: AttemptState, question: ApprovalEffect) -> Decision | None:
     """Consume the yes for the question's own step; a no that came meanwhile is the decision."""
     async with state.tools.database.transaction() as connection:
-        await stored.hold(connection, state.lease)
+        await hold(connection, state.lease)
         asked = await approvals.get_by_effect(connection, state.job.id, question.key)
         if asked is None or asked.answers != question.shown_hash or not _is_final(asked):
             return None
@@ -193,7 +194,7 @@ def _decision(asked: approvals.Approval) -> Decision:
     return Decision(asked.approved, option, asked.comment, asked.decided_by, shown, asked.id)
 
 
-def _document(decision: Decision, question: Approval) -> dict[str, Any]:
+def _document(decision: Decision, question: ApprovalEffect) -> dict[str, Any]:
     return {
         "approved": decision.approved,
         "option": decision.option,
@@ -231,7 +232,7 @@ def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def _changed(state: AttemptState, question: Approval) -> InvalidInput:
+def _changed(state: AttemptState, question: ApprovalEffect) -> InvalidInput:
     return InvalidInput(
         f"{question.key} of job {state.job.id} was approved and used; now it asks something else",
         "give the new question a name of its own, or keep what it shows in a step",

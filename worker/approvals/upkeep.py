@@ -4,7 +4,7 @@ from functools import partial
 
 from db.approvals import approvals
 from db.pool import Database
-from db.queue.upkeep import Chores
+from db.queue.upkeep import DueWork
 from worker import events
 from worker.daemon.upkeep import Chore
 from worker.log import get_logger
@@ -22,7 +22,7 @@ def chores(database: Database, wakes: Wakes) -> list[Chore]:
     ]
 
 
-async def _expire(database: Database, _: Chores) -> bool:
+async def _expire(database: Database, _: DueWork) -> bool:
     async with database.connection() as connection:
         expired = await approvals.expire(connection, EXPIRE_BATCH)
     if expired:

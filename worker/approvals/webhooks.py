@@ -20,7 +20,7 @@ import anyio
 import orjson
 
 from db.approvals import webhooks
-from db.approvals.webhooks import Due
+from db.approvals.webhooks import DueDelivery
 from db.errors import InvalidInput, JobsworthError
 from db.pool import Database
 from worker import events
@@ -129,7 +129,7 @@ class _Answer(NamedTuple):
 async def _deliver(
     database: Database,
     client: "httpx.AsyncClient",
-    due: Due,
+    due: DueDelivery,
     *,
     secret: str,
     hosts: Collection[str],
@@ -154,7 +154,7 @@ async def _deliver(
 
 
 async def _send(
-    client: "httpx.AsyncClient", due: Due, secret: str, hosts: Collection[str]
+    client: "httpx.AsyncClient", due: DueDelivery, secret: str, hosts: Collection[str]
 ) -> _Answer:
     import httpx
 

@@ -18,7 +18,7 @@ import anyio
 from db.errors import JobsworthError
 from db.pool import Database
 from db.queue import upkeep
-from db.queue.upkeep import Chores
+from db.queue.upkeep import DueWork
 from worker import events
 from worker.log import get_logger
 from worker.queue.wake import Wake
@@ -61,8 +61,8 @@ class Chore:
     """Work that is done when the common look says that it is due; returns whether jobs moved on."""
 
     name: str
-    is_due: Callable[[Chores], bool]
-    work: Callable[[Chores], Awaitable[bool]]
+    is_due: Callable[[DueWork], bool]
+    work: Callable[[DueWork], Awaitable[bool]]
     wakes: Wake | None = None
 
 
@@ -101,7 +101,7 @@ def chores_part(database: Database, rescue_seconds: float, chores: Sequence[Chor
 
     async def work() -> Did:
         async with database.connection() as connection:
-            found = await upkeep.look(connection, rescue_seconds)
+            found = await upkeep.due_work(connection, rescue_seconds)
         for chore in chores:
             if chore.is_due(found):
                 await _do(chore, found)
@@ -110,7 +110,7 @@ def chores_part(database: Database, rescue_seconds: float, chores: Sequence[Chor
     return Part("chores", CHORES_PERIOD_SECONDS, work)
 
 
-async def _do(chore: Chore, found: Chores) -> None:
+async def _do(chore: Chore, found: DueWork) -> None:
     try:
         moved = await chore.work(found)
     except JobsworthError as error:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from db.pool import Database
-from db.queue.upkeep import Chores
+from db.queue.upkeep import DueWork
 from worker.daemon.upkeep import Chore, Did, Part
 from worker.deployments.record import close_abandoned, close_idle
 from worker.queue.wake import Wakes
@@ -27,5 +27,5 @@ async def _free_environments(database: Database) -> Did:
     return Did(moved=bool(await close_idle(database)))
 
 
-async def _close_abandoned(database: Database, _: Chores) -> bool:
+async def _close_abandoned(database: Database, _: DueWork) -> bool:
     return bool(await close_abandoned(database))

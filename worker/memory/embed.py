@@ -18,7 +18,7 @@ import anyio
 
 from db.errors import DatabaseError, JobsworthError
 from db.memory import memories
-from db.memory.memories import Due
+from db.memory.memories import DueText
 from db.pool import Database, bounded
 from worker import events
 from worker.log import get_logger
@@ -105,8 +105,8 @@ class _Vectors:
     """The vectors of leased texts, the refused texts, and those left over after a failure."""
 
     made: dict[UUID, list[float]] = field(default_factory=dict[UUID, list[float]])
-    refused: dict[Due, str] = field(default_factory=dict[Due, str])
-    untried: list[Due] = field(default_factory=list[Due])
+    refused: dict[DueText, str] = field(default_factory=dict[DueText, str])
+    untried: list[DueText] = field(default_factory=list[DueText])
     failure: Exception | None = None
 
 
@@ -142,7 +142,7 @@ async def embed_due(
     return Round(len(due), written, vectors.failure)
 
 
-async def _vectors(embedder: Embedder, due: Sequence[Due]) -> _Vectors:
+async def _vectors(embedder: Embedder, due: Sequence[DueText]) -> _Vectors:
     result = _Vectors()
     parts = list(_parts(due))
     while parts:
@@ -169,7 +169,7 @@ async def _vectors(embedder: Embedder, due: Sequence[Due]) -> _Vectors:
     return result
 
 
-def _parts(due: Sequence[Due]) -> Iterator[list[Due]]:
+def _parts(due: Sequence[DueText]) -> Iterator[list[DueText]]:
     """The texts to send together; the last part is sent first."""
     suspects = [text for text in due if text.tries > TRIES_TOGETHER_MAX]
     # In a new order each time: the texts before the refused one get through.
@@ -212,7 +212,7 @@ async def _put_off(database: Database, vectors: _Vectors, retry_base_seconds: fl
             await memories.postponed(connection, delays, _reason(vectors.failure))
 
 
-async def _release(database: Database, due: Sequence[Due]) -> None:
+async def _release(database: Database, due: Sequence[DueText]) -> None:
     """End the lease of an interrupted round early, so that the next one need not wait for it."""
     try:
         async with bounded(RELEASE_SECONDS), database.connection() as connection:

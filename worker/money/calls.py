@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import anyio
 
 from db.money.calls import Answer, Usage, UsageSource
-from db.money.starts import Limited, Short, Started, Starting, Unpriced
+from db.money.starts import CallStarted, Limited, Short, Starting, Unpriced
 from worker import crash_points, events
 from worker.approvals import ask
 from worker.attempt_state import AttemptState, RecordedStep
@@ -118,7 +118,7 @@ async def _book(
     sleeps = 0
     while True:
         match await state.write(START, call):
-            case Started(call_id, warned):
+            case CallStarted(call_id, warned):
                 for budget in warned:
                     log.warning(events.BUDGET_WARNED, budget=budget)
                 crash_points.reach("call.after_row")

@@ -21,7 +21,7 @@ from db.fence import PINNED
 from db.money import settlements, starts
 from db.money.settlements import SETTLING, Settlement
 from db.money.starts import Starting, Verdict
-from db.pool import Connection, Database, Last, bounded, commit_with
+from db.pool import Connection, Database, LastStatement, bounded, commit_with
 from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
 from worker import events
@@ -49,7 +49,7 @@ class WriteKind(NamedTuple, Generic[T, R]):
     """
 
     together: Callable[
-        [Connection, Sequence[T]], Awaitable[Mapping[int, R] | Last[Mapping[int, R]]]
+        [Connection, Sequence[T]], Awaitable[Mapping[int, R] | LastStatement[Mapping[int, R]]]
     ]
     alone: Callable[[Database, T], Awaitable[R]]
     order: int = 0
@@ -98,10 +98,10 @@ class GroupCommit:
                 self._database.transaction(SETTLING) as connection,
             ):
                 written: dict[WriteKind[Any, Any], Mapping[int, Any]] = {}
-                with_commit: dict[WriteKind[Any, Any], Last[Mapping[int, Any]]] = {}
+                with_commit: dict[WriteKind[Any, Any], LastStatement[Mapping[int, Any]]] = {}
                 for kind, items in sorted(batch.items.items(), key=lambda pair: pair[0].order):
                     answers = await kind.together(connection, items)
-                    if isinstance(answers, Last):
+                    if isinstance(answers, LastStatement):
                         with_commit[kind] = answers
                     else:
                         written[kind] = answers
@@ -145,8 +145,10 @@ class Booked(NamedTuple):
     freed: Sequence[UUID] = ()
 
 
-async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapping[int, Verdict]]:
-    last = starts.starts(calls)
+async def _start_together(
+    _: Connection, calls: Sequence[Starting]
+) -> LastStatement[Mapping[int, Verdict]]:
+    last = starts.start_statement(calls)
 
     def by_position(found: Found) -> Mapping[int, Verdict]:
         verdicts = last.read(found).verdicts
@@ -154,13 +156,13 @@ async def _start_together(_: Connection, calls: Sequence[Starting]) -> Last[Mapp
             n: verdicts[one.request_id] for n, one in enumerate(calls) if one.request_id in verdicts
         }
 
-    return Last(last.query, last.params, by_position)
+    return LastStatement(last.query, last.params, by_position)
 
 
 async def _start_alone(database: Database, call: Starting) -> Verdict:
     # One statement is a transaction; it holds its locks for no round trip.
     async with database.connection() as connection:
-        return await starts.try_start_call(connection, call)
+        return await starts.start_call(connection, call)
 
 
 async def _record_together(connection: Connection, ran: Sequence[Record]) -> dict[int, Any]:
@@ -177,27 +179,27 @@ async def _record_alone(database: Database, ran: Record) -> Any:
 
 async def _settle_together(
     connection: Connection, paid: Sequence[Paid]
-) -> Last[Mapping[int, Booked]]:
+) -> LastStatement[Mapping[int, Booked]]:
     answers = [answer for _, answer in paid if answer]
     recorded = await steps.keep_answers(connection, answers) if answers else {}
-    last = settlements.settles([settlement for settlement, _ in paid])
+    last = settlements.settle_statement([settlement for settlement, _ in paid])
 
     def by_position(found: Found) -> Mapping[int, Booked]:
-        freed = last.read(found).rooms
+        freed = last.read(found).freed_budgets
         return {
             n: Booked(recorded[answer.job_id, answer.name] if answer else None, () if n else freed)
             for n, (_, answer) in enumerate(paid)
         }
 
-    return Last(last.query, last.params, by_position)
+    return LastStatement(last.query, last.params, by_position)
 
 
 async def _settle_alone(database: Database, paid: Paid) -> Booked:
     settlement, answer = paid
     async with bounded(SETTLE_SECONDS), database.transaction(PINNED) as connection:
         stands = answer and await steps.keep_answer(connection, **answer._asdict())
-        [settled] = await commit_with(connection, [settlements.settles([settlement])])
-        return Booked(stands, settled.rooms)
+        [settled] = await commit_with(connection, [settlements.settle_statement([settlement])])
+        return Booked(stands, settled.freed_budgets)
 
 
 RECORD = WriteKind(_record_together, _record_alone, order=1)
@@ -207,4 +209,4 @@ SETTLE = WriteKind(_settle_together, _settle_alone, order=2)
 """Settles calls, each in one commit with its answer; answers with the answers that count."""
 
 START = WriteKind(_start_together, _start_alone, order=3)
-"""Books calls about to be sent; answers with the verdicts. Raises as `starts.try_start_call`."""
+"""Books calls about to be sent; answers with the verdicts. Raises as `starts.start_call`."""

@@ -17,7 +17,8 @@ from uuid import UUID
 from db.documents import to_document
 from db.errors import InvalidInput, JobsworthError
 from db.money import budgets, limits
-from db.money.calls import Answer, CallStatus, Usage, checked_cost
+from db.money.amount import checked_amount
+from db.money.calls import Answer, CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Starting
 from db.steps.steps import PaidAnswer
@@ -69,7 +70,7 @@ class PaidCall:
         took_seconds = time.monotonic() - self._began
         kept, unusable = None, None
         try:
-            checked_cost(answer.cost)
+            checked_amount(answer.cost)
         except InvalidInput as error:
             answer, unusable = replace(answer, cost=None), error
         try:

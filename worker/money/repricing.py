@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from db.money import repricing
-from db.money.repricing import Correction, Settled
+from db.money.repricing import Correction, SettledCall
 from db.pool import Connection, begun
 from worker.money.pricing import Pricing
 
@@ -61,7 +61,7 @@ async def reprice(
         most=PAGE_CALLS,
     ):
         async with begun(connection, repricing.CORRECTING):
-            held, calls = await repricing.hold(connection, page.call_ids)
+            held, calls = await repricing.lock_calls(connection, page.call_ids)
             corrections = [each for call in calls if (each := _correct(call, pricing, done))]
             if corrections and not dry_run:
                 await repricing.correct(connection, corrections)
@@ -71,7 +71,7 @@ async def reprice(
     return done
 
 
-def _correct(call: Settled, pricing: Pricing, done: Repriced) -> Correction | None:
+def _correct(call: SettledCall, pricing: Pricing, done: Repriced) -> Correction | None:
     correction = correction_of(call, pricing)
     if correction is None:
         done.unknown += call.unknown_costs > 0
@@ -83,7 +83,7 @@ def _correct(call: Settled, pricing: Pricing, done: Repriced) -> Correction | No
     return correction
 
 
-def correction_of(call: Settled, pricing: Pricing) -> Correction | None:
+def correction_of(call: SettledCall, pricing: Pricing) -> Correction | None:
     """What to add to a call's cost; None if it is right, or its cost is still unknown."""
     if call.usage is None:
         return None

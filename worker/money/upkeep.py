@@ -47,8 +47,8 @@ async def _settle_abandoned(database: Database) -> Did:
     """Close the open calls of attempts that are over, at their estimates."""
     async with database.connection() as connection:
         settled = await settlements.settle_abandoned(connection, ABANDONED_BATCH)
-        if settled.rooms:
-            await budgets.wake(connection, settled.rooms)
+        if settled.freed_budgets:
+            await budgets.wake(connection, settled.freed_budgets)
     if settled.calls:
         log.warning(events.CALLS_ABANDONED, calls=settled.calls)
     return Did()

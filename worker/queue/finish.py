@@ -21,7 +21,7 @@ from db.fence import PINNED
 from db.pool import Connection, Database, bounded
 from db.queue import effects, finish
 from db.queue.claim import Claimed
-from db.queue.effects import Effect, Memory, NewJob, Origin
+from db.queue.effects import Effect, JobEffect, MemoryEffect, Origin
 from db.queue.finish import Finish, Finished, lease_states
 from worker import crash_points, events
 from worker.log import get_logger
@@ -196,14 +196,14 @@ def origin_of(job: Claimed) -> Origin:
 
 def _with_parents(applied: list[Finished], made: list[tuple[Origin, Effect]]) -> list[Finished]:
     """The finished jobs; those that have just spawned children must be looked at as well."""
-    parents = {o.job_id for o, e in made if isinstance(e, NewJob) and e.is_child}
+    parents = {o.job_id for o, e in made if isinstance(e, JobEffect) and e.is_child}
     if not parents:
         return applied
     return [one._replace(unblocks=one.unblocks or one.id in parents) for one in applied]
 
 
 def _has_memory(made: list[tuple[Origin, Effect]]) -> bool:
-    return any(isinstance(effect, Memory) for _, effect in made)
+    return any(isinstance(effect, MemoryEffect) for _, effect in made)
 
 
 def _blame(ending: EndedAttempt, error: Exception) -> EndedAttempt:

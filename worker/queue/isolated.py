@@ -201,7 +201,7 @@ class _NoTools:
 
 def _plain(effect: effects.Effect) -> dict[str, Any]:
     values = dataclasses.asdict(effect)
-    if isinstance(effect, effects.Artifact) and effect.content is not None:
+    if isinstance(effect, effects.ArtifactEffect) and effect.content is not None:
         values["content"] = effect.content.hex()
     return values
 
@@ -209,12 +209,17 @@ def _plain(effect: effects.Effect) -> dict[str, Any]:
 def _effect(values: dict[str, Any]) -> effects.Effect:
     kinds: dict[str, Any] = {
         kind.__name__: kind
-        for kind in (effects.Message, effects.NewJob, effects.Memory, effects.Artifact)
+        for kind in (
+            effects.MessageEffect,
+            effects.JobEffect,
+            effects.MemoryEffect,
+            effects.ArtifactEffect,
+        )
     }
     kind = kinds[values.pop("kind")]
-    if kind is effects.Artifact and values["content"] is not None:
+    if kind is effects.ArtifactEffect and values["content"] is not None:
         values["content"] = bytes.fromhex(values["content"])
-    if kind is effects.Message and values["thread_id"] is not None:
+    if kind is effects.MessageEffect and values["thread_id"] is not None:
         values["thread_id"] = UUID(values["thread_id"])
     return kind(**values)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from db.pool import Database
 from db.queue import promote, rescue, workers
-from db.queue.upkeep import Chores
+from db.queue.upkeep import DueWork
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.upkeep import Chore, Did, Part, cost_pause_seconds
@@ -114,7 +114,7 @@ def chores(
 ) -> list[Chore]:
     """What the common look finds; `rescued` counts jobs."""
 
-    def may_rescue(found: Chores) -> bool:
+    def may_rescue(found: DueWork) -> bool:
         return found.rescue and heartbeat.unbroken_seconds() >= bounds.after_seconds
 
     return [
@@ -207,7 +207,7 @@ async def _rescue(
     promoter: Promoter,
     bounds: RescueBounds,
     rescued: Callable[[int], None],
-    _: Chores,
+    _: DueWork,
 ) -> bool:
     async with database.connection() as connection:
         jobs = await rescue.rescue(
@@ -237,7 +237,7 @@ class Sweep:
         self._swept_to: defaultdict[str, UUID] = defaultdict(lambda: FIRST_ID)
         self._rounds = 0
 
-    async def work(self, found: Chores) -> bool:
+    async def work(self, found: DueWork) -> bool:
         """Sweep lanes, which stall on a late commit most easily, and one other reason in turn."""
         others = [reason for reason in found.sweep if reason != "lane"]
         self._rounds += 1

@@ -19,6 +19,7 @@ import anyio
 from db.approvals import consumption
 from db.documents import to_document
 from db.errors import Conflict, InvalidInput, JobsworthError
+from db.fence import hold
 from db.pool import Connection, bounded
 from db.steps import steps, unsafe
 from db.steps.steps import Record, Step
@@ -116,7 +117,7 @@ async def transaction(
         return recorded.output
     with alone(state, name):
         async with state.tools.database.transaction() as connection:
-            await steps.hold(connection, state.lease)
+            await hold(connection, state.lease)
             value = to_document(await fn(connection), f"the result of transaction {name!r}")
             _, output = await steps.record(
                 connection, state.lease, name, value, attempt=state.job.attempt, kind="transaction"

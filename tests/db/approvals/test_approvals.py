@@ -95,7 +95,7 @@ async def test_pending_ones_come_oldest_first_and_bounded(conn: Connection) -> N
         ({"options": ("ship ", "reject")}, "distinct"),
         ({"options": ("a\0", "reject")}, "distinct"),
         ({"options": ("yes", "No", "reject")}, "'No' would count as a yes"),
-        ({"on_timeout": "escalate"}, "without a deadline"),
+        ({"on_timeout": "escalate"}, "needs a deadline"),
         ({"on_timeout": "maybe"}, "on_timeout"),
         ({"deadline_seconds": 0}, "deadline"),
         ({"deadline_seconds": float("nan")}, "deadline"),
@@ -210,7 +210,7 @@ async def test_only_its_own_options_can_be_chosen(conn: Connection) -> None:
     for option in ("maybe", None):
         with pytest.raises(InvalidInput, match="not an option"):
             await approvals.resolve(conn, approval_id, option, "ann")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InvalidInput, match="nobody"):
+    with pytest.raises(InvalidInput, match="decided_by is empty"):
         await approvals.resolve(conn, approval_id, "approve", " ")
     assert await approvals.check_status(conn, approval_id) is ApprovalStatus.PENDING
 

@@ -47,9 +47,9 @@ async def test_an_artifact_is_content_or_address(conn: Connection, message: Mess
     by_uri = await message_artifacts.store(conn, message.id, kind, uri="s3://bucket/key")
     assert (by_content.content_json, by_content.uri) == ("text", None)
     assert (by_uri.content_json, by_uri.uri) == (None, "s3://bucket/key")
-    with pytest.raises(InvalidInput, match="neither content nor address"):
+    with pytest.raises(InvalidInput, match="needs content_json or uri"):
         await message_artifacts.store(conn, message.id, kind)
-    with pytest.raises(InvalidInput, match="neither content nor address"):
+    with pytest.raises(InvalidInput, match="needs content_json or uri"):
         await message_artifacts.update(conn, by_uri.id)
 
 

@@ -70,7 +70,7 @@ async def test_an_unknown_thread_is_not_found(conn: Connection) -> None:
 
 @pytest.mark.parametrize(("platform", "chat_id"), [("", "1"), ("a", " "), ("a", "b\0")])
 async def test_a_chat_needs_its_names(conn: Connection, platform: str, chat_id: str) -> None:
-    with pytest.raises(InvalidInput, match="names nothing"):
+    with pytest.raises(InvalidInput, match="is not a name"):
         await threads.get_or_create(conn, platform, chat_id)
 
 

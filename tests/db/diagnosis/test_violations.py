@@ -11,10 +11,10 @@ from db.deployments import deployments
 from db.deployments.deployments import DeploymentStatus
 from db.diagnosis import violations
 from db.fence import Lease
-from db.money import settlements, starts
 from db.money.calls import CallStatus, Usage
 from db.pool import Connection, execute, fetch_val
 from tests.db import rows
+from tests.db.money import entries
 
 pytestmark = pytest.mark.both
 
@@ -33,11 +33,11 @@ async def change(conn: Connection, statement: LiteralString, subject_id: UUID) -
 
 
 async def call(conn: Connection, lease: Lease, *, settled: bool) -> UUID:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn, lease, provider="acme", model="m", request_id=str(uuid4()), estimate=Usage(9, 9)
     )
     if settled:
-        await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=Usage(5, 5))
+        await entries.settle(conn, call_id, status=CallStatus.OK, usage=Usage(5, 5))
     return call_id
 
 

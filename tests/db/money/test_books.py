@@ -11,10 +11,11 @@ import pytest
 
 from db.diagnosis import violations
 from db.errors import InvalidInput
-from db.money import books, budgets, days, ledger, settlements, starts
+from db.money import books, budgets, days, ledger
 from db.money.calls import CallStatus, Usage
 from db.pool import Connection, Database, begun, execute, fetch_val
 from tests.db import rows
+from tests.db.money import entries
 
 UNLOCK_LEDGER: LiteralString = """
 alter table jobsworth.token_ledger disable trigger ledger_is_append_only;
@@ -29,7 +30,7 @@ async def call(
     cost: Decimal | None = Decimal("0.10"),
     status: CallStatus = CallStatus.OK,
 ) -> UUID:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn,
         await rows.running_job(conn),
         provider="acme",
@@ -39,7 +40,7 @@ async def call(
         estimated_cost=Decimal("0.5"),
     )
     if settled:
-        await settlements.settle_call(conn, call_id, status=status, usage=Usage(10, 5), cost=cost)
+        await entries.settle(conn, call_id, status=status, usage=Usage(10, 5), cost=cost)
     return call_id
 
 
@@ -56,7 +57,7 @@ async def test_books_of_open_settled_and_logged_spend_balance(conn: Connection) 
 
 
 OF_A_WINDOW = "a window is the sum of its calls"
-OF_A_CALL = "a call counts in its windows what it holds or took"
+OF_A_CALL = "a call counts in its windows what it reserves or spent"
 SUMS = ("calls and ledger have the same sums", "acme large")
 
 
@@ -131,14 +132,14 @@ async def test_each_disagreement_is_found(
         (
             "update jobsworth.call_windows set spent = 14 where spent = 15",
             [
-                "a call counts in its windows what it holds or took",
+                "a call counts in its windows what it reserves or spent",
                 "a window is the sum of its calls",
             ],
         ),
         (
             "update jobsworth.call_windows set reserved = 0.1 where reserved = 0.5",
             [
-                "a call counts in its windows what it holds or took",
+                "a call counts in its windows what it reserves or spent",
                 "a window is the sum of its calls",
             ],
         ),
@@ -149,7 +150,7 @@ async def test_each_disagreement_is_found(
         (
             "insert into jobsworth.call_windows (call_id, window_id, reserved, spent)"
             " select gen_random_uuid(), w.id, 0, 0 from jobsworth.budget_windows w limit 1",
-            ["a window counts calls that there are"],
+            ["a window counts calls that exist"],
         ),
     ],
 )
@@ -286,7 +287,7 @@ async def test_a_settled_call_may_outlive_its_job(conn: Connection) -> None:
 
 
 async def test_an_open_reservation_without_a_job_ends_within_the_hour(conn: Connection) -> None:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn, None, provider="acme", model="large", request_id="r", estimate=Usage(1, 1)
     )
     assert await books.check(conn) == []

@@ -10,16 +10,16 @@ import anyio
 import pytest
 
 from db.errors import Conflict, Contended, InvalidInput
-from db.fence import PINNED, Lease, LeaseLost
-from db.money import books, settlements, starts
+from db.fence import PINNED, Lease, LeaseLost, hold
+from db.money import books, settlements
 from db.money import calls as call_records
 from db.money.calls import CallStatus, LedgerScope, Usage, UsageSource
 from db.money.ledger import get_stats
 from db.money.settlements import Settlement
-from db.money.starts import Started, Starting
+from db.money.starts import CallStarted, Starting
 from db.pool import Connection, Database, begun, execute, fetch_all
-from db.steps import steps
 from tests.db import rows
+from tests.db.money import entries
 from tests.support import until
 
 pytestmark = pytest.mark.both
@@ -40,7 +40,7 @@ async def start(conn: Connection, lease: Lease | None, **options: Any) -> UUID:
         "attempt": 1 if lease else None,
         "step_name": "draft",
     }
-    return await starts.start_call(conn, lease, **values | options)
+    return await entries.start(conn, lease, **values | options)
 
 
 async def settle(conn: Connection, call_id: UUID, **options: Any) -> bool:
@@ -50,7 +50,7 @@ async def settle(conn: Connection, call_id: UUID, **options: Any) -> bool:
         "cost": PRICE,
         "latency_ms": 12,
     }
-    return await settlements.settle_call(conn, call_id, **values | options)
+    return await entries.settle(conn, call_id, **values | options)
 
 
 async def ledger(conn: Connection) -> list[tuple[str, int, int, Decimal | None]]:
@@ -257,9 +257,9 @@ def starting(lease: Lease | None, **options: Any) -> Starting:
 async def start_all(conn: Connection, *calls: Starting) -> list[UUID | None]:
     """Start these in one transaction; None for those that were not written."""
     async with begun(conn, PINNED):
-        verdicts = await starts.start_calls(conn, calls)
+        verdicts = await entries.start_all(conn, calls)
     found = [verdicts.get(call.request_id) for call in calls]
-    return [one.call_id if isinstance(one, Started) else None for one in found]
+    return [one.call_id if isinstance(one, CallStarted) else None for one in found]
 
 
 async def test_many_calls_are_started_as_one_is(conn: Connection) -> None:
@@ -310,7 +310,7 @@ async def test_many_calls_do_not_wait_for_a_job_that_somebody_holds(
 ) -> None:
     lease, held = await rows.running_job(conn), await rows.running_job(conn)
     async with database.transaction() as other:
-        await steps.hold(other, held)
+        await hold(other, held)
         ids = await start_all(conn, starting(held), starting(lease))
     assert [call_id is not None for call_id in ids] == [False, True]
 
@@ -321,7 +321,7 @@ async def test_many_calls_are_settled_once_each(conn: Connection) -> None:
     await settle(conn, ids[1], usage=Usage(1, 1), cost=None)
     ended = [Settlement(one, CallStatus.OK, USED, PRICE, "2026-01", 12) for one in (*ids, uuid4())]
     async with begun(conn, settlements.SETTLING):
-        assert (await settlements.settle_calls(conn, ended)).calls == 2
+        assert (await entries.settle_all(conn, ended)).calls == 2
     found = [(await call_records.list_calls(conn, lease.job_id))[0] for lease in leases]
     assert [call.input_tokens for call in found] == [120, 1, 120]
     assert (found[2].cost, found[2].price_version, found[2].latency_ms) == (PRICE, "2026-01", 12)
@@ -337,4 +337,4 @@ async def test_many_settlements_do_not_wait_long_for_what_somebody_holds(
         assert await settle(other, call_id)
         with pytest.raises(Contended):
             async with begun(conn, settlements.SETTLING):
-                await settlements.settle_calls(conn, [Settlement(call_id, CallStatus.OK, USED)])
+                await entries.settle_all(conn, [Settlement(call_id, CallStatus.OK, USED)])

@@ -11,10 +11,11 @@ import pytest
 
 from db.errors import InvalidInput
 from db.fence import Lease
-from db.money import ledger, settlements, starts
+from db.money import ledger
 from db.money.calls import CallStatus, LedgerScope, Usage
 from db.pool import Connection, execute
 from tests.db import rows
+from tests.db.money import entries
 
 pytestmark = pytest.mark.both
 
@@ -30,11 +31,11 @@ async def start(conn: Connection, lease: Lease | None, **options: Any) -> UUID:
         "request_id": str(uuid4()),
         "estimate": Usage(1000, 500),
     }
-    return await starts.start_call(conn, lease, **values | options)
+    return await entries.start(conn, lease, **values | options)
 
 
 async def settle(conn: Connection, call_id: UUID, *, cost: Decimal | None = PRICE) -> None:
-    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=USED, cost=cost)
+    await entries.settle(conn, call_id, status=CallStatus.OK, usage=USED, cost=cost)
 
 
 async def test_stats_are_by_provider_model_and_scope(conn: Connection) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, LiteralString
-from uuid import UUID
 
 import pytest
 
@@ -19,7 +18,6 @@ pytestmark = pytest.mark.both
 
 ENTRIES = 100_000
 DAYS = 200
-RUN = UUID(int=1)
 
 LOAD: LiteralString = """
 insert into jobsworth.token_ledger (
@@ -90,7 +88,6 @@ async def test_sums_of_a_long_ledger_read_little(conn: Connection, analyzed: boo
             nobody | {"by": "job", "since": now - timedelta(days=1)},
             120,
         ),
-        "of a run": (ledger.RUN_STATS, {"run_id": RUN}, 60),
     }
     assert whole > 10 * max(limit for _, _, limit in sums.values()) / 2
     open_days = {name: await blocks(conn, text, values) for name, (text, values, _) in sums.items()}
@@ -131,7 +128,7 @@ async def test_holding_calls_to_correct_them_reads_a_few_blocks_for_each(conn: C
             conn, since, None, after_id=None, provider=None, model=None, most=500
         )
         assert page is not None
-        held, calls = await repricing.hold(conn, page.call_ids)
+        held, calls = await repricing.lock_calls(conn, page.call_ids)
     assert held == len(calls) == 500
     assert (await _touched(conn) - before) / held < 30
 

@@ -14,10 +14,11 @@ from db.fence import PINNED, Lease
 from db.money import calls as call_records
 from db.money import limits, starts
 from db.money.calls import Usage
-from db.money.starts import Limited, Started, Starting, Verdict
+from db.money.starts import CallStarted, Limited, Starting, Verdict
 from db.pool import Connection, Database, begun, execute
 from db.queue import promote
 from tests.db import rows
+from tests.db.money import entries
 
 pytestmark = pytest.mark.both
 
@@ -45,7 +46,7 @@ async def start(conn: Connection, lease: Lease | None = None, **options: Any) ->
         "request_id": uuid4().hex,
         "estimate": Usage(60, 40),
     }
-    return await starts.try_start_call(conn, Starting(lease, **{**known, **options}))
+    return await starts.start_call(conn, Starting(lease, **{**known, **options}))
 
 
 async def waits(conn: Connection, **options: Any) -> float:
@@ -82,8 +83,8 @@ async def test_of_a_batch_as_many_go_out_as_the_limit_lets(conn: Connection) -> 
         for size in (100,) * 10 + (200, 200, 50, 100, 0)
     ]
     async with begun(conn, PINNED):
-        found = await starts.start_calls(conn, calls)
-    started = [isinstance(found[call.request_id], Started) for call in calls]
+        found = await entries.start_all(conn, calls)
+    started = [isinstance(found[call.request_id], CallStarted) for call in calls]
     assert started == [True] * 11 + [False, True, False, True]
     assert await lets(conn, estimate=Usage(0, 0)) == 30 - 13
 
@@ -100,12 +101,12 @@ async def test_what_is_larger_than_a_minutes_worth_goes_when_the_bucket_is_full(
 ) -> None:
     await limits.set_limit(conn, "acme", "large", tokens=1000)
     large = Usage(5000, 0)
-    assert isinstance(await start(conn, estimate=large), Started)
+    assert isinstance(await start(conn, estimate=large), CallStarted)
     await age(conn, 230)
     assert 60 < await waits(conn, estimate=large) < 71
     assert 10 < await waits(conn) < 136  # after those that were sent away before
     await age(conn, 75)
-    assert isinstance(await start(conn, estimate=large), Started)
+    assert isinstance(await start(conn, estimate=large), CallStarted)
 
 
 async def test_a_limit_of_all_models_and_one_of_a_model_both_hold(conn: Connection) -> None:
@@ -113,7 +114,7 @@ async def test_a_limit_of_all_models_and_one_of_a_model_both_hold(conn: Connecti
     await limits.set_limit(conn, "acme", "large", requests=3)
     assert await lets(conn) == 3
     assert await lets(conn, model="small") == 2
-    assert isinstance(await start(conn, provider="other"), Started)
+    assert isinstance(await start(conn, provider="other"), CallStarted)
 
 
 async def test_those_that_are_sent_away_come_back_one_by_one(conn: Connection) -> None:
@@ -127,7 +128,7 @@ async def test_those_that_are_sent_away_come_back_one_by_one(conn: Connection) -
 async def test_a_call_that_is_limited_is_not_written(conn: Connection) -> None:
     await limits.set_limit(conn, "acme", "large", requests=1)
     lease = await rows.running_job(conn)
-    assert isinstance(await start(conn, lease), Started)
+    assert isinstance(await start(conn, lease), CallStarted)
     verdict = await start(conn, lease)
     assert isinstance(verdict, Limited)
     assert verdict.detail == "rate limit of acme large"
@@ -138,13 +139,13 @@ async def test_a_pause_is_everybodys_and_ends(database: Database, conn: Connecti
     await limits.pause(conn, "acme", "large", 30)
     async with database.connection() as other:
         assert 29 < await waits(other) < 31
-        assert isinstance(await start(other, model="small"), Started)
+        assert isinstance(await start(other, model="small"), CallStarted)
     [limit] = await limits.list_all(conn)
     assert (limit.model, limit.requests_per_minute) == ("large", None)
     await limits.pause(conn, "acme", "large", 1)
     assert await waits(conn) > 28  # the longer one stays
     await age(conn, 31)
-    assert isinstance(await start(conn), Started)
+    assert isinstance(await start(conn), CallStarted)
     assert await limits.list_all(conn) == []
 
 
@@ -152,7 +153,7 @@ async def test_a_limit_is_lifted(conn: Connection) -> None:
     await limits.set_limit(conn, "acme", requests=1)
     assert await lets(conn) == 1
     await limits.remove(conn, "acme")
-    assert isinstance(await start(conn), Started)
+    assert isinstance(await start(conn), CallStarted)
     with pytest.raises(NotFound, match="no limit of acme"):
         await limits.remove(conn, "acme")
     with pytest.raises(InvalidInput, match="lets nothing through"):
@@ -191,4 +192,4 @@ async def test_many_daemons_at_once_send_no_more_than_the_limit(
             for _ in range(16):
                 tasks.start_soon(work)
     # One more for each three seconds that this took.
-    assert 20 <= sum(isinstance(one, Started) for one in verdicts) < 30
+    assert 20 <= sum(isinstance(one, CallStarted) for one in verdicts) < 30

@@ -5,12 +5,12 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from db.fence import hold
 from db.pool import Connection, Database, execute, fetch_val
 from db.queue import claim as claiming
 from db.queue import promote, rescue
 from db.queue.enqueue import enqueue
 from db.queue.finish import Finish
-from db.steps import steps
 from tests.db.protocol import (
     add,
     claim,
@@ -216,7 +216,7 @@ async def test_strays_of_a_lost_answer_are_given_back_and_nothing_else(
     known, stray, held = (await claim(conn, worker_id, 3)).jobs
     theirs, _ = await take(conn, other)
     async with database.transaction() as holder:
-        await steps.hold(holder, lease_of(held, worker_id))
+        await hold(holder, lease_of(held, worker_id))
         strays = await rescue.find_strays(conn, worker_id, [known.id], 10)
         assert strays == {stray.lease_no, held.lease_no}
         assert await rescue.release_strays(conn, worker_id, strays) == [stray.id]

@@ -15,7 +15,7 @@ from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue import effects, promote, rescue
 from db.queue import finish as finishing
-from db.queue.effects import Approval, NewJob, Origin
+from db.queue.effects import ApprovalEffect, JobEffect, Origin
 from db.queue.finish import lease_states
 from db.steps import steps
 from tests.db.protocol import (
@@ -51,7 +51,7 @@ PAST_DEADLINE: LiteralString = """
 update jobsworth.approvals set deadline = now() - interval '1 second' where id = %(id)s
 """
 
-QUESTION = Approval("approval:1", "may I?", ("approve", "reject"), None, "", None, "reject")
+QUESTION = ApprovalEffect("approval:1", "may I?", ("approve", "reject"), None, "", None, "reject")
 
 
 class Delivery:
@@ -101,7 +101,7 @@ async def _waits_for(conn: Connection, kind: Delivery) -> Lease:
     if kind.reason == "approval":
         await ask(conn, lease.job_id)
     if kind.reason == "children":
-        child = NewJob("child:1", "plan", is_child=True)
+        child = JobEffect("child:1", "plan", is_child=True)
         await effects.write(conn, [(Origin(lease.job_id), child)])
     return lease
 
@@ -211,7 +211,7 @@ async def test_the_last_two_children_ending_in_concurrent_batches_resume_their_p
 ) -> None:
     """Neither batch sees the other's child as ended; the look after each commit does."""
     lease = await running(conn)
-    pair = [NewJob(f"child:{n}", "plan", is_child=True) for n in range(2)]
+    pair = [JobEffect(f"child:{n}", "plan", is_child=True) for n in range(2)]
     await effects.write(conn, [(Origin(lease.job_id), child) for child in pair])
     await settle(conn, parked(lease, "children"))
     worker_id = await register(conn)
@@ -228,7 +228,7 @@ async def test_a_promoter_that_finds_the_parent_held_by_another_is_told_to_look_
     database: Database, conn: Connection
 ) -> None:
     lease = await running(conn)
-    pair = [NewJob(f"child:{n}", "plan", is_child=True) for n in range(2)]
+    pair = [JobEffect(f"child:{n}", "plan", is_child=True) for n in range(2)]
     await effects.write(conn, [(Origin(lease.job_id), child) for child in pair])
     await settle(conn, parked(lease, "children"))
     worker_id = await register(conn)

@@ -11,7 +11,15 @@ from db.errors import JobsworthError
 from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
 from db.queue import effects, finish, promote
-from db.queue.effects import Approval, Artifact, Effect, Memory, Message, NewJob, Origin
+from db.queue.effects import (
+    ApprovalEffect,
+    ArtifactEffect,
+    Effect,
+    JobEffect,
+    MemoryEffect,
+    MessageEffect,
+    Origin,
+)
 from tests.db.protocol import (
     add,
     claim,
@@ -53,11 +61,13 @@ from jobsworth.reactive_jobs where parent_id = %(id)s order by effect_key
 
 def one_of_each(suffix: str = "1") -> list[Effect]:
     return [
-        Message(f"message:{suffix}", "hello"),
-        NewJob(f"job:{suffix}", "plan"),
-        Approval(f"approval:{suffix}", "may I?", ("yes", "reject"), '{"a": 1}', "h", 60, "reject"),
-        Memory(f"memory:{suffix}", "a note", "note"),
-        Artifact(f"artifact:{suffix}", "a.txt", "text/plain", b"content"),
+        MessageEffect(f"message:{suffix}", "hello"),
+        JobEffect(f"job:{suffix}", "plan"),
+        ApprovalEffect(
+            f"approval:{suffix}", "may I?", ("yes", "reject"), '{"a": 1}', "h", 60, "reject"
+        ),
+        MemoryEffect(f"memory:{suffix}", "a note", "note"),
+        ArtifactEffect(f"artifact:{suffix}", "a.txt", "text/plain", b"content"),
     ]
 
 
@@ -139,7 +149,7 @@ async def test_a_memory_that_was_embedded_meanwhile_is_not_embedded_again(
         "select %(id)s, 'memory:1', s.id, 'note', 'a note', jobsworth.halfvec('[1]') from space s",
         {"id": lease.job_id},
     )
-    await effects.write(conn, [(Origin(lease.job_id), Memory("memory:1", "a note", "note"))])
+    await effects.write(conn, [(Origin(lease.job_id), MemoryEffect("memory:1", "a note", "note"))])
     assert await fetch_one(conn, COUNTS) == NONE
 
 
@@ -152,7 +162,7 @@ async def test_a_follow_up_inherits_thread_trigger_trace_lane_and_place(
     origin = Origin(
         lease.job_id, thread_id=thread_id, trigger_message_id=message_id, trace_parent="t"
     )
-    await effects.write(conn, [(origin, NewJob("job:1", "plan", '{"n": 1}', queue="slow"))])
+    await effects.write(conn, [(origin, JobEffect("job:1", "plan", '{"n": 1}', queue="slow"))])
     [one] = await fetch_all(conn, FOLLOW_UPS, {"id": lease.job_id})
     assert (one["lane"], one["lane_position"]) == (str(thread_id), parent["lane_position"])
     assert (one["thread_id"], one["trigger_message_id"]) == (thread_id, message_id)
@@ -163,9 +173,9 @@ async def test_a_follow_up_inherits_thread_trigger_trace_lane_and_place(
 async def test_a_follow_up_may_name_another_lane_or_wait(conn: Connection) -> None:
     lease = await running(conn, lane="a")
     made = [
-        NewJob("job:1", "plan", lane="b"),
-        NewJob("job:2", "plan", lane=""),
-        NewJob("job:3", "plan", delay_seconds=3600),
+        JobEffect("job:1", "plan", lane="b"),
+        JobEffect("job:2", "plan", lane=""),
+        JobEffect("job:3", "plan", delay_seconds=3600),
     ]
     await effects.write(conn, [(Origin(lease.job_id), one) for one in made])
     other, none, later = await fetch_all(conn, FOLLOW_UPS, {"id": lease.job_id})
@@ -179,7 +189,7 @@ async def test_a_follow_up_of_a_job_without_a_lane_has_none_in_spite_of_its_thre
 ) -> None:
     lease = await running(conn, thread_id=UUID(int=1), lane="")
     origin = Origin(lease.job_id, thread_id=UUID(int=1))
-    await effects.write(conn, [(origin, NewJob("job:1", "plan"))])
+    await effects.write(conn, [(origin, JobEffect("job:1", "plan"))])
     [one] = await fetch_all(conn, FOLLOW_UPS, {"id": lease.job_id})
     assert (one["lane"], one["status"]) == (None, "queued")
 
@@ -188,7 +198,7 @@ async def test_follow_ups_run_in_the_order_in_which_they_were_asked_for(
     database: Database, conn: Connection
 ) -> None:
     lease = await running(conn, lane="a")
-    made = [NewJob(f"job:{n}", "plan", f'{{"n": {n}}}') for n in range(20)]
+    made = [JobEffect(f"job:{n}", "plan", f'{{"n": {n}}}') for n in range(20)]
     await _end(database, lease, *made)
     worker_id = await register(conn)
     order: list[int] = []
@@ -203,7 +213,7 @@ async def test_follow_ups_run_in_the_order_in_which_they_were_asked_for(
 async def test_a_follow_up_whose_unique_key_is_taken_is_not_enqueued(conn: Connection) -> None:
     lease = await running(conn)
     holder = await add(conn, unique_key="k")
-    await effects.write(conn, [(Origin(lease.job_id), NewJob("job:1", "plan", unique_key="k"))])
+    await effects.write(conn, [(Origin(lease.job_id), JobEffect("job:1", "plan", unique_key="k"))])
     assert await fetch_all(conn, FOLLOW_UPS, {"id": lease.job_id}) == []
     assert await states(conn, holder) == [("queued", None)]
 
@@ -211,9 +221,9 @@ async def test_a_follow_up_whose_unique_key_is_taken_is_not_enqueued(conn: Conne
 async def test_an_artifact_keeps_content_size_and_hash_or_its_address(conn: Connection) -> None:
     lease = await running(conn)
     made = [
-        Artifact("artifact:a", "a.bin", "application/octet-stream", bytes(range(256))),
-        Artifact("artifact:b", "b.txt", "text/plain", uri="https://example.org/b.txt"),
-        Artifact("artifact:c", "c.txt", "text/plain", b""),
+        ArtifactEffect("artifact:a", "a.bin", "application/octet-stream", bytes(range(256))),
+        ArtifactEffect("artifact:b", "b.txt", "text/plain", uri="https://example.org/b.txt"),
+        ArtifactEffect("artifact:c", "c.txt", "text/plain", b""),
     ]
     await effects.write(conn, [(Origin(lease.job_id), one) for one in made])
     rows = await fetch_all(
@@ -232,24 +242,24 @@ async def test_a_message_with_a_nul_is_kept_with_its_symbol(conn: Connection) ->
     thread_id = await fetch_val(conn, THREAD)
     lease = await running(conn)
     origin = Origin(lease.job_id, thread_id=thread_id)
-    await effects.write(conn, [(origin, Message("message:1", "a\0b"))])
+    await effects.write(conn, [(origin, MessageEffect("message:1", "a\0b"))])
     assert await fetch_val(conn, "select text from jobsworth.chat_messages") == "a␀b"
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        NewJob("job:1", "plan", priority=9),
-        NewJob("job:1", ""),
-        NewJob("job:1", "plan", "[]"),
-        NewJob("job:1", "plan", delay_seconds=float("inf")),
-        NewJob("job:1", "plan", timeout_seconds=-1),
-        NewJob("job:1", "\ud800"),
-        Message("message:1", "to nobody"),
-        Message("message:1", "to a thread that is not there", thread_id=UUID(int=9)),
-        Message("message:1", "hello", role="king"),
-        Approval("approval:1", "may I?", ("yes",), None, "", None, "reject"),
-        Artifact("artifact:1", "a", "text/plain", b"x", "https://example.org"),
+        JobEffect("job:1", "plan", priority=9),
+        JobEffect("job:1", ""),
+        JobEffect("job:1", "plan", "[]"),
+        JobEffect("job:1", "plan", delay_seconds=float("inf")),
+        JobEffect("job:1", "plan", timeout_seconds=-1),
+        JobEffect("job:1", "\ud800"),
+        MessageEffect("message:1", "to nobody"),
+        MessageEffect("message:1", "to a thread that is not there", thread_id=UUID(int=9)),
+        MessageEffect("message:1", "hello", role="king"),
+        ApprovalEffect("approval:1", "may I?", ("yes",), None, "", None, "reject"),
+        ArtifactEffect("artifact:1", "a", "text/plain", b"x", "https://example.org"),
     ],
     ids=lambda bad: f"{type(bad).__name__}",
 )

@@ -7,46 +7,50 @@ all tables and indexes of the schema were asked for, functions and triggers incl
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from db.approvals import approvals
-from db.fence import PINNED, Lease, LeaseLost
-from db.money import budgets, limits, settlements, starts
+from db.fence import PINNED, Lease, LeaseLost, hold
+from db.money import budgets, limits, settlements
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Starting
-from db.pool import Connection, begun, execute, fetch_all, fetch_val
+from db.pool import Connection, begun, execute, fetch_all
 from db.queue import effects, promote, upkeep, workers
 from db.queue import rescue as rescuing
-from db.queue.effects import NewJob, Origin
+from db.queue.effects import JobEffect, Origin
 from db.queue.enqueue import enqueue
 from db.queue.finish import lease_states
 from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
+from tests.db.money import entries
 from tests.db.protocol import (
     RESCUE_SECONDS,
     claim,
     done,
     finish,
-    lease_of,
     register,
     released,
     rescue,
 )
-from tests.support import connect
+from tests.db.queue.scene import (
+    CHURNED,
+    LOAD_FINISHED,
+    LOAD_TIMERS,
+    RUN,
+    Meter,
+    Scene,
+    Work,
+)
 
 pytestmark = pytest.mark.both
-
-FINISHED = 50_000
-CHURNED = 10_000
-QUEUED = 5_000
 RUNNING = 1_200
 
 QUIET: LiteralString = """
@@ -60,50 +64,7 @@ begin
   end loop;
 end $$
 """
-
-LOAD_FINISHED: LiteralString = """
-insert into jobsworth.reactive_jobs (mode, worker_id, lease_no)
-select 'answer', %(worker_id)s::uuid, n from generate_series(1, %(most)s) n
-"""
-END: LiteralString = """
-update jobsworth.reactive_jobs set status = 'done', finished_at = now() where status = 'queued'
-"""
-RUN: LiteralString = "update jobsworth.reactive_jobs set status = 'running' where status = 'queued'"
-END_RUNNING: LiteralString = """
-update jobsworth.reactive_jobs set status = 'done', finished_at = now() where status = 'running'
-"""
-LOAD_QUEUED: LiteralString = """
-insert into jobsworth.reactive_jobs (mode, priority)
-select 'answer', 3 from generate_series(1, %(most)s)
-"""
-LOAD_TIMERS: LiteralString = """
-insert into jobsworth.reactive_jobs (mode, run_at)
-select 'answer', now() + interval '1 hour' * case when n <= 100 then 0.0001 else 1 end
-from generate_series(1, 2000) n
-"""
-LOAD_APPROVALS: LiteralString = """
-insert into jobsworth.approvals (proposal_text, shown_hash, status, chosen_option, closed_at)
-select 'may I?', '', 'approved', 'approve', now() from generate_series(1, 20000)
-"""
-
-OPEN_APPROVALS: LiteralString = """
-insert into jobsworth.approvals (proposal_text, shown_hash, job_id)
-select 'may I?', '', j.id from jobsworth.reactive_jobs j
-where j.status = 'waiting' and j.run_at > now() + interval '30 minutes'
-"""
-
-LOAD_CALLS: LiteralString = """
-insert into jobsworth.llm_calls (provider, model, request_id)
-select 'openai', 'gpt', gen_random_uuid() from generate_series(1, %(most)s)
-"""
-SETTLE_CALLS: LiteralString = """
-update jobsworth.llm_calls set status = 'ok', settled_at = now() where status = 'started'
-"""
 OPEN_CALLS: LiteralString = "select id from jobsworth.llm_calls where status = 'started'"
-LOAD_STEPS: LiteralString = """
-insert into jobsworth.steps (job_id, name, attempt)
-select j.id, 'draft', 1 from jobsworth.reactive_jobs j limit %(most)s
-"""
 
 LOAD_WINDOWS: LiteralString = """
 insert into jobsworth.budget_windows (budget_id, starts_at, run_id, spent)
@@ -171,85 +132,12 @@ LIMITS = {
     "cancel requests": 10,
     "strays": 2 * RUNNING,
     "nothing to rescue": 60,
-    "chores": 300,
+    "due work": 300,
     "orphans": 1000,
     "nothing to shelve": DEAD,
     "approvals due": 20,
     "beat": 10,
 }
-
-# Everything the schema's tables and indexes were asked for, in memory or not.
-TOUCHED: LiteralString = """
-select sum(coalesce(heap_blks_hit, 0) + coalesce(heap_blks_read, 0)
-  + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0))::bigint as blocks
-from pg_statio_all_tables where schemaname = 'jobsworth'
-"""
-
-Work = Callable[[], Awaitable[Any]]
-
-
-class Meter:
-    """Runs work on one connection with generic plans, and tells what it touched."""
-
-    def __init__(self, conn: Connection, url: str) -> None:
-        self.conn = conn
-        self._url = url
-
-    async def touched(self, work: Work) -> int:
-        await self._flush()
-        before = self._blocks()
-        await work()
-        await self._flush()
-        return self._blocks() - before
-
-    async def _flush(self) -> None:
-        await self.conn.execute("select pg_stat_force_next_flush()", prepare=False)
-
-    def _blocks(self) -> int:
-        with connect(self._url) as other:
-            row = other.execute(TOUCHED).fetchone()
-            assert row is not None
-            return row["blocks"]
-
-
-class Scene:
-    """A table with a history: 50,000 finished rows and 5,000 queued ones."""
-
-    def __init__(self, meter: Meter, worker_id: UUID) -> None:
-        self.meter = meter
-        self.conn = meter.conn
-        self.worker_id = worker_id
-        self.beyond = 0
-        self.leases: list[Lease] = []
-
-    async def load(self) -> None:
-        values = {"worker_id": self.worker_id}
-        await execute(self.conn, LOAD_FINISHED, {**values, "most": FINISHED - CHURNED})
-        await execute(self.conn, END)
-        await execute(self.conn, LOAD_FINISHED, {**values, "most": CHURNED})
-        await execute(self.conn, RUN)
-        await execute(self.conn, END_RUNNING)
-        self.beyond = await fetch_val(
-            self.conn, "select max(position) from jobsworth.reactive_jobs"
-        )
-        await execute(self.conn, LOAD_CALLS, {"most": CHURNED})
-        await execute(self.conn, SETTLE_CALLS)
-        await execute(self.conn, LOAD_STEPS, {"most": CHURNED})
-        await execute(self.conn, LOAD_QUEUED, {"most": QUEUED})
-        await execute(self.conn, LOAD_TIMERS)
-        await execute(self.conn, LOAD_APPROVALS)
-        await execute(self.conn, OPEN_APPROVALS)
-
-    async def claim(self, wanted: int, *, rescan: bool = False) -> None:
-        got = await claim(self.conn, self.worker_id, wanted, beyond=0 if rescan else self.beyond)
-        assert len(got.jobs) == wanted
-        self.beyond = max(self.beyond, *got.positions.values())
-        self.leases += [lease_of(job, self.worker_id) for job in got.jobs]
-
-    def leased(self, count: int) -> list[Lease]:
-        taken, self.leases = self.leases[:count], self.leases[count:]
-        assert len(taken) == count
-        return taken
 
 
 async def _measure(scene: Scene) -> dict[str, float]:
@@ -269,15 +157,13 @@ async def _measure(scene: Scene) -> dict[str, float]:
     ran = [Record(one, "fetch", "1", 1) for one in hundred]
     await measure("steps 100", 100, lambda: _pinned(conn, steps.record_all(conn, ran)))
     calls = [starting(one) for one in hundred]
-    await measure("start calls 100", 100, lambda: _pinned(conn, starts.start_calls(conn, calls)))
+    await measure("start calls 100", 100, lambda: _pinned(conn, entries.start_all(conn, calls)))
     ok = await _settlements(conn)
-    await measure(
-        "settle calls 100", 100, lambda: _pinned(conn, settlements.settle_calls(conn, ok))
-    )
+    await measure("settle calls 100", 100, lambda: _pinned(conn, entries.settle_all(conn, ok)))
     paid = [PaidAnswer(one.job_id, "draft", "1", 1, 0) for one in hundred]
     await measure("keep answers 100", 100, lambda: _pinned(conn, steps.keep_answers(conn, paid)))
     await measure("step begun", 1, lambda: steps.begin(conn, hundred[0], "t", attempt=1))
-    await measure("hold", 1, lambda: steps.hold(conn, hundred[0]))
+    await measure("hold", 1, lambda: hold(conn, hundred[0]))
     await measure("lease states 100", 100, lambda: lease_states(conn, hundred))
     await measure("finish 1", 1, lambda: finish(conn, done(lease)))
     await measure("finish 100", 100, lambda: finish(conn, *map(done, hundred)))
@@ -288,14 +174,14 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("release 100", 100, lambda: finish(conn, *map(released, again)))
     await _bound(conn)
     calls = [starting(one) for one in scene.leased(100)]
-    start = partial(starts.start_calls, conn, calls)
+    start = partial(entries.start_all, conn, calls)
     await measure("start counted calls 100", 100, lambda: _pinned(conn, start()))
     ok = await _settlements(conn)
     assert len(ok) == 100
-    settle = partial(settlements.settle_calls, conn, ok)
+    settle = partial(entries.settle_all, conn, ok)
     await measure("settle counted calls 100", 100, lambda: _pinned(conn, settle()))
     await measure("wake for budgets", 1, lambda: budgets.wake(conn))
-    follow_ups = [(Origin(lease.job_id), NewJob(f"job:{n}", "answer")) for n in range(100)]
+    follow_ups = [(Origin(lease.job_id), JobEffect(f"job:{n}", "answer")) for n in range(100)]
     await measure("effects 100", 100, lambda: _write(conn, follow_ups))
     await measure("enqueue", 1, lambda: enqueue(conn, "answer"))
     await measure("enqueue in a lane", 1, lambda: enqueue(conn, "answer", lane="a"))
@@ -306,10 +192,10 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("promote due 100", 100, lambda: promote.promote_due(conn, 100))
     await measure("sweep lane", 1, lambda: promote.sweep(conn, "lane", UUID(int=0), 200))
     await measure("sweep signal", 1, lambda: promote.sweep(conn, "signal", UUID(int=0), 200))
-    known, me = [one.job_id for one in scene.leases], scene.worker_id
-    await measure("cancel requests", len(known), lambda: rescuing.cancel_requests(conn, me, known))
-    await measure("strays", 1, lambda: rescuing.find_strays(conn, me, known, 100))
-    await measure("chores", 1, lambda: upkeep.look(conn, RESCUE_SECONDS))
+    ours, me = [one.job_id for one in scene.leases], scene.worker_id
+    await measure("cancel requests", len(ours), lambda: rescuing.cancel_requests(conn, me, ours))
+    await measure("strays", 1, lambda: rescuing.find_strays(conn, me, ours, 100))
+    await measure("due work", 1, lambda: upkeep.due_work(conn, RESCUE_SECONDS))
     await measure("orphans", 1, lambda: promote.close_orphans(conn, UUID(int=0), 100))
     await _beat(conn, scene.worker_id)  # on a slow machine all this took its time
     await measure("nothing to rescue", 1, lambda: rescue(conn))
@@ -351,25 +237,25 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
     for refused in (
         steps.record(conn, nobody, "s", "1", attempt=1),
         steps.begin(conn, nobody, "s", attempt=1),
-        steps.hold(conn, nobody),
+        hold(conn, nobody),
     ):
         with pytest.raises(LeaseLost):
             await refused
     await _pinned(conn, steps.record_all(conn, [Record(nobody, "s", "1", 1)]))
-    await _pinned(conn, starts.start_calls(conn, [starting(nobody)]))
-    await _pinned(conn, settlements.settle_calls(conn, [settlement(uuid4())]))
+    await _pinned(conn, entries.start_all(conn, [starting(nobody)]))
+    await _pinned(conn, entries.settle_all(conn, [settlement(uuid4())]))
     await _pinned(conn, steps.keep_answers(conn, [PaidAnswer(uuid4(), "s", "1", 1, 0)]))
     await budgets.set_budget(conn, "day", 10**9, unit="tokens", period="day")
     for _ in range(2):
-        await _pinned(conn, starts.start_calls(conn, [starting(None), starting(nobody)]))
-        await _pinned(conn, settlements.settle_calls(conn, await _settlements(conn)))
+        await _pinned(conn, entries.start_all(conn, [starting(None), starting(nobody)]))
+        await _pinned(conn, entries.settle_all(conn, await _settlements(conn)))
     await budgets.wake(conn)
     await budgets.remove(conn, "day")
     await lease_states(conn, [nobody])
     await finish(conn, done(nobody))
     await promote.unblock(conn, [nobody.job_id])
     await promote.reconsider(conn, [nobody.job_id])
-    await _write(conn, [(Origin(nobody.job_id), NewJob("job:1", "answer"))])
+    await _write(conn, [(Origin(nobody.job_id), JobEffect("job:1", "answer"))])
     await promote.promote_lanes(conn, ["a"])
     await promote.next_due_seconds(conn)
     await promote.promote_due(conn, 100)
@@ -377,7 +263,7 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
         await promote.sweep(conn, reason, UUID(int=0), 200)
     await rescuing.cancel_requests(conn, worker_id, [nobody.job_id])
     await rescuing.find_strays(conn, worker_id, [], 100)
-    await upkeep.look(conn, RESCUE_SECONDS)
+    await upkeep.due_work(conn, RESCUE_SECONDS)
     await promote.close_orphans(conn, UUID(int=0), 100)
     await rescue(conn)
     await approvals.expire(conn, 100)
@@ -408,7 +294,7 @@ async def _pinned(conn: Connection, work: Awaitable[object]) -> None:
         await work
 
 
-async def _write(conn: Connection, follow_ups: list[tuple[Origin, NewJob]]) -> None:
+async def _write(conn: Connection, follow_ups: list[tuple[Origin, JobEffect]]) -> None:
     """As the finisher does."""
     async with begun(conn, PINNED):
         await effects.write(conn, follow_ups)
@@ -470,14 +356,14 @@ async def test_hot_statements_stay_on_their_indexes_while_a_snapshot_is_pinned(
         assert await _excess(database_url, conn, statistics) == {}
 
 
-async def test_a_look_at_the_chores_reads_neither_finished_jobs_nor_all_open_approvals(
+async def test_finding_due_work_reads_neither_finished_jobs_nor_all_open_approvals(
     database_url: str, conn: Connection
 ) -> None:
     scene = await _scene(database_url, conn, "planned on nothing")
     await scene.claim(1000)
     await conn.execute("set synchronous_commit = on")  # or vacuum leaves what may not be on disk
     await execute(conn, VACUUM)
-    assert await scene.meter.touched(lambda: upkeep.look(conn, RESCUE_SECONDS)) <= 100
+    assert await scene.meter.touched(lambda: upkeep.due_work(conn, RESCUE_SECONDS)) <= 100
 
 
 async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(
@@ -499,5 +385,5 @@ async def test_without_the_pinned_plan_each_call_reads_the_whole_table(
     scene = await _scene(database_url, conn, "planned on nothing")
     await scene.claim(2)
     calls = [starting(one) for one in scene.leased(2)]
-    touched = await scene.meter.touched(lambda: _pinned(conn, starts.start_calls(conn, calls)))
+    touched = await scene.meter.touched(lambda: _pinned(conn, entries.start_all(conn, calls)))
     assert touched > 10 * 2 * LIMITS["start calls 100"]

@@ -9,14 +9,13 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from db.fence import Lease
+from db.fence import Lease, hold
 from db.pool import Connection, Database, execute
 from db.queue import finish as finishing
 from db.queue import promote
 from db.queue import rescue as rescuing
 from db.queue.enqueue import enqueue
 from db.queue.finish import lease_states
-from db.steps import steps
 from tests.db.protocol import (
     End,
     add,
@@ -247,7 +246,7 @@ async def test_a_held_row_is_left_out_and_its_neighbours_are_finished(
 ) -> None:
     held, free = await running(conn), await running(conn)
     async with database.transaction() as holder:
-        await steps.hold(holder, held)
+        await hold(holder, held)
         with anyio.fail_after(5):
             applied = await finish(conn, done(held), done(free))
         assert [one.id for one in applied] == [free.job_id]

@@ -12,7 +12,7 @@ from db.errors import Refused
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue import effects, promote
 from db.queue import finish as finishing
-from db.queue.effects import NewJob, Origin
+from db.queue.effects import JobEffect, Origin
 from db.queue.enqueue import enqueue
 from db.queue.finish import Finish
 from tests.db.protocol import (
@@ -333,7 +333,7 @@ async def test_a_job_holds_its_lane_while_it_backs_off_or_waits_for_children(
     lease = await running(conn, lane="a")
     behind = await add(conn, lane="a")
     origin = Origin(lease.job_id)
-    await effects.write(conn, [(origin, NewJob("child:1", "plan", is_child=True))])
+    await effects.write(conn, [(origin, JobEffect("child:1", "plan", is_child=True))])
     ending = tried_again(lease) if reason == "timer" else parked(lease, "children")
     await settle(conn, ending)
     assert await states(conn, lease.job_id, behind) == [("waiting", reason), ("waiting", "lane")]
@@ -386,7 +386,7 @@ async def test_the_answer_to_message_one_comes_before_the_classification_of_mess
         async with conn.transaction():
             applied = await finishing.finish(conn, [done(lease)])
             if job.mode == "classify":
-                follow_ups = [NewJob("job:1", "plan"), NewJob("job:2", "answer")]
+                follow_ups = [JobEffect("job:1", "plan"), JobEffect("job:2", "answer")]
                 if len(order) > 1:
                     follow_ups = []
                 await effects.write(conn, [(Origin(job.id), one) for one in follow_ups])
@@ -397,7 +397,7 @@ async def test_the_answer_to_message_one_comes_before_the_classification_of_mess
 
 async def test_a_child_has_no_lane_and_runs_while_its_parent_holds_one(conn: Connection) -> None:
     lease = await running(conn, lane="a")
-    child = NewJob("child:1", "plan", is_child=True)
+    child = JobEffect("child:1", "plan", is_child=True)
     await effects.write(conn, [(Origin(lease.job_id, thread_id=UUID(int=7)), child)])
     [job] = (await claim(conn, await register(conn))).jobs
     assert (job.mode, job.lane, job.thread_id) == ("plan", None, UUID(int=7))

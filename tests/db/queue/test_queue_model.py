@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
@@ -33,7 +32,7 @@ from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_all
 from db.queue import effects, promote
 from db.queue import finish as finishing
-from db.queue.effects import Approval, Effect, NewJob, Origin
+from db.queue.effects import ApprovalEffect, Effect, JobEffect, Origin
 from db.queue.enqueue import enqueue
 from db.queue.finish import Finish
 from tests.db.protocol import (
@@ -55,6 +54,11 @@ from tests.db.protocol import (
     retry,
     signal,
     tried_again,
+)
+from tests.db.queue.model import (
+    STEPPED_ASIDE,
+    Job,
+    Model,
 )
 
 pytestmark = pytest.mark.both
@@ -89,151 +93,9 @@ select id from jobsworth.approvals where job_id = %(id)s and status = 'pending'
 DUE: LiteralString = """
 update jobsworth.reactive_jobs set run_at = now() - interval '1 second' where id = %(id)s
 """
-
-STEPPED_ASIDE = ("approval", "signal")
 FAR_SECONDS = 3600.0
 EXAMPLES = 60
 STEPS = 30
-
-
-@dataclass(eq=False)
-class Job:
-    """What the model knows of a job."""
-
-    id: UUID
-    lane: str | None = None
-    place: int | None = None
-    holds_lane: bool = False
-    unique_key: str | None = None
-    parent: Job | None = None
-    is_child: bool = False
-    needs: tuple[Job, ...] = ()
-    due: bool = True
-    status: str = "queued"
-    waiting_for: str | None = None
-    failures: int = 0
-    crashes: int = 0
-    signals: int = 0
-    approvals: int = 0
-    stopping: bool = False
-    lease: Lease | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.status in ("done", "failed", "canceled")
-
-    @property
-    def in_line(self) -> bool:
-        """Does it hold its place in its lane?"""
-        aside = self.waiting_for in STEPPED_ASIDE and not self.holds_lane
-        return not self.ended and self.place is not None and not aside
-
-    @property
-    def order(self) -> tuple[int, UUID]:
-        assert self.place is not None
-        return self.place, self.id
-
-
-@dataclass
-class Model:
-    """The queue as it should be."""
-
-    jobs: dict[UUID, Job] = field(default_factory=dict[UUID, Job])
-    places: int = 0
-
-    def holder(self, unique_key: str | None) -> Job | None:
-        return next(
-            (
-                j
-                for j in self.jobs.values()
-                if unique_key and j.unique_key == unique_key and not j.ended
-            ),
-            None,
-        )
-
-    def blocked(self, job: Job) -> bool:
-        others = [o for o in self.jobs.values() if o.lane == job.lane and o is not job]
-        return job.lane is not None and any(
-            o.status == "running" or (o.in_line and o.order < job.order) for o in others
-        )
-
-    def arrive(self, job: Job) -> None:
-        """A new job takes its place."""
-        self.jobs[job.id] = job
-        if job.needs:
-            self._wait(job, "parents")
-        else:
-            self._go_on(job)
-
-    def end(self, job: Job, status: str) -> None:
-        job.status, job.waiting_for, job.stopping = status, None, False
-        job.approvals = 0
-        for child in list(self.jobs.values()):
-            if child.parent is job and child.is_child:
-                self.cancel(child)
-
-    def cancel(self, job: Job) -> None:
-        if job.status == "running":
-            job.stopping = True
-        elif not job.ended:
-            self.end(job, "canceled")
-
-    def park(self, job: Job, reason: str) -> None:
-        self._wait(job, reason)
-
-    def requeue(self, job: Job) -> None:
-        job.status, job.waiting_for = "queued", None
-
-    def again(self, job: Job) -> None:
-        """A retried job waits for those it needs, as a new one would."""
-        if all(needed.ended for needed in job.needs):
-            self._wait(job, "timer")
-            return
-        self._wait(job, "parents")
-
-    def look(self) -> None:
-        """Move on whatever may go on, until nothing may."""
-        while gone := [j for j in self.jobs.values() if j.waiting_for and self._gone(j)]:
-            gone.sort(key=lambda job: job.place or 0)
-            for job in gone:
-                bad = [n for n in job.needs if n.status in ("failed", "canceled")]
-                if job.waiting_for == "parents" and bad:
-                    self.end(job, "canceled")
-                elif job.waiting_for and self._gone(job):
-                    self._go_on(job)
-
-    def _go_on(self, job: Job) -> None:
-        if not job.due:
-            self._wait(job, "timer")
-            return
-        if job.lane and job.place is None:
-            self._draw(job)
-        if self.blocked(job):
-            self._wait(job, "lane")
-        else:
-            self.requeue(job)
-
-    def _gone(self, job: Job) -> bool:
-        match job.waiting_for:
-            case "timer":
-                return job.due
-            case "lane":
-                return not self.blocked(job)
-            case "parents":
-                return all(needed.ended for needed in job.needs)
-            case "children":
-                return all(c.ended for c in self.jobs.values() if c.parent is job and c.is_child)
-            case "approval":
-                return job.approvals == 0
-            case _:
-                return job.signals > 0
-
-    def _wait(self, job: Job, reason: str) -> None:
-        job.status, job.waiting_for = "waiting", reason
-
-    def _draw(self, job: Job) -> None:
-        self.places += 1
-        job.place = self.places
 
 
 class Queue(RuleBasedStateMachine):
@@ -317,7 +179,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(target=stale, job=consumes(running), follow_up=st.booleans())
     def finish_done(self, job: Job, follow_up: bool) -> Any:
-        made = [NewJob(self._key("job"), "answer")] if follow_up else []
+        made = [JobEffect(self._key("job"), "answer")] if follow_up else []
         return self._finish(job, done, "done", *made)
 
     @rule(target=stale, job=consumes(running))
@@ -347,13 +209,13 @@ class Queue(RuleBasedStateMachine):
         if reason == "approval":
             options = ("approve", "reject")
             made.append(
-                Approval(self._key("approval"), "may I?", options, None, "", None, "reject")
+                ApprovalEffect(self._key("approval"), "may I?", options, None, "", None, "reject")
             )
         return self._finish(job, lambda lease: parked(lease, reason, "go"), reason, *made)
 
     @rule(target=stale, job=consumes(running), count=st.integers(0, 2))
     def spawn(self, job: Job, count: int) -> Any:
-        made = [NewJob(self._key("child"), "answer", is_child=True) for _ in range(count)]
+        made = [JobEffect(self._key("child"), "answer", is_child=True) for _ in range(count)]
         return self._finish(job, lambda lease: parked(lease, "children"), "children", *made)
 
     @rule(job=stale, end=st.sampled_from([done, failed, released]))
@@ -472,7 +334,7 @@ class Queue(RuleBasedStateMachine):
 
     def _made(self, parent: Job, made: tuple[Effect, ...]) -> None:
         """The jobs that an ending made, in the order of their keys."""
-        keys = [one.key for one in made if isinstance(one, NewJob)]
+        keys = [one.key for one in made if isinstance(one, JobEffect)]
         for one in self.run(fetch_all, CHILDREN, {"id": parent.id, "keys": keys}):
             child = Job(one["id"], parent=parent, is_child=one["is_child"])
             if not child.is_child:

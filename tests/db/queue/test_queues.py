@@ -54,7 +54,7 @@ async def test_resuming_wakes_idle_workers(database: Database, conn: Connection)
 
 @pytest.mark.parametrize("name", ["", " ", "a\0"])
 async def test_a_queue_needs_a_name(conn: Connection, name: str) -> None:
-    with pytest.raises(InvalidInput, match="has no name"):
+    with pytest.raises(InvalidInput, match="is not the name of a queue"):
         await queues.pause(conn, name)
-    with pytest.raises(InvalidInput, match="has no name"):
+    with pytest.raises(InvalidInput, match="is not the name of a queue"):
         await queues.resume(conn, name)

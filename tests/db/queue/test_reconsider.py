@@ -12,7 +12,7 @@ from db.errors import Conflict, NotFound
 from db.pool import Connection, Database, execute, fetch_val
 from db.queue import effects, promote
 from db.queue import finish as finishing
-from db.queue.effects import NewJob, Origin
+from db.queue.effects import JobEffect, Origin
 from db.queue.enqueue import enqueue
 from tests.db.protocol import (
     End,
@@ -67,7 +67,7 @@ select j.id, %(needs)s::uuid from jobsworth.reactive_jobs j where j.waiting_for 
 
 
 async def spawn(conn: Connection, parent: UUID, count: int) -> list[UUID]:
-    children = [NewJob(f"child:{n}", "plan", is_child=True) for n in range(count)]
+    children = [JobEffect(f"child:{n}", "plan", is_child=True) for n in range(count)]
     await effects.write(conn, [(Origin(parent), child) for child in children])
     return await fetch_val(conn, CHILDREN, {"id": parent})
 
@@ -318,7 +318,7 @@ async def test_a_parent_goes_on_after_its_last_child(conn: Connection) -> None:
 
 async def test_follow_ups_are_not_waited_for(conn: Connection) -> None:
     lease = await running(conn)
-    await effects.write(conn, [(Origin(lease.job_id), NewJob("job:1", "plan"))])
+    await effects.write(conn, [(Origin(lease.job_id), JobEffect("job:1", "plan"))])
     await settle(conn, parked(lease, "children"))
     assert await state(conn, lease.job_id) == ("queued", None)
 

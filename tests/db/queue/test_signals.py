@@ -126,7 +126,7 @@ async def test_a_signal_to_nobody_is_not_found(conn: Connection) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a\0"])
 async def test_a_signal_needs_a_name(conn: Connection, name: str) -> None:
-    with pytest.raises(InvalidInput, match="has no name"):
+    with pytest.raises(InvalidInput, match="is not the name of a signal"):
         await signals.send(conn, uuid4(), name)
 
 

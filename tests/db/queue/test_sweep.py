@@ -10,7 +10,7 @@ import pytest
 from db.fence import Lease
 from db.pool import Connection, execute, fetch_val
 from db.queue import effects, promote
-from db.queue.effects import NewJob, Origin
+from db.queue.effects import JobEffect, Origin
 from tests.db.protocol import add, ask, done, finish, parked, register, running, signal, state
 
 pytestmark = pytest.mark.both
@@ -72,7 +72,7 @@ async def _delivered(conn: Connection, lease: Lease, reason: str) -> None:
             "closed_at = now()",
         )
     else:
-        child = NewJob("child:1", "plan", is_child=True)
+        child = JobEffect("child:1", "plan", is_child=True)
         await effects.write(conn, [(Origin(lease.job_id), child)])
         await execute(
             conn,
@@ -130,7 +130,7 @@ async def test_the_last_slice_says_so(conn: Connection) -> None:
 async def test_what_hangs_on_an_ended_job_is_closed_after_a_crash_too(conn: Connection) -> None:
     """Its worker died between the commit and the look at what that ended."""
     lease = await running(conn)
-    child = NewJob("child", "answer", is_child=True)
+    child = JobEffect("child", "answer", is_child=True)
     await effects.write(conn, [(Origin(lease.job_id), child)])
     approval = await ask(conn, lease.job_id)
     await finish(conn, done(lease))

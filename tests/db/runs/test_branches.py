@@ -83,7 +83,7 @@ async def test_a_branch_is_like_its_run_but_for_what_changed(conn: Connection) -
     assert (row.parent_run_id, row.node, row.step_name, row.cut_at) == (run_id, "b", None, None)
     assert row.changes == {"b": {"n": 1}, "c": {"of": 0}}
     assert await branches.list_for_run(conn, run_id) == [row]
-    with pytest.raises(NotFound, match="is no branch"):
+    with pytest.raises(NotFound, match="is not a branch"):
         await branches.get_by_run(conn, run_id)
 
 

@@ -256,7 +256,9 @@ def test_its_programs_take_its_url(data_dir: Path) -> None:
             check=True,
         )
         assert done.stdout == "jobsworth\n"
-        with pytest.raises(EmbeddedError, match=r"program pg_nothing: .* has none of that name"):
+        with pytest.raises(
+            EmbeddedError, match=r"program pg_nothing: .* has no program of that name"
+        ):
             server.bin("pg_nothing")
 
 
@@ -355,7 +357,7 @@ def test_a_directory_that_cannot_be_written_is_named(data_dir: Path) -> None:
 
 
 def test_a_directory_that_a_shell_would_misread_is_refused(data_dir: Path) -> None:
-    with pytest.raises(EmbeddedError, match="hands its path to a shell"):
+    with pytest.raises(EmbeddedError, match="passes its path to a shell"):
         start(data_dir / "$HOME")
 
 

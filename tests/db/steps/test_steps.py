@@ -8,12 +8,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from db.errors import Refused
-from db.fence import PINNED, Lease, LeaseLost
-from db.money import calls, starts
+from db.fence import PINNED, Lease, LeaseLost, hold
+from db.money import calls
 from db.pool import Connection, Database, begun, execute, fetch_val
 from db.queue.finish import lease_states
 from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
+from tests.db.money import entries
 from tests.db.protocol import (
     blocking,
     die,
@@ -46,7 +47,7 @@ async def _write(conn: Connection, lease: Lease, how: str) -> object:
         case "signal":
             return await steps.take_signal(conn, lease, "go")
         case _:
-            return await steps.hold(conn, lease)
+            return await hold(conn, lease)
 
 
 each_write = pytest.mark.parametrize("how", ["record", "begin", "wait", "signal", "hold"])
@@ -185,7 +186,7 @@ async def test_a_call_is_not_begun_without_the_lease(conn: Connection) -> None:
     lease = await running(conn)
     await finish(conn, released(lease))
     with pytest.raises(LeaseLost):
-        await starts.start_call(
+        await entries.start(
             conn,
             lease,
             provider="openai",
@@ -295,7 +296,7 @@ async def test_a_lost_lease_or_an_earlier_output_is_left_out_of_many_steps(
     await steps.record(conn, lease, "fetch", "1", attempt=1)
     ran = [Record(one, "fetch", "2", 1) for one in (lost, lease, ended, held)]
     async with database.transaction() as other:
-        await steps.hold(other, held)
+        await hold(other, held)
         outputs = await _record_all(conn, *ran, Record(lease, "more", "3", 1))
     assert outputs == 4 * ["not written"] + [3]
     assert await fetch_val(conn, COUNT) == 2

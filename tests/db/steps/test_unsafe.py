@@ -9,7 +9,7 @@ import pytest
 
 from db.errors import Conflict, InvalidInput, NotFound
 from db.fence import Lease, LeaseLost
-from db.pool import Connection, Database, execute, fetch_val
+from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue import jobs
 from db.steps import steps, unsafe
 from tests.db.protocol import (
@@ -30,7 +30,14 @@ from tests.db.protocol import (
 
 pytestmark = pytest.mark.both
 
-DECISIONS = "select count(*) from jobsworth.step_decisions"
+COUNT_DECISIONS = "select count(*) from jobsworth.step_decisions"
+
+DECISIONS = """
+select d.step_name, d.decision, d.attempt, d.begun_by, d.error, d.decided_by
+from jobsworth.step_decisions d
+where d.job_id = %(job_id)s
+order by d.id
+"""
 
 
 async def _waiting(conn: Connection, *names: str) -> Lease:
@@ -56,7 +63,7 @@ async def test_a_decision_moves_the_job_in_the_same_transaction(
         assert await _decide(other, lease.job_id, "done", output=[1]) == "queued"
         assert await state(conn, lease.job_id) == ("waiting", "person")
         await other.execute("rollback")
-    assert await fetch_val(conn, DECISIONS) == 0
+    assert await fetch_val(conn, COUNT_DECISIONS) == 0
     assert await _decide(conn, lease.job_id, "done", output=[1]) == "queued"
     [step] = await steps.list_for_job(conn, lease.job_id)
     assert (step.output, step.finished_at is None) == ([1], False)
@@ -68,9 +75,15 @@ async def test_who_decided_and_what_was_known_is_kept(conn: Connection) -> None:
     await unsafe.blame(conn, lease, "pay", "TimeoutError")
     await settle(conn, parked(lease, "person"))
     await _decide(conn, lease.job_id, "again", decided_by="Ann")
-    [said] = await unsafe.list_decisions(conn, lease.job_id)
-    assert (said.step_name, said.decision, said.decided_by) == ("pay", "again", "Ann")
-    assert (said.error, said.attempt, said.begun_by) == ("TimeoutError", 1, "here, process 1")
+    [decision] = await fetch_all(conn, DECISIONS, {"job_id": lease.job_id})
+    assert decision == {
+        "step_name": "pay",
+        "decision": "again",
+        "attempt": 1,
+        "begun_by": "here, process 1",
+        "error": "TimeoutError",
+        "decided_by": "Ann",
+    }
     for change in (
         "update jobsworth.step_decisions set decided_by = 'Bob'",
         "delete from jobsworth.step_decisions",
@@ -91,7 +104,7 @@ async def test_nothing_is_decided_while_the_job_runs(conn: Connection) -> None:
     await steps.begin(conn, lease, "pay", attempt=1, effect="unsafe")
     with pytest.raises(Conflict, match="attempt 1 may still record step pay"):
         await _decide(conn, lease.job_id, "again")
-    assert await fetch_val(conn, DECISIONS) == 0
+    assert await fetch_val(conn, COUNT_DECISIONS) == 0
 
 
 @pytest.mark.parametrize(("first", "second"), [("done", "again"), ("again", "done")])
@@ -102,7 +115,7 @@ async def test_a_second_decision_is_told_of_the_first(
     await _decide(conn, lease.job_id, first, decided_by="Ann")
     with pytest.raises(Conflict, match=f"is not open: Ann said {first} at 20"):
         await _decide(conn, lease.job_id, second, decided_by="Bob")
-    assert await fetch_val(conn, DECISIONS) == 1
+    assert await fetch_val(conn, COUNT_DECISIONS) == 1
 
 
 async def test_what_cannot_be_decided_is_refused_with_its_reason(conn: Connection) -> None:
@@ -157,8 +170,8 @@ async def test_of_two_decisions_at_once_one_counts(database: Database, conn: Con
     assert isinstance(result[0], Conflict)
     [step] = await steps.list_for_job(conn, lease.job_id)
     assert step.output == "first"
-    [said] = await unsafe.list_decisions(conn, lease.job_id)
-    assert said.decided_by == "Ann"
+    [decision] = await fetch_all(conn, DECISIONS, {"job_id": lease.job_id})
+    assert decision["decided_by"] == "Ann"
 
 
 async def test_a_decision_and_a_cancel_at_once_both_count(

@@ -106,7 +106,7 @@ async def test_each_is_told_what_it_wants_to_know(conn: Connection) -> None:
         ("https://b.example/", "approval.closed"),
         ("https://b.example/", "approval.opened"),
     ]
-    with pytest.raises(InvalidInput, match="no event"):
+    with pytest.raises(InvalidInput, match="unknown events"):
         await webhooks.add(conn, "https://a.example/", events=["approval.eaten"])
 
 

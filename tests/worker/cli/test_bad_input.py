@@ -71,7 +71,7 @@ def test_a_wrong_value_is_refused_before_the_database_is_asked(case: str) -> Non
 def test_a_queue_without_a_name_is_refused(database_url: str) -> None:
     ended = run_cli("queue", "pause", " ", url=database_url)
     assert ended.returncode == ExitCode.BAD_INPUT
-    assert "has no name" in ended.stderr
+    assert "is not the name of a queue" in ended.stderr
 
 
 def test_a_payload_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_decision_after_the_deadline_does_not_count(database_url: str) -> None
     approval_id = insert_approval(database_url, deadline="2020-01-01T00:00Z")
     late = run_cli("approve", approval_id, url=database_url)
     assert late.returncode == ExitCode.CONFLICT
-    assert "its deadline has passed, and reject was taken" in late.stderr
+    assert "its deadline has passed, and reject was chosen" in late.stderr
     with connect(database_url) as conn:
         row = conn.execute("select status::text from jobsworth.approvals").fetchone()
     assert row == {"status": "expired"}

@@ -34,7 +34,7 @@ def test_the_remedy_for_a_signal_is_a_command_that_sends_it(database_url: str) -
     ("args", "code", "says"),
     [
         (["go", "paid"], ExitCode.BAD_INPUT, "the payload is not JSON"),
-        ([" "], ExitCode.BAD_INPUT, "has no name"),
+        ([" "], ExitCode.BAD_INPUT, "is not the name of a signal"),
     ],
 )
 def test_a_signal_that_cannot_be_sent_says_why(

@@ -12,12 +12,12 @@ import pytest
 import structlog
 
 from db.fence import Lease
-from db.money import starts
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from db.pool import Connection
 from db.steps.steps import PaidAnswer
 from tests.db import rows
+from tests.db.money import entries
 from tests.support import until
 from worker.money import spool
 from worker.money.group_commit import Paid
@@ -53,7 +53,7 @@ async def lease(conn: Connection) -> Lease:
 
 async def answered(conn: Connection, lease: Lease, content: str = '"paid"') -> Paid:
     """A call that is in the books and was answered."""
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn,
         lease,
         provider="scripted",

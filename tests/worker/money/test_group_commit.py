@@ -12,10 +12,9 @@ import anyio
 import pytest
 
 from db.errors import Refused
-from db.fence import Lease, LeaseLost
+from db.fence import Lease, LeaseLost, hold
 from db.money import calls
 from db.pool import Connection, Database
-from db.steps import steps
 from db.steps.steps import Record
 from tests.db import rows
 from tests.support import until
@@ -212,7 +211,7 @@ async def _settled(database: Database, count: int) -> bool:
 @asynccontextmanager
 async def _holding(database: Database, lease: Lease) -> AsyncGenerator[Callable[[], None]]:
     """Somebody delivers to this job, in a transaction that stays open until told."""
-    async with _transaction(database, lambda other: steps.hold(other, lease)) as let_go:
+    async with _transaction(database, lambda other: hold(other, lease)) as let_go:
         yield let_go
 
 

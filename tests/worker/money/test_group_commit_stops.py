@@ -19,6 +19,7 @@ from db.fence import PINNED, Lease
 from db.money import budgets, calls, starts
 from db.pool import Connection, Database
 from db.steps.steps import Record
+from tests.db.money import entries
 from tests.worker.money.writing import (
     Gate,
     at_once,
@@ -102,7 +103,7 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
     """Its loop reads nothing any more, from before the server has the money's lock for it."""
     await budgets.set_budget(conn, "daily", 10**6, unit="tokens", period="day")
     first, second, others, blocker = await leases(conn, 4)
-    call_id = await starts.start_call(conn, **starting(first)._asdict())
+    call_id = await entries.start(conn, **starting(first)._asdict())
     writes: list[tuple[WriteKind[Any, Any], Any]] = []
     if what != "settles":
         writes.append((START, starting(second)))
@@ -110,13 +111,13 @@ async def test_a_daemon_that_stands_still_holds_up_no_call_of_another(
         writes.append((SETTLE, paid(first, call_id)))
     stopped = _Stopping(database_url, writes)
     async with database.transaction(PINNED) as other:
-        await starts.try_start_call(other, starting(blocker))
+        await starts.start_call(other, starting(blocker))
         stopped.begin()
         await waits(database)
         stopped.stop()
     try:
         with anyio.fail_after(5):
-            await starts.start_call(conn, **starting(others)._asdict())
+            await entries.start(conn, **starting(others)._asdict())
         found = await in_the_books(database)
         assert (found["calls"], found["settled"]) == {
             "starts": (4, 0),

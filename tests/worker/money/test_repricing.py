@@ -10,9 +10,10 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db.money import books, ledger, prices, repricing, settlements, starts
+from db.money import books, ledger, prices, repricing
 from db.money.calls import CallStatus, Usage
 from db.pool import Connection, Database, begun, execute, fetch_all, fetch_val
+from tests.db.money import entries
 from worker.money.pricing import Pricing
 from worker.money.repricing import PAGE_CALLS, Repriced, reprice
 
@@ -51,7 +52,7 @@ async def call(
     model: str = "large",
     team_id: UUID | None = None,
 ) -> UUID:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn,
         None,
         provider="acme",
@@ -61,7 +62,7 @@ async def call(
         estimate=Usage(2_000_000, 1_000_000),
         team_id=team_id,
     )
-    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=usage, cost=cost)
+    await entries.settle(conn, call_id, status=CallStatus.OK, usage=usage, cost=cost)
     return call_id
 
 
@@ -115,20 +116,18 @@ async def test_a_known_cost_follows_own_prices_up_and_down(conn: Connection) -> 
 
 
 async def test_a_known_cost_does_not_follow_the_packages_data(conn: Connection) -> None:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn, None, provider="openai", model="gpt-4o", request_id="r", estimate=USED
     )
-    await settlements.settle_call(
-        conn, call_id, status=CallStatus.OK, usage=USED, cost=Decimal("0.0000001")
-    )
+    await entries.settle(conn, call_id, status=CallStatus.OK, usage=USED, cost=Decimal("0.0000001"))
     assert (await run(conn, Pricing())).corrected == 0
 
 
 async def test_an_unknown_cost_follows_the_packages_data(conn: Connection) -> None:
-    call_id = await starts.start_call(
+    call_id = await entries.start(
         conn, None, provider="openai", model="gpt-4o", request_id="r", estimate=USED
     )
-    await settlements.settle_call(conn, call_id, status=CallStatus.OK, usage=USED)
+    await entries.settle(conn, call_id, status=CallStatus.OK, usage=USED)
     done = await run(conn, Pricing())
     assert done.difference == {"openai:gpt-4o": Decimal("7.25")}
     assert (await run(conn, Pricing())).corrected == 0
@@ -201,7 +200,7 @@ async def test_a_call_that_somebody_corrects_right_now_is_passed_over(
             other, EVER, None, after_id=None, provider=None, model=None, most=10
         )
         assert page is not None
-        held, _ = await repricing.hold(other, page.call_ids)
+        held, _ = await repricing.lock_calls(other, page.call_ids)
         assert held == 1
         done = await run(conn, pricing)
         assert (done.corrected, done.passed) == (0, 1)
@@ -215,7 +214,7 @@ async def test_who_dies_while_correcting_has_corrected_nothing(
     pricing = await set_price(conn)
     async with database.connection() as other:
         await other.execute(repricing.CORRECTING)
-        await repricing.hold(other, [call_id])
+        await repricing.lock_calls(other, [call_id])
         correction = repricing.Correction(call_id, Decimal(1), -1, "own x")
         assert await repricing.correct(other, [correction]) == 1
         await other.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from db.money import calls, starts
+from db.money import calls
 from db.money.calls import CallStatus, Usage
+from tests.db.money import entries
 from tests.db.rows import take
 from tests.support import until
 from tests.worker.job_api import JobApi
@@ -16,7 +17,7 @@ async def test_calls_of_attempts_that_are_over_are_settled_at_their_estimate(api
     over, alive = await running_job(api), await running_job(api)
     async with api.database.connection() as connection:
         for lease in (over, alive):
-            await starts.start_call(
+            await entries.start(
                 connection,
                 lease,
                 provider="scripted",

@@ -13,7 +13,7 @@ import pytest
 from db.fence import Lease
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
-from db.money.starts import Started, Starting
+from db.money.starts import CallStarted, Starting
 from db.pool import Connection, Database
 from db.steps.steps import PaidAnswer
 from tests.db import rows
@@ -93,7 +93,7 @@ async def at_once(*writes: Write) -> list[Any]:
 def _brought(result: Any) -> Any:
     """The id of a call that was started, the answer that stands, or what it is."""
     match result:
-        case Started(call_id):
+        case CallStarted(call_id):
             return call_id
         case Booked(stands):
             return stands

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.queue.effects import Message
+from db.queue.effects import MessageEffect
 from tests.support import ROOT
 from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released
 from worker.queue.decide import Tries, backoff_seconds, decide
@@ -17,7 +17,7 @@ from worker.queue.transition import Transition
 seconds = st.floats(0.001, 1e6)
 jitters = st.floats(0, 1, exclude_max=True)
 texts = st.text(max_size=20)
-made = st.lists(st.builds(Message, key=texts, text=texts), max_size=3).map(tuple)
+made = st.lists(st.builds(MessageEffect, key=texts, text=texts), max_size=3).map(tuple)
 all_tries = st.builds(
     Tries,
     failures=st.integers(0, 10_000),
@@ -39,7 +39,7 @@ outcomes = st.one_of(
 
 @given(texts, made, all_tries, jitters)
 def test_done_keeps_result_and_effects(
-    result: str, effects: tuple[Message, ...], tries: Tries, jitter: float
+    result: str, effects: tuple[MessageEffect, ...], tries: Tries, jitter: float
 ) -> None:
     transition = decide(Done(result, effects), tries, jitter)
     assert transition == Transition("done", None, None, None, False, result, None, effects)
@@ -74,7 +74,7 @@ def test_a_park_waits_for_its_reason_keeps_its_effects_and_counts_nothing(
     reason: str,
     detail: str | None,
     pause: float | None,
-    effects: tuple[Message, ...],
+    effects: tuple[MessageEffect, ...],
     tries: Tries,
     jitter: float,
 ) -> None:

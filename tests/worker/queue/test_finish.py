@@ -11,7 +11,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
-from db.queue.effects import Effect, Memory, Message, NewJob
+from db.queue.effects import Effect, JobEffect, MemoryEffect, MessageEffect
 from tests.db.protocol import (
     cancel,
     row,
@@ -97,7 +97,9 @@ async def test_an_ending_is_told_after_its_commit(database: Database, conn: Conn
 async def test_effects_commit_with_their_job_and_memories_wake_the_embedder(
     desk: Desk, conn: Connection
 ) -> None:
-    [ending] = await endings(conn, 1, Message("message:1", "hello"), Memory("memory:1", "n", "n"))
+    [ending] = await endings(
+        conn, 1, MessageEffect("message:1", "hello"), MemoryEffect("memory:1", "n", "n")
+    )
     put(desk, ending)
     await desk.told_of(1)
     assert await fetch_val(conn, TEXTS) == ["hello"]
@@ -109,7 +111,7 @@ async def test_effects_of_a_park_that_a_cancel_overtook_are_dropped(
 ) -> None:
     [ending] = await endings(conn, 1)
     await cancel(conn, ending.job.id)
-    park = Transition.parked("approval", effects=(Message("message:1", "may I?"),))
+    park = Transition.parked("approval", effects=(MessageEffect("message:1", "may I?"),))
     put(desk, ending._replace(transition=park))
     assert await desk.told_of(1) == {ending.job.id: "canceled"}
     assert await fetch_val(conn, TEXTS) is None
@@ -118,7 +120,7 @@ async def test_effects_of_a_park_that_a_cancel_overtook_are_dropped(
 async def test_an_end_beats_a_late_cancel_and_keeps_its_effects(
     desk: Desk, conn: Connection
 ) -> None:
-    [ending] = await endings(conn, 1, Message("message:1", "hello"))
+    [ending] = await endings(conn, 1, MessageEffect("message:1", "hello"))
     await cancel(conn, ending.job.id)
     put(desk, ending)
     assert await desk.told_of(1) == {ending.job.id: "done"}
@@ -128,7 +130,7 @@ async def test_an_end_beats_a_late_cancel_and_keeps_its_effects(
 async def test_an_ending_without_its_lease_writes_nothing_and_is_told_as_lost(
     desk: Desk, conn: Connection
 ) -> None:
-    lost, fine = await endings(conn, 2, Message("message:1", "hello"))
+    lost, fine = await endings(conn, 2, MessageEffect("message:1", "hello"))
     await execute(
         conn,
         "update jobsworth.reactive_jobs set lease_no = lease_no + 1000 where id = %(id)s",
@@ -157,16 +159,16 @@ async def test_a_held_row_waits_for_its_holder_and_its_neighbours_do_not(
 @pytest.mark.parametrize(
     "bad",
     [
-        NewJob("job:1", "plan", priority=9),
-        NewJob("job:1", "\ud800"),
-        Message("message:2", "to a thread that is not there", thread_id=UUID(int=9)),
-        Message("message:2", "hello", role="king"),
+        JobEffect("job:1", "plan", priority=9),
+        JobEffect("job:1", "\ud800"),
+        MessageEffect("message:2", "to a thread that is not there", thread_id=UUID(int=9)),
+        MessageEffect("message:2", "hello", role="king"),
     ],
     ids=["priority", "surrogate", "thread", "role"],
 )
 async def test_a_poisoned_member_fails_alone(desk: Desk, conn: Connection, bad: Effect) -> None:
-    first, guilty, last = await endings(conn, 3, Message("message:1", "hello"))
-    put(desk, first, with_effects(guilty, Message("message:1", "never"), bad), last)
+    first, guilty, last = await endings(conn, 3, MessageEffect("message:1", "hello"))
+    put(desk, first, with_effects(guilty, MessageEffect("message:1", "never"), bad), last)
     assert await desk.told_of(3) == {
         first.job.id: "done",
         guilty.job.id: "failed",
@@ -204,8 +206,8 @@ async def test_an_ending_that_cannot_be_written_fails_its_job_alone(
 async def test_two_poisoned_members_of_a_large_batch_are_both_found(
     desk: Desk, conn: Connection
 ) -> None:
-    batch = await endings(conn, 40, Message("message:1", "hello"))
-    bad = NewJob("job:1", "plan", priority=9)
+    batch = await endings(conn, 40, MessageEffect("message:1", "hello"))
+    bad = JobEffect("job:1", "plan", priority=9)
     batch[7], batch[31] = with_effects(batch[7], bad), with_effects(batch[31], bad)
     put(desk, *batch)
     told = await desk.told_of(40)
@@ -219,7 +221,7 @@ async def test_a_full_disk_keeps_the_batch_until_there_is_room(
     desk: Desk, conn: Connection
 ) -> None:
     await execute(conn, FULL_DISK_AT_FIRST)
-    batch = await endings(conn, 3, Message("message:1", "hello"))
+    batch = await endings(conn, 3, MessageEffect("message:1", "hello"))
     put(desk, *batch)
     assert await desk.told_of(3) == {ending.job.id: "done" for ending in batch}
     assert desk.retries == 2
@@ -234,7 +236,9 @@ async def test_a_deadlock_keeps_the_batch(
     await conn.execute(
         SQL("alter database {} set deadlock_timeout = '20ms'").format(Identifier(name))
     )
-    [ending] = await endings(conn, 1, Message("message:1", "a"), Memory("memory:1", "b", "note"))
+    [ending] = await endings(
+        conn, 1, MessageEffect("message:1", "a"), MemoryEffect("memory:1", "b", "note")
+    )
     async with (
         Database(database_url, pool_min=1, pool_max=2) as fresh,
         at_work(Desk(fresh, conn)) as desk,
@@ -269,7 +273,7 @@ async def test_a_lock_timeout_keeps_the_batch(
 ) -> None:
     name = await fetch_val(conn, "select current_database()")
     await conn.execute(SQL("alter database {} set lock_timeout = '20ms'").format(Identifier(name)))
-    batch = await endings(conn, 3, Message("message:1", "hello"))
+    batch = await endings(conn, 3, MessageEffect("message:1", "hello"))
     async with (
         Database(database_url, pool_min=1, pool_max=2) as fresh,
         at_work(Desk(fresh, conn)) as desk,
@@ -287,7 +291,7 @@ async def test_a_lock_timeout_keeps_the_batch(
 async def test_a_canceled_statement_and_a_killed_connection_keep_the_batch(
     desk: Desk, database: Database, conn: Connection, stop: str
 ) -> None:
-    batch = await endings(conn, 3, Message("message:1", "hello"))
+    batch = await endings(conn, 3, MessageEffect("message:1", "hello"))
     async with database.transaction() as holder:
         await lock_table(holder, "chat_messages")
         put(desk, *batch)

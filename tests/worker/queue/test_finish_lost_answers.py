@@ -12,7 +12,7 @@ import pytest
 from db.errors import translated
 from db.pool import BEGIN, Connection, Database, execute, fetch_val
 from db.queue import promote
-from db.queue.effects import Message, NewJob
+from db.queue.effects import JobEffect, MessageEffect
 from tests.db.protocol import (
     breaches,
     die,
@@ -61,7 +61,7 @@ async def commit_and_break(connection: Connection) -> None:
 async def test_a_commit_whose_answer_is_lost_doubles_nothing_and_frees_the_slots(
     database_url: str, conn: Connection
 ) -> None:
-    batch = await endings(conn, 3, Message("message:1", "hello"), NewJob("job:1", "plan"))
+    batch = await endings(conn, 3, MessageEffect("message:1", "hello"), JobEffect("job:1", "plan"))
     lossy = LossyDatabase(database_url, pool_min=1, pool_max=3)
     lossy.lossy = commit_and_break
     async with lossy, at_work(Desk(lossy, conn)) as desk:
@@ -96,7 +96,7 @@ async def test_a_second_try_waits_until_the_first_commit_is_decided(
     database_url: str, conn: Connection, word: LiteralString
 ) -> None:
     """The answer is lost while the server is still at it; either way it ends up done once."""
-    [ending] = await endings(conn, 1, Message("message:1", "hello"))
+    [ending] = await endings(conn, 1, MessageEffect("message:1", "hello"))
     open_ones: list[Connection] = []
 
     async def leave_open(connection: Connection) -> None:
@@ -131,7 +131,7 @@ def _keep_open(database: Database, kept: list[Connection]) -> Callable[[Connecti
 async def test_an_ending_that_a_rescue_overtook_is_told_and_frees_its_slot(
     desk: Desk, conn: Connection
 ) -> None:
-    [ending] = await endings(conn, 1, Message("message:1", "hello"))
+    [ending] = await endings(conn, 1, MessageEffect("message:1", "hello"))
     await die(conn, ending.lease.worker_id)
     await rescue(conn)
     put(desk, ending)

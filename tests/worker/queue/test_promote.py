@@ -13,7 +13,7 @@ import pytest
 from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_all
 from db.queue import effects
-from db.queue.effects import NewJob, Origin
+from db.queue.effects import JobEffect, Origin
 from tests.db.protocol import (
     add,
     cancel,
@@ -93,7 +93,7 @@ async def until_somebody_is_blocked(conn: Connection) -> None:
 
 
 async def _spawn(conn: Connection, lease: Lease) -> UUID:
-    child = NewJob("child:1", "plan", is_child=True)
+    child = JobEffect("child:1", "plan", is_child=True)
     await effects.write(conn, [(Origin(lease.job_id), child)])
     [row] = await fetch_all(conn, "select id from jobsworth.reactive_jobs where is_child")
     return row["id"]

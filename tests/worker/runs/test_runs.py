@@ -14,7 +14,7 @@ import pytest
 
 from db.pool import Connection
 from db.queue import effects
-from db.queue.effects import NewJob, Origin
+from db.queue.effects import JobEffect, Origin
 from db.queue.jobs import JobStatus
 from db.runs import runs, view
 from db.runs.runs import After, Node, Run
@@ -373,7 +373,7 @@ async def test_a_run_of_jobs_that_start_each_other_has_no_end_of_names(
         [job] = await runs.get_jobs(conn, run_id)
         for n in range(300):
             origin = Origin(job.id, run_id=run_id, node=job.node)
-            made = NewJob(key=f"job:{n:0>500}" if n < 5 else "job#1", mode="never")
+            made = JobEffect(key=f"job:{n:0>500}" if n < 5 else "job#1", mode="never")
             await effects.write(conn, [(origin, made)])
             *_, job = await runs.get_jobs(conn, run_id)
     assert len({job.node for job in await runs.get_jobs(conn, run_id)}) == 301

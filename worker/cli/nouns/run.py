@@ -19,7 +19,7 @@ from db.errors import Conflict, InvalidInput
 from db.pool import Connection
 from db.runs import branches, runs
 from db.runs.branches import Fork
-from db.runs.runs import Run, RunStatus, Started, StartOptions
+from db.runs.runs import Run, RunStarted, RunStatus, StartOptions
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
@@ -147,7 +147,7 @@ def start(file: str, key: str | None, as_json: bool) -> None:
     if key is not None:
         chosen["idempotency_key"] = key
 
-    async def work(conn: Connection) -> Started:
+    async def work(conn: Connection) -> RunStarted:
         return await runs.start(conn, nodes, **chosen)
 
     started = run_in_database(work)

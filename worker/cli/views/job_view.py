@@ -14,7 +14,7 @@ from rich.text import Text
 from db.approvals.approvals import Approval
 from db.deployments.deployments import Deployment
 from db.diagnosis import paperwork
-from db.diagnosis.paperwork import Offspring, Written
+from db.diagnosis.paperwork import JobMessage, Offspring
 from db.money import calls as call_records
 from db.money.calls import Call
 from db.pool import Connection
@@ -61,7 +61,7 @@ class JobFile:
     deployments: list[Deployment]
     artifacts: list[Artifact]
     children: list[Offspring]
-    messages: list[Written]
+    messages: list[JobMessage]
 
 
 async def read(conn: Connection, job_id: UUID) -> JobFile:
@@ -247,7 +247,7 @@ def _children(found: list[Offspring], now: datetime) -> None:
     emit_part("Jobs it started", columns, rows)
 
 
-def _messages(found: list[Written], now: datetime) -> None:
+def _messages(found: list[JobMessage], now: datetime) -> None:
     if not found:
         return
     emit_heading("Messages it wrote")

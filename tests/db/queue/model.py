@@ -1,0 +1,150 @@
+"""The reference model of the queue: what it must do, in plain Python without a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from db.fence import Lease
+
+STEPPED_ASIDE = ("approval", "signal")
+
+
+@dataclass(eq=False)
+class Job:
+    """What the model knows of a job."""
+
+    id: UUID
+    lane: str | None = None
+    place: int | None = None
+    holds_lane: bool = False
+    unique_key: str | None = None
+    parent: Job | None = None
+    is_child: bool = False
+    needs: tuple[Job, ...] = ()
+    due: bool = True
+    status: str = "queued"
+    waiting_for: str | None = None
+    failures: int = 0
+    crashes: int = 0
+    signals: int = 0
+    approvals: int = 0
+    stopping: bool = False
+    lease: Lease | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("done", "failed", "canceled")
+
+    @property
+    def in_line(self) -> bool:
+        """Does it hold its place in its lane?"""
+        aside = self.waiting_for in STEPPED_ASIDE and not self.holds_lane
+        return not self.ended and self.place is not None and not aside
+
+    @property
+    def order(self) -> tuple[int, UUID]:
+        assert self.place is not None
+        return self.place, self.id
+
+
+@dataclass
+class Model:
+    """The queue as it should be."""
+
+    jobs: dict[UUID, Job] = field(default_factory=dict[UUID, Job])
+    places: int = 0
+
+    def holder(self, unique_key: str | None) -> Job | None:
+        return next(
+            (
+                j
+                for j in self.jobs.values()
+                if unique_key and j.unique_key == unique_key and not j.ended
+            ),
+            None,
+        )
+
+    def blocked(self, job: Job) -> bool:
+        others = [o for o in self.jobs.values() if o.lane == job.lane and o is not job]
+        return job.lane is not None and any(
+            o.status == "running" or (o.in_line and o.order < job.order) for o in others
+        )
+
+    def arrive(self, job: Job) -> None:
+        """A new job takes its place."""
+        self.jobs[job.id] = job
+        if job.needs:
+            self._wait(job, "parents")
+        else:
+            self._go_on(job)
+
+    def end(self, job: Job, status: str) -> None:
+        job.status, job.waiting_for, job.stopping = status, None, False
+        job.approvals = 0
+        for child in list(self.jobs.values()):
+            if child.parent is job and child.is_child:
+                self.cancel(child)
+
+    def cancel(self, job: Job) -> None:
+        if job.status == "running":
+            job.stopping = True
+        elif not job.ended:
+            self.end(job, "canceled")
+
+    def park(self, job: Job, reason: str) -> None:
+        self._wait(job, reason)
+
+    def requeue(self, job: Job) -> None:
+        job.status, job.waiting_for = "queued", None
+
+    def again(self, job: Job) -> None:
+        """A retried job waits for those it needs, as a new one would."""
+        if all(needed.ended for needed in job.needs):
+            self._wait(job, "timer")
+            return
+        self._wait(job, "parents")
+
+    def look(self) -> None:
+        """Move on whatever may go on, until nothing may."""
+        while gone := [j for j in self.jobs.values() if j.waiting_for and self._gone(j)]:
+            gone.sort(key=lambda job: job.place or 0)
+            for job in gone:
+                bad = [n for n in job.needs if n.status in ("failed", "canceled")]
+                if job.waiting_for == "parents" and bad:
+                    self.end(job, "canceled")
+                elif job.waiting_for and self._gone(job):
+                    self._go_on(job)
+
+    def _go_on(self, job: Job) -> None:
+        if not job.due:
+            self._wait(job, "timer")
+            return
+        if job.lane and job.place is None:
+            self._draw(job)
+        if self.blocked(job):
+            self._wait(job, "lane")
+        else:
+            self.requeue(job)
+
+    def _gone(self, job: Job) -> bool:
+        match job.waiting_for:
+            case "timer":
+                return job.due
+            case "lane":
+                return not self.blocked(job)
+            case "parents":
+                return all(needed.ended for needed in job.needs)
+            case "children":
+                return all(c.ended for c in self.jobs.values() if c.parent is job and c.is_child)
+            case "approval":
+                return job.approvals == 0
+            case _:
+                return job.signals > 0
+
+    def _wait(self, job: Job, reason: str) -> None:
+        job.status, job.waiting_for = "waiting", reason
+
+    def _draw(self, job: Job) -> None:
+        self.places += 1
+        job.place = self.places
