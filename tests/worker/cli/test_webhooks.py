@@ -26,7 +26,7 @@ def test_an_address_that_is_not_allowed_is_refused_with_the_setting(database_url
     for arguments, reason in (
         (("https://evil.example.org/",), "JOBSWORTH_WEBHOOK_HOSTS"),
         (("http://bridge.example.org/",), "not encrypted"),
-        (("https://bridge.example.org/", "--event", "lunch"), "lunch is no event"),
+        (("https://bridge.example.org/", "--event", "lunch"), "unknown events: lunch"),
         (("https://bridge.example.org/", "--team", "us"), "team 'us' is not a UUID"),
     ):
         ended = run_cli("webhook", "add", *arguments, url=database_url, env=HOSTS)
