@@ -206,7 +206,7 @@ def test_a_node_checks_its_own_options() -> None:
         Node("a", "answer", after="b")
     with pytest.raises(InvalidInput, match="on_failure 'die'"):
         After("a", "die")
-    with pytest.raises(InvalidInput, match="name ''"):
+    with pytest.raises(InvalidInput, match="'' is not the name of a node"):
         Node("", "answer")
 
 
