@@ -8,6 +8,14 @@ without the lock proves nothing: another worker may take the job right after.
 `FENCE` is that lock. Every fenced statement of `db/` contains it, most of them through `FENCED`
 (one lease) or `hold` (a lock for the statements that follow). `finish` and `start_calls`, functions
 of the schema, have theirs inside.
+
+`lease_no` alone is not enough: a sequence can repeat after an asynchronous failover, and
+`worker_id` is new at every start of a process. Because the columns stay, a second try after a lost
+COMMIT answer can tell "I finished it" from "I lost it".
+
+The lock is taken by the primary key alone, and the lease is compared after it. With the lease in
+the same condition the planner took the index of running jobs, which it believed empty, and walked
+all of it for each job of a batch: 143 µs a job in batches of 500, against 28 µs.
 """
 
 from typing import LiteralString, NamedTuple

@@ -5,6 +5,12 @@ statement of `db/`: they write the schema's name in (`jobsworth.` in the text), 
 from cancellation, bound its time and turn driver errors into `db.errors`. anyio delivers a
 cancellation again at every await, so an unshielded statement would lose its connection; with the
 shield, cancellation takes effect between statements.
+
+A worker that is stopped within a transaction (SIGSTOP, a frozen machine) would hold its rows, and a
+rescue skips held rows. So the server ends a transaction of ours that is idle for ten seconds.
+PostgreSQL does not start that clock after a pipeline, so a transaction that waits for its client
+uses none. What locks the money does not wait for its client at all: it goes out with its COMMIT, in
+one message (`commit_with`).
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence

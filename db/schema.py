@@ -5,6 +5,10 @@ this installation, of which a database may hold several.
 
 Invariant: only the qualifier is replaced, and only by a name that needs no quoting, so what is read
 in the source is what runs.
+
+The schema's name is written as `jobsworth.` everywhere and replaced when a statement is rendered. A
+regular expression on one token is checkable (`tests/test_tidy.py`); `search_path` is not, and
+PgBouncer loses it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, LiteralString, cast
@@ -145,15 +144,33 @@ def test_an_agent_of_your_own_is_durable_metered_and_approvable_as_pasted(
     assert (conn.execute(COST).fetchone() or {})["cost"] > 0
 
 
+@pytest.mark.usefixtures("worker")
+def test_a_run_is_started_as_pasted(conn: psycopg.Connection[DictRow]) -> None:
+    conn.execute(cast(LiteralString, block("sql", "jobsworth.start_run")))
+
+    def done() -> bool:
+        return [job["status"] for job in conn.execute(ALL_JOBS).fetchall()] == ["done", "done"]
+
+    until_sync(done, 20)
+
+
+async def test_an_enqueue_commits_with_what_is_written_beside_it(
+    database_url: str, conn: psycopg.Connection[DictRow]
+) -> None:
+    conn.execute("create table orders (id int generated always as identity)")
+    names: dict[str, Any] = {}
+    exec(block("python", "async def order"), names)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as own:
+        await names["order"](own)
+        await names["order"](own)
+    assert conn.execute("select count(*) as orders from orders").fetchone() == {"orders": 2}
+    [job] = conn.execute(ALL_JOBS).fetchall()
+    assert (job["mode"], job["payload"]) == ("greet", {"name": "Ada"})
+
+
 def test_the_python_of_the_readme_is_typed_for_those_who_install_us(tmp_path: Path) -> None:
     """Checked strictly, in a folder that has nothing of ours."""
     for number, code in enumerate(blocks("python")):
-        if "async with connection" in code:
-            body = textwrap.indent(code, "    ")
-            head = (
-                "import psycopg\n\nasync def main(connection: psycopg.AsyncConnection) -> None:\n"
-            )
-            code = head + body
         (tmp_path / f"example_{number}.py").write_text(code)
     strict = {"typeCheckingMode": "strict", "pythonVersion": "3.11"}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(strict))
@@ -175,7 +192,7 @@ def test_every_command_of_the_readme_exists() -> None:
     named = set(re.findall(r"jobsworth ([a-z]+)\b", re.sub(r"`|\n```", "\n", README)))
     shown = run_cli("--help").stdout
     words = set(re.findall(r"[a-z]+", shown))
-    prose = {"runs", "is", "does"}
+    prose = {"runs", "is", "does", "import"}
     assert named - prose - words == set()
 
 

@@ -28,7 +28,16 @@ Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
 
 # Libraries whose ordinary lines are noise beside ours, or repeat addresses and statements.
-QUIET_LIBRARIES = ("alembic", "asyncio", "httpcore", "httpx", "psycopg", "uvicorn")
+QUIET_LIBRARIES = (
+    "alembic",
+    "asyncio",
+    "httpcore",
+    "httpcore2",
+    "httpx",
+    "httpx2",
+    "psycopg",
+    "uvicorn",
+)
 # Fields of these names hold users' content or secrets; their values are not shown.
 PRIVATE_FIELDS = frozenset(
     {

@@ -6,6 +6,11 @@ written inside the transaction that parks the job, which holds the job's row.
 Invariant: an approval stands for exactly what its hash covers. A question that asks something else
 under the same key supersedes the one before, in the transaction that parks for it; decisions about
 the old question do not count for the new one.
+
+The transaction that parks a job writes its changed question: it holds the job, locks the current
+approval, and supersedes it in the same commit. A vote that waited finds it superseded. The
+canonical JSON is written in SQL and in Python, so that psql can edit and approve; a property test
+keeps the two equal.
 """
 
 import difflib

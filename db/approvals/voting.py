@@ -9,6 +9,12 @@ approval names has consumed it. `jobsworth.resolve` checks the deadline itself: 
 comes too late records the expiry (with its default option) and is not accepted. A raised error
 would roll that record back, so `resolve` returns what happened; `Resolution.require_accepted`
 raises it, after your commit.
+
+Voting, superseding and consuming lock the job's row, then the approval's row, and judge afterwards:
+of a no and a consumption at the same moment, the second sees the first. A vote carries the hash of
+what was shown. An edit makes a new hash, so earlier votes no longer count, and a deadline never
+approves an edited approval. One person is one voter however the name is spelt, and the last vote
+counts.
 """
 
 from enum import StrEnum

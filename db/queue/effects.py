@@ -4,6 +4,8 @@ In: what handlers asked for in attempts that ended well (done or parked). Out: m
 and child jobs, approvals, artifacts, metrics and texts to embed, written by one statement per kind
 inside the finishing transaction. Each is unique by (job, effect key): a repetition by a later
 attempt is ignored, so each effect happens once, however often its job runs.
+
+The effect key is the name that the handler gave, else the kind and number within the attempt.
 """
 
 import hashlib

@@ -3,6 +3,14 @@
 In: how long a heartbeat may be missing; a worker's id and the jobs it has attempts of. Out: jobs
 queued again, or failed after too many crashes. Invariant: the lease that was judged is locked
 before it is taken back.
+
+A rescue judges first and locks the judged lease second. Locking in the statement that looks for
+dead workers is not enough: the lock's recheck does not look into `workers` again, and took a job
+from a living worker that had just claimed it.
+
+The look asks where no living worker's index entries lie: at the ids of dead workers, and between
+the ids that have a row. A look at all running jobs walked one dead index entry for each job that
+was run while somebody held a snapshot: 30 ms after 200,000 jobs, against 0.05 ms.
 """
 
 from collections.abc import Collection, Sequence

@@ -77,9 +77,9 @@ def test_type_checkers_see_what_is_imported_at_run_time() -> None:
 @pytest.mark.parametrize(
     ("statement", "unloaded"),
     [
-        ("import jobsworth", [*HEAVY, "db", "worker", "psycopg", "pydantic", "anyio"]),
-        ("from jobsworth import enqueue, enqueue_sync, NewJob", [*HEAVY, "worker"]),
-        ("from jobsworth import start_run, resolve, signal, cancel", [*HEAVY, "worker"]),
+        ("import jobsworth", [*HEAVY, "db.errors", "worker.job", "psycopg", "pydantic", "anyio"]),
+        ("from jobsworth import enqueue, enqueue_sync, NewJob", [*HEAVY, "worker.job"]),
+        ("from jobsworth import start_run, resolve, signal, cancel", [*HEAVY, "worker.job"]),
         ("from jobsworth import Job, handler, Retry, Decision", HEAVY),
     ],
 )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, LiteralString, Unpack
 from uuid import UUID, uuid4
@@ -214,9 +213,7 @@ class InlineWorker:
     def __init__(
         self, settings: Settings, url: str, embedder: Embedder, pricing: PriceSource | None = None
     ) -> None:
-        self.parts = make_parts(settings, url, dict(handlers.registry), embedder)
-        if pricing is not None:
-            self.parts = replace(self.parts, tools=replace(self.parts.tools, pricing=pricing))
+        self.parts = make_parts(settings, url, dict(handlers.registry), embedder, pricing)
         self._daemon = Daemon(settings, self.parts, lambda: None)
         self._ended = anyio.Event()
 

@@ -6,6 +6,10 @@ Invariants: no connection to the database is held while the network is used; a d
 was not recorded is sent again, under the same `webhook-id`; no request goes to an address that is
 not allowed, and no redirect is followed. After a Retry-After the pause is that long, at most
 `PAUSE_SECONDS_MAX`.
+
+A trigger, not a caller, fills the outbox, so every way in which an approval can change is told in
+its own transaction. A delivery is taken by moving its next try to the end of a lease, sent while
+nothing is held, and marked under the number of the try.
 """
 
 import ipaddress

@@ -5,6 +5,10 @@ After `stop_seconds` without success, counted on the process's own monotonic clo
 last successful beat was sent, the attempts must stop: other workers may take their jobs soon. A
 beat that updates no row means that they have; the worker then takes a new id. Only a worker that
 has itself beaten without a gap may rescue, so that after an outage no living worker loses its jobs.
+
+The numbers are 2, 8 and 12 seconds: beat, stop the attempts, rescue. A daemon that stops deletes
+its row: a plain function that still runs in a thread then is rescued at once, which counts as a
+crash.
 """
 
 import threading

@@ -16,7 +16,7 @@ import anyio
 
 from db.pool import Database
 from worker.approvals import upkeep as approvals_upkeep
-from worker.attempt_state import Tools
+from worker.attempt_state import PriceSource, Tools
 from worker.daemon.heartbeat import Heartbeat, Identity
 from worker.daemon.signals import Stop
 from worker.daemon.upkeep import Part, chores_part
@@ -69,9 +69,16 @@ class Parts:
 
 
 def make_parts(
-    settings: Settings, url: str, registry: Mapping[str, Handler], embedder: Embedder
+    settings: Settings,
+    url: str,
+    registry: Mapping[str, Handler],
+    embedder: Embedder,
+    pricing: PriceSource | None = None,
 ) -> Parts:
-    """The parts of a worker with these settings; `url` leads to its database."""
+    """The parts of a worker with these settings; `url` leads to its database.
+
+    Without `pricing`, own prices come first and those of genai-prices second.
+    """
     database = Database(
         url,
         schema=settings.schema_name,
@@ -85,7 +92,7 @@ def make_parts(
     identity = _identity(settings, registry)
     stop, wakes, vitals = Stop(), Wakes(), Vitals(uuid4(), settings.slots)
     metrics = Metrics()
-    tools = _tools(settings, database, embedder, spooled=metrics.spooled)
+    tools = _tools(settings, database, embedder, pricing or Pricing(), spooled=metrics.spooled)
     heartbeat = Heartbeat(
         direct_url,
         settings.schema_name,
@@ -206,7 +213,12 @@ def model_choice(settings: Settings) -> ModelChoice:
 
 
 def _tools(
-    settings: Settings, database: Database, embedder: Embedder, *, spooled: Callable[[], None]
+    settings: Settings,
+    database: Database,
+    embedder: Embedder,
+    pricing: PriceSource,
+    *,
+    spooled: Callable[[], None],
 ) -> Tools:
     folder = folder_of(
         settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
@@ -220,7 +232,7 @@ def _tools(
             database, settings.deploy_file, settings.releases_dir, settings.output_bytes_max
         ),
         spool=Spool(database, SpoolFolder(folder, settings.spool_bytes_max), spooled),
-        pricing=Pricing(),
+        pricing=pricing,
         unknown_price=settings.unknown_price,
         output_tokens_max=settings.max_output_tokens,
         model=model_choice(settings),

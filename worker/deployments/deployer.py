@@ -8,6 +8,12 @@ recorded phase runs twice; the rules for a phase that was begun and not recorded
 Invariant: people are asked before the deployment is recorded, and recording it takes the
 environment, so a job that waits for a person holds no environment. The yes is consumed in the same
 transaction: there is no deployment without it, and it is not consumed without a deployment.
+
+A job that finds the environment busy waits for a limit named after it; the commit that ends a
+deployment lets the oldest such job go on. A release stays on its machine: a worker elsewhere leaves
+the deployment to that one, for ten minutes at most. What is live is the newest healthy deployment,
+derived and never stored; the symlink is compared with it, and a difference is reported. A
+deployment whose job does not run is marked under its lease and closed ten minutes later.
 """
 
 import socket

@@ -9,4 +9,12 @@ streamed answer), `failures` (a request that was not answered), `recorded` (what
 `usage` (tokens: the estimate and the count), `tools` (tool calls and their approvals). Except for
 `choice`, `keys` and `options`, nothing here is imported before the first `job.agent`: pydantic-ai
 takes a second to load.
+
+The capability is the innermost one and wraps the model beneath every wrapper and fallback, so each
+request has its row. A tool call is a step, named by request, tool and place, never by the model's
+ids. What the books would not see is refused: a request of an agent that a tool runs without the
+job, and models whose SDK retries by itself. A request is hashed by parts, so an error names the
+changed part, and another model of a fallback reads the record. A first run also goes on from what
+was recorded, decoded, so it and a replay see the same bytes. An agent that gives up fails for good,
+because its recorded answers would end the same way again.
 """

@@ -6,6 +6,9 @@ works; a text leaves the outbox only with its vector; and no job is touched: an 
 down delays memories, never jobs.
 
 A batch that is refused is halved until the refused text is alone, so it delays no other text.
+
+An embedder that computes in the worker takes at most a fifth of the time while jobs run, and all of
+it while none do: jobs come first.
 """
 
 import time

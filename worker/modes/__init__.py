@@ -5,6 +5,12 @@ A message becomes a `classify` job, which enqueues `answer` or `plan`; an approv
 (what the model sees of a thread), requests and model (asking the model), agents (the modes as
 pydantic-ai agents), plans (what a plan is), plan_execution and toolset (carrying one out), offline
 and offline_model (the model that needs no provider), intents (what a message wants, by rules).
+
+What people and memories say is content; memories are quoted as JSON, in which no text can end the
+quotation. In `execute` the model proposes and the plan disposes: only the next approved step is
+done. Steps are named by their number in the plan, so replays, retries and models that repeat
+themselves do each once. A plan's values are shown as one visible line each, so none can pass for
+another step.
 """
 
 from worker.modes.answer import answer

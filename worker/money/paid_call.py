@@ -3,6 +3,15 @@
 In: a booked call, and how its sending ended. Out: the settlement, committed together with the
 answer, which becomes a recorded step. Invariant: a call is settled once, whatever becomes of its
 job; what may have been billed is never settled at nothing.
+
+What a call took is what the provider says, if that is consistent; otherwise its upper estimate
+counts. A call that failed in any other way than by a refusal is held at its estimate, as `unknown`;
+a call that provably was not sent is released. "Too many requests" and "overloaded" (429, 529) are
+refusals and pause the model for every worker; within a stream they also cut the call. A truth that
+comes later corrects the row once, with an `adjust` entry of the difference.
+
+An attempt after the first looks for an answer twice, before and after it books, because a worker
+that has lost the job may still bring one.
 """
 
 import time

@@ -4,6 +4,15 @@ In: how a paid call ended. Out: the same, settled in the database; a settlement 
 does not take in time is on this machine's disk until it does. Invariants: an answer is in the
 database, or in a file, or on its way into one of them while its attempt waits; a file is removed
 after its settlement was committed, never before. Settling a settled call again changes nothing.
+
+A settlement that is not committed within two seconds is written to disk, one synced file a call,
+while the database goes on being tried. The spool is drained before the first claim, by upkeep, and
+by the job's own next attempt, which parks while it cannot be drained. A worker that loses the
+database lets calls on their way end (for five minutes) before it stops their attempts, because
+nobody else would see those answers.
+
+Rejected: a lock file for the folder (one `flock` for each file is dropped by a kill, and settling
+twice is harmless); a task for each settlement (one look every half second finds the late ones).
 """
 
 from collections.abc import Callable

@@ -6,6 +6,13 @@ not walked again. A job that was committed late lies behind that position; a res
 start of the index at most twice a second, finds it. While somebody holds a snapshot, a rescan walks
 every dead entry. It is then made so much more rarely that it takes a hundredth of the time, but
 every three seconds at least. NOTIFY is a hint: the poll is the truth.
+
+A claim whose answer was lost leaves jobs that run under our name without an attempt. Upkeep queues
+them again, once two looks have found them and a turn of the claim loop came in between.
+
+Rejected: two claims at a time, which walk over each other's locked rows and are slower; an
+asynchronous commit of the claim, after which a crash of the server could draw the same lease number
+again.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,14 @@
 
 In: claimed jobs. Out: ended attempts for the finisher. A job holds its slot from its claim until
 its transition is committed; a thread that does not return keeps its slot.
+
+A runner is a task that takes one attempt after the other, within one cancel scope, while none of
+them waits. As soon as one waits, a follower takes over. A handler that leaves context variables
+behind, or that was stopped, ends its runner, so no other attempt sees them. A task for each attempt
+took 48 µs a job in the worker, a scope for each attempt 16 µs, this takes 10 µs. What is made for
+each job is made cheaply: named tuples instead of frozen dataclasses, one context variable for the
+log instead of structlog's four, array literals instead of the driver's lists (12 → 4 µs a job),
+`gc.freeze()` at the start (22 → 18 µs).
 """
 
 from collections import deque

@@ -4,6 +4,11 @@ In: a name and what to do. Out: what it returned, recorded under the fence befor
 on. Invariants: a handler may be run from its start after every wait, retry and crash, and what is
 recorded under a name is read back, never run again. A step that is unsafe to repeat is marked as
 begun, in the database, before it runs; nobody repeats it unless a person says so.
+
+Only its record, an ending that the step raised itself, or a person removes the mark of an unsafe
+step; another attempt that finds the mark parks the job for a person. A step that a person allowed
+begins in the transaction that consumes the approval, whoever asked: a handler, an agent's tool or a
+deployment. Taking back that a step has begun gives its approval back in the same transaction.
 """
 
 import inspect

@@ -6,6 +6,11 @@
 -- until none of those does (`db/rollups.py`). A trigger meets an entry whose time is more than an
 -- hour back, and opens the day again if it is closed. The row of `ledger_closing` is what the
 -- trigger and the closer lock.
+--
+-- Sums take closed days from `ledger_days` and the rest by index, in one snapshot. For each call,
+-- settle + release + adjust equals its row; adjustments marked `reprices` follow a new price and
+-- come on top. At 10 million entries, statistics of 30 days read 920 blocks instead of 25,739
+-- (bench/ledger_at_scale.py).
 
 -- One row: all days up to `closed_through` are closed.
 create table jobsworth.ledger_closing (

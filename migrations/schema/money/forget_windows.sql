@@ -1,4 +1,7 @@
 -- Budget windows that are over are forgotten in bounded batches.
+--
+-- Ninety days after its settlement a call counts off its windows, in the transaction that forgets
+-- it, so the books balance at every instant.
 
 -- Forget what each call counted in windows that are over, `days` after it was settled: at most
 -- `most` calls, of the `most` windows after `after`. Delete windows of which nothing is left. What

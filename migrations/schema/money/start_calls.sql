@@ -3,6 +3,9 @@
 -- Without a limit and a budget this is one statement. With them, a transaction that starts or
 -- settles a call that counts takes one lock (`lock_money`) until its commit, so 16 workers cannot
 -- overshoot.
+--
+-- A batch of starts that fits as a whole is decided and written by one statement; one that does not
+-- is halved. A grant wakes a job and reserves nothing: the check is the start of the call.
 
 -- The answer for one call:
 -- - `started`: it is in the books and may be sent.

@@ -1,4 +1,14 @@
 -- How budgets and their windows are found, and the lock that guards them.
+--
+-- Starting and settling a call that counts takes one lock (`lock_money`), last, until its commit.
+-- Ordered row locks were tried first; a group commit mixes steps, settlements and starts in one
+-- transaction, which breaks any order. A call that falls under no budget or limit never takes the
+-- lock, and nobody holds it while waiting for a client.
+--
+-- A call finds its budgets by the rarest thing that each must match (`found_by`), so thousands of
+-- budgets of one thread or agent each cost the others nothing: a start takes 24 µs of the server
+-- under no budget, 52 under one, 91 under three of 5,003 (batches of 50). Looking at each budget
+-- took 273 and 1,212.
 
 -- The one lock of all windows and rate limits. A transaction takes it last and holds it until its
 -- commit, so each decision sees all reservations before it. Its holder waits for nothing, not even

@@ -3,6 +3,10 @@
 -- A function, as the claim is. The planner is kept on the primary key: with stale statistics, or
 -- with an empty table when the statement was first planned, the join with the batch became a hash
 -- join over a scan of the whole table, and 70,000 jobs/s became 9,000.
+--
+-- The fence locks by the primary key alone and compares the lease after that (see db/fence.py).
+-- Scalar subqueries stand where `exists` would: that became a hash of a scan of the whole table,
+-- 1.3 ms a batch at 20,000 rows and growing.
 
 -- Apply each transition to its job, if the attempt still has its lease (the fence). Returns the
 -- transitions that were applied, by their number in the arrays; a transition missing from the

@@ -1,5 +1,9 @@
 -- The jobs. `queued` means ready to run now. A job that is not ready is `waiting`, and
 -- `waiting_for` holds its one reason.
+--
+-- The index of running jobs has a condition more than its queries need (`worker_id is not null`),
+-- which keeps look-ups of lanes off its dead entries; fences say `is not distinct from` for the
+-- same reason.
 
 create type jobsworth.job_status as enum
   ('queued', 'waiting', 'running', 'done', 'failed', 'canceled');

@@ -4,6 +4,16 @@
 -- Here as in all hot functions the planner settings keep the plan on the indexes. A session plans a
 -- function once, perhaps while the tables are empty, and a scan of a whole table is only cheap
 -- then.
+--
+-- The order within a lane is (lane_position, id). A job holds its lane through retries and through
+-- waits for its children. A scheduled job joins its lane when it is due (`lane_position` is null
+-- until then), so a reminder for next week does not block a conversation; a job that needs other
+-- jobs joins when they have ended. A follow-up takes its parent's position.
+--
+-- A claim takes the job of a lane only if it is the lane's lowest open job, the only one of its
+-- lane in the batch, and `pg_try_advisory_xact_lock` succeeds. A partial unique index is the
+-- backstop. The claim may put off a job just when the running one finishes, so the claimer looks
+-- again after its own commit.
 
 -- Whether another job of this lane comes first: one that is running, or an open one with a lower
 -- position that has not stepped aside.

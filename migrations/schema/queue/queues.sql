@@ -1,4 +1,7 @@
 -- Queues that somebody has paused or resumed. A queue without a row here is not paused.
+--
+-- Queued jobs of a paused queue stay queued: the claim skips the queue as a whole, so pausing
+-- touches one row.
 
 create table jobsworth.queues (
   name text primary key,

@@ -1,5 +1,9 @@
 -- What a dead worker, or a late commit, left behind: upkeep asks `chores` what there is to do, in
 -- one message. Nothing here reads a whole table, or index entries that are long dead.
+--
+-- Upkeep asks once what there is to do and then does only that. Eight parts with a poll of their
+-- own took 4 of the 7 statements a second of a worker without work. What does walk dead entries
+-- comes more seldom the longer it takes: at most a hundredth of the time.
 
 -- Running jobs without a living worker: the jobs of workers that have not beaten for
 -- `after_seconds`, and the jobs of ids that have no row in `workers`. The latter lie in the index

@@ -1,4 +1,7 @@
 -- Signals: a mailbox for each job. A signal that comes before the job waits for it is kept.
+--
+-- A signal, a decision and a cancel lock the job's row first; a finish skips locked rows. What
+-- comes before the wait is kept, and the look after the park finds it.
 
 create table jobsworth.signals (
   id uuid not null default jobsworth.uuidv7() primary key,

@@ -1,5 +1,9 @@
 -- Fork a run: a new run goes on from a node, or from a step of it, with changed input. The rules
 -- are here, so that every client gets the same fork.
+--
+-- A chain of branches takes the earliest cut. Edges of a branch lead to the jobs that are done
+-- elsewhere. Consent is never inherited; what a branch's job says, it says again; a deployment
+-- ships anew.
 
 -- What a fork of this run would do with each node:
 -- - `fork`: the run forks here; the new job reads what the old one recorded before the cut.

@@ -4,6 +4,9 @@
 -- After the commit, `move_runs` looks at the jobs; only if the run has to move it locks the row (or
 -- skips a locked one, and the caller looks again), and then looks at the jobs once more, because a
 -- look before the lock is no fence.
+--
+-- A run failed if a job failed that nobody tolerates; children are judged by their parent, and what
+-- others outside the run hang on its jobs does not count.
 
 -- Call this after a commit that moved jobs of these runs. Returns the runs that the caller must
 -- look at again: those that have to move and that another transaction has locked, and those that

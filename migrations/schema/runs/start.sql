@@ -1,4 +1,9 @@
 -- Start a run: declare its jobs and what each needs, in one call and one transaction.
+--
+-- An edge says what a failed parent means (`fail` in `start_run`, `skip` in `enqueue`, or `run`;
+-- where bad parents differ, in this order), and `reconsider` acts on it. Edges come only with the
+-- job that needs the other one: later, that job may have run. Nodes have no lane unless they name
+-- one.
 
 -- Declare and start a run. Returns its id.
 --

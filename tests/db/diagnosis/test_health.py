@@ -306,9 +306,13 @@ def _buffers(
     limits: LiteralString = INDEXES_ONLY,
     values: dict[str, Any] | None = None,
 ) -> int:
-    """Pages that a statement touches, planned as it is in use."""
+    """Pages that a statement touches, planned as it is in use.
+
+    It runs twice: the first time a session calls a function, it reads the catalogue for it.
+    """
     with conn.transaction():
         conn.execute(limits, {"timeout": "60s"})
+        conn.execute(query, values)
         row = _only(conn.execute("explain (analyze, buffers, format json) " + query, values))
     plan: dict[str, Any] = row["QUERY PLAN"][0]["Plan"]
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]

@@ -11,7 +11,7 @@ import pytest
 from db.pool import Connection, execute
 from db.runs import runs
 from db.runs.runs import Node
-from tests.db.queue.test_explain import ANALYZE, QUIET, Meter
+from tests.db.queue.plans.test_explain import ANALYZE, QUIET, Meter
 
 pytestmark = pytest.mark.both
 

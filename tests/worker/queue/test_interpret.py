@@ -8,7 +8,6 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Never, cast
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel
 from db.errors import JobsworthError, Unavailable
 from db.fence import Lease, LeaseLost
 from jobsworth import Cancel, Fail, Retry, Snooze
+from tests.worker.queue import attempts
 from tests.worker.queue.attempts import (
     Function,
     outcome_from,
@@ -128,7 +128,7 @@ async def test_everything_else_that_is_raised_is_a_failure_to_be_retried(
 async def test_a_failure_says_the_type_the_message_and_the_place() -> None:
     outcome = await outcome_from(raising(ValueError("wrong")))
     assert isinstance(outcome, Failed)
-    assert outcome.error.startswith(f"ValueError: wrong ({Path(__file__)}:")
+    assert outcome.error.startswith(f"ValueError: wrong ({attempts.__file__}:")
 
 
 async def test_endless_recursion_is_a_failure() -> None:

@@ -334,7 +334,7 @@ async def test_files_of_any_size_are_kept_whole_up_to_their_bound(
     api: JobApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They go in several messages; one of 100 MiB takes seconds, so the bound is lower here."""
-    monkeypatch.setattr(effects, "ARTIFACTS_BYTES", 1_000)
+    monkeypatch.setattr(effects, "STATEMENT_CONTENT_BYTES", 1_000)
     monkeypatch.setattr(effects_module, "ARTIFACT_BYTES_MAX", 2_000)
     contents = [b"", bytes(range(256)), b"\0" * 1_500, b"x" * 2_000]
 

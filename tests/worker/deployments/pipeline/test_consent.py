@@ -153,7 +153,7 @@ async def test_what_was_agreed_to_is_what_goes_on(api: JobApi, site: Site, says:
         assert (job.status, log.read_text()) == (JobStatus.DONE, "build\n")
         return
     assert job.status is JobStatus.FAILED
-    assert "deploy.toml says otherwise now" in (job.error or "")
+    assert "deploy.toml has changed since this deployment was approved" in (job.error or "")
     assert not log.exists()
     await close_abandoned(api.database)
     assert await api.value("select report_text from jobsworth.deployments") is not None

@@ -194,4 +194,4 @@ async def test_a_deployment_is_of_a_sha_or_goes_back(
     api: JobApi, site: Site, payload: dict[str, str]
 ) -> None:
     job = await api.run("deploy", {"environment": "staging", **payload})
-    assert "give one of the two" in (job.error or "")
+    assert "give either a `sha` to deploy, or `rollback_to` to go back" in (job.error or "")

@@ -130,7 +130,7 @@ async def test_why_a_job_waits_for_a_signal(conn: Connection) -> None:
     await park(conn, job_id, "signal", detail="it's paid")
     reason, detail, remedy = await why(conn, job_id)
     assert (reason, detail) == ("signal", "signal it's paid")
-    assert shlex.split(remedy) == ["jobsworth", "signal", str(job_id), "it's paid"]
+    assert shlex.split(remedy) == ["jobsworth", "signal", "send", str(job_id), "it's paid"]
 
 
 async def test_a_sleep_is_not_hurried_by_a_retry_which_would_only_sleep_on(

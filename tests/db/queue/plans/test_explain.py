@@ -40,7 +40,7 @@ from tests.db.protocol import (
     released,
     rescue,
 )
-from tests.db.queue.scene import (
+from tests.db.queue.plans.scene import (
     CHURNED,
     LOAD_FINISHED,
     LOAD_TIMERS,
