@@ -52,7 +52,7 @@ class SettledBatch(NamedTuple):
 SETTLING: LiteralString = PINNED + "; set local lock_timeout = '100ms'"
 
 SETTLE: LiteralString = """
-select s.settled, s.rooms from jobsworth.settle_calls(%(rows)s::jsonb) s
+select s.settled, s.freed_budgets from jobsworth.settle_calls(%(rows)s::jsonb) s
 """
 
 
@@ -117,7 +117,7 @@ with abandoned as materialized (
     as rows
   from abandoned a
 )
-select s.settled, s.rooms
+select s.settled, s.freed_budgets
 from ended e
 cross join lateral jobsworth.settle_calls(e.rows) s
 """
@@ -130,4 +130,4 @@ async def settle_abandoned(conn: Connection, most: int) -> SettledBatch:
     """
     row = await fetch_one(conn, SETTLE_ABANDONED, {"most": most})
     assert row is not None
-    return SettledBatch(row["settled"], row["rooms"] or ())
+    return SettledBatch(row["settled"], row["freed_budgets"] or ())

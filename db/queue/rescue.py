@@ -24,7 +24,7 @@ RESCUE: LiteralString = (
     """
 with dead as materialized (
   select u.id as job_id, u.lease_no, u.worker_id
-  from jobsworth.unattended(%(rescue_seconds)s) u
+  from jobsworth.jobs_of_dead_workers(%(rescue_seconds)s) u
 ), locked as materialized (
   -- Take back the lease that was judged, no other: another rescue may have given the job back
   -- meanwhile, to a living worker, and a lock's recheck does not look into `workers` again.

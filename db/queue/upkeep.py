@@ -27,7 +27,7 @@ class DueWork:
 
 DUE_WORK: LiteralString = """
 select c.rescue, c.expire, c.deployments, c.sweep, c.looked_seconds
-from jobsworth.chores(%(rescue_seconds)s) c
+from jobsworth.due_work(%(rescue_seconds)s) c
 """
 
 

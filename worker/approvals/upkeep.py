@@ -6,7 +6,7 @@ from db.approvals import approvals
 from db.pool import Database
 from db.queue.upkeep import DueWork
 from worker import events
-from worker.daemon.upkeep import Chore
+from worker.daemon.upkeep import DuePart
 from worker.log import get_logger
 from worker.queue.wake import Wakes
 
@@ -15,10 +15,10 @@ EXPIRE_BATCH = 100
 log = get_logger()
 
 
-def chores(database: Database, wakes: Wakes) -> list[Chore]:
+def due_parts(database: Database, wakes: Wakes) -> list[DuePart]:
     """What the common look finds."""
     return [
-        Chore("expire", lambda found: found.expire, partial(_expire, database), wakes=wakes.work)
+        DuePart("expire", lambda found: found.expire, partial(_expire, database), wakes=wakes.work)
     ]
 
 

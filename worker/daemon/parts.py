@@ -19,7 +19,7 @@ from worker.approvals import upkeep as approvals_upkeep
 from worker.attempt_state import PriceSource, Tools
 from worker.daemon.heartbeat import Heartbeat, Identity
 from worker.daemon.signals import Stop
-from worker.daemon.upkeep import Part, chores_part
+from worker.daemon.upkeep import Part, look_for_due_parts
 from worker.daemon.vitals import Vitals
 from worker.daemon.watch import Watch
 from worker.deployments import upkeep as deployments_upkeep
@@ -187,16 +187,16 @@ def upkeep_parts(
     rescued: Callable[[int], None],
 ) -> list[Part]:
     """What the chapters bring to upkeep. A new part is one more line here."""
-    chores = [
-        *queue_upkeep.chores(database, heartbeat, promoter, wakes, rescue, rescued=rescued),
-        *approvals_upkeep.chores(database, wakes),
-        *deployments_upkeep.chores(database, wakes),
+    due_parts = [
+        *queue_upkeep.due_parts(database, heartbeat, promoter, wakes, rescue, rescued=rescued),
+        *approvals_upkeep.due_parts(database, wakes),
+        *deployments_upkeep.due_parts(database, wakes),
     ]
     return [
         *queue_upkeep.parts(
             database, heartbeat, vitals, attempts, wakes, poll_seconds=poll_seconds
         ),
-        chores_part(database, rescue.after_seconds, chores),
+        look_for_due_parts(database, rescue.after_seconds, due_parts),
         *money_upkeep.parts(database, spool, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),
     ]

@@ -4,8 +4,8 @@ In: parts (`worker/<chapter>/upkeep.py`). Out: their work, each at its period or
 Every daemon runs all of it; the work comes in bounded batches, skips rows that others hold, and
 goes on after an error. None of it rides on the claim path.
 
-A `Part` looks for itself. A `Chore` is told: one statement, every other second, says which chores
-have something to do, so a worker without work asks once for all of them.
+A `Part` looks for itself. A `DuePart` is told: one statement, every other second, says which of
+them have something to do, so a worker without work asks once for all.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +23,7 @@ from worker import events
 from worker.log import get_logger
 from worker.queue.wake import Wake
 
-CHORES_PERIOD_SECONDS = 2.0
+DUE_PERIOD_SECONDS = 2.0
 # While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
 # much more rarely that it takes a hundredth of the time.
 COST_FACTOR = 99
@@ -57,7 +57,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
+class DuePart:
     """Work that is done when the common look says that it is due; returns whether jobs moved on."""
 
     name: str
@@ -93,8 +93,10 @@ async def _work(part: Part) -> Did:
     return did
 
 
-def chores_part(database: Database, rescue_seconds: float, chores: Sequence[Chore]) -> Part:
-    """The part that looks for all chores and does those that are due.
+def look_for_due_parts(
+    database: Database, rescue_seconds: float, due_parts: Sequence[DuePart]
+) -> Part:
+    """The part that asks once what is due, and then runs only the parts that are.
 
     A worker whose last heartbeat is older than `rescue_seconds` may be dead.
     """
@@ -102,22 +104,22 @@ def chores_part(database: Database, rescue_seconds: float, chores: Sequence[Chor
     async def work() -> Did:
         async with database.connection() as connection:
             found = await upkeep.due_work(connection, rescue_seconds)
-        for chore in chores:
-            if chore.is_due(found):
-                await _do(chore, found)
-        return Did(pause_seconds=cost_pause_seconds(found.looked_seconds, CHORES_PERIOD_SECONDS))
+        for part in due_parts:
+            if part.is_due(found):
+                await _do(part, found)
+        return Did(pause_seconds=cost_pause_seconds(found.looked_seconds, DUE_PERIOD_SECONDS))
 
-    return Part("chores", CHORES_PERIOD_SECONDS, work)
+    return Part("due work", DUE_PERIOD_SECONDS, work)
 
 
-async def _do(chore: Chore, found: DueWork) -> None:
+async def _do(part: DuePart, found: DueWork) -> None:
     try:
-        moved = await chore.work(found)
+        moved = await part.work(found)
     except JobsworthError as error:
-        log.warning(events.UPKEEP_FAILED, part=chore.name, error=str(error))
+        log.warning(events.UPKEEP_FAILED, part=part.name, error=str(error))
         return
-    if moved and chore.wakes is not None:
-        chore.wakes.set()
+    if moved and part.wakes is not None:
+        part.wakes.set()
 
 
 def cost_pause_seconds(looked_seconds: float, period_seconds: float) -> float | None:

@@ -4,7 +4,7 @@ from functools import partial
 
 from db.pool import Database
 from db.queue.upkeep import DueWork
-from worker.daemon.upkeep import Chore, Did, Part
+from worker.daemon.upkeep import Did, DuePart, Part
 from worker.deployments.record import close_abandoned, close_idle
 from worker.queue.wake import Wakes
 
@@ -17,10 +17,10 @@ def parts(database: Database, wakes: Wakes) -> list[Part]:
     return [Part("environments", ENVIRONMENTS_PERIOD_SECONDS, work, wakes=wakes.work)]
 
 
-def chores(database: Database, wakes: Wakes) -> list[Chore]:
+def due_parts(database: Database, wakes: Wakes) -> list[DuePart]:
     """What the common look finds."""
     work = partial(_close_abandoned, database)
-    return [Chore("deployments", lambda found: found.deployments, work, wakes=wakes.work)]
+    return [DuePart("deployments", lambda found: found.deployments, work, wakes=wakes.work)]
 
 
 async def _free_environments(database: Database) -> Did:

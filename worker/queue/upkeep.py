@@ -19,7 +19,7 @@ from db.queue import promote, rescue, workers
 from db.queue.upkeep import DueWork
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
-from worker.daemon.upkeep import Chore, Did, Part, cost_pause_seconds
+from worker.daemon.upkeep import Did, DuePart, Part, cost_pause_seconds
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
 from worker.outcomes import Canceled, Outcome
@@ -103,7 +103,7 @@ def parts(
     ]
 
 
-def chores(
+def due_parts(
     database: Database,
     heartbeat: Heartbeat,
     promoter: Promoter,
@@ -111,20 +111,20 @@ def chores(
     bounds: RescueBounds,
     *,
     rescued: Callable[[int], None],
-) -> list[Chore]:
+) -> list[DuePart]:
     """What the common look finds; `rescued` counts jobs."""
 
     def may_rescue(found: DueWork) -> bool:
         return found.rescue and heartbeat.unbroken_seconds() >= bounds.after_seconds
 
     return [
-        Chore(
+        DuePart(
             "rescue",
             may_rescue,
             partial(_rescue, database, promoter, bounds, rescued),
             wakes=wakes.work,
         ),
-        Chore("sweep", lambda found: bool(found.sweep), Sweep(database).work, wakes=wakes.work),
+        DuePart("sweep", lambda found: bool(found.sweep), Sweep(database).work, wakes=wakes.work),
     ]
 
 

@@ -58,6 +58,6 @@ begin
   set status = 'expired', closed_at = now(), chosen_option = taken
   where x.id = a.id
   returning x.* into a;
-  perform jobsworth.reconsider(array[a.job_id], patient => true) where a.job_id is not null;
+  perform jobsworth.reconsider(array[a.job_id], wait_for_locks => true) where a.job_id is not null;
   return a;
 end $$;

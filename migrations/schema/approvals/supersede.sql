@@ -63,5 +63,5 @@ begin
     self_approval = old.self_approval and x.self_approval,
     votes_needed = greatest(x.votes_needed, old.votes_needed)
   where x.id = new.id;
-  perform jobsworth.reconsider(array[old.job_id], patient => true) where old.job_id is not null;
+  perform jobsworth.reconsider(array[old.job_id], wait_for_locks => true) where old.job_id is not null;
 end $$;

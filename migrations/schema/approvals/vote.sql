@@ -122,6 +122,6 @@ begin
     edited_hash = case when resolve.edited is null then x.edited_hash else hash end
   where x.id = a.id;
   if status <> 'pending' and a.job_id is not null then
-    perform jobsworth.reconsider(array[a.job_id], patient => true);
+    perform jobsworth.reconsider(array[a.job_id], wait_for_locks => true);
   end if;
 end $$;

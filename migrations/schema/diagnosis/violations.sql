@@ -14,7 +14,7 @@ where j.status = 'running' and j.lane is not null and exists (
   where o.lane = j.lane and o.status = 'running' and o.id <> j.id)
 union all
 select 'running without a living worker', j.id, 'since ' || j.started_at, 'infinity'
-from jobsworth.unattended(30) u
+from jobsworth.jobs_of_dead_workers(30) u
 cross join lateral (
   select r.id, r.started_at from jobsworth.reactive_jobs r
   where r.id = u.id and r.lease_no = u.lease_no and r.status = 'running'

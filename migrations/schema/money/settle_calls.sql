@@ -4,7 +4,7 @@
 -- unknown is corrected by an `adjust` when the truth comes; every other settled call stays as it
 -- is. Returns how many calls it settled or corrected, and the budgets that have room now and jobs
 -- waiting for it: after the commit, call `wake_budgets` for them.
-create function jobsworth.settle_calls(rows jsonb, out settled bigint, out rooms uuid[])
+create function jobsworth.settle_calls(rows jsonb, out settled bigint, out freed_budgets uuid[])
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -57,7 +57,7 @@ begin
   end if;
   settled := cardinality(ids);
   if exists (select 1 from jobsworth.call_windows p where p.call_id = any(ids)) then
-    rooms := jobsworth.settle_windows(ids);
+    freed_budgets := jobsworth.settle_windows(ids);
   end if;
 end $$;
 

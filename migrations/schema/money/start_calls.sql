@@ -20,9 +20,9 @@ create type jobsworth.call_verdict as (
 
 -- Write calls that are about to be sent, with their reservations, if their jobs still have their
 -- leases. Returns a verdict for each call that was decided. A call without one: its job does not
--- exist (`patient`), or another transaction has locked its job right now. `exceeds` in a row: the
+-- exist (`wait_for_locks`), or another transaction has locked its job right now. `exceeds` in a row: the
 -- budgets that an approval lets this call exceed.
-create function jobsworth.start_calls(rows jsonb, patient boolean default false)
+create function jobsworth.start_calls(rows jsonb, wait_for_locks boolean default false)
   returns setof jobsworth.call_verdict language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -30,7 +30,7 @@ declare
   calls jsonb[];
   lost text[];
 begin
-  if patient then
+  if wait_for_locks then
     perform 1 from jobsworth.reactive_jobs j
     where j.id = any(array(select (a.value ->> 'job_id')::uuid from jsonb_array_elements(rows) a))
     order by j.id for no key update;
@@ -84,7 +84,7 @@ begin
     select l.request_id, case when l.ours then 'known' else 'lost' end, null::uuid, null::uuid,
       null::text, null::text, null::text, null::float8, null::text[]
     from locked l
-    where patient or not l.ours
+    where wait_for_locks or not l.ours
     union all
     select s.request_id, 'started', s.id, null, null, null, null, null, null from started s;
     return;

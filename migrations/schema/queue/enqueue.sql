@@ -58,7 +58,7 @@ begin
       if needs <> '{}' then
         insert into jobsworth.job_edges (job_id, needs_job_id)
         select found_id, u.id from unnest(needs) u(id) group by u.id;
-        perform jobsworth.reconsider(array[found_id], patient => true);
+        perform jobsworth.reconsider(array[found_id], wait_for_locks => true);
       end if;
       return found_id;
     end if;

@@ -38,9 +38,9 @@ begin
 end $$;
 
 -- Move on those of the given jobs whose reason is gone: to their next reason, or to queued. Returns
--- the ids that another transaction has locked; look at those again. With `patient` it waits for
+-- the ids that another transaction has locked; look at those again. With `wait_for_locks` it waits for
 -- these locks instead: somebody who delivers something must not miss the job.
-create function jobsworth.reconsider(job_ids uuid[], patient boolean default false)
+create function jobsworth.reconsider(job_ids uuid[], wait_for_locks boolean default false)
   returns uuid[] language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -58,7 +58,7 @@ declare
   moved int := 0;
 begin
   -- `status::text`: by the enum itself the planner may read the whole index of waiting jobs.
-  if patient then
+  if wait_for_locks then
     held := array(
       select j.id from jobsworth.reactive_jobs j
       where j.id = any(job_ids) and j.status::text = 'waiting'

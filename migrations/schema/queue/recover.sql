@@ -1,4 +1,4 @@
--- What a dead worker, or a late commit, left behind: upkeep asks `chores` what there is to do, in
+-- What a dead worker, or a late commit, left behind: upkeep asks `due_work` what there is to do, in
 -- one message. Nothing here reads a whole table, or index entries that are long dead.
 --
 -- Upkeep asks once what there is to do and then does only that. Eight parts with a poll of their
@@ -9,7 +9,7 @@
 -- `after_seconds`, and the jobs of ids that have no row in `workers`. The latter lie in the index
 -- between the ids that have one. A scan of all running jobs read one dead index entry for each job
 -- that any worker had run while somebody held a snapshot: 40 ms after 200,000 jobs.
-create function jobsworth.unattended(after_seconds float8)
+create function jobsworth.jobs_of_dead_workers(after_seconds float8)
   returns table (id uuid, lease_no bigint, worker_id uuid) language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -19,7 +19,7 @@ begin
   -- jobs.
   return query
   with worker as materialized (
-    select w.id, w.beaten_at <= now() - unattended.after_seconds * interval '1 second' as is_dead
+    select w.id, w.beaten_at <= now() - jobs_of_dead_workers.after_seconds * interval '1 second' as is_dead
     from jobsworth.workers w
   ), gap as materialized (
     select e.id as above, lead(e.id) over (order by e.id) as below
@@ -102,7 +102,7 @@ end $$;
 -- What upkeep has to do now. `rescue`: a worker is dead, or a job has none. `sweep`: the reasons
 -- for which a job waits, `orphan` if something open might belong to an ended job, `run` if a run is
 -- open. `looked_seconds`: how long it took to find out.
-create function jobsworth.chores(
+create function jobsworth.due_work(
   rescue_seconds float8,
   out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
   out looked_seconds float8)
@@ -112,8 +112,8 @@ create function jobsworth.chores(
 begin
   rescue := exists (
       select 1 from jobsworth.workers w
-      where w.beaten_at <= now() - chores.rescue_seconds * interval '1 second')
-    or exists (select 1 from jobsworth.unattended(chores.rescue_seconds));
+      where w.beaten_at <= now() - due_work.rescue_seconds * interval '1 second')
+    or exists (select 1 from jobsworth.jobs_of_dead_workers(due_work.rescue_seconds));
   expire := exists (
     select 1 from jobsworth.approvals a
     where a.status = 'pending' and a.deadline <= clock_timestamp());

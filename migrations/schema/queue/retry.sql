@@ -15,7 +15,7 @@ begin
       hint = 'List jobs: jobsworth jobs.';
   elsif j.status = 'waiting' and j.waiting_for = 'timer' then
     update jobsworth.reactive_jobs x set run_at = clock_timestamp() where x.id = j.id;
-    perform jobsworth.reconsider(array[j.id], patient => true);
+    perform jobsworth.reconsider(array[j.id], wait_for_locks => true);
   elsif j.status in ('failed', 'canceled') then
     perform jobsworth.restart_locked(array[j.id]);
   else
@@ -78,5 +78,5 @@ begin
         where j.id = any(job_ids))
       using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
   end;
-  perform jobsworth.reconsider(job_ids, patient => true);
+  perform jobsworth.reconsider(job_ids, wait_for_locks => true);
 end $$;

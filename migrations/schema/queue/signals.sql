@@ -39,6 +39,6 @@ begin
   insert into jobsworth.signals (job_id, team_id, name, payload)
   values (j.id, j.team_id, send_signal.name, send_signal.payload)
   returning id into signal_id;
-  perform jobsworth.reconsider(array[j.id], patient => true);
+  perform jobsworth.reconsider(array[j.id], wait_for_locks => true);
   return signal_id;
 end $$;

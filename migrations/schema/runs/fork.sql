@@ -252,7 +252,7 @@ begin
   needy := array(
     select distinct e.job_id from jobsworth.job_edges e where e.job_id = any(news));
   if needy <> '{}' then
-    perform jobsworth.reconsider(needy, patient => true);
+    perform jobsworth.reconsider(needy, wait_for_locks => true);
   end if;
   return branch;
 end $$;

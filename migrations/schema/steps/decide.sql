@@ -92,6 +92,6 @@ begin
     update jobsworth.approvals a set consumed_at = null, consumed_by = null
     where a.job_id = j.id and a.consumed_by = s.name and a.superseded_by is null;
   end if;
-  perform jobsworth.reconsider(array[j.id], patient => true);
+  perform jobsworth.reconsider(array[j.id], wait_for_locks => true);
   return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
 end $$;

@@ -267,7 +267,7 @@ async def test_an_unsafe_step_that_was_begun_waits_for_a_person(api: JobApi) -> 
     await api.database.execute(FINISH_STEPS)
     async with api.database.connection() as connection:
         await connection.execute(
-            "select jobsworth.reconsider(array[%s::uuid], patient => true)", [job.id]
+            "select jobsworth.reconsider(array[%s::uuid], wait_for_locks => true)", [job.id]
         )
     await api.work()
     assert ((await api.job(job.id)).result, len(ran)) == ("by hand", 1)

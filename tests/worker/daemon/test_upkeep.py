@@ -62,7 +62,7 @@ class Round:
 async def test_a_round_without_work_is_eight_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, chores, unknown modes, abandoned calls, environments, budgets' windows and
+    """Timers, strays, due_parts, unknown modes, abandoned calls, environments, budgets' windows and
     the ledger's days ask once each, cancels not."""
     await api.database.execute(CLOSE_LEDGER)
     await api.enqueue("answer", delay=3600)
