@@ -46,9 +46,7 @@ class LeaseLost(JobsworthError):
 
 
 # Locks the job of the lease `l` (job_id, lease_no, worker_id) and says whether the lease holds.
-# `skip locked` may follow. By the primary key alone, and compared after the lock: with the lease in
-# the `where` the planner may take the index of running jobs, which has a dead entry for each job
-# that the worker ever ran.
+# `skip locked` may follow.
 FENCE: LiteralString = """
   select j.id, j.team_id, j.worker_id,
     j.status = 'running' and j.lease_no = l.lease_no
