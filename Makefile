@@ -17,10 +17,10 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos lock clean
+.PHONY: help demo test installed check bench chaos lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## play a shipped conversation, with a daemon killed half-way (ARGS="--model offline")
 	$(VENV)/bin/jobsworth demo $(ARGS)
@@ -28,7 +28,11 @@ demo: $(STAMP) ## play a shipped conversation, with a daemon killed half-way (AR
 # The processes that tests start share compiled modules, even if the shell forbids to write them.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## run all tests, on real PostgreSQL (ARGS=… is passed to pytest)
-	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	    --ignore tests/test_installed.py $(ARGS)
+
+installed: $(STAMP) ## install the wheel in empty environments, on each Python of this machine, and run it
+	$(VENV)/bin/python -m pytest tests/test_installed.py $(ARGS)
 
 check: $(STAMP) ## check lint, format and types
 	$(VENV)/bin/ruff check .
