@@ -16,6 +16,9 @@ module is imported when the command is called, so `jobsworth --help` imports non
 
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
+    from worker.cli.terminal import collector
+
+    collector.relax()
     from worker.cli.run import run
 
     return run()

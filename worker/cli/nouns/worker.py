@@ -12,7 +12,7 @@ import click
 from db.pool import Connection
 from db.queue import workers
 from db.queue.workers import Worker
-from worker.cli.terminal import names, options
+from worker.cli.terminal import collector, names, options
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_async, run_in_database
 from worker.cli.terminal.output import emit_json
@@ -51,6 +51,7 @@ def run(handlers: str | None, queues: str | None, slots: int | None) -> int:
     # Imported after the settings are read: a wrong setting is told at once, not a second later.
     from worker.daemon import daemon
 
+    collector.restore()
     return run_async(lambda: daemon.run(settings))
 
 
