@@ -3,7 +3,7 @@
 -- A day is added up into `ledger_days` when it is closed. Closed means that no transaction can
 -- still add to it: an entry gets its time while its transaction holds the lock of the ledger, so
 -- the closer of a day looks an hour after its end which transactions hold that lock, and waits
--- until none of those does (`db/rollups.py`). A trigger meets an entry whose time is more than an
+-- until none of those does (`db/money/days.py`). A trigger meets an entry whose time is more than an
 -- hour back, and opens the day again if it is closed. The row of `ledger_closing` is what the
 -- trigger and the closer lock.
 --
