@@ -22,6 +22,9 @@ where a.id = %(approval_id)s and a.job_id = %(job_id)s and a.superseded_by is nu
   and a.status in ('approved', 'expired') and a.chosen_option <> 'reject'
   and (a.for_step is null or a.for_step = %(step)s)
   and (a.consumed_by is null or a.consumed_by = %(step)s)
+  and a.shown_hash = jobsworth.shown_hash(a.proposal_text, a.options, a.shown)
+  and (a.edited is null
+    or a.edited_hash = jobsworth.shown_hash(a.proposal_text, a.options, a.edited))
 """
 
 
@@ -41,6 +44,8 @@ async def consume(conn: Connection, lease: Lease, approval_id: UUID, step_name: 
         reason = f"it is not for job {lease.job_id}"
     elif not found.approved:
         reason = f"it is {found.status} ({found.chosen_option})"
+    elif {found.for_step, found.consumed_by} <= {None, step_name}:
+        reason = "what it shows has changed since it was asked"
     else:
         reason = f"it is for the step {found.consumed_by or found.for_step}"
     raise Conflict(f"approval {approval_id} does not allow {step_name}: {reason}", "ask anew")

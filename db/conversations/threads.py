@@ -321,9 +321,9 @@ async def erase(conn: AsyncConnection[Any], thread_id: UUID) -> None:
     Raises `NotFound`.
     """
     async with conn.transaction():
-        await execute(conn, SET_ERASE, {"erase": "on"})
+        await execute(conn, SET_ERASE, {"erase": str(thread_id)})
         erased = await execute(conn, ERASE, {"id": thread_id})
-        await execute(conn, SET_ERASE, {"erase": "off"})
+        await execute(conn, SET_ERASE, {"erase": ""})
         if not erased:
             raise _not_found(thread_id)
 

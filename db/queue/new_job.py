@@ -17,6 +17,7 @@ from db.errors import InvalidInput
 PAYLOAD_BYTES_MAX = 1_048_576
 # The indexes cannot hold longer texts.
 TEXT_BYTES_MAX = 1_000
+RUN_AT_MIN, RUN_AT_END = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 DELAY_MAX = timedelta(days=36_500)
 TIMEOUT_SECONDS_MIN, TIMEOUT_SECONDS_MAX = 0.001, 1e9
 COUNT_MAX = 2**31 - 1
@@ -176,12 +177,10 @@ def _check_instant(value: object) -> None:
             f"run_at {value!r} is not an instant: it has no time zone",
             "for example datetime.now(UTC) + timedelta(hours=1), or use delay",
         )
-    try:
-        value.astimezone(UTC)
-    except OverflowError as error:
+    if not RUN_AT_MIN <= value < RUN_AT_END:
         raise InvalidInput(
-            f"run_at {value} is out of range", "leave it out to run at once"
-        ) from error
+            f"run_at {value} is not from 1900 to 2199", "leave it out to run at once"
+        )
 
 
 def _check_delay(value: object) -> None:

@@ -73,9 +73,9 @@ drop table
 drop function
   jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
-  jobsworth.guard_run,
+  jobsworth.guard_run, jobsworth.guard_jobs_of_run,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
-  jobsworth.announce_approval,
+  jobsworth.announce_approval, jobsworth.guard_shown,
   jobsworth.guard_deployment, jobsworth.set_outcome_aside;
 
 drop sequence
@@ -90,6 +90,35 @@ drop type
   jobsworth.approval_status,
   jobsworth.deployment_status,
   jobsworth.thread_status, jobsworth.message_role, jobsworth.message_artifact_kind;
+
+-- The domains of columns.
+drop domain
+  jobsworth.archived_at, jobsworth.at, jobsworth.beaten_at, jobsworth.begun_at,
+  jobsworth.changed_at, jobsworth.closed_at, jobsworth.consumed_at, jobsworth.created_at,
+  jobsworth.cut_at, jobsworth.dead_at, jobsworth.deadline, jobsworth.decided_at,
+  jobsworth.delivered_at, jobsworth.escalated_at, jobsworth.finished_at, jobsworth.granted_at,
+  jobsworth.idle_since, jobsworth.next_try_at, jobsworth.occurred_at, jobsworth.paused_until,
+  jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.run_at,
+  jobsworth.sent_at, jobsworth.settled_at, jobsworth.since, jobsworth.started_at,
+  jobsworth.starts_at, jobsworth.tokens_at, jobsworth.turn_at, jobsworth.updated_at,
+  jobsworth.valid_from, jobsworth.warned_at, jobsworth.day, jobsworth.mode, jobsworth.payload,
+  jobsworth.queue, jobsworth.unique_key, jobsworth.priority, jobsworth.failures_max,
+  jobsworth.crashes_max, jobsworth.timeout_seconds, jobsworth.delay_seconds, jobsworth.attempt,
+  jobsworth.failures, jobsworth.crashes, jobsworth.tries_made, jobsworth.node,
+  jobsworth.input_tokens,
+  jobsworth.output_tokens, jobsworth.cache_read_tokens, jobsworth.cache_write_tokens,
+  jobsworth.reasoning_tokens, jobsworth.total_tokens, jobsworth.estimated_input_tokens,
+  jobsworth.estimated_output_tokens, jobsworth.latency_ms, jobsworth.cost,
+  jobsworth.estimated_cost, jobsworth.entered_tokens, jobsworth.entered_cost, jobsworth.reserved,
+  jobsworth.spent, jobsworth.amount, jobsworth.warn_at, jobsworth.input, jobsworth.output,
+  jobsworth.cache_read, jobsworth.cache_write, jobsworth.requests_per_minute,
+  jobsworth.tokens_per_minute, jobsworth.provider, jobsworth.model, jobsworth.request_id,
+  jobsworth.votes_needed, jobsworth.approvals_needed, jobsworth.metric, jobsworth.bytes,
+  jobsworth.dimensions, jobsworth.name, jobsworth.platform, jobsworth.chat_id,
+  jobsworth.environment, jobsworth.sha, jobsworth.source_kind, jobsworth.idempotency_key,
+  jobsworth.trace_id, jobsworth.proposal_text, jobsworth.media_type,
+  jobsworth.uri, jobsworth.url, jobsworth.step_name, jobsworth.asked_by, jobsworth.channel,
+  jobsworth.created_by, jobsworth.decided_by;
 """
 
 

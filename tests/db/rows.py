@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import LiteralString
 from uuid import UUID, uuid4
 
@@ -37,6 +39,14 @@ select status::text as status, waiting_for::text as waiting_for
 from jobsworth.reactive_jobs
 where id = %(job_id)s
 """
+
+
+@asynccontextmanager
+async def past_the_guards(conn: Connection) -> AsyncGenerator[None]:
+    """Plain SQL in here meets no trigger: it can arrange what the guards refuse."""
+    await execute(conn, "set session_replication_role = replica")
+    yield
+    await execute(conn, "reset session_replication_role")
 
 
 async def new_job(conn: Connection, lane: str | None = None) -> UUID:

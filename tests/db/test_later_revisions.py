@@ -112,8 +112,8 @@ def _edit_schema(release: Release) -> None:
     schema = release.root / "migrations/schema"
     _replace(
         schema / "queue/queues.sql",
-        "changed_at timestamptz not null default now()\n",
-        "changed_at timestamptz not null default now(),\n  note text\n",
+        "changed_at jobsworth.changed_at not null default now()\n",
+        "changed_at jobsworth.changed_at not null default now(),\n  note text\n",
     )
     _replace(schema / "base/rows.sql", "updated_at := now()", "updated_at := clock_timestamp()")
     (schema / "queue/toys.sql").write_text("create table jobsworth.toys (id int primary key);\n")

@@ -43,7 +43,8 @@ async def test_every_instant_has_a_time_zone(conn: Connection) -> None:
     select a.attrelid::regclass || '.' || a.attname as name
     from pg_attribute a join pg_class c on c.oid = a.attrelid
     where c.relnamespace = 'jobsworth'::regnamespace and c.relkind = 'r' and a.attnum > 0
-      and a.atttypid in ('timestamp'::regtype, 'date'::regtype, 'json'::regtype)
+      and (select coalesce(nullif(t.typbasetype, 0), t.oid) from pg_type t where t.oid = a.atttypid)
+        in ('timestamp'::regtype, 'date'::regtype, 'json'::regtype)
     """
     # Days of the ledger are days in UTC.
     days = {"jobsworth.ledger_days.day", "jobsworth.ledger_closing.closed_through"}

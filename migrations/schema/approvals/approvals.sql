@@ -10,25 +10,24 @@ create table jobsworth.approvals (
   thread_id uuid,
   job_id uuid,
   effect_key text,
-  proposal_text text not null,
+  proposal_text jobsworth.proposal_text not null,
   options text[] not null default '{approve,reject}',
   shown jsonb,
   shown_hash text not null,
   status jobsworth.approval_status not null default 'pending',
-  deadline timestamptz,
+  deadline jobsworth.deadline,
   on_timeout text not null default 'reject',
   chosen_option text,
   superseded_by uuid,
-  created_at timestamptz not null default now(),
-  closed_at timestamptz,
-  votes_needed int not null default 1
-    constraint somebody_decides check (votes_needed between 1 and 100),
-  asked_by text,
+  created_at jobsworth.created_at not null default now(),
+  closed_at jobsworth.closed_at,
+  votes_needed jobsworth.votes_needed not null default 1,
+  asked_by jobsworth.asked_by,
   self_approval boolean not null default false,
   editable boolean not null default false,
   edited jsonb,
   edited_hash text,
-  escalated_at timestamptz,
+  escalated_at jobsworth.escalated_at,
   -- The hash of the question that the job asked, if that differs from `shown_hash`: a person put
   -- this approval in the place of the one that the job had asked for.
   asked_hash text,
@@ -36,7 +35,7 @@ create table jobsworth.approvals (
   difference text,
   -- The step that may consume this approval. Null: the job's wait consumes it.
   for_step text,
-  consumed_at timestamptz,
+  consumed_at jobsworth.consumed_at,
   consumed_by text,
   constraint a_no_is_always_possible check ('reject' = any(options)),
   constraint timeout_is_an_option
@@ -64,15 +63,17 @@ create table jobsworth.approval_decisions (
   team_id uuid,
   approval_id uuid not null,
   option text not null,
-  decided_by text not null,
-  channel text not null,
+  decided_by jobsworth.decided_by not null,
+  channel jobsworth.channel not null,
   comment text,
-  decided_at timestamptz not null default now(),
+  decided_at jobsworth.decided_at not null default now(),
   voted_hash text
 );
 create index decisions_of_approval on jobsworth.approval_decisions (approval_id, id);
 create trigger decisions_are_append_only before update or delete on jobsworth.approval_decisions
-  for each row execute function jobsworth.refuse_change();
+  for each row execute function jobsworth.refuse_change('approval_id', 'team_id');
+create trigger decisions_are_not_emptied before truncate on jobsworth.approval_decisions
+  for each statement execute function jobsworth.refuse_change('approval_id', 'team_id');
 
 -- Each approval with the vote that closed it, if one did.
 create view jobsworth.approvals_decided as

@@ -4,11 +4,11 @@
 create table jobsworth.webhooks (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
-  url text not null,
+  url jobsworth.url not null,
   events text[] not null
     default '{approval.opened,approval.edited,approval.escalated,approval.closed}',
   active boolean not null default true,
-  created_at timestamptz not null default now(),
+  created_at jobsworth.created_at not null default now(),
   constraint known_events check (events <@
     '{approval.opened,approval.edited,approval.escalated,approval.closed}'::text[])
 );
@@ -22,13 +22,13 @@ create table jobsworth.webhook_outbox (
   approval_id uuid not null,
   event text not null,
   payload jsonb not null,
-  created_at timestamptz not null default clock_timestamp(),
-  tries int not null default 0,
-  next_try_at timestamptz not null default clock_timestamp(),
+  created_at jobsworth.created_at not null default clock_timestamp(),
+  tries jobsworth.tries_made not null default 0,
+  next_try_at jobsworth.next_try_at not null default clock_timestamp(),
   last_status int,
   last_error text,
-  delivered_at timestamptz,
-  dead_at timestamptz,
+  delivered_at jobsworth.delivered_at,
+  dead_at jobsworth.dead_at,
   constraint ends_once check (delivered_at is null or dead_at is null)
 );
 create index webhook_outbox_due on jobsworth.webhook_outbox (next_try_at)

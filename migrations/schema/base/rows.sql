@@ -1,15 +1,21 @@
 -- Trigger functions that tables of several chapters share.
 
--- Keeps a table append-only. Only a transaction that has set `jobsworth.erase` to `on` may delete:
--- the one that erases a whole thread.
+-- Keeps a table append-only. A transaction may delete only what it names: `jobsworth.erase` holds ids
+-- (with commas between them), and the arguments of the trigger are the columns in which they count.
 create function jobsworth.refuse_change() returns trigger language plpgsql as $$
 begin
-  if tg_op = 'DELETE' and current_setting('jobsworth.erase', true) = 'on' then
+  if tg_op = 'DELETE' and exists (
+    select 1 from unnest(tg_argv) as a (name)
+    where to_jsonb(old) ->> a.name
+      = any(string_to_array(current_setting('jobsworth.erase', true), ',')))
+  then
     return old;
   end if;
   raise exception '% is append-only: % is refused', tg_table_name, lower(tg_op)
     using errcode = 'restrict_violation',
-    hint = 'Write a new row instead; only erasing a whole thread deletes.';
+    hint = 'Write a new row instead. To erase rows for good, name them in the same transaction: '
+      || 'set local jobsworth.erase = ''ID''; here it is compared with '
+      || array_to_string(tg_argv, ', ') || '.';
 end $$;
 
 -- Sets `updated_at`.

@@ -10,9 +10,9 @@ create table jobsworth.message_artifacts (
   message_id uuid not null references jobsworth.chat_messages on delete cascade,
   kind jobsworth.message_artifact_kind not null,
   content_json jsonb,
-  uri text,
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
+  uri jobsworth.uri,
+  created_at jobsworth.created_at not null default now(),
+  updated_at jobsworth.updated_at not null default now(),
   constraint artifact_has_content_or_uri check (content_json is not null or uri is not null)
 );
 create index message_artifacts_message on jobsworth.message_artifacts (message_id, id);

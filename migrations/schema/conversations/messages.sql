@@ -16,12 +16,12 @@ create table jobsworth.chat_messages (
   platform_message_id text,
   raw_payload jsonb,
   model text,
-  input_tokens int,
-  output_tokens int,
-  latency_ms int,
+  input_tokens jobsworth.input_tokens,
+  output_tokens jobsworth.output_tokens,
+  latency_ms jobsworth.latency_ms,
   job_id uuid,
   effect_key text,
-  created_at timestamptz not null default clock_timestamp()
+  created_at jobsworth.created_at not null default clock_timestamp()
 );
 create index chat_messages_recent on jobsworth.chat_messages (thread_id, id);
 -- A message of a platform arrives once.
@@ -30,4 +30,6 @@ create unique index chat_messages_platform on jobsworth.chat_messages
 create unique index chat_messages_effect on jobsworth.chat_messages (job_id, effect_key)
   where job_id is not null;
 create trigger messages_are_immutable before update or delete on jobsworth.chat_messages
-  for each row execute function jobsworth.refuse_change();
+  for each row execute function jobsworth.refuse_change('thread_id');
+create trigger messages_are_not_emptied before truncate on jobsworth.chat_messages
+  for each statement execute function jobsworth.refuse_change('thread_id');

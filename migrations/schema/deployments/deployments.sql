@@ -13,22 +13,22 @@ create table jobsworth.deployments (
   team_id uuid,
   job_id uuid,
   step_name text,
-  environment text not null,
+  environment jobsworth.environment not null,
   repository text,
-  sha text not null,
+  sha jobsworth.sha not null,
   branch text,
   status jobsworth.deployment_status not null default 'building',
   release text,
   report_text text,
   probe jsonb,
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  finished_at timestamptz,
+  created_at jobsworth.created_at not null default now(),
+  updated_at jobsworth.updated_at not null default now(),
+  finished_at jobsworth.finished_at,
   host text,
   rollback_of uuid,
   rollback_to uuid,
   idle_lease_no bigint,
-  idle_since timestamptz,
+  idle_since jobsworth.idle_since,
   constraint healthy_has_a_passing_probe
     check (status <> 'healthy' or coalesce((probe ->> 'passed')::boolean, false)),
   constraint final_has_its_end
@@ -45,7 +45,8 @@ create index deployments_recent on jobsworth.deployments (environment, id);
 create index deployments_live on jobsworth.deployments (environment, id)
   where status = 'healthy';
 
--- Refuses a status that a deployment cannot have next.
+-- Refuses a status that a deployment cannot have next, and a change of one that has ended. What an
+-- ended one does not say yet can still be added.
 create function jobsworth.guard_deployment() returns trigger language plpgsql as $$
 declare
   legal boolean := new.status = old.status or case old.status
@@ -60,6 +61,20 @@ begin
       using errcode = 'check_violation',
       hint = 'building, testing, deploying, then healthy, rolled_back or failed; '
         'a finished deployment stays as it is.';
+  end if;
+  if old.finished_at is not null and (
+    row(new.sha, new.branch, new.repository, new.environment, new.finished_at, new.created_at,
+        new.rollback_of, new.rollback_to)
+      is distinct from row(old.sha, old.branch, old.repository, old.environment, old.finished_at,
+        old.created_at, old.rollback_of, old.rollback_to)
+    or new.report_text is distinct from old.report_text and old.report_text is not null
+    or new.release is distinct from old.release and old.release is not null
+    or new.probe is distinct from old.probe and old.probe is not null
+    or new.host is distinct from old.host and old.host is not null)
+  then
+    raise exception 'deployment % is %: what it shipped and its report are final',
+      old.id, old.status
+      using errcode = 'restrict_violation', hint = 'Deploy again: that is a row of its own.';
   end if;
   new.updated_at := now();
   return new;

@@ -5,13 +5,12 @@
 create table jobsworth.environments (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
-  name text not null,
-  approvals_needed smallint not null default 0,
+  name jobsworth.name not null,
+  approvals_needed jobsworth.approvals_needed not null default 0,
   repository text,
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  constraint environments_name unique nulls not distinct (team_id, name),
-  constraint approvals_are_none_one_or_two check (approvals_needed between 0 and 2)
+  created_at jobsworth.created_at not null default now(),
+  updated_at jobsworth.updated_at not null default now(),
+  constraint environments_name unique nulls not distinct (team_id, name)
 );
 
 -- Each environment that anything was deployed to: what is live according to the books (the newest

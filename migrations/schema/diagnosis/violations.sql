@@ -1,19 +1,21 @@
 -- Every breach of an invariant, one view for each chapter. It is empty, always.
 --
 -- `at` is when a settled call was settled, because the books are too long to be read every minute;
--- all else counts as now (infinity). So is everything that is cheap to read whole.
+-- all else counts as now. So is everything that is cheap to read whole. (It is no infinity, which
+-- clients cannot read. The casts keep all parts of the views of one type: only then does a
+-- condition on `at` reach the indexes.)
 --
 -- A lateral with `offset 0` is looked up for each row of what stands before it, never the other way
 -- round.
 
 create view jobsworth.violations_of_queue (invariant, subject_id, detail, at) as
-select 'two running in a lane', j.id, 'lane ' || j.lane, 'infinity'::timestamptz
+select 'two running in a lane', j.id, 'lane ' || j.lane, now()
 from jobsworth.reactive_jobs j
 where j.status = 'running' and j.lane is not null and exists (
   select 1 from jobsworth.reactive_jobs o
   where o.lane = j.lane and o.status = 'running' and o.id <> j.id)
 union all
-select 'running without a living worker', j.id, 'since ' || j.started_at, 'infinity'
+select 'running without a living worker', j.id, 'since ' || j.started_at, now()
 from jobsworth.jobs_of_dead_workers(30) u
 cross join lateral (
   select r.id, r.started_at from jobsworth.reactive_jobs r
@@ -22,19 +24,19 @@ cross join lateral (
 where j.started_at < now() - interval '30 seconds'
 union all
 -- Timers by their time, so that those that are not due cost nothing however many they are.
-select 'waiting though its reason is gone', j.id, j.waiting_for::text, 'infinity'
+select 'waiting though its reason is gone', j.id, j.waiting_for::text, now()
 from jobsworth.reactive_jobs j
 where j.status = 'waiting' and j.waiting_for in ('timer', 'signal')
   and j.run_at < now() - interval '30 seconds' and jobsworth.reason_gone(j)
 union all
-select 'waiting though its reason is gone', j.id, j.waiting_for::text, 'infinity'
+select 'waiting though its reason is gone', j.id, j.waiting_for::text, now()
 from jobsworth.reactive_jobs j
 where j.status = 'waiting'
   and j.waiting_for in ('lane', 'parents', 'children', 'approval', 'handler', 'signal')
   and (j.waiting_for <> 'signal' or j.run_at is null)
   and coalesce(j.run_at, j.created_at) < now() - interval '30 seconds' and jobsworth.reason_gone(j)
 union all
-select 'ended with an open child', c.id, 'parent ' || c.parent_id, 'infinity'
+select 'ended with an open child', c.id, 'parent ' || c.parent_id, now()
 from jobsworth.reactive_jobs c
 cross join lateral (
   select r.finished_at from jobsworth.reactive_jobs r where r.id = c.parent_id offset 0) p
@@ -42,7 +44,7 @@ where c.is_child and c.finished_at is null and not c.cancel_requested
   and p.finished_at < now() - interval '30 seconds';
 
 create view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
-select 'open run whose jobs have all ended', r.id, r.status::text, 'infinity'::timestamptz
+select 'open run whose jobs have all ended', r.id, r.status::text, now()
 from jobsworth.runs r
 where r.finished_at is null
   and not exists (
@@ -50,26 +52,27 @@ where r.finished_at is null
   and (select max(j.finished_at) from jobsworth.reactive_jobs j where j.run_id = r.id)
     < now() - interval '30 seconds'
 union all
-select 'ended run with an open job', j.run_id, 'job ' || j.id || ' is ' || j.status, 'infinity'
+select 'ended run with an open job', j.run_id, 'job ' || j.id || ' is ' || j.status, now()
 from jobsworth.reactive_jobs j
 cross join lateral (
   select o.finished_at from jobsworth.runs o where o.id = j.run_id offset 0) r
 where j.run_id is not null and j.finished_at is null
   and r.finished_at < now() - interval '30 seconds'
 union all
-select 'job of a run that is not there', j.id, 'run ' || j.run_id, 'infinity'
+select 'job of a run that is not there', j.id, 'run ' || j.run_id, now()
 from jobsworth.reactive_jobs j
 where j.run_id is not null and j.finished_at is null and not exists (
   select 1 from jobsworth.runs r where r.id = j.run_id);
 
 create view jobsworth.violations_of_books (invariant, subject_id, detail, at) as
-select 'settled call without its ledger entry', c.id, c.provider || ' ' || c.model, c.settled_at
+select 'settled call without its ledger entry', c.id, c.provider || ' ' || c.model,
+  c.settled_at::timestamptz
 from jobsworth.llm_calls c
 where c.settled_at is not null and not exists (
   select 1 from jobsworth.token_ledger l
   where l.call_id = c.id and l.entry in ('settle', 'release'))
 union all
-select 'open call without its attempt', c.id, c.provider || ' ' || c.model, 'infinity'
+select 'open call without its attempt', c.id, c.provider || ' ' || c.model, now()
 from jobsworth.llm_calls c
 where c.status = 'started' and c.started_at < now() - interval '60 seconds'
   and c.job_id is not null and not exists (
@@ -81,7 +84,7 @@ select 'ledger entry that contradicts its call', c.id,
   row(l.input_tokens, l.output_tokens, l.cache_read_tokens, l.cache_write_tokens, l.cost)
   || ' is not ' || row(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens,
     c.cost),
-  c.settled_at
+  c.settled_at::timestamptz
 from jobsworth.llm_calls c
 cross join lateral (
   select e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens, e.cost
@@ -98,7 +101,7 @@ where (l.cost is distinct from c.cost
 union all
 select 'budget window that is not the sum of its calls', w.id,
   row(w.reserved, w.spent) || ' is not ' || row(coalesce(p.reserved, 0), coalesce(p.spent, 0)),
-  'infinity'
+  now()
 from jobsworth.budget_windows w
 left join lateral (
   select sum(x.reserved) as reserved, sum(x.spent) as spent from jobsworth.call_windows x
@@ -112,7 +115,7 @@ select 'call whose entries do not add up to it', c.id,
   row(e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens, e.cost)
   || ' is not ' || row(c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens,
     c.cost),
-  a.occurred_at
+  a.occurred_at::timestamptz
 from jobsworth.token_ledger a
 cross join lateral (
   select k.id, k.settled_at, k.cost, coalesce(k.input_tokens, 0) as input_tokens,
@@ -144,33 +147,35 @@ where a.entry::text = 'adjust' and a.call_id is not null
     or e.cache_write_tokens is distinct from c.cache_write_tokens);
 
 create view jobsworth.violations_of_consent (invariant, subject_id, detail, at) as
-select 'ended with an open approval', a.job_id, 'approval ' || a.id, 'infinity'::timestamptz
+select 'ended with an open approval', a.job_id, 'approval ' || a.id, now()
 from jobsworth.approvals a
 cross join lateral (
   select r.finished_at from jobsworth.reactive_jobs r where r.id = a.job_id offset 0) j
 where a.status = 'pending' and j.finished_at < now() - interval '30 seconds'
 union all
-select 'consumed by a step that does not exist', a.id, a.consumed_by, a.consumed_at
+select 'consumed by a step that does not exist', a.id, a.consumed_by, a.consumed_at::timestamptz
 from jobsworth.approvals a
 cross join lateral (
   select r.id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0) j
 where a.consumed_at is not null and not exists (
   select 1 from jobsworth.steps s where s.job_id = j.id and s.name = a.consumed_by)
 union all
+-- A yes to what was shown, that is: the hash says if somebody changed it past the trigger.
 select 'consumed without a yes', a.id, a.status || coalesce(', ' || a.chosen_option, ''),
-  a.consumed_at
+  a.consumed_at::timestamptz
 from jobsworth.approvals a
 where a.consumed_at is not null and (a.status not in ('approved', 'expired')
-  or a.chosen_option = 'reject' or a.superseded_by is not null)
+  or a.chosen_option = 'reject' or a.superseded_by is not null
+  or a.shown_hash <> jobsworth.shown_hash(a.proposal_text, a.options, a.shown))
 union all
 select 'superseded without its successor', a.id, coalesce(a.superseded_by::text, 'by nothing'),
-  a.closed_at
+  a.closed_at::timestamptz
 from jobsworth.approvals a
 where a.superseded_by is null and a.status = 'superseded' and a.job_id is null
   or a.superseded_by is not null and not exists (
     select 1 from jobsworth.approvals s where s.id = a.superseded_by and s.supersedes = a.id)
 union all
-select 'two approvals for one question', a.id, a.effect_key, a.created_at
+select 'two approvals for one question', a.id, a.effect_key::text, a.created_at::timestamptz
 from jobsworth.approvals a
 where a.superseded_by is null and a.effect_key is not null and exists (
   select 1 from jobsworth.approvals b
@@ -178,24 +183,24 @@ where a.superseded_by is null and a.effect_key is not null and exists (
     and b.id > a.id);
 
 create view jobsworth.violations_of_shipping (invariant, subject_id, detail, at) as
-select 'healthy without a passing probe', d.id, d.environment, 'infinity'::timestamptz
+select 'healthy without a passing probe', d.id, d.environment::text, now()
 from jobsworth.deployments d
 where d.status = 'healthy' and not coalesce((d.probe ->> 'passed')::boolean, false)
 union all
-select 'unfinished deployment of a finished job', d.id, d.environment, 'infinity'
+select 'unfinished deployment of a finished job', d.id, d.environment::text, now()
 from jobsworth.deployments d
 cross join lateral (
   select r.finished_at from jobsworth.reactive_jobs r where r.id = d.job_id offset 0) j
 where d.finished_at is null and j.finished_at < now() - interval '30 seconds'
 union all
-select 'two deployments at once in an environment', d.id, d.environment, 'infinity'
+select 'two deployments at once in an environment', d.id, d.environment::text, now()
 from jobsworth.deployments d
 where d.finished_at is null and exists (
   select 1 from jobsworth.deployments o
   where o.finished_at is null and o.environment = d.environment
     and o.team_id is not distinct from d.team_id and o.id <> d.id)
 union all
-select 'environment held by nobody', d.id, d.environment, 'infinity'
+select 'environment held by nobody', d.id, d.environment::text, now()
 from jobsworth.deployments d
 left join lateral (
   select r.status, r.lease_no, r.finished_at from jobsworth.reactive_jobs r
@@ -205,7 +210,7 @@ where d.finished_at is null and d.job_id is not null
     or j.finished_at is null and j.status <> 'running' and d.idle_lease_no = j.lease_no
       and d.idle_since < now() - interval '30 minutes')
 union all
-select 'rolled back to what was never healthy there', d.id, d.environment, 'infinity'
+select 'rolled back to what was never healthy there', d.id, d.environment::text, now()
 from jobsworth.deployments d
 left join jobsworth.deployments t on t.id = d.rollback_to
 where d.rollback_to is not null

@@ -4,11 +4,10 @@
 -- The vectors of one model and size are comparable: they share a space.
 create table jobsworth.embedding_spaces (
   id int generated always as identity primary key,
-  model text not null,
-  dimensions int not null,
-  created_at timestamptz not null default now(),
-  constraint one_space_per_model unique (model, dimensions),
-  constraint dimensions_fit_halfvec check (dimensions between 1 and 16000)
+  model jobsworth.model not null,
+  dimensions jobsworth.dimensions not null,
+  created_at jobsworth.created_at not null default now(),
+  constraint one_space_per_model unique (model, dimensions)
 );
 
 create table jobsworth.embedding_outbox (
@@ -17,14 +16,14 @@ create table jobsworth.embedding_outbox (
   thread_id uuid,
   job_id uuid,
   effect_key text,
-  source_kind text not null,
+  source_kind jobsworth.source_kind not null,
   source_id text,
   text text not null,
   metadata jsonb not null default '{}',
-  tries int not null default 0,
-  next_try_at timestamptz not null default now(),
+  tries jobsworth.tries_made not null default 0,
+  next_try_at jobsworth.next_try_at not null default now(),
   last_error text,
-  created_at timestamptz not null default now()
+  created_at jobsworth.created_at not null default now()
 );
 create unique index embedding_outbox_effect on jobsworth.embedding_outbox (job_id, effect_key)
   where job_id is not null;
@@ -37,12 +36,12 @@ create table jobsworth.embeddings (
   job_id uuid,
   effect_key text,
   space_id int not null references jobsworth.embedding_spaces,
-  source_kind text not null,
+  source_kind jobsworth.source_kind not null,
   source_id text,
   text text not null,
   metadata jsonb not null default '{}',
   vector halfvec not null,
-  created_at timestamptz not null default now()
+  created_at jobsworth.created_at not null default now()
 );
 create unique index embeddings_effect on jobsworth.embeddings (job_id, effect_key, space_id)
   where job_id is not null;

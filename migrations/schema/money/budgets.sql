@@ -11,9 +11,9 @@ create type jobsworth.budget_over as enum ('park', 'fail', 'ask');
 create table jobsworth.budgets (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
-  name text not null,
+  name jobsworth.name not null,
   unit jobsworth.budget_unit not null,
-  amount numeric not null,
+  amount jobsworth.amount not null,
   period jobsworth.budget_period not null,
   -- The calls that it counts: every column that is set must match.
   for_team_id uuid,
@@ -23,10 +23,10 @@ create table jobsworth.budgets (
   provider text,
   model text,
   over jobsworth.budget_over not null default 'park',
-  warn_at numeric not null default 0.8,
+  warn_at jobsworth.warn_at not null default 0.8,
   active boolean not null default true,
-  reset_at timestamptz,
-  created_at timestamptz not null default clock_timestamp(),
+  reset_at jobsworth.reset_at,
+  created_at jobsworth.created_at not null default clock_timestamp(),
   -- The key under which a call looks for this budget (`budgets_of`): the most specific column that
   -- is set.
   found_by text not null generated always as (case
@@ -37,9 +37,7 @@ create table jobsworth.budgets (
     when model is not null then 'model ' || model
     when provider is not null then 'provider ' || provider
     else 'everything' end) stored,
-  constraint budget_name unique nulls not distinct (team_id, name),
-  constraint amount_is_no_debt check (amount >= 0 and amount < 1e15),
-  constraint warn_at_is_a_share check (warn_at > 0 and warn_at <= 1)
+  constraint budget_name unique nulls not distinct (team_id, name)
 );
 create index budgets_found on jobsworth.budgets (found_by) where active;
 
@@ -47,11 +45,11 @@ create table jobsworth.budget_windows (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
   budget_id uuid not null references jobsworth.budgets on delete cascade,
-  starts_at timestamptz not null,
+  starts_at jobsworth.starts_at not null,
   run_id uuid,  -- of a budget for each run; a job without one is a run of its own
-  reserved numeric not null default 0,
-  spent numeric not null default 0,
-  warned_at timestamptz,
+  reserved jobsworth.reserved not null default 0,
+  spent jobsworth.spent not null default 0,
+  warned_at jobsworth.warned_at,
   constraint one_window unique nulls not distinct (budget_id, starts_at, run_id)
 ) with (fillfactor = 50);
 
@@ -61,8 +59,8 @@ create table jobsworth.call_windows (
   call_id uuid not null,
   window_id uuid not null,
   team_id uuid,
-  reserved numeric not null,
-  spent numeric not null default 0,
+  reserved jobsworth.reserved not null,
+  spent jobsworth.spent not null default 0,
   exceeded boolean not null default false,  -- an approval let it past this budget
   primary key (call_id, window_id)
 ) with (fillfactor = 80);
@@ -75,8 +73,8 @@ create table jobsworth.budget_waits (
   team_id uuid,
   budget_id uuid not null references jobsworth.budgets on delete cascade,
   run_id uuid,
-  amount numeric not null,
-  since timestamptz not null default clock_timestamp(),
-  granted_at timestamptz
+  amount jobsworth.amount not null,
+  since jobsworth.since not null default clock_timestamp(),
+  granted_at jobsworth.granted_at
 );
 create index budget_waits_of_budget on jobsworth.budget_waits (budget_id, granted_at);

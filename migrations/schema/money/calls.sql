@@ -11,42 +11,38 @@ create table jobsworth.llm_calls (
   job_id uuid,
   thread_id uuid,
   lease_no bigint,
-  attempt int,
-  step_name text,
+  attempt jobsworth.attempt,
+  step_name jobsworth.step_name,
   scope jobsworth.ledger_scope not null default 'reactive',
   mode text,
   agent_id uuid,
-  provider text not null,
-  model text not null,
+  provider jobsworth.provider not null,
+  model jobsworth.model not null,
   status jobsworth.call_status not null default 'started',
-  request_id text not null,
-  estimated_input_tokens int not null default 0,
-  estimated_output_tokens int not null default 0,
-  estimated_cost numeric,
-  input_tokens int,
-  output_tokens int,
-  cache_read_tokens int,
-  cache_write_tokens int,
+  request_id jobsworth.request_id not null,
+  estimated_input_tokens jobsworth.estimated_input_tokens not null default 0,
+  estimated_output_tokens jobsworth.estimated_output_tokens not null default 0,
+  estimated_cost jobsworth.estimated_cost,
+  input_tokens jobsworth.input_tokens,
+  output_tokens jobsworth.output_tokens,
+  cache_read_tokens jobsworth.cache_read_tokens,
+  cache_write_tokens jobsworth.cache_write_tokens,
   usage_source jobsworth.usage_source,
-  cost numeric,
+  cost jobsworth.cost,
   price_version text,
-  latency_ms int,
+  latency_ms jobsworth.latency_ms,
   error text,
-  started_at timestamptz not null default clock_timestamp(),
-  settled_at timestamptz,
+  started_at jobsworth.started_at not null default clock_timestamp(),
+  settled_at jobsworth.settled_at,
   run_id uuid,
-  reasoning_tokens int,
-  total_tokens int,  -- as the provider reported it
+  reasoning_tokens jobsworth.reasoning_tokens,
+  total_tokens jobsworth.total_tokens,  -- as the provider reported it
   price jsonb,  -- the rates that made the cost
   over_estimate boolean not null generated always as (
     coalesce(input_tokens::bigint + output_tokens
       > estimated_input_tokens::bigint + estimated_output_tokens, false)
     or coalesce(cost > estimated_cost, false)) stored,
-  constraint started_or_settled check ((status = 'started') = (settled_at is null)),
-  constraint tokens_are_counts check (
-    input_tokens >= 0 and output_tokens >= 0
-    and cache_read_tokens >= 0 and cache_write_tokens >= 0
-    and estimated_input_tokens >= 0 and estimated_output_tokens >= 0)
+  constraint started_or_settled check ((status = 'started') = (settled_at is null))
 );
 create index llm_calls_open on jobsworth.llm_calls (started_at) where status = 'started';
 create index llm_calls_job on jobsworth.llm_calls (job_id, id) where job_id is not null;
@@ -54,3 +50,9 @@ create index llm_calls_settled on jobsworth.llm_calls (settled_at) where settled
 -- One row for each request.
 create unique index llm_calls_request on jobsworth.llm_calls (request_id);
 create index llm_calls_run on jobsworth.llm_calls (run_id, id) where run_id is not null;
+
+-- The books rest on these rows, so they are deleted as little as those of the ledger.
+create trigger calls_are_not_deleted before delete on jobsworth.llm_calls
+  for each row execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');
+create trigger calls_are_not_emptied before truncate on jobsworth.llm_calls
+  for each statement execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');

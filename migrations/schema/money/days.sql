@@ -16,13 +16,13 @@
 create table jobsworth.ledger_closing (
   single boolean not null default true primary key check (single),
   team_id uuid,
-  closed_through date,
-  closed_at timestamptz
+  closed_through jobsworth.day,
+  closed_at jobsworth.closed_at
 );
 insert into jobsworth.ledger_closing (closed_through) values (null);
 
 create table jobsworth.ledger_days (
-  day date not null,
+  day jobsworth.day not null,
   team_id uuid,
   provider text not null,
   model text not null,

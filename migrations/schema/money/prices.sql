@@ -3,23 +3,19 @@
 create table jobsworth.prices (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
-  provider text not null,
+  provider jobsworth.provider not null,
   -- The exact name, or the beginning of a name followed by *.
-  model text not null,
+  model jobsworth.model not null,
   -- US dollars for a million tokens. Without a cache price, cached tokens cost as much as input.
-  input numeric not null,
-  output numeric not null,
-  cache_read numeric,
-  cache_write numeric,
+  input jobsworth.input not null,
+  output jobsworth.output not null,
+  cache_read jobsworth.cache_read,
+  cache_write jobsworth.cache_write,
   -- Null: it has always been valid.
-  valid_from timestamptz,
+  valid_from jobsworth.valid_from,
   note text,
-  created_at timestamptz not null default now(),
-  constraint prices_are_amounts check (
-    input >= 0 and input < 1e9 and output >= 0 and output < 1e9
-    and cache_read >= 0 and cache_read < 1e9 and cache_write >= 0 and cache_write < 1e9),
-  constraint a_star_ends_the_model check (position('*' in model) in (0, length(model))),
-  constraint a_price_names_its_model check (provider <> '' and model <> '')
+  created_at jobsworth.created_at not null default now(),
+  constraint a_star_ends_the_model check (position('*' in model) in (0, length(model)))
 );
 create unique index prices_of_model on jobsworth.prices (team_id, provider, model, valid_from)
   nulls not distinct;

@@ -6,17 +6,16 @@
 create table jobsworth.rate_limits (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
-  provider text not null,
-  model text not null default '*',
-  requests_per_minute int,
-  tokens_per_minute bigint,
-  paused_until timestamptz,
-  requests_at timestamptz,
-  tokens_at timestamptz,
-  turn_at timestamptz,
-  created_at timestamptz not null default clock_timestamp(),
-  constraint limited_key unique nulls not distinct (team_id, provider, model),
-  constraint limits_are_counts check (requests_per_minute > 0 and tokens_per_minute > 0)
+  provider jobsworth.provider not null,
+  model jobsworth.model not null default '*',
+  requests_per_minute jobsworth.requests_per_minute,
+  tokens_per_minute jobsworth.tokens_per_minute,
+  paused_until jobsworth.paused_until,
+  requests_at jobsworth.requests_at,
+  tokens_at jobsworth.tokens_at,
+  turn_at jobsworth.turn_at,
+  created_at jobsworth.created_at not null default clock_timestamp(),
+  constraint limited_key unique nulls not distinct (team_id, provider, model)
 ) with (fillfactor = 50);
 
 -- How many seconds until a limit lets this many requests with this many tokens through (0: now). A

@@ -70,9 +70,11 @@ begin
       j.parent_id, j.is_child, j.lane, j.trace_parent, j.run_id, j.node, j.agent_id,
       greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds
   )
-  select t.id, t.lease_no, t.queue, t.priority, t.position, t.mode, t.payload, t.attempt,
-    t.failures, t.failures_max, t.timeout_seconds, t.team_id, t.thread_id, t.trigger_message_id,
-    t.parent_id, t.is_child, t.lane, t.trace_parent, t.run_id, t.node, t.agent_id, t.waited_seconds
+  -- The casts take the domains off: a function returns exactly the types that it declares.
+  select t.id, t.lease_no, t.queue::text, t.priority::smallint, t.position, t.mode::text,
+    t.payload::jsonb, t.attempt::int, t.failures::int, t.failures_max::int,
+    t.timeout_seconds::real, t.team_id, t.thread_id, t.trigger_message_id, t.parent_id, t.is_child,
+    t.lane, t.trace_parent, t.run_id, t.node, t.agent_id, t.waited_seconds
   from taken t
   union all
   select d.id, null, r.queue, r.priority, r.position, null, null, null, null, null, null, null,

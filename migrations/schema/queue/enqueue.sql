@@ -17,14 +17,44 @@ declare
   found_id uuid;
   needs uuid[] := coalesce(enqueue.after, '{}');
   unknown uuid;
+  wrong text[];
+  tries int := 0;
 begin
-  if enqueue.mode is null or enqueue.mode = '' then
-    raise exception 'a job needs a mode: which handler runs it'
-      using errcode = 'invalid_parameter_value', hint = 'For example: enqueue(''answer'', …).';
-  end if;
-  if enqueue.delay < interval '0' or enqueue.delay is not null and enqueue.run_at is not null then
-    raise exception 'the delay of a % job is negative, or given together with run_at', enqueue.mode
-      using errcode = 'invalid_parameter_value', hint = 'Give one of them, or none for now.';
+  -- One expression: each costs a microsecond in each transaction.
+  wrong := case
+    when coalesce(enqueue.mode, '') = ''
+      then array['a job needs a mode: which handler runs it', 'For example: enqueue(''answer'', …).']
+    when enqueue.delay < interval '0' or enqueue.delay is not null and enqueue.run_at is not null
+      then array['the delay is negative, or given together with run_at',
+        'Give one of them, or none for now.']
+    when enqueue.delay > interval '100 years'
+      then array[format('the delay is %s; at most 100 years are allowed', enqueue.delay),
+        'Give a shorter delay.']
+    when enqueue.run_at < '1900-01-01 00:00:00+00' or enqueue.run_at >= '2200-01-01 00:00:00+00'
+      then array[format('run_at is %s; it must be from 1900 to 2199', enqueue.run_at),
+        'Give such a time, or none for now.']
+    when enqueue.priority not between 1 and 4
+      then array[format('priority %s is not 1 to 4', enqueue.priority),
+        '1 is urgent, 3 is the default.']
+    when not (enqueue.timeout_seconds > 0 and enqueue.timeout_seconds <= 1e9)
+      then array[format('timeout_seconds %s is not above 0 and at most 1e9',
+          enqueue.timeout_seconds), 'Leave it out for the default.']
+    when enqueue.failures_max < 1
+      then array[format('failures_max %s is not a number from 1 on', enqueue.failures_max),
+        '1 means: no second try.']
+    when enqueue.crashes_max < 1
+      then array[format('crashes_max %s is not a number from 1 on', enqueue.crashes_max),
+        '1 means: no second try.']
+    when enqueue.queue = '' or octet_length(enqueue.queue) > 1000
+      then array['queue must have 1 to 1000 bytes', 'Leave it out for the default queue.']
+    when enqueue.unique_key = '' or octet_length(enqueue.unique_key) > 1000
+      then array['unique_key must have 1 to 1000 bytes', 'Leave it out, or use a hash of it.']
+    when octet_length(enqueue.lane) > 1000
+      then array['lane must have at most 1000 bytes', 'Leave it out, or use a hash of it.']
+  end;
+  if wrong is not null then
+    raise exception '%', wrong[1] || coalesce(' (in a ' || nullif(enqueue.mode, '') || ' job)', '')
+      using errcode = 'invalid_parameter_value', hint = wrong[2];
   end if;
   if pg_column_size(enqueue.payload) > 1048576 then
     raise exception 'the payload of a % job has % bytes; at most 1048576 are allowed',
@@ -64,6 +94,7 @@ begin
     end if;
     -- The conflict was with its own id (a repeated call), or with the job that has the unique key.
     -- If that job has ended just now, try again.
+    tries := tries + 1;
     select j.id into found_id from jobsworth.reactive_jobs j where j.id = new_id;
     if not found then
       select j.id into found_id from jobsworth.reactive_jobs j
@@ -72,6 +103,12 @@ begin
     end if;
     if found_id is not null then
       return found_id;
+    elsif tries >= 100 then
+      raise exception 'the % job was not inserted: a trigger of reactive_jobs returns null for it, '
+          'or it conflicts with another unique index than that of unique_key', enqueue.mode
+        using errcode = 'object_not_in_prerequisite_state',
+        hint = 'Let the trigger return the row, or drop the index. '
+          'Those of this installation: \d jobsworth.reactive_jobs.';
     end if;
   end loop;
 end $$;

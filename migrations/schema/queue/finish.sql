@@ -67,7 +67,8 @@ begin
     waiting_for = case when not j.cancel_requested then h.waiting_for end,
     waiting_detail = case when not j.cancel_requested then h.waiting_detail end,
     run_at = case when j.cancel_requested then null
-      when h.status = 'waiting' then now() + h.delay_seconds * interval '1 second'
+      when h.status = 'waiting'
+        then now() + h.delay_seconds::jobsworth.delay_seconds * interval '1 second'
       when h.status = 'queued' then now() end,
     position = case when h.status = 'queued' then nextval('jobsworth.job_position')
       else j.position end,

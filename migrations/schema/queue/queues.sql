@@ -4,7 +4,7 @@
 -- touches one row.
 
 create table jobsworth.queues (
-  name text primary key,
+  name jobsworth.name primary key,
   paused boolean not null default false,
-  changed_at timestamptz not null default now()
+  changed_at jobsworth.changed_at not null default now()
 );

@@ -7,10 +7,10 @@ create table jobsworth.signals (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
   job_id uuid not null references jobsworth.reactive_jobs on delete cascade,
-  name text not null,
+  name jobsworth.name not null,
   payload jsonb,
-  sent_at timestamptz not null default now(),
-  received_at timestamptz
+  sent_at jobsworth.sent_at not null default now(),
+  received_at jobsworth.received_at
 );
 -- The signals that a job has not received yet.
 create index signals_mailbox on jobsworth.signals (job_id, name, id) where received_at is null;

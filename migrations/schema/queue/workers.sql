@@ -12,6 +12,6 @@ create table jobsworth.workers (
   running int not null default 0,
   idle boolean not null default false,
   draining boolean not null default false,
-  started_at timestamptz not null default now(),
-  beaten_at timestamptz not null default now()
+  started_at jobsworth.started_at not null default now(),
+  beaten_at jobsworth.beaten_at not null default now()
 ) with (fillfactor = 50);

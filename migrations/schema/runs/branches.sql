@@ -1,17 +1,18 @@
 -- Branches: runs that were forked off another run. A job of a branch reads the steps that the same
 -- node of the other run had recorded before the cut. Nothing is copied, so nothing is paid again.
 
--- A run that was forked off `parent_run_id`.
+-- A run that was forked off `parent_run_id`. It reads what was recorded before `cut_at`; null: it
+-- reads nothing of the node.
 create table jobsworth.branches (
   run_id uuid not null primary key references jobsworth.runs on delete cascade,
   parent_run_id uuid not null references jobsworth.runs on delete restrict,
   team_id uuid,
-  node text not null,
-  step_name text,
-  cut_at timestamptz not null,
+  node jobsworth.node not null,
+  step_name jobsworth.step_name,
+  cut_at jobsworth.cut_at,
   changes jsonb not null default '{}',
-  created_by text,
-  created_at timestamptz not null default now()
+  created_by jobsworth.created_by,
+  created_at jobsworth.created_at not null default now()
 );
 create index branches_of_run on jobsworth.branches (parent_run_id);
 
@@ -20,7 +21,7 @@ create table jobsworth.branch_reads (
   job_id uuid not null primary key references jobsworth.reactive_jobs on delete cascade,
   team_id uuid,
   from_job_id uuid not null references jobsworth.reactive_jobs on delete restrict,
-  cut_at timestamptz not null
+  cut_at jobsworth.cut_at not null
 );
 create index branch_reads_of_job on jobsworth.branch_reads (from_job_id);
 

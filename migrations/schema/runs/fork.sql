@@ -218,7 +218,7 @@ begin
   returning runs.team_id into team;
   insert into jobsworth.branches (
     run_id, parent_run_id, team_id, node, step_name, cut_at, changes, created_by)
-  select branch, fork_run.run_id, team, u.node, fork_run.step, coalesce(u.cut_at, '-infinity'),
+  select branch, fork_run.run_id, team, u.node, fork_run.step, u.cut_at,
     coalesce(fork_run.changes, '{}'), coalesce(nullif(fork_run.created_by, ''), session_user)
   from unnest(nodes, parts, cuts) as u (node, part, cut_at) where u.part = 'fork';
 

@@ -7,8 +7,9 @@ create table jobsworth.run_metrics (
   job_id uuid not null references jobsworth.reactive_jobs on delete cascade,
   effect_key text not null,
   name text not null,
-  value float8 not null,
-  at timestamptz not null default clock_timestamp(),
+  value jobsworth.metric not null,
+  at jobsworth.at not null default clock_timestamp(),
+  constraint name_is_not_empty check (name <> ''),
   constraint one_point_each unique (job_id, effect_key)
 );
 create index run_metrics_of_run on jobsworth.run_metrics (run_id, name, at)

@@ -13,22 +13,20 @@ create table jobsworth.runs (
   thread_id uuid,
   agent_id uuid,
   actor text,
-  trace_id text,
-  idempotency_key text,
+  trace_id jobsworth.trace_id,
+  idempotency_key jobsworth.idempotency_key,
   request jsonb not null default '{}',
   status jobsworth.run_status not null default 'draft',
   result jsonb,
   error text,
-  created_at timestamptz not null default now(),
-  started_at timestamptz,
-  finished_at timestamptz,
-  updated_at timestamptz not null default now(),
+  created_at jobsworth.created_at not null default now(),
+  started_at jobsworth.started_at,
+  finished_at jobsworth.finished_at,
+  updated_at jobsworth.updated_at not null default now(),
   metadata jsonb not null default '{}',
   cancel_requested boolean not null default false,
   constraint final_has_its_end
-    check ((status in ('done', 'failed', 'canceled')) = (finished_at is not null)),
-  constraint idempotency_key_is_named check (idempotency_key <> ''),
-  constraint trace_id_is_named check (trace_id <> '')
+    check ((status in ('done', 'failed', 'canceled')) = (finished_at is not null))
 );
 create unique index runs_trace on jobsworth.runs (team_id, trace_id)
   nulls not distinct where trace_id is not null;
@@ -77,6 +75,14 @@ begin
       end if;
     end if;
   end if;
+  if tg_op = 'UPDATE' and old.finished_at is not null and new.status = old.status
+    and row(new.result, new.error, new.request, new.started_at, new.finished_at)
+      is distinct from row(old.result, old.error, old.request, old.started_at, old.finished_at)
+  then
+    raise exception 'run % is %: its request, result, error and times are final', old.id, old.status
+      using errcode = 'restrict_violation',
+      hint = 'Run again what did not end well: jobsworth run retry ' || old.id;
+  end if;
   if new.status in ('done', 'failed', 'canceled') then
     if tg_op = 'INSERT' or new.status <> old.status then
       new.finished_at := coalesce(new.finished_at, clock_timestamp());
@@ -97,3 +103,25 @@ begin
 end $$;
 create trigger guard_run before insert or update on jobsworth.runs
   for each row execute function jobsworth.guard_run();
+
+-- Refuses a job for a run that has ended. One of its jobs may have been started again, and the run
+-- not have followed yet; then the run takes more jobs.
+create function jobsworth.guard_jobs_of_run() returns trigger language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  r jobsworth.runs;
+begin
+  select x.* into r from jobsworth.runs x where x.id = new.run_id;
+  if r.finished_at is not null and not exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.run_id = r.id and (j.finished_at is null or j.finished_at > r.finished_at))
+  then
+    raise exception 'run % is %: it takes no more jobs', r.id, r.status
+      using errcode = 'restrict_violation',
+      hint = 'Start another run, or fork this one: jobsworth run fork ' || r.id;
+  end if;
+  return new;
+end $$;
+create trigger guard_jobs_of_run before insert on jobsworth.reactive_jobs
+  for each row when (new.run_id is not null) execute function jobsworth.guard_jobs_of_run();

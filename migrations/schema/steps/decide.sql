@@ -5,21 +5,23 @@ create table jobsworth.step_decisions (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
   job_id uuid not null,
-  step_name text not null,
+  step_name jobsworth.step_name not null,
   decision text not null,
   output jsonb,
-  attempt int not null,
-  begun_at timestamptz not null,
+  attempt jobsworth.attempt not null,
+  begun_at jobsworth.begun_at not null,
   begun_by text,
   error text,
-  decided_by text not null,
-  decided_at timestamptz not null default clock_timestamp(),
+  decided_by jobsworth.decided_by not null,
+  decided_at jobsworth.decided_at not null default clock_timestamp(),
   constraint decision_is_done_or_again check (decision in ('done', 'again'))
 );
 create index step_decisions_of_job on jobsworth.step_decisions (job_id, id);
 create trigger step_decisions_are_append_only
   before update or delete on jobsworth.step_decisions
-  for each row execute function jobsworth.refuse_change();
+  for each row execute function jobsworth.refuse_change('job_id', 'team_id');
+create trigger step_decisions_are_not_emptied before truncate on jobsworth.step_decisions
+  for each statement execute function jobsworth.refuse_change('job_id', 'team_id');
 
 -- Decide about an unsafe step that was begun and not recorded: it is `done`, with this output, or
 -- it did not happen and runs `again`. The job that waits for this goes on in the same transaction.

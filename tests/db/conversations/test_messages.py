@@ -110,7 +110,7 @@ async def test_a_message_cannot_be_changed_or_deleted(
     message = await messages.insert(conn, thread.id, MessageRole.USER, "hi")
     with pytest.raises(InvalidInput, match="chat_messages is append-only") as caught:
         await execute(conn, statement)
-    assert caught.value.remedy == "Write a new row instead; only erasing a whole thread deletes."
+    assert "jobsworth.erase = 'ID'; here it is compared with thread_id" in caught.value.remedy
     assert await messages.get_by_id(conn, message.id) == message
 
 

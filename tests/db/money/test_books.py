@@ -19,6 +19,7 @@ from tests.db.money import entries
 
 UNLOCK_LEDGER: LiteralString = """
 alter table jobsworth.token_ledger disable trigger ledger_is_append_only;
+alter table jobsworth.llm_calls disable trigger calls_are_not_deleted;
 drop index jobsworth.token_ledger_once
 """
 

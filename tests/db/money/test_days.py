@@ -80,9 +80,11 @@ async def closed_through(conn: Connection) -> date | None:
 def random_entry(dice: random.Random) -> dict[str, Any]:
     second = dice.randrange(DAYS * 86_400)
     midnight = datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC)
+    entry = dice.choice(["reserve", "settle", "settle", "settle", "adjust", "release"])
+    least = -500 if entry == "adjust" else 0
     return {
         "team_id": dice.choice(TEAMS),
-        "entry": dice.choice(["reserve", "settle", "settle", "settle", "adjust", "release"]),
+        "entry": entry,
         "scope": dice.choice(["proactive", "reactive"]),
         "mode": dice.choice([None, "answer", "plan"]),
         "agent_id": dice.choice([None, UUID(int=1)]),
@@ -92,7 +94,7 @@ def random_entry(dice: random.Random) -> dict[str, Any]:
         "output_tokens": dice.randrange(1000),
         "cache_read_tokens": dice.randrange(100),
         "cache_write_tokens": dice.randrange(100),
-        "cost": dice.choice([None, Decimal(dice.randrange(-500, 5000)) / 1000]),
+        "cost": dice.choice([None, Decimal(dice.randrange(least, 5000)) / 1000]),
         "unknown_costs": dice.choice([None, None, None, -1, 0]),
         "run_id": dice.choice([None, UUID(int=2), UUID(int=3)]),
         # Midnight and its neighbours among them.
@@ -272,7 +274,11 @@ async def test_an_erased_entry_opens_its_day(database: Database, conn: Connectio
     await enter(conn, FIRST)
     await close_through(database, FIRST)
     async with database.transaction() as other:
-        await execute(other, "select set_config('jobsworth.erase', 'on', true)")
+        erase = (
+            "select set_config('jobsworth.erase', string_agg(l.id::text, ','), true)"
+            " from jobsworth.token_ledger l"
+        )
+        await fetch_val(other, erase)
         await execute(other, "delete from jobsworth.token_ledger")
     assert (await ledger.get_daily_usage(conn, FIRST)).entries == 0
 

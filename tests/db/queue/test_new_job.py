@@ -28,7 +28,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"priority": "1"}, "priority '1' is not 1 to 4"),
     ({"run_at": datetime(2030, 1, 1)}, "it has no time zone"),  # noqa: DTZ001
     ({"run_at": "tomorrow"}, "run_at 'tomorrow' is not an instant"),
-    ({"run_at": datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))}, "is out of range"),
+    ({"run_at": datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))}, "from 1900 to 2199"),
+    ({"run_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "from 1900 to 2199"),
+    ({"run_at": datetime(2200, 1, 1, tzinfo=UTC)}, "from 1900 to 2199"),
     ({"run_at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 1}, "run_at and delay are both given"),
     ({"delay": -1}, "delay -1 is not between 0"),
     ({"delay": timedelta(seconds=-1)}, "is not between 0"),

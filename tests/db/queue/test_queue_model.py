@@ -72,9 +72,11 @@ from jobsworth.reactive_jobs
 """
 
 EMPTY: LiteralString = """
+set session_replication_role = replica;
 truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
   jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads,
-  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions
+  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions;
+reset session_replication_role
 """
 
 READY: LiteralString = """

@@ -1,0 +1,136 @@
+"""What the database refuses of plain SQL, because the books or a handler rest on it."""
+
+from __future__ import annotations
+
+from typing import LiteralString
+from uuid import UUID, uuid4
+
+import pytest
+
+from db.approvals import consumption
+from db.conversations import threads
+from db.diagnosis import violations
+from db.errors import Conflict, InvalidInput
+from db.pool import Connection, Database, execute, fetch_val
+from db.runs import runs
+from db.runs.runs import RunStatus
+from tests.db import protocol, rows
+from tests.db.money import budgeting
+
+pytestmark = pytest.mark.both
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "proposal_text = 'Pay 9?'",
+        "options = '{approve,reject,perhaps}'",
+        """shown = '{"amount": 9}'""",
+        "shown_hash = 'x'",
+        """edited = '{"amount": 9}', edited_hash = 'x'""",
+    ],
+)
+async def test_what_was_shown_stays_as_it_is(conn: Connection, change: LiteralString) -> None:
+    await approval(conn, uuid4())
+    with pytest.raises(InvalidInput, match=r"cannot change|cannot be edited so"):
+        await execute(conn, "update jobsworth.approvals set " + change)
+
+
+async def test_a_yes_to_something_else_is_not_consumed(conn: Connection) -> None:
+    lease = await rows.running_job(conn)
+    approval_id = await approval(conn, lease.job_id)
+    await protocol.resolve(conn, approval_id)
+    async with rows.past_the_guards(conn):
+        await execute(conn, """update jobsworth.approvals set shown = '{"amount": 9}'""")
+    with pytest.raises(Conflict, match="what it shows has changed since it was asked"):
+        async with conn.transaction():
+            await consumption.consume(conn, lease, approval_id, "pay")
+    await execute(conn, "update jobsworth.approvals set consumed_at = now(), consumed_by = 'pay'")
+    found = {one.invariant for one in await violations.list_violations(conn)}
+    assert "consumed without a yes" in found
+
+
+async def approval(conn: Connection, job_id: UUID) -> UUID:
+    return await fetch_val(
+        conn,
+        "insert into jobsworth.approvals (job_id, proposal_text, shown, shown_hash, editable)"
+        """ values (%(job)s, 'Pay?', '{"amount": 1}', jobsworth.shown_hash("""
+        """'Pay?', '{approve,reject}', '{"amount": 1}'), true) returning id""",
+        {"job": job_id},
+    )
+
+
+@pytest.mark.parametrize("change", ["sha = 'b2'", "report_text = 'fine'", "environment = 'else'"])
+async def test_a_finished_deployment_stays_as_it_is(
+    conn: Connection, change: LiteralString
+) -> None:
+    await execute(
+        conn,
+        "insert into jobsworth.deployments (environment, sha, status, report_text, finished_at)"
+        " values ('live', 'a1', 'failed', 'it broke', now())",
+    )
+    with pytest.raises(InvalidInput, match="its report are final"):
+        await execute(conn, "update jobsworth.deployments set " + change)
+
+
+@pytest.mark.parametrize(
+    "change", ["result = '1'", "finished_at = now() - interval '1 day'", "error = 'x'"]
+)
+async def test_a_finished_run_stays_as_it_is(conn: Connection, change: LiteralString) -> None:
+    run_id = (await runs.upsert(conn, trace_id="t")).run_id
+    await runs.set_status(conn, run_id, RunStatus.DONE)
+    with pytest.raises(InvalidInput, match="its request, result, error and times are final"):
+        await execute(conn, "update jobsworth.runs set " + change)
+
+
+async def test_a_finished_run_takes_no_more_jobs(conn: Connection) -> None:
+    run_id = (await runs.upsert(conn, trace_id="t")).run_id
+    await runs.set_status(conn, run_id, RunStatus.DONE)
+    with pytest.raises(InvalidInput, match="it takes no more jobs"):
+        await execute(
+            conn,
+            "insert into jobsworth.reactive_jobs (mode, run_id) values ('answer', %(id)s)",
+            {"id": run_id},
+        )
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["token_ledger", "llm_calls", "chat_messages", "approval_decisions", "step_decisions"],
+)
+async def test_an_append_only_table_is_not_emptied(conn: Connection, table: LiteralString) -> None:
+    with pytest.raises(InvalidInput, match=f"{table} is append-only: truncate is refused"):
+        await execute(conn, "truncate jobsworth." + table + " cascade")
+
+
+async def test_an_erasure_names_what_it_erases(database: Database, conn: Connection) -> None:
+    kept = (await threads.get_or_create(conn, platform="p", chat_id="kept")).id
+    gone = (await threads.get_or_create(conn, platform="p", chat_id="gone")).id
+    for thread_id in (kept, gone):
+        await execute(
+            conn,
+            "insert into jobsworth.chat_messages (thread_id, role, text)"
+            " values (%(id)s, 'user', 'hello')",
+            {"id": thread_id},
+        )
+    for erased in ("on", str(gone)):
+        with pytest.raises(InvalidInput, match="delete is refused"):
+            await erase_all_messages(database, erased)
+    await threads.erase(conn, gone)
+    assert await fetch_val(conn, "select count(*) from jobsworth.chat_messages") == 1
+
+
+async def erase_all_messages(database: Database, erased: str) -> None:
+    async with database.transaction() as conn:
+        name = "select set_config('jobsworth.erase', %(erased)s, true)"
+        await fetch_val(conn, name, {"erased": erased})
+        await execute(conn, "delete from jobsworth.chat_messages")
+
+
+async def test_a_call_is_not_deleted_and_goes_on_without_its_job(conn: Connection) -> None:
+    lease = await rows.running_job(conn)
+    await budgeting.settle(conn, await budgeting.started(conn, lease))
+    with pytest.raises(InvalidInput, match="llm_calls is append-only: delete is refused"):
+        await execute(conn, "delete from jobsworth.llm_calls")
+    await execute(conn, "delete from jobsworth.reactive_jobs")
+    assert await fetch_val(conn, "select count(*) from jobsworth.llm_calls") == 1
