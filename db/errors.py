@@ -21,6 +21,8 @@ from contextlib import contextmanager
 import psycopg
 import psycopg_pool
 
+SHOWN_CHARACTERS_MAX = 100
+
 
 class JobsworthError(Exception):
     """`message` names the thing and the reason; `remedy` says what to do about it."""
@@ -151,3 +153,18 @@ def _without_code(error: psycopg.Error, message: str) -> JobsworthError:
             "check that PostgreSQL runs and JOBSWORTH_DATABASE_URL is right",
         )
     return Refused(message)
+
+
+def shown(value: object) -> str:
+    """A caller's value as a message shows it: short ones as they are, others by their type.
+
+    Never raises: the text of an integer of many digits, of a deep list or of an object with methods
+    of its own can raise.
+    """
+    short = isinstance(value, str | bytes) and len(value) < SHOWN_CHARACTERS_MAX
+    number = isinstance(value, float | bool) or (
+        isinstance(value, int) and value.bit_length() <= 2 * SHOWN_CHARACTERS_MAX
+    )
+    if value is None or short or number:
+        return repr(value)
+    return f"a value of type {type(value).__name__}"

@@ -25,7 +25,7 @@ from psycopg.rows import class_row, dict_row, tuple_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
-from db.documents import from_document
+from db.documents import from_document, to_text
 from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
 from db.schema import DEFAULT_SCHEMA, render
 
@@ -250,7 +250,16 @@ async def write_rows(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """JSON of these rows, for a statement that reads them with `jsonb_to_recordset`."""
-    return orjson.dumps(list(map(without_nulls, rows)), default=str).decode()
+    kept = list(map(without_nulls, rows))
+    try:
+        return orjson.dumps(kept, default=str).decode()
+    except TypeError:  # half of a surrogate pair
+        storable = [{name: _storable(value) for name, value in row.items()} for row in kept]
+        return orjson.dumps(storable, default=str).decode()
+
+
+def _storable(value: object) -> object:
+    return to_text(value) if isinstance(value, str) else value
 
 
 def without_nulls(row: dict[str, Any]) -> dict[str, Any]:

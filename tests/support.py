@@ -162,6 +162,15 @@ class WorkerProcess:
         self._reader.join(timeout=5)
         return code
 
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._nursery.wait(self._child, 0) is not None
+
+    def tail(self, lines: int) -> str:
+        """The last lines that it wrote to stderr."""
+        with self._changed:
+            return "\n".join(self._lines[-lines:])
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self._signal(signal.SIGKILL)
@@ -185,7 +194,7 @@ class WorkerProcess:
         self._folder.cleanup()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._nursery.wait(self._child, 0) is None:
+        if not self.ended():
             os.kill(self.pid, number)
 
     def _read(self) -> None:
@@ -211,8 +220,7 @@ class WorkerProcess:
         return f"no log record {wanted} within {ended}\n{self._tail()}"
 
     def _tail(self) -> str:
-        with self._changed:
-            return "its last lines:\n" + "\n".join(self._lines[-40:])
+        return "its last lines:\n" + self.tail(40)
 
 
 class Workers:

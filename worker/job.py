@@ -26,6 +26,7 @@ from db.steps.checkpoints import Checkpoint
 from worker import effects
 from worker.approvals import ask
 from worker.approvals.ask import Decision
+from worker.arguments import checks_arguments
 from worker.attempt_state import AttemptState
 from worker.llm.options import AgentOptions
 from worker.memory import recall
@@ -70,6 +71,7 @@ def _require_loop(state: AttemptState, method: str) -> None:
         )
 
 
+@checks_arguments
 class Job(PlainJob):
     """The job that a handler runs for, and what the handler can do.
 

@@ -24,6 +24,8 @@ from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
+from db.errors import shown
+
 Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -219,13 +221,20 @@ def _to_json(_logger: object, _method: str, event: EventDict) -> bytes:
     ordered.update(event)
     try:
         return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:
+    except (TypeError, ValueError, RecursionError):
         # Lone surrogates, integers beyond 64 bits, cycles.
         plain = {
-            str(name): value if isinstance(value, str) else repr(value)
+            str(name): value if isinstance(value, str) else _spelled(value)
             for name, value in ordered.items()
         }
         return json.dumps(plain).encode()
+
+
+def _spelled(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return shown(value)
 
 
 _FIRST = ("timestamp", "level", "event")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from db.queue.effects import Effect
+from worker.arguments import finite
 
 
 class HandlerEnding(Exception):
@@ -20,12 +21,15 @@ class Retry(HandlerEnding):
 
     The next attempt begins after `after_seconds`; None means the usual backoff. It counts as a
     failure: when the job's failures are used up, the job fails with `reason` as its error. What the
-    attempt said, saved or enqueued is dropped; recorded steps stay.
+    attempt said, saved or enqueued is dropped; recorded steps stay. Raises `InvalidInput` unless
+    the number is finite.
     """
 
     def __init__(self, after_seconds: float | None = None, reason: str = "retry asked for") -> None:
         super().__init__(reason)
-        self.after_seconds = after_seconds
+        self.after_seconds = (
+            None if after_seconds is None else finite(after_seconds, "after_seconds of Retry")
+        )
         self.reason = reason
 
 
@@ -54,12 +58,13 @@ class Cancel(HandlerEnding):
 class Snooze(HandlerEnding):
     """Raise it in a handler to have the job run again in `seconds`; no failure is counted.
 
-    What the attempt said, saved or enqueued is dropped; recorded steps stay.
+    What the attempt said, saved or enqueued is dropped; recorded steps stay. Raises `InvalidInput`
+    unless the number is finite.
     """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"snoozed for {seconds:g} s")
-        self.seconds = seconds
+        self.seconds = finite(seconds, "the seconds of Snooze")
+        super().__init__(f"snoozed for {self.seconds:g} s")
 
 
 # Named tuples where one is made for each job: a frozen dataclass takes several times as long.

@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 
 from worker import effects
+from worker.arguments import checks_arguments
 from worker.attempt_state import AttemptState
 
 
@@ -34,6 +35,7 @@ class FollowUpOptions(ChildOptions, total=False):
     """While an open job of the team has this key, no second one is enqueued."""
 
 
+@checks_arguments
 class PlainJob:
     """What the job is, and what commits when its attempt ends well."""
 

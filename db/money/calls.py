@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.errors import InvalidInput
+from db.errors import InvalidInput, shown
 from db.pool import Connection, fetch_all, fetch_val
 
 TOKENS_MAX = 2_147_483_647
@@ -71,7 +71,7 @@ class Usage:
                 continue
             if type(count) is not int or not 0 <= count <= TOKENS_MAX:
                 raise InvalidInput(
-                    f"{name} is {count!r}, not a count of tokens",
+                    f"{name} is {shown(count)}, not a count of tokens",
                     f"give a whole number from 0 to {TOKENS_MAX}",
                 )
 

@@ -57,7 +57,7 @@ def describe(error: BaseException) -> str:
         return _bounded(f"{error.message}: {inner}")
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {error}"[: ERROR_CHARACTERS_MAX - len(where)]
+    said = f"{type(error).__name__}: {_spelled(error)}"[: ERROR_CHARACTERS_MAX - len(where)]
     return _bounded(said + where)
 
 
@@ -74,11 +74,11 @@ def _meaning(error: BaseException, attempt_no: int) -> Outcome:
         return parked.parked
     match error:
         case Retry():
-            return Failed(_bounded(error.reason), after_seconds=error.after_seconds)
+            return Failed(_reason(error.reason), after_seconds=error.after_seconds)
         case Fail():
-            return Failed(_bounded(error.reason), final=True)
+            return Failed(_reason(error.reason), final=True)
         case Cancel():
-            return Canceled(_bounded(error.reason))
+            return Canceled(_reason(error.reason))
         case Snooze():
             return Parked("timer", "snoozed", error.seconds)
         case BadPayload():
@@ -95,9 +95,23 @@ def _meaning(error: BaseException, attempt_no: int) -> Outcome:
             return Lost(str(lost)) if lost else Failed(describe(error))
 
 
+def _reason(reason: object) -> str:
+    """The reason that a handler gave; a job never ends without any."""
+    return _bounded(reason) if _spelled(reason).strip() else "no reason was given"
+
+
 def _bounded(text: object) -> str:
     """Text that a row can hold: PostgreSQL takes neither NUL nor half of a surrogate pair."""
-    return to_text(str(text)[:ERROR_CHARACTERS_MAX])
+    return to_text(_spelled(text)[:ERROR_CHARACTERS_MAX])
+
+
+def _spelled(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException as error:
+        return (
+            f"(a {type(value).__name__} without a text: its __str__ raised {type(error).__name__})"
+        )
 
 
 def _find(error: BaseException, kind: type[E]) -> E | None:

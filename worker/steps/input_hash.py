@@ -52,6 +52,10 @@ def _plain(value: object) -> object:
             return sorted(_canonical(one).decode() for one in cast(Set[object], value))
         case Mapping():
             return dict(cast(Mapping[object, object], value))
+        case range():
+            return {
+                "range": [value.start, value.stop, value.step]
+            }  # never spelled out: it may be endless
         case Sequence():
             return list(cast(Sequence[object], value))
         case Iterator():

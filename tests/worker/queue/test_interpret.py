@@ -48,6 +48,9 @@ class Unspeakable(BaseException):
         raise self
 
 
+UNSPOKEN = "(a Unspeakable without a text: its __str__ raised Unspeakable)"
+
+
 class Unprintable:
     def __repr__(self) -> str:
         raise GeneratorExit
@@ -85,6 +88,10 @@ def nested(error: BaseException, depth: int) -> BaseException:
         (SystemExit(3), Failed("the handler called sys.exit(3)")),
         (Retry(reason="a\0b\ud800"), Failed("a␀b\ufffd")),
         (Fail("x" * 10_000), Failed("x" * ERROR_CHARACTERS_MAX, final=True)),
+        (Fail(" "), Failed("no reason was given", final=True)),
+        (Cancel(""), Canceled("no reason was given")),
+        (Fail(cast(str, Unspeakable())), Failed(UNSPOKEN, final=True)),
+        (Cancel(cast(str, Unspeakable())), Canceled(UNSPOKEN)),
     ],
     ids=lambda value: type(value).__name__,
 )
