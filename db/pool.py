@@ -49,6 +49,8 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     schema: str = DEFAULT_SCHEMA
     statement_seconds: float = STATEMENT_SECONDS
+    late: type[DatabaseError] = Unavailable
+    """What a statement raises that takes longer than `statement_seconds`."""
 
 
 class Database:
@@ -68,10 +70,13 @@ class Database:
         statement_seconds: float = STATEMENT_SECONDS,
         acquire_seconds: float = 30.0,
         application_name: str = "jobsworth",
+        late: type[DatabaseError] = Unavailable,
     ) -> None:
+        """`late` is what a statement raises that takes longer than `statement_seconds`."""
         self.url = url
         self.schema = schema
         self.statement_seconds = statement_seconds
+        self._late = late
         self.pool = AsyncConnectionPool(
             url,
             connection_class=Connection,
@@ -163,6 +168,7 @@ class Database:
     async def _configure(self, connection: Connection) -> None:
         connection.schema = self.schema
         connection.statement_seconds = self.statement_seconds
+        connection.late = self._late
         set_json_loads(from_document, connection)
 
 
@@ -322,13 +328,13 @@ async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> Asy
 
 
 @asynccontextmanager
-async def bounded(seconds: float) -> AsyncGenerator[None]:
-    """Shield the block from cancellation for at most `seconds`. Raises `Unavailable` after them."""
+async def bounded(seconds: float, late: type[DatabaseError] = Unavailable) -> AsyncGenerator[None]:
+    """Shield the block from cancellation for at most `seconds`. Raises `late` after them."""
     try:
         with anyio.CancelScope(shield=True), anyio.fail_after(seconds):
             yield
     except TimeoutError as error:
-        raise Unavailable(
+        raise late(
             f"PostgreSQL did not answer within {seconds:g} s", "see jobsworth doctor"
         ) from error
 
@@ -345,7 +351,7 @@ async def _run(
 ) -> AsyncGenerator[psycopg.AsyncCursor[Any]]:
     seconds = getattr(conn, "statement_seconds", STATEMENT_SECONDS)
     text = render(query, getattr(conn, "schema", DEFAULT_SCHEMA))
-    async with bounded(seconds):
+    async with bounded(seconds, getattr(conn, "late", Unavailable)):
         with translated():
             async with conn.cursor(row_factory=row_factory, binary=binary) as cursor:
                 await cursor.execute(text, params, prepare=prepare)

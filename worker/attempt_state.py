@@ -33,6 +33,7 @@ from worker.money.group_commit import GroupCommit, WriteKind
 from worker.money.pricing import Priced
 from worker.money.spool import Spool
 from worker.outcomes import Parked, ParkSignal
+from worker.queue import forked
 from worker.steps.declaration import check_name
 
 R = TypeVar("R")
@@ -101,6 +102,8 @@ class Tools:
     model: ModelChoice = field(default_factory=ModelChoice)
     history_tokens: int = 8_000
     instructions: str | None = None
+    handlers_database: Database | None = None
+    """Connections that handlers may hold; None for those of `database`."""
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +137,11 @@ class AttemptState:
         self.budgets_exceeded: set[tuple[str, UUID]] = set()
         self._key_counts: dict[str, int] = {}
         self._keys: set[str] = set()
+
+    @property
+    def own_sql(self) -> Database:
+        """The database for the handler's own statements."""
+        return self.tools.handlers_database or self.tools.database
 
     def key(self, kind: str, name: str | None) -> str:
         """The key of an effect, a wait or a question: by its name, else by its number in order.
@@ -178,9 +186,11 @@ class AttemptState:
         # task, where a GeneratorExit closes every coroutine up to the daemon's own.
         def safely() -> tuple[Any, BaseException | None]:
             try:
-                return fn(*args, **kwargs), None
-            except BaseException as error:
-                return None, error
+                value, error = fn(*args, **kwargs), None
+            except BaseException as raised:
+                value, error = None, raised
+            forked.leave_if_child(error)
+            return value, error
 
         self.threads_running += 1
         try:

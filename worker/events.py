@@ -16,6 +16,13 @@ SCHEMA_REFUSED: Final = "schema.refused"
 HANDLER_REFUSED: Final = "handler.refused"
 HANDLER_MISSING: Final = "handler.missing"
 SLOTS_STUCK: Final = "slots.stuck"
+LOOP_BLOCKED: Final = "loop.blocked"
+LOOP_FREED: Final = "loop.freed"
+LOOP_STUCK: Final = "loop.stuck"
+EXIT_REFUSED: Final = "exit.refused"
+LEFTOVERS_DROPPED: Final = "leftovers.dropped"
+RUNNER_BROKEN: Final = "runner.broken"
+SIGNALS_TAKEN_BACK: Final = "signals.taken_back"
 HEALTH_LISTENED: Final = "health.listened"
 HEALTH_FAILED: Final = "health.failed"
 
@@ -69,7 +76,17 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SCHEMA_REFUSED: "the database's schema is older or newer than this program",
     HANDLER_REFUSED: "a handler or its module cannot be used",
     HANDLER_MISSING: "queued jobs of modes that no worker knows now wait for a handler",
-    SLOTS_STUCK: "threads that do not return hold every slot; the daemon exits",
+    SLOTS_STUCK: "attempts that do not end when told to hold every slot; the daemon exits",
+    LOOP_BLOCKED: "a handler keeps the event loop from all other work; with its mode and stack",
+    LOOP_FREED: "the event loop works again; with how long it stood still",
+    LOOP_STUCK: "the event loop stood still for too long (JOBSWORTH_LOOP_BLOCK_SECONDS); the worker"
+    " ends, and its jobs are rescued",
+    EXIT_REFUSED: "code of a handler called sys.exit() or the like in the event loop: the worker"
+    " goes on, and what awaits that task gets the exception",
+    LEFTOVERS_DROPPED: "the process ends although tasks, threads or processes that handlers started"
+    " and left do not",
+    RUNNER_BROKEN: "a task that ran attempts ended with an error; the attempts have their outcomes",
+    SIGNALS_TAKEN_BACK: "code of a handler had taken signals away; they reach the worker again",
     HEALTH_LISTENED: "the health and metrics endpoint is open; with its address",
     HEALTH_FAILED: "the health and metrics endpoint could not be opened",
     DATABASE_LOST: "statements fail; the daemon goes on trying",

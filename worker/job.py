@@ -89,8 +89,11 @@ class Job(PlainJob):
 
     @property
     def database(self) -> Database:
-        """The worker's database, for reading. To write, use `transaction`."""
-        return self._state.tools.database
+        """The worker's database, for reading. To write, use `transaction`.
+
+        All handlers of a worker share its `JOBSWORTH_HANDLER_POOL_MAX` connections.
+        """
+        return self._state.own_sql
 
     def spawn(
         self,

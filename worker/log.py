@@ -120,6 +120,11 @@ class job_bound:  # noqa: N801 (a context manager, named like a function)
 _job: ContextVar[job_bound] = ContextVar("jobsworth_job")
 
 
+def current_job() -> job_bound | None:
+    """The job that the code which calls this works for."""
+    return _job.get(None)
+
+
 class LineSink:
     """Writes whole lines; on a closed or broken stream they are lost, without an error."""
 

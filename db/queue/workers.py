@@ -4,9 +4,11 @@ The heartbeat is the only frequent write, and does not touch the job table. A wo
 gone has been declared dead: its heartbeat updates no row, and it must take a new id.
 """
 
+from collections.abc import Mapping
 from typing import Any, LiteralString
 from uuid import UUID
 
+import orjson
 import psycopg
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -51,16 +53,30 @@ def register(conn: psycopg.Connection[Any], schema: str, values: dict[str, Any])
 
 BEAT: LiteralString = """
 update jobsworth.workers w
-set beaten_at = now(), running = %(running)s, draining = %(draining)s
+set beaten_at = now(), running = %(running)s, draining = %(draining)s, deaf = %(deaf)s::jsonb
 where w.id = %(id)s
 """
 
 
 def beat(
-    conn: psycopg.Connection[Any], schema: str, worker_id: UUID, running: int, draining: bool
+    conn: psycopg.Connection[Any],
+    schema: str,
+    worker_id: UUID,
+    running: int,
+    draining: bool,
+    deaf: Mapping[str, Mapping[str, object]] | None = None,
 ) -> bool:
-    """Renew the worker's heartbeat; False if its row is gone. Called on the heartbeat's thread."""
-    values = {"id": worker_id, "running": running, "draining": draining}
+    """Renew the worker's heartbeat; False if its row is gone. Called on the heartbeat's thread.
+
+    `deaf` tells of attempts that do not end when told to: by job id, since how many `seconds`, and
+    whether they are in a `thread`.
+    """
+    values = {
+        "id": worker_id,
+        "running": running,
+        "draining": draining,
+        "deaf": orjson.dumps(deaf or {}).decode(),
+    }
     return conn.execute(render(BEAT, schema), values).rowcount == 1
 
 

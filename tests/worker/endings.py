@@ -1,14 +1,18 @@
 """Handlers that end in every way there is, the rude ones too."""
 
+import asyncio
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 
 from jobsworth import Cancel, Fail, Job, Retry, Snooze, handler
 from tests.chaos.handlers import GATE_POLL_SECONDS, GATE_SECONDS_MAX, noted
@@ -78,6 +82,16 @@ async def end_deaf(job: Job) -> str:
     return "finished all the same"
 
 
+@handler("end.swallow")
+async def end_swallow() -> str:
+    """Swallows each cancellation, until its gate opens."""
+    give_up = time.monotonic() + GATE_SECONDS_MAX
+    while not _gate().exists() and time.monotonic() < give_up:
+        with suppress(asyncio.CancelledError):
+            await anyio.sleep(GATE_POLL_SECONDS)
+    return "finished all the same"
+
+
 @handler("end.thread")
 def end_thread(job: Job) -> str:
     """A plain function that nobody can interrupt, until its gate opens."""
@@ -91,6 +105,23 @@ async def end_block(job: Job, seconds: float) -> None:
     """Blocks the event loop, which a handler should not."""
     with noted(job):
         time.sleep(seconds)  # noqa: ASYNC251 - the point
+
+
+@handler("end.block_in_child")
+async def end_block_in_child(job: Job, seconds: float) -> None:
+    """Blocks the event loop in a child task."""
+
+    async def child() -> None:
+        await anyio.lowlevel.checkpoint()
+        time.sleep(seconds)  # noqa: ASYNC251 - the point
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(child)
+
+
+@handler("end.deaf_to_children")
+async def end_deaf_to_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 @handler("end.exit")
@@ -154,6 +185,49 @@ def process_segfault() -> None:
 def process_print() -> str:
     print("x" * 1_000_000)
     return "printed"
+
+
+@handler("process.everything", isolate="process")
+def process_everything(job: Job, agent_id: str, thread_id: str) -> str:
+    """Uses each method that a plain handler has."""
+    job.say("said", thread_id=UUID(thread_id), model="m", input_tokens=1)
+    job.send(UUID(agent_id), "sent", thread_id=UUID(thread_id))
+    job.metric("loss", 0.5)
+    job.enqueue("end.return", {"n": 1}, delay_seconds=3600, agent_id=UUID(agent_id))
+    job.save("report.txt", b"\0binary\xff")
+    job.save("elsewhere", uri="https://example.org/x")
+    job.remember("remembered", metadata={"a": [1]})
+    job.log.info("handler.logged")
+    return f"{job.mode} {job.attempt} {job.payload['thread_id']}"
+
+
+@handler("process.database", isolate="process")
+def process_database(job: Job) -> object:
+    return job.database
+
+
+@handler("process.large", isolate="process")
+def process_large(job: Job, file_bytes: int, result_bytes: int) -> str:
+    job.save("large.bin", b"x" * file_bytes)
+    return "y" * result_bytes
+
+
+@handler("process.leaves", isolate="process")
+def process_leaves(job: Job) -> str:
+    """Leaves children behind: in its group, in a session of their own, of a parent that is gone."""
+    endless = f"import os, time; time.sleep({FOREVER_SECONDS})"
+    pids = [
+        subprocess.Popen([sys.executable, "-c", endless]).pid,
+        subprocess.Popen([sys.executable, "-c", endless], start_new_session=True, env={}).pid,
+    ]
+    orphan = (
+        "import os, subprocess, sys; print(subprocess.Popen([sys.executable, '-c',"
+        f" {endless!r}], start_new_session=True, stdout=subprocess.DEVNULL).pid)"
+    )
+    pids.append(int(subprocess.check_output([sys.executable, "-c", orphan])))
+    (_directory() / "pids.new").write_text(" ".join(map(str, pids)))
+    (_directory() / "pids.new").rename(_directory() / f"pids.{job.attempt}")
+    return "left"
 
 
 def _wait_for_gate() -> None:

@@ -26,9 +26,8 @@ from db.server.embedded import start as start_embedded
 from worker import events, handler_modules, handlers
 from worker.approvals import webhooks
 from worker.daemon import systemd, upkeep
+from worker.daemon.loop_watch import LoopWatch, turn
 from worker.daemon.parts import Parts, make_parts, model_choice
-from worker.daemon.signals import watch_signals
-from worker.daemon.watch import feed_watchdog
 from worker.log import get_logger
 from worker.memory import embed
 from worker.memory.choice import from_settings as embedder_from_settings
@@ -84,9 +83,25 @@ class Daemon:
             modes=parts.identity.modes,
             slots=parts.identity.slots,
         )
+        loop_watch = LoopWatch(
+            parts.vitals,
+            self._let_go,
+            parts.metrics.loop_blocked,
+            block_seconds_max=self._settings.loop_block_seconds,
+        )
+        loop_watch.start()
+        try:
+            with parts.signals.listening():
+                await self._live()
+        finally:
+            loop_watch.stop()
+        log.info(events.DAEMON_STOPPED, exit_code=parts.stop.exit_code)
+        return parts.stop.exit_code
+
+    async def _live(self) -> None:
+        parts = self.parts
         async with parts.database, anyio.create_task_group() as tasks:
-            tasks.start_soon(watch_signals, parts.stop)
-            tasks.start_soon(feed_watchdog, parts.vitals)
+            tasks.start_soon(turn, parts.vitals)
             try:
                 await self._serve_health(tasks)
                 systemd.ready()
@@ -101,8 +116,6 @@ class Daemon:
                 parts.stop.fail(REFUSED)
             systemd.stopping()
             tasks.cancel_scope.cancel()
-        log.info(events.DAEMON_STOPPED, exit_code=parts.stop.exit_code)
-        return parts.stop.exit_code
 
     async def work(self, tasks: TaskGroup) -> None:
         """Start the parts in `tasks`, claim and run jobs until told to stop, then drain."""
@@ -112,6 +125,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         parts.heartbeat.start()
+        await parts.handlers_database.open()
         try:
             await tasks.start(parts.running.run)
             tasks.start_soon(parts.finisher.run)
@@ -132,6 +146,7 @@ class Daemon:
             await self._drain()
         finally:
             parts.heartbeat.stop()
+            await parts.handlers_database.close()
 
     async def _serve_health(self, tasks: TaskGroup) -> None:
         if self._settings.http_port is None:

@@ -116,8 +116,13 @@ class Heartbeat(threading.Thread):
     def _beat(self, began: float) -> None:
         connection = self._connected()
         worker_id = self.pulse.worker_id
+        vitals = self._vitals
+        deaf = {
+            str(one.job_id): {"seconds": round(one.seconds, 1), "thread": one.in_thread}
+            for one in vitals.deaf
+        }
         if worker_id is not None and workers.beat(
-            connection, self._schema, worker_id, self._vitals.running, self._vitals.draining
+            connection, self._schema, worker_id, vitals.running, vitals.draining, deaf
         ):
             gap = began - self.pulse.beaten_at > self._stop_seconds
             since = began if gap else self.pulse.unbroken_since

@@ -14,11 +14,12 @@ from uuid import uuid4
 
 import anyio
 
+from db.errors import Refused
 from db.pool import Database
 from worker.approvals import upkeep as approvals_upkeep
 from worker.attempt_state import PriceSource, Tools
 from worker.daemon.heartbeat import Heartbeat, Identity
-from worker.daemon.signals import Stop
+from worker.daemon.signals import Signals, Stop
 from worker.daemon.upkeep import Part, look_for_due_parts
 from worker.daemon.vitals import Vitals
 from worker.daemon.watch import Watch
@@ -50,11 +51,13 @@ class Parts:
     """Everything that one worker consists of."""
 
     database: Database
+    handlers_database: Database
     direct_url: str
     identity: Identity
     embedder: Embedder
     tools: Tools
     stop: Stop
+    signals: Signals
     wakes: Wakes
     vitals: Vitals
     metrics: Metrics
@@ -87,12 +90,30 @@ def make_parts(
         statement_seconds=settings.statement_seconds,
         application_name="jobsworth worker",
     )
+    # Handlers that hold connections must not keep the worker from claiming and finishing. A late
+    # statement of theirs is a failure: a worker that lost PostgreSQL stops them by its heartbeat.
+    handlers_database = Database(
+        url,
+        schema=settings.schema_name,
+        pool_min=0,
+        pool_max=settings.handler_pool_max,
+        statement_seconds=settings.statement_seconds,
+        application_name="jobsworth handlers",
+        late=Refused,
+    )
     # Through a pooler in transaction mode neither LISTEN nor the heartbeat's timeout works.
     direct_url = settings.listen_url or url
     identity = _identity(settings, registry)
     stop, wakes, vitals = Stop(), Wakes(), Vitals(uuid4(), settings.slots)
-    metrics = Metrics()
-    tools = _tools(settings, database, embedder, pricing or Pricing(), spooled=metrics.spooled)
+    signals, metrics = Signals(stop), Metrics()
+    tools = _tools(
+        settings,
+        database,
+        handlers_database,
+        embedder,
+        pricing or Pricing(),
+        spooled=metrics.spooled,
+    )
     heartbeat = Heartbeat(
         direct_url,
         settings.schema_name,
@@ -118,11 +139,13 @@ def make_parts(
     promoter = Promoter(database, wakes.work)
     return Parts(
         database=database,
+        handlers_database=handlers_database,
         direct_url=direct_url,
         identity=identity,
         embedder=embedder,
         tools=tools,
         stop=stop,
+        signals=signals,
         wakes=wakes,
         vitals=vitals,
         metrics=metrics,
@@ -166,8 +189,10 @@ def make_parts(
             attempt_log,
             vitals,
             stop,
+            signals,
             wakes.work,
-            stuck_max=min(settings.slots, settings.threads),
+            slots=settings.slots,
+            threads=settings.threads,
         ),
     )
 
@@ -215,6 +240,7 @@ def model_choice(settings: Settings) -> ModelChoice:
 def _tools(
     settings: Settings,
     database: Database,
+    handlers_database: Database,
     embedder: Embedder,
     pricing: PriceSource,
     *,
@@ -238,6 +264,7 @@ def _tools(
         model=model_choice(settings),
         history_tokens=settings.history_tokens,
         instructions=settings.instructions,
+        handlers_database=handlers_database,
     )
 
 

@@ -9,14 +9,22 @@ attribute is replaced in one go, so other threads may read it.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 DatabaseState = Literal["unknown", "ok", "lost"]
 
 
+class Deaf(NamedTuple):
+    """A job whose attempt was told to end so long ago and goes on, in a thread or not."""
+
+    job_id: UUID
+    in_thread: bool
+    seconds: float
+
+
 class Vitals:
-    """`running` counts the jobs that hold a slot, `stuck` those whose thread does not return."""
+    """`running` counts the jobs that hold a slot, `stuck` those that do not end when told to."""
 
     def __init__(
         self, worker_id: UUID, slots: int, *, clock: Callable[[], float] = time.monotonic
@@ -26,12 +34,23 @@ class Vitals:
         self.slots = slots
         self.running = 0
         self.stuck = 0
+        self.deaf: tuple[Deaf, ...] = ()
         self.draining = False
         self.database_state: DatabaseState = "unknown"
         self._clock = clock
+        self._loop_at: float | None = None
         self._claim_loop_at: float | None = None
         self._heartbeat_tried_at: float | None = None
         self._heartbeat_succeeded_at: float | None = None
+
+    def loop_turned(self) -> None:
+        """Note that the event loop runs what is due."""
+        self._loop_at = self._clock()
+
+    @property
+    def loop_age_seconds(self) -> float:
+        """Seconds since the event loop was last seen to run; 0 before the first time."""
+        return self._age(self._loop_at) or 0.0
 
     def claim_loop_progress(self) -> None:
         """Note that the claim loop began another turn, with or without a free slot."""

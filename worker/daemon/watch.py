@@ -1,7 +1,7 @@
 """The watch: stops attempts that cannot prove their lease, and ends a worker that cannot move.
 
 In: the heartbeat and the attempts, four times a second. Out: stopped attempts, `Vitals`, and an
-order to stop with `STUCK` when threads that do not return have held all slots for ten seconds.
+order to stop with `STUCK` when attempts that do not end have held all slots for ten seconds.
 """
 
 from time import monotonic
@@ -9,10 +9,9 @@ from time import monotonic
 import anyio
 
 from worker import events
-from worker.daemon import systemd
 from worker.daemon.heartbeat import Heartbeat
-from worker.daemon.signals import Stop
-from worker.daemon.vitals import Vitals
+from worker.daemon.signals import Signals, Stop
+from worker.daemon.vitals import Deaf, Vitals
 from worker.log import get_logger
 from worker.outcomes import Lost
 from worker.queue.attempt_log import AttemptLog
@@ -22,7 +21,6 @@ from worker.queue.wake import Wake
 STUCK = 70
 WATCH_SECONDS = 0.25
 STUCK_SECONDS = 10.0
-CLAIM_LOOP_LIMIT_SECONDS = 90.0
 
 log = get_logger()
 
@@ -37,18 +35,23 @@ class Watch:
         attempt_log: AttemptLog,
         vitals: Vitals,
         stop: Stop,
+        signals: Signals,
         work: Wake,
         *,
-        stuck_max: int,
+        slots: int,
+        threads: int,
     ) -> None:
-        """`stuck_max` is how many threads that do not return keep this worker from any work."""
+        """So many attempts that do not end, or threads, keep this worker from any work."""
         self._heartbeat = heartbeat
         self._running = running
         self._attempt_log = attempt_log
         self._vitals = vitals
         self._stop = stop
+        self._signals = signals
         self._work = work
-        self._stuck_max = stuck_max
+        self._slots = slots
+        self._threads_max = min(slots, threads)
+        self._threads_stuck = 0
         self._stuck_since: float | None = None
         self._lost = False
 
@@ -57,10 +60,11 @@ class Watch:
         while True:
             await anyio.sleep(WATCH_SECONDS)
             self._vitals.running = len(self._running)
-            self._vitals.stuck = self._running.stuck()
+            self._look_for_deaf(monotonic())
             self._attempt_log.flush()
             self._stop_without_lease()
             self._give_up_if_stuck()
+            self._take_signals_back()
 
     def _stop_without_lease(self) -> None:
         alive = self._heartbeat.alive()
@@ -84,8 +88,17 @@ class Watch:
             log.info(events.DATABASE_RECOVERED)
             self._work.set()
 
+    def _look_for_deaf(self, at: float) -> None:
+        """Tell of attempts that do not end: `why` says so of their jobs."""
+        deaf = self._running.deaf(at)
+        self._vitals.stuck = len(deaf)
+        self._threads_stuck = sum(attempt.in_thread for attempt in deaf)
+        self._vitals.deaf = tuple(
+            Deaf(one.job.id, one.in_thread, at - (one.told_at or at)) for one in deaf
+        )
+
     def _give_up_if_stuck(self) -> None:
-        if self._vitals.stuck < self._stuck_max:
+        if self._threads_stuck < self._threads_max and self._vitals.stuck < self._slots:
             self._stuck_since = None
             return
         self._stuck_since = self._stuck_since or monotonic()
@@ -94,15 +107,12 @@ class Watch:
         log.error(
             events.SLOTS_STUCK,
             slots=self._vitals.stuck,
-            modes=sorted({a.job.mode for a in self._running if a.in_thread}),
+            modes=sorted({a.job.mode for a in self._running.deaf(monotonic())}),
         )
         self._stop.fail(STUCK)
 
-
-async def feed_watchdog(vitals: Vitals) -> None:
-    """Tell the service manager's watchdog that the claim loop moves, until cancelled."""
-    interval = systemd.watchdog_interval_seconds()
-    while interval is not None:
-        if vitals.claim_loop_alive(CLAIM_LOOP_LIMIT_SECONDS):
-            systemd.watchdog()
-        await anyio.sleep(interval)
+    def _take_signals_back(self) -> None:
+        names = self._signals.take_back()
+        if names:
+            modes = sorted({attempt.job.mode for attempt in self._running})
+            log.warning(events.SIGNALS_TAKEN_BACK, signals=names, modes=modes)

@@ -8,6 +8,7 @@ it.
 
 import math
 import time
+from asyncio import CancelledError
 
 import anyio
 
@@ -19,8 +20,8 @@ from worker.job import Job
 from worker.log import job_bound
 from worker.outcomes import Done, Failed, Outcome
 from worker.plain_job import trace_id
-from worker.queue import isolated
-from worker.queue.interpret import outcome_of, result_of
+from worker.queue import forked, isolated
+from worker.queue.interpret import CANCELED_FROM_WITHIN, outcome_of, result_of
 
 # How long a stopped attempt waits for the answers to its paid calls, which are then spooled.
 SPARED_SECONDS_MAX = 300.0
@@ -29,7 +30,18 @@ SPARED_SECONDS_MAX = 300.0
 class Attempt:
     """An attempt at a job: its lease, and the scope by which it is stopped while it runs."""
 
-    __slots__ = ("began", "cause", "handler", "job", "lease", "scope", "spared", "state")
+    __slots__ = (
+        "began",
+        "canceled_from_within",
+        "cause",
+        "handler",
+        "job",
+        "lease",
+        "scope",
+        "spared",
+        "state",
+        "told_at",
+    )
 
     def __init__(self, job: Claimed, lease: Lease, handler: Handler) -> None:
         self.job = job
@@ -40,6 +52,8 @@ class Attempt:
         self.cause: Outcome | None = None
         self.state: AttemptState | None = None
         self.spared = False
+        self.told_at: float | None = None
+        self.canceled_from_within = False
 
     def stop(self, cause: Outcome, *, spare_calls: bool = False) -> None:
         """End the attempt with `cause`, unless it already has one or finishes first.
@@ -88,7 +102,7 @@ class Attempt:
 async def run_attempt(
     scope: anyio.CancelScope, attempt: Attempt, tools: Tools, modules: tuple[str, ...]
 ) -> Outcome:
-    """Run the handler to its outcome; raises only when the daemon itself is cancelled.
+    """Run the handler to its outcome; never raises.
 
     The caller has entered `scope`, and may reuse it for one attempt after the other: a scope for
     each would add a third to the cost of a short job. It must leave the scope after an attempt was
@@ -109,10 +123,12 @@ async def run_attempt(
             trace_id=trace_id(job.trace_parent),
         ):
             outcome = await _handle(attempt, tools, modules)
+        forked.leave_if_child()
     except BaseException as error:
-        if not scope.cancel_called and _daemon_cancelled(error):
-            raise
-        outcome = None if scope.cancel_called else outcome_of(error, job.attempt)
+        forked.leave_if_child(error)
+        if not scope.cancel_called:
+            outcome = outcome_of(error, job.attempt)
+            attempt.canceled_from_within = isinstance(error, CancelledError)
     finally:
         attempt.scope = None
         if attempt.timeout_seconds is not None or attempt.spared:
@@ -140,11 +156,5 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
 
 def _timed_out(attempt: Attempt) -> Outcome:
     if attempt.timeout_seconds is None:
-        return Failed("the handler was canceled from within")
+        return Failed(CANCELED_FROM_WITHIN)
     return Failed(f"its deadline passed: it may take {attempt.timeout_seconds:g} s")
-
-
-def _daemon_cancelled(error: BaseException) -> bool:
-    return isinstance(
-        error, anyio.get_cancelled_exc_class()
-    ) and anyio.current_effective_deadline() == -float("inf")

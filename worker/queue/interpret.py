@@ -6,8 +6,10 @@ methods do.
 """
 
 import traceback
+from asyncio import CancelledError
 from typing import TypeVar
 
+from db import errors
 from db.documents import to_document, to_text
 from db.errors import DatabaseError, InvalidInput
 from db.fence import LeaseLost
@@ -28,6 +30,7 @@ from worker.outcomes import (
 E = TypeVar("E", bound=BaseException)
 
 ERROR_CHARACTERS_MAX = 4000
+CANCELED_FROM_WITHIN = "the handler was canceled from within"
 # A job whose handler could not reach the database waits this long at most; no failure is counted.
 DATABASE_PAUSE_SECONDS_MAX = 60.0
 
@@ -85,11 +88,16 @@ def _meaning(error: BaseException, attempt_no: int) -> Outcome:
             return Failed(_bounded(error), final=True)
         case LeaseLost():
             return Lost(str(error))
+        case DatabaseError(sqlstate=errors.QUERY_CANCELED):
+            # By a timeout that the statement exceeds each time, or by a person.
+            return Failed(_bounded(f"{error.message}: a statement of the handler was canceled"))
         case DatabaseError() if error.retriable:
             pause = min(DATABASE_PAUSE_SECONDS_MAX, 2.0 ** min(attempt_no, 10))
             return Parked("timer", _bounded(error), pause)
         case SystemExit():
             return Failed(_bounded(f"the handler called sys.exit({error.code!r})"))
+        case CancelledError():
+            return Failed(_bounded(f"{CANCELED_FROM_WITHIN}: {describe(error)}"))
         case _:
             lost = _find(error, LeaseLost)
             return Lost(str(lost)) if lost else Failed(describe(error))

@@ -1,51 +1,58 @@
 """Handlers with `isolate="process"`: a child process that can be killed and has a memory limit.
 
-In: a claimed job. Out: the same `Outcome` as of any attempt. The child imports the handler's
-modules, runs the plain function once, and writes one JSON document to a pipe of its own; its own
-output goes to the daemon's stderr. A stop, a timeout or the daemon's end, `kill -9` included, kills
-its whole process group.
+In: a claimed job. Out: the same `Outcome` as of any attempt. When the attempt ends, whatever the
+handler has started is ended with it, in sessions of its own too, and so it is when this process
+ends, by `kill -9` as well: the child (`isolated_child`) watches over it, and sees our end by its
+own stdin.
+
+Nothing here rests on SIGCHLD or on asyncio's processes: a neighbour that ignores that signal, or
+waits for all children, would leave this attempt waiting for ever.
 """
 
-import asyncio
-import contextlib
-import dataclasses
-import importlib
 import os
-import resource
 import signal
+import subprocess
 import sys
-import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
 import orjson
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from db.fence import Lease
-from db.queue import effects
 from db.queue.claim import Claimed
+from db.queue.effects import Effect
 from worker.outcomes import Canceled, Done, Failed, Outcome, Parked
+from worker.queue.interpret import describe
+from worker.queue.isolated_frames import ANSWER, EXIT, HEAD_BYTES, head_of
 
 if TYPE_CHECKING:
     from worker.attempt_state import Tools
     from worker.handlers import Handler
 
-OUTPUT_BYTES_MAX = 16_000_000
+# More than a handler may return and a dozen of the largest files; what is longer is refused.
+ANSWER_BYTES_MAX = 2**31
+CHUNK_BYTES = 2**20
+# How long the child is given to end what the handler has started.
+END_SECONDS = 10.0
+LOOK_SECONDS = 0.02
 # Our folder comes first until `main` takes over the worker's own path: a user's worker.py, in the
 # working directory or on PYTHONPATH, must not be taken for our package.
 CHILD = (
     f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
-    "from worker.queue.isolated import main; main()"
+    "from worker.queue.isolated_child import main; main()"
 )
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Effect)}
 
 
 async def run(
     job: Claimed, lease: Lease, handler: "Handler", tools: "Tools", modules: tuple[str, ...]
 ) -> Outcome:
-    """Run one attempt in a child process, whose whole group is dead on return."""
-    document = to_json(
+    """Run one attempt in a child process; whatever the handler has started is dead on return."""
+    request = to_json(
         {
             "job": job._asdict(),
             "worker_id": lease.worker_id,
@@ -57,177 +64,126 @@ async def run(
     )
     read_end, write_end = os.pipe()
     try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-c",
-            CHILD,
-            str(write_end),
-            stdin=asyncio.subprocess.PIPE,
+        process = subprocess.Popen(  # noqa: ASYNC220 (asyncio's own needs SIGCHLD)
+            [sys.executable, "-P", "-c", CHILD, str(write_end)],
+            stdin=subprocess.PIPE,
             pass_fds=(write_end,),
             start_new_session=True,
+            bufsize=0,
         )
+    except BaseException:
+        os.close(read_end)
+        raise
     finally:
         os.close(write_end)
     try:
-        answer = await _converse(process, document, read_end)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            await _send(process, request + b"\n")
+        frames = await _receive(read_end)
     finally:
-        _kill_group(process.pid)
+        os.close(read_end)
         with anyio.CancelScope(shield=True):
-            await process.wait()
-    return _outcome(answer, process.returncode or 0, handler)
+            await _end(process)
+    return _outcome(frames, handler)
 
 
-def main() -> None:
-    """The child: read the job, run the handler, answer with its outcome."""
-    write_end = int(sys.argv[1])
-    request = orjson.loads(sys.stdin.buffer.readline())
-    _die_with_the_worker()
-    if request["memory_mb"]:
-        limit = int(request["memory_mb"]) * 1024 * 1024
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    sys.path[:] = request["path"]
-    answer = _run_here(request)
-    with os.fdopen(write_end, "wb") as pipe:
-        pipe.write(to_json(answer))
+async def _send(process: "subprocess.Popen[bytes]", data: bytes) -> None:
+    assert process.stdin is not None
+    to = process.stdin.fileno()
+    os.set_blocking(to, False)
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(to, rest) :]
+        except BlockingIOError:
+            await anyio.wait_writable(to)
 
 
-def _die_with_the_worker() -> None:
-    # The worker holds the other end of stdin, and the kernel closes it however the worker ends.
-    lifeline = os.dup(0)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-
-    def wait() -> None:
-        os.read(lifeline, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()
-
-
-async def _converse(
-    process: asyncio.subprocess.Process, document: bytes, read_end: int
-) -> bytes | None:
-    reader = asyncio.StreamReader(limit=OUTPUT_BYTES_MAX)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
-    )
-    try:
-        if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(document + b"\n")
-                await process.stdin.drain()
-        answer = await reader.read(OUTPUT_BYTES_MAX)
-        while len(answer) < OUTPUT_BYTES_MAX and (more := await reader.read(OUTPUT_BYTES_MAX)):
-            answer += more
-        if process.stdin is not None:
-            process.stdin.close()
-        await process.wait()
-        return answer or None
-    finally:
-        transport.close()
+async def _receive(read_end: int) -> dict[bytes, bytes]:
+    """What the child has sent until it said how the handler's process ended, or closed the pipe."""
+    os.set_blocking(read_end, False)
+    received = bytearray()
+    frames: dict[bytes, bytes] = {}
+    while EXIT not in frames:
+        while len(received) >= HEAD_BYTES:
+            kind, size = head_of(received)
+            if size > ANSWER_BYTES_MAX:
+                return {ANSWER: _too_large(size)}
+            if len(received) < HEAD_BYTES + size:
+                break
+            frames[kind] = bytes(memoryview(received)[HEAD_BYTES : HEAD_BYTES + size])
+            del received[: HEAD_BYTES + size]
+        if EXIT in frames:
+            break
+        try:
+            chunk = os.read(read_end, CHUNK_BYTES)
+        except BlockingIOError:
+            await anyio.wait_readable(read_end)
+            continue
+        if not chunk:
+            break
+        received += chunk
+    return frames
 
 
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+def _too_large(size: int) -> bytes:
+    error = f"the handler's process answered with {size:,} bytes; at most {ANSWER_BYTES_MAX:,} are"
+    remedy = "allowed (store files elsewhere, and save their uri)"
+    failed = {"ending": "failed", "error": f"{error} {remedy}", "final": True}
+    document = orjson.dumps(failed | {"after_seconds": None})
+    return len(document).to_bytes(8, "big") + document
 
 
-def _outcome(answer: bytes | None, exit_code: int, handler: "Handler") -> Outcome:
+async def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Have the child end what the handler started, and itself; kill it if it does not."""
+    if process.stdin is not None:
+        process.stdin.close()
+    with anyio.move_on_after(END_SECONDS):
+        while process.poll() is None:
+            await anyio.sleep(LOOK_SECONDS)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    while process.poll() is None:
+        await anyio.sleep(LOOK_SECONDS)
+
+
+def _outcome(frames: dict[bytes, bytes], handler: "Handler") -> Outcome:
+    answer = frames.get(ANSWER)
     if answer is None:
-        how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-        limit = f"; its memory limit is {handler.memory_mb} MB" if handler.memory_mb else ""
-        return Failed(f"the handler's process ended without a result: {how}{limit}")
-    ending = orjson.loads(answer)
+        return Failed(_without_answer(frames.get(EXIT), handler))
+    try:
+        return _read(answer)
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        return Failed(f"the answer of the handler's process cannot be read: {describe(error)}")
+
+
+def _without_answer(exit_code: bytes | None, handler: "Handler") -> str:
+    limit = f"; its memory limit is {handler.memory_mb} MB" if handler.memory_mb else ""
+    if exit_code is None:
+        return f"the handler's process was killed{limit}"
+    code = int(exit_code)
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"the handler's process ended without a result: {how}{limit}"
+
+
+def _read(answer: bytes) -> Outcome:
+    size = int.from_bytes(answer[:8], "big")
+    ending = orjson.loads(answer[8 : 8 + size])
     match ending["ending"]:
         case "done":
-            made = tuple(_effect(one) for one in ending["effects"])
-            return Done(orjson.dumps(ending["result"]).decode(), made)
+            rest = memoryview(answer)[8 + size :]
+            result, rest = bytes(rest[: ending["result_bytes"]]), rest[ending["result_bytes"] :]
+            made: list[Effect] = []
+            for one in ending["effects"]:
+                content_bytes = one.pop("content_bytes")
+                if content_bytes is not None:
+                    one["content"] = bytes(rest[:content_bytes])
+                    rest = rest[content_bytes:]
+                made.append(TypeAdapter(KINDS[one.pop("kind")]).validate_python(one))
+            return Done(result.decode(), tuple(made))
         case "failed":
             return Failed(ending["error"], ending["final"], ending["after_seconds"])
         case "canceled":
             return Canceled(ending["reason"])
         case _:
-            return Parked("timer", "snoozed", ending["after_seconds"])
-
-
-def _run_here(request: dict[str, Any]) -> dict[str, Any]:
-    from worker import handlers
-    from worker.attempt_state import AttemptState, Tools
-    from worker.job import Job
-    from worker.queue.interpret import outcome_of, result_of
-
-    try:
-        importlib.import_module("worker.modes")
-        for name in request["modules"]:
-            importlib.import_module(name)
-        claimed = _claimed(request["job"])
-        handler = handlers.registry[claimed.mode]
-        lease = Lease(claimed.id, claimed.lease_no, UUID(request["worker_id"]))
-        tools = cast(Tools, _NoTools(request["payload_bytes_max"]))
-        state = AttemptState(claimed, lease, tools, plain=True)
-        arguments = handlers.arguments_of(handler, claimed.payload)
-        if handler.job_parameter is not None:
-            arguments[handler.job_parameter] = Job(state)
-    except Exception as error:
-        return {"ending": "failed", "error": str(error), "final": True, "after_seconds": None}
-    try:
-        result = result_of(handler.function(**arguments), handler)
-        made = [{"kind": type(e).__name__, **_plain(e)} for e in state.effects]
-        return {"ending": "done", "result": orjson.loads(result), "effects": made}
-    except BaseException as error:
-        match outcome_of(error, claimed.attempt):
-            case Failed(text, final, after_seconds):
-                return {
-                    "ending": "failed",
-                    "error": text,
-                    "final": final,
-                    "after_seconds": after_seconds,
-                }
-            case Canceled(reason):
-                return {"ending": "canceled", "reason": reason}
-            case Parked(_, _, after_seconds):
-                return {"ending": "parked", "after_seconds": after_seconds}
-            case other:
-                raise AssertionError(f"a plain function cannot end as {other}") from error
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _NoTools:
-    """The only tool of the worker that the child has."""
-
-    payload_bytes_max: int
-
-
-def _plain(effect: effects.Effect) -> dict[str, Any]:
-    values = dataclasses.asdict(effect)
-    if isinstance(effect, effects.ArtifactEffect) and effect.content is not None:
-        values["content"] = effect.content.hex()
-    return values
-
-
-def _effect(values: dict[str, Any]) -> effects.Effect:
-    kinds: dict[str, Any] = {
-        kind.__name__: kind
-        for kind in (
-            effects.MessageEffect,
-            effects.JobEffect,
-            effects.MemoryEffect,
-            effects.ArtifactEffect,
-        )
-    }
-    kind = kinds[values.pop("kind")]
-    if kind is effects.ArtifactEffect and values["content"] is not None:
-        values["content"] = bytes.fromhex(values["content"])
-    if kind is effects.MessageEffect and values["thread_id"] is not None:
-        values["thread_id"] = UUID(values["thread_id"])
-    return kind(**values)
-
-
-def _claimed(values: dict[str, Any]) -> Claimed:
-    for name in (
-        *("id", "team_id", "thread_id", "trigger_message_id", "parent_id"),
-        *("run_id", "agent_id"),
-    ):
-        values[name] = UUID(values[name]) if values[name] else None
-    return Claimed(**values)
+            return Parked(ending["reason"], ending["detail"], ending["after_seconds"])

@@ -134,6 +134,13 @@ class Settings(BaseSettings):
         le=3_600,
         description="time without a heartbeat after which other workers take the jobs",
     )
+    loop_block_seconds: Seconds = Field(
+        120.0,
+        ge=1,
+        le=86_400,
+        description="longest time that a handler may block the event loop; then the worker ends,"
+        " and its jobs are rescued",
+    )
     failures_max: int = Field(
         5, ge=1, le=1_000, description="failures that end a job, unless it has its own number"
     )
@@ -160,6 +167,13 @@ class Settings(BaseSettings):
 
     pool_min: int = Field(2, ge=1, le=1_000, description="database connections kept open")
     pool_max: int = Field(10, ge=1, le=1_000, description="most database connections")
+    handler_pool_max: int = Field(
+        10,
+        ge=1,
+        le=1_000,
+        description="most database connections that handlers hold, beside the worker's own:"
+        " job.database, job.transaction",
+    )
     connect_seconds: Seconds = Field(
         10.0, ge=0, le=600, description="time a one-shot command waits for the database"
     )

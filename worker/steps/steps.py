@@ -121,7 +121,7 @@ async def transaction(
     if recorded is not None:
         return recorded.output
     with alone(state, name):
-        async with state.tools.database.transaction() as connection:
+        async with state.own_sql.transaction() as connection:
             await hold(connection, state.lease)
             value = to_document(await fn(connection), f"the result of transaction {name!r}")
             _, output = await steps.record(

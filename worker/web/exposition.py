@@ -87,6 +87,14 @@ def _counters(metrics: Metrics) -> Families:
     yield CounterMetricFamily(
         "jobsworth_batch_retries", "Batches of finishes that were retried", metrics.batch_retries
     )
+    blocks = CounterMetricFamily(
+        "jobsworth_loop_blocks",
+        "Times that a handler blocked the event loop for more than a second",
+        labels=["mode"],
+    )
+    for mode, times in list(metrics.loop_blocks.items()):
+        blocks.add_metric([mode], times)
+    yield blocks
     yield CounterMetricFamily(
         "jobsworth_spooled_answers",
         "Results of paid calls kept on disk while the database did not accept them",
@@ -126,7 +134,7 @@ def _worker(vitals: Vitals, version: str) -> Families:
     yield _gauge("jobsworth_slots", "Jobs this worker may run at once", vitals.slots)
     yield _gauge("jobsworth_slots_running", "Slots that hold a job", vitals.running)
     yield _gauge(
-        "jobsworth_slots_stuck", "Slots held by a thread that does not return", vitals.stuck
+        "jobsworth_slots_stuck", "Slots held by attempts that do not end when told to", vitals.stuck
     )
     yield _gauge("jobsworth_draining", "1 while this worker stops", vitals.draining)
     yield _gauge(

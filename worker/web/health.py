@@ -64,7 +64,7 @@ def not_ready(vitals: Vitals, limits: Limits) -> tuple[str, ...]:
     if vitals.database_state == "lost":
         reasons.append("this worker has lost its database and is trying again")
     if vitals.stuck >= vitals.slots:
-        reasons.append(f"all {vitals.slots} slots are held by threads that do not return")
+        reasons.append(f"all {vitals.slots} slots are held by attempts that do not end")
     return tuple(reasons)
 
 

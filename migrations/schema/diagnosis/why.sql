@@ -164,11 +164,19 @@ begin
     end if;
   elsif j.status = 'running' then
     reason := 'running';
-    select w.host, w.pid into other from jobsworth.workers w where w.id = j.worker_id;
+    select w.host, w.pid, w.deaf -> j.id::text as deaf, to_char((w.beaten_at
+        - (w.deaf -> j.id::text ->> 'seconds')::float8 * interval '1 second') at time zone 'utc',
+        'YYYY-MM-DD HH24:MI:SS') as told_at
+      into other from jobsworth.workers w where w.id = j.worker_id;
     detail := 'attempt ' || j.attempt || coalesce(' on ' || other.host || ', process ' || other.pid,
       ' of a worker that is gone: it will be rescued')
-      || case when j.cancel_requested then ', cancel requested' else '' end;
-    remedy := 'wait, or cancel it: jobsworth job cancel ' || j.id;
+      || case when j.cancel_requested then ', cancel requested' else '' end
+      || case when other.deaf is null then '' else ', was told to end at ' || other.told_at
+        || ' UTC and cannot be stopped: ' || case when (other.deaf ->> 'thread')::boolean
+          then 'its thread has not returned' else 'its handler takes no notice' end end;
+    remedy := case when other.deaf is null then 'wait, or cancel it: jobsworth job cancel ' || j.id
+      else 'wait until it returns, or end process ' || other.pid || ' on ' || other.host
+        || ', whose jobs are then rescued; with isolate="process" a handler can be stopped' end;
   else
     reason := j.status::text;
     detail := coalesce(j.error, 'ended at ' || to_char(j.finished_at at time zone 'utc',

@@ -13,5 +13,7 @@ create table jobsworth.workers (
   idle boolean not null default false,
   draining boolean not null default false,
   started_at jobsworth.started_at not null default now(),
-  beaten_at jobsworth.beaten_at not null default now()
+  beaten_at jobsworth.beaten_at not null default now(),
+  -- By job: {"seconds": since when, "thread": whether} of attempts that do not end when told to.
+  deaf jsonb not null default '{}'
 ) with (fillfactor = 50);

@@ -196,25 +196,6 @@ async def test_a_task_that_cancels_itself_fails_and_its_neighbours_go_on() -> No
     assert outcomes["other"] == Done('"finished"')
 
 
-async def test_a_daemon_that_is_cancelled_takes_its_attempts_along_without_an_outcome() -> None:
-    started = anyio.Event()
-    outcomes: list[Outcome] = []
-
-    async def work() -> None:
-        started.set()
-        await anyio.sleep_forever()
-
-    async def run() -> None:
-        outcomes.append(await attempted(attempt_of(work)))
-
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run)
-            await started.wait()
-            tasks.cancel_scope.cancel()
-    assert outcomes == []
-
-
 async def test_a_payload_that_does_not_fit_fails_for_good_before_the_handler_runs() -> None:
     ran: list[int] = []
 

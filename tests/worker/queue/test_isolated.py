@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -86,6 +87,56 @@ def test_a_daemon_that_is_killed_takes_its_processes_along(scene: Scene) -> None
     pids = scene.until_pids(1)
     daemon.kill()
     scene.until_gone(pids)
+
+
+def test_every_method_of_a_plain_handler_works_in_a_process(scene: Scene) -> None:
+    daemon = scene.start(HANDLERS)
+    agent, thread = uuid4(), scene.thread()
+    payload = {"agent_id": str(agent), "thread_id": str(thread)}
+    ended = _run(scene, "process.everything", payload)
+    assert (ended["status"], ended["error"]) == ("done", None)
+    assert ended["result"] == f"process.everything 1 {thread}"
+    assert scene.value("select value from jobsworth.run_metrics where name = 'loss'") == 0.5
+    texts = scene.rows("select text from jobsworth.chat_messages order by text")
+    assert [row["text"] for row in texts] == ["said", "sent"]
+    files = scene.rows("select name, content, uri from jobsworth.artifacts order by name")
+    assert [(row["name"], row["uri"]) for row in files] == [
+        ("elsewhere", "https://example.org/x"),
+        ("report.txt", None),
+    ]
+    assert bytes(files[1]["content"]) == b"\0binary\xff"
+    assert daemon.wait_for("handler.logged")["job_id"] == str(ended["id"])
+
+
+def test_what_a_process_cannot_have_is_said(scene: Scene) -> None:
+    scene.start(HANDLERS)
+    ended = _run(scene, "process.database", failures_max=1)
+    assert ended["status"] == "failed"
+    assert "has no connection of the worker's" in ended["error"]
+
+
+def test_answers_may_be_as_large_as_those_of_other_handlers(scene: Scene) -> None:
+    scene.start(HANDLERS)
+    sizes = {"file_bytes": 40 * 2**20, "result_bytes": 20 * 2**20}
+    job_id = scene.enqueue("process.large", sizes)
+    assert scene.until_status(job_id, "done", "failed", seconds=90)["error"] is None
+    query = "select length(content) from jobsworth.artifacts"
+    assert scene.value(query) == sizes["file_bytes"]
+    query = "select length(result #>> '{}') from jobsworth.reactive_jobs where id = %(id)s"
+    assert scene.value(query, {"id": job_id}) == sizes["result_bytes"]
+
+
+def test_what_a_handler_leaves_behind_ends_with_its_job(scene: Scene) -> None:
+    scene.start(HANDLERS)
+    ended = _run(scene, "process.leaves")
+    assert (ended["status"], ended["result"]) == ("done", "left")
+    scene.until_gone(scene.until_pids(1))
+
+
+def test_a_neighbour_that_ignores_the_ends_of_children_holds_up_no_process(scene: Scene) -> None:
+    scene.start(HANDLERS)
+    _run(scene, "end.deaf_to_children")
+    assert _run(scene, "process.return", {"n": 7})["status"] == "done"
 
 
 def _run(

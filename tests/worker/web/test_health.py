@@ -68,7 +68,7 @@ async def test_a_worker_whose_slots_are_all_stuck_is_not_ready(here: Site) -> No
     here.vitals.stuck = here.vitals.slots - 1
     assert await here.reasons() == []
     here.vitals.stuck = here.vitals.slots
-    assert await here.reasons() == ["all 5 slots are held by threads that do not return"]
+    assert await here.reasons() == ["all 5 slots are held by attempts that do not end"]
 
 
 async def test_a_draining_worker_is_alive_and_not_ready(here: Site) -> None:

@@ -14,7 +14,7 @@ from db.queue import workers
 from db.queue.workers import Worker
 from worker.cli.terminal import collector, names, options
 from worker.cli.terminal.commands import Noun
-from worker.cli.terminal.database import run_async, run_in_database
+from worker.cli.terminal.database import run_in_database
 from worker.cli.terminal.output import emit_json
 from worker.cli.terminal.words import worker_state
 from worker.cli.views.tables import emit_workers
@@ -49,10 +49,10 @@ def run(handlers: str | None, queues: str | None, slots: int | None) -> int:
     settings = _settings(handlers=handlers, queues=queues, slots=slots)
     configure_logging(settings.log_level, settings.log_format)
     # Imported after the settings are read: a wrong setting is told at once, not a second later.
-    from worker.daemon import daemon
+    from worker.daemon import daemon, loop
 
     collector.restore()
-    return run_async(lambda: daemon.run(settings))
+    return loop.run(lambda: daemon.run(settings))
 
 
 @worker.verb("list", "jobsworth worker list")

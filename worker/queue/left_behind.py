@@ -1,0 +1,49 @@
+"""What a handler leaves behind in the task that ran it, and how the task gets rid of it.
+
+In: the task of an ended attempt and the cancel scope that it was run in. Out: a task that can leave
+that scope. An async generator that was not closed keeps its cancel scopes and task groups open (MCP
+clients do this), and a handler may cancel its own task: such a task must run no other attempt, what
+still runs in those scopes must be stopped, and leaving our own scope would raise.
+
+anyio has no public way to look at the scopes of a task. `tests/worker/queue/test_left_behind.py`
+fails if the private one, which is used here and nowhere else, changes.
+"""
+
+import asyncio
+from asyncio import _unregister_task as unregister
+from typing import Any, cast
+
+import anyio
+from anyio._backends import _asyncio as backend
+
+_states = cast(Any, backend)._task_states
+
+
+def place_of(task: "asyncio.Task[Any]") -> Any:
+    """Where the task is: its `cancel_scope` is the innermost scope that it has entered."""
+    return _states[task]
+
+
+def hide(task: "asyncio.Task[Any]") -> None:
+    """Hide the task from `asyncio.all_tasks`: code that cancels all tasks shall not find it."""
+    unregister(task)
+
+
+def clean_up(task: "asyncio.Task[Any]", scope: anyio.CancelScope) -> None:
+    """Take the task out of the scopes below `scope`, and cancel what else runs in them."""
+    state = _states[task]
+    left: list[Any] = []
+    inner = state.cancel_scope
+    while inner is not None and inner is not scope:
+        left.append(inner)
+        inner = inner._parent_scope
+    if inner is None:  # the handler has left the scope that it was run in
+        return
+    for each in left:
+        each._tasks.discard(task)
+        each._parent_scope._child_scopes.discard(each)
+        each._parent_scope = None
+    inner._tasks.add(task)
+    state.cancel_scope = inner
+    for each in left:
+        each.cancel("its handler has ended")
