@@ -85,7 +85,9 @@ class LoopWatch(threading.Thread):
             before = now
 
     def _look(self, passed_seconds: float) -> None:
-        if self._vitals.loop_age_seconds < BLOCKED_SECONDS:
+        frame = sys._current_frames().get(self._watched)  # pyright: ignore[reportPrivateUsage]
+        # A loop that waits for work and is late has not been given the processor.
+        if self._vitals.loop_age_seconds < BLOCKED_SECONDS or frame is None or _waits(frame):
             self._freed()
             if self._vitals.claim_loop_alive(CLAIM_LOOP_LIMIT_SECONDS):
                 self._feed()
@@ -94,17 +96,17 @@ class LoopWatch(threading.Thread):
         if self._blocked_seconds < 2 * TURN_SECONDS:
             return  # the whole process may have been stopped
         if self._blamed is None:
-            self._blamed = self._blame()
+            self._blamed = self._blame(frame)
+        if not self._blamed:
+            return  # our own code: what the watchdog is for
         if self._blocked_seconds > self._block_seconds_max:
             self._end()
-        if self._blamed:
-            self._feed()
+        self._feed()
 
-    def _blame(self) -> dict[str, Any]:
+    def _blame(self, frame: FrameType) -> dict[str, Any]:
         """Tell what blocks the loop; returns the fields of its job, none if it is no job's."""
-        frame = sys._current_frames().get(self._watched)  # pyright: ignore[reportPrivateUsage]
         job = self._job(frame)
-        lines = traceback.format_stack(frame)[-STACK_LINES_MAX:] if frame else []
+        lines = traceback.format_stack(frame)[-STACK_LINES_MAX:]
         log.warning(
             events.LOOP_BLOCKED,
             **{"mode": None, "job_id": None} | job,
@@ -142,6 +144,10 @@ class LoopWatch(threading.Thread):
         log.error(events.LOOP_STUCK, **self._blamed or {}, seconds=round(self._blocked_seconds, 1))
         self._let_go()
         os._exit(STUCK)
+
+
+def _waits(frame: FrameType) -> bool:
+    return frame.f_code is WorkerLoop.run_until_complete.__code__
 
 
 CODE = run_attempt.__code__
