@@ -2,13 +2,14 @@
 
 In: any number of new jobs, sent in bounded blocks while the server works on the block before. Out:
 rows of `reactive_jobs`. Jobs that can neither conflict with others nor come after them are copied
-straight into the table. From the first job of the other kind on, the next few thousand are staged
-in a temporary table and inserted from there, without those that exist already.
+straight into the table. The others are staged in a temporary table and inserted from there, without
+those that exist already.
 """
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
+from enum import IntEnum, auto
 from itertools import groupby
 from typing import Any, LiteralString
 from uuid import UUID
@@ -25,7 +26,7 @@ from db.schema import render
 
 BLOCK_JOBS_MAX = 500
 BLOCK_CHARACTERS_MAX = 256 * 1024
-STAGED_JOBS_MAX = 5_000
+GROUPED_JOBS_MAX = 5_000
 
 
 async def enqueue_many(
@@ -46,36 +47,61 @@ async def enqueue_many(
     created = 0
     with translated(), _explained():
         async with conn.transaction():
-            for (_, staged), part in groupby(jobs, _Route()):
-                write = _write_staged if staged else _write
-                created += await write(conn, target, part, payload_bytes_max)
+            for (_, way), part in groupby(jobs, _Route()):
+                created += await _WRITERS[way](conn, target, part, payload_bytes_max)
     return created
 
 
+class _Way(IntEnum):
+    """How a group of jobs is written. Each way can also write the jobs of those before it."""
+
+    BARE = auto()
+    """COPY without the columns of options. The database checks each column that is named, also for
+    null, so the server's part of a job takes 3.2 µs instead of 5.4.
+    """
+    WHOLE = auto()
+    STAGED = auto()
+
+
 class _Route:
-    """The key by which jobs are grouped: the group's number, and whether the group is staged."""
+    """The key by which jobs are grouped: the group's number, and the way it is written.
+
+    A job that needs another way takes the next few thousand with it, so a mixture does not become
+    a group for each job.
+    """
 
     def __init__(self) -> None:
         self._number = 0
-        self._staged = False
-        self._staged_left = 0
+        self._way = _Way.BARE
+        self._left = 0
 
-    def __call__(self, job: NewJob) -> tuple[int, bool]:
-        if self._staged_left > 0:
-            self._staged_left -= 1
-        elif _needs_staging(job):
+    def __call__(self, job: NewJob) -> tuple[int, _Way]:
+        needed = _way_of(job)
+        if needed <= self._way and self._left > 0:
+            self._left -= 1
+        elif needed is not self._way or needed is _Way.STAGED:
             self._number += 1
-            self._staged, self._staged_left = True, STAGED_JOBS_MAX - 1
-        elif self._staged:
-            self._number += 1
-            self._staged = False
-        return self._number, self._staged
+            self._way, self._left = needed, GROUPED_JOBS_MAX - 1
+        return self._number, self._way
 
 
-def _needs_staging(job: NewJob) -> bool:
-    return (
-        job.unique_key is not None or job.id is not None or job.delay is not None or bool(job.after)
-    )
+def _way_of(job: NewJob) -> _Way:
+    if job.unique_key is not None or job.id is not None or job.delay is not None or job.after:
+        return _Way.STAGED
+    return _Way.BARE if _options(job) == _UNSET else _Way.WHOLE
+
+
+COPY_BARE_JOBS: LiteralString = """
+copy jobsworth.reactive_jobs (id, mode, payload, queue, priority)
+from stdin (format text, encoding 'UTF8')
+"""
+
+
+async def _write_bare(
+    conn: psycopg.AsyncConnection[Any], schema: str, jobs: Iterable[NewJob], payload_bytes_max: int
+) -> int:
+    rows = (_bare_row(job, payload_bytes_max) for job in jobs)
+    return await _copy(conn, render(COPY_BARE_JOBS, schema), rows)
 
 
 # What `_row` writes, in this order.
@@ -256,15 +282,17 @@ def _explained() -> Generator[None]:
 
 # `NEW_JOB_COLUMNS` in the text format of COPY.
 def _row(job: NewJob, payload_bytes_max: int) -> str:
+    return "\t".join((_bare_row(job, payload_bytes_max), *map(_field, _options(job))))
+
+
+def _bare_row(job: NewJob, payload_bytes_max: int) -> str:
     payload = job.payload_json(payload_bytes_max).replace("\\", "\\\\")
     key = f"{uuidv7_int():032x}" if job.id is None else job.id
+    return f"{key}\t{_text(job.mode)}\t{payload}\t{_text(job.queue)}\t{job.priority}"
+
+
+def _options(job: NewJob) -> tuple[str | datetime | UUID | float | None, ...]:
     return (
-        f"{key}\t{_text(job.mode)}\t{payload}\t{_text(job.queue)}\t{job.priority}\t{_options(job)}"
-    )
-
-
-def _options(job: NewJob) -> str:
-    options = (
         job.run_at,
         job.thread_id,
         job.trigger_message_id,
@@ -278,7 +306,6 @@ def _options(job: NewJob) -> str:
         job.holds_lane,
         job.agent_id,
     )
-    return _NO_OPTIONS if options == _UNSET else "\t".join(map(_field, options))
 
 
 def _staged_columns(job: NewJob) -> str:
@@ -307,4 +334,4 @@ def _text(value: str) -> str:
 _NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _UNSET = (None,) * 10 + (False, None)
-_NO_OPTIONS = "\t".join(map(_field, _UNSET))
+_WRITERS = {_Way.BARE: _write_bare, _Way.WHOLE: _write, _Way.STAGED: _write_staged}

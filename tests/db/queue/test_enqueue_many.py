@@ -16,7 +16,7 @@ from db.ids import uuidv7
 from db.migrate import migrate
 from db.pool import Connection, Database, fetch_all, fetch_val
 from db.queue import jobs
-from db.queue.enqueue_many import BLOCK_JOBS_MAX, STAGED_JOBS_MAX
+from db.queue.enqueue_many import BLOCK_JOBS_MAX, GROUPED_JOBS_MAX
 from db.queue.jobs import NewJob, enqueue, enqueue_many
 from tests.db.racing import until_blocked
 
@@ -128,13 +128,28 @@ async def test_jobs_with_taken_unique_keys_are_left_out(conn: Connection) -> Non
 
 
 async def test_keyed_and_plain_jobs_may_be_mixed(conn: Connection) -> None:
-    many = STAGED_JOBS_MAX + 1_000
+    many = GROUPED_JOBS_MAX + 1_000
     mixed = [
-        NewJob("answer", unique_key="k" if n in (10, 20, many - 5) else None) for n in range(many)
+        NewJob(
+            "answer",
+            {"n": n},
+            unique_key="k" if n in (10, 20, many - 5) else None,
+            timeout_seconds=7 if n % 3 == 0 else None,
+        )
+        for n in range(many)
     ]
 
     assert await enqueue_many(conn, mixed) == many - 2
-    assert await count(conn) == many - 2
+    found = await fetch_all(
+        conn,
+        """
+        select (j.payload ->> 'n')::int as n, j.timeout_seconds as seconds
+        from jobsworth.reactive_jobs j
+        order by j.position
+        """,
+    )
+    assert [row["n"] for row in found] == [n for n in range(many) if n not in (20, many - 5)]
+    assert all((row["seconds"] == 7) == (row["n"] % 3 == 0) for row in found)
 
 
 async def test_repeated_ids_are_left_out(conn: Connection) -> None:
