@@ -10,14 +10,14 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from enum import IntEnum, auto
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import tuple_row
 
-from db.errors import InvalidInput, translated
+from db.errors import Conflict, InvalidInput, translated
 from db.ids import uuidv7_int
 from db.pool import bounded
 from db.queue.enqueue import schema_of, statement_seconds_of
@@ -101,7 +101,7 @@ async def _write_bare(
     conn: psycopg.AsyncConnection[Any], schema: str, jobs: Iterable[NewJob], payload_bytes_max: int
 ) -> int:
     rows = (_bare_row(job, payload_bytes_max) for job in jobs)
-    return await _copy(conn, render(COPY_BARE_JOBS, schema), rows)
+    return await _copy_all(conn, render(COPY_BARE_JOBS, schema), rows)
 
 
 # What `_row` writes, in this order.
@@ -121,7 +121,21 @@ async def _write(
     conn: psycopg.AsyncConnection[Any], schema: str, jobs: Iterable[NewJob], payload_bytes_max: int
 ) -> int:
     rows = (_row(job, payload_bytes_max) for job in jobs)
-    return await _copy(conn, render(COPY_JOBS, schema), rows)
+    return await _copy_all(conn, render(COPY_JOBS, schema), rows)
+
+
+async def _copy_all(conn: psycopg.AsyncConnection[Any], statement: str, rows: Iterable[str]) -> int:
+    """Copy these rows, none of which may be left out; returns how many."""
+    numbers = count()
+    written = await _copy(conn, statement, (row for row, _ in zip(rows, numbers, strict=False)))
+    sent = next(numbers)
+    if written < sent:
+        raise Conflict(
+            f"{sent - written:,} of {sent:,} jobs were not written: a trigger of reactive_jobs "
+            "returns null for them",
+            "let the trigger return the row",
+        )
+    return written
 
 
 CREATE_STAGING: LiteralString = """

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import LiteralString, cast
+from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from db.diagnosis import violations
 from db.errors import Conflict, InvalidInput
 from db.fence import Lease
+from db.money import limits
+from db.money.calls import Usage
 from db.pool import Connection, execute, fetch_all, fetch_val
 from db.queue import finish, jobs
+from db.queue.enqueue_many import enqueue_many
 from db.queue.finish import Finish
+from db.queue.new_job import NewJob
 from tests.db import rows
+from tests.db.money import budgeting
 
 pytestmark = pytest.mark.both
 
@@ -136,7 +142,7 @@ async def test_a_job_that_was_tried_as_often_as_can_be_counted_is_claimed(
     assert (await jobs.get_by_id(conn, job_id)).attempt == 1_000_000_000
 
 
-async def test_enqueue_says_why_a_trigger_or_an_index_keeps_the_job_out(conn: Connection) -> None:
+async def keep_jobs_out(conn: Connection) -> None:
     await execute(
         conn,
         "create function refuse_all() returns trigger language plpgsql as"
@@ -147,6 +153,74 @@ async def test_enqueue_says_why_a_trigger_or_an_index_keeps_the_job_out(conn: Co
         "create trigger of_a_user before insert on jobsworth.reactive_jobs"
         " for each row execute function refuse_all()",
     )
+
+
+async def test_a_run_whose_jobs_a_trigger_keeps_out_is_not_started(conn: Connection) -> None:
+    await keep_jobs_out(conn)
+    with pytest.raises(Conflict, match="a trigger of reactive_jobs keeps 1 of its 1 jobs out"):
+        await start_run(conn, {})
+    assert await fetch_val(conn, "select count(*) from jobsworth.runs") == 0
+
+
+@pytest.mark.parametrize("seconds", [None, 7], ids=["bare", "with options"])
+async def test_many_jobs_that_a_trigger_keeps_out_are_refused(
+    conn: Connection, seconds: float | None
+) -> None:
+    await keep_jobs_out(conn)
+    with pytest.raises(Conflict, match="3 of 3 jobs were not written: a trigger"):
+        await enqueue_many(conn, [NewJob("answer", timeout_seconds=seconds) for _ in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"delay": 1e300}, "has a delay of more than 100 years"),
+        ({"delay": -1}, "has a delay that is negative"),
+        ({"priority": 1.5}, "has a priority that is not 1 to 4"),
+        ({"timeout_seconds": 1e-50}, "has a timeout_seconds that is not 0.001 to 1e9"),
+        ({"timeout_seconds": 1e300}, "has a timeout_seconds that is not 0.001 to 1e9"),
+        ({"failures_max": 0}, "has a failures_max or crashes_max that is not a whole number"),
+        ({"crashes_max": 1e300}, "has a failures_max or crashes_max that is not a whole number"),
+        ({"queue": ""}, "has a queue that is not 1 to 1000 bytes long"),
+        ({"lane": "x" * 1001}, "has a lane of more than 1000 bytes"),
+        ({"holds_lane": "perhaps"}, "has a holds_lane that is neither true nor false"),
+        ({"agent_id": "bond"}, "has an agent_id that is not a UUID"),
+        ({"run_at": "infinity"}, "has a run_at that is not a time from 1900 to 2199"),
+        ({"run_at": "20000-01-01"}, "has a run_at that is not a time from 1900 to 2199"),
+        ({"run_at": "soon"}, "has a run_at that is not a time from 1900 to 2199"),
+    ],
+)
+async def test_a_node_out_of_bounds_is_refused_by_its_name(
+    conn: Connection, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"node fetch {reason}"):
+        await start_run(conn, options)
+    assert await fetch_val(conn, "select count(*) from jobsworth.runs") == 0
+
+
+async def start_run(conn: Connection, options: dict[str, Any]) -> None:
+    nodes = [{"node": "fetch", "mode": "fetch", **options}]
+    await fetch_val(conn, "select jobsworth.start_run(%(nodes)s)", {"nodes": Jsonb(nodes)})
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "infinity", "-infinity", "1e300"])
+async def test_a_pause_of_a_provider_ends(conn: Connection, seconds: str) -> None:
+    await fetch_val(
+        conn, "select jobsworth.pause_rate('acme', 'm', %(for)s::float8)", {"for": seconds}
+    )
+    paused = "select paused_until <= now() + interval '1 year 1 day' from jobsworth.rate_limits"
+    assert await fetch_val(conn, paused)
+
+
+async def test_a_huge_call_under_a_small_limit_has_its_turn(conn: Connection) -> None:
+    await limits.set_limit(conn, "acme", tokens=1)
+    await budgeting.started(conn, estimate=Usage(2_000_000_000, 1))
+    turn = "select tokens_at < '2199-01-01' from jobsworth.rate_limits"
+    assert await fetch_val(conn, turn)
+
+
+async def test_enqueue_says_why_a_trigger_or_an_index_keeps_the_job_out(conn: Connection) -> None:
+    await keep_jobs_out(conn)
     with pytest.raises(Conflict, match="a trigger of reactive_jobs returns null for it"):
         await rows.new_job(conn)
     await execute(conn, "drop trigger of_a_user on jobsworth.reactive_jobs")

@@ -67,15 +67,16 @@ create function jobsworth.wake_limited() returns void language sql as $$
     for no key update skip locked))
 $$;
 
--- Stop all calls to a model of a provider for this many seconds. A longer pause that is already set
--- stays.
+-- Stop all calls to a model of a provider for this many seconds, a year at most. A longer pause that
+-- is already set stays.
 create function jobsworth.pause_rate(provider text, model text, seconds float8)
   returns void language plpgsql as $$
 #variable_conflict use_column
 begin
   insert into jobsworth.rate_limits as l (provider, model, paused_until)
   values (pause_rate.provider, pause_rate.model,
-    clock_timestamp() + make_interval(secs => pause_rate.seconds))
+    clock_timestamp() + make_interval(
+      secs => least(greatest(nullif(pause_rate.seconds, 'NaN'), 0), 31536000)))
   on conflict (team_id, provider, model) do update
   set paused_until = greatest(l.paused_until, excluded.paused_until);
 end $$;

@@ -256,7 +256,7 @@ begin
           + make_interval(secs => p.requests * 60.0 / l.requests_per_minute) end,
       tokens_at = case when l.tokens_per_minute is not null then
         greatest(l.tokens_at, at)
-          + make_interval(secs => p.tokens * 60.0 / l.tokens_per_minute) end
+          + make_interval(secs => least(p.tokens * 60.0 / l.tokens_per_minute, 1e9)) end
     from paces p
     where l.id = p.id and (select f.fit from fitting f)
       and (l.requests_per_minute is not null or l.tokens_per_minute is not null)

@@ -33,6 +33,7 @@ declare
   children int[];
   parents int[];
   failures text[];
+  jobs_made int;
   parent_trace text := start_run.trace_parent;
 begin
   perform jobsworth.check_nodes(start_run.nodes);
@@ -116,6 +117,14 @@ begin
   cross join lateral (
     select exists (select 1 from jobsworth.needs_of(e.spec)) as are_there) needs
   order by e.n;
+  get diagnostics jobs_made = row_count;
+  if jobs_made < cardinality(ids) then
+    raise exception 'the run was not started: a trigger of reactive_jobs keeps % of its % jobs out',
+      cardinality(ids) - jobs_made, cardinality(ids)
+      using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Let the trigger return the row. The table''s own triggers are those of the schema; '
+        'list them: \d jobsworth.reactive_jobs.';
+  end if;
   insert into jobsworth.job_edges (job_id, needs_job_id, on_failure)
   select ids[e.child], ids[e.parent], e.on_failure::jobsworth.parent_failure
   from unnest(children, parents, failures) as e (child, parent, on_failure);
@@ -138,7 +147,7 @@ create function jobsworth.needs_of(spec jsonb)
 $$;
 
 -- Refuses a list of nodes that is not valid; the error names the node and the reason.
-create function jobsworth.check_nodes(nodes jsonb) returns void language plpgsql immutable as $$
+create function jobsworth.check_nodes(nodes jsonb) returns void language plpgsql stable as $$
 declare
   known text[] := '{node,mode,payload,after,queue,priority,lane,failures_max,crashes_max,'
     'timeout_seconds,delay,run_at,holds_lane,agent_id}';
@@ -168,11 +177,32 @@ begin
           where o.key in ('priority', 'failures_max', 'crashes_max', 'timeout_seconds', 'delay')
             and jsonb_typeof(o.value) not in ('number', 'null'))
           then 'has a priority, delay, timeout or bound that is not a number'
-        when (e.spec ->> 'delay')::float8 < 0 or e.spec ->> 'delay' is not null
+        when (e.spec ->> 'delay')::numeric < 0 or e.spec ->> 'delay' is not null
           and e.spec ->> 'run_at' is not null
           then 'has a delay that is negative, or given together with run_at'
-        when (e.spec ->> 'priority')::int not between 1 and 4
+        when (e.spec ->> 'delay')::numeric > 3153600000
+          then 'has a delay of more than 100 years (3153600000 seconds)'
+        when (e.spec ->> 'priority')::numeric not in (1, 2, 3, 4)
           then 'has a priority that is not 1 to 4'
+        when (e.spec ->> 'timeout_seconds')::numeric not between 0.001 and 1000000000
+          then 'has a timeout_seconds that is not 0.001 to 1e9'
+        when exists (
+          select 1 from jsonb_each_text(e.spec) o
+          where o.key in ('failures_max', 'crashes_max')
+            and (o.value::numeric not between 1 and 2147483647 or o.value::numeric % 1 <> 0))
+          then 'has a failures_max or crashes_max that is not a whole number from 1 on'
+        when e.spec ->> 'queue' = '' or octet_length(e.spec ->> 'queue') > 1000
+          then 'has a queue that is not 1 to 1000 bytes long'
+        when octet_length(e.spec ->> 'lane') > 1000 then 'has a lane of more than 1000 bytes'
+        when not pg_input_is_valid(e.spec ->> 'holds_lane', 'boolean')
+          then 'has a holds_lane that is neither true nor false'
+        when not pg_input_is_valid(e.spec ->> 'agent_id', 'uuid')
+          then 'has an agent_id that is not a UUID'
+        when not case when pg_input_is_valid(e.spec ->> 'run_at', 'timestamptz')
+            then (e.spec ->> 'run_at')::timestamptz >= '1900-01-01 00:00:00+00'
+              and (e.spec ->> 'run_at')::timestamptz < '2200-01-01 00:00:00+00'
+            else e.spec ->> 'run_at' is null end
+          then 'has a run_at that is not a time from 1900 to 2199'
         else (
           select 'has an unknown option ' || k.key from jsonb_object_keys(e.spec) k (key)
           where k.key <> all(known) limit 1)
