@@ -105,6 +105,13 @@ def database_url(server: Embedded) -> Iterator[str]:
 
 
 @pytest.fixture
+def unguarded(database_url: str) -> None:
+    """The test brings jobs into a state by plain updates, which the database refuses elsewhere."""
+    with connect(database_url) as conn:
+        conn.execute("alter table jobsworth.reactive_jobs disable trigger guard_status")
+
+
+@pytest.fixture
 def workers() -> Iterator[Workers]:
     """Starts daemons (`workers.start(url, env, args)`), all killed when the test ends."""
     started = Workers()

@@ -140,9 +140,14 @@ async def release_strays(
 
 CANCEL_REQUESTS: LiteralString = """
 -- By the primary key: the index of running jobs has a dead entry for each job the worker ever ran.
-select j.id, j.lease_no, j.error
-from jobsworth.reactive_jobs j
-where j.id = any(%(job_ids)s::uuid[]) and j.cancel_requested and j.status = 'running'
+select k.id, j.lease_no, j.error
+from unnest(%(job_ids)s::uuid[]) as k (id)
+left join lateral (
+  select r.lease_no, r.error, r.cancel_requested, r.status, r.worker_id
+  from jobsworth.reactive_jobs r
+  where r.id = k.id
+  offset 0) j on true
+where j.status is null or j.cancel_requested and j.status = 'running'
   and j.worker_id is not distinct from %(worker_id)s
 """
 
@@ -150,9 +155,9 @@ where j.id = any(%(job_ids)s::uuid[]) and j.cancel_requested and j.status = 'run
 async def cancel_requests(
     conn: Connection, worker_id: UUID, job_ids: Sequence[UUID]
 ) -> list[dict[str, Any]]:
-    """Those of these jobs of the worker that are to be canceled.
+    """Those of these jobs of the worker that are to be stopped: canceled or deleted.
 
-    Each with its id, lease_no and error (the reason).
+    Each with its id, lease_no and error (the reason). The lease_no of a deleted job is None.
     """
     values = {"worker_id": worker_id, "job_ids": list(job_ids)}
     return await fetch_all(conn, CANCEL_REQUESTS, values)

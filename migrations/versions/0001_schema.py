@@ -73,7 +73,7 @@ drop table
 drop function
   jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
-  jobsworth.guard_run, jobsworth.guard_jobs_of_run,
+  jobsworth.guard_status, jobsworth.tell_deleted, jobsworth.guard_run, jobsworth.guard_jobs_of_run,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
   jobsworth.guard_deployment, jobsworth.set_outcome_aside;

@@ -31,7 +31,8 @@ where id = %(job_id)s
 """
 
 END: LiteralString = """
-update jobsworth.reactive_jobs set status = 'done', finished_at = now() where id = %(job_id)s
+update jobsworth.reactive_jobs set status = 'done', result = 'null', finished_at = now()
+where id = %(job_id)s
 """
 
 STATUS: LiteralString = """

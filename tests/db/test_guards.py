@@ -12,12 +12,79 @@ from db.conversations import threads
 from db.diagnosis import violations
 from db.errors import Conflict, InvalidInput
 from db.pool import Connection, Database, execute, fetch_val
+from db.queue.rescue import cancel_requests
 from db.runs import runs
 from db.runs.runs import RunStatus
 from tests.db import protocol, rows
 from tests.db.money import budgeting
 
 pytestmark = pytest.mark.both
+
+
+async def put(conn: Connection, status: str) -> None:
+    """Bring the only job into this status, as its functions do."""
+    worker_id = await protocol.register(conn)
+    job_id = await protocol.add(conn, delay=60 if status == "waiting" else None)
+    if status in ("running", "done", "failed"):
+        _, lease = await protocol.take(conn, worker_id)
+        ends = {"done": protocol.done, "failed": protocol.failed}
+        if status in ends:
+            await protocol.settle(conn, ends[status](lease))
+    elif status == "canceled":
+        await protocol.cancel(conn, job_id)
+
+
+@pytest.mark.parametrize("to", ["done", "failed", "canceled"])
+@pytest.mark.parametrize("status", ["queued", "waiting", "running", "done", "failed", "canceled"])
+async def test_no_plain_update_ends_a_job(conn: Connection, status: str, to: str) -> None:
+    await put(conn, status)
+    assert await fetch_val(conn, "select status::text from jobsworth.reactive_jobs") == status
+    if status != to:
+        with pytest.raises(InvalidInput, match=f"cannot go from {status} to {to} by a plain"):
+            await execute(
+                conn,
+                "update jobsworth.reactive_jobs set status = %(to)s::jobsworth.job_status,"
+                " waiting_for = null, finished_at = now()",
+                {"to": to},
+            )
+
+
+@pytest.mark.parametrize("status", ["waiting", "running", "done", "failed", "canceled"])
+async def test_no_plain_update_queues_a_job_again(conn: Connection, status: str) -> None:
+    await put(conn, status)
+    with pytest.raises(InvalidInput, match=f"cannot go from {status} to queued by a plain"):
+        await execute(
+            conn,
+            "update jobsworth.reactive_jobs"
+            " set status = 'queued', waiting_for = null, finished_at = null",
+        )
+
+
+async def test_a_job_does_not_run_again_under_its_old_lease(conn: Connection) -> None:
+    worker_id = await protocol.register(conn)
+    await protocol.add(conn)
+    _, lease = await protocol.take(conn, worker_id)
+    await protocol.settle(conn, protocol.released(lease))
+    with pytest.raises(InvalidInput, match="cannot go from queued to running by a plain update"):
+        await execute(conn, "update jobsworth.reactive_jobs set status = 'running'")
+
+
+async def test_what_the_functions_do_is_legal(database: Database, conn: Connection) -> None:
+    worker_id = await protocol.register(conn)
+    for ending in (
+        protocol.done,
+        protocol.failed,
+        protocol.tried_again,
+        protocol.released,
+        protocol.canceled,
+    ):
+        await protocol.add(conn, lane="L")
+        _, lease = await protocol.take(conn, worker_id)
+        await protocol.settle(conn, ending(lease))
+        if ending in (protocol.failed, protocol.canceled):
+            assert await protocol.retry(conn, lease.job_id) == "queued"
+        await protocol.cancel(conn, lease.job_id)
+    assert await violations.list_violations(conn) == []
 
 
 @pytest.mark.parametrize(
@@ -134,3 +201,19 @@ async def test_a_call_is_not_deleted_and_goes_on_without_its_job(conn: Connectio
         await execute(conn, "delete from jobsworth.llm_calls")
     await execute(conn, "delete from jobsworth.reactive_jobs")
     assert await fetch_val(conn, "select count(*) from jobsworth.llm_calls") == 1
+    assert await violations.list_violations(conn) == []
+    async with rows.past_the_guards(conn):
+        await execute(conn, "delete from jobsworth.llm_calls")
+    found = {one.invariant for one in await violations.list_violations(conn)}
+    assert found == {"ledger entry without its call"}
+
+
+async def test_the_worker_of_a_deleted_job_is_told(conn: Connection) -> None:
+    lease = await rows.running_job(conn)
+    await execute(conn, 'listen "jobsworth.cancel"')
+    await execute(conn, "delete from jobsworth.reactive_jobs")
+    assert [note.channel async for note in conn.notifies(timeout=5, stop_after=1)] == [
+        "jobsworth.cancel"
+    ]
+    (asked,) = await cancel_requests(conn, lease.worker_id, [lease.job_id])
+    assert (asked["id"], asked["lease_no"]) == (lease.job_id, None)

@@ -49,12 +49,14 @@ class Attempts:
     """The attempts of this worker, as the test says, and those that were told to stop."""
 
     ids: list[UUID] = field(default_factory=list[UUID])
-    canceled: list[tuple[UUID, int, str]] = field(default_factory=list[tuple[UUID, int, str]])
+    canceled: list[tuple[UUID, int | None, str]] = field(
+        default_factory=list[tuple[UUID, int | None, str]]
+    )
 
     def job_ids(self) -> list[UUID]:
         return self.ids
 
-    def stop(self, job_id: UUID, lease_no: int, cause: Outcome) -> None:
+    def stop(self, job_id: UUID, lease_no: int | None, cause: Outcome) -> None:
         assert isinstance(cause, Canceled)
         self.canceled.append((job_id, lease_no, cause.reason))
 

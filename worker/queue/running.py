@@ -122,11 +122,12 @@ class Running:
         self._waiting.append(attempt)
         self._have_runner()
 
-    def stop(self, job_id: UUID, lease_no: int, cause: Outcome) -> None:
-        """Stop the attempt of this job and lease, if it is still here."""
-        attempt = self._attempts.get(lease_no)
-        if attempt is not None and attempt.job.id == job_id:
-            attempt.stop(cause)
+    def stop(self, job_id: UUID, lease_no: int | None, cause: Outcome) -> None:
+        """Stop the attempt of this job and lease (None: of any), if it is still here."""
+        found = list(self) if lease_no is None else [self._attempts.get(lease_no)]
+        for attempt in found:
+            if attempt is not None and attempt.job.id == job_id:
+                attempt.stop(cause)
 
     def stop_all(self, cause: Outcome, *, spare_calls: bool = False) -> int:
         """Stop every attempt (`Attempt.stop`); returns how many there are."""

@@ -22,7 +22,7 @@ from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.upkeep import Did, DuePart, Part, cost_pause_seconds
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
-from worker.outcomes import Canceled, Outcome
+from worker.outcomes import Canceled, Lost, Outcome
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wakes
 
@@ -64,7 +64,7 @@ class Attempts(Protocol):
 
     def job_ids(self) -> list[UUID]: ...
 
-    def stop(self, job_id: UUID, lease_no: int, cause: Outcome) -> None: ...
+    def stop(self, job_id: UUID, lease_no: int | None, cause: Outcome) -> None: ...
 
 
 def parts(
@@ -146,6 +146,8 @@ async def _stop_canceled(database: Database, heartbeat: Heartbeat, attempts: Att
         async with database.connection() as connection:
             for asked in await rescue.cancel_requests(connection, worker_id, job_ids):
                 cause = Canceled(asked["error"] or "canceled")
+                if asked["lease_no"] is None:
+                    cause = Lost("the job was deleted")
                 attempts.stop(asked["id"], asked["lease_no"], cause)
     return Did()
 

@@ -144,7 +144,13 @@ where a.entry::text = 'adjust' and a.call_id is not null
     or e.input_tokens is distinct from c.input_tokens
     or e.output_tokens is distinct from c.output_tokens
     or e.cache_read_tokens is distinct from c.cache_read_tokens
-    or e.cache_write_tokens is distinct from c.cache_write_tokens);
+    or e.cache_write_tokens is distinct from c.cache_write_tokens)
+union all
+select 'ledger entry without its call', l.call_id, l.provider || ' ' || l.model,
+  l.occurred_at::timestamptz
+from jobsworth.token_ledger l
+where l.call_id is not null and not exists (
+  select 1 from jobsworth.llm_calls c where c.id = l.call_id);
 
 create view jobsworth.violations_of_consent (invariant, subject_id, detail, at) as
 select 'ended with an open approval', a.job_id, 'approval ' || a.id, now()

@@ -159,6 +159,7 @@ async def test_a_chain_of_three_ends_in_one_open_approval(conn: Connection) -> N
     assert await violations.list_violations(conn) == []
 
 
+@pytest.mark.usefixtures("unguarded")
 @pytest.mark.parametrize("how", ["vote", "deadline"])
 async def test_who_runs_a_job_again_after_a_no_has_its_question_asked_again(
     conn: Connection, how: str

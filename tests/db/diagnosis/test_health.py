@@ -54,6 +54,7 @@ async def test_a_read_only_session_is_not_ready(database_url: str) -> None:
         assert await sample_jobs(conn)
 
 
+@pytest.mark.usefixtures("unguarded")
 @pytest.mark.both
 async def test_open_jobs_are_counted_by_state_and_reason(database_url: str) -> None:
     with connect(database_url) as conn:
@@ -147,6 +148,7 @@ async def test_a_sample_that_takes_too_long_is_ended_by_the_server(database_url:
             assert row == ("0",)
 
 
+@pytest.mark.usefixtures("unguarded")
 @pytest.mark.both
 async def test_finished_jobs_cost_a_sample_nothing(database_url: str) -> None:
     """Whatever the statistics say: none, of an empty table, of a backlog that is gone."""
@@ -219,6 +221,7 @@ async def test_the_count_of_violations_leaves_out_the_books_of_the_past(database
         assert await count(conn, 10) == 2
 
 
+@pytest.mark.usefixtures("unguarded")
 @pytest.mark.both
 async def test_the_count_of_violations_reads_neither_ended_jobs_nor_old_calls(
     database_url: str,
@@ -233,8 +236,8 @@ async def test_the_count_of_violations_reads_neither_ended_jobs_nor_old_calls(
             " from generate_series(1, 20000) n"
         )
         conn.execute(
-            "insert into jobsworth.token_ledger (call_id, entry, provider, model)"
-            " select c.id, 'settle', c.provider, c.model from jobsworth.llm_calls c"
+            "insert into jobsworth.token_ledger (call_id, entry, provider, model, occurred_at)"
+            " select c.id, 'settle', c.provider, c.model, c.settled_at from jobsworth.llm_calls c"
         )
         conn.execute("select jobsworth.enqueue('m', delay => '1 hour') from generate_series(1, 99)")
         conn.execute(

@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+import pytest
+
 from db.diagnosis import lookup
 from db.pool import Connection
 
@@ -34,6 +36,7 @@ async def test_an_end_is_found_near_and_far(conn: Connection) -> None:
         assert await lookup.jobs_ending(conn, "000000000000", 10, far=far) == []
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_job_that_waits_or_failed_long_ago_is_found_once(conn: Connection) -> None:
     await _insert(conn)
     await conn.execute(

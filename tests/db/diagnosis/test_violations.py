@@ -122,6 +122,7 @@ async def test_an_open_approval_of_an_ended_job(conn: Connection) -> None:
     assert await listed(conn) == [("ended with an open approval", lease.job_id)]
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_an_open_child_of_an_ended_job(conn: Connection) -> None:
     parent = await fetch_val(conn, "select jobsworth.enqueue('answer')")
     await execute(

@@ -216,6 +216,7 @@ async def test_why_says_where_a_job_runs(conn: Connection) -> None:
     assert "of a worker that is gone: it will be rescued" in (await why(conn, job_id))[1]
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_why_says_how_a_job_ended(conn: Connection) -> None:
     job_id = await added(conn)
     await put(conn, job_id, "done")

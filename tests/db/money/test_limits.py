@@ -117,6 +117,7 @@ async def test_a_limit_of_all_models_and_one_of_a_model_both_hold(conn: Connecti
     assert isinstance(await start(conn, provider="other"), CallStarted)
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_those_that_are_sent_away_come_back_one_by_one(conn: Connection) -> None:
     await limits.set_limit(conn, "acme", "large", requests=60)
     assert await lets(conn) == 60

@@ -23,7 +23,7 @@ async def put(conn: Connection, job_id: UUID, status: str, error: str | None = N
         set status = %(status)s::jobsworth.job_status, waiting_for = null, run_at = null,
           error = %(error)s,
           finished_at = case when %(status)s::text in ('done', 'failed', 'canceled') then now() end,
-          lease_no = 1, worker_id = coalesce(worker_id, jobsworth.uuidv7())
+          lease_no = coalesce(lease_no, 0) + 1, worker_id = coalesce(worker_id, jobsworth.uuidv7())
         where id = %(id)s
         """,
         {"id": job_id, "status": status, "error": error},

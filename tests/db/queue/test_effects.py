@@ -122,6 +122,7 @@ async def test_the_repeat_of_a_replay_is_ignored(database: Database, conn: Conne
     assert await fetch_one(conn, COUNTS) == ONE_EACH
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_the_same_key_of_another_job_is_another_effect(conn: Connection) -> None:
     thread_id = await fetch_val(conn, THREAD)
     for _ in range(2):

@@ -126,6 +126,7 @@ async def test_a_job_after_open_ones_waits_for_its_parents(conn: Connection) -> 
     assert str(a.id) in (ended.error or "")
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_job_after_done_ones_is_queued_at_once(conn: Connection) -> None:
     a = await added(conn)
     await finish(conn, a.id)
@@ -140,6 +141,7 @@ async def test_a_job_after_an_unknown_one_is_refused(conn: Connection) -> None:
     assert await count(conn) == 0
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_scheduled_job_after_others_waits_for_both(conn: Connection) -> None:
     parent = await added(conn)
     child = await added(conn, after=[parent.id], delay=3600, lane="L")
@@ -238,6 +240,7 @@ async def test_the_key_of_a_rolled_back_job_goes_to_who_waited(
     assert await count(conn) == 1
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_key_whose_holder_ends_at_that_moment_is_taken_anew(
     database: Database, conn: Connection
 ) -> None:
@@ -260,6 +263,7 @@ async def test_a_key_whose_holder_ends_at_that_moment_is_taken_anew(
     assert results[0].job_id != holder.job_id
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_holder_that_ends_before_it_is_looked_up_makes_enqueue_try_again(
     database: Database, conn: Connection
 ) -> None:

@@ -174,6 +174,7 @@ async def test_a_job_may_come_after_earlier_ones(conn: Connection) -> None:
     assert {row["needs_job_id"] for row in edges} == {first.id, there.job_id}
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_job_after_done_ones_is_queued_at_once(conn: Connection) -> None:
     done = await enqueue(conn, "answer")
     await conn.execute("update jobsworth.reactive_jobs set status = 'done', finished_at = now()")

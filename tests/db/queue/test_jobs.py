@@ -135,6 +135,7 @@ async def test_the_eldest_head_of_a_queue_is_found_whatever_its_queue_and_priori
     assert 300 <= seconds < 330
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_counting_reads_no_ended_job_even_with_stale_statistics(conn: Connection) -> None:
     """50,000 jobs that were queued at the last analyze have ended since."""
     await execute(conn, "alter table jobsworth.reactive_jobs set (autovacuum_enabled = false)")

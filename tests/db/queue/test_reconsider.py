@@ -323,6 +323,7 @@ async def test_follow_ups_are_not_waited_for(conn: Connection) -> None:
     assert await state(conn, lease.job_id) == ("queued", None)
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_the_last_of_two_thousand_children_costs_no_walk_over_the_others(
     database: Database, conn: Connection
 ) -> None:

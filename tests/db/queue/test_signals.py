@@ -102,6 +102,7 @@ async def test_a_signal_before_the_park_is_found_by_it(conn: Connection) -> None
     assert await status(conn, job_id) == "queued"
 
 
+@pytest.mark.usefixtures("unguarded")
 @pytest.mark.parametrize("final", ["done", "failed", "canceled"])
 async def test_a_job_that_has_ended_takes_no_signal(conn: Connection, final: str) -> None:
     job_id = await added(conn)

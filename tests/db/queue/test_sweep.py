@@ -81,6 +81,7 @@ async def _delivered(conn: Connection, lease: Lease, reason: str) -> None:
         )
 
 
+@pytest.mark.usefixtures("unguarded")
 @pytest.mark.parametrize("reason", ["lane", "parents", "children", "approval", "signal", "handler"])
 async def test_a_sweep_moves_on_what_a_crash_left_behind(conn: Connection, reason: str) -> None:
     job_id = await _crashed_before_the_look(conn, reason)
@@ -158,6 +159,7 @@ set status = 'done', waiting_for = null, finished_at = now() where id = %(id)s
 """
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_orphans_are_looked_for_among_the_newest_and_in_slices(conn: Connection) -> None:
     await execute(conn, LEFT)
     await execute(conn, OPEN_APPROVALS)
@@ -168,6 +170,7 @@ async def test_orphans_are_looked_for_among_the_newest_and_in_slices(conn: Conne
     assert await promote.close_orphans(conn, number(9), 2) == (0, None)
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_slice_ends_where_the_nearer_of_children_and_approvals_was_cut_off(
     conn: Connection,
 ) -> None:

@@ -60,6 +60,7 @@ async def test_a_row_behind_one_that_runs_waits_for_it(conn: Connection) -> None
     assert (await inserted(conn, lane="L")).waiting_for == "lane"
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_a_row_behind_finished_ones_is_queued(conn: Connection) -> None:
     await inserted(conn, lane="L")
     await conn.execute("update jobsworth.reactive_jobs set status = 'done', finished_at = now()")

@@ -51,6 +51,7 @@ async def load(conn: Connection) -> None:
     await execute(conn, END_MOST)
 
 
+@pytest.mark.usefixtures("unguarded")
 @pytest.mark.parametrize("statistics", ["missing", "true"])
 async def test_a_look_and_the_sums_of_a_run_stay_on_their_indexes(
     conn: Connection, database_url: str, statistics: str
@@ -69,6 +70,7 @@ async def test_a_look_and_the_sums_of_a_run_stay_on_their_indexes(
     assert await meter.touched(lambda: runs.get_graph(conn, RUN_ID)) < 2 * JOB_MAX * JOBS
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_the_sums_of_a_run_are_those_of_its_calls(conn: Connection) -> None:
     await load(conn)
     stats = await runs.stats(conn, RUN_ID)

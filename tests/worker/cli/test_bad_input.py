@@ -120,6 +120,7 @@ def test_an_ambiguous_beginning_lists_the_candidates(database_url: str) -> None:
     assert "give more digits" in ended.stderr
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_a_job_in_another_state_is_a_conflict(database_url: str) -> None:
     ended = "2026-02-01T09:00Z"
     job_id = insert_job(database_url)

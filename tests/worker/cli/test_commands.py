@@ -151,6 +151,7 @@ def test_tables_fit_the_terminal_and_their_ids_can_be_used(database_url: str, co
         assert run_cli("why", each, url=database_url).returncode == 0
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_text_of_jobs_cannot_steer_the_terminal(database_url: str) -> None:
     job_id = insert_job(database_url)
     with connect(database_url) as conn:

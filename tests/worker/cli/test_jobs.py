@@ -44,6 +44,7 @@ def test_a_signal_that_cannot_be_sent_says_why(
     assert (ended.returncode, says in ended.stderr) == (code, True)
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_an_error_of_several_lines_stays_one_paragraph(database_url: str) -> None:
     job_id = insert_job(database_url)
     with connect(database_url) as conn:

@@ -150,6 +150,16 @@ def test_a_queued_a_waiting_and_a_running_job_can_be_canceled(scene: Scene) -> N
     assert [entry.what for entry in scene.diary()] == ["began", "left"]
 
 
+def test_the_attempt_of_a_deleted_job_is_stopped(scene: Scene) -> None:
+    daemon = scene.start(HANDLERS | {"JOBSWORTH_SLOTS": "1"} | NO_POLL)
+    deleted = scene.enqueue("end.never")
+    scene.until_noted("began", deleted, 1)
+    scene.conn.execute("delete from jobsworth.reactive_jobs where id = %s", [deleted])
+    scene.until_noted("left", deleted, 1)
+    assert daemon.wait_for("attempt.lease_lost")["error"] == "the job was deleted"
+    assert _run(scene, "end.return", {"n": 1})["status"] == "done"
+
+
 def test_a_mode_that_nobody_knows_waits_for_a_worker_that_does(scene: Scene) -> None:
     first = scene.start({"JOBSWORTH_HANDLERS": "tests.chaos.handlers"})
     job_id = scene.enqueue("end.return", {"n": 1})

@@ -153,6 +153,7 @@ async def test_the_sweep_finds_what_a_crash_left_waiting(api: JobApi, reason: st
         await until(status_is(api, job_id, JobStatus.QUEUED))
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_the_sweep_moves_a_run_that_a_crash_left_open(api: JobApi) -> None:
     async with api.database.connection() as connection:
         run_id = (await runs.start(connection, [Node("a", "talk")])).run_id
@@ -231,6 +232,7 @@ async def test_a_job_whose_claim_is_not_answered_yet_is_no_stray(api: JobApi) ->
         await until(status_is(api, claimed.job_id, JobStatus.QUEUED))
 
 
+@pytest.mark.usefixtures("unguarded")
 async def test_what_was_left_open_on_an_ended_job_is_closed(api: JobApi) -> None:
     """Its worker died between its commit and the look after it."""
     lease = await running_job(api)

@@ -50,7 +50,7 @@ from tests.db.queue.plans.scene import (
     Work,
 )
 
-pytestmark = pytest.mark.both
+pytestmark = [pytest.mark.both, pytest.mark.usefixtures("unguarded")]
 RUNNING = 1_200
 
 QUIET: LiteralString = """
