@@ -66,7 +66,9 @@ class LoopWatch(threading.Thread):
         self._stopping = threading.Event()
         self._blocked_seconds = 0.0
         self._blamed: dict[str, Any] | None = None
+        # Read now: a handler may change the environment.
         self._interval = systemd.watchdog_interval_seconds()
+        self._notify_socket = systemd.notify_socket()
         self._fed_at = float("-inf")
 
     def stop(self) -> None:
@@ -137,7 +139,7 @@ class LoopWatch(threading.Thread):
     def _feed(self) -> None:
         now = monotonic()
         if self._interval is not None and now - self._fed_at >= self._interval:
-            systemd.watchdog()
+            systemd.watchdog(self._notify_socket)
             self._fed_at = now
 
     def _end(self) -> None:

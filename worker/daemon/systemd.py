@@ -24,9 +24,17 @@ def stopping() -> None:
     _notify("STOPPING=1")
 
 
-def watchdog() -> None:
-    """Say that the claim loop moves; to be sent well within the watchdog's time."""
-    _notify("WATCHDOG=1")
+def watchdog(address: str | None = None) -> None:
+    """Say that the claim loop moves; to be sent well within the watchdog's time.
+
+    `address` is what `notify_socket` returned at the start: a handler may change the environment.
+    """
+    _notify("WATCHDOG=1", address)
+
+
+def notify_socket() -> str:
+    """Where the service manager listens; empty if there is none."""
+    return os.environ.get("NOTIFY_SOCKET", "")
 
 
 def watchdog_interval_seconds() -> float | None:
@@ -43,8 +51,9 @@ def watchdog_interval_seconds() -> float | None:
     return int(limit) / 1_000_000 / 2
 
 
-def _notify(message: str) -> None:
-    address = os.environ.get("NOTIFY_SOCKET", "")
+def _notify(message: str, address: str | None = None) -> None:
+    if address is None:
+        address = notify_socket()
     if not address.startswith(("/", "@")):
         return
     # A leading @ stands for the NUL byte of Linux's abstract namespace.

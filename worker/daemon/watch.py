@@ -4,6 +4,7 @@ In: the heartbeat and the attempts, four times a second. Out: stopped attempts, 
 order to stop with `STUCK` when attempts that do not end have held all slots for ten seconds.
 """
 
+import os
 from time import monotonic
 
 import anyio
@@ -65,6 +66,7 @@ class Watch:
             self._stop_without_lease()
             self._give_up_if_stuck()
             self._take_signals_back()
+            _keep_standard_streams()
 
     def _stop_without_lease(self) -> None:
         alive = self._heartbeat.alive()
@@ -116,3 +118,18 @@ class Watch:
         if names:
             modes = sorted({attempt.job.mode for attempt in self._running})
             log.warning(events.SIGNALS_TAKEN_BACK, signals=names, modes=modes)
+
+
+def _keep_standard_streams() -> None:
+    """Put the null device where a handler closed a standard stream.
+
+    Else the next connection to PostgreSQL gets that number, and what is printed goes into it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)

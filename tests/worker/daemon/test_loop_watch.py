@@ -55,7 +55,7 @@ def test_a_loop_that_is_blocked_for_too_long_ends_the_worker(scene: Scene) -> No
     assert scene.job(job_id)["status"] == "running"  # it is rescued, as after any death
 
 
-def test_a_daemon_that_was_stopped_as_a_whole_has_not_blocked_anything(scene: Scene) -> None:
+def test_a_daemon_that_was_stopped_as_a_whole_does_not_end_for_it(scene: Scene) -> None:
     daemon = scene.start(CALM | {"JOBSWORTH_LOOP_BLOCK_SECONDS": "1"})
     first = scene.enqueue("end.return", {"n": 1})
     scene.until_status(first, "done", seconds=60)
@@ -64,7 +64,7 @@ def test_a_daemon_that_was_stopped_as_a_whole_has_not_blocked_anything(scene: Sc
     daemon.resume()
     second = scene.enqueue("end.return", {"n": 2})
     scene.until_status(second, "done", seconds=60)
-    assert daemon.events("loop.blocked") == []
+    assert daemon.events("loop.stuck") == []
 
 
 def _drop_what_came(manager: socket.socket) -> None:

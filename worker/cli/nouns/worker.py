@@ -4,6 +4,7 @@ In: settings, and the command line's overrides. Out: the exit code of the daemon
 `jobsworth worker` alone is `jobsworth worker run`.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -47,7 +48,10 @@ def run(handlers: str | None, queues: str | None, slots: int | None) -> int:
     from worker.log import configure_logging
 
     settings = _settings(handlers=handlers, queues=queues, slots=slots)
-    configure_logging(settings.log_level, settings.log_format)
+    # A descriptor of its own: a handler may close the usual one, whose number PostgreSQL's next
+    # connection would take.
+    own_stderr = os.fdopen(os.dup(sys.stderr.fileno()), "wb")
+    configure_logging(settings.log_level, settings.log_format, own_stderr)
     # Imported after the settings are read: a wrong setting is told at once, not a second later.
     from worker.daemon import daemon, loop
 
