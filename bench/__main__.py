@@ -25,6 +25,7 @@ from bench.contender import ROOT, Contender
 from bench.lab import Lab
 from bench.results import Failure, Figure, Results, load, save
 from bench.scenarios import (
+    agents,
     daemons,
     drain,
     enqueue,
@@ -68,6 +69,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     daemons,
     paperwork,
     shape,
+    agents,
     idle,
 )
 

@@ -5,12 +5,14 @@ of ids, which the primary key finds in a table of any size.
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -40,21 +42,26 @@ class Stretch:
 
 
 @contextmanager
-def our_worker(url: str, **settings: object) -> Iterator[Process]:
-    """A worker process with the benchmark's settings and these (`slots=1` is JOBSWORTH_SLOTS=1)."""
+def our_worker(url: str, *, log: Path | None = None, **settings: object) -> Iterator[Process]:
+    """A worker process with the benchmark's settings and these (`slots=1` is JOBSWORTH_SLOTS=1).
+
+    `log` is a file that its log is appended to.
+    """
     ours = {
         "database_url": url,
         "handlers": "bench.our_handlers",
         "drain_seconds": 5,
     } | settings
     named = {f"JOBSWORTH_{name.upper()}": str(value) for name, value in ours.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.cli", "worker"],
-        cwd=ROOT,
-        env=clean_environment() | SETTINGS | named,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    with open(os.devnull if log is None else log, "ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "worker"],
+            cwd=ROOT,
+            env=clean_environment() | SETTINGS | named,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if log is None else output,
+        )
     try:
         yield process
     finally:
@@ -119,9 +126,14 @@ where j.id between %s and %s and j.finished_at is null
 ENDED: LiteralString = "select finished_at is not null from jobsworth.reactive_jobs where id = %s"
 
 
-def wait_finished(connection: Connection, workers: Sequence[Process], jobs: Stretch) -> None:
+def wait_finished(
+    connection: Connection,
+    workers: Sequence[Process],
+    jobs: Stretch,
+    seconds_max: float = DRAIN_SECONDS_MAX,
+) -> None:
     """Wait until these jobs have ended. Raises `TimeoutError` with the number that have not."""
-    give_up = time.monotonic() + DRAIN_SECONDS_MAX
+    give_up = time.monotonic() + seconds_max
     # Wait for the last job first: counting all of them while they run would load the server.
     last = _value(connection, LAST_OF, jobs.first, jobs.last)
     while not (
@@ -130,7 +142,7 @@ def wait_finished(connection: Connection, workers: Sequence[Process], jobs: Stre
         _must_live(workers)
         if time.monotonic() > give_up:
             left = _value(connection, LEFT, jobs.first, jobs.last)
-            raise TimeoutError(f"{left:,} of {jobs.count:,} jobs left after {DRAIN_SECONDS_MAX} s")
+            raise TimeoutError(f"{left:,} of {jobs.count:,} jobs left after {seconds_max:g} s")
         time.sleep(POLL_SECONDS)
 
 
@@ -155,7 +167,7 @@ def drain(url: str, jobs: Stretch, **settings: object) -> float:
     """Jobs per second of one worker process that runs these jobs."""
     with connect(url) as connection:
         settle_statistics(connection)
-        with our_worker(url, **settings) as worker:
+        with our_worker(url, log=None, **settings) as worker:
             wait_finished(connection, [worker], jobs)
         return rate(connection, jobs)
 

@@ -27,6 +27,7 @@ from db.pool import Database
 from db.queue.claim import Claimed
 from db.queue.effects import Effect
 from worker.llm.choice import ModelChoice
+from worker.llm.turns import Turns
 from worker.memory.embedders import Embedder
 from worker.money.calls_open import CallsOpen
 from worker.money.group_commit import GroupCommit, WriteKind
@@ -104,6 +105,7 @@ class Tools:
     instructions: str | None = None
     handlers_database: Database | None = None
     """Connections that handlers may hold; None for those of `database`."""
+    turns: Turns = field(default_factory=Turns)
     books: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,8 @@ ATTEMPT_ENDED: Final = "attempt.ended"
 ATTEMPT_LEASE_LOST: Final = "attempt.lease_lost"
 ATTEMPTS_NOT_LOGGED: Final = "attempts.not_logged"
 BATCH_RETRIED: Final = "batch.retried"
+FILES_FEW: Final = "files.few"
+CONNECTIONS_TAKEN: Final = "connections.taken"
 BATCH_SPLIT: Final = "batch.split"
 JOBS_RELEASED: Final = "jobs.released"
 DEPLOYMENT_PHASE_ENDED: Final = "deployment.phase_ended"
@@ -102,6 +104,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     ATTEMPT_LEASE_LOST: "another attempt has the job now; this one wrote nothing",
     ATTEMPTS_NOT_LOGGED: "lines of successful attempts were left out; with their number",
     BATCH_RETRIED: "a batch of finishes failed because of the server, and is tried again",
+    FILES_FEW: "this process may open too few files for its slots; with the limit to set",
+    CONNECTIONS_TAKEN: "a model's HTTP client has no free connection; further requests wait",
     BATCH_SPLIT: "a batch of writes failed because of one of them; each is tried alone",
     JOBS_RELEASED: "running jobs went back to the queue, without a counted try",
     DEPLOYMENT_PHASE_ENDED: "a phase of a deployment is recorded; with its outcome",

@@ -7,7 +7,6 @@ may finish within the drain; then those that still run are given back, and no tr
 second signal gives them back at once.
 """
 
-import gc
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -25,8 +24,9 @@ from db.server.embedded import Embedded
 from db.server.embedded import start as start_embedded
 from worker import events, handler_modules, handlers
 from worker.approvals import webhooks
-from worker.daemon import systemd, upkeep
+from worker.daemon import collector, systemd, upkeep
 from worker.daemon.loop_watch import LoopWatch, turn
+from worker.daemon.open_files import raise_limit
 from worker.daemon.parts import Parts, make_parts, model_choice
 from worker.log import get_logger
 from worker.memory import embed
@@ -49,6 +49,7 @@ log = get_logger()
 
 async def run(settings: Settings) -> int:
     """Run a worker until it is told to stop; returns the process's exit code."""
+    raise_limit(settings.slots)
     try:
         registry = _load_handlers(settings)
         embedder = _embedder(settings)
@@ -120,10 +121,7 @@ class Daemon:
     async def work(self, tasks: TaskGroup) -> None:
         """Start the parts in `tasks`, claim and run jobs until told to stop, then drain."""
         parts = self.parts
-        # The collector need not look through what lives as long as the process: 22 us of CPU a job
-        # became 18.
-        gc.collect()
-        gc.freeze()
+        collector.begin()
         parts.heartbeat.start()
         await parts.handlers_database.open()
         try:
@@ -136,6 +134,7 @@ class Daemon:
             tasks.start_soon(self._embed)
             tasks.start_soon(self._tell_webhooks)
             tasks.start_soon(parts.watch.run)
+            tasks.start_soon(collector.run, parts.running)
             if self._settings.http_port is not None:
                 tasks.start_soon(keep_sampling, parts.database, parts.samples)
             await self._drain_spool()

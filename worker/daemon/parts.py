@@ -19,6 +19,7 @@ from db.pool import Database
 from worker.approvals import upkeep as approvals_upkeep
 from worker.attempt_state import PriceSource, Tools
 from worker.daemon.heartbeat import Heartbeat, Identity
+from worker.daemon.open_files import connections_max
 from worker.daemon.signals import Signals, Stop
 from worker.daemon.upkeep import Part, look_for_due_parts
 from worker.daemon.vitals import Vitals
@@ -26,7 +27,7 @@ from worker.daemon.watch import Watch
 from worker.deployments import upkeep as deployments_upkeep
 from worker.deployments.deployer import Deployer
 from worker.handlers import Handler
-from worker.llm.choice import ModelChoice
+from worker.llm.choice import CONNECTIONS_MIN, ModelChoice
 from worker.memory.embedders import Embedder
 from worker.money import upkeep as money_upkeep
 from worker.money.pricing import Pricing
@@ -228,12 +229,13 @@ def upkeep_parts(
 
 
 def model_choice(settings: Settings) -> ModelChoice:
-    """The model of the shipped modes."""
+    """The model of the shipped modes, with a connection for each slot and as many again."""
     return ModelChoice(
         settings.model,
         settings.model_url,
         settings.model_key.get_secret_value() if settings.model_key else None,
         settings.model_seconds,
+        connections_max=connections_max(max(CONNECTIONS_MIN, 2 * settings.slots)),
     )
 
 

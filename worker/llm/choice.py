@@ -19,16 +19,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OFFLINE = "offline"
+# As many as an SDK's own client has: with few slots, too, one job may run many agents at once.
+CONNECTIONS_MIN = 1_000
 
 
 @dataclass(slots=True)
 class ModelChoice:
-    """The operator's model: `name` is `provider:model`; None or "offline" is no provider's."""
+    """The operator's model: `name` is `provider:model`; None or "offline" is no provider's.
+
+    At most `connections_max` requests to it are open at once.
+    """
 
     name: str | None = None
     url: str | None = None
     key: str | None = field(default=None, repr=False)
     timeout_seconds: float = 600.0
+    connections_max: int = CONNECTIONS_MIN
     _built: "Model | None" = field(default=None, init=False, repr=False)
     _made: Any = field(default=None, init=False, repr=False)
     _imported: bool = field(default=False, init=False, repr=False)
@@ -66,7 +72,11 @@ class ModelChoice:
                 from worker.llm.providers import model_of
 
                 self._built = model_of(
-                    self.name, url=self.url, key=self.key, timeout_seconds=self.timeout_seconds
+                    self.name,
+                    url=self.url,
+                    key=self.key,
+                    timeout_seconds=self.timeout_seconds,
+                    connections_max=self.connections_max,
                 )
             return self._built
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from decimal import Decimal
+from inspect import ismethod
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import Model, StreamedResponse
@@ -113,14 +115,18 @@ class TotalSaid:
 
     def _watch(self, adapter: Any, name: str) -> None:
         read = getattr(adapter, name, None)
-        if read is None:
+        if not ismethod(read):
             return
+        # An adapter that held its own method would be garbage in a circle, after each request.
+        method = WeakMethod(read)
 
         def watched(answer: Any, *args: Any, **kwargs: Any) -> Any:
             total = getattr(getattr(answer, "usage", None), "total_tokens", None)
             if isinstance(total, int):
                 self.tokens = total
-            return read(answer, *args, **kwargs)
+            own = method()
+            assert own is not None  # it is called by its adapter
+            return own(answer, *args, **kwargs)
 
         setattr(adapter, name, watched)
 

@@ -6,12 +6,12 @@ response are one commit; whatever goes wrong, the call is settled.
 """
 
 import copy
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn, Self, cast
 
+import anyio
 from pydantic_ai.exceptions import ModelRateLimitError
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models import (
@@ -31,6 +31,7 @@ from db.money.calls import Answer, UsageSource
 from worker import crash_points, events
 from worker.attempt_state import AttemptState
 from worker.llm import failures, recorded, unmetered
+from worker.llm.connections import connection_of
 from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
 from worker.llm.usage import Estimate, TotalSaid, price_of, upper_estimate, usage_of
@@ -76,13 +77,12 @@ class Conversation:
 
 
 class PendingRequest(NamedTuple):
-    """A request that is to be answered: its step, what it asks, its estimate, when it began."""
+    """A request that is to be answered: its step, what it asks, its estimate."""
 
     step: str
     hashes: dict[str, str]
     settings: ModelSettings
     estimate: Estimate
-    began: float
 
 
 def metered(model: Model, conversation: Conversation, *, others: bool = False) -> Model:
@@ -129,16 +129,18 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         pending = self._pending(messages, model_settings, model_request_parameters)
-        call = await self._begin(pending)
+        connection = AsyncExitStack()
+        call = await self._begin(pending, connection)
         if not isinstance(call, PaidCall):
             return call
         total = TotalSaid()
         try:
-            Sending(call.request_id).sent()
-            with unmetered.sending():
-                response = await total.in_requests_of(self.wrapped).request(
-                    messages, self._with_request_id(pending, call), model_request_parameters
-                )
+            async with connection:
+                Sending(call.request_id).sent()
+                with unmetered.sending():
+                    response = await total.in_requests_of(self.wrapped).request(
+                        messages, self._with_request_id(pending, call), model_request_parameters
+                    )
         except BaseException as error:
             await self._fail(call, error, messages, began=False)
         return await self._answer(pending, call, response, messages, total)
@@ -152,7 +154,8 @@ class MeteredModel(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         pending = self._pending(messages, model_settings, model_request_parameters)
-        call = await self._begin(pending)
+        connection = AsyncExitStack()
+        call = await self._begin(pending, connection)
         if not isinstance(call, PaidCall):
             yield CompletedStreamedResponse(
                 call, model_request_parameters=model_request_parameters, replay_events=True
@@ -167,7 +170,7 @@ class MeteredModel(WrapperModel):
         try:
             Sending(call.request_id).sent()
             settings = self._with_request_id(pending, call)
-            async with AsyncExitStack() as stack:
+            async with connection as stack:
                 with unmetered.sending():
                     live = await stack.enter_async_context(
                         self.wrapped.request_stream(
@@ -223,7 +226,6 @@ class MeteredModel(WrapperModel):
             ),
             settings,
             upper_estimate(messages, recorded.tools_text(parameters), limit),
-            time.monotonic(),
         )
 
     def _with_request_id(self, pending: PendingRequest, call: PaidCall) -> ModelSettings:
@@ -237,17 +239,26 @@ class MeteredModel(WrapperModel):
         }
         return {**pending.settings, "extra_headers": headers}
 
-    async def _begin(self, pending: PendingRequest) -> PaidCall | ModelResponse:
-        """A call that may be sent; or the response, if an earlier attempt was answered."""
+    async def _begin(
+        self, pending: PendingRequest, connection: AsyncExitStack
+    ) -> PaidCall | ModelResponse:
+        """A call that may be sent; or the response, if an earlier attempt was answered.
+
+        A call that may be sent has a connection, which `connection` gives back when it is closed.
+        """
         model = self.wrapped
         try:
-            call = await calls.begin(
-                self._conversation.state,
-                pending.step,
-                provider=model.system,
-                model=model.model_name,
-                estimate=pending.estimate,
-            )
+            async with AsyncExitStack() as held:
+                call = await calls.begin(
+                    self._conversation.state,
+                    pending.step,
+                    provider=model.system,
+                    model=model.model_name,
+                    estimate=pending.estimate,
+                    before_booking=lambda: held.enter_async_context(connection_of(model)),
+                )
+                if isinstance(call, PaidCall):
+                    connection.push_async_exit(held.pop_all())
         except ParkSignal as signal:
             if not self._others or signal.parked.reason != "limit":
                 raise
@@ -256,7 +267,17 @@ class MeteredModel(WrapperModel):
             error = ModelRateLimitError(self.model_name, detail)
             self._conversation.unanswered = Unanswered(error, detail, signal)
             raise error from signal
-        return call if isinstance(call, PaidCall) else self._replayed(pending, call.output)
+        if not isinstance(call, PaidCall):
+            return self._replayed(pending, call.output)
+        # One commit books hundreds of calls; to build and send a request takes milliseconds.
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._conversation.state.tools.turns.take()
+        except BaseException as error:  # `asyncio.timeout` ignores shields
+            await connection.aclose()
+            await call.unsent(error)
+            raise
+        return call
 
     def _replayed(self, pending: PendingRequest, document: Any) -> ModelResponse:
         """The recorded response. Raises `Fail` if it was recorded for another request."""
@@ -279,8 +300,9 @@ class MeteredModel(WrapperModel):
         if usage is None or usage.source is not UsageSource.PROVIDER:
             log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
         unique = recorded.with_unique_ids(response, messages)
-        document = recorded.document_of(pending.hashes, _timed(unique, pending))
+        document = recorded.document_of(pending.hashes, _timed(unique, call))
         stands = await call.answered(Answer(document, usage, *price_of(self.wrapped)))
+        await self._conversation.state.tools.turns.take()
         return self._conversation.take(recorded.response_of(stands))
 
     async def _fail(
@@ -302,7 +324,7 @@ def _changed(step: str, changed: Sequence[str]) -> str:
     )
 
 
-def _timed(response: ModelResponse, pending: PendingRequest) -> ModelResponse:
+def _timed(response: ModelResponse, call: PaidCall) -> ModelResponse:
     """The response, with its time as `metadata["latency_ms"]`, which a replay reads as well."""
-    latency_ms = round((time.monotonic() - pending.began) * 1000)
+    latency_ms = round(call.open_seconds * 1000)
     return replace(response, metadata={**(response.metadata or {}), "latency_ms": latency_ms})

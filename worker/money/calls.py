@@ -71,10 +71,17 @@ async def make(
 
 
 async def begin(
-    state: AttemptState, name: str, *, provider: str, model: str, estimate: tuple[int, int]
+    state: AttemptState,
+    name: str,
+    *,
+    provider: str,
+    model: str,
+    estimate: tuple[int, int],
+    before_booking: Callable[[], Awaitable[None]] | None = None,
 ) -> PaidCall | RecordedStep:
     """Book a call that is about to be sent, at its upper estimate (input, output tokens).
 
+    `before_booking` waits until it can be sent; it is not called where an answer is recorded.
     Committed on return, under the fence, within its rate limits and budgets. If an earlier attempt
     was answered, before or while this one books, returns the recorded step instead. Parks the job
     (raises `ParkSignal`) where a limit or a budget says wait, or a person must be asked. Raises
@@ -87,6 +94,8 @@ async def begin(
         return recorded
     with ExitStack() as under_way:
         under_way.enter_context(steps.alone(state, name))
+        if before_booking is not None:
+            await before_booking()
         call_id, booked = await _book(state, name, provider, model, estimate)
         call = PaidCall(state, name, call_id, booked, under_way.pop_all())
     return await _unless_answered(state, name, call)

@@ -69,6 +69,11 @@ class PaidCall:
         self._open = True
         state.calls_open.began()
 
+    @property
+    def open_seconds(self) -> float:
+        """Seconds since the call was booked."""
+        return time.monotonic() - self._began
+
     async def answered(self, answer: Answer) -> Any:
         """Settle the call with its answer, which becomes the step; returns the answer that stands.
 
@@ -76,7 +81,7 @@ class PaidCall:
         call is settled all the same; content that is JSON is recorded, so that the next attempt
         does not pay again.
         """
-        took_seconds = time.monotonic() - self._began
+        took_seconds = self.open_seconds
         kept, unusable = None, None
         try:
             checked_amount(answer.cost)
@@ -157,7 +162,7 @@ class PaidCall:
             usage or self._estimate,
             cost,
             price_version,
-            round((time.monotonic() - self._began) * 1000),
+            round(self.open_seconds * 1000),
             None if said is None else str(said)[:1000],
             price,
             unsent,

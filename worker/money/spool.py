@@ -5,11 +5,12 @@ does not take in time is on this machine's disk until it does. Invariants: an an
 database, or in a file, or on its way into one of them while its attempt waits; a file is removed
 after its settlement was committed, never before. Settling a settled call again changes nothing.
 
-A settlement that is not committed within two seconds is written to disk, one synced file a call,
-while the database goes on being tried. The spool is drained before the first claim, by upkeep, and
-by the job's own next attempt, which parks while it cannot be drained. A worker that loses the
-database lets calls on their way end (for five minutes) before it stops their attempts, because
-nobody else would see those answers.
+A settlement that the database does not commit for two seconds is written to disk, one synced file
+a call, while the database goes on being tried. Time does not count in which this process was busy,
+or in which the database committed calls that had ended before this one. The spool is drained before
+the first claim, by upkeep, and by the job's own next attempt, which parks while it cannot be
+drained. A worker that loses the database lets calls on their way end (for five minutes) before it
+stops their attempts, because nobody else would see those answers.
 
 Rejected: a lock file for the folder (one `flock` for each file is dropped by a kill, and settling
 twice is harmless); a task for each settlement (one look every half second finds the late ones).
@@ -60,6 +61,8 @@ class _Waiting:
     job_id: UUID
     paid: Paid
     since: float
+    # The spool's own clock at that time.
+    at: float
     file: str | None = None
     failed: bool = False
     settled: bool = False
@@ -77,6 +80,11 @@ class Spool:
         self._written = written
         self._database = database
         self._waiting: set[_Waiting] = set()
+        # Seconds in which the loop looked at all; it does not go on while the loop is held up.
+        self._clock = 0.0
+        # The last settlement that was committed: when, by that clock, and since when it waited.
+        self._settled_at = 0.0
+        self._settled_since = 0.0
         # Files that are left alone: unreadable, or of a call that this database does not have.
         self._refused: set[str] = set()
         self._unreadable = False
@@ -88,11 +96,13 @@ class Spool:
         Raises the database's error if it is away for too long, and a cancellation once the
         settlement is on disk: `drain` settles it later then.
         """
-        waiting = _Waiting(job_id, paid, monotonic())
+        waiting = _Waiting(job_id, paid, monotonic(), self._clock)
         self._waiting.add(waiting)
         try:
             stands = await self._until_settled(books, waiting)
             waiting.settled = True
+            self._settled_at = self._clock
+            self._settled_since = max(self._settled_since, waiting.since)
         finally:
             self._waiting.discard(waiting)
         self._forget(waiting)
@@ -102,9 +112,20 @@ class Spool:
         """Write settlements to disk that the database keeps waiting, until cancelled."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
-            late = monotonic() - SPOOL_AFTER_SECONDS
-            for waiting in [w for w in self._waiting if w.since < late and not w.failed]:
-                await self._keep(waiting)
+            await self.look()
+
+    async def look(self) -> None:
+        """Write to disk what is late now: one look, which `run` makes every `LOOK_SECONDS`."""
+        self._clock += LOOK_SECONDS
+        for waiting in [w for w in self._waiting if self._is_late(w) and not w.failed]:
+            await self._keep(waiting)
+
+    def _is_late(self, waiting: _Waiting) -> bool:
+        """True if the database keeps it waiting: it commits nothing, or what came later."""
+        if waiting.at >= self._clock - SPOOL_AFTER_SECONDS:
+            return False
+        silent = self._settled_at < self._clock - SPOOL_AFTER_SECONDS
+        return silent or waiting.since < self._settled_since - SPOOL_AFTER_SECONDS
 
     async def clear(self, job_id: UUID) -> bool:
         """Settle this job's spooled answers; true when none is left. Unreadable files are ignored.

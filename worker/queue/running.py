@@ -84,6 +84,8 @@ class Running:
         self._runners: dict[asyncio.Task[None], anyio.CancelScope] = {}
         self._context = Context()
         self._all_free = anyio.Event()
+        self.ended = 0
+        """How many attempts have ended."""
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Run attempts until cancelled; then stop them, wherever they are."""
@@ -243,6 +245,7 @@ class Running:
 
     def _release(self, attempt: Attempt, status: str | None, error: str | None) -> None:
         del self._attempts[attempt.lease.lease_no]
+        self.ended += 1
         self._work.set()
         if not self._attempts:
             self._all_free.set()

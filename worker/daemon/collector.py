@@ -1,0 +1,90 @@
+"""The garbage collector of a process in which thousands of attempts wait.
+
+In: how many attempts run and have ended. Out: collections that stop the loop briefly. Invariant:
+garbage is bounded: what the collector leaves out is looked through again once ten times as many
+attempts have ended as run, or few are left.
+
+An agent that waits for its model is a thousand objects. Python's full collections look through all
+of them, again and again: they held the loop for up to 4.4 s and freed next to nothing. So while
+many attempts run, Python collects young objects only; once a second what has become old since is
+collected and frozen, that is, left out of later collections.
+"""
+
+import gc
+from typing import Protocol
+
+import anyio
+
+# Below as many attempts a full collection takes a tenth of a second, and Python's way is best.
+MANY = 500
+FEW = 250
+LOOK_SECONDS = 1.0
+YOUNG_OBJECTS = 5_000
+YOUNG_COLLECTIONS = 10
+NEVER = 1_000_000_000
+OLD_OBJECTS = 20_000
+ENDED_PER_RUNNING = 10
+
+
+class Attempts(Protocol):
+    """The attempts of this worker; `ended` counts those that have ended."""
+
+    ended: int
+
+    def __len__(self) -> int: ...
+
+
+def begin() -> None:
+    """Leave what lives as long as the process out of collections: 22 us of CPU a job became 18."""
+    gc.collect()
+    gc.freeze()
+
+
+async def run(attempts: Attempts) -> None:
+    """Collect as the number of attempts asks for, until cancelled."""
+    collector = Collector(attempts)
+    try:
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            collector.look()
+    finally:
+        collector.leave()
+
+
+class Collector:
+    """Python's own way while few attempts run; old objects frozen while many do."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self._usual = gc.get_threshold()
+        self._ended = 0
+        self.freezing = False
+
+    def look(self) -> None:
+        """Go over to the way that the number of attempts asks for, and collect what is due."""
+        if not self.freezing and len(self._attempts) >= MANY:
+            self.freezing = True
+            self._ended = self._attempts.ended
+            gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)
+        if not self.freezing:
+            return
+        if len(self._attempts) < FEW:
+            self.leave()
+        elif self._attempts.ended - self._ended >= ENDED_PER_RUNNING * len(self._attempts):
+            self._collect_all()
+        elif len(gc.get_objects(generation=2)) >= OLD_OBJECTS:
+            gc.collect()
+            gc.freeze()
+
+    def leave(self) -> None:
+        """Go back to Python's way."""
+        if self.freezing:
+            self.freezing = False
+            self._collect_all()
+            gc.set_threshold(*self._usual)
+
+    def _collect_all(self) -> None:
+        self._ended = self._attempts.ended
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
