@@ -4,14 +4,19 @@ PostgreSQL cannot store the character NUL, and JSON has no NaN. A document that 
 (a result, an answer, a message) must not be lost because of them, so NUL becomes the visible symbol
 U+2400, half of a surrogate pair U+FFFD, and NaN null. A document that a caller passes in (a
 payload) is refused instead.
+
+`jsonb` holds numbers of more digits, and deeper nesting, than Python reads. What cannot be read
+back is refused at the write. Such a document of another client is read as `Unreadable`, so that
+only the job or the field that it belongs to fails, and no list.
 """
 
 import json
+import math
 import re
 from typing import Any, cast
 
 import orjson
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from db.errors import InvalidInput
 
@@ -20,8 +25,35 @@ _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # An integer with more digits may not fit into 64 bits.
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
+# A number with a fraction and this many digits may be too large for a float.
+_LONG_FRACTION = re.compile(rb"[0-9]{309}\.")
+_LONGEST_NUMBER = re.compile(rb"[0-9]{4300}")
 # A quarter of what jsonb can hold at all.
 DOCUMENT_BYTES_MAX = 64 * 2**20
+# Both are limits of pydantic's parser. `to_json` writes 255 levels, so a document that was read can
+# be shown within others.
+NESTING_MAX = 200
+DIGITS_MAX = 4_300
+
+
+class Unreadable(dict[str, str]):
+    """A document that Python cannot read, or a part of a row of which that is true.
+
+    It is shown as `{"unreadable": reason}`. Whoever needs the document calls `readable`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(unreadable=reason)
+        self.reason = reason
+
+
+def readable(value: Any, thing: str) -> Any:
+    """`value`, a document from the database. Raises `InvalidInput` naming `thing` if it is
+    `Unreadable`.
+    """
+    if isinstance(value, Unreadable):
+        raise InvalidInput(f"{thing} cannot be read: {value.reason}", "correct that row by SQL")
+    return value
 
 
 def to_document(value: object, thing: str = "the value") -> str:
@@ -40,6 +72,7 @@ def to_document(value: object, thing: str = "the value") -> str:
             f"{thing} has {len(encoded):,} bytes; at most {DOCUMENT_BYTES_MAX:,} are allowed",
             "store it as a file (job.save) or elsewhere, and return its name or address",
         )
+    _refuse_unreadable(encoded, thing)
     return _NUL.sub(rb"\1\\u2400", encoded).decode()
 
 
@@ -63,18 +96,13 @@ def to_payload(value: object, thing: str, bytes_max: int = 1_048_576) -> str:
             f"{thing} has {len(encoded):,} bytes; at most {bytes_max:,} are allowed",
             "store the document as an artifact or a file and pass its address",
         )
+    _refuse_unreadable(encoded, thing)
     return encoded.decode()
 
 
 def parse_payload(text: str, thing: str) -> dict[str, Any]:
     """The JSON object in `text`. Raises `InvalidInput` with the line and column of a mistake."""
-    try:
-        value: object = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"{thing} is not JSON: {error.msg}, in line {error.lineno}, column {error.colno}",
-            'write an object, like {"url": "https://example.org"}',
-        ) from error
+    value = parse_document(text, thing, 'write an object, like {"url": "https://example.org"}')
     if not isinstance(value, dict):
         raise InvalidInput(
             f"{thing} must be a JSON object, not {type(value).__name__}",
@@ -83,12 +111,26 @@ def parse_payload(text: str, thing: str) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
+def parse_document(text: str, thing: str, remedy: str) -> Any:
+    """What a JSON text says. Raises `InvalidInput` with the line and column of a mistake."""
+    try:
+        return _decode(text.encode())
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(
+            f"{thing} is not JSON: {error.msg}, in line {error.lineno}, column {error.colno}",
+            remedy,
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{thing} cannot be read: {_reason(error)}", remedy) from error
+
+
 def from_document(document: bytes | str) -> Any:
-    """The value of a `jsonb` document. (orjson is ten times faster, but rounds very long
-    integers.)
-    """
+    """The value of a `jsonb` document; `Unreadable` if Python cannot read it."""
     data = document.encode() if isinstance(document, str) else document
-    return json.loads(data) if _LONG_NUMBER.search(data) else orjson.loads(data)
+    try:
+        return _decode(data)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(_reason(error))
 
 
 def to_text(value: str) -> str:
@@ -120,3 +162,52 @@ def _encode(value: object, thing: str) -> bytes:
             f"{thing} cannot be written as JSON: {error}",
             "write `await` before the call that made it" if forgotten else plain,
         ) from error
+
+
+def _refuse_unreadable(encoded: bytes, thing: str) -> None:
+    if not (_may_nest_deeply(encoded) or _LONGEST_NUMBER.search(encoded)):
+        return
+    try:
+        _decode(encoded)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"{thing} could not be read back: {_reason(error)}",
+            "write long numbers, and what nests deeply, as text",
+        ) from error
+
+
+# orjson is up to three times faster, but rounds very long integers and reads deeper nesting than
+# can be written again.
+def _decode(data: bytes) -> Any:
+    if _is_simple(data):
+        return orjson.loads(data)
+    value: Any = from_json(data, cache_strings="keys")
+    if _LONG_FRACTION.search(data):
+        return json.loads(data, parse_float=_finite)
+    return value
+
+
+def _is_simple(data: bytes) -> bool:
+    """Whether it has neither long numbers nor deep nesting, as almost all documents."""
+    return not (_may_nest_deeply(data) or _LONG_NUMBER.search(data))
+
+
+def _may_nest_deeply(data: bytes) -> bool:
+    return len(data) > 2 * NESTING_MAX and data.count(b"{") + data.count(b"[") > NESTING_MAX
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("number out of range")
+    return number
+
+
+def _reason(error: Exception) -> str:
+    """What the parsers say, in the words of a reader who has never seen a parser."""
+    said = str(error)
+    if "recursion" in said:
+        return f"it nests deeper than {NESTING_MAX} levels"
+    if "out of range" in said:
+        return f"a number in it is too large for a float, or has more than {DIGITS_MAX:,} digits"
+    return f"it is not JSON: {said}"

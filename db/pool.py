@@ -22,11 +22,11 @@ import anyio.lowlevel
 import orjson
 import psycopg
 from psycopg.rows import class_row, dict_row, tuple_row
-from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
-from db.documents import from_document, to_text
+from db.documents import to_text
 from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
+from db.loaders import read_everything
 from db.schema import DEFAULT_SCHEMA, render
 
 T = TypeVar("T")
@@ -45,12 +45,18 @@ PREPARED_BY_HAND = 2**31
 
 
 class Connection(psycopg.AsyncConnection[Any]):
-    """A psycopg connection that knows which installation (schema) it serves."""
+    """A psycopg connection that knows which installation (schema) it serves, and that reads
+    whatever the database can hold.
+    """
 
     schema: str = DEFAULT_SCHEMA
     statement_seconds: float = STATEMENT_SECONDS
     late: type[DatabaseError] = Unavailable
     """What a statement raises that takes longer than `statement_seconds`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        read_everything(self)
 
 
 class Database:
@@ -169,7 +175,6 @@ class Database:
         connection.schema = self.schema
         connection.statement_seconds = self.statement_seconds
         connection.late = self._late
-        set_json_loads(from_document, connection)
 
 
 async def execute(
@@ -354,5 +359,7 @@ async def _run(
     async with bounded(seconds, getattr(conn, "late", Unavailable)):
         with translated():
             async with conn.cursor(row_factory=row_factory, binary=binary) as cursor:
+                if not isinstance(conn, Connection):
+                    read_everything(cursor)
                 await cursor.execute(text, params, prepare=prepare)
                 yield cursor

@@ -10,7 +10,7 @@ from math import isfinite, nan
 from typing import Any, cast
 from uuid import UUID
 
-from db.documents import to_payload, to_text
+from db.documents import to_document, to_payload, to_text
 from db.errors import InvalidInput
 from db.queue.effects import (
     ARTIFACT_BYTES_MAX,
@@ -20,6 +20,7 @@ from db.queue.effects import (
     MessageEffect,
     MetricEffect,
 )
+from db.queue.new_job import NewJob
 from worker.attempt_state import AttemptState
 from worker.steps.waits import Child
 
@@ -197,9 +198,9 @@ def remember(
         MemoryEffect(
             key=state.key("memory", name),
             text=to_text(text),
-            source_kind=kind,
-            source_id=source_id,
-            metadata=dict(metadata or {}),
+            source_kind=to_text(kind),
+            source_id=None if source_id is None else to_text(source_id),
+            metadata=to_document(dict(metadata or {}), "the metadata of a memory"),
         )
     )
 
@@ -235,6 +236,8 @@ def _add_job(
             f"{', '.join(sorted(unknown))} is not an option of a job",
             f"the options are {', '.join(sorted(JOB_OPTIONS))}",
         )
+    wanted = dict(options)
+    NewJob(mode, delay=wanted.pop("delay_seconds", None), **wanted)  # checks each of them
     document = to_payload(
         dict(payload or {}), f"the payload of {mode!r}", state.tools.payload_bytes_max
     )

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from db.documents import Unreadable
 from db.errors import InvalidInput
 from worker.job import Job
 
@@ -94,6 +95,8 @@ def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]
     """The keyword arguments for this payload. Raises `BadPayload` if it does not fit."""
     if not payload and not handler.arguments.model_fields:
         return {}
+    if isinstance(payload, Unreadable):
+        raise BadPayload(f"the payload cannot be read: {payload.reason}")
     try:
         model = handler.arguments.model_validate(payload)
     except ValidationError as error:

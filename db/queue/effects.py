@@ -10,7 +10,7 @@ The effect key is the name that the handler gave, else the kind and number withi
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -80,13 +80,13 @@ class JobEffect:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEffect:
-    """A text to embed after the job has finished."""
+    """A text to embed after the job has finished. `metadata` is JSON text."""
 
     key: str
     text: str
     source_kind: str
     source_id: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    metadata: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,11 +266,11 @@ async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffec
             "source_kind": effect.source_kind,
             "source_id": effect.source_id,
             "text": effect.text,
-            "metadata": effect.metadata,
+            "metadata": orjson.Fragment(effect.metadata),
         }
         for origin, effect in rows
     ]
-    await execute(conn, MEMORIES, {"rows": to_document(documents)})
+    await execute(conn, MEMORIES, {"rows": _encode(documents)})
 
 
 ARTIFACTS: LiteralString = """

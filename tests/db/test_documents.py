@@ -1,5 +1,6 @@
 """Documents: whatever was paid for can be stored; whatever is handed in is checked."""
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -11,7 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from db.documents import parse_payload, to_document, to_payload, to_text
+from db.documents import (
+    DIGITS_MAX,
+    NESTING_MAX,
+    Unreadable,
+    from_document,
+    parse_payload,
+    readable,
+    to_document,
+    to_payload,
+    to_text,
+)
 from db.errors import InvalidInput
 from db.pool import Connection, fetch_val
 
@@ -168,3 +179,85 @@ def test_half_of_a_surrogate_pair_becomes_the_replacement_character() -> None:
     """A model's answer cut within an emoji is paid for: it must not be lost."""
     document = to_document({"text": "cut \ud83d here", "more": ["\udc00"]})
     assert document == '{"text":"cut \ufffd here","more":["\ufffd"]}'
+
+
+DIGITS = "has more than 4,300 digits"
+NESTING = "it nests deeper than 200 levels"
+UNREADABLE = {
+    "digits": ('{"n": 1e5000}', DIGITS),
+    "digits beside others": ('[{"a": [1, 2, "x"]}, ' + "9" * (DIGITS_MAX + 1) + "]", DIGITS),
+    "a fraction": ("1" * 400 + ".5", "too large for a float"),
+    "a fraction, deep": ("[" * 300 + "1" * 400 + ".5" + "]" * 300, NESTING),
+    "lists": ("[" * (NESTING_MAX + 1) + "1" + "]" * (NESTING_MAX + 1), NESTING),
+    "objects": ('{"a":' * (NESTING_MAX + 1) + "1" + "}" * (NESTING_MAX + 1), NESTING),
+    "thousands of lists": ("[" * 5000 + "]" * 5000, NESTING),
+}
+unreadable = pytest.mark.parametrize(
+    ("document", "reason"), UNREADABLE.values(), ids=UNREADABLE.keys()
+)
+
+
+@pytest.mark.both
+@unreadable
+async def test_a_document_that_python_cannot_read_says_why(
+    conn: Connection, document: str, reason: str
+) -> None:
+    found = await fetch_val(conn, "select %s::jsonb", [document])
+    assert isinstance(found, Unreadable)
+    assert reason in found.reason
+    assert orjson.loads(orjson.dumps(found)) == {"unreadable": found.reason}
+    with pytest.raises(InvalidInput, match="the result cannot be read: .*" + reason):
+        readable(found, "the result")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "9" * DIGITS_MAX,
+        "-" + "9" * (DIGITS_MAX - 1),
+        "12345678901234567890123",
+        "[" * NESTING_MAX + "1" + "]" * NESTING_MAX,
+        "1" * 300 + ".5",
+        '"' + "1" * 5000 + '.5"',
+        str(["["] * 500).replace("'", '"'),
+    ],
+    ids=["digits", "negative digits", "23 digits", "nesting", "a fraction", "text", "brackets"],
+)
+async def test_what_python_reads_is_read_exactly(conn: Connection, document: str) -> None:
+    found = await fetch_val(conn, "select %s::jsonb", [document])
+    assert found == json.loads(document)
+    assert from_document(to_document(found)) == found
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (10**5000, DIGITS),
+        (nested(201), NESTING),
+        (nested(2000), "cannot be written as JSON"),
+    ],
+    ids=["digits", "nesting", "deep nesting"],
+)
+def test_what_could_not_be_read_back_is_not_written(value: Any, reason: str) -> None:
+    with pytest.raises(InvalidInput, match="the result .*" + reason):
+        to_document([value], "the result")
+    with pytest.raises(InvalidInput, match="the payload .*" + reason) as refused:
+        to_payload({"value": value}, "the payload")
+    assert refused.value.remedy
+
+
+@unreadable
+def test_a_payload_on_the_command_line_must_be_readable(document: str, reason: str) -> None:
+    with pytest.raises(InvalidInput, match="the payload"):
+        parse_payload('{"value": ' + document + "}", "the payload")
+
+
+def test_long_numbers_of_the_command_line_are_exact() -> None:
+    assert parse_payload('{"n": 12345678901234567890123}', "it") == {"n": 12345678901234567890123}

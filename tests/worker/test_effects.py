@@ -99,12 +99,19 @@ async def test_what_the_database_refuses_to_write_fails_that_job_alone(api: JobA
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"delay_seconds": object()}, {"queue": "\ud800"}, {"unique_key": "a\0b"}, {"priority": 9}],
-    ids=["not JSON", "a lone surrogate", "NUL", "out of bounds"],
+    ("options", "reason"),
+    [
+        ({"delay_seconds": object()}, "delay must be seconds"),
+        ({"delay_seconds": float("nan")}, "delay nan is not between"),
+        ({"queue": "\ud800"}, "queue '\\ud800' is not Unicode text"),
+        ({"unique_key": "a\0b"}, "contains a NUL character"),
+        ({"priority": 9}, "priority 9 is not 1 to 4"),
+        ({"agent_id": "ada"}, "agent_id must be a UUID"),
+    ],
+    ids=["not JSON", "NaN", "a lone surrogate", "NUL", "out of bounds", "no UUID"],
 )
 async def test_an_impossible_option_of_a_follow_up_fails_that_job_alone(
-    api: JobApi, options: dict[str, Any]
+    api: JobApi, options: dict[str, Any], reason: str
 ) -> None:
     @handler("work")
     def work(job: Job, bad: bool = False) -> str:
@@ -115,7 +122,7 @@ async def test_an_impossible_option_of_a_follow_up_fails_that_job_alone(
     good = await api.enqueue("work")
     bad = await api.run("work", {"bad": True})
     assert bad.status is JobStatus.FAILED
-    assert "what the job wrote was refused" in (bad.error or "")
+    assert reason in (bad.error or "")
     assert (await api.job(good)).status is JobStatus.DONE
 
 
@@ -175,6 +182,17 @@ async def test_a_file_has_either_content_or_an_address(api: JobApi, given: dict[
         job.save("report", **given)
 
     assert "needs either content or uri" in ((await api.run("work")).error or "")
+
+
+async def test_metadata_that_could_not_be_read_back_fails_that_job_alone(api: JobApi) -> None:
+    @handler("work", failures_max=1)
+    def work(job: Job, digits: int) -> None:
+        job.remember("a note", metadata={"n": 10**digits})
+
+    good = await api.enqueue("work", {"digits": 400})
+    bad = await api.run("work", {"digits": 5000})
+    assert "the metadata of a memory could not be read back" in (bad.error or "")
+    assert (await api.job(good)).status is JobStatus.DONE
 
 
 async def test_what_is_remembered_is_recalled_after_the_job(api: JobApi) -> None:

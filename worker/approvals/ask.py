@@ -15,7 +15,7 @@ from uuid import UUID
 from db.approvals import approvals, consumption
 from db.approvals.approvals import REJECT
 from db.approvals.questions import ApprovalEffect, check_question, shown_hash
-from db.documents import to_document, to_text
+from db.documents import readable, to_document, to_text
 from db.errors import InvalidInput
 from db.fence import hold
 from db.steps import steps as stored
@@ -190,7 +190,7 @@ def _is_final(asked: approvals.Approval) -> bool:
 
 def _decision(asked: approvals.Approval) -> Decision:
     option = asked.chosen_option or REJECT
-    shown = asked.document
+    shown = readable(asked.document, f"the document of approval {asked.id}")
     return Decision(asked.approved, option, asked.comment, asked.decided_by, shown, asked.id)
 
 

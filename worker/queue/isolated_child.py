@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Never, cast
 from uuid import UUID
 
-import orjson
 from pydantic_core import to_json
 
+from db.documents import from_document
 from worker.queue import forked
 from worker.queue.isolated_frames import ANSWER, EXIT, send
 
@@ -34,7 +34,7 @@ KILL_SECONDS = 5.0
 def main() -> None:
     """Read the job, run the handler in a process of its own, end whatever it leaves."""
     write_end = int(sys.argv[1])
-    request = orjson.loads(sys.stdin.buffer.readline())
+    request = from_document(sys.stdin.buffer.readline())
     _control(SET_CHILD_SUBREAPER, 1)
     os.set_inheritable(write_end, False)
     watcher = os.getpid()

@@ -6,7 +6,7 @@ Checkpoints are steps: no other step of the job can have the name.
 
 from typing import Any
 
-from db.documents import to_document
+from db.documents import readable, to_document
 from db.errors import InvalidInput
 from db.steps import checkpoints
 from db.steps.checkpoints import Checkpoint
@@ -35,13 +35,13 @@ async def save(state: AttemptState, name: str, value: Any) -> Any:
 async def latest(state: AttemptState) -> Checkpoint | None:
     """The checkpoint that was saved last."""
     async with state.tools.database.connection() as connection:
-        return await checkpoints.latest_checkpoint(connection, job_id=state.job.id)
+        return _readable(await checkpoints.latest_checkpoint(connection, job_id=state.job.id))
 
 
 async def at(state: AttemptState, name: str) -> Checkpoint | None:
     """The checkpoint of that name."""
     async with state.tools.database.connection() as connection:
-        return await checkpoints.checkpoint_at(connection, name, job_id=state.job.id)
+        return _readable(await checkpoints.checkpoint_at(connection, name, job_id=state.job.id))
 
 
 async def prune(state: AttemptState, keep: int) -> int:
@@ -51,3 +51,9 @@ async def prune(state: AttemptState, keep: int) -> int:
     if pruned:
         state.recorded = None
     return pruned
+
+
+def _readable(found: Checkpoint | None) -> Checkpoint | None:
+    if found is not None:
+        readable(found.state, f"the state of checkpoint {found.name!r}")
+    return found

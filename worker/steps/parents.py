@@ -7,6 +7,7 @@ only committed ends are read.
 
 from typing import Any, NamedTuple
 
+from db.documents import readable
 from db.runs import view
 from worker.attempt_state import AttemptState
 
@@ -36,6 +37,6 @@ async def read(state: AttemptState) -> Parents:
     async with state.tools.database.connection() as connection:
         found = await view.parents(connection, state.job.id)
     return Parents(
-        {one.name: one.result for one in found},
+        {one.name: readable(one.result, f"the result of {one.name!r}") for one in found},
         {one.name: Ended(one.status, one.error) for one in found if one.status != "done"},
     )

@@ -22,7 +22,7 @@ from uuid import UUID
 import anyio
 
 from db.approvals import consumption
-from db.documents import to_document
+from db.documents import readable, to_document
 from db.errors import Conflict, InvalidInput, JobsworthError
 from db.fence import hold
 from db.pool import Connection, bounded
@@ -146,7 +146,10 @@ async def find(state: AttemptState, name: str, *, fresh: bool = False) -> Record
             else:
                 found = await steps.list_readable(connection, state.job.id)
         state.recorded = {step.name: _recorded(state, step) for step in found if step.finished_at}
-    return state.recorded.get(name)
+    recorded = state.recorded.get(name)
+    if recorded is not None:
+        _output(name, recorded)
+    return recorded
 
 
 async def record(
@@ -172,7 +175,7 @@ def keep(state: AttemptState, name: str, recorded: RecordedStep) -> Any:
     """Keep a step that is recorded for the rest of the attempt; returns its output."""
     if state.recorded is not None:
         state.recorded[name] = recorded
-    return recorded.output
+    return _output(name, recorded)
 
 
 async def _settle_spooled(state: AttemptState) -> None:
@@ -291,6 +294,10 @@ async def _call(
         return await fn(*args, **kwargs)
     value = await state.run_in_thread(fn, *args, **kwargs)
     return await value if inspect.isawaitable(value) else value
+
+
+def _output(name: str, recorded: RecordedStep) -> Any:
+    return readable(recorded.output, f"what step {name!r} returned")
 
 
 def _recorded(state: AttemptState, step: Step) -> RecordedStep:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.documents import to_document
+from db.documents import readable, to_document
 from db.steps import steps as stored
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.steps import steps
@@ -61,7 +61,7 @@ async def wait(
     async with state.tools.database.transaction() as connection:
         found, payload = await stored.take_signal(connection, state.lease, signal)
         if found or (remaining is not None and remaining <= 0):
-            document = to_document(payload)
+            document = to_document(readable(payload, f"the payload of signal {signal!r}"))
             _, payload = await stored.record(
                 connection, state.lease, key, document, attempt=state.job.attempt, kind="wait"
             )
@@ -83,4 +83,4 @@ async def gather(state: AttemptState, children: Sequence[Child]) -> list[Any]:
     bad = [row for row in ended if row["status"] != "done"]
     if bad:
         raise ChildFailed({row["effect_key"]: (row["status"], row["error"]) for row in bad})
-    return [row["result"] for row in ended]
+    return [readable(row["result"], f"the result of child {row['effect_key']!r}") for row in ended]

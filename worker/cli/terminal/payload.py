@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import orjson
-
-from db.documents import parse_payload
+from db.documents import parse_document, parse_payload
 from db.errors import InvalidInput
 
 # No setting allows a larger payload; what is longer is not even read.
@@ -34,13 +32,7 @@ def read_document(text: str | None, thing: str) -> Any:
     """What any JSON text says; None without one."""
     if text is None:
         return None
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"{thing} is not JSON: {error.msg}, in column {error.colno}",
-            "a text needs its quotes: '\"paid\"'",
-        ) from error
+    return parse_document(text, thing, "a text needs its quotes: '\"paid\"'")
 
 
 def _read_file(path: Path) -> bytes:
