@@ -22,6 +22,7 @@ from db.deployments.deployments import Deployment
 from db.documents import to_text
 from db.errors import InvalidInput
 from db.fence import Lease
+from db.masking import mask
 from db.money.calls import Usage
 from db.pool import Database
 from db.queue.claim import Claimed
@@ -167,7 +168,7 @@ class AttemptState:
         self, reason: str, *, detail: str | None = None, after_seconds: float | None = None
     ) -> ParkSignal:
         """The signal to raise so that the job waits; the effects so far commit with the wait."""
-        shown = None if detail is None else to_text(detail)
+        shown = None if detail is None else to_text(mask(detail))
         return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
 
     async def write(self, kind: WriteKind[T, R], item: T) -> R:

@@ -2,14 +2,13 @@
 
 In: events of the catalogue (`worker.events`) with their fields, the fields of the running job, and
 the lines of libraries that use the standard module. Out: lines with a UTC time. Invariants: fields
-named like a payload, a prompt or a secret are hidden, passwords in URLs are masked; and a line that
+named like a payload, a prompt or a secret are hidden, secrets in others are masked; and a line that
 cannot be written stops no job.
 """
 
 import io
 import json
 import logging
-import re
 import sys
 import threading
 from contextvars import ContextVar
@@ -25,6 +24,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
 from db.errors import shown
+from db.masking import mask
 
 Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -191,7 +191,7 @@ def _presentable(_logger: object, _method: str, event: EventDict) -> EventDict:
         if name in PRIVATE_FIELDS:
             event[name] = "(hidden)"
         elif isinstance(value, str):
-            event[name] = _bounded(_without_passwords(value))
+            event[name] = _bounded(mask(value))
     return event
 
 
@@ -211,7 +211,7 @@ def _structured_exception(exc_info: ExcInfo) -> list[dict[str, Any]]:
 def _discreet(chain: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for link in chain:
         first_line = str(link["exc_value"]).partition("\n")[0]
-        link["exc_value"] = _bounded(_without_passwords(first_line))
+        link["exc_value"] = _bounded(mask(first_line))
         del link["exc_notes"]
         for grouped in link["exceptions"]:
             _discreet(grouped)
@@ -256,22 +256,10 @@ def _console_renderer(*, colors: bool) -> list[Processor]:
 def _readable_exception(out: TextIO, exc_info: ExcInfo) -> None:
     text = io.StringIO()
     plain_traceback(text, exc_info)
-    out.write(_without_passwords(text.getvalue()))
+    out.write(mask(text.getvalue()))
 
 
 def _bounded(text: str) -> str:
     if len(text) <= VALUE_CHARACTERS_MAX:
         return text
     return f"{text[:VALUE_CHARACTERS_MAX]}… ({len(text)} characters)"
-
-
-def _without_passwords(text: str) -> str:
-    if "://" in text:
-        text = _URL_PASSWORD.sub(r"\1***@", text)
-    if "password" in text:
-        text = _CONNINFO_PASSWORD.sub(r"\1***", text)
-    return text
-
-
-_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")
-_CONNINFO_PASSWORD = re.compile(r"(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")

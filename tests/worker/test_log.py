@@ -15,6 +15,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from db.masking import MASK
 from worker import events, log
 
 
@@ -132,7 +133,7 @@ def test_passwords_in_connection_strings_are_hidden(text: str, line_format: log.
         raise ConnectionError(f"cannot reach {text}")
     except ConnectionError:
         log.get_logger().exception(events.DATABASE_LOST)
-    assert stream.getvalue().count(b"***") == 3
+    assert stream.getvalue().count(MASK.encode()) == 3
     assert b"hunter2" not in stream.getvalue()
 
 

@@ -26,6 +26,7 @@ import orjson
 from db.approvals import webhooks
 from db.approvals.webhooks import DueDelivery
 from db.errors import InvalidInput, JobsworthError
+from db.masking import mask
 from db.pool import Database
 from worker import events
 from worker.approvals.webhook_signature import signature
@@ -188,7 +189,7 @@ async def _send(
         return _Answer(error=f"no answer within {SEND_SECONDS:g} s")
     except Exception as error:
         # No answer, however strange, may end the daemon.
-        return _Answer(error=(str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX])
+        return _Answer(error=mask(str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX])
     if 200 <= status < 300:
         return _Answer(status)
     if 300 <= status < 400:

@@ -12,10 +12,11 @@ from io import TextIOWrapper
 
 import click
 
+from db.masking import mask
 from worker.cli.program import Program, RunOptions
 from worker.cli.terminal import problems
 from worker.cli.terminal.exit_codes import ExitCode
-from worker.cli.terminal.output import OutputClosed, clean
+from worker.cli.terminal.output import OutputClosed
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -35,11 +36,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.BAD_INPUT
     except Exception as error:
         if options.traceback:
-            traceback.print_exc()
+            print(mask(traceback.format_exc()), end="", file=sys.stderr)
             return problems.exit_code_of(error)
         problem = problems.explain(error, arguments)
         told = problem.as_json() if problems.wants_json(arguments) else problem.as_text()
-        print(clean(told), file=sys.stderr)
+        print(told, file=sys.stderr)
         return problem.exit_code
 
 

@@ -20,6 +20,7 @@ from pydantic_ai.exceptions import (
 )
 from pydantic_ai.messages import ModelMessage, UserPromptPart
 
+from db.masking import MASK, mask
 from worker.money.paid_call import PaidCall
 from worker.outcomes import Fail, ParkSignal, Retry
 
@@ -81,7 +82,7 @@ def described(error: BaseException, model: str, messages: Sequence[ModelMessage]
 
 def bounded(text: str) -> str:
     """One line that is not too long."""
-    return " ".join(text.split())[:SAID_CHARACTERS_MAX]
+    return mask(" ".join(text.split()))[:SAID_CHARACTERS_MAX]
 
 
 def ending_of(unanswered: Unanswered) -> BaseException:
@@ -126,7 +127,7 @@ def _said(error: ModelAPIError, messages: Sequence[ModelMessage]) -> str:
     said = body if isinstance(body, str) else type(error).__name__
     for text in _prompts(messages):
         said = said.replace(text, "[prompt]")
-    return bounded(_KEY.sub("[key]", said))
+    return bounded(_KEY.sub(MASK, said))
 
 
 def _prompts(messages: Sequence[ModelMessage]) -> list[str]:

@@ -20,6 +20,7 @@ from uuid import UUID
 import anyio
 
 from db.errors import DatabaseError, JobsworthError
+from db.masking import mask
 from db.memory import memories
 from db.memory.memories import DueText
 from db.pool import Database, bounded
@@ -154,7 +155,7 @@ async def _vectors(embedder: Embedder, due: Sequence[DueText]) -> _Vectors:
             made = await embedder.embed([text.text for text in part])
         except EmbedderRefused as refused:
             if len(part) == 1:
-                result.refused[part[0]] = str(refused)
+                result.refused[part[0]] = _reason(refused)
             else:
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
@@ -240,4 +241,4 @@ def _after_seconds(failure: Exception) -> float:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX]
+    return mask(str(error) or type(error).__name__)[:ERROR_CHARACTERS_MAX]

@@ -11,6 +11,7 @@ from typing import Any, cast
 import anyio
 import httpx
 
+from db.masking import mask
 from worker.memory.embedders import TIMEOUT_SECONDS, EmbedderBusy, EmbedderError, EmbedderRefused
 from worker.retry_after import retry_after_seconds
 
@@ -162,4 +163,4 @@ def _error_text(response: httpx.Response) -> str:
         text = str(body["error"]["message"])
     except (ValueError, KeyError, TypeError):
         text = response.text or response.reason_phrase
-    return " ".join(text.split())[:ERROR_CHARACTERS_MAX]
+    return mask(" ".join(text.split()))[:ERROR_CHARACTERS_MAX]

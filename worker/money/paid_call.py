@@ -25,6 +25,7 @@ from uuid import UUID
 
 from db.documents import to_document
 from db.errors import InvalidInput, JobsworthError
+from db.masking import mask
 from db.money import budgets, limits
 from db.money.amount import checked_amount
 from db.money.calls import Answer, CallStatus, Usage
@@ -156,6 +157,7 @@ class PaidCall:
         if cost is None:
             cost, price_version, price = self._price(usage)
         said = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+        said = None if said is None else mask(str(said))
         settlement = Settlement(
             self.id,
             status,

@@ -26,6 +26,7 @@ import anyio
 from db.documents import to_text
 from db.errors import InvalidInput, JobsworthError
 from db.fence import PINNED
+from db.masking import mask
 from db.pool import Connection, Database, bounded
 from db.queue import effects, finish
 from db.queue.claim import Claimed
@@ -173,7 +174,9 @@ def _finish(ending: EndedAttempt) -> Finish:
     # PostgreSQL 17 stores an infinite time, which clients cannot read back.
     if delay is not None and not isfinite(delay):
         raise InvalidInput(f"a job cannot wait {delay} seconds", "pass a finite number")
-    return Finish(lease, status, reason, detail, delay, failed, result, error)
+    return Finish(
+        lease, status, reason, detail and mask(detail), delay, failed, result, error and mask(error)
+    )
 
 
 def _effects_of(
@@ -216,7 +219,7 @@ def _has_memory(made: list[tuple[Origin, Effect]]) -> bool:
 
 def _blame(ending: EndedAttempt, error: Exception) -> EndedAttempt:
     """The same attempt, failed because what it wanted written was refused."""
-    reason = to_text(f"what the job wrote was refused: {error}"[:4000])
+    reason = to_text(mask(f"what the job wrote was refused: {error}")[:4000])
     return ending._replace(transition=Transition.failed(reason))
 
 

@@ -13,6 +13,7 @@ from db import errors
 from db.documents import to_document, to_text
 from db.errors import DatabaseError, InvalidInput
 from db.fence import LeaseLost
+from db.masking import mask
 from worker.handlers import BadPayload, Handler
 from worker.outcomes import (
     Cancel,
@@ -60,7 +61,7 @@ def describe(error: BaseException) -> str:
         return _bounded(f"{error.message}: {inner}")
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {_spelled(error)}"[: ERROR_CHARACTERS_MAX - len(where)]
+    said = mask(f"{type(error).__name__}: {_spelled(error)}")[: ERROR_CHARACTERS_MAX - len(where)]
     return _bounded(said + where)
 
 
@@ -109,8 +110,10 @@ def _reason(reason: object) -> str:
 
 
 def _bounded(text: object) -> str:
-    """Text that a row can hold: PostgreSQL takes neither NUL nor half of a surrogate pair."""
-    return to_text(_spelled(text)[:ERROR_CHARACTERS_MAX])
+    """Text that a row can hold (PostgreSQL takes neither NUL nor half of a surrogate pair) and that
+    holds no secret. Half of a secret could not be recognised, so it is masked before it is cut.
+    """
+    return to_text(mask(_spelled(text))[:ERROR_CHARACTERS_MAX])
 
 
 def _spelled(value: object) -> str:

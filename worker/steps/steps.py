@@ -25,6 +25,7 @@ from db.approvals import consumption
 from db.documents import readable, to_document
 from db.errors import Conflict, InvalidInput, JobsworthError
 from db.fence import hold
+from db.masking import mask
 from db.pool import Connection, bounded
 from db.steps import steps, unsafe
 from db.steps.steps import Record, Step
@@ -276,7 +277,7 @@ async def _mark(state: AttemptState, name: str, error: BaseException) -> None:
             said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 said = "it was stopped while it ran"
-            await unsafe.blame(connection, state.lease, name, said[:ERROR_CHARACTERS_MAX])
+            await unsafe.blame(connection, state.lease, name, mask(said)[:ERROR_CHARACTERS_MAX])
 
 
 def _did_not_happen(error: BaseException) -> bool:

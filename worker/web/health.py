@@ -14,6 +14,7 @@ import anyio
 
 from db.diagnosis.health import Readiness, check_ready
 from db.errors import JobsworthError
+from db.masking import mask
 from db.pool import Database
 from worker.daemon.vitals import Vitals
 
@@ -122,7 +123,7 @@ class DatabaseCheck:
         except TimeoutError:
             return Readiness((self._no_connection(),))
         except JobsworthError as error:
-            return Readiness((f"the database cannot be used: {error}",))
+            return Readiness((mask(f"the database cannot be used: {error}"),))
 
     def _no_connection(self) -> str:
         return (

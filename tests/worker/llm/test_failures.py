@@ -10,6 +10,7 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from db.masking import MASK
 from db.money.calls import CallStatus, UsageSource
 from db.queue.jobs import JobStatus
 from jobsworth import Job, handler
@@ -93,7 +94,7 @@ async def test_a_refused_request_fails_the_job_at_once_with_what_the_provider_sa
     [call] = await calls_of(api, job.id)
     assert (call.status, call.input_tokens, call.output_tokens) == (CallStatus.ERROR, 0, 0)
     for said in (job.error or "", call.error or ""):
-        assert f"answered {status}: no: [prompt], key [key]" in said
+        assert f"answered {status}: no: [prompt], key {MASK}" in said
         assert PROMPT not in said
         assert "sk-abcdef" not in said
     assert "retry the job" in (job.error or "")

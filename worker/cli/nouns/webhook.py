@@ -15,7 +15,15 @@ from worker.approvals.webhook_signature import new_secret
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
-from worker.cli.terminal.output import Column, emit, emit_json, emit_table, say, styled
+from worker.cli.terminal.output import (
+    Column,
+    emit_json,
+    emit_table,
+    emit_text,
+    indented_json,
+    say,
+    styled,
+)
 from worker.settings import load_settings
 
 webhook = Noun("webhook", "Webhooks: addresses that are told when approvals open and close.")
@@ -115,9 +123,9 @@ def secret(as_json: bool) -> None:
     """Make a new secret to sign deliveries with, and say how to change to it."""
     made = new_secret()
     if as_json:
-        emit_json({"secret": made})
+        emit_text(indented_json({"secret": made}) + "\n")
         return
-    emit(made)
+    emit_text(f"{made}\n")
     say("set it as JOBSWORTH_WEBHOOK_SECRET for the workers and for the receiver")
     say("to replace a secret: set NEW,OLD for the workers, then NEW for the receiver, then NEW for")
     say("the workers; meanwhile every delivery is signed with both")

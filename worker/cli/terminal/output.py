@@ -4,7 +4,8 @@ In: rows, facts, documents. Out: on stdout, text for people (aligned columns, no
 JSON document for programs; on stderr, messages. On a terminal a line fits its width and has colour
 and bold (neither with NO_COLOR); elsewhere every row is one whole line, for `grep` and `cut`.
 
-Invariant: text that jobs or users wrote cannot steer the terminal: control characters are replaced.
+Invariant: text that jobs or users wrote cannot steer the terminal (control characters are
+replaced), and no secret is printed, but where `emit_text` prints what was asked for.
 """
 
 import os
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
+
+from db.masking import mask, masked
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -94,8 +97,10 @@ def emit(*lines: "RenderableType") -> None:
 
 
 def emit_json(document: object) -> None:
-    """Write one JSON document to stdout."""
-    _write(indented_json(document) + "\n")
+    """Write one JSON document to stdout, its secrets masked."""
+    from pydantic_core import to_jsonable_python
+
+    _write(indented_json(masked(to_jsonable_python(document, inf_nan_mode="null"))) + "\n")
 
 
 def emit_text(text: str) -> None:
@@ -154,7 +159,14 @@ def styled(word: str, more: str = "") -> "Text":
 
 
 def clean(text: str) -> str:
-    """`text` without characters that could steer a terminal; line breaks and tabs stay."""
+    """`text` without secrets, and without characters that could steer a terminal; line breaks and
+    tabs stay.
+    """
+    return harmless(mask(text))
+
+
+def harmless(text: str) -> str:
+    """`text` without characters that could steer a terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import click
 
+from db.masking import masked
 from worker.cli.terminal.commands import UsageProblem
 from worker.cli.terminal.exit_codes import ExitCode
+from worker.cli.terminal.output import clean, harmless
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Problem:
 
     def as_text(self) -> str:
         lines = [f"error: {message}" for message in self.messages]
-        return "\n".join([*lines, f"  → {self.remedy}"] if self.remedy else lines)
+        return clean("\n".join([*lines, f"  → {self.remedy}"] if self.remedy else lines))
 
     def as_json(self) -> str:
         error = {
@@ -38,7 +40,7 @@ class Problem:
             "exit_code": int(self.exit_code),
             **self.details,
         }
-        return json.dumps({"error": error}, ensure_ascii=False)
+        return harmless(json.dumps({"error": masked(error)}, ensure_ascii=False))
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

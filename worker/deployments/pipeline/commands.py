@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
-from worker.deployments.pipeline.masking import NO_SECRETS, Masker
+from db.masking import NO_SECRETS, Masker
 from worker.deployments.pipeline.orphans import CommandMark
 from worker.deployments.pipeline.process_group import end_group
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import anyio
 from pydantic import BaseModel, ConfigDict, Field
 
+from db.masking import NO_SECRETS, Masker
 from worker.deployments.pipeline.commands import run_command
 from worker.deployments.pipeline.config import Probe
-from worker.deployments.pipeline.masking import NO_SECRETS, Masker
 from worker.deployments.pipeline.orphans import CommandMark, mark_command
 from worker.deployments.pipeline.repository import without_password
 

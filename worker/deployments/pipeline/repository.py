@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from db.masking import mask
 from worker.deployments.pipeline.commands import CommandResult, command_environment, run_command
 from worker.deployments.pipeline.errors import RepositoryAway, RepositoryError, UnknownCommit
 from worker.deployments.pipeline.orphans import file_lock
@@ -110,7 +111,8 @@ def without_password(repository: str) -> str:
         return repository
     parts = urlsplit(repository)
     host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host).geturl()
+    # A password with a slash in it is no part of what Python takes for the host.
+    return mask(parts._replace(netloc=host).geturl())
 
 
 def _check_ref(repository: str, ref: str) -> None:

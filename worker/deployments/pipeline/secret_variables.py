@@ -7,18 +7,11 @@ Invariant: a command gets no secret that could not be masked.
 """
 
 import os
-import re
 from collections.abc import Callable, Mapping
 
+from db.masking import MASK, SECRET_CHARACTERS_MIN, SECRET_NAME, Masker
 from worker.deployments.pipeline.config import Environment
 from worker.deployments.pipeline.errors import SecretMissing
-from worker.deployments.pipeline.masking import MASK, SECRET_CHARACTERS_MIN, Masker
-
-SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_DSN$",
-    re.IGNORECASE,
-)
-"""A variable with such a name is secret even if it is not listed."""
 
 
 def masker_of(environment: Environment) -> Masker:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from db.masking import Masker
 from worker.deployments.pipeline.commands import CommandResult, command_environment, run_command
 from worker.deployments.pipeline.config import Argv, Environment, fill_placeholders
 from worker.deployments.pipeline.errors import DeployError
-from worker.deployments.pipeline.masking import Masker
 from worker.deployments.pipeline.orphans import mark_command
 from worker.deployments.pipeline.phases import EndStatus, PhaseName, PhaseResult, PhaseStatus
 from worker.deployments.pipeline.probe import ProbeResult

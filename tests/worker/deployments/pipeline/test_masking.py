@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from psycopg.sql import SQL, Identifier
 
+from db.masking import MASK, Masker
 from db.pool import Database
 from tests.support import connect
 from tests.worker.deployments.pipeline.conftest import Site
@@ -20,7 +21,6 @@ from tests.worker.job_api import JobApi
 from worker.deployments.pipeline import masker_of
 from worker.deployments.pipeline.commands import OutputTail
 from worker.deployments.pipeline.errors import SecretMissing
-from worker.deployments.pipeline.masking import MASK, Masker
 from worker.deployments.pipeline.secret_variables import secret_variables
 
 SECRET = "s3cr3t/va+lue é"
