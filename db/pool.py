@@ -24,6 +24,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
+from db.arguments import wrong_argument
 from db.documents import to_text
 from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
 from db.loaders import read_everything
@@ -361,5 +362,11 @@ async def _run(
             async with conn.cursor(row_factory=row_factory, binary=binary) as cursor:
                 if not isinstance(conn, Connection):
                     read_everything(cursor)
-                await cursor.execute(text, params, prepare=prepare)
+                try:
+                    await cursor.execute(text, params, prepare=prepare)
+                except (psycopg.Error, UnicodeEncodeError) as error:
+                    wrong = wrong_argument(error, params)
+                    if wrong is None:
+                        raise
+                    raise wrong from error
                 yield cursor

@@ -10,6 +10,7 @@ from math import isfinite, nan
 from typing import Any, cast
 from uuid import UUID
 
+from db.arguments import check_uri
 from db.documents import to_document, to_payload, to_text
 from db.errors import InvalidInput
 from db.queue.effects import (
@@ -159,6 +160,7 @@ def save(
     """An artifact: its content, or its address."""
     if (content is None) == (uri is None):
         raise InvalidInput(f"artifact {name!r} needs either content or uri", "pass one of them")
+    check_uri(f"artifact {name!r}", uri)
     if not isinstance(cast(object, content), bytes | bytearray | memoryview | str | None):
         raise InvalidInput(
             f"the content of artifact {name!r} is a {type(content).__name__}",

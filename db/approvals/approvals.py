@@ -25,6 +25,7 @@ from db.approvals.voting import (
     resolve_sync,
     votes,
 )
+from db.arguments import check_limit
 from db.documents import to_document, to_text
 from db.errors import Conflict, NotFound
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
@@ -43,6 +44,9 @@ __all__ = [
     "shown_hash",
     "votes",
 ]
+
+
+LIMIT_MAX = 1_000
 
 
 class Approval(BaseModel):
@@ -260,7 +264,10 @@ async def get_pending(
     team_id: UUID | None = None,
     thread_id: UUID | None = None,
 ) -> list[Approval]:
-    """Open approvals, oldest first, of one team and thread, or of all."""
+    """Open approvals, oldest first, of one team and thread, or of all; at most `limit`, which is 1
+    to 1,000.
+    """
+    check_limit(limit, LIMIT_MAX, "decide some of them first")
     values = {"limit": limit, "team_id": team_id, "thread_id": thread_id}
     return await fetch_all(conn, PENDING, values, Approval)
 

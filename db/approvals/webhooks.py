@@ -15,11 +15,15 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.arguments import check_limit
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
 EVENTS = ("approval.opened", "approval.edited", "approval.escalated", "approval.closed")
 HOW_TO_LIST = "list them: jobsworth webhook list"
+
+
+LIMIT_MAX = 1_000
 
 
 class Webhook(BaseModel):
@@ -233,6 +237,7 @@ limit %(limit)s
 
 async def deliveries(conn: Connection, limit: int, *, dead_only: bool = False) -> list[Delivery]:
     """The newest deliveries, newest first."""
+    check_limit(limit, LIMIT_MAX, "ask for fewer deliveries")
     return await fetch_all(conn, DELIVERIES, {"limit": limit, "dead_only": dead_only}, Delivery)
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.arguments import check_uri
 from db.documents import to_document
 from db.errors import InvalidInput, NotFound
 from db.pool import fetch_all, fetch_one
@@ -117,5 +118,6 @@ def _values(content_json: object, uri: str | None) -> dict[str, str | None]:
         raise InvalidInput(
             "a message artifact needs content_json or uri", "give one of them, or both"
         )
+    check_uri("a message artifact", uri)
     document = None if content_json is None else to_document(content_json, "content_json")
     return {"content_json": document, "uri": uri}

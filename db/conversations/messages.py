@@ -13,8 +13,9 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.arguments import check_limit, check_options
 from db.documents import to_document, to_text
-from db.errors import InvalidInput, NotFound
+from db.errors import NotFound
 from db.pool import fetch_all, fetch_one, fetch_val
 from db.queue import jobs
 
@@ -101,6 +102,7 @@ async def receive(
     `platform_message_id` already, nothing is written, and the stored message is returned with its
     job. Raises `NotFound` if there is no such thread.
     """
+    check_options("receive", options, jobs.JobOptions.__annotations__)
     origin: MessageOptions = {
         "platform_message_id": platform_message_id,
         "author_user_id": author_user_id,
@@ -127,6 +129,7 @@ async def insert(
 
     Raises `NotFound` if there is no such thread.
     """
+    check_options("insert", options, MessageOptions.__annotations__)
     async with conn.transaction():
         message, _ = await _store(conn, thread_id, role, text, options)
     return message
@@ -194,8 +197,7 @@ async def fetch_recent(
     """The last `limit` (1 to 10,000) messages of a thread, oldest first; the cost does not grow
     with the thread.
     """
-    if not 1 <= limit <= LIMIT_MAX:
-        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "ask for fewer messages")
+    check_limit(limit, LIMIT_MAX, "ask for fewer messages")
     values = {"thread_id": thread_id, "limit": limit}
     return (await fetch_all(conn, FETCH_RECENT, values, Message))[::-1]
 

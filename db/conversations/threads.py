@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.arguments import check_limit, check_options
 from db.documents import to_payload, to_text
 from db.errors import Conflict, Contended, InvalidInput, NotFound
 from db.pool import execute, fetch_all, fetch_one, fetch_val
@@ -181,6 +182,7 @@ async def update(
     conn: AsyncConnection[Any], thread_id: UUID, **changes: Unpack[ThreadChanges]
 ) -> Thread:
     """Change the given fields; the database keeps `updated_at`. Raises `NotFound`."""
+    check_options("update", changes, ThreadChanges.__annotations__)
     title = changes.get("title")
     values = {
         "id": thread_id,
@@ -270,8 +272,7 @@ async def list_by_user(
     """A user's threads, newest first, at most `limit` (1 to 1,000); without `status`, all but the
     deleted ones. For the next page, pass the last id of this one as `before_id`.
     """
-    if not 1 <= limit <= LIMIT_MAX:
-        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
+    check_limit(limit, LIMIT_MAX)
     values = {"user_id": user_id, "status": status, "limit": limit, "before_id": before_id}
     return await fetch_all(conn, LIST_BY_USER, values, Thread)
 

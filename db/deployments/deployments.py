@@ -15,12 +15,14 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.arguments import check_limit
 from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, NotFound
 from db.fence import FENCED, Lease, hold
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
 
 CREATE_TRIES_MAX = 5
+LIMIT_MAX = 1_000
 
 
 class DeploymentStatus(StrEnum):
@@ -280,7 +282,10 @@ async def get_recent(
     *,
     team_id: UUID | None = None,
 ) -> list[Deployment]:
-    """The latest deployments, newest first, of one environment and team, or of all."""
+    """The latest deployments, newest first, of one environment and team, or of all; at most
+    `limit`, which is 1 to 1,000.
+    """
+    check_limit(limit, LIMIT_MAX, "ask for fewer deployments")
     values = {"environment": environment, "team_id": team_id, "limit": limit}
     return await fetch_all(conn, RECENT, values, Deployment)
 

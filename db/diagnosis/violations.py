@@ -9,10 +9,14 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from db.arguments import check_limit
 from db.errors import Unavailable, translated
 from db.pool import Connection, execute, fetch_all, fetch_val
 
 QUERY_CANCELED = "57014"
+
+
+LIMIT_MAX = 10_000
 
 
 class Violation(BaseModel):
@@ -34,7 +38,8 @@ limit %(limit)s
 
 
 async def list_violations(conn: Connection, limit: int = 100) -> list[Violation]:
-    """The first `limit` breaches, by invariant."""
+    """The first `limit` (1 to 10,000) breaches, by invariant."""
+    check_limit(limit, LIMIT_MAX, "mend some of them first")
     return await fetch_all(conn, LIST, {"limit": limit}, Violation)
 
 

@@ -18,11 +18,13 @@ import orjson
 from pgvector import HalfVector
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.arguments import check_limit
 from db.documents import to_document, to_text
 from db.errors import InvalidInput, translated
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
 DIMENSIONS_MAX = 16_000
+LIMIT_MAX = 10_000
 
 Vector = Sequence[float]
 
@@ -188,6 +190,7 @@ async def search(
     Searches one team's texts (None: those of no team), or with `any_team` all, which is for
     operators. The other filters do not apply when None; a hit's metadata must contain `metadata`.
     """
+    check_limit(limit, LIMIT_MAX, "ask for fewer memories")
     values = {
         "space_id": space.id,
         "vector": _halfvec(space, vector),

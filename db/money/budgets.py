@@ -94,7 +94,7 @@ async def set_budget(
     values = {
         "name": name,
         "unit": unit,
-        "amount": _amount(amount),
+        "amount": _amount(amount, unit),
         "period": period,
         "for_team_id": for_team_id,
         "agent_id": agent_id,
@@ -122,7 +122,8 @@ async def raise_to(
 
     Raises `NotFound`.
     """
-    values = {"name": name, "amount": _amount(amount), "team_id": team_id}
+    unit = (await get(conn, name, team_id=team_id)).unit
+    values = {"name": name, "amount": _amount(amount, unit), "team_id": team_id}
     await execute(conn, RAISE, values)
     return await get(conn, name, team_id=team_id)
 
@@ -225,11 +226,13 @@ async def forget_windows(
     return row["forgotten"], row["next"]
 
 
-def _amount(amount: Decimal | int) -> Decimal:
+def _amount(amount: Decimal | int, unit: Unit) -> Decimal:
     try:
         exact = Decimal(amount)
     except (InvalidOperation, TypeError, ValueError):
         exact = Decimal("NaN")
     if not (exact.is_finite() and exact >= 0):
         raise InvalidInput(f"{amount} is not an amount", "give a number from 0")
+    if unit == "tokens" and exact != exact.to_integral_value():
+        raise InvalidInput(f"{amount} is not a number of tokens", "give a whole number")
     return exact

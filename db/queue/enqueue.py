@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import tuple_row
 
+from db.arguments import check_options
 from db.errors import Refused, translated
 from db.ids import uuidv7
 from db.pool import STATEMENT_SECONDS, bounded
@@ -69,7 +70,7 @@ async def enqueue(
     same `id`, after the answer to its COMMIT was lost, adds nothing. Raises `InvalidInput` before
     anything is sent, and the other errors of `db.errors`.
     """
-    values = _values(NewJob(mode, payload, **options), payload_bytes_max)
+    values = _values(_new_job(mode, payload, options), payload_bytes_max)
     statement = render(ENQUEUE, schema_of(conn, schema))
     async with bounded(statement_seconds_of(conn)):
         with translated():
@@ -88,11 +89,19 @@ def enqueue_sync(
     **options: Unpack[EnqueueOptions],
 ) -> Enqueued:
     """`enqueue` on a plain, blocking psycopg connection."""
-    values = _values(NewJob(mode, payload, **options), payload_bytes_max)
+    values = _values(_new_job(mode, payload, options), payload_bytes_max)
     statement = render(ENQUEUE, schema)
     with translated(), conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(statement, values)
         return _enqueued(values, cursor.fetchone())
+
+
+def _new_job(mode: str, payload: Mapping[str, Any] | None, options: EnqueueOptions) -> NewJob:
+    try:
+        return NewJob(mode, payload, **options)
+    except TypeError:
+        check_options("enqueue", options, EnqueueOptions.__annotations__)
+        raise
 
 
 def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.errors import Conflict, InvalidInput, NotFound
+from db.arguments import check_limit
+from db.errors import Conflict, NotFound
 from db.pool import execute, fetch_all, fetch_one, fetch_val
 from db.queue.enqueue import Enqueued, enqueue, enqueue_sync
 from db.queue.enqueue_many import enqueue_many
@@ -192,8 +193,7 @@ async def list_jobs(
 
     For the next page, pass the last id of this one as `before_id`.
     """
-    if not 1 <= limit <= LIMIT_MAX:
-        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
+    check_limit(limit, LIMIT_MAX)
     values = {
         "status": status,
         "mode": mode,

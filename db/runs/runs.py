@@ -16,7 +16,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.errors import InvalidInput, NotFound, Refused, translated
+from db.arguments import check_limit, check_options
+from db.errors import NotFound, Refused, translated
 from db.ids import uuidv7
 from db.pool import bounded, execute, fetch_all, fetch_one, fetch_val
 from db.queue.enqueue import schema_of, statement_seconds_of
@@ -185,6 +186,7 @@ def start_sync(
 def _start_values(
     nodes: Sequence[Node] | str, id: UUID | None, payload_bytes_max: int, options: StartOptions
 ) -> dict[str, Any]:
+    check_options("start", options, StartOptions.__annotations__)
     return {
         **_values(options),
         "id": id or uuidv7(),
@@ -230,6 +232,7 @@ async def upsert(conn: AsyncConnection[Any], **options: Unpack[RunOptions]) -> R
     Options that are left out stay as they are. Raises `InvalidInput` without a key; `Conflict` if
     it would change a run that has ended.
     """
+    check_options("upsert", options, RunOptions.__annotations__)
     row = await fetch_one(conn, UPSERT, _values(options))
     assert row is not None
     return RunStarted(row["run_id"], row["created"])
@@ -293,8 +296,7 @@ async def list_runs(
 
     For the next page, pass the last id of this one as `before_id`.
     """
-    if not 1 <= limit <= LIMIT_MAX:
-        raise InvalidInput(f"limit {limit} is not 1 to {LIMIT_MAX:,}", "page on with before_id")
+    check_limit(limit, LIMIT_MAX)
     values = {
         "actor": actor,
         "status": status,

@@ -61,7 +61,8 @@ def describe(error: BaseException) -> str:
         return _bounded(f"{error.message}: {inner}")
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    said = mask(f"{type(error).__name__}: {_spelled(error)}")[: ERROR_CHARACTERS_MAX - len(where)]
+    said = f"{type(error).__name__}: {_spelled(error)}"[: 2 * ERROR_CHARACTERS_MAX]
+    said = mask(said)[: ERROR_CHARACTERS_MAX - len(where)]
     return _bounded(said + where)
 
 
@@ -113,7 +114,7 @@ def _bounded(text: object) -> str:
     """Text that a row can hold (PostgreSQL takes neither NUL nor half of a surrogate pair) and that
     holds no secret. Half of a secret could not be recognised, so it is masked before it is cut.
     """
-    return to_text(mask(_spelled(text))[:ERROR_CHARACTERS_MAX])
+    return to_text(mask(_spelled(text)[: 2 * ERROR_CHARACTERS_MAX])[:ERROR_CHARACTERS_MAX])
 
 
 def _spelled(value: object) -> str:

@@ -4,7 +4,7 @@ In: names, amounts, filters. Out: budgets. A job that waits for a budget and fit
 goes on with the same commit.
 """
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import cast, get_args
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from db.money import budgets
 from db.money.budgets import Budget, Over, Period, Unit
 from db.pool import Connection
 from worker.cli.terminal import options
+from worker.cli.terminal.amounts import read_amount, read_count
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
 from worker.cli.terminal.ids import whole_id
@@ -109,7 +110,11 @@ def set_budget(
     if (money is None) == (tokens is None):
         raise InvalidInput(f"budget {name} needs one amount", "give either --money or --tokens")
     unit: Unit = "tokens" if money is None else "money"
-    amount = _amount(tokens if money is None else money)
+    amount = (
+        read_count(tokens or "", "--tokens", "tokens")
+        if money is None
+        else read_amount(money, "--money", "US dollars")
+    )
     team_id, agent_id, thread_id = _id("team", team), _id("agent", agent), _id("thread", thread)
 
     async def work(conn: Connection) -> Budget:
@@ -138,7 +143,7 @@ def set_budget(
 @options.as_json
 def raise_budget(name: str, amount: str, as_json: bool) -> None:
     """Give a budget another amount; waiting jobs that fit go on."""
-    exact = _amount(amount)
+    exact = read_amount(amount, "the amount", "the budget's unit")
 
     async def work(conn: Connection) -> Budget:
         return await budgets.raise_to(conn, name, exact)
@@ -214,13 +219,6 @@ def _exact(amount: Decimal) -> str:
     shown = f"{round(amount, 6):,f}".rstrip("0")
     whole, _, cents = shown.partition(".")
     return f"{whole}.{cents.ljust(2, '0')}"
-
-
-def _amount(text: str | None) -> Decimal:
-    try:
-        return Decimal((text or "").replace("_", "").replace(",", ""))
-    except InvalidOperation as error:
-        raise InvalidInput(f"{text!r} is not an amount", "give a number, like 5 or 0.25") from error
 
 
 def _id(name: str, text: str | None) -> UUID | None:

@@ -6,17 +6,18 @@ over the shipped ones; what a call would cost; corrections of past costs.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from uuid import UUID
 
 import click
 
-from db.errors import InvalidInput, NotFound
+from db.errors import NotFound
 from db.money import prices
 from db.money.calls import Usage
 from db.money.prices import OwnPrice
 from db.pool import Connection
 from worker.cli.terminal import options
+from worker.cli.terminal.amounts import read_amount
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
 from worker.cli.terminal.exit_codes import ExitCode
@@ -26,6 +27,7 @@ from worker.cli.terminal.times import parse_since
 from worker.money.pricing import Priced, Pricing
 from worker.money.repricing import Repriced, reprice
 
+RATE = "US dollars per million tokens"
 COLUMNS = [
     Column("PROVIDER"),
     Column("MODEL", flexible=True),
@@ -92,10 +94,10 @@ def set_price(
 ) -> None:
     """Set what a model costs, instead of the shipped price."""
     rates = [
-        _amount(input_rate, "--input"),
-        _amount(output_rate, "--output"),
-        None if cache_read is None else _amount(cache_read, "--cache-read"),
-        None if cache_write is None else _amount(cache_write, "--cache-write"),
+        read_amount(input_rate, "--input", RATE),
+        read_amount(output_rate, "--output", RATE),
+        None if cache_read is None else read_amount(cache_read, "--cache-read", RATE),
+        None if cache_write is None else read_amount(cache_write, "--cache-write", RATE),
     ]
     since = None if valid_from is None else _instant(valid_from, "--from")
     team_id = _team(team)
@@ -302,15 +304,6 @@ def _row(own: OwnPrice) -> Sequence[str | None]:
         own.team_id and str(own.team_id),
         own.note,
     ]
-
-
-def _amount(text: str, thing: str) -> Decimal:
-    try:
-        return Decimal(text.strip())
-    except InvalidOperation as error:
-        raise InvalidInput(
-            f"{thing} {text!r} is not an amount", "give US dollars per million tokens, like 1.25"
-        ) from error
 
 
 def _instant(text: str, thing: str) -> datetime:
