@@ -52,7 +52,7 @@ set crashes = j.crashes + 1,
   run_at = case
     when j.cancel_requested or j.crashes + 1 >= coalesce(j.crashes_max, %(crashes_max)s) then null
     when j.crashes = 0 then now()
-    else now() + least(%(retry_max_seconds)s, %(retry_base_seconds)s * 2 ^ j.crashes)
+    else now() + least(%(retry_max_seconds)s, %(retry_base_seconds)s * 2 ^ least(j.crashes, 32))
       * (0.5 + random()) * interval '1 second' end,
   position = case when j.crashes = 0 then nextval('jobsworth.job_position') else j.position end,
   finished_at = case

@@ -75,6 +75,17 @@ async def test_the_last_crash_fails_the_job(conn: Connection) -> None:
     assert now["failures"] == 0
 
 
+async def test_a_job_that_may_crash_very_often_is_rescued_however_often_it_did(
+    conn: Connection,
+) -> None:
+    """2 to the power of its crashes is no number."""
+    lease = await running(conn, crashes_max=1_000_000)
+    await execute(conn, CRASH, {"id": lease.job_id, "crashes": 2_000})
+    await die(conn, lease.worker_id)
+    [rescued] = await rescue(conn)
+    assert (rescued["status"], rescued["crashes"]) == ("waiting", 2_001)
+
+
 async def test_a_job_may_have_its_own_bound_of_crashes(conn: Connection) -> None:
     lease = await running(conn, crashes_max=1)
     await die(conn, lease.worker_id)
