@@ -34,7 +34,7 @@ from worker.money.calls_open import CallsOpen
 from worker.money.group_commit import GroupCommit, WriteKind
 from worker.money.pricing import Priced
 from worker.money.spool import Spool
-from worker.outcomes import Parked, ParkSignal
+from worker.outcomes import Outcome, Parked, ParkSignal
 from worker.queue import forked
 from worker.steps.declaration import check_name
 
@@ -125,6 +125,8 @@ class AttemptState:
         self.plain = plain
         self.effects: list[Effect] = []
         self.threads_running = 0
+        self.stopped_by: Outcome | None = None
+        """Why the attempt is told to end; None while it is not, and after its deadline."""
         self.calls_open = CallsOpen()
         # Recorded steps by name; None until they are read. A first attempt has none, unless its job
         # is of a run: that may be a branch, and read what a job of another run has recorded.

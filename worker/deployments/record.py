@@ -23,6 +23,7 @@ from worker.attempt_state import AttemptState
 from worker.deployments.pipeline.phases import EndStatus, PhaseName, PhaseResult, PhaseStatus
 from worker.deployments.pipeline.probe import ProbeResult
 from worker.log import get_logger
+from worker.outcomes import Canceled
 from worker.steps import steps as recording
 
 ABANDONED_BATCH = 100
@@ -77,6 +78,10 @@ class DeploymentRecord:
                 effect="unsafe",
             )
         return not fresh
+
+    def canceled(self) -> bool:
+        """Whether the attempt is being stopped because a person has canceled the job."""
+        return isinstance(self.state.stopped_by, Canceled)
 
     async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
         """End the deployment, and wake the job that has waited longest for its environment."""

@@ -66,6 +66,8 @@ class Attempt:
             self.cause = _timed_out(self) if self.stopping else cause
         elif not self.spared:
             return
+        if self.state is not None:
+            self.state.stopped_by = self.cause
         if self.scope is None:
             return
         self.spared = spare_calls and self._spare_calls(self.scope)

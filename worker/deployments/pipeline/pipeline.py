@@ -19,6 +19,9 @@ phase that was started but not recorded:
 - custom rollback command: it counts as failed. The confirming probe still runs and is reported, but
   the deployment is `failed`.
 
+A deployment whose job is canceled after its switch has begun goes back before it ends, as after a
+probe that failed.
+
 `current` is also moved after a custom command has succeeded: it is the record of what is live.
 """
 
@@ -28,6 +31,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import anyio
 
 from worker.deployments.pipeline.commands import OUTPUT_BYTES_MAX
 from worker.deployments.pipeline.config import Environment, fill_placeholders
@@ -83,19 +88,55 @@ async def deploy(
     )
     async with exclusive(shipment.environment_dir):
         results: dict[PhaseName, PhaseResult] = {}
-        step = next_phase(results)
-        while not isinstance(step, DeploymentEnd):
-            run = partial(_run, step, shipment, results)
-            results[step] = await record.phase(step, PHASES[step], run)
-            step = next_phase(results)
-        notes = [*notes, *await shipment.prune(results)]
-        report = write_report(shipment.subject, step.status, results, shipment.live(), notes)
-        report = replace(report, text=shipment.masker.mask(report.text))
-        await record.status(report.status, report.text, report.probe)
-    return report
+        try:
+            return await _ship(shipment, results, notes)
+        except anyio.get_cancelled_exc_class():
+            if "test" not in results or not record.canceled():
+                raise
+            with anyio.CancelScope(shield=True):
+                await _stop_moving_on(shipment, results)
+                await _ship(shipment, results, [*notes, "Its job was canceled meanwhile."])
+            raise
 
 
 Results = Mapping[PhaseName, PhaseResult]
+
+
+async def _ship(
+    shipment: Shipment, results: dict[PhaseName, PhaseResult], notes: Sequence[str]
+) -> Report:
+    """Run the phases that `results` does not have, and end the deployment."""
+    record = shipment.record
+    step = next_phase(results)
+    while not isinstance(step, DeploymentEnd):
+        run = partial(_run, step, shipment, results)
+        results[step] = await record.phase(step, PHASES[step], run)
+        step = next_phase(results)
+    notes = [*notes, *await shipment.prune(results)]
+    report = write_report(shipment.subject, step.status, results, shipment.live(), notes)
+    report = replace(report, text=shipment.masker.mask(report.text))
+    await record.status(report.status, report.text, report.probe)
+    return report
+
+
+async def _stop_moving_on(shipment: Shipment, results: dict[PhaseName, PhaseResult]) -> None:
+    """Record a switch or a probe that a cancel has stopped as failed: what follows goes back."""
+    step = next_phase(results)
+    if step not in ("switch", "probe"):
+        return
+
+    async def stopped() -> PhaseResult:
+        moved = shipment.live() != results["export"].previous
+        if step == "switch" and shipment.environment.switch is not None:
+            moved = await shipment.record.started("switch")
+        return PhaseResult(
+            name=step,
+            passed=False,
+            detail="stopped, because the job was canceled",
+            live_unchanged=step == "switch" and not moved,
+        )
+
+    results[step] = await shipment.record.phase(step, PHASES[step], stopped)
 
 
 async def _run(name: PhaseName, shipment: Shipment, results: Results) -> PhaseResult:
@@ -223,13 +264,17 @@ async def _probe_expecting(
 ) -> PhaseResult:
     """Probe the service; the probe passes only while `current` points to `expected`."""
     environment = shipment.environment
-    previous = results["export"].previous
+    probed, previous = shipment, results["export"].previous
+    if expected != shipment.release and results["rollback"].passed:
+        # The release before is live again, and the failed one was live before it.
+        sha = await shipment.sha_of(expected)
+        probed, previous = replace(shipment, release=expected, sha=sha), str(shipment.release)
     command = environment.probe.command
-    filled = command and fill_placeholders(command, shipment.placeholders(previous))
+    filled = command and fill_placeholders(command, probed.placeholders(previous))
     result = await probe(
         environment.probe.model_copy(update={"command": filled}),
-        cwd=shipment.release,
-        env=shipment.variables(previous),
+        cwd=probed.release if probed.release.is_dir() else shipment.release,
+        env=probed.variables(previous),
         timeout_seconds=environment.timeouts.probe_seconds,
         environment_dir=shipment.environment_dir,
         masker=shipment.masker,

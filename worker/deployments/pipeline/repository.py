@@ -14,20 +14,33 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
 
 from db.masking import mask
-from worker.deployments.pipeline.commands import CommandResult, command_environment, run_command
+from worker.deployments.pipeline.commands import (
+    OUTPUT_BYTES_MAX,
+    CommandResult,
+    command_environment,
+    run_command,
+)
 from worker.deployments.pipeline.errors import RepositoryAway, RepositoryError, UnknownCommit
 from worker.deployments.pipeline.orphans import file_lock
 
 FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SCP_LIKE = re.compile(r"[^/:]+:(?!//)")
 """`host:path`; like git, it looks for a colon before the first slash."""
+ABBREVIATED_SHA = re.compile(r"[0-9a-f]{4,39}")
+SUBMODULE_MODE = "160000"
+IN_LFS = ": filter: lfs"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+POINTER_BYTES_MAX = 1024
+POINTERS_MAX = 100
+PATHS_SHOWN = 3
+LISTING_BYTES_MAX = 64 * 1024 * 1024
 GIT_TIMEOUT_SECONDS = 60.0
 # Starts no hook and no file monitor from the repository's own configuration, but its filters, which
 # git-lfs needs; never collects garbage in the background.
@@ -72,6 +85,7 @@ async def resolve_sha(
             "the repository has no such commit, branch or tag",
             "push it there first, or check the spelling",
         )
+    await _refuse_ambiguous(git_dir, repository, sha_or_ref, timeout_seconds)
     return sha
 
 
@@ -102,6 +116,7 @@ async def write_tree(
                 variables={"GIT_INDEX_FILE": str(index)},
             )
             _require(result, repository, f"git {arguments[0]} failed")
+        await _refuse_incomplete(git_dir, repository, into, index, timeout_seconds)
     finally:
         index.unlink(missing_ok=True)
 
@@ -143,6 +158,95 @@ async def _git_dir_with(
         if not known:
             await _fetch(repository, mirror, timeout_seconds)
     return mirror
+
+
+async def _refuse_ambiguous(
+    git_dir: Path, repository: str, ref: str, timeout_seconds: float
+) -> None:
+    """Raise `UnknownCommit` for a name of several commits: git would take one of them silently."""
+    if FULL_SHA.fullmatch(ref):
+        return  # git takes it as a sha, whatever branches there are
+    found: dict[str, str] = {}
+    for kind, full in (("a branch", f"refs/heads/{ref}"), ("a tag", f"refs/tags/{ref}")):
+        sha = await _find(git_dir, full, timeout_seconds)
+        if sha is not None:
+            found[f"{kind} ({full}, {sha[:12]})"] = sha
+    if found and ABBREVIATED_SHA.fullmatch(ref):
+        result = await _git(
+            f"--git-dir={git_dir}",
+            *("rev-parse", f"--disambiguate={ref}"),
+            cwd=git_dir.parent,
+            timeout_seconds=timeout_seconds,
+        )
+        for sha in result.output.split():
+            if await _find(git_dir, sha, timeout_seconds) == sha:
+                found[f"the beginning of commit {sha}"] = sha
+    if len(set(found.values())) > 1:
+        raise UnknownCommit(
+            ref,
+            without_password(repository),
+            f"it is the name of different commits: {' and '.join(found)}",
+            "write the full name of the branch or the tag, or the full sha",
+        )
+
+
+async def _refuse_incomplete(
+    git_dir: Path, repository: str, into: Path, index: Path, timeout_seconds: float
+) -> None:
+    """Raise `RepositoryError` for submodules, and for files of Git LFS that are only pointers."""
+
+    async def asked(*arguments: str) -> str:
+        result = await _git(
+            f"--git-dir={git_dir}",
+            f"--work-tree={into}",
+            *arguments,
+            cwd=into,
+            timeout_seconds=timeout_seconds,
+            variables={"GIT_INDEX_FILE": str(index)},
+            output_bytes_max=LISTING_BYTES_MAX,
+        )
+        _require(result, repository, f"git {arguments[0]} failed")
+        return result.output
+
+    listed = (await asked("ls-files", "--stage")).splitlines()
+    submodules = [one.partition("\t")[2] for one in listed if one.startswith(SUBMODULE_MODE)]
+    if submodules:
+        raise RepositoryError(
+            without_password(repository),
+            f"the commit has submodules, whose files would be missing: {_some(submodules)}",
+            "commit their files themselves, or have the build command fetch them and remove the"
+            " submodules from the commit",
+        )
+    pointers = await anyio.to_thread.run_sync(_lfs_pointers, into)
+    if pointers:
+        told = (await asked("check-attr", "--cached", "filter", "--", *pointers)).splitlines()
+        pointers = [one.removesuffix(IN_LFS) for one in told if one.endswith(IN_LFS)]
+    if pointers:
+        raise RepositoryError(
+            without_password(repository),
+            f"files of the commit are in Git LFS, and only their pointers came: {_some(pointers)}",
+            "install git-lfs for the user of this worker, and run: git lfs install",
+        )
+
+
+def _lfs_pointers(root: Path) -> list[str]:
+    """The files that look like pointers of Git LFS, at most `POINTERS_MAX`."""
+    found: list[str] = []
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory, name)
+            if path.is_symlink() or path.stat().st_size > POINTER_BYTES_MAX:
+                continue
+            if path.read_bytes().startswith(LFS_POINTER):
+                found.append(str(path.relative_to(root)))
+                if len(found) == POINTERS_MAX:
+                    return found
+    return found
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = len(paths) - PATHS_SHOWN
+    return ", ".join(paths[:PATHS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _mirror(repository: str, releases_dir: Path) -> Path:
@@ -229,7 +333,14 @@ async def _git(
     cwd: Path,
     timeout_seconds: float,
     variables: Mapping[str, str] | None = None,
+    output_bytes_max: int = OUTPUT_BYTES_MAX,
 ) -> CommandResult:
     told = {name: os.environ[name] for name in os.environ if CREDENTIAL_NAMES.fullmatch(name)}
     env = command_environment(os.environ, told, GIT_VARIABLES, variables or {})
-    return await run_command((*GIT, *arguments), cwd=cwd, env=env, timeout_seconds=timeout_seconds)
+    return await run_command(
+        (*GIT, *arguments),
+        cwd=cwd,
+        env=env,
+        timeout_seconds=timeout_seconds,
+        output_bytes_max=output_bytes_max,
+    )

@@ -19,6 +19,7 @@ from worker.deployments.pipeline.orphans import mark_command
 from worker.deployments.pipeline.phases import EndStatus, PhaseName, PhaseResult, PhaseStatus
 from worker.deployments.pipeline.probe import ProbeResult
 from worker.deployments.pipeline.release import current_release, export, prune
+from worker.deployments.pipeline.repository import resolve_sha
 
 
 class Recorder(Protocol):
@@ -43,6 +44,10 @@ class Recorder(Protocol):
 
         The `run` of `build`, `switch` and `rollback` calls it.
         """
+        ...
+
+    def canceled(self) -> bool:
+        """Whether this deployment is being stopped because a person has canceled its job."""
         ...
 
     async def status(self, status: EndStatus, report_text: str, probe: ProbeResult | None) -> None:
@@ -81,6 +86,19 @@ class Shipment:
             self.environment_dir.parent,
             timeout_seconds=self.environment.timeouts.export_seconds,
         )
+
+    async def sha_of(self, release: Path) -> str:
+        """The sha that a release was made of; if it cannot be found any more, its beginning."""
+        beginning = release.name.partition("-")[0]
+        try:
+            return await resolve_sha(
+                self.environment.repository,
+                beginning,
+                self.environment_dir.parent,
+                timeout_seconds=self.environment.timeouts.export_seconds,
+            )
+        except DeployError:
+            return beginning
 
     async def run(
         self, name: PhaseName, argv: Argv, previous: str | None, timeout_seconds: float

@@ -125,6 +125,10 @@ class FileRecorder:
         self.statuses: list[str] = []
         self.report_text = ""
         self.probe: ProbeResult | None = None
+        self.is_canceled = False
+
+    def canceled(self) -> bool:
+        return self.is_canceled
 
     def remembers(self, name: PhaseName) -> bool:
         return name in self._read()

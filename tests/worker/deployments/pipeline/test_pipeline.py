@@ -327,3 +327,23 @@ async def test_a_long_line_of_output_is_cut_in_the_report(site: Site) -> None:
     assert "x" * 300 + " …" in report.text
     assert len(report.text) < 2000
     assert len(report.results["build"].output) == 20000
+
+
+async def test_the_probe_that_confirms_a_rollback_is_given_the_release_that_is_live(
+    site: Site,
+) -> None:
+    """Its release and its sha: the failed ones would pass a probe of what is not live."""
+    script = 'echo "$1 $2 $3 $JOBSWORTH_DEPLOY_RELEASE $PWD" >> ../probed; cat health | grep 200'
+    words = ["sh", "-c", script, "sh", "{release}", "{sha}", "{previous}"]
+    first = site.commit()
+    environment = site.environment()
+    by_command = environment.probe.model_copy(update={"url": None, "command": words, "attempts": 1})
+    environment = environment.model_copy(update={"probe": by_command})
+    await site.deploy(environment)
+    good = site.current()
+    second = site.commit(health=500)
+    assert (await site.deploy(environment)).status == "rolled_back"
+    bad = site.release(second)
+    probed = [line.split() for line in (site.environment_dir / "probed").read_text().splitlines()]
+    assert probed[-2] == [str(bad), second, str(good), str(bad), str(bad)]
+    assert probed[-1] == [str(good), first, str(bad), str(good), str(good)]

@@ -138,7 +138,7 @@ async def test_what_git_says_of_credentials_is_not_told(
     assert "hunter2" not in str(refused.value)
 
 
-async def test_a_submodule_is_not_fetched(repository: Path, tmp_path: Path) -> None:
+async def test_a_submodule_is_not_fetched_but_refused(repository: Path, tmp_path: Path) -> None:
     commit(repository, {"a": "1"})
     modules = f'[submodule "sub"]\n  path = sub\n  url = {tmp_path}/nowhere\n'
     (repository / ".gitmodules").write_text(modules)
@@ -146,8 +146,8 @@ async def test_a_submodule_is_not_fetched(repository: Path, tmp_path: Path) -> N
     git(repository, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
     git(repository, "commit", "--quiet", "--message=sub")
     sha = git(repository, "rev-parse", "HEAD")
-    release = await exported(f"file://{repository}", sha, tmp_path / "releases")
-    assert not list((release / "sub").iterdir())
+    with pytest.raises(RepositoryError, match="submodules.*: sub .commit their files"):
+        await exported(f"file://{repository}", sha, tmp_path / "releases")
 
 
 def test_a_password_in_a_url_is_not_shown() -> None:
