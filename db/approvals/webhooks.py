@@ -9,7 +9,7 @@ its next try to the end of a lease, so if its worker dies, another takes it. A f
 only for the try that is the latest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -45,6 +45,7 @@ class DueDelivery(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: UUID
+    webhook_id: UUID
     url: str | None
     event: str
     payload: dict[str, Any]
@@ -140,27 +141,62 @@ async def remove(conn: Connection, webhook_id: UUID) -> None:
 
 
 TAKE: LiteralString = """
-with due as materialized (
-  select o.id
-  from jobsworth.webhook_outbox o
-  where o.delivered_at is null and o.dead_at is null and o.next_try_at <= clock_timestamp()
-  order by o.next_try_at
-  limit %(most)s
-  for update skip locked
+with recursive receivers as (
+  (select o.webhook_id as id
+   from jobsworth.webhook_outbox o
+   where o.delivered_at is null and o.dead_at is null
+   order by o.webhook_id
+   limit 1)
+  union all
+  select (
+    select o.webhook_id from jobsworth.webhook_outbox o
+    where o.delivered_at is null and o.dead_at is null and o.webhook_id > r.id
+    order by o.webhook_id
+    limit 1)
+  from receivers r
+  where r.id is not null
+), due as materialized (
+  select of_receiver.id
+  from receivers r
+  left join unnest(%(receivers)s::uuid[], %(places)s::int[]) known (id, places)
+    on known.id = r.id
+  cross join lateral (
+    select o.id
+    from jobsworth.webhook_outbox o
+    where o.webhook_id = r.id and o.delivered_at is null and o.dead_at is null
+      and o.next_try_at <= clock_timestamp()
+    order by o.next_try_at
+    limit coalesce(known.places, %(places_each)s)
+    for update skip locked) of_receiver
 )
 update jobsworth.webhook_outbox o
 set tries = o.tries + 1,
   next_try_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
 from due d
 where o.id = d.id
-returning o.id, o.event, o.payload, o.tries, (
+returning o.id, o.webhook_id, o.event, o.payload, o.tries, (
   select w.url from jobsworth.webhooks w where w.id = o.webhook_id and w.active) as url
 """
 
 
-async def take(conn: Connection, most: int, lease_seconds: float) -> list[DueDelivery]:
-    """Take up to `most` due deliveries; for `lease_seconds` no other worker takes them."""
-    return await fetch_all(conn, TAKE, {"most": most, "lease_seconds": lease_seconds}, DueDelivery)
+async def take(
+    conn: Connection,
+    places_each: int,
+    lease_seconds: float,
+    places: Mapping[UUID, int] | None = None,
+) -> list[DueDelivery]:
+    """Take due deliveries of each webhook; for `lease_seconds` no other worker takes them.
+
+    At most `places_each` of one webhook, or as many as `places` has for it.
+    """
+    known = dict(places or {})
+    values = {
+        "receivers": list(known),
+        "places": list(known.values()),
+        "places_each": places_each,
+        "lease_seconds": lease_seconds,
+    }
+    return await fetch_all(conn, TAKE, values, DueDelivery)
 
 
 DELIVERED: LiteralString = """

@@ -31,7 +31,8 @@ create table jobsworth.webhook_outbox (
   dead_at jobsworth.dead_at,
   constraint ends_once check (delivered_at is null or dead_at is null)
 );
-create index webhook_outbox_due on jobsworth.webhook_outbox (next_try_at)
+-- By receiver: each is asked for its own deliveries, so one that is dead is passed over.
+create index webhook_outbox_due on jobsworth.webhook_outbox (webhook_id, next_try_at)
   where delivered_at is null and dead_at is null;
 create index webhook_outbox_dead on jobsworth.webhook_outbox (dead_at) where dead_at is not null;
 create index webhook_outbox_done on jobsworth.webhook_outbox (delivered_at)

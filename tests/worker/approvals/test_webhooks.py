@@ -255,6 +255,36 @@ async def test_what_was_due_for_a_webhook_that_is_gone_is_given_up(
     assert "no longer active" in (await outbox(conn))[0]["last_error"]
 
 
+async def test_a_dead_receiver_does_not_delay_a_healthy_one(
+    database: Database, conn: Connection, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked by a few deliveries, then rests as a whole; the healthy one gets all of its."""
+    dead = Listener()
+    try:
+        dead.answers = [503]
+        await webhooks.add(conn, dead.url, events=["approval.opened"])
+        for _ in range(40):
+            await ask(conn)
+        await webhooks.add(conn, listener.url, events=["approval.opened"])
+        for _ in range(12):
+            await ask(conn)
+        receivers = sending.Receivers()
+        async with client() as http:
+            for _ in range(3):
+                await deliver(database, http, secret=SECRET, hosts=HOSTS, receivers=receivers)
+        assert len(listener.requests) == 12
+        assert len(dead.requests) == sending.PLACES
+        # Rested, it is asked by one delivery, and when it answers, by as many as before.
+        dead.answers = [200]
+        monkeypatch.setattr(sending, "monotonic", lambda: float("inf"))
+        async with client() as http:
+            for wanted in (1, 1 + sending.PLACES):
+                await deliver(database, http, secret=SECRET, hosts=HOSTS, receivers=receivers)
+                assert len(dead.requests) == sending.PLACES + wanted
+    finally:
+        dead.close()
+
+
 async def test_two_workers_do_not_send_the_same(
     database: Database, conn: Connection, listener: Listener
 ) -> None:
