@@ -21,13 +21,14 @@ import anyio
 import anyio.lowlevel
 import orjson
 import psycopg
-from psycopg.rows import class_row, dict_row, tuple_row
+from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from db.arguments import wrong_argument
 from db.documents import to_text
 from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
 from db.loaders import read_everything
+from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render
 
 T = TypeVar("T")
@@ -201,7 +202,7 @@ async def fetch_one(
     into: type[Any] | None = None,
 ) -> Any:
     """The first row, as a dict or as `into(**row)`, or None."""
-    async with _run(conn, query, params, class_row(into) if into else dict_row) as cursor:
+    async with _run(conn, query, params, rows_of(into) if into else dict_row) as cursor:
         return await cursor.fetchone()
 
 
@@ -220,7 +221,7 @@ async def fetch_all(
     into: type[Any] | None = None,
 ) -> Any:
     """All rows, as dicts or as `into(**row)`."""
-    async with _run(conn, query, params, class_row(into) if into else dict_row) as cursor:
+    async with _run(conn, query, params, rows_of(into) if into else dict_row) as cursor:
         return await cursor.fetchall()
 
 
