@@ -143,12 +143,8 @@ def no_wakeup_fd() -> None:
     signal.set_wakeup_fd(-1)
 
 
-def alarm_that_raises() -> None:
-    def ring(*_: object) -> None:
-        raise OwnError("the alarm")
-
-    signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+# No signal's handler that raises is here: Python runs it in whatever code the main thread is in, so
+# it may strike a neighbour, which is then tried again. `isolate="process"` is for such code.
 
 
 def block_signals() -> None:
@@ -278,7 +274,6 @@ ANYWHERE: dict[str, Callable[[], object]] = {
             own_signal_handlers,
             default_signal_handlers,
             no_wakeup_fd,
-            alarm_that_raises,
             block_signals,
             raise_in_del,
             null_over_stdout,

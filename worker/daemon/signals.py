@@ -65,7 +65,8 @@ class Signals:
             yield
         finally:
             for number, before in self._before.items():
-                signal.signal(number, before)  # pyright: ignore[reportArgumentType]
+                if before is not None:  # one that Python knows
+                    signal.signal(number, before)  # pyright: ignore[reportArgumentType]
             self._before = {}
 
     def take_back(self) -> list[str]:

@@ -61,7 +61,7 @@ def _control(option: int, value: int) -> None:
 
 def _watch_over(pid: int, write_end: int) -> Never:
     status: int | None = None
-    gone = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    gone = _end_of(pid)
     while status is None:
         watched = [0] if gone is None else [0, gone]
         readable, _, _ = select.select(watched, [], [], 0.05 if gone is None else None)
@@ -75,6 +75,14 @@ def _watch_over(pid: int, write_end: int) -> Never:
     with suppress(OSError):
         send(write_end, EXIT, str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
+
+
+def _end_of(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; None where there is no such."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except OSError:  # forbidden, as in some containers
+        return None
 
 
 def _kill_what_is_left() -> None:
