@@ -5,11 +5,13 @@ gone has been declared dead: its heartbeat updates no row, and it must take a ne
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
 
 import orjson
 import psycopg
+from psycopg.rows import class_row
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.pool import Connection, execute, fetch_all
@@ -36,25 +38,45 @@ class Worker(BaseModel):
     beaten_seconds_ago: float
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a heartbeat saw of a worker: how often it has beaten, and which process it is."""
+
+    id: UUID
+    beats: int
+    pid: int
+    pid_space: str | None
+    process_start: int | None
+
+
 REGISTER: LiteralString = """
-insert into jobsworth.workers (id, host, pid, version, modes, queues, slots)
-values (%(id)s, %(host)s, %(pid)s, %(version)s, %(modes)s, %(queues)s, %(slots)s)
+insert into jobsworth.workers (
+  id, host, pid, version, modes, queues, slots, pid_space, process_start)
+values (
+  %(id)s, %(host)s, %(pid)s, %(version)s, %(modes)s, %(queues)s, %(slots)s, %(pid_space)s,
+  %(process_start)s)
 on conflict (id) do nothing
 """
 
 
 def register(conn: psycopg.Connection[Any], schema: str, values: dict[str, Any]) -> None:
-    """Insert a worker's row; `values` are id, host, pid, version, modes, queues and slots.
-
-    Called on the heartbeat's thread.
+    """Insert a worker's row; `values` are its columns: id, host, pid, version, modes, queues,
+    slots, pid_space and process_start. Called on the heartbeat's thread.
     """
     conn.execute(render(REGISTER, schema), values)
 
 
 BEAT: LiteralString = """
-update jobsworth.workers w
-set beaten_at = now(), running = %(running)s, draining = %(draining)s, deaf = %(deaf)s::jsonb
-where w.id = %(id)s
+with beaten as (
+  update jobsworth.workers w
+  set beaten_at = now(), beats = w.beats + 1, running = %(running)s, draining = %(draining)s,
+    deaf = %(deaf)s::jsonb
+  where w.id = %(id)s
+  returning w.id
+)
+select w.id, w.beats, w.pid, w.pid_space, w.process_start
+from jobsworth.workers w
+where w.id <> %(id)s or exists (select 1 from beaten)
 """
 
 
@@ -65,11 +87,11 @@ def beat(
     running: int,
     draining: bool,
     deaf: Mapping[str, Mapping[str, object]] | None = None,
-) -> bool:
-    """Renew the worker's heartbeat; False if its row is gone. Called on the heartbeat's thread.
+) -> list[Sighting] | None:
+    """Renew the worker's heartbeat, and see all others; None if its row is gone.
 
-    `deaf` tells of attempts that do not end when told to: by job id, since how many `seconds`, and
-    whether they are in a `thread`.
+    Called on the heartbeat's thread. `deaf` tells of attempts that do not end when told to: by job
+    id, since how many `seconds`, and whether they are in a `thread`.
     """
     values = {
         "id": worker_id,
@@ -77,7 +99,10 @@ def beat(
         "draining": draining,
         "deaf": orjson.dumps(deaf or {}).decode(),
     }
-    return conn.execute(render(BEAT, schema), values).rowcount == 1
+    with conn.cursor(row_factory=class_row(Sighting)) as cursor:
+        seen = cursor.execute(render(BEAT, schema), values).fetchall()
+    others = [one for one in seen if one.id != worker_id]
+    return others if len(others) < len(seen) else None
 
 
 SET_IDLE: LiteralString = """
@@ -102,15 +127,22 @@ async def leave(conn: Connection, worker_id: UUID) -> None:
 
 BURY: LiteralString = """
 delete from jobsworth.workers w
-where w.beaten_at < now() - %(rescue_seconds)s * interval '1 second'
+where w.id = any(%(dead)s)
+  and w.beats = (
+    select d.beats from unnest(%(dead)s::uuid[], %(beats)s::bigint[]) as d (id, beats)
+    where d.id = w.id)
   and not exists (
     select 1 from jobsworth.reactive_jobs j where j.worker_id = w.id and j.status = 'running')
 """
 
 
-async def bury(conn: Connection, rescue_seconds: float) -> int:
-    """Delete the rows of dead workers whose jobs have all been rescued; returns how many."""
-    return await execute(conn, BURY, {"rescue_seconds": rescue_seconds})
+async def bury(conn: Connection, dead: Mapping[UUID, int]) -> int:
+    """Delete the rows of dead workers whose jobs have all been rescued; returns how many.
+
+    `dead` maps each to the number of its last beat: a worker that has beaten since is left alone.
+    """
+    values = {"dead": list(dead), "beats": list(dead.values())}
+    return await execute(conn, BURY, values) if dead else 0
 
 
 LIVING: LiteralString = """

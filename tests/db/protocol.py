@@ -28,7 +28,6 @@ End = Callable[[Lease], Finish]
 
 MODES = ("answer", "classify", "plan")
 PRIORITIES = (1, 2, 3, 4)
-RESCUE_SECONDS = 12.0
 CRASHES_MAX = 3
 
 REGISTER: LiteralString = """
@@ -38,6 +37,9 @@ values (%(id)s, 'here', 1, '0', %(modes)s, '{default}', 10)
 
 DIE: LiteralString = """
 update jobsworth.workers set beaten_at = now() - interval '1 hour' where id = %(id)s
+"""
+DEAD: LiteralString = """
+select w.id, w.beats from jobsworth.workers w where w.beaten_at < now() - interval '1 minute'
 """
 
 ROW: LiteralString = "select * from jobsworth.reactive_jobs where id = %(id)s"
@@ -193,10 +195,16 @@ async def settle(conn: Connection, *finishes: Finish) -> list[Finished]:
     return applied
 
 
+async def dead_workers(conn: Connection) -> dict[UUID, int]:
+    """Those that were let `die`."""
+    return {row["id"]: row["beats"] for row in await fetch_all(conn, DEAD)}
+
+
 async def rescue(conn: Connection, most: int = 100) -> list[dict[str, Any]]:
     return await rescuing.rescue(
         conn,
-        rescue_seconds=RESCUE_SECONDS,
+        await dead_workers(conn),
+        rowless=True,
         crashes_max=CRASHES_MAX,
         retry_base_seconds=10,
         retry_max_seconds=300,

@@ -73,10 +73,7 @@ from jobsworth.embedding_outbox o
 where o.next_try_at <= clock_timestamp()
 """
 
-# Long before the eldest heartbeat that anybody believes in.
-AGE_WORKERS: LiteralString = """
-update jobsworth.workers set beaten_at = now() - interval '1 hour'
-"""
+WORKERS: LiteralString = "select w.id, w.beats from jobsworth.workers w"
 
 
 @contextmanager
@@ -158,11 +155,12 @@ class JobApi:
 
     async def rescue(self) -> None:
         """Every worker so far counts as dead; its jobs are given back."""
-        await self.database.execute(AGE_WORKERS)
+        dead = {row["id"]: row["beats"] for row in await self.rows(WORKERS)}
         async with self.database.connection() as connection:
             await rescuing.rescue(
                 connection,
-                rescue_seconds=self._settings.rescue_seconds,
+                dead,
+                rowless=True,
                 crashes_max=self._settings.crashes_max,
                 retry_base_seconds=self._settings.retry_base_seconds,
                 retry_max_seconds=self._settings.retry_max_seconds,

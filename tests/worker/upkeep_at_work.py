@@ -17,7 +17,7 @@ from db.queue.jobs import JobStatus
 from tests.db.rows import take
 from tests.support import until
 from tests.worker.job_api import JobApi
-from tests.worker.queue.standins import CountedWake, RecordedPromoter, beat, heartbeat
+from tests.worker.queue.standins import CountedWake, RecordedPromoter, SteeredJudge, beat, heartbeat
 from worker.daemon import upkeep as runner
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.parts import upkeep_parts
@@ -64,8 +64,9 @@ class Attempts:
 class Kept:
     """A running upkeep, and what it told the rest of the daemon."""
 
-    def __init__(self, database: Database, heart: Heartbeat) -> None:
+    def __init__(self, database: Database, heart: Heartbeat, judge: SteeredJudge) -> None:
         self._heart = heart
+        self.judge = judge
         self.vitals = SteeredVitals(uuid4(), 1)
         self.attempts = Attempts()
         self.promoter = RecordedPromoter(database)
@@ -99,6 +100,10 @@ class Kept:
         """As if the heart had beaten just now, and without a gap for so long."""
         beat(self._heart, self._heart.pulse.worker_id, unbroken_seconds=unbroken_seconds)
 
+    def fall_silent(self) -> None:
+        """As if no beat had succeeded for long."""
+        self._heart.pulse = replace(self._heart.pulse, beaten_at=float("-inf"))
+
 
 @asynccontextmanager
 async def upkeep(
@@ -113,8 +118,9 @@ async def upkeep(
 
     `periods` are those of parts that shall not have the short one of all others, in seconds.
     """
-    heart = heartbeat(api.url, worker_id or uuid4(), unbroken_seconds=unbroken_seconds)
-    kept = Kept(database or api.database, heart)
+    judge = SteeredJudge()
+    heart = heartbeat(api.url, worker_id or uuid4(), unbroken_seconds=unbroken_seconds, judge=judge)
+    kept = Kept(database or api.database, heart, judge)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "COST_FACTOR", 0)
         patch.setattr(queue_upkeep, "SUSPECTS_PERIOD_SECONDS", ROUND_SECONDS)

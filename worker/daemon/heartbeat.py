@@ -3,8 +3,9 @@
 In: the worker's identity. Out: `beaten_at` every two seconds, and what follows from a missed beat.
 After `stop_seconds` without success, counted on the process's own monotonic clock from before the
 last successful beat was sent, the attempts must stop: other workers may take their jobs soon. A
-beat that updates no row means that they have; the worker then takes a new id. Only a worker that
-has itself beaten without a gap may rescue, so that after an outage no living worker loses its jobs.
+beat that updates no row means that they have; the worker then takes a new id. Each beat also sees
+the other workers, and the `Judge` finds out who is dead. A missed beat or a gap starts its watch
+anew, so that after an outage no living worker loses its jobs.
 
 The numbers are 2, 8 and 12 seconds: beat, stop the attempts, rescue. A daemon that stops deletes
 its row: a plain function that still runs in a thread then is rescued at once, which counts as a
@@ -22,11 +23,15 @@ import psycopg
 
 from db.queue import workers
 from worker import events
+from worker.daemon.judge import Judge
+from worker.daemon.processes import Process
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
 
 CONNECT_SECONDS = 3
 BEAT_TIMEOUT_MILLISECONDS = 3000
+RETRY_SECONDS = 0.1
+RETRY_SECONDS_MAX = 0.5
 
 log = get_logger()
 
@@ -41,6 +46,7 @@ class Identity:
     modes: tuple[str, ...]
     queues: tuple[str, ...]
     slots: int
+    process: Process | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Pulse:
 
     worker_id: UUID | None = None
     beaten_at: float = float("-inf")
-    unbroken_since: float = float("inf")
+    unbroken_since: float | None = None
 
 
 class Heartbeat(threading.Thread):
@@ -63,6 +69,7 @@ class Heartbeat(threading.Thread):
         *,
         beat_seconds: float,
         stop_seconds: float,
+        judge: Judge,
         vitals: Vitals,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -72,6 +79,7 @@ class Heartbeat(threading.Thread):
         self._identity = identity
         self._beat_seconds = beat_seconds
         self._stop_seconds = stop_seconds
+        self._judge = judge
         self._vitals = vitals
         self._stopping = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
@@ -90,9 +98,17 @@ class Heartbeat(threading.Thread):
 
     def unbroken_seconds(self) -> float:
         """How long it has beaten without a gap."""
-        if self._stopping.is_set() or not self.alive():
+        since = self.pulse.unbroken_since
+        if since is None or self._stopping.is_set() or not self.alive():
             return 0.0
-        return monotonic() - self.pulse.unbroken_since
+        return monotonic() - since
+
+    def dead_workers(self) -> dict[UUID, int]:
+        """The other workers that are dead, each with the number of its last beat.
+
+        Empty while no recent beat of our own proves that we are not the one who is cut off.
+        """
+        return self._judge.dead() if self.alive() and not self._stopping.is_set() else {}
 
     def stop(self) -> None:
         """End the thread after its current beat."""
@@ -100,42 +116,57 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat until stopped; no error ends this thread."""
+        missed = 0
         while not self._stopping.is_set():
-            began = monotonic()
             self._vitals.heartbeat_tried()
             try:
-                self._beat(began)
-                pause = self._beat_seconds
+                self._beat()
+                missed = 0
+                pause = self._beat_seconds * (0.9 + 0.2 * random())
+                pause = min(pause, self._judge.next_verdict_in(monotonic()))
             except Exception as error:
                 self._missed(error)
-                pause = min(0.5, self._beat_seconds)
-            self._stopping.wait(pause * (0.9 + 0.2 * random()))
+                pause = min(RETRY_SECONDS * 2**missed, RETRY_SECONDS_MAX, self._beat_seconds)
+                missed = min(missed + 1, 10)
+            self._stopping.wait(pause)
         if self._connection is not None:
             self._connection.close()
 
-    def _beat(self, began: float) -> None:
+    def _beat(self) -> None:
         connection = self._connected()
-        worker_id = self.pulse.worker_id
+        worker_id, began = self.pulse.worker_id, monotonic()
+        others = worker_id and self._beat_as(connection, worker_id)
+        if worker_id is None or others is None:
+            worker_id = self._register(connection)
+            began = monotonic()
+            others = self._beat_as(connection, worker_id) or []
+        answered = monotonic()
+        if answered - self.pulse.beaten_at > self._stop_seconds:
+            self._begin_anew()
+        self._judge.saw(others, began, answered)
+        self.pulse = Pulse(worker_id, began, self.pulse.unbroken_since or answered)
+        self._vitals.heartbeat_succeeded()
+
+    def _beat_as(
+        self, connection: psycopg.Connection[Any], worker_id: UUID
+    ) -> list[workers.Sighting] | None:
         vitals = self._vitals
         deaf = {
             str(one.job_id): {"seconds": round(one.seconds, 1), "thread": one.in_thread}
             for one in vitals.deaf
         }
-        if worker_id is not None and workers.beat(
+        return workers.beat(
             connection, self._schema, worker_id, vitals.running, vitals.draining, deaf
-        ):
-            gap = began - self.pulse.beaten_at > self._stop_seconds
-            since = began if gap else self.pulse.unbroken_since
-            self.pulse = Pulse(worker_id, began, since)
-            self._vitals.heartbeat_succeeded()
-            return
-        fresh = uuid4()
+        )
+
+    def _register(self, connection: psycopg.Connection[Any]) -> UUID:
+        old, fresh = self.pulse.worker_id, uuid4()
         workers.register(connection, self._schema, {"id": fresh, **_columns(self._identity)})
-        self.pulse = Pulse(fresh, began, began)
-        if worker_id is not None:
-            log.warning(events.WORKER_REPLACED, old=str(worker_id), new=str(fresh))
+        if old is not None:
+            log.warning(events.WORKER_REPLACED, old=str(old), new=str(fresh))
+            self._begin_anew()
         self._vitals.worker_id = fresh
-        self._vitals.heartbeat_succeeded()
+        return fresh
 
     def _missed(self, error: Exception) -> None:
         log.warning(
@@ -143,10 +174,15 @@ class Heartbeat(threading.Thread):
             error=str(error).splitlines()[0] if str(error) else type(error).__name__,
             age_seconds=round(self.age_seconds(), 1) if self.pulse.worker_id else None,
         )
-        self.pulse = replace(self.pulse, unbroken_since=float("inf"))
+        self._begin_anew()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _begin_anew(self) -> None:
+        """There was a gap, or we were declared dead: the silence of others may be our own."""
+        self._judge.start_anew()
+        self.pulse = replace(self.pulse, unbroken_since=None)
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed:
@@ -170,7 +206,10 @@ class Heartbeat(threading.Thread):
 
 
 def _columns(identity: Identity) -> dict[str, Any]:
+    process = identity.process
     return {
+        "pid_space": process and process.pid_space,
+        "process_start": process and process.start,
         "host": identity.host,
         "pid": identity.pid,
         "version": identity.version,

@@ -19,7 +19,9 @@ from db.pool import Database
 from worker.approvals import upkeep as approvals_upkeep
 from worker.attempt_state import PriceSource, Tools
 from worker.daemon.heartbeat import Heartbeat, Identity
+from worker.daemon.judge import Judge
 from worker.daemon.open_files import connections_max
+from worker.daemon.processes import own_process
 from worker.daemon.signals import Signals, Stop
 from worker.daemon.upkeep import Part, look_for_due_parts
 from worker.daemon.vitals import Vitals
@@ -40,7 +42,7 @@ from worker.queue.ended import EndedAttempts
 from worker.queue.finish import Finisher
 from worker.queue.promote import Promoter
 from worker.queue.running import Running
-from worker.queue.upkeep import Attempts, RescueBounds
+from worker.queue.upkeep import Attempts, RescueBounds, Rescuer
 from worker.queue.wake import Wakes
 from worker.settings import Settings
 from worker.web.metrics import Metrics
@@ -121,6 +123,7 @@ def make_parts(
         identity,
         beat_seconds=settings.heartbeat_seconds,
         stop_seconds=settings.lease_stop_seconds,
+        judge=Judge(settings.rescue_seconds, identity.process),
         vitals=vitals,
     )
     ended = EndedAttempts()
@@ -213,16 +216,17 @@ def upkeep_parts(
     rescued: Callable[[int], None],
 ) -> list[Part]:
     """What the chapters bring to upkeep. A new part is one more line here."""
+    rescuer = Rescuer(database, heartbeat, promoter, rescue, rescued)
     due_parts = [
-        *queue_upkeep.due_parts(database, heartbeat, promoter, wakes, rescue, rescued=rescued),
+        *queue_upkeep.due_parts(database, rescuer, wakes),
         *approvals_upkeep.due_parts(database, wakes),
         *deployments_upkeep.due_parts(database, wakes),
     ]
     return [
         *queue_upkeep.parts(
-            database, heartbeat, vitals, attempts, wakes, poll_seconds=poll_seconds
+            database, heartbeat, vitals, attempts, rescuer, wakes, poll_seconds=poll_seconds
         ),
-        look_for_due_parts(database, rescue.after_seconds, due_parts),
+        look_for_due_parts(database, due_parts),
         *money_upkeep.parts(database, spool, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),
     ]
@@ -278,6 +282,7 @@ def _identity(settings: Settings, registry: Mapping[str, Handler]) -> Identity:
         modes=tuple(sorted(registry)),
         queues=_queues(settings, registry),
         slots=settings.slots,
+        process=own_process(),
     )
 
 

@@ -8,6 +8,7 @@ A `Part` looks for itself. A `DuePart` is told: one statement, every other secon
 them have something to do, so a worker without work asks once for all.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import random
@@ -25,9 +26,13 @@ from worker.queue.wake import Wake
 
 DUE_PERIOD_SECONDS = 2.0
 # While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
-# much more rarely that it takes a hundredth of the time.
+# much more rarely that it takes a hundredth of the time, but never so rarely that what it finds
+# waits for ten seconds.
 COST_FACTOR = 99
-COST_PAUSE_SECONDS_MAX = 60.0
+COST_PAUSE_SECONDS_MAX = 5.0
+# One look may have waited for a lock, a connection or the processor. What the last few looks all
+# took is what a look costs.
+COST_LOOKS = 3
 
 log = get_logger()
 
@@ -93,21 +98,17 @@ async def _work(part: Part) -> Did:
     return did
 
 
-def look_for_due_parts(
-    database: Database, rescue_seconds: float, due_parts: Sequence[DuePart]
-) -> Part:
-    """The part that asks once what is due, and then runs only the parts that are.
-
-    A worker whose last heartbeat is older than `rescue_seconds` may be dead.
-    """
+def look_for_due_parts(database: Database, due_parts: Sequence[DuePart]) -> Part:
+    """The part that asks once what is due, and then runs only the parts that are."""
+    cost = LookCost(DUE_PERIOD_SECONDS)
 
     async def work() -> Did:
         async with database.connection() as connection:
-            found = await upkeep.due_work(connection, rescue_seconds)
+            found = await upkeep.due_work(connection)
         for part in due_parts:
             if part.is_due(found):
                 await _do(part, found)
-        return Did(pause_seconds=cost_pause_seconds(found.looked_seconds, DUE_PERIOD_SECONDS))
+        return Did(pause_seconds=cost.pause_seconds(found.looked_seconds))
 
     return Part("due work", DUE_PERIOD_SECONDS, work)
 
@@ -122,7 +123,17 @@ async def _do(part: DuePart, found: DueWork) -> None:
         part.wakes.set()
 
 
-def cost_pause_seconds(looked_seconds: float, period_seconds: float) -> float | None:
-    """The pause after a look that took so long; None if the part's period is longer."""
-    pause = min(looked_seconds * COST_FACTOR, COST_PAUSE_SECONDS_MAX)
-    return pause if pause > period_seconds else None
+class LookCost:
+    """How long to pause after a look, so that looks take a hundredth of the time."""
+
+    def __init__(self, period_seconds: float) -> None:
+        """`period_seconds` is the pause after a cheap look."""
+        self._period_seconds = period_seconds
+        self._looks: deque[float] = deque(maxlen=COST_LOOKS)
+
+    def pause_seconds(self, looked_seconds: float) -> float | None:
+        """The pause after a look that took so long; None if the period is longer."""
+        self._looks.append(looked_seconds)
+        cost = min(self._looks) if len(self._looks) == COST_LOOKS else 0.0
+        pause = min(cost * COST_FACTOR, COST_PAUSE_SECONDS_MAX)
+        return pause if pause > self._period_seconds else None

@@ -1,8 +1,8 @@
 """The queue's upkeep: due timers, cancel requests, lost claims, unknown modes, rescue, the sweep.
 
 In: rows that nobody here has claimed. Out: jobs that go on, and attempts that are told to stop.
-Invariant: only a worker that has itself beaten without a gap declares others dead; after an outage
-every heartbeat is old.
+Invariant: whether a worker is dead is the judge's verdict (`worker/daemon/judge.py`); nothing here
+looks at a clock.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from db.queue import promote, rescue, workers
 from db.queue.upkeep import DueWork
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
-from worker.daemon.upkeep import Did, DuePart, Part, cost_pause_seconds
+from worker.daemon.upkeep import Did, DuePart, LookCost, Part
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
 from worker.outcomes import Canceled, Lost, Outcome
@@ -34,7 +34,9 @@ SHELVE_BATCH = 1000
 STRAYS_BATCH = 500
 SHELVE_PERIOD_SECONDS = 5.0
 CANCEL_PERIOD_SECONDS = 5.0
-STRAYS_PERIOD_SECONDS = 10.0
+STRAYS_PERIOD_SECONDS = 5.0
+# How often to ask the judge, which asks nobody.
+VERDICTS_PERIOD_SECONDS = 0.25
 # A job under our name without an attempt is looked at again after this, then given back.
 SUSPECTS_PERIOD_SECONDS = 1.0
 # An insert that is due sooner than this notifies (`arrive` in the schema). A look this often,
@@ -72,6 +74,7 @@ def parts(
     heartbeat: Heartbeat,
     vitals: Vitals,
     attempts: Attempts,
+    rescuer: "Rescuer",
     wakes: Wakes,
     *,
     poll_seconds: float,
@@ -99,29 +102,18 @@ def parts(
             wakes=wakes.work,
             woken_by=wakes.lost_claims,
         ),
-        Part("shelve", SHELVE_PERIOD_SECONDS, partial(_shelve, database)),
+        Part("shelve", SHELVE_PERIOD_SECONDS, Shelf(database).work),
+        Part("rescue", VERDICTS_PERIOD_SECONDS, rescuer.work, wakes=wakes.work),
     ]
 
 
-def due_parts(
-    database: Database,
-    heartbeat: Heartbeat,
-    promoter: Promoter,
-    wakes: Wakes,
-    bounds: RescueBounds,
-    *,
-    rescued: Callable[[int], None],
-) -> list[DuePart]:
-    """What the common look finds; `rescued` counts jobs."""
-
-    def may_rescue(found: DueWork) -> bool:
-        return found.rescue and heartbeat.unbroken_seconds() >= bounds.after_seconds
-
+def due_parts(database: Database, rescuer: "Rescuer", wakes: Wakes) -> list[DuePart]:
+    """What the common look finds."""
     return [
         DuePart(
             "rescue",
-            may_rescue,
-            partial(_rescue, database, promoter, bounds, rescued),
+            lambda found: found.rescue and rescuer.may_take_rowless(),
+            lambda _: rescuer.rescue(),
             wakes=wakes.work,
         ),
         DuePart("sweep", lambda found: bool(found.sweep), Sweep(database).work, wakes=wakes.work),
@@ -169,6 +161,7 @@ class Strays:
         self._attempts = attempts
         self._suspects: set[int] = set()
         self._suspected_at = monotonic()
+        self._cost = LookCost(STRAYS_PERIOD_SECONDS)
 
     async def give_back(self) -> Did:
         """Look once; looks again soon while there are suspects."""
@@ -176,9 +169,10 @@ class Strays:
         if worker_id is None:
             self._suspects = set()
             return Did()
-        began, turn_seconds = monotonic(), self._vitals.claim_loop_age_seconds
-        turned = turn_seconds is not None and began - turn_seconds > self._suspected_at
+        turn_seconds = self._vitals.claim_loop_age_seconds
+        turned = turn_seconds is not None and monotonic() - turn_seconds > self._suspected_at
         async with self._database.connection() as connection:
+            began = monotonic()
             found = await rescue.find_strays(
                 connection, worker_id, self._attempts.job_ids(), STRAYS_BATCH
             )
@@ -190,45 +184,79 @@ class Strays:
             log.warning(events.JOBS_RELEASED, jobs=len(released), reason="no attempt of ours")
         if self._suspects:
             return Did(bool(released), SUSPECTS_PERIOD_SECONDS)
-        return Did(bool(released), cost_pause_seconds(looked_seconds, STRAYS_PERIOD_SECONDS))
+        return Did(bool(released), self._cost.pause_seconds(looked_seconds))
 
 
-async def _shelve(database: Database) -> Did:
-    """Have queued jobs of modes that no living worker knows wait for a handler."""
-    async with database.connection() as connection:
-        began = monotonic()
-        modes = await promote.shelve_unknown(connection, SHELVE_BATCH)
-        looked_seconds = monotonic() - began
-    if modes:
-        log.warning(events.HANDLER_MISSING, modes=modes)
-    return Did(pause_seconds=cost_pause_seconds(looked_seconds, SHELVE_PERIOD_SECONDS))
+class Shelf:
+    """Has queued jobs of modes that no living worker knows wait for a handler."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._cost = LookCost(SHELVE_PERIOD_SECONDS)
+
+    async def work(self) -> Did:
+        """Look once."""
+        async with self._database.connection() as connection:
+            began = monotonic()
+            modes = await promote.shelve_unknown(connection, SHELVE_BATCH)
+            looked_seconds = monotonic() - began
+        if modes:
+            log.warning(events.HANDLER_MISSING, modes=modes)
+        return Did(pause_seconds=self._cost.pause_seconds(looked_seconds))
 
 
-async def _rescue(
-    database: Database,
-    promoter: Promoter,
-    bounds: RescueBounds,
-    rescued: Callable[[int], None],
-    _: DueWork,
-) -> bool:
-    async with database.connection() as connection:
-        jobs = await rescue.rescue(
-            connection,
-            rescue_seconds=bounds.after_seconds,
-            crashes_max=bounds.crashes_max,
-            retry_base_seconds=bounds.retry_base_seconds,
-            retry_max_seconds=bounds.retry_max_seconds,
-            most=RESCUE_BATCH,
-        )
-        if not jobs:
-            await workers.bury(connection, bounds.after_seconds)
-            return False
-    crash_points.reach("rescue.committed")
-    failed = sum(job["status"] == "failed" for job in jobs)
-    log.warning(events.JOBS_RESCUED, jobs=len(jobs), failed=failed)
-    rescued(len(jobs))
-    promoter.ended([job["id"] for job in jobs])
-    return True
+class Rescuer:
+    """Takes back the jobs of dead workers, and of workers without a row."""
+
+    def __init__(
+        self,
+        database: Database,
+        heartbeat: Heartbeat,
+        promoter: Promoter,
+        bounds: RescueBounds,
+        rescued: Callable[[int], None],
+    ) -> None:
+        """`rescued` counts jobs."""
+        self._database = database
+        self._heartbeat = heartbeat
+        self._promoter = promoter
+        self._bounds = bounds
+        self._rescued = rescued
+
+    def may_take_rowless(self) -> bool:
+        """Whether jobs of a worker without a row may be taken.
+
+        It may live, and find out at its next heartbeat that its row is gone.
+        """
+        return self._heartbeat.unbroken_seconds() >= self._bounds.after_seconds
+
+    async def work(self) -> Did:
+        """Rescue if anybody is dead; asks the database only then."""
+        moved = bool(self._heartbeat.dead_workers()) and await self.rescue()
+        return Did(moved, 0.0 if moved else None)  # there may be another batch
+
+    async def rescue(self) -> bool:
+        """Take back a batch of jobs; bury the dead once they have none. Whether there were any."""
+        bounds, dead = self._bounds, self._heartbeat.dead_workers()
+        async with self._database.connection() as connection:
+            jobs = await rescue.rescue(
+                connection,
+                dead,
+                rowless=self.may_take_rowless(),
+                crashes_max=bounds.crashes_max,
+                retry_base_seconds=bounds.retry_base_seconds,
+                retry_max_seconds=bounds.retry_max_seconds,
+                most=RESCUE_BATCH,
+            )
+            if not jobs:
+                await workers.bury(connection, dead)
+                return False
+        crash_points.reach("rescue.committed")
+        failed = sum(job["status"] == "failed" for job in jobs)
+        log.warning(events.JOBS_RESCUED, jobs=len(jobs), failed=failed)
+        self._rescued(len(jobs))
+        self._promoter.ended([job["id"] for job in jobs])
+        return True
 
 
 class Sweep:

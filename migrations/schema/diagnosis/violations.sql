@@ -16,7 +16,15 @@ where j.status = 'running' and j.lane is not null and exists (
   where o.lane = j.lane and o.status = 'running' and o.id <> j.id)
 union all
 select 'running without a living worker', j.id, 'since ' || j.started_at, now()
-from jobsworth.jobs_of_dead_workers(30) u
+-- By the server's clock, which a rescue does not trust: after a step of it this is wrong until the
+-- next heartbeats.
+from jobsworth.jobs_of_dead_workers(
+  array(
+    select w.id from jobsworth.workers w
+    where w.beaten_at < now() - interval '30 seconds' order by w.id),
+  array(
+    select w.beats from jobsworth.workers w
+    where w.beaten_at < now() - interval '30 seconds' order by w.id)) u
 cross join lateral (
   select r.id, r.started_at from jobsworth.reactive_jobs r
   where r.id = u.id and r.lease_no = u.lease_no and r.status = 'running'

@@ -5,11 +5,11 @@
 -- own took 4 of the 7 statements a second of a worker without work. What does walk dead entries
 -- comes more seldom the longer it takes: at most a hundredth of the time.
 
--- Running jobs without a living worker: the jobs of workers that have not beaten for
--- `after_seconds`, and the jobs of ids that have no row in `workers`. The latter lie in the index
--- between the ids that have one. A scan of all running jobs read one dead index entry for each job
--- that any worker had run while somebody held a snapshot: 40 ms after 200,000 jobs.
-create function jobsworth.jobs_of_dead_workers(after_seconds float8)
+-- Running jobs without a living worker: the jobs of the workers in `dead` whose number of beats is
+-- still the one in `beats`, and the jobs of ids that have no row in `workers`. The latter lie in the
+-- index between the ids that have one. A scan of all running jobs read one dead index entry for each
+-- job that any worker had run while somebody held a snapshot: 40 ms after 200,000 jobs.
+create function jobsworth.jobs_of_dead_workers(dead uuid[], beats bigint[])
   returns table (id uuid, lease_no bigint, worker_id uuid) language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -19,7 +19,10 @@ begin
   -- jobs.
   return query
   with worker as materialized (
-    select w.id, w.beaten_at <= now() - jobs_of_dead_workers.after_seconds * interval '1 second' as is_dead
+    select w.id, exists (
+        select 1
+        from unnest(jobs_of_dead_workers.dead, jobs_of_dead_workers.beats) as d (id, beats)
+        where d.id = w.id and d.beats = w.beats) as is_dead
     from jobsworth.workers w
   ), gap as materialized (
     select e.id as above, lead(e.id) over (order by e.id) as below
@@ -99,21 +102,17 @@ begin
   next := least(asked[most], parents[most]);
 end $$;
 
--- What upkeep has to do now. `rescue`: a worker is dead, or a job has none. `sweep`: the reasons
+-- What upkeep has to do now. `rescue`: the worker of a running job has no row. `sweep`: the reasons
 -- for which a job waits, `orphan` if something open might belong to an ended job, `run` if a run is
 -- open. `looked_seconds`: how long it took to find out.
 create function jobsworth.due_work(
-  rescue_seconds float8,
   out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
   out looked_seconds float8)
   language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
-  rescue := exists (
-      select 1 from jobsworth.workers w
-      where w.beaten_at <= now() - due_work.rescue_seconds * interval '1 second')
-    or exists (select 1 from jobsworth.jobs_of_dead_workers(due_work.rescue_seconds));
+  rescue := exists (select 1 from jobsworth.jobs_of_dead_workers('{}', '{}'));
   expire := exists (
     select 1 from jobsworth.approvals a
     where a.status = 'pending' and a.deadline <= clock_timestamp());

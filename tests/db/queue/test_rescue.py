@@ -19,6 +19,7 @@ from tests.db.protocol import (
     add,
     cancel,
     claim,
+    dead_workers,
     die,
     done,
     finish,
@@ -245,9 +246,9 @@ async def test_a_worker_is_buried_after_its_jobs_only(conn: Connection) -> None:
     lease = await running(conn)
     await register(conn)
     await die(conn, lease.worker_id)
-    assert await workers.bury(conn, 12) == 0
+    assert await workers.bury(conn, await dead_workers(conn)) == 0
     await rescue(conn)
-    assert await workers.bury(conn, 12) == 1
+    assert await workers.bury(conn, await dead_workers(conn)) == 1
     assert await fetch_val(conn, "select count(*) from jobsworth.workers") == 1
 
 
@@ -255,7 +256,7 @@ async def test_a_worker_declared_dead_claims_nothing_more(conn: Connection) -> N
     worker_id = await register(conn)
     await add(conn)
     await die(conn, worker_id)
-    await workers.bury(conn, 12)
+    await workers.bury(conn, await dead_workers(conn))
     assert (await claim(conn, worker_id)).jobs == []
 
 

@@ -14,7 +14,7 @@ from db.pool import Database
 from db.queue.jobs import JobStatus
 from tests.support import until
 from tests.worker.job_api import JobApi
-from tests.worker.queue.standins import CountedWake, heartbeat
+from tests.worker.queue.standins import CountedWake, SteeredJudge, heartbeat
 from tests.worker.upkeep_at_work import (
     RESCUE_SECONDS,
     Kept,
@@ -23,12 +23,11 @@ from tests.worker.upkeep_at_work import (
     upkeep,
     woken,
 )
-from worker.daemon.upkeep import COST_PAUSE_SECONDS_MAX, Did, Part, cost_pause_seconds, run
+from worker.daemon.upkeep import COST_PAUSE_SECONDS_MAX, Did, LookCost, Part, run
 from worker.memory import embed
 from worker.queue.wake import Wake
 from worker.settings import load_settings
 
-AGE_WORKERS: LiteralString = "update jobsworth.workers set beaten_at = now() - interval '1 minute'"
 DUE_NOW: LiteralString = "update jobsworth.reactive_jobs set run_at = now()"
 CLOSE_LEDGER: LiteralString = (
     "update jobsworth.ledger_closing set closed_through = (now() at time zone 'utc')::date"
@@ -55,7 +54,7 @@ class Round:
         monkeypatch.setattr(Wake, "wait", wait)
 
     async def over(self) -> bool:
-        return len(self.rests) == 10
+        return len(self.rests) == 11
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
@@ -80,10 +79,12 @@ async def test_a_round_without_work_is_eight_statements_and_one_for_what_waits(
 async def test_a_worker_without_work_asks_less_than_four_times_a_second(api: JobApi) -> None:
     """Claims, the heartbeat and the outbox included, in the mean of their jittered pauses."""
     defaults = load_settings()
-    parts = Kept(api.database, heartbeat(api.url, uuid4())).parts
+    parts = Kept(api.database, heartbeat(api.url, uuid4()), SteeredJudge()).parts
     periods = {part.name: part.period_seconds for part in parts}
     # Without attempts there are no cancels to look for, and an empty spool is no statement.
     del periods["cancel"], periods["spool"]
+    # Rescue asks the judge, who saw the others with the last heartbeat.
+    del periods["rescue"]
     periods["timers"] *= 0.95
     pauses = [
         *periods.values(),
@@ -97,20 +98,31 @@ async def test_a_worker_without_work_asks_less_than_four_times_a_second(api: Job
 
 def test_a_look_that_costs_much_comes_seldom() -> None:
     for seconds in (0.0, 0.001, 0.02):
-        assert cost_pause_seconds(seconds, 2.0) is None
-    assert cost_pause_seconds(0.04, 2.0) == pytest.approx(4, rel=0.1)
-    assert cost_pause_seconds(100.0, 2.0) == COST_PAUSE_SECONDS_MAX
+        assert _pause_after(seconds, seconds, seconds) is None
+    assert _pause_after(0.04, 0.04, 0.04) == pytest.approx(4, rel=0.1)
+    assert _pause_after(100.0, 100.0, 100.0) == COST_PAUSE_SECONDS_MAX < 10
+
+
+def test_a_look_that_waited_once_costs_nothing() -> None:
+    """For a lock, a connection or the processor: the next ones show what a look costs."""
+    assert _pause_after(30.0) is None
+    assert _pause_after(0.001, 0.001, 30.0) is None
+    assert _pause_after(30.0, 30.0, 0.001) is None
+
+
+def _pause_after(*looks: float) -> float | None:
+    cost = LookCost(2.0)
+    return [cost.pause_seconds(looked_seconds) for looked_seconds in looks][-1]
 
 
 async def test_upkeep_goes_on_after_an_error(api: JobApi) -> None:
     job_id = await api.enqueue("answer", delay=3600)
     lease = await running_job(api)
     await api.database.execute(DUE_NOW)
-    await api.database.execute(AGE_WORKERS)
-    dead_for_long = RESCUE_SECONDS + 1
     async with Database(api.url, pool_min=1, pool_max=1) as scarce, scarce.connection():
         scarce.pool.timeout = 0.02
-        async with upkeep(api, database=scarce, unbroken_seconds=dead_for_long) as kept:
+        async with upkeep(api, database=scarce) as kept:
+            kept.judge.verdicts = {lease.worker_id: 0}
             await until(partial(_refused, scarce, 10))
             await scarce.pool.resize(1, 2)
             await until(status_is(api, job_id, JobStatus.QUEUED))

@@ -28,7 +28,8 @@ async def rescue(api: JobApi) -> None:
     async with api.database.connection() as connection:
         await rescuing.rescue(
             connection,
-            rescue_seconds=60,
+            {},
+            rowless=True,
             crashes_max=5,
             retry_base_seconds=0,
             retry_max_seconds=0,

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 from db.pool import Database
 from worker.daemon.heartbeat import Heartbeat, Identity, Pulse
+from worker.daemon.judge import Judge
 from worker.daemon.vitals import Vitals
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wake
@@ -41,7 +42,24 @@ class RecordedPromoter(Promoter):
         self.lanes += lanes
 
 
-def heartbeat(url: str, worker_id: UUID | None, *, unbroken_seconds: float = 0) -> Heartbeat:
+class SteeredJudge(Judge):
+    """Its verdicts are the test's."""
+
+    def __init__(self) -> None:
+        super().__init__(12, None)
+        self.verdicts: dict[UUID, int] = {}
+
+    def dead(self) -> dict[UUID, int]:
+        return self.verdicts
+
+
+def heartbeat(
+    url: str,
+    worker_id: UUID | None,
+    *,
+    unbroken_seconds: float = 0,
+    judge: Judge | None = None,
+) -> Heartbeat:
     """A heartbeat that is not started; `beat` says when it last succeeded."""
     made = Heartbeat(
         url,
@@ -49,6 +67,7 @@ def heartbeat(url: str, worker_id: UUID | None, *, unbroken_seconds: float = 0) 
         Identity(host="here", pid=1, version="0", modes=(), queues=(), slots=1),
         beat_seconds=2,
         stop_seconds=600,
+        judge=judge or SteeredJudge(),
         vitals=Vitals(uuid4(), 1),
     )
     beat(made, worker_id, unbroken_seconds=unbroken_seconds)

@@ -25,7 +25,6 @@ from tests.worker.upkeep_at_work import (
     woken,
 )
 
-AGE_WORKERS: LiteralString = "update jobsworth.workers set beaten_at = now() - interval '1 minute'"
 ADD_WORKER: LiteralString = """
 insert into jobsworth.workers (id, host, pid, version, modes, queues, slots)
 values (%(id)s, 'here', 1, '0', %(modes)s, '{default}', 1)
@@ -39,12 +38,12 @@ async def api(database_url: str) -> AsyncGenerator[JobApi]:
             yield api
 
 
-async def test_a_dead_workers_job_is_rescued_by_one_that_has_beaten_long_enough(
-    api: JobApi,
-) -> None:
+async def test_a_dead_workers_job_is_rescued(api: JobApi) -> None:
     lease = await running_job(api)
-    await api.database.execute(AGE_WORKERS)
-    async with upkeep(api, unbroken_seconds=RESCUE_SECONDS + 1) as kept:
+    async with upkeep(api) as kept:
+        await a_few_rounds(api)
+        assert (await api.job(lease.job_id)).status is JobStatus.RUNNING
+        kept.judge.verdicts = {lease.worker_id: 0}
         await until(status_is(api, lease.job_id, JobStatus.QUEUED))
         await woken(kept)
     job = await api.job(lease.job_id)
@@ -52,13 +51,37 @@ async def test_a_dead_workers_job_is_rescued_by_one_that_has_beaten_long_enough(
     assert (kept.promoter.ids, kept.rescued) == ([lease.job_id], [1])
 
 
-async def test_a_rescue_is_withheld_until_the_heartbeat_has_been_unbroken(api: JobApi) -> None:
-    """After an outage every heartbeat is old, and nobody may be declared dead for that."""
+async def test_a_worker_that_has_beaten_since_it_was_judged_keeps_its_jobs(api: JobApi) -> None:
     lease = await running_job(api)
-    await api.database.execute(AGE_WORKERS)
+    await api.database.execute("update jobsworth.workers set beats = 8")
+    async with upkeep(api) as kept:
+        kept.judge.verdicts = {lease.worker_id: 7}
+        await a_few_rounds(api)
+        assert (await api.job(lease.job_id)).status is JobStatus.RUNNING
+        assert await api.rows("select beats from jobsworth.workers") == [{"beats": 8}]
+
+
+async def test_a_worker_whose_own_heart_stopped_judges_nobody(api: JobApi) -> None:
+    """It may be the one that is cut off."""
+    lease = await running_job(api)
+    async with upkeep(api) as kept:
+        kept.fall_silent()
+        kept.judge.verdicts = {lease.worker_id: 0}
+        await a_few_rounds(api)
+        assert (await api.job(lease.job_id)).status is JobStatus.RUNNING
+        kept.beat(unbroken_seconds=0)
+        await until(status_is(api, lease.job_id, JobStatus.QUEUED))
+
+
+async def test_jobs_of_a_worker_without_a_row_wait_until_it_must_have_found_out(
+    api: JobApi,
+) -> None:
+    """A worker that lives finds out at its next heartbeat that its row is gone."""
+    lease = await running_job(api)
+    await api.database.execute("delete from jobsworth.workers")
     async with upkeep(api, unbroken_seconds=RESCUE_SECONDS - 3) as kept:
         await a_few_rounds(api)
-        kept.beat(unbroken_seconds=float("-inf"))  # a beat was missed just now
+        kept.judge.verdicts = {uuid4(): 3}  # that somebody else is dead proves nothing of it
         await a_few_rounds(api)
         assert (await api.job(lease.job_id)).status is JobStatus.RUNNING
         kept.beat(unbroken_seconds=RESCUE_SECONDS + 1)
@@ -73,16 +96,17 @@ async def test_a_living_workers_job_is_left_alone(api: JobApi) -> None:
 
 
 async def test_dead_workers_are_buried_once_their_jobs_are_rescued(api: JobApi) -> None:
-    await running_job(api)
-    await api.database.execute(AGE_WORKERS)
+    lease = await running_job(api)
     living = uuid4()
     await api.database.execute(ADD_WORKER, {"id": living, "modes": ["answer"]})
 
     async def buried() -> bool:
         return await api.rows("select id from jobsworth.workers") == [{"id": living}]
 
-    async with upkeep(api, unbroken_seconds=RESCUE_SECONDS + 1):
+    async with upkeep(api) as kept:
+        kept.judge.verdicts = {lease.worker_id: 0}
         await until(buried)
+    assert (await api.job(lease.job_id)).status is JobStatus.QUEUED
 
 
 async def test_timers_fire_and_one_that_was_just_set_is_not_slept_over(api: JobApi) -> None:

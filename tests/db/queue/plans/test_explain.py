@@ -32,7 +32,6 @@ from db.steps import steps
 from db.steps.steps import PaidAnswer, Record
 from tests.db.money import entries
 from tests.db.protocol import (
-    RESCUE_SECONDS,
     claim,
     done,
     finish,
@@ -195,7 +194,7 @@ async def _measure(scene: Scene) -> dict[str, float]:
     ours, me = [one.job_id for one in scene.leases], scene.worker_id
     await measure("cancel requests", len(ours), lambda: rescuing.cancel_requests(conn, me, ours))
     await measure("strays", 1, lambda: rescuing.find_strays(conn, me, ours, 100))
-    await measure("due work", 1, lambda: upkeep.due_work(conn, RESCUE_SECONDS))
+    await measure("due work", 1, lambda: upkeep.due_work(conn))
     await measure("orphans", 1, lambda: promote.close_orphans(conn, UUID(int=0), 100))
     await _beat(conn, scene.worker_id)  # on a slow machine all this took its time
     await measure("nothing to rescue", 1, lambda: rescue(conn))
@@ -263,7 +262,7 @@ async def _plan_on_nothing(conn: Connection, worker_id: UUID) -> None:
         await promote.sweep(conn, reason, UUID(int=0), 200)
     await rescuing.cancel_requests(conn, worker_id, [nobody.job_id])
     await rescuing.find_strays(conn, worker_id, [], 100)
-    await upkeep.due_work(conn, RESCUE_SECONDS)
+    await upkeep.due_work(conn)
     await promote.close_orphans(conn, UUID(int=0), 100)
     await rescue(conn)
     await approvals.expire(conn, 100)
@@ -363,7 +362,7 @@ async def test_finding_due_work_reads_neither_finished_jobs_nor_all_open_approva
     await scene.claim(1000)
     await conn.execute("set synchronous_commit = on")  # or vacuum leaves what may not be on disk
     await execute(conn, VACUUM)
-    assert await scene.meter.touched(lambda: upkeep.due_work(conn, RESCUE_SECONDS)) <= 100
+    assert await scene.meter.touched(lambda: upkeep.due_work(conn)) <= 100
 
 
 async def test_without_the_pinned_plan_each_finish_reads_the_whole_table(
