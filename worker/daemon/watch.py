@@ -17,7 +17,7 @@ from worker.log import get_logger
 from worker.outcomes import Lost
 from worker.queue.attempt_log import AttemptLog
 from worker.queue.running import Running
-from worker.queue.wake import Wake
+from worker.queue.wake import Wakes
 
 STUCK = 70
 WATCH_SECONDS = 0.25
@@ -37,7 +37,7 @@ class Watch:
         vitals: Vitals,
         stop: Stop,
         signals: Signals,
-        work: Wake,
+        wakes: Wakes,
         *,
         slots: int,
         threads: int,
@@ -49,7 +49,7 @@ class Watch:
         self._vitals = vitals
         self._stop = stop
         self._signals = signals
-        self._work = work
+        self._wakes = wakes
         self._slots = slots
         self._threads_max = min(slots, threads)
         self._threads_stuck = 0
@@ -74,10 +74,10 @@ class Watch:
             others = self._running.stop_those_of_others(self._heartbeat.pulse.worker_id)
             if others:
                 log.warning(events.ATTEMPTS_STOPPED, jobs=others, reason="declared dead")
-        elif not self._lost and self._heartbeat.pulse.worker_id is not None:
-            cause = Lost("no heartbeat succeeded in time")
-            stopped = self._running.stop_all(cause, spare_calls=True)
-            log.warning(events.ATTEMPTS_STOPPED, jobs=stopped, reason="no heartbeat")
+        elif self._heartbeat.pulse.worker_id is not None:
+            stopped = self._running.lose_all(Lost("no heartbeat succeeded in time"))
+            if stopped or not self._lost:
+                log.warning(events.ATTEMPTS_STOPPED, jobs=stopped, reason="no heartbeat")
         if self._lost == alive:
             self._tell_database(lost=not alive)
         self._lost = not alive
@@ -88,7 +88,8 @@ class Watch:
             log.warning(events.DATABASE_LOST, age_seconds=round(self._heartbeat.age_seconds(), 1))
         else:
             log.info(events.DATABASE_RECOVERED)
-            self._work.set()
+            self._wakes.work.set()
+            self._wakes.lost_claims.set()  # jobs whose attempts were stopped, or never began
 
     def _look_for_deaf(self, at: float) -> None:
         """Tell of attempts that do not end: `why` says so of their jobs."""

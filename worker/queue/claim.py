@@ -8,7 +8,9 @@ every dead entry. It is then made so much more rarely that it takes a hundredth 
 every three seconds at least. NOTIFY is a hint: the poll is the truth.
 
 A claim whose answer was lost leaves jobs that run under our name without an attempt. Upkeep queues
-them again, once two looks have found them and a turn of the claim loop came in between.
+them again, once two looks have found them and a turn of the claim loop came in between. An answer
+may also come late, when others have taken us for dead and run the jobs: without a living heartbeat
+nothing starts, and what came is given back.
 
 Rejected: two claims at a time, which walk over each other's locked rows and are slower; an
 asynchronous commit of the claim, after which a crash of the server could draw the same lease number
@@ -26,7 +28,7 @@ import anyio.lowlevel
 from db.errors import JobsworthError
 from db.pool import Database
 from db.queue import claim as claiming
-from db.queue import workers
+from db.queue import rescue, workers
 from db.queue.claim import Claim, Claimed
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
@@ -192,10 +194,19 @@ class Claimer:
             self._positions.look_took(now() - began)
         crash_points.reach("claim.committed")
         self._positions.claimed_up_to(claim.positions)
+        self._promoter.deferred(claim.deferred_lanes)
+        if claim.jobs and self._heartbeat.proven_id() != worker_id:
+            await self._give_back(worker_id, claim.jobs)
+            return claim
         for job in claim.jobs:
             self._slots.start(job, worker_id)
-        self._promoter.deferred(claim.deferred_lanes)
         return claim
+
+    async def _give_back(self, worker_id: UUID, jobs: Sequence[Claimed]) -> None:
+        async with self._database.connection() as connection:
+            leases = [job.lease_no for job in jobs]
+            released = await rescue.release_strays(connection, worker_id, leases)
+        log.warning(events.JOBS_RELEASED, jobs=len(released), reason="claimed without a heartbeat")
 
     async def _busy(self, worker_id: UUID) -> None:
         """Stop notifications once every claim of the last second has found something."""

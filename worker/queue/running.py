@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import Context, copy_context
 from random import random
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import anyio
@@ -48,6 +48,12 @@ DEAF_SECONDS = 5.0
 log = get_logger()
 
 
+class Proof(Protocol):
+    """What proves that this worker lives; in a daemon, `Heartbeat`."""
+
+    def proven_id(self) -> UUID | None: ...
+
+
 class Running:
     """Starts attempts in its task group and accounts for their slots."""
 
@@ -58,6 +64,7 @@ class Running:
         attempt_log: AttemptLog,
         ended: EndedAttempts,
         work: Wake,
+        proof: Proof,
         *,
         slots: int,
         modules: tuple[str, ...],
@@ -73,6 +80,7 @@ class Running:
         self._log = attempt_log
         self._ended = ended
         self._work = work
+        self._proof = proof
         self._slots = slots
         self._modules = modules
         self._failures_max = failures_max
@@ -131,11 +139,21 @@ class Running:
             if attempt is not None and attempt.job.id == job_id:
                 attempt.stop(cause)
 
-    def stop_all(self, cause: Outcome, *, spare_calls: bool = False) -> int:
-        """Stop every attempt (`Attempt.stop`); returns how many there are."""
+    def stop_all(self, cause: Outcome) -> int:
+        """Stop every attempt at once; returns how many there are."""
         for attempt in self._attempts.values():
-            attempt.stop(cause, spare_calls=spare_calls)
+            attempt.stop(cause)
         return len(self._attempts)
+
+    def lose_all(self, cause: Lost) -> int:
+        """Stop every attempt that was not told to stop before; returns how many there were.
+
+        Paid calls that were sent may end first.
+        """
+        begun = [attempt for attempt in self if attempt.cause is None]
+        for attempt in begun:
+            attempt.stop(cause, spare_calls=True)
+        return len(begun)
 
     def stop_those_of_others(self, worker_id: UUID | None) -> int:
         """Stop attempts whose lease names another worker id: this process was declared dead."""
@@ -222,6 +240,9 @@ class Running:
             await asyncio.wait(self._runners, timeout=DEAF_SECONDS)
 
     async def _run(self, attempt: Attempt, scope: anyio.CancelScope, *, first: bool) -> None:
+        if self._proof.proven_id() != attempt.lease.worker_id:
+            # A handler may have blocked the loop since the claim, and others have taken the job.
+            attempt.stop(Lost("no heartbeat proves the lease"))
         outcome = await run_attempt(scope, attempt, self._tools, self._modules)
         if attempt.canceled_from_within and not first:
             # By a timer that an earlier handler in this task has left, perhaps: no failure counts.

@@ -17,7 +17,7 @@ from db.pool import Connection, Database, execute, fetch_val
 from db.queue import claim as claiming
 from db.queue.claim import Claim, Claimed
 from db.queue.enqueue import enqueue
-from tests.db.protocol import MODES, add, register, row, state, states
+from tests.db.protocol import MODES, add, register, rescue, row, state, states, take
 from tests.support import until
 from tests.worker.queue.standins import CountedWake, RecordedPromoter, beat, heartbeat
 from worker.daemon.vitals import Vitals
@@ -262,6 +262,65 @@ async def test_lanes_that_were_put_off_are_handed_on(
     await desk.more_rounds()
     assert desk.promoter.lanes == ["a"]
     assert await state(conn, second) == ("waiting", "lane")
+
+
+async def test_a_claim_that_is_answered_after_the_heartbeat_was_lost_starts_nothing(
+    desk: Desk, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have taken this worker for dead meanwhile, and run the jobs."""
+    worker_id, desk.worker_id = desk.worker_id, None
+    await desk.more_rounds()
+    really_claim, late = claiming.claim, list[UUID]()
+
+    async def claim_late(*args: Any, **options: Any) -> Claim:
+        got = await really_claim(*args, **options)
+        if got.jobs and not late:
+            late.extend(job.id for job in got.jobs)
+            desk.worker_id = None
+        return got
+
+    monkeypatch.setattr(claiming, "claim", claim_late)
+    job_id = await add(conn)
+    desk.worker_id = worker_id
+
+    async def given_back() -> bool:
+        return bool(late) and await state(conn, job_id) == ("queued", None)
+
+    await until(given_back)
+    await desk.more_rounds()
+    assert desk.started == []
+    desk.worker_id = worker_id
+    assert await desk.has_started(1) == [job_id]
+    assert (await row(conn, job_id))["crashes"] == 0
+
+
+async def test_a_late_claim_that_was_rescued_meanwhile_is_left_to_whoever_has_it(
+    desk: Desk, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker_id, desk.worker_id = desk.worker_id, None
+    await desk.more_rounds()
+    really_claim, late = claiming.claim, list[UUID]()
+
+    async def claim_late(*args: Any, **options: Any) -> Claim:
+        got = await really_claim(*args, **options)
+        if got.jobs and not late:
+            late.extend(job.id for job in got.jobs)
+            desk.worker_id = None
+            await execute(conn, "update jobsworth.workers set beaten_at = '-infinity'")
+            assert len(await rescue(conn)) == 1
+            await take(conn, await register(conn))
+        return got
+
+    monkeypatch.setattr(claiming, "claim", claim_late)
+    job_id = await add(conn)
+    desk.worker_id = worker_id
+
+    async def came() -> bool:
+        return bool(late)
+
+    await until(came)
+    await desk.more_rounds()
+    assert (desk.started, await state(conn, job_id)) == ([], ("running", None))
 
 
 async def test_a_claim_whose_answer_is_lost_is_told_and_the_claimer_goes_on(

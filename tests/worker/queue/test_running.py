@@ -3,10 +3,13 @@
 from contextvars import ContextVar
 
 import anyio
+import pytest
 
 from db.queue.jobs import JobStatus
 from jobsworth import handler
-from tests.worker.job_api import JobApi
+from tests.support import until
+from tests.worker.job_api import JobApi, registered
+from worker.daemon.heartbeat import Heartbeat
 
 REQUEST: ContextVar[str | None] = ContextVar("REQUEST", default=None)
 
@@ -25,6 +28,48 @@ async def test_handlers_that_wait_run_side_by_side(api: JobApi) -> None:
     jobs = [await api.enqueue("meet") for _ in range(10)]
     await api.work()
     assert {(await api.job(job)).status for job in jobs} == {JobStatus.DONE}
+
+
+async def test_an_attempt_that_no_heartbeat_proves_does_not_begin(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler blocked the loop so long that others may have taken this worker for dead."""
+    ran: list[str] = []
+    with registered():
+        async with JobApi.open(database_url) as api:
+
+            @handler("blocks")
+            async def blocks() -> None:
+                ran.append("blocks")
+                monkeypatch.setattr(Heartbeat, "alive", _not_alive)
+
+            @handler("next")
+            async def next_one() -> None:
+                ran.append("next")
+
+            first = await api.enqueue("blocks", priority=1)
+            second = await api.enqueue("next")
+            async with api.working():
+
+                async def claimed() -> bool:
+                    return (await api.job(second)).status is JobStatus.RUNNING
+
+                await until(claimed)
+                await until(lambda: _true(ran == ["blocks"]))
+                monkeypatch.undo()
+                await until(lambda: _true(len(ran) == 2))
+            done = [await api.job(one) for one in (first, second)]
+    assert [job.status for job in done] == [JobStatus.DONE] * 2
+    # What could not be proved was given back, and ran once.
+    assert (ran, done[1].attempt, done[1].crashes) == (["blocks", "next"], 2, 0)
+
+
+def _not_alive(_: Heartbeat) -> bool:
+    return False
+
+
+async def _true(value: bool) -> bool:
+    return value
 
 
 async def test_a_context_variable_that_a_handler_leaves_behind_is_not_seen_by_the_next(
