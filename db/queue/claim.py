@@ -45,6 +45,7 @@ class Claimed(NamedTuple):
     node: str | None
     agent_id: UUID | None
     waited_seconds: float
+    suspect: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,11 @@ _claim_order = attrgetter("priority", "position")
 CLAIM: LiteralString = """
 select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
   c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
-  c.parent_id, c.is_child, c.lane, c.trace_parent, c.run_id, c.node, c.agent_id, c.waited_seconds
+  c.parent_id, c.is_child, c.lane, c.trace_parent, c.run_id, c.node, c.agent_id, c.waited_seconds,
+  c.suspect
 from jobsworth.claim(%(worker_id)s, %(queues)s::text[], %(priorities)s::smallint[],
-  %(positions)s::bigint[], %(modes)s::text[], %(wanted)s) as c
+  %(positions)s::bigint[], %(modes)s::text[], %(wanted)s, %(crashes_max)s,
+  %(suspect_wanted)s) as c
 """
 
 
@@ -76,12 +79,15 @@ async def claim(
     probes: Sequence[tuple[str, int, int]],
     modes: Sequence[str],
     wanted: int,
+    crashes_max: int,
+    suspect_wanted: bool,
 ) -> Claim:
     """Take up to `wanted` queued jobs; committed on return.
 
     `probes` are (queue, priority, position): where to look, in this order, each only beyond its
-    position. Without a row of the worker in `workers`, nothing is claimed. Raises `Refused` with
-    SQLSTATE 23505 when two workers claimed from one lane at once: try again.
+    position. A suspect is a job that one more death of its worker fails; at most one is taken, and
+    none unless `suspect_wanted`. Without a row of the worker in `workers`, nothing is claimed.
+    Raises `Refused` with SQLSTATE 23505 when two workers claimed from one lane at once: try again.
     """
     values = {
         "worker_id": worker_id,
@@ -90,6 +96,8 @@ async def claim(
         "positions": [position for _, _, position in probes],
         "modes": list(modes),
         "wanted": wanted,
+        "crashes_max": crashes_max,
+        "suspect_wanted": suspect_wanted,
     }
     rows: list[Claimed] = await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True)
     rows.sort(key=_claim_order)

@@ -8,6 +8,11 @@ A rescue judges first and locks the judged lease second. Locking in the statemen
 dead workers is not enough: the lock's recheck does not look into `workers` again, and took a job
 from a living worker that had just claimed it.
 
+A death does not tell which job killed. Charging all that were there failed innocents beside one
+killer, and backoff from the second death slowed down the jobs of a healthy worker that somebody had
+killed three times. So a shared death only raises suspicion, and suspects run apart
+(`jobsworth.claim`) until a death has only one.
+
 The look asks where no living worker's index entries lie: at the ids of dead workers, and between
 the ids that have a row. A look at all running jobs walked one dead index entry for each job that
 was run while somebody held a snapshot: 30 ms after 200,000 jobs, against 0.05 ms.
@@ -26,10 +31,20 @@ with dead as materialized (
   select u.id as job_id, u.lease_no, u.worker_id
   from jobsworth.jobs_of_dead_workers(%(dead)s::uuid[], %(beats)s::bigint[]) u
   where %(rowless)s or u.worker_id = any(%(dead)s::uuid[])
+), present as materialized (
+  -- All jobs that a worker ran when it died, and how many suspects were among them.
+  select d.worker_id, count(*) as jobs, count(*) filter (where c.suspect) as suspects
+  from dead d
+  cross join lateral (
+    select r.crashes > 0 and r.crashes >= coalesce(r.crashes_max, %(crashes_max)s) - 1 as suspect
+    from jobsworth.reactive_jobs r
+    where r.id = d.job_id
+    offset 0) c
+  group by d.worker_id
 ), locked as materialized (
   -- Take back the lease that was judged, no other: another rescue may have given the job back
   -- meanwhile, to a living worker, and a lock's recheck does not look into `workers` again.
-  select f.id, f.holds
+  select f.id, f.worker_id, f.holds
   from dead l
   cross join lateral ("""
     + FENCE
@@ -37,32 +52,46 @@ with dead as materialized (
     + """ skip locked) f
   limit %(most)s
 ), orphaned as materialized (
-  select k.id from locked k where k.holds
+  select k.id, p.jobs = 1 as alone, p.suspects
+  from locked k
+  join present p on p.worker_id = k.worker_id
+  where k.holds
+), judged as materialized (
+  select o.id, o.alone, b.bound,
+    -- A suspect that was the only one is guilty. With no suspect there, all are under suspicion;
+    -- beside a suspect, nobody else is.
+    o.alone or o.suspects = 0
+      or o.suspects = 1 and j.crashes > 0 and j.crashes >= b.bound - 1 as charged
+  from orphaned o
+  cross join lateral (
+    select r.crashes, r.crashes_max from jobsworth.reactive_jobs r where r.id = o.id offset 0) j
+  cross join lateral (select coalesce(j.crashes_max, %(crashes_max)s) as bound) b
 )
 update jobsworth.reactive_jobs j
-set crashes = j.crashes + 1,
+set crashes = j.crashes + g.charged::int,
   status = (case
     when j.cancel_requested then 'canceled'
-    when j.crashes + 1 >= coalesce(j.crashes_max, %(crashes_max)s) then 'failed'
-    when j.crashes = 0 then 'queued'
-    else 'waiting' end)::jobsworth.job_status,
+    when g.charged and j.crashes + 1 >= g.bound then 'failed'
+    when g.alone and j.crashes > 0 then 'waiting'
+    else 'queued' end)::jobsworth.job_status,
   waiting_for = case
-    when not j.cancel_requested and j.crashes > 0
-      and j.crashes + 1 < coalesce(j.crashes_max, %(crashes_max)s) then 'timer'
-    end::jobsworth.wait_reason,
+    when not j.cancel_requested and j.crashes + 1 < g.bound and g.alone and j.crashes > 0
+    then 'timer' end::jobsworth.wait_reason,
   run_at = case
-    when j.cancel_requested or j.crashes + 1 >= coalesce(j.crashes_max, %(crashes_max)s) then null
-    when j.crashes = 0 then now()
-    else now() + least(%(retry_max_seconds)s, %(retry_base_seconds)s * 2 ^ least(j.crashes, 32))
-      * (0.5 + random()) * interval '1 second' end,
-  position = case when j.crashes = 0 then nextval('jobsworth.job_position') else j.position end,
+    when j.cancel_requested or g.charged and j.crashes + 1 >= g.bound then null
+    when g.alone and j.crashes > 0
+    then now() + least(%(retry_max_seconds)s, %(retry_base_seconds)s * 2 ^ least(j.crashes, 32))
+      * (0.5 + random()) * interval '1 second'
+    else now() end,
+  position = nextval('jobsworth.job_position'),
   finished_at = case
-    when j.cancel_requested or j.crashes + 1 >= coalesce(j.crashes_max, %(crashes_max)s)
-    then now() end,
+    when j.cancel_requested or g.charged and j.crashes + 1 >= g.bound then now() end,
   error = case when j.cancel_requested then j.error
-    else 'its worker died during attempt ' || j.attempt || ' (crash ' || j.crashes + 1 || ')' end
-from orphaned o
-where j.id = any(array[o.id])
+    else 'its worker died during attempt ' || j.attempt
+      || case when g.charged then ' (crash ' || j.crashes + 1 || ')'
+        else ', beside a job that is suspected of it' end end
+from judged g
+where j.id = any(array[g.id])
 returning j.id, j.status::text, j.mode, j.crashes
 """
 )
@@ -82,8 +111,10 @@ async def rescue(
     worker has no row.
 
     `dead` maps each dead worker to the number of its last beat: one that has beaten since lives.
-    They are queued again after the first crash, with backoff from the second, and fail at
-    `crashes_max`. Returns id, status, mode and crashes of each.
+    Those that shared the worker are queued again at once, and each is charged a crash. One that was
+    alone waits for a backoff from its second crash. A job that one more crash would fail is a
+    suspect, and runs apart from others like it: if its worker dies, it fails at `crashes_max`, and
+    what ran beside it is charged nothing. Returns id, status, mode and crashes of each.
     """
     return await fetch_all(
         conn,

@@ -107,6 +107,7 @@ async def claim(
     beyond: int = 0,
     modes: Sequence[str] = MODES,
     queues: Sequence[str] = ("default",),
+    suspect_wanted: bool = True,
 ) -> Claim:
     """Claim in every priority, beyond one position."""
     return await claiming.claim(
@@ -115,6 +116,8 @@ async def claim(
         probes=[(name, priority, beyond) for priority in PRIORITIES for name in queues],
         modes=modes,
         wanted=wanted,
+        crashes_max=CRASHES_MAX,
+        suspect_wanted=suspect_wanted,
     )
 
 

@@ -268,5 +268,6 @@ def claimed_job(
         "node": None,
         "agent_id": None,
         "waited_seconds": 0.0,
+        "suspect": False,
     }
     return Claimed(**{**columns, **first, **known})

@@ -169,6 +169,7 @@ def make_parts(
             queues=identity.queues,
             modes=identity.modes,
             poll_seconds=settings.poll_seconds,
+            crashes_max=settings.crashes_max,
         ),
         upkeep=upkeep_parts(
             database,

@@ -108,6 +108,8 @@ class Slots(Protocol):
 
     def free_slots(self) -> int: ...
 
+    def has_suspect(self) -> bool: ...
+
     def start(self, job: Claimed, worker_id: UUID) -> None: ...
 
 
@@ -126,6 +128,7 @@ class Claimer:
         queues: Sequence[str],
         modes: Sequence[str],
         poll_seconds: float,
+        crashes_max: int,
     ) -> None:
         self._database = database
         self._heartbeat = heartbeat
@@ -136,6 +139,7 @@ class Claimer:
         self._positions = Positions(queues)
         self._modes = list(modes)
         self._poll_seconds = poll_seconds
+        self._crashes_max = crashes_max
         self._flag: tuple[UUID, bool] | None = None
         self._flag_changed_at = -IDLE_CHANGE_SECONDS
         self._found_nothing_at = now()
@@ -190,6 +194,8 @@ class Claimer:
                 probes=self._positions.probes(began),
                 modes=self._modes,
                 wanted=wanted,
+                crashes_max=self._crashes_max,
+                suspect_wanted=not self._slots.has_suspect(),
             )
             self._positions.look_took(now() - began)
         crash_points.reach("claim.committed")

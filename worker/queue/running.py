@@ -87,6 +87,7 @@ class Running:
         self._retry_base_seconds = retry_base_seconds
         self._retry_max_seconds = retry_max_seconds
         self._attempts: dict[int, Attempt] = {}
+        self._suspects = 0
         self._waiting: deque[Attempt] = deque()
         self._runner_starts = False
         self._runners: dict[asyncio.Task[None], anyio.CancelScope] = {}
@@ -119,6 +120,12 @@ class Running:
         """How many more jobs may be claimed."""
         return self._slots - len(self._attempts)
 
+    def has_suspect(self) -> bool:
+        """Whether a job runs that one more death of its worker fails: it runs apart from others
+        like it.
+        """
+        return self._suspects > 0
+
     def job_ids(self) -> list[UUID]:
         """The jobs that have an attempt here; an ended one counts until its commit."""
         return [attempt.job.id for attempt in self._attempts.values()]
@@ -128,6 +135,7 @@ class Running:
         lease = Lease(job.id, job.lease_no, worker_id)
         attempt = Attempt(job, lease, self._handlers[job.mode])
         self._attempts[job.lease_no] = attempt
+        self._suspects += job.suspect
         self._log.claimed(job.mode)
         self._waiting.append(attempt)
         self._have_runner()
@@ -267,6 +275,7 @@ class Running:
     def _release(self, attempt: Attempt, status: str | None, error: str | None) -> None:
         del self._attempts[attempt.lease.lease_no]
         self.ended += 1
+        self._suspects -= attempt.job.suspect
         self._work.set()
         if not self._attempts:
             self._all_free.set()

@@ -7,32 +7,39 @@
 -- Claim up to `wanted` queued jobs for a worker, and put off the jobs of a lane that come after its
 -- first (these are returned without a lease). `queues`, `priorities` and `positions` say where to
 -- look, in this order, and after which position in each. The worker must have its row in `workers`.
+-- A job is a suspect if its workers have died so often that one more death fails it (`crashes_max`
+-- unless it has its own bound). Suspects run apart from each other, so that the next death tells
+-- which of them kills: at most one is taken, and none unless `suspect_wanted`.
 create function jobsworth.claim(
   worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[],
-  wanted int)
+  wanted int, crashes_max int, suspect_wanted boolean)
   returns table (
     id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
     payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
     thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
-    trace_parent text, run_id uuid, node text, agent_id uuid, waited_seconds float8)
+    trace_parent text, run_id uuid, node text, agent_id uuid, waited_seconds float8,
+    suspect boolean)
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
   return query
-  with ready as materialized (
+  with found as materialized (
     -- The next jobs of each queue and priority, after the remembered position, urgent ones first.
     -- Rows that other workers have locked are skipped. The lateral join keeps the order of the
     -- probes.
-    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position
+    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.suspect
     from unnest(claim.queues, claim.priorities, claim.positions)
       as probe (queue, priority, position)
     cross join lateral (
-      select r.id, r.queue, r.priority, r.position, r.lane, r.lane_position
+      select r.id, r.queue, r.priority, r.position, r.lane, r.lane_position,
+        r.crashes > 0 and r.crashes >= coalesce(r.crashes_max, claim.crashes_max) - 1 as suspect
       from jobsworth.reactive_jobs r
       where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
         and r.position > probe.position and r.mode = any(claim.modes)
+        and (r.crashes = 0 or claim.suspect_wanted
+          or r.crashes < coalesce(r.crashes_max, claim.crashes_max) - 1)
       order by r.position
       limit claim.wanted
       -- `for update` would also skip a job that another job needs, as long as the transaction that
@@ -42,6 +49,11 @@ begin
     where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
       and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
     limit claim.wanted
+  ), ready as materialized (
+    select f.id, f.queue, f.priority, f.position, f.lane, f.lane_position, f.suspect
+    from found f
+    where not f.suspect or f.id = (
+      select s.id from found s where s.suspect order by s.priority, s.position limit 1)
   ), heads as materialized (
     -- Of a lane only its lowest open job, if nothing runs there. One claimer at a time; the others
     -- do not wait for it.
@@ -68,16 +80,18 @@ begin
     returning j.id, j.lease_no, j.queue, j.priority, j.position, j.mode, j.payload, j.attempt,
       j.failures, j.failures_max, j.timeout_seconds, j.team_id, j.thread_id, j.trigger_message_id,
       j.parent_id, j.is_child, j.lane, j.trace_parent, j.run_id, j.node, j.agent_id,
-      greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds
+      greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds,
+      j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, claim.crashes_max) - 1 as suspect
   )
   -- The casts take the domains off: a function returns exactly the types that it declares.
   select t.id, t.lease_no, t.queue::text, t.priority::smallint, t.position, t.mode::text,
     t.payload::jsonb, t.attempt::int, t.failures::int, t.failures_max::int,
     t.timeout_seconds::real, t.team_id, t.thread_id, t.trigger_message_id, t.parent_id, t.is_child,
-    t.lane, t.trace_parent, t.run_id, t.node, t.agent_id, t.waited_seconds
+    t.lane, t.trace_parent, t.run_id, t.node, t.agent_id, t.waited_seconds,
+    t.suspect
   from taken t
   union all
   select d.id, null, r.queue, r.priority, r.position, null, null, null, null, null, null, null,
-    null, null, null, null, d.lane, null, null, null, null, null
+    null, null, null, null, d.lane, null, null, null, null, null, null
   from deferred d join ready r on r.id = d.id;
 end $$;

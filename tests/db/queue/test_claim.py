@@ -12,6 +12,7 @@ from db.queue import promote, rescue
 from db.queue.enqueue import enqueue
 from db.queue.finish import Finish
 from tests.db.protocol import (
+    CRASHES_MAX,
     add,
     claim,
     done,
@@ -53,6 +54,8 @@ async def test_eight_claimers_share_thousands_of_jobs_and_none_twice(
                     probes=positions.probes(anyio.current_time()),
                     modes=["answer"],
                     wanted=20,
+                    crashes_max=CRASHES_MAX,
+                    suspect_wanted=True,
                 )
                 positions.claimed_up_to(got.positions)
                 claimed.extend((job.id, job.lease_no) for job in got.jobs)
@@ -126,6 +129,8 @@ async def test_an_urgent_job_is_in_the_next_claim_however_small(conn: Connection
         probes=positions.probes(0),
         modes=["answer"],
         wanted=1,
+        crashes_max=CRASHES_MAX,
+        suspect_wanted=True,
     )
     assert [job.id for job in got.jobs] == [urgent]
 
@@ -139,7 +144,13 @@ async def test_a_late_commit_lies_behind_the_position_until_the_next_look_from_t
 
     async def look(at: float) -> list[object]:
         got = await claiming.claim(
-            conn, worker_id=worker_id, probes=positions.probes(at), modes=["answer"], wanted=10
+            conn,
+            worker_id=worker_id,
+            probes=positions.probes(at),
+            modes=["answer"],
+            wanted=10,
+            crashes_max=CRASHES_MAX,
+            suspect_wanted=True,
         )
         positions.claimed_up_to(got.positions)
         return [job.id for job in got.jobs]

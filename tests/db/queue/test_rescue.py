@@ -23,6 +23,7 @@ from tests.db.protocol import (
     die,
     done,
     finish,
+    lease_of,
     parked,
     register,
     rescue,
@@ -85,6 +86,69 @@ async def test_a_job_that_may_crash_very_often_is_rescued_however_often_it_did(
     await die(conn, lease.worker_id)
     [rescued] = await rescue(conn)
     assert (rescued["status"], rescued["crashes"]) == ("waiting", 2_001)
+
+
+async def test_a_death_that_jobs_share_slows_none_of_them_down(conn: Connection) -> None:
+    """Somebody killed a healthy worker, again and again."""
+    jobs = [await add(conn) for _ in range(4)]
+    for crash in range(1, CRASHES_MAX):
+        await _run_and_die(conn, 4)
+        found = [await row(conn, job_id) for job_id in jobs]
+        assert [(one["status"], one["crashes"]) for one in found] == [("queued", crash)] * 4
+
+
+async def test_the_job_that_kills_is_found_among_its_neighbours(conn: Connection) -> None:
+    killer, *innocents = [await add(conn) for _ in range(5)]
+    for _ in range(CRASHES_MAX - 1):
+        await _run_and_die(conn, 5)
+    for _ in range(5):
+        worker_id = await register(conn)
+        [suspect] = (await claim(conn, worker_id)).jobs
+        assert suspect.suspect
+        assert (await claim(conn, worker_id, suspect_wanted=False)).jobs == []
+        if suspect.id == killer:
+            await die(conn, worker_id)
+            await rescue(conn)
+        else:
+            await finish(conn, done(lease_of(suspect, worker_id)))
+    assert await states(conn, killer, *innocents) == [("failed", None)] + [("done", None)] * 4
+
+
+async def test_what_runs_beside_a_suspect_is_not_charged_with_its_death(conn: Connection) -> None:
+    suspect, *fresh = [await add(conn) for _ in range(3)]
+    await execute(conn, CRASH, {"id": suspect, "crashes": CRASHES_MAX - 1})
+    await _run_and_die(conn, 3)
+    assert (await row(conn, suspect))["status"] == "failed"
+    for job_id in fresh:
+        now = await row(conn, job_id)
+        assert (now["status"], now["crashes"], now["run_at"] is None) == ("queued", 0, False)
+        assert now["error"] == (
+            "its worker died during attempt 1, beside a job that is suspected of it"
+        )
+
+
+async def test_two_suspects_in_one_worker_are_told_apart_later(conn: Connection) -> None:
+    """No worker takes two; a worker of an older version may have."""
+    jobs = [await add(conn) for _ in range(2)]
+    await _run_and_die(conn, 2)
+    for job_id in jobs:
+        await execute(conn, CRASH, {"id": job_id, "crashes": 0})
+    worker_id = await register(conn)
+    await claim(conn, worker_id)
+    for job_id in jobs:
+        await execute(conn, CRASH, {"id": job_id, "crashes": CRASHES_MAX - 1})
+    await die(conn, worker_id)
+    await rescue(conn)
+    found = [await row(conn, job_id) for job_id in jobs]
+    assert [(one["status"], one["crashes"]) for one in found] == [("queued", CRASHES_MAX - 1)] * 2
+
+
+async def _run_and_die(conn: Connection, jobs: int) -> None:
+    """A worker takes so many jobs, and dies with them."""
+    worker_id = await register(conn)
+    assert len((await claim(conn, worker_id)).jobs) == jobs
+    await die(conn, worker_id)
+    assert len(await rescue(conn)) == jobs
 
 
 async def test_a_job_may_have_its_own_bound_of_crashes(conn: Connection) -> None:

@@ -166,6 +166,7 @@ class Desk:
             queues=["default"],
             modes=MODES,
             poll_seconds=0.05,
+            crashes_max=3,
         )
 
     @property
@@ -197,6 +198,9 @@ class Desk:
 
     def free_slots(self) -> int:
         return self.slots
+
+    def has_suspect(self) -> bool:
+        return any(job.suspect for job, _ in self.started)
 
     def start(self, job: Claimed, worker_id: UUID) -> None:
         self.started.append((job, worker_id))
@@ -306,7 +310,9 @@ async def test_a_late_claim_that_was_rescued_meanwhile_is_left_to_whoever_has_it
         if got.jobs and not late:
             late.extend(job.id for job in got.jobs)
             desk.worker_id = None
-            await execute(conn, "update jobsworth.workers set beaten_at = '-infinity'")
+            await execute(
+                conn, "update jobsworth.workers set beaten_at = now() - interval '1 hour'"
+            )
             assert len(await rescue(conn)) == 1
             await take(conn, await register(conn))
         return got
