@@ -10,6 +10,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 CHAOS_SEEDS ?= 1000
+FAULT_ROUNDS ?= 11
 QUICK ?=
 # More than there are cores, because tests mostly wait, for servers and for rescues. The files run in
 # order, so that the fault tests, which take longest, begin first.
@@ -17,7 +18,7 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test installed check bench chaos lock clean
+.PHONY: help demo test installed check bench chaos faults faketime lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +30,7 @@ demo: $(STAMP) ## play a shipped conversation, with a daemon killed half-way (AR
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## run all tests, on real PostgreSQL (ARGS=… is passed to pytest)
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
-	    --ignore tests/test_installed.py $(ARGS)
+	    --ignore tests/test_installed.py --ignore tests/faults/test_faults.py $(ARGS)
 
 installed: $(STAMP) ## install the wheel in empty environments, on each Python of this machine, and run it
 	$(VENV)/bin/python -m pytest tests/test_installed.py $(ARGS)
@@ -44,6 +45,14 @@ bench: $(STAMP) ## measure against other job queues and pgbench, write docs/benc
 
 chaos: $(STAMP) ## run the fault tests with many more seeds (CHAOS_SEEDS=1000)
 	JOBSWORTH_CHAOS_SEEDS=$(CHAOS_SEEDS) $(VENV)/bin/python -m pytest tests/chaos $(ARGS)
+
+faults: export PYTHONDONTWRITEBYTECODE =
+faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each rescue (FAULT_ROUNDS=11)
+	JOBSWORTH_FAULT_ROUNDS=$(FAULT_ROUNDS) $(VENV)/bin/python -m pytest -s tests/faults $(ARGS)
+
+faketime: ## install what sets the clock of a server in the fault tests (as root, on Debian)
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime; }
 
 lock: $(STAMP) ## renew requirements.lock with the newest versions that fit
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group dev \

@@ -13,6 +13,8 @@ from uuid import UUID
 from db.money import budgets
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
 
+NEWEST_MAX = 200
+
 UNBLOCK: LiteralString = "select jobsworth.unblock(%(ids)s::uuid[])"
 
 
@@ -78,19 +80,25 @@ async def next_due_seconds(conn: Connection) -> float | None:
 
 
 SWEEP: LiteralString = """
-with recent as (
-  select j.id from jobsworth.reactive_jobs j
+with recent as materialized (
+  select j.id, jobsworth.reason_gone(j) as is_gone
+  from jobsworth.reactive_jobs j
   where j.status = 'waiting' and j.waiting_for = %(reason)s::jobsworth.wait_reason
   order by j.id desc
-  limit %(most)s
-), slice as (
-  select j.id from jobsworth.reactive_jobs j
+  limit %(newest)s
+), slice as materialized (
+  select j.id, jobsworth.reason_gone(j) as is_gone
+  from jobsworth.reactive_jobs j
   where j.status = 'waiting' and j.waiting_for = %(reason)s::jobsworth.wait_reason
     and j.id > %(after)s::uuid
   order by j.id
   limit %(most)s
 ), looked as (
-  select jobsworth.reconsider(array(select id from recent union select id from slice)) as held
+  -- Nothing is locked for a job that has to go on waiting.
+  select jobsworth.reconsider(array(
+    select r.id from recent r where r.is_gone
+    union
+    select s.id from slice s where s.is_gone)) as held
 )
 select (
   select (array_agg(s.id order by s.id desc))[1] from slice s having count(*) = %(most)s
@@ -108,7 +116,30 @@ async def sweep(conn: Connection, reason: str, after: UUID, most: int) -> UUID |
     if reason == "budget":
         # No transaction unblocks jobs when a new window begins.
         await budgets.wake(conn)
-    return await fetch_val(conn, SWEEP, {"reason": reason, "after": after, "most": most})
+    values = {"reason": reason, "after": after, "most": most, "newest": min(most, NEWEST_MAX)}
+    return await fetch_val(conn, SWEEP, values)
+
+
+SWEEP_LANES: LiteralString = """
+with stalled as materialized (
+  select s.heads, s.next from jobsworth.stalled_lanes(%(after)s, %(most)s) s
+)
+select (
+    select cardinality(jobsworth.reconsider(s.heads)) from stalled s where s.heads <> '{}'
+  ) as held,
+  (select s.next from stalled s) as next
+"""
+
+
+async def sweep_lanes(conn: Connection, after: str, most: int) -> str | None:
+    """Look at up to `most` lanes after this one, and move on the heads that nothing blocks.
+
+    Only needed after crashes and late commits. Returns the lane after which the next look goes on,
+    None when the last one was reached.
+    """
+    row = await fetch_one(conn, SWEEP_LANES, {"after": after, "most": most})
+    assert row is not None
+    return row["next"]
 
 
 SWEEP_RUNS: LiteralString = """

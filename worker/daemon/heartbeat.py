@@ -110,6 +110,11 @@ class Heartbeat(threading.Thread):
         """
         return self._judge.dead() if self.alive() and not self._stopping.is_set() else {}
 
+    def is_first(self) -> bool:
+        """Whether this worker lives, and no other that lives has a lower id."""
+        own_id = self.proven_id()
+        return own_id is not None and self._judge.is_first(own_id)
+
     def stop(self) -> None:
         """End the thread after its current beat."""
         self._stopping.set()

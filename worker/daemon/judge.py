@@ -54,6 +54,10 @@ class Judge:
             if one.has_ended or one.until - one.since >= self._silent_seconds
         }
 
+    def is_first(self, own_id: UUID) -> bool:
+        """Whether no living worker has a lower id: work that one of all shall do is its own."""
+        return all(own_id < worker_id for worker_id in self._watched.keys() - self.dead().keys())
+
     def next_verdict_in(self, at: float) -> float:
         """Seconds until a look can find somebody dead; infinite if nobody is silent."""
         due = (

@@ -220,7 +220,7 @@ def upkeep_parts(
     """What the chapters bring to upkeep. A new part is one more line here."""
     rescuer = Rescuer(database, heartbeat, promoter, rescue, rescued)
     due_parts = [
-        *queue_upkeep.due_parts(database, rescuer, wakes),
+        *queue_upkeep.due_parts(database, heartbeat, rescuer, wakes),
         *approvals_upkeep.due_parts(database, wakes),
         *deployments_upkeep.due_parts(database, wakes),
     ]

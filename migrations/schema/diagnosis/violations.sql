@@ -8,6 +8,43 @@
 -- A lateral with `offset 0` is looked up for each row of what stands before it, never the other way
 -- round.
 
+-- Whether what a waiting job waited for ended or came within the last 30 seconds, so that somebody
+-- may be about to move the job on. Not all is told: the park of a job that steps out of its lane
+-- counts from the beginning of that attempt.
+create function jobsworth.freed_lately(j jobsworth.reactive_jobs) returns boolean
+  language plpgsql stable
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  since timestamptz := now() - interval '30 seconds';
+begin
+  return case j.waiting_for
+    when 'lane' then exists (
+        select 1 from jobsworth.reactive_jobs o
+        where o.lane = j.lane and o.lane is not null and o.finished_at > since)
+      or exists (
+        select 1 from jobsworth.reactive_jobs o
+        where o.lane = j.lane and o.waiting_for in ('approval', 'signal') and o.started_at > since
+          and o.lane_position is not null and o.finished_at is null)
+    when 'parents' then exists (
+      select 1 from jobsworth.job_edges e
+      join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+      where e.job_id = j.id and p.finished_at > since)
+    when 'children' then exists (
+      select 1 from jobsworth.reactive_jobs c
+      where c.parent_id = j.id and c.is_child and c.finished_at > since)
+    when 'approval' then exists (
+      select 1 from jobsworth.approvals a where a.job_id = j.id and a.closed_at > since)
+    when 'signal' then exists (
+      select 1 from jobsworth.signals s
+      where s.job_id = j.id and s.name = j.waiting_detail and s.received_at is null
+        and s.sent_at > since)
+    when 'handler' then exists (
+      select 1 from jobsworth.workers w where j.mode = any(w.modes) and w.started_at > since)
+    else false
+  end;
+end $$;
+
 create view jobsworth.violations_of_queue (invariant, subject_id, detail, at) as
 select 'two running in a lane', j.id, 'lane ' || j.lane, now()
 from jobsworth.reactive_jobs j
@@ -43,6 +80,7 @@ where j.status = 'waiting'
   and j.waiting_for in ('lane', 'parents', 'children', 'approval', 'handler', 'signal')
   and (j.waiting_for <> 'signal' or j.run_at is null)
   and coalesce(j.run_at, j.created_at) < now() - interval '30 seconds' and jobsworth.reason_gone(j)
+  and not jobsworth.freed_lately(j)
 union all
 select 'ended with an open child', c.id, 'parent ' || c.parent_id, now()
 from jobsworth.reactive_jobs c

@@ -12,7 +12,7 @@
 -- which of them kills: at most one is taken, and none unless `suspect_wanted`.
 create function jobsworth.claim(
   worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[],
-  wanted int, crashes_max int, suspect_wanted boolean)
+  wanted int, crashes_max int default 5, suspect_wanted boolean default true)
   returns table (
     id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
     payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
@@ -25,7 +25,7 @@ create function jobsworth.claim(
 #variable_conflict use_column
 begin
   return query
-  with found as materialized (
+  with ready as materialized (
     -- The next jobs of each queue and priority, after the remembered position, urgent ones first.
     -- Rows that other workers have locked are skipped. The lateral join keeps the order of the
     -- probes.
@@ -49,11 +49,6 @@ begin
     where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
       and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
     limit claim.wanted
-  ), ready as materialized (
-    select f.id, f.queue, f.priority, f.position, f.lane, f.lane_position, f.suspect
-    from found f
-    where not f.suspect or f.id = (
-      select s.id from found s where s.suspect order by s.priority, s.position limit 1)
   ), heads as materialized (
     -- Of a lane only its lowest open job, if nothing runs there. One claimer at a time; the others
     -- do not wait for it.
@@ -63,7 +58,8 @@ begin
         and pg_try_advisory_xact_lock(hashtextextended('jobsworth.' || r.lane, 0))
       ) as is_head
     from ready r
-    where r.lane is not null
+    where r.lane is not null and (not r.suspect or r.id = (
+      select s.id from ready s where s.suspect order by s.priority, s.position limit 1))
   ), deferred as (
     update jobsworth.reactive_jobs j
     set status = 'waiting', waiting_for = 'lane', run_at = null
@@ -74,7 +70,9 @@ begin
     set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'),
       worker_id = claim.worker_id, started_at = now()
     where j.id = any(array(
-      select r.id from ready r where r.lane is null
+      select r.id from ready r
+      where r.lane is null and (not r.suspect or r.id = (
+        select s.id from ready s where s.suspect order by s.priority, s.position limit 1))
       union all
       select h.id from heads h where h.is_head))
     returning j.id, j.lease_no, j.queue, j.priority, j.position, j.mode, j.payload, j.attempt,

@@ -90,6 +90,9 @@ create unique index jobs_one_running_in_lane on jobsworth.reactive_jobs (lane)
 create index jobs_lane_open on jobsworth.reactive_jobs (lane, lane_position, id)
   where lane is not null and lane_position is not null and finished_at is null
     and (waiting_for is null or waiting_for not in ('approval', 'signal') or holds_lane);
+-- Since when nothing has kept the head of a lane from moving on (`violations`).
+create index jobs_lane_ended on jobsworth.reactive_jobs (lane, finished_at)
+  where lane is not null and finished_at is not null;
 -- The sweep, and the counts by reason.
 create index jobs_waiting on jobsworth.reactive_jobs (waiting_for, id) where status = 'waiting';
 -- One open job for each unique key of a team.

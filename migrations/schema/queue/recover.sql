@@ -53,6 +53,39 @@ begin
   ) j;
 end $$;
 
+-- The heads of lanes that wait although nothing comes before them, because a crash or a late commit
+-- kept anybody from moving them on. It goes through the index from lane to lane, so a deep lane
+-- costs as much as a short one, and looks at up to `most` lanes after the lane `after`. `next` is
+-- the lane after which the next look goes on (null: from the first).
+create function jobsworth.stalled_lanes(after text, most int, out heads uuid[], out next text)
+  language plpgsql stable
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  head record;
+begin
+  heads := '{}';
+  next := after;
+  for looked in 1 .. most loop
+    select o.id, o.lane, o.lane_position, o.waiting_for into head
+    from jobsworth.reactive_jobs o
+    where o.lane > next and o.lane_position is not null and o.finished_at is null
+      and (o.waiting_for is null or o.waiting_for not in ('approval', 'signal') or o.holds_lane)
+    order by o.lane, o.lane_position, o.id
+    limit 1;
+    if not found then
+      next := null;
+      return;
+    end if;
+    next := head.lane;
+    if head.waiting_for = 'lane'
+      and not jobsworth.lane_blocked(head.lane, head.lane_position, head.id)
+    then
+      heads := heads || head.id;
+    end if;
+  end loop;
+end $$;
+
 -- Close the open approvals and children of jobs that have ended. It looks at the newest open ones,
 -- and at the `most` approvals and `most` children after the job `after`. Returns for how many jobs
 -- it closed something, and the job after which the next call goes on (null: from the first). It

@@ -108,6 +108,26 @@ async def test_a_parked_job_whose_approval_is_decided(conn: Connection) -> None:
     assert await listed(conn) == [("waiting though its reason is gone", job_id)]
 
 
+async def test_a_lane_that_is_about_to_move_on_is_none(conn: Connection) -> None:
+    """In a deep lane of a healthy worker there is always one that was freed just now."""
+    running = await rows.take(conn, await rows.new_job(conn, lane="l"))
+    behind = await rows.new_job(conn, lane="l")
+    await rows.end(conn, running.job_id)
+    await change(
+        conn,
+        "update jobsworth.reactive_jobs set created_at = now() - interval '1 hour' where id = %s",
+        behind,
+    )
+    assert await listed(conn) == []
+    await change(
+        conn,
+        "update jobsworth.reactive_jobs set finished_at = now() - interval '31 seconds'"
+        " where id = %s",
+        running.job_id,
+    )
+    assert await listed(conn) == [("waiting though its reason is gone", behind)]
+
+
 async def test_an_open_approval_of_an_ended_job(conn: Connection) -> None:
     lease = await rows.running_job(conn)
     await execute(

@@ -81,6 +81,21 @@ async def _delivered(conn: Connection, lease: Lease, reason: str) -> None:
         )
 
 
+async def test_a_stalled_lane_is_found_among_many_and_however_deep_it_is(conn: Connection) -> None:
+    for n in range(6):
+        await running(conn, lane=f"lane {n}")
+        await add(conn, lane=f"lane {n}")
+    lease = await running(conn, lane="lane 3a")
+    head, *behind = [await add(conn, lane="lane 3a") for _ in range(5)]
+    await finish(conn, done(lease))
+    assert await promote.sweep_lanes(conn, "", 3) == "lane 2"
+    assert await state(conn, head) == ("waiting", "lane")
+    assert await promote.sweep_lanes(conn, "lane 2", 3) == "lane 4"
+    assert await state(conn, head) == ("queued", None)
+    assert {await state(conn, one) for one in behind} == {("waiting", "lane")}
+    assert await promote.sweep_lanes(conn, "lane 4", 3) is None
+
+
 @pytest.mark.usefixtures("unguarded")
 @pytest.mark.parametrize("reason", ["lane", "parents", "children", "approval", "signal", "handler"])
 async def test_a_sweep_moves_on_what_a_crash_left_behind(conn: Connection, reason: str) -> None:

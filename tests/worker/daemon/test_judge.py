@@ -90,6 +90,16 @@ def test_the_next_look_comes_when_a_silent_one_is_due() -> None:
     assert judge.next_verdict_in(112.0) == float("inf")
 
 
+def test_the_first_of_the_living_is_one() -> None:
+    low, middle, high = sorted(uuid4() for _ in range(3))
+    judge = Judge(SILENT_SECONDS, None)
+    assert judge.is_first(high)
+    judge.saw([seen(low, 1), seen(high, 1)], 100.0, 100.0)
+    assert not judge.is_first(middle)
+    judge.saw([seen(low, 1), seen(high, 2)], 112.0, 112.0)
+    assert judge.is_first(middle)  # the lowest is dead
+
+
 def test_a_process_of_this_machine_that_is_gone_is_dead_at_once() -> None:
     own = own_process()
     assert own is not None

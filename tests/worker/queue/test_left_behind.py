@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
@@ -51,6 +52,13 @@ class Attempts:
         return [found[job.lease_no] for job in self._jobs]
 
 
+class Proven:
+    """A worker that lives."""
+
+    def proven_id(self) -> UUID:
+        return WORKER
+
+
 def _unheard(*_: object) -> None:
     """Takes an error and does nothing."""
 
@@ -68,6 +76,7 @@ async def attempts() -> AsyncGenerator[Attempts]:
             AttemptLog(Metrics(), 0),
             ended,
             Wake(),
+            Proven(),
             slots=10,
             modules=(),
             failures_max=1,
