@@ -1,9 +1,8 @@
 -- Every breach of an invariant, one view for each chapter. It is empty, always.
 --
 -- `at` is when a settled call was settled, because the books are too long to be read every minute;
--- all else counts as now. So is everything that is cheap to read whole. (It is no infinity, which
--- clients cannot read. The casts keep all parts of the views of one type: only then does a
--- condition on `at` reach the indexes.)
+-- all else counts as now. Clients cannot read infinity. All parts of a view have one type, therefore the
+-- casts: only then does a condition on `at` reach the indexes.
 --
 -- A lateral with `offset 0` is looked up for each row of what stands before it, never the other way
 -- round.
