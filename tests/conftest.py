@@ -8,7 +8,6 @@ stop, restart and break (`server`). `conn` is a connection to it, out of the poo
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 import time
 import uuid
@@ -29,16 +28,14 @@ from db.pool import Connection, Database
 from db.schema import DEFAULT_SCHEMA
 from db.server.embedded import Embedded, start
 from db.server.file_lock import FileLock
+from tests import surroundings
 from tests.support import Workers, connect
 
 # A property holds or it does not; how long a busy machine takes for it is no part of that.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# A shell's background job, and `nohup`, start with signals ignored, and a process started from here
-# would inherit that; a signal with a handler goes back to its default there.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+surroundings.settle()
 
 MAJORS = (18, 16)
 TEMPLATE = "migrated"

@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 
 async def until(
-    check: Callable[[], Awaitable[T]], seconds: float = 10, what: str | None = None
+    check: Callable[[], Awaitable[T]], seconds: float = 60, what: str | None = None
 ) -> T:
     """The first truthy answer of `check`; fails with the last one after `seconds`."""
     give_up = time.monotonic() + seconds
@@ -38,7 +38,7 @@ async def until(
     return answer
 
 
-def until_sync(check: Callable[[], T], seconds: float = 10, what: str | None = None) -> T:
+def until_sync(check: Callable[[], T], seconds: float = 60, what: str | None = None) -> T:
     """The first truthy answer of `check`; fails with the last one after `seconds`."""
     give_up = time.monotonic() + seconds
     while not (answer := check()):
@@ -138,7 +138,7 @@ class WorkerProcess:
         """The records so far of this event with these fields."""
         return [record for record in self.records if _matches(record, event, fields)]
 
-    def wait_for(self, event: str, seconds: float = 10, since: int = 0, **fields: object) -> Record:
+    def wait_for(self, event: str, seconds: float = 60, since: int = 0, **fields: object) -> Record:
         """The first record of `event` with these fields, waiting for it at most `seconds`.
 
         `since` skips that many records: pass `len(worker.records)` to wait for a later one.

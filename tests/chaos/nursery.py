@@ -177,7 +177,7 @@ class Daemon:
             if record["event"] == event and fields.items() <= record.items()
         ]
 
-    def wait_for(self, event: str, seconds: float = 15, **fields: object) -> Record:
+    def wait_for(self, event: str, seconds: float = 60, **fields: object) -> Record:
         """The first record of `event` with these fields, waiting for it at most `seconds`."""
         give_up = time.monotonic() + seconds
         while not (found := self.events(event, **fields)):

@@ -87,7 +87,7 @@ class Scene:
         [row] = self.rows("select * from jobsworth.reactive_jobs where id = %(id)s", {"id": job_id})
         return row
 
-    def until_status(self, job_id: UUID, *statuses: str, seconds: float = 20) -> DictRow:
+    def until_status(self, job_id: UUID, *statuses: str, seconds: float = 60) -> DictRow:
         """The job's row, once it has one of these statuses."""
 
         try:

@@ -128,12 +128,12 @@ class JobApi:
         await self.work()
         return await self.job(job_id)
 
-    async def work(self, seconds: float = 20) -> None:
+    async def work(self, seconds: float = 120) -> None:
         """A worker's life: until nothing is ready, running or due soon. Then it drains."""
         async with self.working():
             await self.idle(seconds)
 
-    async def idle(self, seconds: float = 20) -> None:
+    async def idle(self, seconds: float = 120) -> None:
         """Until nothing moves that a worker could move."""
         await until(partial(self._is_idle), seconds, "the worker is idle")
 
