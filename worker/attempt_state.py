@@ -9,7 +9,7 @@ what is committed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
@@ -21,7 +21,7 @@ import anyio.to_thread
 from db.deployments.deployments import Deployment
 from db.documents import to_text
 from db.errors import InvalidInput
-from db.fence import Lease
+from db.fence import Lease, LeaseLost
 from db.masking import mask
 from db.money.calls import Usage
 from db.pool import Database
@@ -36,6 +36,7 @@ from worker.money.pricing import Priced
 from worker.money.spool import Spool
 from worker.outcomes import Outcome, Parked, ParkSignal
 from worker.queue import forked
+from worker.steps.beside import Beside
 from worker.steps.declaration import check_name
 
 R = TypeVar("R")
@@ -117,12 +118,21 @@ class Tools:
 class AttemptState:
     """One attempt at a job; shared by everything that works for it."""
 
-    def __init__(self, job: Claimed, lease: Lease, tools: Tools, *, plain: bool) -> None:
+    def __init__(
+        self,
+        job: Claimed,
+        lease: Lease,
+        tools: Tools,
+        *,
+        plain: bool,
+        beside: Beside | None = None,
+    ) -> None:
         """`plain`: the handler is a plain function, which runs in a thread or a process."""
         self.job = job
         self.lease = lease
         self.tools = tools
         self.plain = plain
+        self.beside = beside or Beside()
         self.effects: list[Effect] = []
         self.threads_running = 0
         self.stopped_by: Outcome | None = None
@@ -172,6 +182,15 @@ class AttemptState:
         """The signal to raise so that the job waits; the effects so far commit with the wait."""
         shown = None if detail is None else to_text(mask(detail))
         return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
+
+    def check_not_over(self) -> None:
+        """Raise `LeaseLost` in what a handler left running, unless it finishes what it began."""
+        if self.beside.over and not self.beside.is_inside_work():
+            raise LeaseLost(self.lease)
+
+    def parked(self, signal: ParkSignal | None = None) -> Parked:
+        """What the job waits for, with the effects of the attempt; `signal` is what ended it."""
+        return replace(self.beside.merged(signal), effects=tuple(self.effects))
 
     async def write(self, kind: WriteKind[T, R], item: T) -> R:
         """Write an item into the books, in one commit with what other attempts write meanwhile.

@@ -6,7 +6,7 @@ again.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -53,14 +53,24 @@ T = TypeVar("T")
 def _in_the_loop(
     method: Callable[Concatenate["Job", P], Awaitable[R]],
 ) -> Callable[Concatenate["Job", P], Awaitable[R]]:
-    """Refuse, before a coroutine is made, what a plain handler's thread cannot do."""
+    """Refuse, before a coroutine is made, what a plain handler's thread cannot do.
+
+    A method that ends because the job is to wait ends when nothing works beside it any more.
+    """
 
     @wraps(method)
     def checked(job: "Job", *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        _require_loop(state_of(job), method.__name__)
-        return method(job, *args, **kwargs)
+        state = state_of(job)
+        _require_loop(state, method.__name__)
+        return _beside_others(state, partial(method, job, *args, **kwargs))
 
     return checked
+
+
+async def _beside_others(state: AttemptState, method: Callable[[], Awaitable[R]]) -> R:
+    state.check_not_over()
+    with state.beside.working(begins_nothing=True):
+        return await state.beside.held(method())
 
 
 def _require_loop(state: AttemptState, method: str) -> None:
@@ -198,9 +208,8 @@ class Job(PlainJob):
         _require_loop(self._state, "call")
         if send is None:
             return OpenCall(self._state, name, provider, model, estimate)
-        return calls.make(
-            self._state, name, send, provider=provider, model=model, estimate=estimate
-        )
+        call = partial(calls.make, provider=provider, model=model, estimate=estimate)
+        return _beside_others(self._state, partial(call, self._state, name, send))
 
     @overload
     async def agent(
@@ -224,7 +233,6 @@ class Job(PlainJob):
         **options: Unpack[AgentOptions],
     ) -> T: ...
 
-    @_in_the_loop
     async def agent(
         self,
         name: str,
@@ -246,8 +254,12 @@ class Job(PlainJob):
         that asked something else (unless `if_changed="reuse"`). A provider that cannot be reached
         is tried again by the job's own retry.
         """
+        _require_loop(self._state, "agent")
         run = await self._state.tools.model.ready(_agent_runner)
-        return await run(self._state, name, agent, prompt, output_type=output_type, **options)
+        # Its requests and tool calls are work; the run as a whole is not waited for.
+        return await self._state.beside.held(
+            run(self._state, name, agent, prompt, output_type=output_type, **options)
+        )
 
     @_in_the_loop
     async def checkpoint(self, name: str, state: Any) -> Any:

@@ -48,7 +48,7 @@ async def promote_lanes(conn: Connection, lanes: Sequence[str]) -> list[UUID]:
 DUE: LiteralString = """
 select j.id
 from jobsworth.reactive_jobs j
-where j.status = 'waiting' and j.waiting_for in ('timer', 'signal', 'limit')
+where j.status = 'waiting' and j.waiting_for not in ('lane', 'parents', 'handler')
   and j.run_at <= clock_timestamp()
 order by j.run_at
 limit %(most)s
@@ -67,7 +67,7 @@ async def promote_due(conn: Connection, most: int) -> int:
 NEXT_DUE: LiteralString = """
 select extract(epoch from j.run_at - clock_timestamp())::float8
 from jobsworth.reactive_jobs j
-where j.status = 'waiting' and j.waiting_for in ('timer', 'signal', 'limit')
+where j.status = 'waiting' and j.waiting_for not in ('lane', 'parents', 'handler')
   and j.run_at is not null
 order by j.run_at
 limit 1

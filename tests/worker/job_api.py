@@ -62,7 +62,7 @@ where j.mode = any(%(modes)s) and (
   j.status in ('queued', 'running')
   or j.status = 'waiting' and (
     jobsworth.reason_gone(j)
-    or j.waiting_for in ('timer', 'limit')
+    or j.waiting_for not in ('lane', 'parents', 'handler')
       and j.run_at < clock_timestamp() + %(soon)s * interval '1 second'
     or j.waiting_for = 'approval' and exists (
       select 1 from jobsworth.approvals a

@@ -80,8 +80,9 @@ class Durable(AbstractCapability[Any]):
         async def run(given: dict[str, Any]) -> dict[str, Any]:
             return _document(tool_def.name, await _outcome(handler, given))
 
-        recorded = await steps.run(
-            self.conversation.state,
+        state = self.conversation.state
+        step = steps.run(
+            state,
             self._step(call),
             run,
             [args],
@@ -89,7 +90,8 @@ class Durable(AbstractCapability[Any]):
             effect=effect,
             any_input=self.conversation.if_changed == "reuse",
         )
-        return _result(recorded)
+        # The agent cancels its other tool calls when one of them ends by an exception.
+        return _result(await state.beside.held(step))
 
     async def handle_deferred_tool_calls(
         self, ctx: RunContext[Any], *, requests: DeferredToolRequests

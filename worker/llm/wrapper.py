@@ -261,6 +261,7 @@ class MeteredModel(WrapperModel):
                     connection.push_async_exit(held.pop_all())
         except ParkSignal as signal:
             if not self._others or signal.parked.reason != "limit":
+                await self._conversation.state.beside.hold(signal)
                 raise
             # The model is paused or has reached its limit: a fallback goes on with the next model.
             detail = signal.parked.detail or "limit"

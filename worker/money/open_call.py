@@ -107,13 +107,14 @@ class OpenCall:
         return self.output
 
     async def __aenter__(self) -> "OpenCall":
-        call = await calls.begin(
+        begun = calls.begin(
             self._state,
             self._name,
             provider=self._provider,
             model=self._model,
             estimate=self._estimate,
         )
+        call = await self._state.beside.held(begun)
         if isinstance(call, RecordedStep):
             self.recorded, self.output = True, call.output
         else:
@@ -129,7 +130,7 @@ class OpenCall:
         if self._paid is None or self.recorded:
             return
         if error is not None:
-            await failed(self._paid, error)
+            await self._state.beside.held(failed(self._paid, error))
             return
         await self._paid.lost("the block was left without an answer")
         raise InvalidInput(

@@ -6,9 +6,11 @@ park, hang, call `sys.exit()`, swallow its cancellation. No exception of a handl
 it.
 """
 
+import asyncio
 import math
 import time
 from asyncio import CancelledError
+from typing import Any
 
 import anyio
 
@@ -20,11 +22,20 @@ from worker.job import Job
 from worker.log import job_bound
 from worker.outcomes import Done, Failed, Outcome
 from worker.plain_job import trace_id
-from worker.queue import forked, isolated
-from worker.queue.interpret import CANCELED_FROM_WITHIN, outcome_of, result_of
+from worker.queue import forked, isolated, leftovers
+from worker.queue.interpret import (
+    CANCELED_FROM_WITHIN,
+    outcome_of,
+    park_signal_of,
+    result_of,
+    waits,
+)
+from worker.steps.beside import HERE, Beside
 
 # How long a stopped attempt waits for the answers to its paid calls, which are then spooled.
 SPARED_SECONDS_MAX = 300.0
+# How long a handler that has been told to wait may take to end, before it is stopped.
+UNWIND_SECONDS = 2.0
 
 
 class Attempt:
@@ -73,6 +84,14 @@ class Attempt:
         self.spared = spare_calls and self._spare_calls(self.scope)
         if not self.spared:
             self.scope.cancel()
+
+    def parks(self) -> None:
+        """The job is to wait: the handler has been told so, and has some seconds to end."""
+        asyncio.get_running_loop().call_later(UNWIND_SECONDS, self._has_parked)
+
+    def _has_parked(self) -> None:
+        if self.state is not None and self.scope is not None:
+            self.stop(self.state.parked())
 
     def _spare_calls(self, scope: anyio.CancelScope) -> bool:
         if self.state is None or not self.state.calls_open.then(self._calls_ended):
@@ -143,17 +162,43 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     arguments = arguments_of(handler, attempt.job.payload)
     if handler.kind == "process":
         return await isolated.run(attempt.job, attempt.lease, handler, tools, modules)
+    beside = Beside()
     if handler.kind == "async" and handler.job_parameter is None:
-        return Done(result_of(await handler.function(**arguments), handler))
+        return Done(result_of(await _run(attempt, beside, arguments), handler))
     plain = handler.kind == "thread"
-    state = attempt.state = AttemptState(attempt.job, attempt.lease, tools, plain=plain)
+    state = attempt.state = AttemptState(
+        attempt.job, attempt.lease, tools, plain=plain, beside=beside
+    )
+    beside.on_parked = attempt.parks
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = Job(state)
-    if handler.kind == "async":
-        value = await handler.function(**arguments)
-    else:
+    if plain:
         value = await state.run_in_thread(handler.function, **arguments)
+        return Done(result_of(value, handler), tuple(state.effects))
+    try:
+        value = await _run(attempt, beside, arguments)
+    except BaseException as error:
+        if not waits(error, parked=beside.parked):
+            raise
+        return state.parked(park_signal_of(error))
+    if beside.parked:
+        # It has caught what ends a branch that waits (`gather(…, return_exceptions=True)` does).
+        return state.parked()
     return Done(result_of(value, handler), tuple(state.effects))
+
+
+async def _run(attempt: Attempt, beside: Beside, arguments: dict[str, Any]) -> Any:
+    """Run an async handler, and end what it leaves running."""
+    function, scope = attempt.handler.function, attempt.scope
+    token = beside.enter()
+    try:
+        try:
+            return await function(**arguments)
+        finally:
+            if scope is not None and beside.has_leftovers():
+                await leftovers.end(beside, scope, function)
+    finally:
+        HERE.reset(token)
 
 
 def _timed_out(attempt: Attempt) -> Outcome:

@@ -20,6 +20,7 @@ from worker.outcomes import (
     Canceled,
     Fail,
     Failed,
+    HandlerEnding,
     Lost,
     Outcome,
     Parked,
@@ -52,6 +53,22 @@ def outcome_of(error: BaseException, attempt_no: int) -> Outcome:
         return _meaning(_alone(error), attempt_no)
     except BaseException:
         return Failed(f"{type(error).__name__}, which cannot be described")
+
+
+def waits(error: BaseException, *, parked: bool) -> bool:
+    """Whether a handler that raised this is to wait; `parked`: a branch of it was told so.
+
+    Then an error is what it made of that, unless it ends on purpose.
+    """
+    if park_signal_of(error) is not None:
+        return True
+    ends = isinstance(error, HandlerEnding) or _find(error, LeaseLost) is not None
+    return parked and isinstance(error, Exception) and not ends
+
+
+def park_signal_of(error: BaseException) -> ParkSignal | None:
+    """The signal to wait, alone or in a group."""
+    return _find(error, ParkSignal)
 
 
 def describe(error: BaseException) -> str:

@@ -39,6 +39,7 @@ from worker.queue.attempt_log import AttemptLog
 from worker.queue.decide import Tries, decide
 from worker.queue.ended import EndedAttempt, EndedAttempts
 from worker.queue.interpret import CANCELED_FROM_WITHIN
+from worker.queue.leftovers import watch_loop
 from worker.queue.wake import Wake
 
 ATTEMPTS_AT_A_STRETCH = 100
@@ -98,6 +99,7 @@ class Running:
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Run attempts until cancelled; then stop them, wherever they are."""
+        watch_loop(asyncio.get_running_loop())
         self._context = copy_context()
         task_status.started()
         try:

@@ -101,17 +101,23 @@ async def run(
 
 @contextmanager
 def alone(state: AttemptState, name: str) -> Generator[None]:
-    """Refuse to run a step while one of the same name runs: both would get the first result."""
+    """A step or call, which is work that others wait for (`worker.steps.beside`).
+
+    Raises `InvalidInput` while one of the same name runs, because both would get the first result;
+    `ParkSignal` if the job is about to wait; and `LeaseLost` if the handler has ended.
+    """
+    state.check_not_over()
     if name in state.under_way:
         raise InvalidInput(
             f"step {name!r} runs already in this attempt of job {state.job.id}",
             "steps that run beside each other need names of their own, like f'fetch {n}'",
         )
-    state.under_way.add(name)
-    try:
-        yield
-    finally:
-        state.under_way.discard(name)
+    with state.beside.working():
+        state.under_way.add(name)
+        try:
+            yield
+        finally:
+            state.under_way.discard(name)
 
 
 async def transaction(

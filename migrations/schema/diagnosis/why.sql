@@ -135,6 +135,10 @@ begin
       detail := coalesce(j.waiting_detail, j.waiting_for::text);
       remedy := 'jobsworth job show ' || j.id;
     end case;
+    if j.waiting_for in ('approval', 'children', 'budget', 'person') and j.run_at is not null then
+      detail := detail || '; another branch of its handler goes on at '
+        || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC';
+    end if;
   elsif j.status = 'queued' then
     if exists (select 1 from jobsworth.queues q where q.name = j.queue and q.paused) then
       reason := 'paused';

@@ -116,7 +116,8 @@ create unique index jobs_node on jobsworth.reactive_jobs (run_id, node) where ru
 -- Due timers, oldest first. A signal may have a time limit, and a limit is waited for like a timer.
 -- A job that waits for others is looked at when they end.
 create index jobs_due on jobsworth.reactive_jobs (run_at)
-  where status = 'waiting' and waiting_for in ('timer', 'signal', 'limit') and run_at is not null;
+  where status = 'waiting' and waiting_for not in ('lane', 'parents', 'handler')
+    and run_at is not null;
 -- The jobs of a run that have not ended.
 create index jobs_open_in_run on jobsworth.reactive_jobs (run_id, status)
   where run_id is not null and finished_at is null;

@@ -4,14 +4,17 @@
 -- statement and decides in the next, because a subquery in a statement that waited for a lock still
 -- sees the snapshot from before the wait.
 
--- Whether the reason of a waiting job is gone.
+-- Whether the reason of a waiting job is gone. A job that its handler has set to wait goes on at
+-- `run_at` at the latest: other branches of the handler wait for a time.
 create function jobsworth.reason_gone(j jobsworth.reactive_jobs)
   returns boolean language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
+  if j.waiting_for not in ('lane', 'parents', 'handler') and j.run_at <= clock_timestamp() then
+    return true;
+  end if;
   return case j.waiting_for
-    when 'timer' then j.run_at <= clock_timestamp()
     when 'lane' then not jobsworth.lane_blocked(j.lane, j.lane_position, j.id)
     when 'parents' then not exists (
       select 1 from jobsworth.job_edges e
@@ -22,12 +25,12 @@ begin
       where c.parent_id = j.id and c.is_child and c.finished_at is null)
     when 'approval' then not exists (
       select 1 from jobsworth.approvals a where a.job_id = j.id and a.status = 'pending')
-    when 'signal' then coalesce(j.run_at <= clock_timestamp(), false) or exists (
+    when 'signal' then exists (
       select 1 from jobsworth.signals s
       where s.job_id = j.id and s.name = j.waiting_detail and s.received_at is null)
     when 'handler' then exists (
       select 1 from jobsworth.workers w where j.mode = any(w.modes))
-    when 'limit' then coalesce(j.run_at <= clock_timestamp(), jobsworth.environment_is_free(j))
+    when 'limit' then j.run_at is null and jobsworth.environment_is_free(j)
     when 'budget' then jobsworth.budget_has_room(j.id)
     when 'person' then not exists (
       select 1 from jobsworth.steps s
