@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from worker.money.sending import CallLimited, CallRefused, Sending
     from worker.outcomes import Cancel, Fail, Retry, Snooze
     from worker.plain_job import ChildOptions, FollowUpOptions
+    from worker.steps.changed import StepChanged
     from worker.steps.parents import Parents
-    from worker.steps.steps import StepChanged
     from worker.steps.waits import Child, ChildFailed
 
 __all__ = [
@@ -177,7 +177,7 @@ _HOMES = {
     "Snooze": "worker.outcomes",
     "StartOptions": "db.runs.new_run",
     "StartedRun": "db.runs.runs:RunStarted",
-    "StepChanged": "worker.steps.steps",
+    "StepChanged": "worker.steps.changed",
     "Usage": "db.money.calls",
     "Vote": "db.approvals.voting",
     "cancel": "db.queue.jobs",

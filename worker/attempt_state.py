@@ -38,21 +38,37 @@ from worker.outcomes import Outcome, Parked, ParkSignal
 from worker.queue import forked
 from worker.steps.beside import Beside
 from worker.steps.declaration import check_name
+from worker.steps.input_hash import input_hash
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+# Hexadecimal digits by which an effect without a name is told from the others of its job.
+KEY_DIGITS = 12
 
 
 class RecordedStep(NamedTuple):
     """A recorded step: its output, and what tells whether a step met again is the same.
 
-    `inherited`: a branch reads it from the run that it was forked from.
+    `source`: the job of another run that a branch reads it from.
     """
 
     output: Any
     kind: str = "step"
     input_hash: str | None = None
-    inherited: bool = False
+    source: UUID | None = None
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it was recorded before a fork."""
+        return self.source is not None
+
+
+class Met(NamedTuple):
+    """With which arguments an attempt has met a step, and which values the step's function held."""
+
+    input_hash: str
+    held: object
 
 
 class PriceSource(Protocol):
@@ -142,6 +158,14 @@ class AttemptState:
         # is of a run: that may be a branch, and read what a job of another run has recorded.
         first = job.attempt == 1 and job.run_id is None
         self.recorded: dict[str, RecordedStep] | None = {} if first else None
+        # Names that steps, calls and waits were met under.
+        self.seen: set[str] = set()
+        # By name: the steps whose results the handler has got (`worker.steps.changed`).
+        self.met: dict[str, Met] = {}
+        # Sleeps that branches of the handler have met.
+        self.sleeps: set[str] = set()
+        # Checkpoints that this attempt has saved or read.
+        self.checkpoints: set[str] = set()
         # Names of steps and calls that run at this moment.
         self.under_way: set[str] = set()
         # Names of steps that this attempt has marked as begun.
@@ -151,29 +175,35 @@ class AttemptState:
         # Calls that a person has allowed to go beyond a budget: (name of the call, budget).
         self.budgets_exceeded: set[tuple[str, UUID]] = set()
         self._key_counts: dict[str, int] = {}
-        self._keys: set[str] = set()
+        # The keys of effects, waits and questions that have a name.
+        self.named: set[str] = set()
 
     @property
     def own_sql(self) -> Database:
         """The database for the handler's own statements."""
         return self.tools.handlers_database or self.tools.database
 
-    def key(self, kind: str, name: str | None) -> str:
-        """The key of an effect, a wait or a question: by its name, else by its number in order.
+    def key(self, kind: str, name: str | None, *what: object) -> str:
+        """The key of an effect, a wait or a question: by its name, else by `what` it is.
 
-        Raises `InvalidInput` for a name that cannot be kept, or that this attempt has used.
+        Equal ones without a name are numbered: which of them is which makes no difference. Without
+        `what` they are numbered in the order in which they come. Raises `InvalidInput` for a name
+        that cannot be kept, or that this attempt has used.
         """
         if name is None:
-            self._key_counts[kind] = self._key_counts.get(kind, 0) + 1
-            return f"{kind}#{self._key_counts[kind]}"
+            which = f"{kind}#{input_hash(what, {})[:KEY_DIGITS]}" if what else kind
+            self._key_counts[which] = n = self._key_counts.get(which, 0) + 1
+            if not what:
+                return f"{kind}#{n}"
+            return which if n == 1 else f"{which}.{n}"
         check_name(kind, name)
         key = f"{kind}:{name}"
-        if key in self._keys:
+        if key in self.named:
             raise InvalidInput(
                 f"the {kind} {name!r} of job {self.job.id} is made twice",
                 "a name stands for one thing in all attempts: give this one another",
             )
-        self._keys.add(key)
+        self.named.add(key)
         return key
 
     def park(

@@ -10,9 +10,12 @@ from math import isfinite, nan
 from typing import Any, cast
 from uuid import UUID
 
+from orjson import loads
+
 from db.arguments import check_uri
 from db.documents import to_document, to_payload, to_text
 from db.errors import InvalidInput
+from db.queue import effects_made
 from db.queue.effects import (
     ARTIFACT_BYTES_MAX,
     ArtifactEffect,
@@ -23,11 +26,13 @@ from db.queue.effects import (
 )
 from db.queue.new_job import NewJob
 from worker.attempt_state import AttemptState
+from worker.steps.changed import StepChanged
 from worker.steps.waits import Child
 
 # What a handler does not set by an option of `enqueue` or `spawn`.
 _NOT_OPTIONS = {"key", "mode", "payload", "is_child", "thread_id", "message_key"}
 JOB_OPTIONS = frozenset(JobEffect.__dataclass_fields__) - _NOT_OPTIONS
+IDENTIFYING = ("queue", "lane", "unique_key", "agent_id")
 
 
 def say(
@@ -47,7 +52,7 @@ def say(
         _require_thread(state, "say")
     state.effects.append(
         MessageEffect(
-            key=state.key("message", name),
+            key=state.key("message", name, text, role, thread_id),
             text=to_text(text),
             role=role,
             thread_id=thread_id,
@@ -70,7 +75,7 @@ def send(
 ) -> None:
     """A message to another agent, and the job of that agent that the message triggers."""
     thread = thread_id or _require_thread(state, "send")
-    key = state.key("send", name)
+    key = state.key("send", name, agent_id, text, mode, thread)
     state.effects.append(
         MessageEffect(
             key=key,
@@ -106,7 +111,8 @@ def metric(state: AttemptState, name: str, value: object, key: str | None) -> No
         raise InvalidInput(
             f"metric {name!r} must be a finite number, not {_shown(value)}", "pass a finite number"
         )
-    state.effects.append(MetricEffect(state.key("metric", key), to_text(name), number))
+    made = MetricEffect(state.key("metric", key, name, number), to_text(name), number)
+    state.effects.append(made)
 
 
 def enqueue(
@@ -117,7 +123,7 @@ def enqueue(
     options: Mapping[str, Any],
 ) -> None:
     """A follow-up job."""
-    _add_job(state, state.key("job", name), mode, payload, options, is_child=False)
+    _add_job(state, "job", name, mode, payload, options)
 
 
 def spawn(
@@ -144,9 +150,7 @@ def spawn(
             " and then there would be no child to gather",
             "leave it out: a replay spawns each child once anyway",
         )
-    key = state.key("child", name)
-    _add_job(state, key, mode, payload, options, is_child=True)
-    return Child(key)
+    return Child(_add_job(state, "child", name, mode, payload, options))
 
 
 def save(
@@ -198,13 +202,44 @@ def remember(
     """A text to embed after the job has finished."""
     state.effects.append(
         MemoryEffect(
-            key=state.key("memory", name),
+            key=state.key("memory", name, text, kind, source_id),
             text=to_text(text),
             source_kind=to_text(kind),
             source_id=None if source_id is None else to_text(source_id),
             metadata=to_document(dict(metadata or {}), "the metadata of a memory"),
         )
     )
+
+
+async def check_same(state: AttemptState, *, waits: bool) -> None:
+    """Raise `StepChanged` if an earlier attempt has committed something else than this one makes.
+
+    So under a name. A child without a name that is another one in each attempt would be spawned
+    anew whenever the job has waited for it (`waits`), for ever: such a child is told too.
+    """
+    if state.job.attempt == 1 or not state.effects:
+        return
+    named = [one for one in state.effects if one.key in state.named]
+    children = {one.key: one for one in state.effects if isinstance(one, JobEffect)}
+    spawned = {key: one.mode for key, one in children.items() if key.startswith("child#")}
+    if not named and not (waits and spawned):
+        return
+    async with state.tools.database.connection() as connection:
+        changed = await effects_made.changed(connection, state.job.id, named)
+        before = await effects_made.unnamed_children(connection, state.job.id) if waits else []
+    if changed:
+        raise StepChanged(
+            f"an earlier attempt has made another {changed[0]!r}: what it is differs between"
+            " attempts (take what changes from job.step, or give the new one a name of its own)"
+        )
+    new = {mode for key, mode in spawned.items() if key not in dict(before)}
+    for key, mode in before:
+        if key not in spawned and mode in new and not state.beside.cut_short:
+            raise StepChanged(
+                f"the child {key!r} of an earlier attempt was not spawned again, but another one of"
+                f" mode {mode!r}: its payload differs between attempts (take what changes from"
+                " job.step, or give the child a name)"
+            )
 
 
 def _require_thread(state: AttemptState, method: str) -> UUID:
@@ -225,13 +260,12 @@ def _shown(value: object) -> str:
 
 def _add_job(
     state: AttemptState,
-    key: str,
+    kind: str,
+    name: str | None,
     mode: str,
     payload: Mapping[str, Any] | None,
     options: Mapping[str, Any],
-    *,
-    is_child: bool,
-) -> None:
+) -> str:
     unknown = options.keys() - JOB_OPTIONS
     if unknown:
         raise InvalidInput(
@@ -243,6 +277,10 @@ def _add_job(
     document = to_payload(
         dict(payload or {}), f"the payload of {mode!r}", state.tools.payload_bytes_max
     )
+    # What the job is, and not how it is to be run: a delay may be another one in each attempt.
+    identifying = [mode, loads(document), *(options.get(one) for one in IDENTIFYING)]
+    key = state.key(kind, name, *identifying)
     state.effects.append(
-        JobEffect(key=key, mode=mode, payload=document, is_child=is_child, **options)
+        JobEffect(key=key, mode=mode, payload=document, is_child=kind == "child", **options)
     )
+    return key

@@ -38,6 +38,8 @@ JOBS_RESCUED: Final = "jobs.rescued"
 
 CLAIM_FAILED: Final = "claim.failed"
 ATTEMPT_ENDED: Final = "attempt.ended"
+STEPS_NOT_MET: Final = "steps.not_met"
+STEP_TYPE_CHANGED: Final = "step.type_changed"
 ATTEMPT_LEASE_LOST: Final = "attempt.lease_lost"
 ATTEMPTS_NOT_LOGGED: Final = "attempts.not_logged"
 BATCH_RETRIED: Final = "batch.retried"
@@ -101,6 +103,9 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     JOBS_RESCUED: "jobs of dead workers were queued again, or failed after too many crashes",
     CLAIM_FAILED: "a claim failed; jobs that it may have taken are looked for",
     ATTEMPT_ENDED: "an attempt is over: its one canonical line, with its status and times",
+    STEPS_NOT_MET: "a handler returned that did not meet steps which are recorded: are their names"
+    " the same in each attempt?",
+    STEP_TYPE_CHANGED: "a step is recorded with another type than its function says it returns",
     ATTEMPT_LEASE_LOST: "another attempt has the job now; this one wrote nothing",
     ATTEMPTS_NOT_LOGGED: "lines of successful attempts were left out; with their number",
     BATCH_RETRIED: "a batch of finishes failed because of the server, and is tried again",

@@ -5,7 +5,7 @@ start after every wait, retry and crash; what was recorded under a name is read 
 again.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from typing import (
     TYPE_CHECKING,
@@ -34,7 +34,7 @@ from worker.money import calls
 from worker.money.open_call import OpenCall
 from worker.money.sending import Sending
 from worker.plain_job import ChildOptions, PlainJob, state_of
-from worker.steps import checkpoints, parents, steps, waits
+from worker.steps import changed, checkpoints, parents, steps, waits
 from worker.steps.declaration import StepEffect
 from worker.steps.parents import Parents
 from worker.steps.waits import Child
@@ -116,9 +116,9 @@ class Job(PlainJob):
         """Start a child job, outside the job's lane; pass what this returns to `gather`.
 
         It commits, and the child begins, when the job waits. A replay starts none twice: they are
-        told apart by `name`, or by their order. A child that was not gathered is canceled when its
-        parent ends: to start work that goes on by itself, use `enqueue`. Raises `InvalidInput` for
-        an unknown option, and for a payload that is not JSON or too large.
+        told apart by `name`, or by mode and payload. A child that was not gathered is canceled when
+        its parent ends: to start work that goes on by itself, use `enqueue`. Raises `InvalidInput`
+        for an unknown option, and for a payload that is not JSON or too large.
         """
         return effects.spawn(self._state, mode, payload, name, options)
 
@@ -148,12 +148,18 @@ class Job(PlainJob):
           happened.
 
         Raises `StepChanged` if the step is recorded with other arguments, unless it is pure or
-        `any_input` is true; `InvalidInput` for a result that is not JSON, and while a step of the
-        same name runs.
+        `any_input` is true; `InvalidInput` for a result that is not JSON, while a step of the same
+        name runs, and for a second one in this attempt that is not the same: a function that holds
+        other values, a `lambda` in a loop, say.
         """
-        return await steps.run(
-            self._state, name, fn, args, kwargs, effect=effect, any_input=any_input
-        )
+        state = self._state
+        met = changed.check_met(state, name, fn, args, kwargs, any_input=any_input)
+        recorded = await steps.find(state, name)
+        output = await steps.run(state, name, fn, args, kwargs, effect=effect, any_input=any_input)
+        state.met[name] = met
+        if recorded is not None:
+            changed.check_type(name, fn, output)
+        return output
 
     @_in_the_loop
     async def transaction(self, name: str, fn: Callable[[Connection], Awaitable[Any]]) -> Any:
@@ -162,7 +168,10 @@ class Job(PlainJob):
         Do not commit or roll back in `fn`. What it returns is recorded (as JSON) under `name`; a
         replay reads the record and does not call `fn`. If `fn` raises, nothing is committed.
         """
-        return await steps.transaction(self._state, name, fn)
+        met = changed.check_met(self._state, name, fn)
+        output = await steps.transaction(self._state, name, fn)
+        self._state.met[name] = met
+        return output
 
     @overload
     def call(
@@ -209,7 +218,7 @@ class Job(PlainJob):
         if send is None:
             return OpenCall(self._state, name, provider, model, estimate)
         call = partial(calls.make, provider=provider, model=model, estimate=estimate)
-        return _beside_others(self._state, partial(call, self._state, name, send))
+        return _beside_others(self._state, partial(_once, self._state, name, send, call))
 
     @overload
     async def agent(
@@ -265,9 +274,10 @@ class Job(PlainJob):
     async def checkpoint(self, name: str, state: Any) -> Any:
         """Save a state (JSON) under a name; a run can be forked at it.
 
-        Committed on return. The state that was saved first stands in all attempts: a replay returns
-        it, and not the state it is given. Raises `InvalidInput` for a state that is not JSON, and
-        for the name of another step.
+        Committed on return. In a replay, the first time returns the state that is saved, and not
+        the one it is given. Once this attempt has saved or read the checkpoint, to save it again
+        replaces the state. Raises `InvalidInput` for a state that is not JSON, and for the name of
+        another step.
         """
         return await checkpoints.save(self._state, name, state)
 
@@ -300,7 +310,7 @@ class Job(PlainJob):
         that is not healthy is returned, not raised: look at its `status`. Raises `Fail` for an
         order that cannot be carried out, and when it is rejected.
         """
-        key = self._state.key("deploy", name)
+        key = self._state.key("deploy", name, environment, sha)
         return await self._state.tools.deployer.deploy(self._state, environment, sha, key)
 
     @_in_the_loop
@@ -312,7 +322,7 @@ class Job(PlainJob):
         `to` is "previous", a deployment's id, or a sha. It is a deployment of its own: approved,
         probed, recorded and replayed as by `deploy`, with the same errors.
         """
-        key = self._state.key("rollback", name)
+        key = self._state.key("rollback", name, environment, to)
         return await self._state.tools.deployer.roll_back(self._state, environment, to, key)
 
     # Waiting: the job gives up its slot, and is run again from its start when it may go on.
@@ -409,7 +419,7 @@ class Job(PlainJob):
         """Wait until `seconds` have passed since an attempt first came here.
 
         The end of the wait is recorded: a replay passes at once. Waits are told apart by `name`, or
-        by their order.
+        by their order; in branches that run beside each other, by their length.
         """
         await waits.sleep(self._state, seconds, name)
 
@@ -425,10 +435,12 @@ class Job(PlainJob):
         return await waits.wait(self._state, signal, timeout_seconds, name)
 
     @_in_the_loop
-    async def gather(self, *children: Child) -> list[Any]:
+    async def gather(self, *children: Child | Iterable[Child]) -> list[Any]:
         """Wait until all these children have ended; return their results, in this order.
 
-        Raises `ChildFailed`, naming them, if some did not end well.
+        Raises `ChildFailed`, naming them, if some did not end well; `StepChanged` if one has the
+        name of a child of an earlier attempt that is another one; and `Fail` for anything but a
+        child.
         """
         return await waits.gather(self._state, children)
 
@@ -453,6 +465,16 @@ class Job(PlainJob):
         A parent that did not end well is None there, and is named in `failed`.
         """
         return await parents.read(self._state)
+
+
+async def _once(
+    state: AttemptState, name: str, send: Callable[..., Any], call: Callable[..., Awaitable[Any]]
+) -> Any:
+    """Make a call, unless this attempt has the answer of another one of that name."""
+    met = changed.check_met(state, name, send)
+    answer = await call(state, name, send)
+    state.met[name] = met
+    return answer
 
 
 def _agent_runner() -> Callable[..., Awaitable[Any]]:

@@ -37,7 +37,11 @@ class FollowUpOptions(ChildOptions, total=False):
 
 @checks_arguments
 class PlainJob:
-    """What the job is, and what commits when its attempt ends well."""
+    """What the job is, and what commits when its attempt ends well.
+
+    What differs from attempt to attempt (a time, a random number) is something else to a replay. So
+    take it from a step; under a `name` the job fails with `StepChanged` instead.
+    """
 
     __slots__ = ("_state",)
 
@@ -126,7 +130,7 @@ class PlainJob:
         """Write a message into the job's thread, or into `thread_id`.
 
         It commits when the attempt ends well. A replay that says it again writes nothing: messages
-        are told apart by `name`, or by their order. Raises `InvalidInput` if there is no thread.
+        are told apart by `name`, or by their text. Raises `InvalidInput` if there is no thread.
         """
         effects.say(
             self._state,
@@ -153,7 +157,7 @@ class PlainJob:
 
         Both commit together when the attempt ends well. The message goes into the job's thread, or
         into `thread_id`. A replay writes neither again: messages are told apart by `name`, or by
-        their order. Raises `InvalidInput` if there is no thread.
+        their text. Raises `InvalidInput` if there is no thread.
         """
         effects.send(self._state, agent_id, text, mode=mode, thread_id=thread_id, name=name)
 
@@ -161,7 +165,7 @@ class PlainJob:
         """Record a number under a name; several of one name show its course over time.
 
         It commits when the attempt ends well. A replay records none twice: they are told apart by
-        `key`, or by their order. Raises `InvalidInput` unless the number is finite.
+        `key`, or by name and value. Raises `InvalidInput` unless the number is finite.
         """
         effects.metric(self._state, name, value, key)
 
@@ -176,8 +180,8 @@ class PlainJob:
         """Enqueue a follow-up job: in the same thread, at the same place in its lane.
 
         It commits when the attempt ends well. A replay enqueues none twice: they are told apart by
-        `name`, or by their order. Raises `InvalidInput` for an unknown option, and for a payload
-        that is not JSON or too large.
+        `name`, or by mode and payload. Raises `InvalidInput` for an unknown option, and for a
+        payload that is not JSON or too large.
         """
         effects.enqueue(self._state, mode, payload, name, options)
 
@@ -209,7 +213,7 @@ class PlainJob:
         """Remember a text: once the job has finished it is embedded, and `recall` finds it.
 
         It commits when the attempt ends well. A replay remembers none twice: they are told apart by
-        `name`, or by their order. An embedder that is down delays the memory, not the job.
+        `name`, or by their text. An embedder that is down delays the memory, not the job.
         """
         effects.remember(
             self._state, text, kind=kind, source_id=source_id, metadata=metadata, name=name

@@ -5,7 +5,7 @@ and child jobs, approvals, artifacts, metrics and texts to embed, written by one
 inside the finishing transaction. Each is unique by (job, effect key): a repetition by a later
 attempt is ignored, so each effect happens once, however often its job runs.
 
-The effect key is the name that the handler gave, else the kind and number within the attempt.
+The effect key is the name that the handler gave, else the kind and a digest of what the effect is.
 """
 
 import hashlib
@@ -127,6 +127,13 @@ async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> N
     await _write_memories(conn, _of(effects, MemoryEffect))
     await _write_artifacts(conn, _of(effects, ArtifactEffect))
     await _write_metrics(conn, _of(effects, MetricEffect))
+
+
+def measured(content: bytes | None) -> dict[str, Any]:
+    """The size of an artifact's content and its SHA-256; nothing for one that is an address."""
+    if content is None:
+        return {}
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 MESSAGES: LiteralString = """
@@ -296,7 +303,7 @@ async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, ArtifactEf
                 "media_type": effect.media_type,
                 "uri": effect.uri,
                 "n": n,
-                **_measured(effect.content),
+                **measured(effect.content),
             }
             for n, (origin, effect) in enumerate(some, start=1)
         ]
@@ -362,12 +369,6 @@ def _by_size(
             some, size = [], 0
     if some:
         yield some
-
-
-def _measured(content: bytes | None) -> dict[str, Any]:
-    if content is None:
-        return {}
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 # JSON has neither infinity nor NaN: they would become null, and the job would run at once.

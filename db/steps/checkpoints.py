@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput
 from db.fence import Lease, hold
-from db.pool import Connection, fetch_all
+from db.pool import Connection, execute, fetch_all
 
 
 class Checkpoint(BaseModel):
@@ -91,6 +91,36 @@ async def _list(conn: Connection, job_id: UUID | None, run_id: UUID | None) -> l
     if run_id is not None and job_id is None:
         return await list_for_run(conn, run_id)
     raise InvalidInput("checkpoints belong to a job or to a run", "give either job_id or run_id")
+
+
+REPLACE: LiteralString = """
+with read as (
+  -- What a branch has read before stays: the branch gets a step of its own.
+  insert into jobsworth.steps (
+    job_id, team_id, name, kind, effect, input_hash, output, attempt, started_at, finished_at)
+  select b.job_id, b.team_id, s.name, s.kind, s.effect, s.input_hash, s.output, s.attempt,
+    s.started_at, s.finished_at
+  from jobsworth.steps s
+  join jobsworth.branch_reads b on b.from_job_id = s.job_id and s.finished_at < b.cut_at
+  where s.job_id = %(job_id)s and s.name = %(name)s
+  on conflict (job_id, name) do nothing
+)
+update jobsworth.steps s
+set kind = 'checkpoint', output = %(state)s::jsonb, attempt = %(attempt)s,
+  started_at = clock_timestamp(), finished_at = clock_timestamp()
+where s.job_id = %(job_id)s and s.name = %(name)s
+"""
+
+
+async def replace(conn: Connection, lease: Lease, name: str, state: str, attempt: int) -> None:
+    """Put another state (JSON text) in the place of a checkpoint of the job itself.
+
+    Inside the caller's transaction. The job's row is locked first, so a fork that held it is seen.
+    Raises `LeaseLost`.
+    """
+    await hold(conn, lease)
+    values = {"job_id": lease.job_id, "name": name, "state": state, "attempt": attempt}
+    await execute(conn, REPLACE, values)
 
 
 PRUNE: LiteralString = """

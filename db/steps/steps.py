@@ -298,6 +298,29 @@ async def waited_seconds(
     return await fetch_val(conn, WAITED, {"job_id": lease.job_id, "name": name})
 
 
+SLEPT: LiteralString = """
+select s.name, coalesce(s.kept, extract(epoch from clock_timestamp() - s.started_at)::float8)
+  as seconds
+from (
+  select o.name, o.started_at, case when o.finished_at is not null then 'infinity'::float8 end
+    as kept
+  from jobsworth.steps o
+  where o.job_id = %(job_id)s and o.kind = 'sleep'
+  union all
+  select i.name, i.started_at, 'infinity' from jobsworth.inherited_steps(%(job_id)s) i
+  where i.kind = 'sleep'
+) s
+where starts_with(s.name, %(prefix)s)
+order by s.started_at, s.name
+"""
+
+
+async def slept_seconds(conn: Connection, job_id: UUID, prefix: str) -> dict[str, float]:
+    """By name, how long ago the sleeps of a job began whose names begin so; infinity if over."""
+    rows = await fetch_all(conn, SLEPT, {"job_id": job_id, "prefix": prefix})
+    return {row["name"]: row["seconds"] for row in rows}
+
+
 TAKE_SIGNAL: LiteralString = (
     FENCED
     + """, taken as (

@@ -22,7 +22,9 @@ from db.steps import steps as stored
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.outcomes import Fail
 from worker.steps import steps
+from worker.steps.changed import other_input
 from worker.steps.declaration import check_effect
+from worker.steps.input_hash import input_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,15 @@ async def ask(
     """The decision; parks if there is none yet."""
     choices = tuple(options) if REJECT in options else (*options, REJECT)
     check_question(proposal, choices, deadline_seconds, on_timeout, votes)
+    hash_ = shown_hash(proposal, choices, shows)
+    # One after the other, a question that has changed replaces the old one. Branches ask in any
+    # order.
     question = ApprovalEffect(
-        key=state.key("approval", name),
+        key=state.key("approval", name, *([hash_] if state.beside.in_branch() else [])),
         proposal_text=to_text(proposal),
         options=choices,
         shown=None if shows is None else to_document(shows, "what the approval shows"),
-        shown_hash=shown_hash(proposal, choices, shows),
+        shown_hash=hash_,
         deadline_seconds=deadline_seconds,
         on_timeout=on_timeout,
         votes_needed=votes,
@@ -89,6 +94,9 @@ async def ask(
     recorded = await steps.find(state, question.key)
     if recorded is not None:
         return _replayed(state, question, recorded.output)
+    spent = await _spent_before_fork(state, question)
+    if spent is not None:
+        return spent
     decision = await _decided(state, question)
     if decision is None:
         state.effects.append(question)
@@ -114,6 +122,15 @@ async def approved_step(
     """
     check_effect(name, effect)
     shows = {"step": name, "args": list(args), "kwargs": dict(kwargs)}
+    recorded = await steps.find(state, name)
+    if recorded is not None and recorded.source is not None and effect != "pure":
+        # A fork past this step, which will not run.
+        if recorded.input_hash == input_hash(args, kwargs):
+            return recorded.output
+        async with state.tools.database.connection() as connection:
+            asked = await approvals.get_by_effect(connection, recorded.source, f"approval:{name}")
+        if asked is None or asked.edited_hash is None:
+            raise other_input(state, name, inherited=True)
     decision = await ask(state, proposal, shows=shows, name=name, for_step=name, **asking)
     if not decision.approved:
         raise NotApproved(name, decision)
@@ -133,6 +150,21 @@ def _replayed(state: AttemptState, question: ApprovalEffect, output: Any) -> Dec
         output["shown"],
         UUID(output["approval_id"]),
     )
+
+
+async def _spent_before_fork(state: AttemptState, question: ApprovalEffect) -> Decision | None:
+    """The yes to this very question that was spent on its step before the fork, where it was asked.
+
+    A branch does not inherit consent; but it reads that step and does not run it.
+    """
+    step = await steps.find(state, question.for_step) if question.for_step else None
+    if step is None or step.source is None:
+        return None
+    async with state.tools.database.connection() as connection:
+        asked = await approvals.get_by_effect(connection, step.source, question.key)
+    if asked is None or not asked.approved or asked.answers != question.shown_hash:
+        return None
+    return _decision(asked)
 
 
 async def _decided(state: AttemptState, question: ApprovalEffect) -> Decision | None:

@@ -24,6 +24,7 @@ from worker.money.paid_call import PaidCall, failed
 from worker.money.sending import Sending
 from worker.outcomes import Fail
 from worker.steps import steps
+from worker.steps.changed import check_kind
 
 REQUEST_ID_HEADER = "X-Request-Id"
 # A shorter wait is slept through in the slot, this many times; then the job parks.
@@ -91,6 +92,7 @@ async def begin(
     # An earlier attempt may be answered at any moment, so a later one reads the database.
     recorded = await steps.find(state, name, fresh=state.job.attempt > 1)
     if recorded is not None:
+        check_kind(name, recorded, "call")
         return recorded
     with ExitStack() as under_way:
         under_way.enter_context(steps.alone(state, name))

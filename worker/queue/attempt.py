@@ -8,6 +8,7 @@ it.
 
 import asyncio
 import math
+import sys
 import time
 from asyncio import CancelledError
 from typing import Any
@@ -17,10 +18,11 @@ import anyio
 from db.fence import Lease
 from db.queue.claim import Claimed
 from worker.attempt_state import AttemptState, Tools
+from worker.effects import check_same
 from worker.handlers import Handler, arguments_of
 from worker.job import Job
 from worker.log import job_bound
-from worker.outcomes import Done, Failed, Outcome
+from worker.outcomes import Done, Failed, Outcome, Parked
 from worker.plain_job import trace_id
 from worker.queue import forked, isolated, leftovers
 from worker.queue.interpret import (
@@ -31,6 +33,7 @@ from worker.queue.interpret import (
     waits,
 )
 from worker.steps.beside import HERE, Beside
+from worker.steps.changed import tell_unmet
 
 # How long a stopped attempt waits for the answers to its paid calls, which are then spooled.
 SPARED_SECONDS_MAX = 300.0
@@ -172,11 +175,18 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     beside.on_parked = attempt.parks
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = Job(state)
-    if plain:
-        value = await state.run_in_thread(handler.function, **arguments)
-        return Done(result_of(value, handler), tuple(state.effects))
+    outcome = await _ending(attempt, state, arguments)
+    await check_same(state, waits=isinstance(outcome, Parked))
+    return outcome
+
+
+async def _ending(attempt: Attempt, state: AttemptState, arguments: dict[str, Any]) -> Outcome:
+    handler, beside = attempt.handler, state.beside
     try:
-        value = await _run(attempt, beside, arguments)
+        if state.plain:
+            value = await state.run_in_thread(handler.function, **arguments)
+        else:
+            value = await _run(attempt, beside, arguments)
     except BaseException as error:
         if not waits(error, parked=beside.parked):
             raise
@@ -184,6 +194,8 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     if beside.parked:
         # It has caught what ends a branch that waits (`gather(…, return_exceptions=True)` does).
         return state.parked()
+    if state.recorded:
+        tell_unmet(state)
     return Done(result_of(value, handler), tuple(state.effects))
 
 
@@ -195,6 +207,7 @@ async def _run(attempt: Attempt, beside: Beside, arguments: dict[str, Any]) -> A
         try:
             return await function(**arguments)
         finally:
+            forked.leave_if_child(sys.exc_info()[1])
             if scope is not None and beside.has_leftovers():
                 await leftovers.end(beside, scope, function)
     finally:

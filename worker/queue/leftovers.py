@@ -58,6 +58,7 @@ async def end(beside: Beside, scope: anyio.CancelScope, function: Callable[..., 
                 raise
     with anyio.CancelScope(shield=True):
         while tasks := [one for one in beside.tasks() if _is_handlers(_code_of(one), function)]:
+            beside.cut_short = True
             for task in tasks:
                 task.cancel("its handler has ended")
             await asyncio.wait(tasks, timeout=DEAF_SECONDS)

@@ -72,34 +72,30 @@ HERE: ContextVar[Place] = ContextVar("jobsworth_place")
 class Beside:
     """The work, the waits and the tasks of one attempt."""
 
-    __slots__ = (
-        "_changed",
-        "_open",
-        "_tasks",
-        "_threads",
-        "_waiting",
-        "_waits",
-        "on_parked",
-        "over",
-        "parked",
-    )
-
-    def __init__(self) -> None:
-        self._open: set[Work] = set()
-        self._waits: list[Wait] = []
-        self._waiting: set[Task[Any]] = set()
-        self._changed: anyio.Event | None = None
-        # The job waits: a branch has been told so, whatever the handler makes of it.
-        self.parked = False
-        self.on_parked: Callable[[], object] = bool
-        # The handler has ended.
-        self.over = False
-        self._tasks: WeakSet[Task[Any]] | None = None
-        self._threads: list[tuple[Future[Any], CodeType | None]] = []
+    # One is made for each attempt, and most need none of this: defaults of the class cost nothing.
+    _main: "Task[Any] | None" = None
+    _open: "set[Work] | None" = None
+    _waits: "tuple[Wait, ...]" = ()
+    _waiting: "frozenset[Task[Any]]" = frozenset()
+    _tasks: "WeakSet[Task[Any]] | None" = None
+    _threads: "tuple[tuple[Future[Any], CodeType | None], ...]" = ()
+    _changed: anyio.Event | None = None
+    # The job waits: a branch has been told so, whatever the handler makes of it.
+    parked = False
+    on_parked: Callable[[], object] = bool
+    # A branch was stopped before it has done what it would have done.
+    cut_short = False
+    # The handler has ended.
+    over = False
 
     def enter(self) -> Token[Place]:
         """Begin the attempt in this task; `HERE.reset` with what this returns ends it."""
+        self._main = asyncio.current_task()
         return HERE.set(Place(self))
+
+    def in_branch(self) -> bool:
+        """Whether this code runs in another task than the handler: in any order with others."""
+        return asyncio.current_task() is not self._main
 
     # Work.
 
@@ -107,8 +103,11 @@ class Beside:
         """Take down a piece of work that begins here. Raises `ParkSignal` if the job waits."""
         inside = self._inside()
         if not begins_nothing and self.parked and all(work.begins_nothing for work in inside):
+            self.cut_short = True
             raise ParkSignal(self._waits[0].parked)
         work = Work(begins_nothing=begins_nothing)
+        if self._open is None:
+            self._open = set()
         self._open.add(work)
         self._look_again()
         HERE.set(Place(self, (*inside, work)))
@@ -116,7 +115,8 @@ class Beside:
 
     def end(self, work: Work) -> None:
         """The work has ended, and is recorded if it is to be; perhaps in another task."""
-        self._open.discard(work)
+        if self._open is not None:
+            self._open.discard(work)
         HERE.set(Place(self, tuple(one for one in self._inside() if one is not work)))
         self._look_again()
 
@@ -152,8 +152,8 @@ class Beside:
         """Return when the job can wait for this; a branch that is stopped here waits no more."""
         wait, inside = Wait(signal.parked, time.monotonic()), self._inside()
         task: Any = asyncio.current_task()
-        self._waits.append(wait)
-        self._waiting.add(task)
+        self._waits += (wait,)
+        self._waiting |= {task}
         for work in inside:
             work.waits += 1
         self._look_again()
@@ -161,9 +161,9 @@ class Beside:
             await self._halted()
         except BaseException:
             # After the first has been told, a task group cancels the others, which wait as well.
-            self._waiting.discard(task)
+            self._waiting -= {task}
             if not self.parked:
-                self._waits.remove(wait)
+                self._waits = tuple(one for one in self._waits if one is not wait)
                 for work in inside:
                     work.waits -= 1
                 self._look_again()
@@ -174,7 +174,9 @@ class Beside:
 
     def merged(self, signal: ParkSignal | None = None) -> Parked:
         """What the job waits for: the first that is not a time, until the earliest time."""
-        waits = self._waits or [Wait(signal.parked, time.monotonic())] if signal else self._waits
+        waits = self._waits
+        if signal is not None and not waits:
+            waits = (Wait(signal.parked, time.monotonic()),)
         now = time.monotonic()
         times = [
             max(0.0, parked.after_seconds - (now - since))
@@ -197,7 +199,7 @@ class Beside:
 
     def started_thread(self, future: "Future[Any]", code: "CodeType | None") -> None:
         """Take down what the attempt runs in a thread of the loop's executor."""
-        self._threads = [*self.threads(), (future, code)]
+        self._threads = (*self.threads(), (future, code))
 
     def tasks(self) -> "list[Task[Any]]":
         """The tasks that have not ended."""
@@ -216,7 +218,7 @@ class Beside:
         return place.inside if place is not None and place.beside is self else ()
 
     def _at_work(self) -> bool:
-        return any(not work.waits for work in self._open)
+        return any(not work.waits for work in self._open or ())
 
     async def _halted(self) -> None:
         """Return when every branch has ended, or waits, or has not begun any work for a while."""
@@ -228,6 +230,7 @@ class Beside:
                 rounds = 0
             elif any(task not in self._waiting for task in self.tasks()):
                 if not await self._changes_within(PAUSE_SECONDS_MAX):
+                    self.cut_short = True
                     return
                 rounds = 0
             else:

@@ -1,47 +1,63 @@
 """Checkpoints of a job: a state saved under a name, to go on from and to fork at.
 
-In: a name and a state. Out: the state that stands under that name: the first that was saved.
-Checkpoints are steps: no other step of the job can have the name.
+In: a name and a state. Out: the state that stands under that name: in a replay the one that is
+saved, until the attempt goes on from it and saves another. Checkpoints are steps: no other step of
+the job can have the name.
 """
 
 from typing import Any
+
+from orjson import loads
 
 from db.documents import readable, to_document
 from db.errors import InvalidInput
 from db.steps import checkpoints
 from db.steps.checkpoints import Checkpoint
-from worker.attempt_state import AttemptState
+from worker.attempt_state import AttemptState, RecordedStep
 from worker.steps import steps
 
 
 async def save(state: AttemptState, name: str, value: Any) -> Any:
-    """Save `value` unless a checkpoint of that name is saved; returns the value that stands.
+    """Save `value`, unless an earlier attempt has saved this checkpoint; returns what stands.
 
-    A checkpoint that was pruned is not saved again: then the value that was given is returned.
+    Once this attempt has saved or read the checkpoint, `value` replaces it. A checkpoint that was
+    pruned is not saved again by a replay: then the value that was given is returned.
     """
     document = to_document(value, f"the state of checkpoint {name!r}")
     recorded = await steps.find(state, name)
-    if recorded is None:
-        return await steps.record(state, name, document, 0.0, kind="checkpoint")
-    if recorded.kind not in ("checkpoint", "pruned"):
+    if recorded is not None and recorded.kind not in ("checkpoint", "pruned"):
         raise InvalidInput(
             f"{name!r} is a {recorded.kind} of job {state.job.id} already, so no checkpoint can"
             " have that name",
             "a name stands for one thing in all attempts: give the checkpoint another",
         )
+    again = name in state.checkpoints and (recorded is None or recorded.kind == "checkpoint")
+    state.checkpoints.add(name)
+    if recorded is None or (again and recorded.inherited):
+        return await steps.record(state, name, document, 0.0, kind="checkpoint")
+    if again:
+        async with state.tools.database.transaction() as connection:
+            await checkpoints.replace(connection, state.lease, name, document, state.job.attempt)
+        return steps.keep(state, name, RecordedStep(loads(document), "checkpoint"))
     return value if recorded.kind == "pruned" else recorded.output
 
 
 async def latest(state: AttemptState) -> Checkpoint | None:
     """The checkpoint that was saved last."""
     async with state.tools.database.connection() as connection:
-        return _readable(await checkpoints.latest_checkpoint(connection, job_id=state.job.id))
+        return _read(state, await checkpoints.latest_checkpoint(connection, job_id=state.job.id))
 
 
 async def at(state: AttemptState, name: str) -> Checkpoint | None:
     """The checkpoint of that name."""
     async with state.tools.database.connection() as connection:
-        return _readable(await checkpoints.checkpoint_at(connection, name, job_id=state.job.id))
+        return _read(state, await checkpoints.checkpoint_at(connection, name, job_id=state.job.id))
+
+
+def _read(state: AttemptState, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    if checkpoint is not None:
+        state.checkpoints.add(checkpoint.name)
+    return _readable(checkpoint)
 
 
 async def prune(state: AttemptState, keep: int) -> int:

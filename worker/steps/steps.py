@@ -32,7 +32,8 @@ from db.steps.steps import Record, Step
 from worker import crash_points
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.money.group_commit import RECORD
-from worker.outcomes import Fail, HandlerEnding, ParkSignal, Snooze
+from worker.outcomes import HandlerEnding, ParkSignal, Snooze
+from worker.steps import changed
 from worker.steps.declaration import check_effect, check_name
 from worker.steps.input_hash import input_hash
 
@@ -44,23 +45,6 @@ T = TypeVar("T")
 UNSAFE_WRITE_SECONDS_MAX = 10.0
 PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 ERROR_CHARACTERS_MAX = 500
-
-
-class StepChanged(Fail):
-    """A step is recorded with other arguments than it is met with now; the job fails for good.
-
-    Either the code has changed, or what it was given. The message says how to go on.
-    """
-
-    def __init__(self, state: AttemptState, name: str, *, inherited: bool) -> None:
-        changed = f"step {name!r} is recorded with another input: the code or its input changed"
-        remedy = "give the step a new name, or declare any_input=True to keep what is recorded"
-        if inherited:
-            job = state.job
-            changed = f"step {name!r}, recorded before the fork, is met with another input"
-            at = f"jobsworth run fork {job.run_id} --node {job.node} --at {name}"
-            remedy = f"fork at that step ({at}), or {remedy}"
-        super().__init__(f"{changed} ({remedy})")
 
 
 async def run(
@@ -82,10 +66,11 @@ async def run(
     digest = input_hash(args, kwargs)
     recorded = await find(state, name)
     if recorded is not None:
+        changed.check_kind(name, recorded, "step")
         if any_input or recorded.input_hash in (None, digest):
             return recorded.output
         if effect != "pure":
-            raise StepChanged(state, name, inherited=recorded.inherited)
+            raise changed.other_input(state, name, inherited=recorded.inherited)
     with alone(state, name):
         consumes = state.approvals.get(name)
         if effect == "unsafe" or consumes is not None:
@@ -126,6 +111,7 @@ async def transaction(
     """Run `fn`, and record what it returns, in one transaction under the fence."""
     recorded = await find(state, name)
     if recorded is not None:
+        changed.check_kind(name, recorded, "transaction")
         return recorded.output
     with alone(state, name):
         async with state.own_sql.transaction() as connection:
@@ -153,6 +139,7 @@ async def find(state: AttemptState, name: str, *, fresh: bool = False) -> Record
             else:
                 found = await steps.list_readable(connection, state.job.id)
         state.recorded = {step.name: _recorded(state, step) for step in found if step.finished_at}
+    state.seen.add(name)
     recorded = state.recorded.get(name)
     if recorded is not None:
         _output(name, recorded)
@@ -291,7 +278,9 @@ def _did_not_happen(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         inner = cast(tuple[BaseException, ...], error.exceptions)
         return all(map(_did_not_happen, inner))
-    return isinstance(error, HandlerEnding | ParkSignal) and not isinstance(error, StepChanged)
+    return isinstance(error, HandlerEnding | ParkSignal) and not isinstance(
+        error, changed.StepChanged
+    )
 
 
 async def _call(
@@ -308,4 +297,5 @@ def _output(name: str, recorded: RecordedStep) -> Any:
 
 
 def _recorded(state: AttemptState, step: Step) -> RecordedStep:
-    return RecordedStep(step.output, step.kind, step.input_hash, step.job_id != state.job.id)
+    source = None if step.job_id == state.job.id else step.job_id
+    return RecordedStep(step.output, step.kind, step.input_hash, source)
