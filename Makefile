@@ -18,7 +18,7 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test installed check bench chaos faults faketime lock clean
+.PHONY: help demo test hostile installed check bench chaos faults faketime lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +30,12 @@ demo: $(STAMP) ## play a shipped conversation, with a daemon killed half-way (AR
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## run all tests, on real PostgreSQL (ARGS=… is passed to pytest)
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
-	    --ignore tests/test_installed.py --ignore tests/faults/test_faults.py $(ARGS)
+	    --ignore tests/test_installed.py --ignore tests/faults/test_faults.py \
+	    --ignore tests/hostile/suite $(ARGS)
+
+hostile: export PYTHONDONTWRITEBYTECODE =
+hostile: $(STAMP) ## run thousands of hostile rows, values, handlers and settings against real daemons
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist load tests/hostile $(ARGS)
 
 installed: $(STAMP) ## install the wheel in empty environments, on each Python of this machine, and run it
 	$(VENV)/bin/python -m pytest tests/test_installed.py $(ARGS)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import psycopg
 
-from db.errors import InvalidInput
+from db.errors import InvalidInput, shown
 
 # Columns of text whose names end like those of ids.
 TEXT_IDS = frozenset({"chat_id", "platform_message_id", "request_id", "source_id", "trace_id"})
@@ -43,13 +43,15 @@ def check_options(function: str, options: Mapping[str, Any], declared: Iterable[
 def check_limit(limit: object, most: int, remedy: str = "page on with before_id") -> None:
     """Raise `InvalidInput` unless `limit` is a whole number from 1 to `most`."""
     if type(limit) is not int or not 1 <= limit <= most:
-        raise InvalidInput(f"limit {limit!r} is not 1 to {most:,}", remedy)
+        raise InvalidInput(f"limit {shown(limit)} is not 1 to {most:,}", remedy)
 
 
 def check_uri(thing: str, uri: str | None) -> None:
     """Raise `InvalidInput` for an address that is empty, or no text."""
     if uri is not None and not (isinstance(cast(object, uri), str) and uri.strip()):
-        raise InvalidInput(f"{thing} has the empty uri {uri!r}", "give an address, or leave it out")
+        raise InvalidInput(
+            f"{thing} has the empty uri {shown(uri)}", "give an address, or leave it out"
+        )
 
 
 def wrong_argument(

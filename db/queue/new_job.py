@@ -12,7 +12,7 @@ from typing import Any, TypedDict, cast
 from uuid import UUID
 
 from db.documents import to_payload
-from db.errors import InvalidInput
+from db.errors import InvalidInput, shown
 
 PAYLOAD_BYTES_MAX = 1_048_576
 # The indexes cannot hold longer texts.
@@ -111,7 +111,9 @@ def _check(job: NewJob) -> None:
     _check_text("mode", job.mode)
     _check_text("queue", job.queue)
     if type(job.priority) is not int or not 1 <= job.priority <= 4:
-        raise InvalidInput(f"priority {job.priority!r} is not 1 to 4", "1 is urgent, 3 the default")
+        raise InvalidInput(
+            f"priority {shown(job.priority)} is not 1 to 4", "1 is urgent, 3 the default"
+        )
     _check_time(job)
     for thing, value in (
         ("thread_id", job.thread_id),
@@ -138,7 +140,7 @@ def _check(job: NewJob) -> None:
         _check_after(job)
     if type(job.holds_lane) is not bool:
         raise InvalidInput(
-            f"holds_lane {job.holds_lane!r} is neither True nor False", "pass True or False"
+            f"holds_lane {shown(job.holds_lane)} is neither True nor False", "pass True or False"
         )
 
 
@@ -148,12 +150,12 @@ def _check_text(thing: str, value: object) -> None:
     if not value.strip():
         raise InvalidInput(f"{thing} is empty", "give it a name")
     if "\0" in value:
-        raise InvalidInput(f"{thing} {value!r} contains a NUL character", "remove it")
+        raise InvalidInput(f"{thing} {shown(value)} contains a NUL character", "remove it")
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{thing} {value!r} is not Unicode text", "decode it with its encoding"
+            f"{thing} {shown(value)} is not Unicode text", "decode it with its encoding"
         ) from error
     if size > TEXT_BYTES_MAX:
         raise InvalidInput(
@@ -174,7 +176,7 @@ def _check_time(job: NewJob) -> None:
 def _check_instant(value: object) -> None:
     if not isinstance(value, datetime) or value.tzinfo is None or value.utcoffset() is None:
         raise InvalidInput(
-            f"run_at {value!r} is not an instant: it has no time zone",
+            f"run_at {shown(value)} is not an instant: it has no time zone",
             "for example datetime.now(UTC) + timedelta(hours=1), or use delay",
         )
     if not RUN_AT_MIN <= value < RUN_AT_END:
@@ -191,7 +193,7 @@ def _check_delay(value: object) -> None:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if not 0 <= seconds <= DELAY_MAX.total_seconds():
         raise InvalidInput(
-            f"delay {value} is not between 0 and {DELAY_MAX.days:,} days",
+            f"delay {shown(value)} is not between 0 and {DELAY_MAX.days:,} days",
             "leave it out to run at once",
         )
 
@@ -206,7 +208,7 @@ def _check_id(thing: str, value: object) -> None:
 def _check_count(thing: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= COUNT_MAX:
         raise InvalidInput(
-            f"{thing} {value!r} is not a whole number from 1", "1 allows no second try"
+            f"{thing} {shown(value)} is not a whole number from 1", "1 allows no second try"
         )
 
 
@@ -217,7 +219,7 @@ def _check_timeout(value: object) -> None:
         or not TIMEOUT_SECONDS_MIN <= value <= TIMEOUT_SECONDS_MAX
     ):
         raise InvalidInput(
-            f"timeout_seconds {value!r} is not a number of seconds above 0",
+            f"timeout_seconds {shown(value)} is not a number of seconds above 0",
             "leave it out for the default",
         )
 
@@ -225,7 +227,7 @@ def _check_timeout(value: object) -> None:
 def _check_trace_parent(value: object) -> None:
     if not isinstance(value, str) or not _TRACE_PARENT.fullmatch(value):
         raise InvalidInput(
-            f"trace_parent {value!r} is not a W3C traceparent",
+            f"trace_parent {shown(value)} is not a W3C traceparent",
             "like 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         )
 
