@@ -11,10 +11,15 @@ rescue skips held rows. So the server ends a transaction of ours that is idle fo
 PostgreSQL does not start that clock after a pipeline, so a transaction that waits for its client
 uses none. What locks the money does not wait for its client at all: it goes out with its COMMIT, in
 one message (`commit_with`).
+
+A connection may die without a word: a proxy that hangs acknowledges what it swallows. One that has
+been idle for a while, or idle since another one died, proves itself before it is lent. If it does
+not, all connections are replaced.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any, Generic, LiteralString, NamedTuple, TypeVar, overload
 
 import anyio
@@ -28,6 +33,7 @@ from db.arguments import wrong_argument
 from db.documents import to_text
 from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
 from db.loaders import read_everything
+from db.network import bounded_url
 from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render
 
@@ -37,6 +43,10 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 STATEMENT_SECONDS = 30.0
 RECONNECT_SECONDS = 4.0
+# A connection that was idle for longer proves that it lives before it is lent: within the second
+# time.
+IDLE_SECONDS_UNPROVEN = 5.0
+PROOF_SECONDS = 3.0
 # A worker that is stopped (SIGSTOP, a frozen machine) in the middle of a transaction must not hold
 # its rows for ever: jobs it holds cannot be rescued. (PostgreSQL does not start this clock after a
 # pipeline, so no transaction that waits for its client may use a pipeline.)
@@ -55,6 +65,8 @@ class Connection(psycopg.AsyncConnection[Any]):
     statement_seconds: float = STATEMENT_SECONDS
     late: type[DatabaseError] = Unavailable
     """What a statement raises that takes longer than `statement_seconds`."""
+    answered_at: float = float("-inf")
+    """When it last proved that it lives, on the monotonic clock."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,8 +97,9 @@ class Database:
         self.schema = schema
         self.statement_seconds = statement_seconds
         self._late = late
+        self._doubted_at = self._replaced_at = float("-inf")
         self.pool = AsyncConnectionPool(
-            url,
+            bounded_url(url),
             connection_class=Connection,
             # Prepared only on request, where the plan is pinned: a statement planned while its
             # table was empty would scan the whole table until the next analyze.
@@ -132,7 +145,7 @@ class Database:
         # effect.
         await anyio.lowlevel.checkpoint_if_cancelled()
         with translated():
-            connection = await self.pool.getconn()
+            connection = await self._living()
         try:
             yield connection
         except DatabaseError as error:
@@ -140,6 +153,10 @@ class Database:
                 await connection.close()
             raise
         finally:
+            if connection.closed:
+                self._doubted_at = monotonic()
+            else:
+                connection.answered_at = monotonic()
             with anyio.CancelScope(shield=True):
                 await self.pool.putconn(connection)
 
@@ -173,10 +190,34 @@ class Database:
         async with self.connection() as connection:
             return await fetch_val(connection, query, params)
 
+    async def _living(self) -> Connection:
+        while True:
+            connection = await self.pool.getconn()
+            unproven = max(self._doubted_at, monotonic() - IDLE_SECONDS_UNPROVEN)
+            if connection.answered_at > unproven or await _answers(connection):
+                return connection
+            with anyio.CancelScope(shield=True):
+                await connection.close()
+                await self.pool.putconn(connection)
+                # Several may find out at once; the connections made since then are new.
+                if connection.answered_at > self._replaced_at:
+                    self._replaced_at = monotonic()
+                    await self.pool.drain()
+
     async def _configure(self, connection: Connection) -> None:
         connection.schema = self.schema
         connection.statement_seconds = self.statement_seconds
         connection.late = self._late
+        connection.answered_at = monotonic()
+
+
+async def _answers(connection: Connection) -> bool:
+    try:
+        async with bounded(PROOF_SECONDS):
+            await connection.execute("select 1")
+    except (psycopg.Error, Unavailable):
+        return False
+    return True
 
 
 async def execute(

@@ -34,6 +34,7 @@ from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
+from worker.queue.patience import Patience
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wakes
 
@@ -130,7 +131,6 @@ class Claimer:
         poll_seconds: float,
         crashes_max: int,
     ) -> None:
-        self._database = database
         self._heartbeat = heartbeat
         self._slots = slots
         self._promoter = promoter
@@ -140,6 +140,7 @@ class Claimer:
         self._modes = list(modes)
         self._poll_seconds = poll_seconds
         self._crashes_max = crashes_max
+        self._patience = Patience(database)
         self._flag: tuple[UUID, bool] | None = None
         self._flag_changed_at = -IDLE_CHANGE_SECONDS
         self._found_nothing_at = now()
@@ -186,7 +187,7 @@ class Claimer:
         return ERROR_PAUSE_SECONDS * (0.5 + random())
 
     async def _claim(self, worker_id: UUID, wanted: int) -> Claim:
-        async with self._database.connection() as connection:
+        async with self._patience.connection() as connection:
             began = now()
             claim = await claiming.claim(
                 connection,
@@ -209,7 +210,7 @@ class Claimer:
         return claim
 
     async def _give_back(self, worker_id: UUID, jobs: Sequence[Claimed]) -> None:
-        async with self._database.connection() as connection:
+        async with self._patience.connection() as connection:
             leases = [job.lease_no for job in jobs]
             released = await rescue.release_strays(connection, worker_id, leases)
         log.warning(events.JOBS_RELEASED, jobs=len(released), reason="claimed without a heartbeat")
@@ -241,7 +242,7 @@ class Claimer:
         if self._flag == (worker_id, idle):
             return
         self._flag = None  # unknown until the answer is here
-        async with self._database.connection() as connection:
+        async with self._patience.connection() as connection:
             await workers.set_idle(connection, worker_id, idle)
         self._flag = (worker_id, idle)
         self._flag_changed_at = now()

@@ -14,6 +14,7 @@ from db.pool import Connection, Database
 from db.queue import promote
 from worker import crash_points, events
 from worker.log import get_logger
+from worker.queue.patience import Patience
 from worker.queue.wake import Wake
 
 AGAIN_SECONDS = 0.02
@@ -28,12 +29,12 @@ class Promoter:
 
     def __init__(self, database: Database, work: Wake) -> None:
         """`work` is set after each look: jobs may have become ready."""
-        self._database = database
         self._work = work
         self._ended: set[UUID] = set()
         self._lanes: set[str] = set()
         self._held: dict[UUID, int] = {}
         self._looking = False
+        self._patience = Patience(database)
         self._arrived = anyio.Event()
 
     def ended(self, ids: list[UUID]) -> None:
@@ -73,7 +74,7 @@ class Promoter:
         crash_points.reach("promote.before")
         self._looking = True
         try:
-            async with self._database.connection() as connection:
+            async with self._patience.connection() as connection:
                 held = await _look_at(connection, ended | self._held.keys(), lanes)
         except JobsworthError:
             self._ended |= ended

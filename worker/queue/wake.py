@@ -2,15 +2,21 @@
 
 In: notifications, on a direct connection (a pooler in transaction mode cannot LISTEN). Out: events.
 A lost notification costs at most one poll interval: notifications are hints, polling is the truth.
+A connection that has heard nothing for some seconds tests itself, because a dead one is silent too.
 """
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import random
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import anyio
 import psycopg
 
+from db.errors import Unavailable
+from db.network import bounded_url
+from db.pool import bounded
 from db.schema import render
 from worker import events
 from worker.log import get_logger
@@ -18,6 +24,8 @@ from worker.log import get_logger
 LISTEN_WAKE: LiteralString = 'listen "jobsworth.wake"'
 LISTEN_CANCEL: LiteralString = 'listen "jobsworth.cancel"'
 RECONNECT_SECONDS_MAX = 5.0
+SILENCE_SECONDS = 4.0
+ANSWER_SECONDS = 3.0
 
 log = get_logger()
 
@@ -72,11 +80,12 @@ async def listen(url: str, schema: str, wakes: Wakes) -> None:
     while True:
         try:
             connection = await psycopg.AsyncConnection.connect(
-                url, autocommit=True, connect_timeout=3, application_name="jobsworth listen"
+                bounded_url(url), autocommit=True, application_name="jobsworth listen"
             )
-            async with connection:
-                await connection.execute(render(LISTEN_WAKE, schema))
-                await connection.execute(render(LISTEN_CANCEL, schema))
+            async with _closing(connection):
+                async with bounded(ANSWER_SECONDS):
+                    await connection.execute(render(LISTEN_WAKE, schema))
+                    await connection.execute(render(LISTEN_CANCEL, schema))
                 if lost:
                     log.info(events.LISTEN_RECOVERED)
                 pause, lost = 0.1, False
@@ -84,16 +93,33 @@ async def listen(url: str, schema: str, wakes: Wakes) -> None:
                 wakes.work.set()
                 wakes.cancels.set()
                 while True:
-                    async for notification in connection.notifies(timeout=0):
-                        _woken_by(notification, wakes).set()
-                    # `notifies` alone would look ten times a second.
-                    await anyio.wait_readable(connection.fileno())
-        except psycopg.Error as error:
+                    await _hear(connection, wakes)
+        except (psycopg.Error, Unavailable) as error:
             if not lost:
                 log.warning(events.LISTEN_LOST, error=str(error).splitlines()[0])
             lost = True
         await anyio.sleep(pause * (0.5 + random()))
         pause = min(RECONNECT_SECONDS_MAX, pause * 2)
+
+
+async def _hear(connection: psycopg.AsyncConnection[Any], wakes: Wakes) -> None:
+    async for notification in connection.notifies(timeout=0):
+        _woken_by(notification, wakes).set()
+    # `notifies` alone would look ten times a second.
+    with anyio.move_on_after(SILENCE_SECONDS) as silence:
+        await anyio.wait_readable(connection.fileno())
+    if silence.cancelled_caught:
+        async with bounded(ANSWER_SECONDS):
+            await connection.execute("select 1")
+
+
+@asynccontextmanager
+async def _closing(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await connection.close()
 
 
 def _woken_by(notification: psycopg.Notify, wakes: Wakes) -> Wake:

@@ -33,7 +33,7 @@ class Limits:
     """
 
     claim_loop_alive_seconds: float = 90.0
-    heartbeat_alive_seconds: float = 90.0
+    heartbeat_alive_seconds: float = 30.0
     claim_loop_ready_seconds: float = 10.0
     heartbeat_ready_seconds: float = 8.0
 

@@ -1,0 +1,96 @@
+"""Connections that die without a word are found and replaced, whoever is to blame."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from db import pool as pools
+from db.errors import Unavailable
+from db.network import BOUNDS, bounded_url, cut_after
+from db.pool import Database
+from tests.proxy import Proxy
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[Proxy]:
+    with Proxy(database_url) as proxy:
+        yield proxy
+
+
+def test_what_the_url_says_wins() -> None:
+    url = bounded_url("postgresql://me@here/there?connect_timeout=60&keepalives_idle=0")
+    said = conninfo_to_dict(url)
+    assert (said["connect_timeout"], said["keepalives_idle"]) == ("60", "0")
+    assert said["tcp_user_timeout"] == str(BOUNDS["tcp_user_timeout"])
+    assert (said["user"], said["host"], said["dbname"]) == ("me", "here", "there")
+    assert bounded_url("no = connection = string") == "no = connection = string"
+
+
+async def test_the_kernel_is_told_when_a_silent_connection_is_dead(proxy: Proxy) -> None:
+    async with Database(proxy.url) as database, database.connection() as conn:
+        end = socket.socket(fileno=conn.fileno())
+        try:
+            options = [
+                end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+                end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+                end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            ]
+        finally:
+            end.detach()
+    assert options == [1, 2, 2, 2, 6000]
+
+
+async def test_silent_connections_are_all_replaced_by_the_first_that_shows_it(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie idle in the pool behind a proxy that swallows; new ones get through."""
+    monkeypatch.setattr(pools, "IDLE_SECONDS_UNPROVEN", 0.0)
+    monkeypatch.setattr(pools, "PROOF_SECONDS", 0.5)
+    async with Database(proxy.url, pool_min=4, pool_max=4) as database:
+        async with database.connection(), database.connection(), database.connection():
+            before = await database.fetch_val("select pg_backend_pid()")
+        proxy.swallow(spare_new=True)
+        began = time.monotonic()
+        for _ in range(4):
+            assert await database.fetch_val("select pg_backend_pid()") != before
+        # One proof each would take 2 s, a statement each two minutes.
+        assert time.monotonic() - began < 10
+        assert database.pool.get_stats()["connections_num"] <= 4 + 4 + 1
+
+
+async def test_a_statement_without_an_answer_makes_the_next_one_ask_for_a_proof(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "PROOF_SECONDS", 0.5)
+    async with Database(proxy.url, pool_min=2, pool_max=2, statement_seconds=3) as database:
+        async with database.connection():
+            assert await database.fetch_val("select 1") == 1
+        proxy.swallow(spare_new=True)
+        with pytest.raises(Unavailable):
+            await database.fetch_val("select 1")
+        began = time.monotonic()
+        assert await database.fetch_val("select 1") == 1
+        assert time.monotonic() - began < 3
+
+
+def test_a_wait_without_an_event_loop_is_cut(proxy: Proxy) -> None:
+    with psycopg.connect(proxy.url) as conn:
+        proxy.swallow()
+        with pytest.raises(psycopg.OperationalError), cut_after(0.2, conn):
+            conn.execute("select 1")
+        assert conn.closed
+
+
+def test_a_wait_that_ends_in_time_is_not_cut(proxy: Proxy) -> None:
+    with psycopg.connect(proxy.url) as conn:
+        with cut_after(0.2, conn):
+            conn.execute("select 1")
+        assert conn.execute("select 2 from pg_sleep(0.4)").fetchone() == (2,)
