@@ -46,6 +46,7 @@ BATCH_RETRIED: Final = "batch.retried"
 FILES_FEW: Final = "files.few"
 CONNECTIONS_TAKEN: Final = "connections.taken"
 BATCH_SPLIT: Final = "batch.split"
+ENDINGS_DELAYED: Final = "endings.delayed"
 JOBS_RELEASED: Final = "jobs.released"
 DEPLOYMENT_PHASE_ENDED: Final = "deployment.phase_ended"
 DEPLOYMENT_ENDED: Final = "deployment.ended"
@@ -112,6 +113,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     FILES_FEW: "this process may open too few files for its slots; with the limit to set",
     CONNECTIONS_TAKEN: "a model's HTTP client has no free connection; further requests wait",
     BATCH_SPLIT: "a batch of writes failed because of one of them; each is tried alone",
+    ENDINGS_DELAYED: "the ends of jobs wait for a lock, or cannot be committed, not even as"
+    " failures; the jobs keep their slots and are tried again, each alone",
     JOBS_RELEASED: "running jobs went back to the queue, without a counted try",
     DEPLOYMENT_PHASE_ENDED: "a phase of a deployment is recorded; with its outcome",
     DEPLOYMENT_ENDED: "a deployment is healthy, rolled back or failed",

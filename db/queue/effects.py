@@ -119,6 +119,21 @@ E = TypeVar("E")
 Effect = MessageEffect | JobEffect | ApprovalEffect | MemoryEffect | ArtifactEffect | MetricEffect
 
 
+def size_of(effect: Effect) -> int:
+    """About how many bytes writing the effect takes."""
+    match effect:
+        case ArtifactEffect(content=content):
+            return len(content or b"")
+        case JobEffect(payload=payload):
+            return len(payload)
+        case MessageEffect(text=text) | MemoryEffect(text=text):
+            return len(text)
+        case ApprovalEffect(proposal_text=text, shown=shown):
+            return len(text) + len(shown or "")
+        case MetricEffect():
+            return 0
+
+
 async def write(conn: Connection, effects: Sequence[tuple[Origin, Effect]]) -> None:
     """Insert these effects inside the caller's transaction; repeats are ignored."""
     await _write_messages(conn, _of(effects, MessageEffect))
@@ -363,7 +378,7 @@ def _by_size(
     size = 0
     for origin, effect in rows:
         some.append((origin, effect))
-        size += len(effect.content or b"")
+        size += size_of(effect)
         if size >= STATEMENT_CONTENT_BYTES:
             yield some
             some, size = [], 0

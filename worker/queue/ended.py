@@ -13,6 +13,8 @@ from db.queue.claim import Claimed
 from worker.queue.transition import Transition
 
 BATCH_MAX = 500
+# A larger one goes alone. Eighteen results of 62 MB are more than the server takes in one message.
+BATCH_BYTES_MAX = 8 * 2**20
 
 
 class EndedAttempt(NamedTuple):
@@ -46,14 +48,15 @@ class EndedAttempts:
         if len(self._attempts) >= BATCH_MAX:
             self._filled.set()
 
-    def put_back(self, held: list[EndedAttempt]) -> None:
-        """Return those whose rows another transaction holds."""
-        self._attempts.extend(held)
-        self._arrived.set()
-
     def take(self) -> list[EndedAttempt]:
         """Remove and return the next batch, oldest first."""
-        batch, self._attempts = self._attempts[:BATCH_MAX], self._attempts[BATCH_MAX:]
+        count = size = 0
+        for attempt in self._attempts[:BATCH_MAX]:
+            size += attempt.transition.size
+            if count and size > BATCH_BYTES_MAX:
+                break
+            count += 1
+        batch, self._attempts = self._attempts[:count], self._attempts[count:]
         return batch
 
     async def wait_for_any(self) -> None:

@@ -6,7 +6,7 @@ by its constructors only, so no combination exists that the table of jobs would 
 
 from typing import NamedTuple, Self
 
-from db.queue.effects import Effect
+from db.queue.effects import Effect, size_of
 
 Effects = tuple[Effect, ...]
 
@@ -25,6 +25,12 @@ class Transition(NamedTuple):
     result: str | None
     error: str | None
     effects: Effects
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it writes."""
+        size = len(self.result or "") + len(self.error or "")
+        return size + sum(map(size_of, self.effects)) if self.effects else size
 
     @classmethod
     def done(cls, result: str, effects: Effects = ()) -> Self:

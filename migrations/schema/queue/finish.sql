@@ -10,8 +10,9 @@
 
 -- Apply each transition to its job, if the attempt still has its lease (the fence). Returns the
 -- transitions that were applied, by their number in the arrays; a transition missing from the
--- result was not written. Never waits for another transaction. An array may be null if none of its
--- values is set.
+-- result was not written. Never waits for another transaction; what may still wait (a trigger of a
+-- user, a table that is being altered) is given up after a moment. An array may be null if none of
+-- its values is set.
 create function jobsworth.finish(
   ids uuid[], lease_nos bigint[], worker_ids uuid[], statuses jobsworth.job_status[],
   waiting_fors jobsworth.wait_reason[], waiting_details text[], delays float8[],
@@ -19,7 +20,8 @@ create function jobsworth.finish(
   returns table (n bigint, status text, unblocks boolean)
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan
+  set lock_timeout = '200ms' as $$
 #variable_conflict use_column
 begin
   return query

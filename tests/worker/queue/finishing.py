@@ -26,7 +26,8 @@ from worker.queue.transition import Transition
 from worker.queue.wake import Wakes
 
 THREAD: LiteralString = """
-insert into jobsworth.chat_threads (platform, chat_id) values ('test', '1') returning id
+insert into jobsworth.chat_threads (platform, chat_id)
+values ('test', gen_random_uuid()) returning id
 """
 
 TEXTS: LiteralString = "select array_agg(text order by text) from jobsworth.chat_messages"
