@@ -51,6 +51,7 @@ JOBS_RELEASED: Final = "jobs.released"
 DEPLOYMENT_PHASE_ENDED: Final = "deployment.phase_ended"
 DEPLOYMENT_ENDED: Final = "deployment.ended"
 
+TRANSACTIONS_ENDED: Final = "transactions.ended"
 TIMERS_PROMOTED: Final = "timers.promoted"
 APPROVALS_EXPIRED: Final = "approvals.expired"
 WEBHOOK_DELIVERED: Final = "webhook.delivered"
@@ -118,6 +119,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     JOBS_RELEASED: "running jobs went back to the queue, without a counted try",
     DEPLOYMENT_PHASE_ENDED: "a phase of a deployment is recorded; with its outcome",
     DEPLOYMENT_ENDED: "a deployment is healthy, rolled back or failed",
+    TRANSACTIONS_ENDED: "a stopped worker held rows in mid-statement; its transactions were ended",
     TIMERS_PROMOTED: "waiting jobs became queued because their time has come",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
     WEBHOOK_DELIVERED: "a webhook accepted a delivery",

@@ -7,7 +7,7 @@ queued jobs that no worker can run wait for a handler.
 """
 
 from collections.abc import Sequence
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from db.money import budgets
@@ -15,15 +15,28 @@ from db.pool import Connection, fetch_all, fetch_one, fetch_val
 
 NEWEST_MAX = 200
 
-UNBLOCK: LiteralString = "select jobsworth.unblock(%(ids)s::uuid[])"
+
+class Claimant(NamedTuple):
+    """A worker that looks for jobs after a promotion, and how many it can take.
+
+    It is not told of so many of the promoted jobs; for each of the others, one idle worker is.
+    """
+
+    worker_id: UUID | None = None
+    room: int = 0
 
 
-async def unblock(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
+NOBODY = Claimant()
+
+UNBLOCK: LiteralString = "select jobsworth.unblock(%(ids)s::uuid[], %(worker_id)s, %(room)s)"
+
+
+async def unblock(conn: Connection, ids: Sequence[UUID], claimant: Claimant = NOBODY) -> list[UUID]:
     """After the commit that ended or parked these jobs, promote what that unblocks.
 
     Returns jobs that another transaction holds: pass them to `reconsider` later.
     """
-    return list(await fetch_val(conn, UNBLOCK, {"ids": list(ids)}))
+    return list(await fetch_val(conn, UNBLOCK, {"ids": list(ids), **claimant._asdict()}))
 
 
 RECONSIDER: LiteralString = "select jobsworth.reconsider(%(ids)s::uuid[])"
@@ -35,14 +48,19 @@ async def reconsider(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
 
 
 PROMOTE_LANES: LiteralString = """
-select jobsworth.reconsider(array_remove(array(
-  select jobsworth.lane_head(l.lane) from unnest(%(lanes)s::text[]) as l (lane)), null))
+select jobsworth.reconsider(
+  array_remove(array(
+    select jobsworth.lane_head(l.lane) from unnest(%(lanes)s::text[]) as l (lane)), null),
+  false, %(worker_id)s, %(room)s)
 """
 
 
-async def promote_lanes(conn: Connection, lanes: Sequence[str]) -> list[UUID]:
+async def promote_lanes(
+    conn: Connection, lanes: Sequence[str], claimant: Claimant = NOBODY
+) -> list[UUID]:
     """Look again at lanes whose jobs a claim set to wait; returns the jobs that are held."""
-    return list(await fetch_val(conn, PROMOTE_LANES, {"lanes": list(set(lanes))}))
+    values = {"lanes": list(set(lanes)), **claimant._asdict()}
+    return list(await fetch_val(conn, PROMOTE_LANES, values))
 
 
 DUE: LiteralString = """

@@ -130,7 +130,9 @@ class Daemon:
             tasks.start_soon(parts.promoter.run)
             tasks.start_soon(parts.tools.spool.run)
             tasks.start_soon(upkeep.run, parts.upkeep)
-            tasks.start_soon(listen, parts.direct_url, parts.database.schema, parts.wakes)
+            tasks.start_soon(
+                listen, parts.direct_url, parts.database.schema, parts.wakes, parts.vitals
+            )
             tasks.start_soon(self._embed)
             tasks.start_soon(self._tell_webhooks)
             tasks.start_soon(parts.watch.run)

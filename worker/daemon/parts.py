@@ -35,6 +35,7 @@ from worker.money import upkeep as money_upkeep
 from worker.money.pricing import Pricing
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder, folder_of
+from worker.queue import stalled
 from worker.queue import upkeep as queue_upkeep
 from worker.queue.attempt_log import AttemptLog
 from worker.queue.claim import Claimer
@@ -141,7 +142,7 @@ def make_parts(
         retry_base_seconds=settings.retry_base_seconds,
         retry_max_seconds=settings.retry_max_seconds,
     )
-    promoter = Promoter(database, wakes.work)
+    promoter = Promoter(database, wakes.work, vitals, running)
     return Parts(
         database=database,
         handlers_database=handlers_database,
@@ -228,6 +229,7 @@ def upkeep_parts(
         *queue_upkeep.parts(
             database, heartbeat, vitals, attempts, rescuer, wakes, poll_seconds=poll_seconds
         ),
+        stalled.part(database),
         look_for_due_parts(database, due_parts),
         *money_upkeep.parts(database, spool, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),

@@ -5,6 +5,7 @@ that go on. It never waits for a row: one that somebody holds is looked at again
 number of times. After that, and after a crash before the look, the sweep in `upkeep` finds it.
 """
 
+from typing import Protocol
 from uuid import UUID
 
 import anyio
@@ -12,7 +13,9 @@ import anyio
 from db.errors import JobsworthError
 from db.pool import Connection, Database
 from db.queue import promote
+from db.queue.promote import NOBODY, Claimant
 from worker import crash_points, events
+from worker.daemon.vitals import Vitals
 from worker.log import get_logger
 from worker.queue.patience import Patience
 from worker.queue.wake import Wake
@@ -24,16 +27,34 @@ ERROR_PAUSE_SECONDS = 0.5
 log = get_logger()
 
 
+class Slots(Protocol):
+    """Where this worker runs what it claims: `Running`."""
+
+    def free_slots(self) -> int: ...
+
+
 class Promoter:
     """Collects jobs that ended and lanes that were put off, and moves on what they unblock."""
 
-    def __init__(self, database: Database, work: Wake) -> None:
-        """`work` is set after each look: jobs may have become ready."""
+    def __init__(
+        self,
+        database: Database,
+        work: Wake,
+        vitals: Vitals | None = None,
+        slots: Slots | None = None,
+    ) -> None:
+        """`work` is set after each look: jobs may have become ready.
+
+        With `vitals` and `slots`, the worker claims what it has room for, and no other is woken for
+        that.
+        """
         self._work = work
         self._ended: set[UUID] = set()
         self._lanes: set[str] = set()
         self._held: dict[UUID, int] = {}
         self._looking = False
+        self._vitals = vitals
+        self._slots = slots
         self._patience = Patience(database)
         self._arrived = anyio.Event()
 
@@ -75,7 +96,9 @@ class Promoter:
         self._looking = True
         try:
             async with self._patience.connection() as connection:
-                held = await _look_at(connection, ended | self._held.keys(), lanes)
+                held = await _look_at(
+                    connection, ended | self._held.keys(), lanes, self._claimant()
+                )
         except JobsworthError:
             self._ended |= ended
             self._lanes |= lanes
@@ -90,11 +113,20 @@ class Promoter:
         }
         self._work.set()
 
+    def _claimant(self) -> Claimant:
+        if self._vitals is None or self._slots is None:
+            return NOBODY
+        if self._vitals.draining or self._vitals.database_state == "lost":
+            return NOBODY  # it claims nothing
+        return Claimant(self._vitals.worker_id, max(0, self._slots.free_slots()))
 
-async def _look_at(connection: Connection, ids: set[UUID], lanes: set[str]) -> set[UUID]:
+
+async def _look_at(
+    connection: Connection, ids: set[UUID], lanes: set[str], claimant: Claimant
+) -> set[UUID]:
     held: set[UUID] = set()
     if ids:
-        held.update(await promote.unblock(connection, list(ids)))
+        held.update(await promote.unblock(connection, list(ids), claimant))
     if lanes:
-        held.update(await promote.promote_lanes(connection, list(lanes)))
+        held.update(await promote.promote_lanes(connection, list(lanes), claimant))
     return held

@@ -19,6 +19,7 @@ from db.network import bounded_url
 from db.pool import bounded
 from db.schema import render
 from worker import events
+from worker.daemon.vitals import Vitals
 from worker.log import get_logger
 
 LISTEN_WAKE: LiteralString = 'listen "jobsworth.wake"'
@@ -73,8 +74,11 @@ class Wakes:
     """Texts to remember were committed: for the embedder."""
 
 
-async def listen(url: str, schema: str, wakes: Wakes) -> None:
-    """Wake the parts at each notification until cancelled; reconnects whenever it has to."""
+async def listen(url: str, schema: str, wakes: Wakes, vitals: Vitals) -> None:
+    """Wake the parts at each notification until cancelled; reconnects whenever it has to.
+
+    A notification may name the one worker that it is for.
+    """
     pause = 0.1
     lost = False
     while True:
@@ -93,7 +97,7 @@ async def listen(url: str, schema: str, wakes: Wakes) -> None:
                 wakes.work.set()
                 wakes.cancels.set()
                 while True:
-                    await _hear(connection, wakes)
+                    await _hear(connection, wakes, vitals)
         except (psycopg.Error, Unavailable) as error:
             if not lost:
                 log.warning(events.LISTEN_LOST, error=str(error).splitlines()[0])
@@ -102,9 +106,10 @@ async def listen(url: str, schema: str, wakes: Wakes) -> None:
         pause = min(RECONNECT_SECONDS_MAX, pause * 2)
 
 
-async def _hear(connection: psycopg.AsyncConnection[Any], wakes: Wakes) -> None:
+async def _hear(connection: psycopg.AsyncConnection[Any], wakes: Wakes, vitals: Vitals) -> None:
     async for notification in connection.notifies(timeout=0):
-        _woken_by(notification, wakes).set()
+        if notification.payload in ("", "timer", str(vitals.worker_id)):
+            _woken_by(notification, wakes).set()
     # `notifies` alone would look ten times a second.
     with anyio.move_on_after(SILENCE_SECONDS) as silence:
         await anyio.wait_readable(connection.fileno())

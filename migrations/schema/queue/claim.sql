@@ -7,6 +7,8 @@
 -- Claim up to `wanted` queued jobs for a worker, and put off the jobs of a lane that come after its
 -- first (these are returned without a lease). `queues`, `priorities` and `positions` say where to
 -- look, in this order, and after which position in each. The worker must have its row in `workers`.
+-- A claim ends early at about 4 MiB of payloads, so that its answer is not long on its way: the jobs
+-- are locked until all of it is sent.
 -- A job is a suspect if its workers have died so often that one more death fails it (`crashes_max`
 -- unless it has its own bound). Suspects run apart from each other, so that the next death tells
 -- which of them kills: at most one is taken, and none unless `suspect_wanted`.
@@ -25,16 +27,17 @@ create function jobsworth.claim(
 #variable_conflict use_column
 begin
   return query
-  with ready as materialized (
+  with found as materialized (
     -- The next jobs of each queue and priority, after the remembered position, urgent ones first.
     -- Rows that other workers have locked are skipped. The lateral join keeps the order of the
     -- probes.
-    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.suspect
+    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.suspect, j.bytes
     from unnest(claim.queues, claim.priorities, claim.positions)
       as probe (queue, priority, position)
     cross join lateral (
       select r.id, r.queue, r.priority, r.position, r.lane, r.lane_position,
-        r.crashes > 0 and r.crashes >= coalesce(r.crashes_max, claim.crashes_max) - 1 as suspect
+        r.crashes > 0 and r.crashes >= coalesce(r.crashes_max, claim.crashes_max) - 1 as suspect,
+        pg_column_size(r.payload) as bytes
       from jobsworth.reactive_jobs r
       where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
         and r.position > probe.position and r.mode = any(claim.modes)
@@ -49,6 +52,14 @@ begin
     where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
       and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
     limit claim.wanted
+  ), ready as materialized (
+    select s.id, s.queue, s.priority, s.position, s.lane, s.lane_position, s.suspect
+    from (
+      select f.id, f.queue, f.priority, f.position, f.lane, f.lane_position, f.suspect,
+        sum(f.bytes) over (rows unbounded preceding) - f.bytes as bytes_before
+      from found f
+    ) s
+    where s.bytes_before < 4194304
   ), heads as materialized (
     -- Of a lane only its lowest open job, if nothing runs there. One claimer at a time; the others
     -- do not wait for it.

@@ -42,8 +42,12 @@ end $$;
 
 -- Move on those of the given jobs whose reason is gone: to their next reason, or to queued. Returns
 -- the ids that another transaction has locked; look at those again. With `wait_for_locks` it waits for
--- these locks instead: somebody who delivers something must not miss the job.
-create function jobsworth.reconsider(job_ids uuid[], wait_for_locks boolean default false)
+-- these locks instead: somebody who delivers something must not miss the job. `claimant` is the worker
+-- that calls and will claim up to `room` of the jobs that become queued; for the others one idle
+-- worker each is told.
+create function jobsworth.reconsider(
+  job_ids uuid[], wait_for_locks boolean default false, claimant uuid default null,
+  room int default 0)
   returns uuid[] language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -55,10 +59,10 @@ declare
   ended uuid[] := '{}';
   again uuid[] := '{}';
   runs uuid[] := '{}';
+  ready uuid[] := '{}';
   at timestamptz;
   one jobsworth.reactive_jobs;
   next_reason jobsworth.wait_reason;
-  moved int := 0;
 begin
   -- `status::text`: by the enum itself the planner may read the whole index of waiting jobs.
   if wait_for_locks then
@@ -151,14 +155,16 @@ begin
         position = case when next_reason is null then nextval('jobsworth.job_position')
           else one.position end
     where x.id = one.id;
-    moved := moved + 1;
+    if next_reason is null then
+      ready := ready || one.id;
+    end if;
     if one.run_id is not null and one.run_id <> all(runs) then
       runs := runs || one.run_id;
     end if;
   end loop;
 
-  if moved > 0 then
-    perform jobsworth.wake();
+  if ready <> '{}' then
+    perform jobsworth.wake(ready, claimant, room);
   end if;
   if runs <> '{}' then
     perform jobsworth.move_runs(runs);
@@ -173,8 +179,11 @@ end $$;
 -- jobs that they blocked, and closes what belongs to the ended ones: their open approvals and
 -- children. Returns the jobs that the caller must look at again, because another transaction has
 -- locked a row: a waiting job, an ended job that still has something open, or a job whose run has
--- to move or has just begun to wait. Never waits for another transaction.
-create function jobsworth.unblock(job_ids uuid[]) returns uuid[] language plpgsql
+-- to move or has just begun to wait. Never waits for another transaction. `claimant` and `room`: see
+-- `reconsider`.
+create function jobsworth.unblock(
+  job_ids uuid[], claimant uuid default null, room int default 0)
+  returns uuid[] language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
@@ -208,7 +217,7 @@ begin
     select p.id from unnest(parked) as p (id));
   candidates := array_remove(candidates, null);
   if candidates <> '{}' then
-    again := jobsworth.reconsider(candidates);
+    again := jobsworth.reconsider(candidates, false, claimant, room);
   end if;
 
   update jobsworth.approvals a

@@ -37,11 +37,40 @@ create trigger count_idle_workers
   after insert or update of idle or delete or truncate on jobsworth.workers
   for each statement execute function jobsworth.count_idle_workers();
 
--- Tell idle workers that there may be work.
-create function jobsworth.wake() returns void language plpgsql as $$
+-- Tell idle workers that there may be work: all of them, or for these queued jobs one worker each,
+-- which is named and can run it. Every worker that is told looks, most of them in vain: of 24 workers
+-- on one lane all looked after each job. `claimant` is told nothing: it looks by itself and takes
+-- up to `room` jobs.
+create function jobsworth.wake(
+  job_ids uuid[] default null, claimant uuid default null, room int default 0)
+  returns void language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
   if pg_sequence_last_value('jobsworth.idle_workers') > 0 then
-    perform pg_notify('jobsworth.wake', '');
+    if job_ids is null or cardinality(job_ids) > 16 then
+      perform pg_notify('jobsworth.wake', '');
+    else
+      perform pg_notify('jobsworth.wake', w.id::text)
+      from (
+        select j.mode, j.queue, o.id is not null as own,
+          row_number() over (partition by o.id is not null) as n
+        from jobsworth.reactive_jobs j
+        left join lateral (
+          select c.id from jobsworth.workers c
+          where c.id = claimant and j.mode = any(c.modes) and j.queue = any(c.queues)) o on true
+        where j.id = any(job_ids)
+      ) r
+      cross join lateral (
+        select i.id from jobsworth.workers i
+        where i.idle and not i.draining and i.id is distinct from claimant
+          and r.mode = any(i.modes) and r.queue = any(i.queues)
+        -- One that has not beaten lately may be dead. By the clock, because this is only a hint.
+        order by i.beaten_at < now() - interval '5 seconds', random()
+        limit 1
+      ) w
+      where not r.own or r.n > room;
+    end if;
   end if;
 end $$;
 

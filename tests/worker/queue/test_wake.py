@@ -66,3 +66,25 @@ def test_a_busy_worker_is_not_notified(scene: Scene) -> None:
         scene.conn.execute("select pg_notify('jobsworth.wake', 'the end')")
         heard = [note.payload for note in listener.notifies(timeout=10, stop_after=1)]
     assert heard == ["the end"]
+
+
+def test_a_promotion_is_claimed_at_once_whoever_has_room(scene: Scene) -> None:
+    """Nobody polls: each worker takes what it promoted, or tells one that can."""
+    for _ in range(3):
+        scene.start(NO_POLL | {"JOBSWORTH_SLOTS": "1"})
+    until_sync(lambda: scene.value("select count(*) from jobsworth.workers where idle") == 3)
+    jobs = [
+        scene.enqueue("chaos.child", {"n": n}, lane=f"lane {lane}")
+        for lane in range(3)
+        for n in range(5)
+    ]
+    for job_id in jobs:
+        scene.until_status(job_id, "done")
+
+
+def test_a_due_timer_wakes_a_worker_that_can_run_the_job(scene: Scene) -> None:
+    scene.start(NO_POLL | {"JOBSWORTH_HANDLERS": "tests.worker.endings"})
+    scene.start(NO_POLL)
+    until_sync(lambda: scene.value("select count(*) from jobsworth.workers where idle") == 2)
+    job_id = scene.enqueue("end.sleep", {"seconds": 0.01}, delay="0.2 seconds")
+    scene.until_status(job_id, "done")

@@ -1,0 +1,85 @@
+"""`python -m bench.one_lane [WORKERS...]`: one lane, and ever more workers that could take it.
+
+In: the numbers of worker processes (1, 2, 12 and 24 by default). Out: for each, the jobs per second
+of one lane of no-op jobs, and for each job the claims that were made and the transactions that were
+committed. A lane runs one job at a time, so more workers cannot be faster; they should not be
+slower. It runs on a temporary server of its own, with durable commits.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import LiteralString
+
+from bench.our_workers import (
+    Connection,
+    connect,
+    enqueue,
+    our_worker,
+    rate,
+    settle_statistics,
+    wait_finished,
+    wait_registered,
+)
+from bench.server import CONFIG, Server
+from db.migrate import migrate
+from db.queue.new_job import NewJob
+from db.server.embedded import start
+
+JOBS = 400
+# Each worker is idle, and has said so, before the lane's jobs come.
+IDLE_SECONDS = 3.0
+WORKERS = (1, 2, 12, 24)
+COUNTS: LiteralString = """
+select d.xact_commit, (
+  select coalesce(sum(f.calls), 0)::bigint from pg_stat_user_functions f
+  where f.schemaname = 'jobsworth' and f.funcname = 'claim')
+from pg_stat_database d where d.datname = current_database()
+"""
+
+
+def main(numbers: tuple[int, ...]) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="jobsworth-bench-", dir="/tmp"))
+    try:
+        with start(directory, 18, CONFIG) as server:
+            for number in numbers:
+                jobs_per_second, transactions = _measure(Server(server), number)
+                print(
+                    f"{number:3d} workers {jobs_per_second:7.1f} jobs/s {transactions:5.1f} tx/job"
+                )
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _measure(server: Server, workers: int) -> str:
+    url = server.database("one_lane")
+    migrate(url, "jobsworth")
+    with connect(url) as connection, ExitStack() as started:
+        settle_statistics(connection)
+        together = [
+            started.enter_context(our_worker(url, pool_max=4, slots=10)) for _ in range(workers)
+        ]
+        wait_registered(connection, together)
+        time.sleep(IDLE_SECONDS)
+        before = _counts(connection)
+        jobs = enqueue(url, (NewJob("nothing", lane="the one") for _ in range(JOBS)))
+        wait_finished(connection, together, jobs)
+        time.sleep(1.0)  # the server's counters come late
+        transactions, claims = (
+            (after - first) / JOBS for first, after in zip(before, _counts(connection), strict=True)
+        )
+        speed = rate(connection, jobs)
+    return f"{speed:7.1f} jobs/s {claims:6.1f} claims/job {transactions:6.1f} tx/job"
+
+
+def _counts(connection: Connection) -> tuple[int, int]:
+    row = connection.execute(COUNTS).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+if __name__ == "__main__":
+    main(tuple(map(int, sys.argv[1:])) or WORKERS)

@@ -1,0 +1,55 @@
+"""Transactions of ours that hold rows while the server waits for their client.
+
+A client that is stopped (SIGSTOP, a frozen machine) while it receives or sends a large message
+holds what it has locked: claimed jobs stay queued for everybody else, and a rescue skips held rows.
+PostgreSQL bounds only a transaction that is idle between messages. A time limit for a statement
+does not reach a server process that is sending, and `transaction_timeout` (from 17 on) does not
+either; being terminated does.
+"""
+
+from collections.abc import Collection
+from typing import LiteralString, NamedTuple
+
+from db.pool import Connection, fetch_all
+
+
+class Stalled(NamedTuple):
+    """A server process that waits for its client, and the statement that it has been at."""
+
+    pid: int
+    query_began: str
+
+
+# Those of this role that have written something. A COPY waits for what its client makes, and locks
+# no job.
+WAITING: LiteralString = """
+from pg_stat_activity a
+where a.datname = current_database() and a.usename = current_user
+  and a.application_name = 'jobsworth worker' and a.state = 'active'
+  and a.wait_event_type = 'Client' and a.backend_xid is not null
+  and a.query !~* '^\\s*copy'
+"""
+
+FIND: LiteralString = "select a.pid, a.query_start::text as query_began " + WAITING
+
+
+async def find_stalled(conn: Connection) -> set[Stalled]:
+    """The server processes that wait for their clients right now, most of them for a moment."""
+    return {Stalled(**row) for row in await fetch_all(conn, FIND)}
+
+
+END: LiteralString = (
+    "select a.pid, pg_terminate_backend(a.pid) as ended "
+    + WAITING
+    + """
+  and exists (
+    select 1 from unnest(%(pids)s::int[], %(began)s::text[]) as s (pid, query_began)
+    where s.pid = a.pid and s.query_began = a.query_start::text)
+"""
+)
+
+
+async def end_stalled(conn: Connection, stalled: Collection[Stalled]) -> int:
+    """Terminate those of these that still wait at the same statement; returns how many."""
+    values = {"pids": [one.pid for one in stalled], "began": [one.query_began for one in stalled]}
+    return sum(row["ended"] for row in await fetch_all(conn, END, values))
