@@ -73,8 +73,8 @@ class Running:
         retry_base_seconds: float,
         retry_max_seconds: float,
     ) -> None:
-        """`modules` are those that a handler's own process imports; `work` is set at each free
-        slot.
+        """`modules` are those that a handler's own process imports; `work` is set when a slot
+        becomes free and none was.
         """
         self._handlers = handlers
         self._tools = tools
@@ -275,10 +275,13 @@ class Running:
         )
 
     def _release(self, attempt: Attempt, status: str | None, error: str | None) -> None:
+        # While slots are left, the claimer has found everything that there was; but it takes only
+        # one suspect at a time.
+        if self.free_slots() <= 0 or attempt.job.suspect:
+            self._work.set()
         del self._attempts[attempt.lease.lease_no]
         self.ended += 1
         self._suspects -= attempt.job.suspect
-        self._work.set()
         if not self._attempts:
             self._all_free.set()
         self._log.ended(attempt, status or "lost", error)
