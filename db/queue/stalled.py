@@ -12,6 +12,9 @@ from typing import LiteralString, NamedTuple
 
 from db.pool import Connection, fetch_all
 
+# How a worker's pools introduce themselves to the server.
+APPLICATIONS = ["jobsworth worker", "jobsworth handlers"]
+
 
 class Stalled(NamedTuple):
     """A server process that waits for its client, and the statement that it has been at."""
@@ -25,7 +28,7 @@ class Stalled(NamedTuple):
 WAITING: LiteralString = """
 from pg_stat_activity a
 where a.datname = current_database() and a.usename = current_user
-  and a.application_name = 'jobsworth worker' and a.state = 'active'
+  and a.application_name = any(%(applications)s) and a.state = 'active'
   and a.wait_event_type = 'Client' and a.backend_xid is not null
   and a.query !~* '^\\s*copy'
 """
@@ -35,7 +38,8 @@ FIND: LiteralString = "select a.pid, a.query_start::text as query_began " + WAIT
 
 async def find_stalled(conn: Connection) -> set[Stalled]:
     """The server processes that wait for their clients right now, most of them for a moment."""
-    return {Stalled(**row) for row in await fetch_all(conn, FIND)}
+    rows = await fetch_all(conn, FIND, {"applications": APPLICATIONS})
+    return {Stalled(**row) for row in rows}
 
 
 END: LiteralString = (
@@ -51,5 +55,9 @@ END: LiteralString = (
 
 async def end_stalled(conn: Connection, stalled: Collection[Stalled]) -> int:
     """Terminate those of these that still wait at the same statement; returns how many."""
-    values = {"pids": [one.pid for one in stalled], "began": [one.query_began for one in stalled]}
+    values = {
+        "applications": APPLICATIONS,
+        "pids": [one.pid for one in stalled],
+        "began": [one.query_began for one in stalled],
+    }
     return sum(row["ended"] for row in await fetch_all(conn, END, values))

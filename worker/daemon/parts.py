@@ -18,6 +18,7 @@ from db.errors import Refused
 from db.pool import Database
 from worker.approvals import upkeep as approvals_upkeep
 from worker.attempt_state import PriceSource, Tools
+from worker.daemon import stalled
 from worker.daemon.heartbeat import Heartbeat, Identity
 from worker.daemon.judge import Judge
 from worker.daemon.open_files import connections_max
@@ -35,7 +36,6 @@ from worker.money import upkeep as money_upkeep
 from worker.money.pricing import Pricing
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder, folder_of
-from worker.queue import stalled
 from worker.queue import upkeep as queue_upkeep
 from worker.queue.attempt_log import AttemptLog
 from worker.queue.claim import Claimer

@@ -16,8 +16,8 @@ from db.queue.enqueue import enqueue
 from db.queue.stalled import end_stalled, find_stalled
 from tests.db.protocol import add, claim, register, states
 from tests.support import until
-from worker.queue import stalled
-from worker.queue.stalled import Stalls
+from worker.daemon import stalled
+from worker.daemon.stalled import Stalls
 
 pytestmark = pytest.mark.both
 
