@@ -25,15 +25,14 @@ class Stalled(NamedTuple):
 
 # Those of this role that have written something. A COPY waits for what its client makes, and locks
 # no job.
-WAITING: LiteralString = """
+FIND: LiteralString = """
+select a.pid, a.query_start::text as query_began
 from pg_stat_activity a
 where a.datname = current_database() and a.usename = current_user
   and a.application_name = any(%(applications)s) and a.state = 'active'
   and a.wait_event_type = 'Client' and a.backend_xid is not null
   and a.query !~* '^\\s*copy'
 """
-
-FIND: LiteralString = "select a.pid, a.query_start::text as query_began " + WAITING
 
 
 async def find_stalled(conn: Connection) -> set[Stalled]:
@@ -42,21 +41,18 @@ async def find_stalled(conn: Connection) -> set[Stalled]:
     return {Stalled(**row) for row in rows}
 
 
-END: LiteralString = (
-    "select a.pid, pg_terminate_backend(a.pid) as ended "
-    + WAITING
-    + """
-  and exists (
-    select 1 from unnest(%(pids)s::int[], %(began)s::text[]) as s (pid, query_began)
-    where s.pid = a.pid and s.query_began = a.query_start::text)
+END: LiteralString = """
+select pg_terminate_backend(a.pid) as ended
+from pg_stat_activity a
+join unnest(%(pids)s::int[], %(began)s::text[]) as s (pid, query_began)
+  on s.pid = a.pid and s.query_began = a.query_start::text
+where a.state = 'active' and a.wait_event_type = 'Client'
 """
-)
 
 
 async def end_stalled(conn: Connection, stalled: Collection[Stalled]) -> int:
     """Terminate those of these that still wait at the same statement; returns how many."""
     values = {
-        "applications": APPLICATIONS,
         "pids": [one.pid for one in stalled],
         "began": [one.query_began for one in stalled],
     }

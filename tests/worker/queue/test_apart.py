@@ -41,6 +41,15 @@ end $$;
 create trigger refuse after update on jobsworth.reactive_jobs
   for each row execute function refuse()
 """
+REFUSE_FAILURES: LiteralString = """
+create or replace function refuse() returns trigger language plpgsql as $$
+begin
+  if new.status = 'failed' then
+    raise exception 'no job fails here';
+  end if;
+  return null;
+end $$
+"""
 ARTIFACTS_ARE_SLOW: LiteralString = """
 create function dawdle() returns trigger language plpgsql as $$
 begin
@@ -145,7 +154,7 @@ async def test_a_job_whose_failure_is_refused_as_well_waits_and_an_error_is_logg
     [later] = await endings(conn, 1)
     put(desk, later)
     await desk.told_of(4)
-    await execute(conn, "drop trigger refuse on jobsworth.reactive_jobs")
+    await execute(conn, REFUSE_FAILURES)
     # It ends as it would have: the refusal was not the fault of what it wrote.
     assert (await desk.told_of(5))[guilty.job.id] == "done"
 
