@@ -32,9 +32,9 @@ from db.queue import rescue, workers
 from db.queue.claim import Claim, Claimed
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
+from worker.daemon.patience import Patience
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
-from worker.queue.patience import Patience
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wakes
 

@@ -15,9 +15,9 @@ from db.pool import Connection, Database
 from db.queue import promote
 from db.queue.promote import NOBODY, Claimant
 from worker import crash_points, events
+from worker.daemon.patience import Patience
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
-from worker.queue.patience import Patience
 from worker.queue.wake import Wake
 
 AGAIN_SECONDS = 0.02
