@@ -300,7 +300,9 @@ async def _write(conn: Connection, follow_ups: list[tuple[Origin, JobEffect]]) -
 
 
 async def _beat(conn: Connection, worker_id: UUID) -> None:
-    await execute(conn, workers.BEAT, {"id": worker_id, "running": 1, "draining": False})
+    await execute(
+        conn, workers.BEAT, {"id": worker_id, "running": 1, "draining": False, "deaf": "{}"}
+    )
 
 
 @contextmanager
