@@ -29,6 +29,7 @@ from psycopg.rows import TupleRow, tuple_row
 from db.errors import Conflict, JobsworthError, translated
 from db.pool import STATEMENT_SECONDS, bounded
 from db.schema import render, schema_name
+from db.sessions import connect_parameters
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "migrations"
 REVISIONS = tuple(sorted(path.name[:4] for path in DIRECTORY.glob("versions/[0-9]*.py")))
@@ -191,11 +192,7 @@ def _place(revision: str | None) -> int:
 def _connected(url: str) -> Generator[psycopg.Connection[TupleRow]]:
     try:
         conn = psycopg.connect(
-            url,
-            autocommit=True,
-            row_factory=tuple_row,
-            application_name=COMMAND,
-            **_patience(url),
+            url, row_factory=tuple_row, **connect_parameters(COMMAND), **_patience(url)
         )
     except psycopg.Error as error:
         raise MigrateError(

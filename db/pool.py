@@ -36,6 +36,7 @@ from db.loaders import read_everything
 from db.network import bounded_url
 from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render
+from db.sessions import begin_session, begin_text, connect_parameters
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,10 +68,19 @@ class Connection(psycopg.AsyncConnection[Any]):
     """What a statement raises that takes longer than `statement_seconds`."""
     answered_at: float = float("-inf")
     """When it last proved that it lives, on the monotonic clock."""
+    pooled: bool = False
+    """Whether a pooler is in between, which keeps no session (`db.sessions`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         read_everything(self)
+
+    async def begin_session(self, schema: str, statement_seconds: float) -> None:
+        """Prepare a new session for the statements of an installation."""
+        self.schema = schema
+        self.statement_seconds = statement_seconds
+        with translated():
+            self.pooled = not await begin_session(self, statement_seconds)
 
 
 class Database:
@@ -104,8 +114,7 @@ class Database:
             # Prepared only on request, where the plan is pinned: a statement planned while its
             # table was empty would scan the whole table until the next analyze.
             kwargs={
-                "autocommit": True,
-                "application_name": application_name,
+                **connect_parameters(application_name),
                 "prepare_threshold": PREPARED_BY_HAND,
             },
             configure=self._configure,
@@ -205,9 +214,8 @@ class Database:
                     await self.pool.drain()
 
     async def _configure(self, connection: Connection) -> None:
-        connection.schema = self.schema
-        connection.statement_seconds = self.statement_seconds
         connection.late = self._late
+        await connection.begin_session(self.schema, self.statement_seconds)
         connection.answered_at = monotonic()
 
 
@@ -362,7 +370,7 @@ async def commit_with(conn: Connection, statements: Sequence[LastStatement[Any]]
 async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> AsyncGenerator[None]:
     """A transaction that begins with `begin`, which may contain settings: one round trip."""
     with translated():
-        await conn.execute(begin)
+        await conn.execute(begin_text(begin) if getattr(conn, "pooled", False) else begin)
         try:
             yield
         except BaseException:

@@ -28,6 +28,7 @@ HEALTH_FAILED: Final = "health.failed"
 
 DATABASE_LOST: Final = "database.lost"
 DATABASE_RECOVERED: Final = "database.recovered"
+LISTEN_REFUSED: Final = "listen.refused"
 LISTEN_LOST: Final = "listen.lost"
 LISTEN_RECOVERED: Final = "listen.recovered"
 
@@ -97,6 +98,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     HEALTH_FAILED: "the health and metrics endpoint could not be opened",
     DATABASE_LOST: "statements fail; the daemon goes on trying",
     DATABASE_RECOVERED: "statements work again",
+    LISTEN_REFUSED: "a pooler passes no notifications on; polling finds new jobs",
     LISTEN_LOST: "the connection for notifications ended; polling goes on",
     LISTEN_RECOVERED: "the connection for notifications is back",
     HEARTBEAT_MISSED: "a heartbeat failed; with the time since the last successful one",

@@ -23,6 +23,7 @@ import psycopg
 
 from db.network import bounded_url, cut_after
 from db.queue import workers
+from db.sessions import begin_session_sync, connect_parameters
 from worker import events
 from worker.daemon.judge import Judge
 from worker.daemon.processes import Process
@@ -201,12 +202,14 @@ class Heartbeat(threading.Thread):
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(
                 bounded_url(self._url),
-                autocommit=True,
                 connect_timeout=CONNECT_SECONDS,
-                application_name="jobsworth heartbeat",
                 prepare_threshold=None,
+                **connect_parameters("jobsworth heartbeat"),
             )
             with cut_after(ANSWER_SECONDS, self._connection):
+                direct = begin_session_sync(self._connection, BEAT_TIMEOUT_MILLISECONDS / 1000)
+            # Behind a pooler it would stay with the next client.
+            if direct:
                 self._connection.execute(
                     "select set_config('statement_timeout', %s, false)",
                     (str(BEAT_TIMEOUT_MILLISECONDS),),

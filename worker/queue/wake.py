@@ -18,6 +18,7 @@ from db.errors import Unavailable
 from db.network import bounded_url
 from db.pool import bounded
 from db.schema import render
+from db.sessions import begin_session, connect_parameters
 from worker import events
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
@@ -27,6 +28,10 @@ LISTEN_CANCEL: LiteralString = 'listen "jobsworth.cancel"'
 RECONNECT_SECONDS_MAX = 5.0
 SILENCE_SECONDS = 4.0
 ANSWER_SECONDS = 3.0
+DIRECT_REMEDY = (
+    "a pooler (PgBouncer) is in between: set JOBSWORTH_LISTEN_URL to the server itself; until then "
+    "an idle worker finds new jobs by polling"
+)
 
 log = get_logger()
 
@@ -84,10 +89,14 @@ async def listen(url: str, schema: str, wakes: Wakes, vitals: Vitals) -> None:
     while True:
         try:
             connection = await psycopg.AsyncConnection.connect(
-                bounded_url(url), autocommit=True, application_name="jobsworth listen"
+                bounded_url(url), **connect_parameters("jobsworth listen")
             )
             async with _closing(connection):
                 async with bounded(ANSWER_SECONDS):
+                    # With a pooler in between nothing would ever be heard here.
+                    if not await begin_session(connection, ANSWER_SECONDS):
+                        log.warning(events.LISTEN_REFUSED, remedy=DIRECT_REMEDY)
+                        return
                     await connection.execute(render(LISTEN_WAKE, schema))
                     await connection.execute(render(LISTEN_CANCEL, schema))
                 if lost:

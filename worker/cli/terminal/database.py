@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from db.errors import SchemaMismatch, Unavailable
 from db.migrate import SchemaState, check, migrate
 from db.pool import Connection
+from db.sessions import connect_parameters
 from worker.cli.terminal.output import say
 from worker.settings import Settings, load_settings
 
@@ -118,9 +119,8 @@ async def database_url(settings: Settings) -> AsyncGenerator[str]:
 async def connection_to(url: str, settings: Settings) -> AsyncGenerator[Connection]:
     """A connection that ignores the state of the schema; waits for a server that is starting."""
     conn = await _connect(url, settings)
-    conn.schema = settings.schema_name
-    conn.statement_seconds = settings.statement_seconds
     try:
+        await conn.begin_session(settings.schema_name, settings.statement_seconds)
         yield conn
     finally:
         with anyio.CancelScope(shield=True):
@@ -147,9 +147,7 @@ async def _connect(url: str, settings: Settings) -> Connection:
     with anyio.move_on_after(seconds):
         while True:
             try:
-                return await Connection.connect(
-                    url, autocommit=True, application_name="jobsworth cli"
-                )
+                return await Connection.connect(url, **connect_parameters("jobsworth cli"))
             except psycopg.Error as error:
                 reason = _reason(error)
                 if not _passes(error):
