@@ -18,13 +18,20 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test hostile installed check bench chaos faults faketime lock clean
+.PHONY: help demo debian-packages test hostile installed check bench chaos faults faketime lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## play a shipped conversation, with a daemon killed half-way (ARGS="--model offline")
 	$(VENV)/bin/jobsworth demo $(ARGS)
+
+# Tests that need what is missing are skipped, and the end of the run says so.
+debian-packages: ## install what the tests need from Debian: PgBouncer (as root, or with sudo)
+	@PATH="$$PATH:/usr/sbin"; command -v pgbouncer >/dev/null || { \
+	    sudo=$$(test "$$(id -u)" = 0 || echo sudo); $$sudo apt-get update -qq && \
+	    $$sudo env DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq --yes --no-install-recommends pgbouncer; }
 
 # The processes that tests start share compiled modules, even if the shell forbids to write them.
 test: export PYTHONDONTWRITEBYTECODE =

@@ -8,6 +8,7 @@
     ├── SchemaMismatch        the database's schema is not the one this version knows
     └── DatabaseError         PostgreSQL refused; `sqlstate` is its code
         ├── Unavailable       retriable: no connection, shutting down, read-only
+        │   └── ConnectionRefused  the server answers, and refuses this role, password or database
         ├── Contended         retriable: deadlock, lock timeout, serialization
         ├── Exhausted         retriable: disk full, out of memory or connections
         └── Refused           not retriable: constraint, bad value, missing right
@@ -15,7 +16,7 @@
 Each carries its own message and remedy. `retriable` says whether the same call may succeed later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -79,6 +80,13 @@ class Unavailable(DatabaseError):
     retriable = True
 
 
+class ConnectionRefused(Unavailable):
+    """The server answers and refuses the session: a wrong role, password or database.
+
+    Another try may succeed once a person has mended that.
+    """
+
+
 class Contended(DatabaseError):
     """Another transaction was in the way: deadlock, lock timeout, serialization failure."""
 
@@ -96,12 +104,18 @@ class Refused(DatabaseError):
 
 
 READ_ONLY = "25006"
+# A prepared statement that is not there, or there already: a pooler has changed the server
+# connection under the client.
+MIXED_UP = ("26000", "42P05")
 IDLE_IN_TRANSACTION = "25P03"
 QUERY_CANCELED = "57014"
 _UNAVAILABLE = (READ_ONLY, IDLE_IN_TRANSACTION, "08", "57")
+_PROTOCOL = "08P01"
+_MIXED_UP_REMEDY = "nothing is prepared on this pool's connections from now on; tried again"
 _CONTENDED = ("40", "55P03")
 _EXHAUSTED = ("53", "58")
 _NOT_FOUND = "P0002"
+_NO_RIGHT = "42501"
 _CONFLICT = ("23505", "55000", "55006")
 _INVALID = ("22", "23", "54", "P0001")
 # Not null and check violations: their DETAIL is the whole row, payload included.
@@ -109,12 +123,15 @@ _ROW_IN_DETAIL = ("23502", "23514")
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn driver errors into those of this module; other exceptions pass through unchanged."""
+def translated(why_none: Callable[[], JobsworthError | None] | None = None) -> Iterator[None]:
+    """Turn driver errors into those of this module; other exceptions pass through unchanged.
+
+    `why_none` may know why a pool has no connection to give.
+    """
     try:
         yield
     except psycopg_pool.PoolTimeout as error:
-        raise Unavailable(
+        raise (why_none and why_none()) or Unavailable(
             "no database connection became free in time",
             "check that PostgreSQL answers (jobsworth doctor), or raise JOBSWORTH_POOL_MAX",
         ) from error
@@ -135,6 +152,8 @@ def translate(error: psycopg.Error) -> JobsworthError:
         return NotFound(message, hint)
     if code in _CONFLICT and hint:
         return Conflict(message, hint)
+    if code in MIXED_UP or code == _PROTOCOL:
+        return Unavailable(f"{message} (a pooler mixes up sessions)", _MIXED_UP_REMEDY, code)
     if code.startswith(_UNAVAILABLE):
         return Unavailable(message, hint or "the server is going away or read-only; retried", code)
     if code.startswith(_CONTENDED):
@@ -143,8 +162,20 @@ def translate(error: psycopg.Error) -> JobsworthError:
         return Exhausted(message, hint or "free disk, memory or connections on the server", code)
     if code.startswith(_INVALID) and hint:
         return InvalidInput(message, hint)
+    if code == _NO_RIGHT:
+        hint = hint or "as the owner of the schema, run: jobsworth worker grant ROLE"
     detail = None if code in _ROW_IN_DETAIL else error.diag.message_detail
     return Refused(f"{message}: {detail}" if detail else message, hint, code)
+
+
+def spoils(sqlstate: str | None) -> bool:
+    """Whether an error with this code leaves a connection that is of no more use."""
+    return sqlstate == READ_ONLY or is_mixed_up(sqlstate)
+
+
+def is_mixed_up(sqlstate: str | None) -> bool:
+    """Whether the client and the server connection disagree on what is prepared."""
+    return sqlstate in MIXED_UP or sqlstate == _PROTOCOL
 
 
 def _without_code(error: psycopg.Error, message: str) -> JobsworthError:

@@ -81,6 +81,7 @@ def migrate(
     """
     goal = _revision(to)
     with _connected(url) as conn, _explained(schema):
+        _refuse_unfit(conn)
         _lock(conn, schema_name(schema))
         before = _current(conn, schema)
         if before == goal:
@@ -144,6 +145,35 @@ async def check(conn: psycopg.AsyncConnection[Any], schema: str) -> SchemaState:
                     row = await cursor.fetchone()
                     revision = row[0] if row else None
     return _state(schema, revision)
+
+
+FIT = """
+select pg_backend_pid() = %(pid)s as direct, current_setting('server_encoding'),
+  current_database()::text, current_setting('transaction_read_only')::boolean
+"""
+
+
+# The lock is held, and the settings are made, by a session; a pooler would give both to others.
+def _refuse_unfit(conn: psycopg.Connection[TupleRow]) -> None:
+    row = conn.execute(FIT, {"pid": conn.pgconn.backend_pid}).fetchone()
+    assert row is not None
+    direct, encoding, database, read_only = row
+    if not direct:
+        raise MigrateError(
+            "a pooler (PgBouncer) is in between, which keeps no session for a migration",
+            "set JOBSWORTH_LISTEN_URL to the server itself, and migrate again",
+        )
+    if encoding != "UTF8":
+        raise MigrateError(
+            f"database {database} has the encoding {encoding}, which cannot hold every text",
+            "use another database: create database … encoding 'UTF8' template template0",
+        )
+    if read_only:
+        raise MigrateError(
+            f"database {database} is read-only for this role",
+            "connect to the primary (target_session_attrs=read-write), or look at "
+            "default_transaction_read_only of database and role",
+        )
 
 
 DROP_VERSION = "drop table if exists jobsworth.alembic_version"

@@ -20,7 +20,7 @@ not, all connections are replaced.
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
-from typing import Any, Generic, LiteralString, NamedTuple, TypeVar, overload
+from typing import Any, Generic, LiteralString, NamedTuple, Self, TypeVar, overload
 
 import anyio
 import anyio.lowlevel
@@ -31,9 +31,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from db.arguments import wrong_argument
 from db.documents import to_text
-from db.errors import READ_ONLY, DatabaseError, Unavailable, translated
+from db.errors import DatabaseError, Unavailable, is_mixed_up, spoils, translated
 from db.loaders import read_everything
 from db.network import bounded_url
+from db.reach import Tries
 from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render
 from db.sessions import begin_session, begin_text, connect_parameters
@@ -75,6 +76,20 @@ class Connection(psycopg.AsyncConnection[Any]):
         super().__init__(*args, **kwargs)
         read_everything(self)
 
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect; a pool's `tries` are told what became of it. Raises `psycopg.Error`."""
+        tries: Tries | None = kwargs.pop("tries", None)
+        try:
+            connection = await super().connect(conninfo, **kwargs)
+        except psycopg.Error as error:
+            if tries is not None:
+                tries.failed(error)
+            raise
+        if tries is not None:
+            tries.succeeded()
+        return connection
+
     async def begin_session(self, schema: str, statement_seconds: float) -> None:
         """Prepare a new session for the statements of an installation."""
         self.schema = schema
@@ -108,6 +123,8 @@ class Database:
         self.statement_seconds = statement_seconds
         self._late = late
         self._doubted_at = self._replaced_at = float("-inf")
+        self.tries = Tries(url)
+        self._prepares = True
         self.pool = AsyncConnectionPool(
             bounded_url(url),
             connection_class=Connection,
@@ -116,6 +133,7 @@ class Database:
             kwargs={
                 **connect_parameters(application_name),
                 "prepare_threshold": PREPARED_BY_HAND,
+                "tries": self.tries,
             },
             configure=self._configure,
             min_size=pool_min,
@@ -145,20 +163,22 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
-        """Borrow a connection; one that proves read-only (a standby after failover) is closed.
+        """Borrow a connection; one that is of no more use is closed: it proves read-only (a standby
+        after failover), or a pooler mixes up what was prepared.
 
-        Raises if the task was cancelled before.
+        Raises if the task was cancelled before, and `ConnectionRefused` as soon as the server
+        refuses this role, password or database.
         """
         # Without this check a stopped job would go on from step to step: borrowing a free
         # connection and running shielded statements are no points at which a cancellation takes
         # effect.
         await anyio.lowlevel.checkpoint_if_cancelled()
-        with translated():
-            connection = await self._living()
+        connection = await self._borrow()
         try:
             yield connection
         except DatabaseError as error:
-            if error.sqlstate == READ_ONLY:
+            if spoils(error.sqlstate):
+                self._prepares = self._prepares and not is_mixed_up(error.sqlstate)
                 await connection.close()
             raise
         finally:
@@ -198,6 +218,24 @@ class Database:
         """The first column of the first row of your own SQL, or None."""
         async with self.connection() as connection:
             return await fetch_val(connection, query, params)
+
+    async def _borrow(self) -> Connection:
+        if self.tries.may_fail():
+            connection = await self._borrow_unless_refused()
+        else:
+            with translated(self.tries.failure):
+                connection = await self._living()
+        if not self._prepares:
+            connection.prepare_threshold = None
+        return connection
+
+    async def _borrow_unless_refused(self) -> Connection:
+        refusal = self.tries.refusal()
+        if refusal is None:
+            with translated(self.tries.failure), self.tries.until_refused():
+                return await self._living()
+            refusal = self.tries.failure()
+        raise refusal or Unavailable("the server refused a session, and then let one in")
 
     async def _living(self) -> Connection:
         while True:

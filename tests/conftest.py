@@ -1,7 +1,8 @@
 """Real PostgreSQL for every test: one server per version, one fresh database per test.
 
 A test asks for `database_url` (migrated) or `empty_database_url` (no schema). It runs on PostgreSQL
-18; marked `both`, on 18 and on 16; marked `own_server`, on a server nobody else uses, which it may
+18; marked `both`, on 18 and on 16, and those of the queue a third time through PgBouncer, unless
+they are marked `direct`; marked `own_server`, on a server nobody else uses, which it may
 stop, restart and break (`server`). `conn` is a connection to it, out of the pool `database`.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import LiteralString
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -29,6 +31,7 @@ from db.schema import DEFAULT_SCHEMA
 from db.server.embedded import Embedded, start
 from db.server.file_lock import FileLock
 from tests import surroundings
+from tests.pgbouncer import MISSING, pgbouncer, pooled_url
 from tests.support import Workers, connect
 
 # A property holds or it does not; how long a busy machine takes for it is no part of that.
@@ -38,6 +41,9 @@ settings.load_profile("untimed")
 surroundings.settle()
 
 MAJORS = (18, 16)
+# In place of a version: the newest one, through PgBouncer.
+POOLED = "pgbouncer"
+THROUGH_POOLER = (Path("tests/db/queue"), Path("tests/worker/queue"))
 TEMPLATE = "migrated"
 DIRECTORIES = "jobsworth-test-"
 SWEEP_SECONDS = 60
@@ -59,8 +65,14 @@ CONFIG = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "major" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both"):
-        metafunc.parametrize("major", MAJORS, ids=[f"pg{major}" for major in MAJORS], indirect=True)
+    test = metafunc.definition
+    if "way" in metafunc.fixturenames and test.get_closest_marker("both"):
+        ways: list[int | str] = [*MAJORS]
+        folder = test.path.relative_to(test.config.rootpath).parent
+        if folder in THROUGH_POOLER and not test.get_closest_marker("direct"):
+            ways.append(POOLED)
+        ids = [way if isinstance(way, str) else f"pg{way}" for way in ways]
+        metafunc.parametrize("way", ways, ids=ids, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +81,15 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 
 @pytest.fixture
-def major(request: pytest.FixtureRequest) -> int:
-    """The PostgreSQL version of this test."""
+def way(request: pytest.FixtureRequest) -> int | str:
+    """The PostgreSQL version of this test, or `POOLED`."""
     return getattr(request, "param", MAJORS[0])
+
+
+@pytest.fixture
+def major(way: int | str) -> int:
+    """The PostgreSQL version of this test."""
+    return way if isinstance(way, int) else MAJORS[0]
 
 
 @pytest.fixture
@@ -94,11 +112,15 @@ def empty_database_url(server: Embedded) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(server: Embedded) -> Iterator[str]:
-    """A fresh, migrated database."""
+def database_url(server: Embedded, shared_servers: SharedServers, way: int | str) -> Iterator[str]:
+    """A fresh, migrated database; through PgBouncer where the test goes that way."""
+    folder = shared_servers.pooler() if way == POOLED else None
     _make_template(server)
     with _database(server, TEMPLATE) as url:
-        yield url
+        if folder is None:
+            yield url
+        else:
+            yield pooled_url(folder, urlsplit(url).path.removeprefix("/"))
 
 
 @pytest.fixture
@@ -131,6 +153,7 @@ class SharedServers(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         self._running: dict[int, Embedded] = {}
+        self._pooler: Path | None = None
 
     def get(self, major: int) -> Embedded:
         if major not in self._running:
@@ -138,6 +161,21 @@ class SharedServers(ExitStack):
             # Kept open: a connection costs half as much as a database.
             _admins[server] = self.enter_context(connect(server.database_url("postgres")))
         return self._running[major]
+
+    def pooler(self) -> Path:
+        """The folder of a PgBouncer before the newest version."""
+        if self._pooler is None:
+            self._pooler = self.enter_context(pgbouncer(self.get(MAJORS[0])))
+        return self._pooler
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [
+        each for each in terminalreporter.stats.get("skipped", []) if MISSING in str(each.longrepr)
+    ]
+    if skipped:
+        terminalreporter.section("PgBouncer is missing", "!", red=True, bold=True)
+        terminalreporter.line(f"{len(skipped)} tests of the queue did not run. {MISSING}", red=True)
 
 
 @contextmanager

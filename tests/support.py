@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import anyio
 import psycopg
@@ -49,13 +50,22 @@ def until_sync(check: Callable[[], T], seconds: float = 60, what: str | None = N
 
 
 def connect(url: str) -> psycopg.Connection[DictRow]:
-    """A plain connection: every statement commits, rows are dicts.
+    """A plain connection to the server itself: every statement commits, rows are dicts.
 
     A statement that waits for a lock of its own event loop's fails instead of waiting for ever.
     """
     return psycopg.Connection[DictRow].connect(
-        url, autocommit=True, row_factory=dict_row, options="-c lock_timeout=60s"
+        direct_url(url), autocommit=True, row_factory=dict_row, options="-c lock_timeout=60s"
     )
+
+
+def direct_url(url: str) -> str:
+    """The same database without the PgBouncer of a test in between."""
+    host = dict(parse_qsl(urlsplit(url).query)).get("host", "")
+    address = Path(host) / "server"
+    if "jobsworth-pgbouncer" not in host:
+        return url
+    return urlunsplit(urlsplit(url)._replace(query=address.read_text()))
 
 
 def environment(url: str | None, env: Mapping[str, str] | None = None) -> dict[str, str]:

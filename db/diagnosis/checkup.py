@@ -90,6 +90,42 @@ async def try_write(conn: Connection) -> None:
     await execute(conn, TRY_WRITE)
 
 
+class ConnectionRoom(BaseModel):
+    """How many connections this role may hold in all, and how many others have open."""
+
+    model_config = ConfigDict(frozen=True)
+
+    limit: int
+    others: int
+
+    @property
+    def for_us(self) -> int:
+        """What is left for this installation's workers."""
+        return max(0, self.limit - self.others)
+
+
+CONNECTION_ROOM: LiteralString = """
+select least(
+    current_setting('max_connections')::int
+      - case when r.rolsuper then 0
+          else current_setting('superuser_reserved_connections')::int
+            + current_setting('reserved_connections')::int end,
+    nullif(r.rolconnlimit, -1), nullif(d.datconnlimit, -1)) as limit,
+  (select count(*)::int from pg_catalog.pg_stat_activity a
+   where a.backend_type = 'client backend' and a.application_name not like %(ours)s)
+    as others
+from pg_catalog.pg_roles r, pg_catalog.pg_database d
+where r.rolname = current_user and d.datname = current_database()
+"""
+
+
+async def connection_room(conn: Connection) -> ConnectionRoom:
+    """The room for connections; those of Jobsworth are not counted as others'."""
+    found = await fetch_one(conn, CONNECTION_ROOM, {"ours": "jobsworth%"}, ConnectionRoom)
+    assert found is not None
+    return found
+
+
 # A role without pg_monitor cannot see when transactions of other roles began. Vacuums are left out:
 # they do not hold back each other.
 OLDEST_TRANSACTION: LiteralString = """

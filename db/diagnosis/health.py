@@ -14,6 +14,7 @@ from typing import LiteralString, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from db.diagnosis.fitness import missing_rights, unfit_session
 from db.errors import translated
 from db.migrate import check
 from db.pool import Connection, bounded, execute, fetch_all, fetch_one
@@ -100,6 +101,9 @@ async def check_ready(conn: Connection) -> Readiness:
         )
     if schema.state != "ok":
         reasons.append(schema.message)
+    reasons += [str(each) for each in await unfit_session(conn)]
+    if schema.state == "ok":
+        reasons += [str(each) for each in await missing_rights(conn)]
     if server["pgvector"] is None:
         reasons.append("the extension vector (pgvector) is missing; run: jobsworth migrate")
     elif _numbers(server["pgvector"]) < PGVECTOR_NEEDED:

@@ -48,6 +48,18 @@ LOG_LINES_SHOWN = 20
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the closing NUL included.
 SOCKET_PATH_BYTES_MAX = 103
 
+# Options of libpq that the URL always has, that no value makes harmless, or that do no harm.
+OF_ITS_OWN = ("host", "port", "user", "dbname", "service", "password", "passfile")
+# Where libpq takes no empty value.
+NEUTRAL = {
+    "sslcertmode": "allow",
+    "connect_timeout": "10",
+    "min_protocol_version": "3.0",
+    "max_protocol_version": "3.0",
+}
+# libpq looks for its service before it reads anything else.
+SERVICE = "PGSERVICE"
+
 CONFIG: Mapping[str, str] = {
     "listen_addresses": "",
     "port": PORT,
@@ -100,7 +112,8 @@ class Cluster:
         """The libpq URI of a database of this server."""
         host = urllib.parse.quote(str(self.socket_dir), safe="")
         name = urllib.parse.quote(database, safe="")
-        return f"postgresql://{SUPERUSER}@/{name}?host={host}&port={PORT}"
+        neutral = "".join(f"&{key}={value}" for key, value in _neutral_options().items())
+        return f"postgresql://{SUPERUSER}@/{name}?host={host}&port={PORT}{neutral}"
 
     def program(self, name: str) -> Path:
         """The path of one of PostgreSQL's programs. Raises `EmbeddedError`."""
@@ -115,6 +128,12 @@ class Cluster:
 
     def create(self) -> None:
         """Create the cluster if it does not exist. Raises `EmbeddedError`."""
+        if os.environ.get(SERVICE):
+            raise EmbeddedError(
+                f"variable {SERVICE}",
+                "libpq takes the address of every connection from that service",
+                f"unset it, and name the service where it is used (service=…), {OTHER_DATABASE}",
+            )
         found = _found_major(self.data_dir, self.path)
         if found is None:
             self._initdb()
@@ -331,6 +350,19 @@ def _programs(major: int) -> Path:
             f"use one of {', '.join(map(str, sorted(PROGRAMS)))}, {OTHER_DATABASE}",
         )
     return programs
+
+
+# Variables of the environment are meant for the user's other servers, and each option that has one
+# takes its value from there unless the URL says otherwise.
+def _neutral_options() -> dict[str, str]:
+    options: dict[str, str] = {}
+    for option in psycopg.pq.Conninfo.get_defaults():
+        name = option.keyword.decode()
+        if option.envvar is None or name in OF_ITS_OWN or option.envvar.decode() not in os.environ:
+            continue
+        usual = option.compiled.decode() if option.compiled else ""
+        options[name] = NEUTRAL.get(name, usual)
+    return options
 
 
 def _writable(data_dir: Path) -> Path:

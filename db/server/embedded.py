@@ -100,6 +100,11 @@ class Embedded:
         return self._cluster.major
 
     @property
+    def socket_dir(self) -> Path:
+        """Where its socket is, at the usual port."""
+        return self._cluster.socket_dir
+
+    @property
     def url(self) -> str:
         """The libpq URI of the `jobsworth` database."""
         return self.database_url(DATABASE)

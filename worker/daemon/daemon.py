@@ -16,9 +16,10 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from db.errors import JobsworthError, SchemaMismatch
+from db.diagnosis.fitness import missing_rights, unfit_session
+from db.errors import JobsworthError, Refused, SchemaMismatch
 from db.migrate import check, migrate
-from db.pool import bounded
+from db.pool import Connection, bounded
 from db.queue import workers
 from db.server.embedded import Embedded
 from db.server.embedded import start as start_embedded
@@ -34,6 +35,7 @@ from worker.memory.choice import from_settings as embedder_from_settings
 from worker.memory.embedders import Embedder
 from worker.outcomes import Released
 from worker.queue.wake import listen
+from worker.repeats import Repeats
 from worker.settings import Settings
 from worker.web.sampler import keep_sampling
 
@@ -71,6 +73,7 @@ class Daemon:
         """`let_go` releases the embedded database without waiting, before the process is ended."""
         self._settings = settings
         self._let_go = let_go
+        self._repeats = Repeats()
         self.parts = parts
 
     async def run(self) -> int:
@@ -175,26 +178,32 @@ class Daemon:
         Raises `SchemaMismatch` if its schema is not this program's: a person has to decide.
         """
         database, vitals, stop = self.parts.database, self.parts.vitals, self.parts.stop
-        pause, lost = 0.1, False
+        pause = 0.1
         while not stop.asked.is_set():
             try:
                 async with bounded(DATABASE_WAIT_SECONDS_MAX), database.connection() as connection:
                     state = await check(connection, database.schema)
+                    if state.state == "ok":
+                        await _refuse_unfit(connection)
             except JobsworthError as error:
-                if not lost:
-                    log.warning(events.DATABASE_LOST, error=str(error))
-                lost = True
+                self._say_trouble(str(error))
                 vitals.database_state = "lost"
             else:
                 if state.state != "ok":
                     raise SchemaMismatch(state.message)
-                vitals.database_state = "ok"
+                vitals.database_state, vitals.database_trouble = "ok", None
                 log.info(events.DAEMON_READY, schema=database.schema)
                 return True
             with anyio.move_on_after(pause):
                 await stop.asked.wait()
             pause = min(DATABASE_WAIT_SECONDS_MAX, pause * 2)
         return False
+
+    def _say_trouble(self, reason: str) -> None:
+        """Log why the database cannot be used: at once, and then once a minute."""
+        if self._repeats.due(reason):
+            log.warning(events.DATABASE_LOST, error=reason)
+        self.parts.vitals.database_trouble = reason
 
     async def _drain_spool(self) -> None:
         """Settle spooled answers before the first claim, so that a job which goes on finds them."""
@@ -267,6 +276,14 @@ class Daemon:
         log.info(events.DAEMON_STOPPED, exit_code=exit_code, kept=kept)
         self._let_go()
         os._exit(exit_code)
+
+
+async def _refuse_unfit(connection: Connection) -> None:
+    """Raise `Refused` with everything that keeps a worker from working in this database."""
+    found = [*await unfit_session(connection), *await missing_rights(connection)]
+    if found:
+        reasons = "; ".join(each.text for each in found)
+        raise Refused(reasons, "; ".join(dict.fromkeys(each.remedy for each in found)))
 
 
 def _load_handlers(settings: Settings) -> Mapping[str, handlers.Handler]:

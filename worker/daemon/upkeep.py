@@ -23,6 +23,7 @@ from db.queue.upkeep import DueWork
 from worker import events
 from worker.log import get_logger
 from worker.queue.wake import Wake
+from worker.repeats import Repeats
 
 DUE_PERIOD_SECONDS = 2.0
 # While somebody holds a snapshot, a look walks ever more dead index entries. It is then made so
@@ -91,7 +92,7 @@ async def _work(part: Part) -> Did:
     try:
         did = await part.work()
     except JobsworthError as error:
-        log.warning(events.UPKEEP_FAILED, part=part.name, error=str(error))
+        _say_failed(part.name, error)
         return Did()
     if did.moved and part.wakes is not None:
         part.wakes.set()
@@ -117,7 +118,7 @@ async def _do(part: DuePart, found: DueWork) -> None:
     try:
         moved = await part.work(found)
     except JobsworthError as error:
-        log.warning(events.UPKEEP_FAILED, part=part.name, error=str(error))
+        _say_failed(part.name, error)
         return
     if moved and part.wakes is not None:
         part.wakes.set()
@@ -137,3 +138,11 @@ class LookCost:
         cost = min(self._looks) if len(self._looks) == COST_LOOKS else 0.0
         pause = min(cost * COST_FACTOR, COST_PAUSE_SECONDS_MAX)
         return pause if pause > self._period_seconds else None
+
+
+def _say_failed(part: str, error: JobsworthError) -> None:
+    if _repeats.due(f"{part}: {error}"):
+        log.warning(events.UPKEEP_FAILED, part=part, error=str(error))
+
+
+_repeats = Repeats()

@@ -37,6 +37,7 @@ class Vitals:
         self.deaf: tuple[Deaf, ...] = ()
         self.draining = False
         self.database_state: DatabaseState = "unknown"
+        self.database_trouble: str | None = None
         self._clock = clock
         self._loop_at: float | None = None
         self._claim_loop_at: float | None = None

@@ -37,6 +37,7 @@ from worker.daemon.vitals import Vitals
 from worker.log import get_logger
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wakes
+from worker.repeats import Repeats
 
 PRIORITIES = (1, 2, 3, 4)
 # Large enough that one batch is claimed while another runs and a third is committed.
@@ -138,6 +139,7 @@ class Claimer:
         self._wakes = wakes
         self._positions = Positions(queues)
         self._modes = list(modes)
+        self._repeats = Repeats()
         self._poll_seconds = poll_seconds
         self._crashes_max = crashes_max
         self._patience = Patience(database)
@@ -153,6 +155,7 @@ class Claimer:
             self._wakes.work.clear()
             try:
                 pause = await self._round()
+                self._worked()
             except JobsworthError as error:
                 pause = self._pause_after(error)
             if pause > 0:
@@ -179,11 +182,19 @@ class Claimer:
         pause = min(poll_seconds, self._positions.next_rescan_in_seconds(now()))
         return await self._idle(worker_id, pause)
 
+    def _worked(self) -> None:
+        if self._vitals.database_trouble is not None:
+            self._vitals.database_trouble = None
+            self._repeats.forget()
+
     def _pause_after(self, error: JobsworthError) -> float:
         if getattr(error, "sqlstate", None) == LANE_COLLISION:
             return 0
-        self._wakes.lost_claims.set()  # the claim may have been committed
-        log.warning(events.CLAIM_FAILED, error=str(error))
+        if error.retriable:
+            self._wakes.lost_claims.set()  # the claim may have been committed
+        if self._repeats.due(str(error)):
+            log.warning(events.CLAIM_FAILED, error=str(error))
+        self._vitals.database_trouble = str(error)
         return ERROR_PAUSE_SECONDS * (0.5 + random())
 
     async def _claim(self, worker_id: UUID, wanted: int) -> Claim:

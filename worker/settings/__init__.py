@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from worker.settings.checks import MODEL_PROVIDERS
+from worker.settings.checks import EMBEDDED, MODEL_PROVIDERS
 from worker.settings.fields import PREFIX, Settings, env_name
 from worker.settings.problems import (
     Problem,
     SettingReference,
     SettingsError,
     contradictions,
+    foreign_variables,
     invalid_values,
     settings_reference,
     unknown_names,
@@ -63,4 +64,6 @@ def _read(overrides: Mapping[str, Any]) -> tuple[Settings | None, list[Problem]]
         settings = Settings(**overrides)
     except ValidationError as error:
         return None, list(invalid_values(error))
-    return settings, list(contradictions(settings))
+    named = os.environ.get(env_name("database_url"), "").strip().lower() == EMBEDDED
+    foreign = foreign_variables(settings, os.environ, embedded=named)
+    return settings, [*contradictions(settings), *foreign]

@@ -18,6 +18,8 @@ from pydantic_settings import NoDecode
 
 from worker.approvals.webhook_signature import keys
 
+# In place of a URL: the embedded database, whatever the PG* variables of the environment name.
+EMBEDDED = "embedded"
 # Those that `worker.llm.providers` knows. That module takes a second to load, so this one does not
 # import it.
 MODEL_PROVIDERS = ("openai", "openai-responses", "anthropic")
@@ -51,6 +53,8 @@ def _off(value: object) -> object:
 
 
 def _connection_string(value: str | None) -> str | None:
+    if value is not None and value.strip().lower() == EMBEDDED:
+        return None
     # The parser's own message may quote part of the password, so it is not passed on.
     try:
         conninfo_to_dict(value or "")
@@ -116,7 +120,7 @@ def _absolute(path: Path | None) -> Path | None:
 ConnectionString = Annotated[
     str | None,
     AfterValidator(_connection_string),
-    Words("a connection string, as postgresql://user:password@host:5432/database"),
+    Words("embedded, or a connection string, as postgresql://user:password@host:5432/database"),
 ]
 HttpUrl = Annotated[str | None, AfterValidator(_http_url), Words("an http or https address")]
 SchemaName = Annotated[

@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     database_url: ConnectionString = Field(
         None,
         repr=False,
-        description="the PostgreSQL database; unset, an embedded one in the data folder is started",
+        description="the PostgreSQL database; what it leaves out, the PG* variables of libpq say; "
+        "unset or embedded, one in the data folder is started",
     )
     listen_url: ConnectionString = Field(
         None,

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 from annotated_types import Ge, Le
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from worker.settings.checks import Words
+from worker.settings.checks import EMBEDDED, Words
 from worker.settings.fields import PREFIX, SCHEMA_VARIABLE, Settings, env_name
 
 # A container platform sets JOBSWORTH_PORT=tcp://… and JOBSWORTH_SERVICE_HOST for a Service named
@@ -26,6 +27,8 @@ HIDDEN = frozenset(
     | {"webhook_secret"}
 )
 VALUE_CHARACTERS_MAX = 60
+# Those variables of libpq that say which server, database or role is meant.
+NAMES_A_SERVER = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
 COMPUTED_DEFAULTS = {
     "data_dir": "jobsworth in the user's data folder",
     "deploy_file": "deploy.toml in the working directory, if there is one",
@@ -171,6 +174,36 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
             f"is set although {env_name('embedder_model')} is not",
             "name the model that endpoint shall be asked for",
         )
+
+
+def foreign_variables(
+    settings: Settings, environ: Mapping[str, str], *, embedded: bool
+) -> Iterator[Problem]:
+    """The PG* variables that would lead elsewhere than the settings say.
+
+    `embedded`: the embedded database was asked for by name.
+    """
+    url = env_name("database_url")
+    given = settings.database_url
+    if given is None and not embedded:
+        named = [name for name in NAMES_A_SERVER if environ.get(name)]
+        for name in named[:1]:
+            yield Problem(
+                ", ".join(named),
+                None,
+                f"{'names' if len(named) == 1 else 'name'} a database, and {url} is not set",
+                f"set {url} to postgresql:/// to use {name[:2]}* variables, or to {EMBEDDED} for "
+                "the embedded database, which takes nothing from them",
+            )
+    if given is not None and environ.get("PGHOSTADDR"):
+        parts = conninfo_to_dict(given)
+        if parts.get("host") and not parts.get("hostaddr"):
+            yield Problem(
+                "PGHOSTADDR",
+                None,
+                f"would send connections to another address than {url} says",
+                f"unset it, or give the address as hostaddr in {url}",
+            )
 
 
 def _shown(value: object) -> str:

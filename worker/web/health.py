@@ -63,7 +63,8 @@ def not_ready(vitals: Vitals, limits: Limits) -> tuple[str, ...]:
     elif beat > limits.heartbeat_ready_seconds:
         reasons.append(f"no heartbeat has succeeded for {beat:.0f} s")
     if vitals.database_state == "lost":
-        reasons.append("this worker has lost its database and is trying again")
+        why = f": {vitals.database_trouble}" if vitals.database_trouble else ""
+        reasons.append(f"this worker has lost its database and is trying again{why}")
     if vitals.stuck >= vitals.slots:
         reasons.append(f"all {vitals.slots} slots are held by attempts that do not end")
     return tuple(reasons)
@@ -121,7 +122,8 @@ class DatabaseCheck:
                     conn = await stack.enter_async_context(self._database.connection())
                 return await check_ready(conn)
         except TimeoutError:
-            return Readiness((self._no_connection(),))
+            failure = self._database.tries.failure()
+            return Readiness((str(failure) if failure else self._no_connection(),))
         except JobsworthError as error:
             return Readiness((mask(f"the database cannot be used: {error}"),))
 

@@ -202,6 +202,7 @@ async def test_a_worker_without_its_own_row_gets_nothing(conn: Connection) -> No
     assert await state(conn, job_id) == ("queued", None)
 
 
+@pytest.mark.direct("it ends its own server process")
 async def test_a_claim_whose_connection_dies_before_the_commit_gives_the_jobs_back(
     database_url: str, conn: Connection
 ) -> None:

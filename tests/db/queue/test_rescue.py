@@ -240,6 +240,7 @@ async def test_two_rescues_at_once_charge_one_crash(database: Database, conn: Co
 
 
 @pytest.mark.usefixtures("unguarded")
+@pytest.mark.direct("it looks for its own server processes")
 async def test_a_rescue_takes_no_job_that_a_living_worker_claimed_under_its_eyes(
     database: Database, conn: Connection
 ) -> None:

@@ -130,6 +130,7 @@ async def test_two_daemons_promote_a_timer_once(database: Database, conn: Connec
     assert (await row(conn, job_id))["position"] == position
 
 
+@pytest.mark.direct("a pooler passes no notifications on")
 async def test_an_insert_due_within_a_second_notifies_and_a_later_one_does_not(
     database: Database, conn: Connection
 ) -> None:
@@ -142,6 +143,7 @@ async def test_an_insert_due_within_a_second_notifies_and_a_later_one_does_not(
     assert heard == ["timer"]
 
 
+@pytest.mark.direct("a pooler passes no notifications on")
 async def test_promotion_wakes_the_idle_and_only_them(database: Database, conn: Connection) -> None:
     worker_id = await register(conn)
     async with database.connection() as listener:

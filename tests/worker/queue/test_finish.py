@@ -235,6 +235,7 @@ async def test_a_full_disk_keeps_the_batch_until_there_is_room(
     assert await fetch_val(conn, TEXTS) == ["hello"] * 3
 
 
+@pytest.mark.direct("it looks for its own server processes")
 @pytest.mark.usefixtures("patient_locks")
 async def test_a_deadlock_keeps_the_batch(
     database_url: str, database: Database, conn: Connection

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from db.deployments import environments
-from db.diagnosis import checkup, violations
+from db.diagnosis import checkup, fitness, violations
 from db.errors import JobsworthError
 from db.memory import memories
 from db.migrate import check
@@ -28,6 +28,8 @@ from worker.settings import Settings
 TRANSACTION_SECONDS_MAX = 300.0
 OUTBOX_SECONDS_MAX = 300.0
 VIOLATIONS_SECONDS = 20.0
+# Heartbeat and LISTEN.
+CONNECTIONS_BESIDE_THE_POOL = 2
 
 
 async def check_database(
@@ -39,6 +41,8 @@ async def check_database(
         async with _connection(settings) as (conn, url):
             server = await checkup.server(conn)
             findings += judge_server(server, url, embedded=settings.database_url is None)
+            findings += _unfit(await fitness.unfit_session(conn))
+            findings += _pooler(conn, settings)
             findings.append(await _oldest_transaction(conn, transaction_seconds_max))
             schema = await _schema(conn, settings)
             findings.append(schema)
@@ -91,7 +95,9 @@ async def _schema(conn: Connection, settings: Settings) -> Finding:
 
 async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
     checks: dict[str, Callable[[], Awaitable[list[Finding]]]] = {
+        "rights": lambda: _rights(conn),
         "writes": lambda: _writes(conn),
+        "connections": lambda: _connections(conn, settings),
         "workers": lambda: _workers(conn, settings.rescue_seconds),
         "modes": lambda: _modes(conn, settings.rescue_seconds),
         "violations": lambda: _violations(conn),
@@ -107,6 +113,54 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
         except JobsworthError as error:
             findings.append(failed(subject, error))
     return findings
+
+
+def _unfit(found: list[fitness.Unfit]) -> list[Finding]:
+    return [problem(each.subject, each.text, each.remedy) for each in found]
+
+
+def _pooler(conn: Connection, settings: Settings) -> list[Finding]:
+    if not conn.pooled:
+        return []
+    text = "a pooler is in between; nothing is prepared"
+    if settings.listen_url is None:
+        return [
+            warning(
+                "pooler",
+                f"{text}, and idle workers find new jobs by polling only",
+                "set JOBSWORTH_LISTEN_URL to the server itself",
+            )
+        ]
+    return [ok("pooler", text)]
+
+
+async def _rights(conn: Connection) -> list[Finding]:
+    missing = await fitness.missing_rights(conn)
+    return _unfit(missing) if missing else [ok("rights", "this role has every right it needs")]
+
+
+async def _connections(conn: Connection, settings: Settings) -> list[Finding]:
+    """Whether the pools of all workers fit, if they are set as this process is."""
+    if conn.pooled:
+        return []
+    room = await checkup.connection_room(conn)
+    alive = [
+        each
+        for each in await workers.list_workers(conn)
+        if worker_state(each, settings.rescue_seconds) != "silent"
+    ]
+    pools = max(1, len(alive))
+    needed = pools * (settings.pool_max + CONNECTIONS_BESIDE_THE_POOL)
+    if needed <= room.for_us:
+        return [ok("connections", f"{needed} of {room.for_us} for {count(pools, 'worker')}")]
+    return [
+        warning(
+            "connections",
+            f"{count(pools, 'worker')} may open {needed} connections, and there is room for "
+            f"{room.for_us} (the limit is {room.limit}, others hold {room.others})",
+            "lower JOBSWORTH_POOL_MAX, raise max_connections, or put PgBouncer in between",
+        )
+    ]
 
 
 async def _writes(conn: Connection) -> list[Finding]:

@@ -66,7 +66,8 @@ def migrate(to: str, since: str, sql: bool, yes: bool, as_json: bool) -> None:
 
 def _in_database(settings: Settings, work: Callable[[str], T]) -> T:
     async def connect_and_work() -> T:
-        async with database_url(settings) as url:
+        async with database_url(settings) as its_url:
+            url = settings.listen_url or its_url
             # Reached first, so that an unreachable one is told as every command tells it.
             async with connection_to(url, settings):
                 pass

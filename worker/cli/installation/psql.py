@@ -42,15 +42,21 @@ def psql(arguments: tuple[str, ...]) -> int:
             async with connection_to(url, settings):
                 pass  # an unreachable database is explained in our words
             program = shutil.which("psql") or Embedded(settings.data_dir).bin("psql")
-            return await anyio.to_thread.run_sync(_shell, program, url, arguments)
+            embedded = settings.database_url is None
+            return await anyio.to_thread.run_sync(_shell, program, url, arguments, embedded)
 
     return run_async(open_shell)
 
 
-def _shell(program: str | Path, url: str, arguments: Sequence[str]) -> int:
+def _shell(program: str | Path, url: str, arguments: Sequence[str], embedded: bool) -> int:
     # The password is passed in the environment: every user can read a command line.
     parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     password = parts.pop("password", None)
+    surroundings = dict(os.environ)
+    if embedded:
+        # An older psql does not know every option that keeps the environment out.
+        parts = {name: parts[name] for name in ("user", "host", "port", "dbname")}
+        surroundings = {k: v for k, v in surroundings.items() if not k.startswith("PG")}
     secret = {} if password is None else {"PGPASSWORD": password}
     command = [str(program), *arguments, make_conninfo("", **parts)]
-    return subprocess.run(command, env=os.environ | secret, check=False).returncode
+    return subprocess.run(command, env=surroundings | secret, check=False).returncode

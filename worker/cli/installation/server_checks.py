@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from db.diagnosis.checkup import Server
 from db.migrate import COMMAND
+from db.reach import shown_url
 from worker.cli.installation.finding import Finding, ok, problem, warning
-from worker.cli.terminal.database import shown_url
 
 SERVER_MAJOR_MIN = 16
 PGVECTOR_MIN = (0, 8, 4)

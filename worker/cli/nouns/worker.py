@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
+from db.diagnosis import fitness
 from db.pool import Connection
 from db.queue import workers
 from db.queue.workers import Worker
 from worker.cli.terminal import collector, names, options
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
-from worker.cli.terminal.output import emit_json
+from worker.cli.terminal.output import emit, emit_json
 from worker.cli.terminal.words import worker_state
 from worker.cli.views.tables import emit_workers
 from worker.settings import Settings, SettingsError, load_settings
@@ -79,6 +80,19 @@ def list_workers(as_json: bool) -> None:
         )
     else:
         emit_workers(found, settings.rescue_seconds)
+
+
+@worker.verb("grant", "jobsworth worker grant app")
+@click.argument("role", metavar="ROLE", help="The database role of the workers.")
+def grant(role: str) -> None:
+    """Give a database role the rights that a worker needs; run it as the schema's owner."""
+    settings = load_settings()
+
+    async def work(conn: Connection) -> None:
+        await fitness.grant(conn, role)
+
+    run_in_database(work, settings)
+    emit(f"role {role} may work in schema {settings.schema_name}")
 
 
 def _settings(**overrides: Any) -> Settings:

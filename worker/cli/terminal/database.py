@@ -5,7 +5,6 @@ set, the embedded database is started, brought to this version's schema, and sto
 no other process uses it. Invariant: no password is ever shown.
 """
 
-import re
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,11 +13,11 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
-from db.errors import SchemaMismatch, Unavailable
+from db.errors import SchemaMismatch
 from db.migrate import SchemaState, check, migrate
 from db.pool import Connection
+from db.reach import passes, unreachable
 from db.sessions import connect_parameters
 from worker.cli.terminal.output import say
 from worker.settings import Settings, load_settings
@@ -27,8 +26,6 @@ T = TypeVar("T")
 
 CONNECT_SECONDS_MIN = 1.0
 RETRY_SECONDS = 0.2
-# Starting up, recovering, or out of connections: worth another try.
-PASSING = ("57P03", "53300")
 
 
 def run_in_database(
@@ -133,42 +130,16 @@ def schema_mismatch(state: SchemaState) -> SchemaMismatch:
     return SchemaMismatch(message, f"run{remedy}")
 
 
-def shown_url(url: str) -> str:
-    """A connection string to show: user, host, port and database; no password, no options."""
-    parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
-    user = f"{parts['user']}@" if "user" in parts else ""
-    port = f":{parts['port']}" if "port" in parts else ""
-    return f"postgresql://{user}{parts.get('host', '')}{port}/{parts.get('dbname', '')}"
-
-
 async def _connect(url: str, settings: Settings) -> Connection:
     seconds = max(settings.connect_seconds, CONNECT_SECONDS_MIN)
-    reason = f"no answer within {seconds:g} s"
+    failed = psycopg.OperationalError(f"no answer within {seconds:g} s")
     with anyio.move_on_after(seconds):
         while True:
             try:
                 return await Connection.connect(url, **connect_parameters("jobsworth cli"))
             except psycopg.Error as error:
-                reason = _reason(error)
-                if not _passes(error):
+                failed = error
+                if not passes(error):
                     break
             await anyio.sleep(RETRY_SECONDS)
-    raise Unavailable(
-        f"the database {shown_url(url)} cannot be reached: {reason}",
-        "check that PostgreSQL runs there and that JOBSWORTH_DATABASE_URL is right",
-    )
-
-
-# libpq gives no code for what a server says before a session begins.
-def _passes(error: psycopg.Error) -> bool:
-    return error.sqlstate in PASSING or any(
-        words in str(error) for words in ("is starting up", "too many clients", "shutting down")
-    )
-
-
-def _reason(error: psycopg.Error) -> str:
-    reasons = [
-        line.rpartition("failed: ")[2] for line in str(error).splitlines() if "failed:" in line
-    ]
-    found = [re.sub(r"^(FATAL|ERROR):\s*", "", reason).strip() for reason in reasons]
-    return "; ".join(dict.fromkeys(filter(None, found))) or str(error).strip().partition("\n")[0]
+    raise unreachable(url, failed)

@@ -40,6 +40,7 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
             (
                 *("settings", "model", "database", "server", "pgvector", "clock", "snapshots"),
                 *("schema", "spool"),
+                *("rights", "connections"),
                 *("writes", "modes", "violations", "books", "memory", "webhooks"),
             ),
             "ok",
