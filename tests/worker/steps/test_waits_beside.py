@@ -440,14 +440,17 @@ async def test_a_wait_that_is_given_up_holds_nothing_back(api: JobApi) -> None:
 
     @handler("work", failures_max=1)
     async def work(job: Job) -> str:
+        given_up = asyncio.Event()
+
         async def act() -> str:
-            await anyio.sleep(0.3)
+            await given_up.wait()
             return "acted"
 
         acting = asyncio.ensure_future(job.step("act", act))
         await asyncio.sleep(0.05)
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.ensure_future(job.sleep(3600)), 0.1)
+        given_up.set()
         return await acting + await job.step("next", lambda: " and went on")
 
     job = await api.run("work")
