@@ -121,9 +121,10 @@ async def _ship(
 
 async def _stop_moving_on(shipment: Shipment, results: dict[PhaseName, PhaseResult]) -> None:
     """Record a switch or a probe that a cancel has stopped as failed: what follows goes back."""
-    step = next_phase(results)
-    if step not in ("switch", "probe"):
+    due = next_phase(results)
+    if isinstance(due, DeploymentEnd) or due not in ("switch", "probe"):
         return
+    step: PhaseName = due
 
     async def stopped() -> PhaseResult:
         moved = shipment.live() != results["export"].previous
