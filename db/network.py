@@ -50,7 +50,7 @@ def cut_after(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[N
     def cut() -> None:
         with cutting:
             if not over.is_set():
-                _cut(connection)
+                cut(connection)
 
     timer = threading.Timer(seconds, cut)
     timer.daemon = True
@@ -63,7 +63,8 @@ def cut_after(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[N
             over.set()
 
 
-def _cut(connection: psycopg.Connection[Any]) -> None:
+def cut(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Shut the connection's socket: a statement that waits for its answer fails at once."""
     with suppress(OSError, psycopg.OperationalError):
         descriptor = socket.socket(fileno=connection.fileno())
         try:

@@ -33,7 +33,7 @@ from db.arguments import wrong_argument
 from db.documents import to_text
 from db.errors import DatabaseError, Unavailable, is_mixed_up, spoils, translated
 from db.loaders import read_everything
-from db.network import bounded_url
+from db.network import bounded_url, cut
 from db.reach import Tries
 from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render
@@ -123,6 +123,7 @@ class Database:
         self.statement_seconds = statement_seconds
         self._late = late
         self._doubted_at = self._replaced_at = float("-inf")
+        self._lent: set[Connection] = set()
         self.tries = Tries(url)
         self._prepares = True
         self.pool = AsyncConnectionPool(
@@ -154,6 +155,15 @@ class Database:
         with anyio.CancelScope(shield=True):
             await self.pool.close()
 
+    def cut(self) -> None:
+        """Cut every connection that is in use: whoever waits for its answer gets `Unavailable`.
+
+        Statements are shielded from cancellation, so an attempt that must stop would else wait for
+        one that a silent network swallowed, and go on when other workers have its job.
+        """
+        for connection in self._lent:
+            cut(connection)
+
     async def __aenter__(self) -> "Database":
         await self.open()
         return self
@@ -174,6 +184,7 @@ class Database:
         # effect.
         await anyio.lowlevel.checkpoint_if_cancelled()
         connection = await self._borrow()
+        self._lent.add(connection)
         try:
             yield connection
         except DatabaseError as error:
@@ -182,6 +193,7 @@ class Database:
                 await connection.close()
             raise
         finally:
+            self._lent.discard(connection)
             if connection.closed:
                 self._doubted_at = monotonic()
             else:

@@ -198,6 +198,7 @@ def make_parts(
             stop,
             signals,
             wakes,
+            (database, handlers_database),
             slots=settings.slots,
             threads=settings.threads,
         ),

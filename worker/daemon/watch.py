@@ -5,10 +5,12 @@ order to stop with `STUCK` when attempts that do not end have held all slots for
 """
 
 import os
+from collections.abc import Sequence
 from time import monotonic
 
 import anyio
 
+from db.pool import Database
 from worker import events
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.signals import Signals, Stop
@@ -38,11 +40,15 @@ class Watch:
         stop: Stop,
         signals: Signals,
         wakes: Wakes,
+        databases: Sequence[Database],
         *,
         slots: int,
         threads: int,
     ) -> None:
-        """So many attempts that do not end, or threads, keep this worker from any work."""
+        """Attempts use the pools `databases`.
+
+        So many attempts that do not end, or threads, keep this worker from any work.
+        """
         self._heartbeat = heartbeat
         self._running = running
         self._attempt_log = attempt_log
@@ -50,6 +56,7 @@ class Watch:
         self._stop = stop
         self._signals = signals
         self._wakes = wakes
+        self._databases = databases
         self._slots = slots
         self._threads_max = min(slots, threads)
         self._threads_stuck = 0
@@ -78,6 +85,8 @@ class Watch:
             stopped = self._running.lose_all(Lost("no heartbeat succeeded in time"))
             if stopped or not self._lost:
                 log.warning(events.ATTEMPTS_STOPPED, jobs=stopped, reason="no heartbeat")
+                for database in self._databases:
+                    database.cut()
         if self._lost == alive:
             self._tell_database(lost=not alive)
         self._lost = not alive
