@@ -52,9 +52,9 @@ def test_a_sound_installation_has_no_problem(database_url: str) -> None:
 def test_people_see_a_mark_a_reason_and_a_remedy(database_url: str) -> None:
     ended = run_cli("doctor", url=database_url)
     assert ended.returncode == 0
-    assert "✓  violations  none" in ended.stdout
+    assert "✓  violations   none" in ended.stdout
     assert (
-        "!  workers     no worker is alive\n               → start one: jobsworth worker"
+        "!  workers      no worker is alive\n                → start one: jobsworth worker"
         in ended.stdout
     )
     assert ended.stdout.endswith("no problems, 1 warning\n")
