@@ -6,7 +6,6 @@ be written is refused here, so that the commit of an attempt does not fail for i
 
 import mimetypes
 from collections.abc import Mapping
-from math import isfinite, nan
 from typing import Any, cast
 from uuid import UUID
 
@@ -99,19 +98,9 @@ def send(
     )
 
 
-def metric(state: AttemptState, name: str, value: object, key: str | None) -> None:
+def metric(state: AttemptState, name: str, value: float, key: str | None) -> None:
     """A finite number under a name."""
-    number = nan
-    if not isinstance(value, bool | str | bytes):
-        try:
-            number = float(cast(Any, value))
-        except (TypeError, ValueError, OverflowError):
-            number = nan
-    if not isfinite(number):
-        raise InvalidInput(
-            f"metric {name!r} must be a finite number, not {_shown(value)}", "pass a finite number"
-        )
-    made = MetricEffect(state.key("metric", key, name, number), to_text(name), number)
+    made = MetricEffect(state.key("metric", key, name, value), to_text(name), value)
     state.effects.append(made)
 
 
@@ -249,13 +238,6 @@ def _require_thread(state: AttemptState, method: str) -> UUID:
             f"enqueue it with thread_id, or pass thread_id to job.{method}",
         )
     return state.job.thread_id
-
-
-def _shown(value: object) -> str:
-    """A text or a float as it is, bounded; of anything else only its type."""
-    if isinstance(value, str | float):
-        return f"{value!r:.100}"
-    return f"a value of type {type(value).__name__}"
 
 
 def _add_job(

@@ -221,7 +221,7 @@ class Job(PlainJob):
         return _beside_others(self._state, partial(_once, self._state, name, send, call))
 
     @overload
-    async def agent(
+    def agent(
         self,
         name: str,
         agent: "AbstractAgent[D, R]",
@@ -229,10 +229,10 @@ class Job(PlainJob):
         *,
         output_type: None = None,
         **options: Unpack[AgentOptions],
-    ) -> R: ...
+    ) -> Coroutine[Any, Any, R]: ...
 
     @overload
-    async def agent(
+    def agent(
         self,
         name: str,
         agent: "AbstractAgent[D, Any]",
@@ -240,9 +240,9 @@ class Job(PlainJob):
         *,
         output_type: "OutputSpec[T]",
         **options: Unpack[AgentOptions],
-    ) -> T: ...
+    ) -> Coroutine[Any, Any, T]: ...
 
-    async def agent(
+    def agent(
         self,
         name: str,
         agent: Any,
@@ -264,11 +264,7 @@ class Job(PlainJob):
         is tried again by the job's own retry.
         """
         _require_loop(self._state, "agent")
-        run = await self._state.tools.model.ready(_agent_runner)
-        # Its requests and tool calls are work; the run as a whole is not waited for.
-        return await self._state.beside.held(
-            run(self._state, name, agent, prompt, output_type=output_type, **options)
-        )
+        return _run_agent(self._state, name, agent, prompt, output_type=output_type, **options)
 
     @_in_the_loop
     async def checkpoint(self, name: str, state: Any) -> Any:
@@ -475,6 +471,12 @@ async def _once(
     answer = await call(state, name, send)
     state.met[name] = met
     return answer
+
+
+async def _run_agent(state: AttemptState, *args: Any, **options: Any) -> Any:
+    run = await state.tools.model.ready(_agent_runner)
+    # Its requests and tool calls are work; the run as a whole is not waited for.
+    return await state.beside.held(run(state, *args, **options))
 
 
 def _agent_runner() -> Callable[..., Awaitable[Any]]:

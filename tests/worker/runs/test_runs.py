@@ -311,7 +311,7 @@ async def test_a_metric_is_a_number(api: JobApi, value: Any) -> None:
     async def measure(job: Job) -> None:
         job.metric("loss", value)
 
-    assert "metric 'loss' must be a finite number" in (
+    assert "job.metric: value must be a finite number" in (
         (await api.run("measure", failures_max=1)).error or ""
     )
 
