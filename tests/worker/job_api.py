@@ -39,6 +39,7 @@ from worker.daemon.daemon import Daemon
 from worker.daemon.parts import make_parts
 from worker.handlers import Handler
 from worker.memory.embedders import Embedder, HashingEmbedder
+from worker.outcomes import Lost
 from worker.settings import Settings
 
 # A timer that is due within this time is worked on; a later one is left waiting.
@@ -237,6 +238,8 @@ class InlineWorker:
     def kill(self) -> None:
         """Let nothing of it go on beyond the statement that it is in."""
         self._tasks.cancel_scope.cancel()
+        # Those run in no task group, and would be told only when the loop turns.
+        self.parts.running.stop_all(Lost("the worker ends"))
 
     async def _live(self) -> None:
         await self._daemon.work(self._tasks)
