@@ -19,7 +19,7 @@ from tests.db.money import entries
 
 ESTIMATE = Usage(60, 40)
 WAIT: LiteralString = """
-update jobsworth.reactive_jobs set status = 'waiting', waiting_for = 'budget'
+update jobsworth.reactive_jobs set status = 'waiting', waiting_for = 'budget', run_at = null
 where id = %(job_id)s
 """
 WINDOWS: LiteralString = """
