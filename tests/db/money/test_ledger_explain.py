@@ -48,8 +48,10 @@ HEAP_BLOCKS: LiteralString = "select pg_relation_size('jobsworth.token_ledger') 
 TOUCHED: LiteralString = """
 select sum(coalesce(heap_blks_hit, 0) + coalesce(heap_blks_read, 0)
   + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0))::bigint
-from pg_statio_all_tables where schemaname = 'jobsworth'
+from pg_statio_all_tables
+where schemaname = 'jobsworth' and relname like any(%(tables)s)
 """
+BOOKS = ("token_ledger", "llm_calls")
 
 
 async def blocks(conn: Connection, statement: LiteralString, values: dict[str, Any]) -> int:
@@ -110,9 +112,10 @@ async def test_old_corrections_cost_a_look_at_the_books_nothing(conn: Connection
     await execute(conn, LOAD_CORRECTIONS)
     await execute(conn, "set session_replication_role = origin")
     await execute(conn, "analyze")
-    before = await _touched(conn)
+    # Of the other tables, which are empty, each plan reads the first block of each index.
+    before = await _touched(conn, *BOOKS)
     assert await health.count_violations(conn) == {}
-    assert await _touched(conn) - before < 600
+    assert await _touched(conn, *BOOKS) - before < 250
 
 
 async def test_holding_calls_to_correct_them_reads_a_few_blocks_for_each(conn: Connection) -> None:
@@ -133,7 +136,7 @@ async def test_holding_calls_to_correct_them_reads_a_few_blocks_for_each(conn: C
     assert (await _touched(conn) - before) / held < 30
 
 
-async def _touched(conn: Connection) -> int:
+async def _touched(conn: Connection, *tables: str) -> int:
     await conn.execute("select pg_stat_force_next_flush()")
     await conn.execute("select pg_stat_clear_snapshot()")
-    return await fetch_val(conn, TOUCHED)
+    return await fetch_val(conn, TOUCHED, {"tables": list(tables or "%")})
