@@ -153,9 +153,15 @@ def test_a_wrong_value_is_refused(arguments: list[str], words: str) -> None:
 
 
 def test_an_impossible_price_is_refused(database_url: str) -> None:
-    ended = run_cli("price", "set", "a", "*b", "--input", "1", "--output", "NaN", url=database_url)
-    assert ended.returncode == ExitCode.BAD_INPUT
-    assert "before its end" in ended.stderr
+    for model, output, words in (
+        ("b", "NaN", "--output 'NaN' is not an amount"),
+        ("b", "1000000000", "the price of output is"),
+        ("*b", "1", "before its end"),
+    ):
+        arguments = ("price", "set", "a", model, "--input", "1", "--output", output)
+        ended = run_cli(*arguments, url=database_url)
+        assert ended.returncode == ExitCode.BAD_INPUT
+        assert words in ended.stderr
 
 
 def test_books_that_balance_and_books_that_do_not(database_url: str) -> None:

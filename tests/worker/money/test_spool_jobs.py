@@ -14,8 +14,9 @@ import anyio.lowlevel
 import pytest
 
 from db.fence import Lease
+from db.money.calls import Answer
 from db.pool import Database
-from jobsworth import Job, handler
+from jobsworth import Job, Sending, handler
 from tests.db import rows
 from tests.support import until
 from tests.worker.job_api import JobApi, claimed_job, registered
@@ -33,6 +34,7 @@ from worker.plain_job import state_of
 from worker.queue.attempt import Attempt, run_attempt
 
 LOST = Lost("no heartbeat succeeded in time")
+CALL: dict[str, Any] = {"provider": "scripted", "model": "m-1", "estimate": (100, 50)}
 
 
 # Jobs.
@@ -63,6 +65,11 @@ def lost_in(api: JobApi, tmp_path: Path, sent: list[int]) -> Callable[[Job], Awa
     return work
 
 
+async def never_sent(_: Sending) -> Answer:
+    """What an answer on the disk is read instead of."""
+    raise AssertionError("the call was sent again")
+
+
 async def test_a_job_that_goes_on_reads_the_answer_that_was_on_disk(
     api: JobApi, tmp_path: Path
 ) -> None:
@@ -73,7 +80,7 @@ async def test_a_job_that_goes_on_reads_the_answer_that_was_on_disk(
     async def work(job: Job) -> Any:
         if job.attempt == 1:
             await lose(job)
-        return await job.step("draft", lambda: "not read")
+        return await job.call("draft", never_sent, **CALL)
 
     job = await api.run("work")
     assert (job.result, job.attempt, sent) == ("paid", 2, [1])
@@ -94,7 +101,7 @@ async def test_a_job_waits_while_its_answer_is_on_disk_and_cannot_be_settled(
         begun.append(job.attempt)
         if job.attempt == 1:
             await lose(job)
-        return await job.step("draft", lambda: "not read")
+        return await job.call("draft", never_sent, **CALL)
 
     async def free() -> bool:
         parked[:] = await api.rows(PARKED)
