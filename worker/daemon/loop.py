@@ -98,6 +98,17 @@ class WorkerLoop(BaseLoop):
         task = asyncio.current_task(self)
         return None if task is None else self._jobs.get(task)
 
+    # A child that the loop forks becomes another program: `worker.queue.forked` tells it from one
+    # that a handler forks by these frames.
+
+    async def subprocess_exec(self, *args: Any, **options: Any) -> Any:
+        """Start a program."""
+        return await super().subprocess_exec(*args, **options)
+
+    async def subprocess_shell(self, *args: Any, **options: Any) -> Any:
+        """Start a shell."""
+        return await super().subprocess_shell(*args, **options)
+
     # Both would take away what other handlers use, and the end of the process needs neither.
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:

@@ -7,7 +7,8 @@ signal: without this, SIGTERM to the child drains the worker, and a child that r
 handler runs the worker's loop on the worker's connections.
 
 multiprocessing's own children end by themselves, and are left alone. So is a child that becomes
-another program (`exec`).
+another program (`exec`): uvloop calls Python's hooks in it, so those that the loop starts are told
+by the function of the loop that starts them.
 """
 
 import os
@@ -24,6 +25,7 @@ from typing import Any
 
 ENDED_AT_EDGE = 70
 LOOP = "WorkerLoop.run_until_complete"
+PROGRAMS = ("WorkerLoop.subprocess_exec", "WorkerLoop.subprocess_shell")
 OURS = ("AttemptState.run_in_thread.<locals>.safely",)
 POOLS = ("anyio._backends._asyncio", "concurrent.futures.thread", "threading")
 SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGINT}
@@ -82,7 +84,10 @@ def _after_fork_in_child() -> None:
     # A coroutine that yields goes straight to the loop, which runs no Python code of ours before
     # the next callback; and a thread of a pool goes back to its pool. So the child's interpreter
     # tells when the last frame above that is left. (In a thread of ours, `leave_if_child` does.)
-    edge = _edge(sys._getframe())  # pyright: ignore[reportPrivateUsage]
+    forks = sys._getframe().f_back  # pyright: ignore[reportPrivateUsage]
+    if forks is not None and forks.f_code.co_qualname in PROGRAMS:
+        return
+    edge = _edge(forks)
     if edge is not None:
         sys.setprofile(partial(_end_at, edge))
 

@@ -1,0 +1,61 @@
+"""The worker's loop starts programs as any loop does, and a child that comes back to it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.support import ROOT, environment
+
+PROGRAM = """
+import asyncio, json, os, subprocess
+import anyio
+from worker.daemon import loop
+
+SHELL = "exit 3"
+ARGV = ("sh", "-c", SHELL)
+
+async def code_of(started):
+    transport, _ = await started
+    while transport.get_returncode() is None:
+        await asyncio.sleep(0.01)
+    return transport.get_returncode()
+
+async def work():
+    this, talk = asyncio.get_running_loop(), asyncio.SubprocessProtocol
+    codes = {
+        "asyncio": await (await asyncio.create_subprocess_exec(*ARGV)).wait(),
+        "asyncio, shell": await (await asyncio.create_subprocess_shell(SHELL)).wait(),
+        "anyio": await (await anyio.open_process(ARGV)).wait(),
+        "anyio, shell": await (await anyio.open_process(SHELL)).wait(),
+        "anyio, to its end": (await anyio.run_process(ARGV, check=False)).returncode,
+        "loop": await code_of(this.subprocess_exec(talk, *ARGV)),
+        "task": await code_of(asyncio.ensure_future(this.subprocess_exec(talk, *ARGV))),
+        "thread": await asyncio.to_thread(subprocess.call, ARGV),
+    }
+    # Nothing of a user's is between this fork and the pool of threads.
+    child = await anyio.to_thread.run_sync(os.fork)
+    codes["forked"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps(codes))
+    return 0
+
+raise SystemExit(loop.run(work))
+"""
+PROGRAMS = ("anyio", "anyio, shell", "anyio, to its end", "asyncio", "asyncio, shell")
+
+
+def test_a_program_that_the_loop_starts_is_not_taken_for_a_fork_of_the_worker() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=environment(None),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    codes = json.loads(ran.stdout)
+    assert codes.pop("forked") == 70, "a fork that comes back to the pool ends there"
+    assert codes == dict.fromkeys((*PROGRAMS, "loop", "task", "thread"), 3)
