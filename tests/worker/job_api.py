@@ -237,6 +237,8 @@ class InlineWorker:
 
     def kill(self) -> None:
         """Let nothing of it go on beyond the statement that it is in."""
+        # Attempts run in no task group: its end would reach them only some statements later.
+        self.parts.running.stop_all(Lost("the worker dies"))
         self._tasks.cancel_scope.cancel()
         # Those run in no task group, and would be told only when the loop turns.
         self.parts.running.stop_all(Lost("the worker ends"))

@@ -34,7 +34,7 @@ async def die_after(
     """The job whose worker died as soon as this many of its steps were recorded."""
     recorded = 0
     job_id = await api.enqueue("ship", payload)
-    with anyio.fail_after(20), monkeypatch.context() as patch:
+    with anyio.fail_after(60), monkeypatch.context() as patch:
         async with api.dying() as worker:
 
             def reach(point: str) -> None:
@@ -271,7 +271,7 @@ async def test_a_deployment_whose_workers_died_too_often_is_closed(
     site.commit()
     job = await die_after(api, GOOD.index("build") + 1, monkeypatch)
     await api.database.execute("update jobsworth.reactive_jobs set crashes_max = 1")
-    with anyio.fail_after(20), monkeypatch.context() as patch:
+    with anyio.fail_after(60), monkeypatch.context() as patch:
         async with api.dying() as worker:
 
             def reach(_: str) -> None:

@@ -174,7 +174,7 @@ class FileRecorder:
         unfinished.replace(self.file)
 
 
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     with anyio.fail_after(seconds):
         while not true():
             await anyio.sleep(0.01)
