@@ -4,7 +4,7 @@ A client that is stopped (SIGSTOP, a frozen machine) while it receives or sends 
 holds what it has locked: claimed jobs stay queued for everybody else, and a rescue skips held rows.
 PostgreSQL bounds only a transaction that is idle between messages. A time limit for a statement
 does not reach a server process that is sending, and `transaction_timeout` (from 17 on) does not
-either; being terminated does.
+either; being terminated does. The common look (`db/queue/upkeep.py`) finds them.
 """
 
 from collections.abc import Collection
@@ -21,24 +21,6 @@ class Stalled(NamedTuple):
 
     pid: int
     query_began: str
-
-
-# Those of this role that have written something. A COPY waits for what its client makes, and locks
-# no job.
-FIND: LiteralString = """
-select a.pid, a.query_start::text as query_began
-from pg_stat_activity a
-where a.datname = current_database() and a.usename = current_user
-  and a.application_name = any(%(applications)s) and a.state = 'active'
-  and a.wait_event_type = 'Client' and a.backend_xid is not null
-  and a.query !~* '^\\s*copy'
-"""
-
-
-async def find_stalled(conn: Connection) -> set[Stalled]:
-    """The server processes that wait for their clients right now, most of them for a moment."""
-    rows = await fetch_all(conn, FIND, {"applications": APPLICATIONS})
-    return {Stalled(**row) for row in rows}
 
 
 END: LiteralString = """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from db.pool import Connection, fetch_one
+from db.queue.stalled import APPLICATIONS, Stalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class DueWork:
     """What upkeep has to do. `rescue`: the worker of a running job has no row. `sweep` names what
     to look at again: the reasons that jobs wait for, `orphan` if something open may hang on an
     ended job, and `run` if a run is open.
+    `stalled` are the workers' server processes that wait for their clients right now, most of them
+    for a moment.
     `looked_seconds` is the time the server took to find out.
     """
 
@@ -23,17 +26,28 @@ class DueWork:
     expire: bool
     deployments: bool
     sweep: list[str]
+    stalled: set[Stalled]
     looked_seconds: float
 
 
+# Stalled are those of this role that have written something. A COPY waits for what its client
+# makes, and locks no job.
 DUE_WORK: LiteralString = """
-select c.rescue, c.expire, c.deployments, c.sweep, c.looked_seconds
+select c.rescue, c.expire, c.deployments, c.sweep, c.looked_seconds, array(
+  select jsonb_build_array(a.pid, a.query_start::text)
+  from pg_stat_activity a
+  where a.datname = current_database() and a.usename = current_user
+    and a.application_name = any(%(applications)s) and a.state = 'active'
+    and a.wait_event_type = 'Client' and a.backend_xid is not null
+    and a.query !~* '^\\s*copy'
+) as stalled
 from jobsworth.due_work() c
 """
 
 
 async def due_work(conn: Connection) -> DueWork:
     """What is due."""
-    found = await fetch_one(conn, DUE_WORK, None, DueWork)
+    found = await fetch_one(conn, DUE_WORK, {"applications": APPLICATIONS})
     assert found is not None
-    return found
+    stalled = {Stalled(*one) for one in found.pop("stalled")}
+    return DueWork(**found, stalled=stalled)

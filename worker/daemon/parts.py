@@ -225,12 +225,12 @@ def upkeep_parts(
         *queue_upkeep.due_parts(database, heartbeat, rescuer, wakes),
         *approvals_upkeep.due_parts(database, wakes),
         *deployments_upkeep.due_parts(database, wakes),
+        *stalled.due_parts(database),
     ]
     return [
         *queue_upkeep.parts(
             database, heartbeat, vitals, attempts, rescuer, wakes, poll_seconds=poll_seconds
         ),
-        stalled.part(database),
         look_for_due_parts(database, due_parts),
         *money_upkeep.parts(database, spool, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),

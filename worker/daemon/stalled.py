@@ -1,26 +1,27 @@
 """Ends transactions of workers that have been stopped while they hold jobs.
 
-In: the server's processes, every few seconds. Out: those that have waited for their client at one
-statement for ten seconds are terminated, so that their jobs can be claimed, or rescued, by others.
+In: the server's processes, as each common look finds them. Out: those that have waited for their
+client at one statement for ten seconds are terminated, so that their jobs can be claimed, or
+rescued, by others.
 """
 
 from time import monotonic
 
 from db.pool import Database
-from db.queue.stalled import Stalled, end_stalled, find_stalled
+from db.queue.stalled import Stalled, end_stalled
+from db.queue.upkeep import DueWork
 from worker import events
-from worker.daemon.upkeep import Did, Part
+from worker.daemon.upkeep import DuePart
 from worker.log import get_logger
 
-PERIOD_SECONDS = 5.0
 STALLED_SECONDS = 10.0
 
 log = get_logger()
 
 
-def part(database: Database) -> Part:
-    """The part of upkeep that looks for them."""
-    return Part("stalled", PERIOD_SECONDS, Stalls(database).end)
+def due_parts(database: Database) -> list[DuePart]:
+    """What the common look finds; told of each look, because those that wait no more count anew."""
+    return [DuePart("stalled", lambda _: True, Stalls(database).end)]
 
 
 class Stalls:
@@ -30,14 +31,15 @@ class Stalls:
         self._database = database
         self._since: dict[Stalled, float] = {}
 
-    async def end(self) -> Did:
-        """Look once; terminate those that have waited for too long."""
+    async def end(self, found: DueWork) -> bool:
+        """Terminate those that have waited for too long; asks the database only then."""
+        now = monotonic()
+        self._since = {one: self._since.get(one, now) for one in found.stalled}
+        late = [one for one, since in self._since.items() if now - since >= STALLED_SECONDS]
+        if not late:
+            return False
         async with self._database.connection() as connection:
-            found = await find_stalled(connection)
-            now = monotonic()
-            self._since = {one: self._since.get(one, now) for one in found}
-            late = [one for one, since in self._since.items() if now - since >= STALLED_SECONDS]
-            ended = await end_stalled(connection, late) if late else 0
+            ended = await end_stalled(connection, late)
         if ended:
             log.warning(events.TRANSACTIONS_ENDED, transactions=ended)
-        return Did()
+        return False

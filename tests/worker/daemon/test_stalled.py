@@ -13,7 +13,8 @@ from psycopg.conninfo import make_conninfo
 
 from db.pool import Connection, Database, execute, fetch_val
 from db.queue.enqueue import enqueue
-from db.queue.stalled import end_stalled, find_stalled
+from db.queue.stalled import end_stalled
+from db.queue.upkeep import due_work
 from tests.db.protocol import add, claim, register, states
 from tests.support import until
 from worker.daemon import stalled
@@ -73,7 +74,7 @@ async def test_jobs_of_a_claim_that_is_not_received_go_to_others(
     other = await register(conn)
     assert (await claim(conn, other)).jobs == []
     assert await states(conn, *jobs) == [("queued", None)] * 6
-    await Stalls(database).end()
+    await Stalls(database).end(await due_work(conn))
 
     async def given_back() -> bool:
         return len((await claim(conn, other)).jobs) == 6
@@ -88,8 +89,8 @@ async def test_a_wait_counts_from_the_look_that_found_it(
     await claim_and_freeze(frozen, conn, await register(conn))
     stalls = Stalls(database)
     for _ in range(3):
-        await stalls.end()
-    [found] = await find_stalled(conn)
+        await stalls.end(await due_work(conn))
+    [found] = (await due_work(conn)).stalled
     assert found.pid == frozen.info.backend_pid
     # Another statement of the same process has not waited yet.
     assert await end_stalled(conn, [found._replace(query_began="earlier")]) == 0
@@ -105,7 +106,7 @@ async def test_those_that_wait_for_their_clients_between_statements_are_left_alo
     ):
         await idle.execute("begin")
         await execute(idle, "create table held (n int)")
-        assert await find_stalled(conn) == set()
+        assert (await due_work(conn)).stalled == set()
 
 
 async def test_a_claim_is_bounded_by_the_size_of_payloads(conn: Connection) -> None:
