@@ -83,7 +83,7 @@ set crashes = j.crashes + g.charged::int,
     then now() + least(%(retry_max_seconds)s, %(retry_base_seconds)s * 2 ^ least(j.crashes, 32))
       * (0.5 + random()) * interval '1 second'
     else now() end,
-  position = nextval('jobsworth.job_position'),
+  position = nextval('jobsworth.job_position'::regclass),
   finished_at = case
     when j.cancel_requested or g.charged and j.crashes + 1 >= g.bound then now() end,
   error = case when j.cancel_requested then j.error
@@ -151,7 +151,7 @@ async def find_strays(
 
 RELEASE_STRAYS: LiteralString = """
 update jobsworth.reactive_jobs j
-set status = 'queued', run_at = now(), position = nextval('jobsworth.job_position')
+set status = 'queued', run_at = now(), position = nextval('jobsworth.job_position'::regclass)
 where j.id = any(array(
   select s.id
   from jobsworth.reactive_jobs s

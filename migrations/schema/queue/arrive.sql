@@ -31,7 +31,7 @@ begin
   -- A job that is not due, or that needs other jobs, joins its lane later. Otherwise it could block
   -- the lane for a job that it needs, for ever.
   if new.lane is not null and new.status = 'queued' then
-    new.lane_position := coalesce(new.lane_position, nextval('jobsworth.lane_position'));
+    new.lane_position := coalesce(new.lane_position, nextval('jobsworth.lane_position'::regclass));
     if jobsworth.lane_blocked(new.lane, new.lane_position, new.id) then
       new.status := 'waiting';
       new.waiting_for := 'lane';

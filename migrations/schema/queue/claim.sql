@@ -78,7 +78,7 @@ begin
     returning j.id, j.lane
   ), taken as (
     update jobsworth.reactive_jobs j
-    set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'),
+    set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'::regclass),
       worker_id = claim.worker_id, started_at = now()
     where j.id = any(array(
       select r.id from ready r

@@ -72,7 +72,7 @@ begin
       when h.status = 'waiting'
         then now() + h.delay_seconds::jobsworth.delay_seconds * interval '1 second'
       when h.status = 'queued' then now() end,
-    position = case when h.status = 'queued' then nextval('jobsworth.job_position')
+    position = case when h.status = 'queued' then nextval('jobsworth.job_position'::regclass)
       else j.position end,
     finished_at = case when j.cancel_requested or h.status in ('done', 'failed', 'canceled')
       then now() end,

@@ -141,7 +141,7 @@ begin
     elsif one.lane is not null then
       -- A scheduled job joins its lane when it is due; a job that needs others, when they have
       -- ended.
-      one.lane_position := coalesce(one.lane_position, nextval('jobsworth.lane_position'));
+      one.lane_position := coalesce(one.lane_position, nextval('jobsworth.lane_position'::regclass));
       if jobsworth.lane_blocked(one.lane, one.lane_position, one.id) then
         next_reason := 'lane';
       end if;
@@ -152,7 +152,7 @@ begin
         waiting_for = next_reason, waiting_detail = null, lane_position = one.lane_position,
         run_at = case when next_reason = 'timer' then one.run_at
           when next_reason is null then at end,
-        position = case when next_reason is null then nextval('jobsworth.job_position')
+        position = case when next_reason is null then nextval('jobsworth.job_position'::regclass)
           else one.position end
     where x.id = one.id;
     if next_reason is null then

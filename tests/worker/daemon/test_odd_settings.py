@@ -26,6 +26,9 @@ PARTS = """
 select j.status::text, j.payload from jobsworth.reactive_jobs j where j.mode = 'part'
 """
 
+# A number that something else than the sequence gave would be given twice.
+LEASES = "select count(*) as all, count(distinct j.lease_no) as own from jobsworth.reactive_jobs j"
+
 LOOK = """
 select timestamptz '2026-02-01 10:00:00Z' as at, interval '1 day 2 hours' as long,
   0.1::float8 as n, %(words)s::text[] as words
@@ -95,6 +98,9 @@ def check(url: str) -> None:
     content = TEXT.encode() * (FILE_BYTES // len(TEXT.encode()))
     with connect(url) as conn:
         assert [row["same"] for row in conn.execute(SAVED, {"content": content})] == [True]
+        leases = conn.execute(LEASES).fetchone()
+        assert leases is not None
+        assert leases["own"] == leases["all"]
         parts = conn.execute(PARTS).fetchall()
         assert [(row["status"], row["payload"]) for row in parts] == [("done", {"text": TEXT})] * 2
 
