@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from db.server.account import server_account
 from db.server.embedded import Embedded
-from tests.support import until_sync
+from tests.support import direct_url, until_sync
 
 PORT = 6432
 MISSING = "PgBouncer is not installed; run: make debian-packages"
@@ -85,3 +86,13 @@ def pgbouncer(server: Embedded, users: Sequence[str] = ()) -> Generator[Path]:
 def pooled_url(folder: Path, database: str, user: str = "postgres") -> str:
     """The URL of a database through that PgBouncer."""
     return f"postgresql://{quote(user)}@/{database}?host={quote(str(folder), safe='')}&port={PORT}"
+
+
+@contextmanager
+def as_user(url: str, server: Embedded, user: str) -> Generator[str]:
+    """The same database as another user; where PgBouncer is in between, through one of its own."""
+    if direct_url(url) == url:
+        yield make_conninfo(url, user=user)
+        return
+    with pgbouncer(server, [user]) as folder:
+        yield pooled_url(folder, urlsplit(url).path.removeprefix("/"), user)

@@ -16,6 +16,7 @@ from db.pool import Connection, Database, fetch_val
 from db.queue import jobs
 from db.queue.jobs import Job, JobStatus, WaitReason, enqueue, enqueue_sync
 from tests.db.racing import until_blocked
+from tests.support import direct_url
 
 pytestmark = pytest.mark.both
 
@@ -409,7 +410,7 @@ async def test_a_mistake_in_sql_is_refused(conn: Connection, call: str, message:
 async def test_two_schemas_in_one_database_do_not_touch_each_other(
     database_url: str, conn: Connection
 ) -> None:
-    migrate(database_url, "second")
+    migrate(direct_url(database_url), "second")
     async with await psycopg.AsyncConnection.connect(database_url) as foreign:
         first = await enqueue(foreign, "answer", unique_key="k")
         second = await enqueue(foreign, "plan", unique_key="k", schema="second")

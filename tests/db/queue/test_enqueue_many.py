@@ -19,6 +19,7 @@ from db.queue import jobs
 from db.queue.enqueue_many import BLOCK_JOBS_MAX, GROUPED_JOBS_MAX
 from db.queue.jobs import NewJob, enqueue, enqueue_many
 from tests.db.racing import until_blocked
+from tests.support import direct_url
 
 pytestmark = pytest.mark.both
 
@@ -267,7 +268,7 @@ async def test_a_key_whose_holder_ends_at_that_moment_is_taken_anew(
 
 
 async def test_jobs_go_to_the_named_schema(database_url: str, conn: Connection) -> None:
-    migrate(database_url, "second")
+    migrate(direct_url(database_url), "second")
     async with await psycopg.AsyncConnection.connect(database_url) as foreign:
         many = [NewJob("answer"), NewJob("answer", unique_key="k")]
         assert await enqueue_many(foreign, many, schema="second") == 2

@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator
 from typing import LiteralString
 
 import pytest
-from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 from structlog.testing import capture_logs
 
 from db.pool import Connection, Database, execute, fetch_val
 from db.queue.effects import ArtifactEffect, Effect, JobEffect, MessageEffect
+from db.server.embedded import Embedded
 from tests.db.protocol import row, states
+from tests.pgbouncer import as_user
 from tests.support import until
 from tests.worker.queue.finishing import TEXTS, Desk, at_work, endings, put
 from tests.worker.queue.finishing import desk as desk
@@ -193,7 +194,7 @@ async def test_what_is_missing_for_a_while_fails_no_job(
 
 
 @pytest.fixture
-async def somebody(database_url: str, conn: Connection) -> AsyncGenerator[Desk]:
+async def somebody(database_url: str, server: Embedded, conn: Connection) -> AsyncGenerator[Desk]:
     """A finisher whose role owns nothing."""
     role = Identifier(_role(conn))
     for statement in (
@@ -203,13 +204,13 @@ async def somebody(database_url: str, conn: Connection) -> AsyncGenerator[Desk]:
         "grant all on all sequences in schema jobsworth to {}",
     ):
         await conn.execute(SQL(statement).format(role))
-    url = make_conninfo(database_url, user=_role(conn))
     try:
-        async with (
-            Database(url, pool_min=1, pool_max=4) as database,
-            at_work(Desk(database, conn)) as desk,
-        ):
-            yield desk
+        with as_user(database_url, server, _role(conn)) as url:
+            async with (
+                Database(url, pool_min=1, pool_max=4) as database,
+                at_work(Desk(database, conn)) as desk,
+            ):
+                yield desk
     finally:
         await conn.execute(SQL("drop owned by {}").format(role))
         await conn.execute(SQL("drop role {}").format(role))
