@@ -22,13 +22,13 @@ from db.deployments.deployments import Deployment
 from db.documents import to_text
 from db.errors import InvalidInput
 from db.fence import Lease, LeaseLost
-from db.masking import mask
 from db.money.calls import Usage
 from db.pool import Database
 from db.queue.claim import Claimed
 from db.queue.effects import Effect
 from worker.llm.choice import ModelChoice
 from worker.llm.turns import Turns
+from worker.masking import mask
 from worker.memory.embedders import Embedder
 from worker.money.calls_open import CallsOpen
 from worker.money.group_commit import GroupCommit, WriteKind

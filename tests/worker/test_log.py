@@ -15,8 +15,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.masking import MASK
 from worker import events, log
+from worker.masking import MASK
 
 
 class Terminal(io.BytesIO):

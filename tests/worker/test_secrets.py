@@ -8,12 +8,12 @@ from typing import LiteralString
 
 import pytest
 
-from db.masking import MASK
 from db.money.calls import Answer
 from jobsworth import CallRefused, Job, Sending, handler
 from tests.chaos.scene import Scene
 from tests.support import run_cli, until
 from tests.worker.job_api import JobApi, registered
+from worker.masking import MASK
 from worker.memory.embedders import Embedder, EmbedderError, HashingEmbedder
 
 KEY = "gsk_0123456789abcdefghijABCDEFGHIJ"

@@ -31,11 +31,11 @@ import orjson
 from db.approvals import webhooks
 from db.approvals.webhooks import DueDelivery
 from db.errors import InvalidInput, JobsworthError
-from db.masking import mask
 from db.pool import Database
 from worker import events
 from worker.approvals.webhook_signature import signature
 from worker.log import get_logger
+from worker.masking import mask
 from worker.retry_after import retry_after_seconds
 
 if TYPE_CHECKING:

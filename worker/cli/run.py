@@ -12,11 +12,11 @@ from io import TextIOWrapper
 
 import click
 
-from db.masking import mask
 from worker.cli.program import Program, RunOptions
 from worker.cli.terminal import problems
 from worker.cli.terminal.exit_codes import ExitCode
 from worker.cli.terminal.output import OutputClosed
+from worker.masking import mask
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

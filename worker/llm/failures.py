@@ -20,7 +20,7 @@ from pydantic_ai.exceptions import (
 )
 from pydantic_ai.messages import ModelMessage, UserPromptPart
 
-from db.masking import MASK, mask
+from worker.masking import MASK, mask
 from worker.money.paid_call import PaidCall
 from worker.outcomes import Fail, ParkSignal, Retry
 

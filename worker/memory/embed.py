@@ -20,12 +20,12 @@ from uuid import UUID
 import anyio
 
 from db.errors import DatabaseError, JobsworthError
-from db.masking import mask
 from db.memory import memories
 from db.memory.memories import DueText
 from db.pool import Database, bounded
 from worker import events
 from worker.log import get_logger
+from worker.masking import mask
 from worker.memory.embedders import Embedder, EmbedderBusy, EmbedderRefused
 from worker.queue.wake import Wake
 

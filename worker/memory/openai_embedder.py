@@ -11,7 +11,7 @@ from typing import Any, cast
 import anyio
 import httpx
 
-from db.masking import mask
+from worker.masking import mask
 from worker.memory.embedders import TIMEOUT_SECONDS, EmbedderBusy, EmbedderError, EmbedderRefused
 from worker.retry_after import retry_after_seconds
 

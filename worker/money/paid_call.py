@@ -25,7 +25,6 @@ from uuid import UUID
 
 from db.documents import to_document
 from db.errors import InvalidInput, JobsworthError
-from db.masking import mask
 from db.money import budgets, limits
 from db.money.amount import checked_amount
 from db.money.calls import Answer, CallStatus, Usage
@@ -35,6 +34,7 @@ from db.steps.steps import PaidAnswer
 from worker import crash_points, events
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.log import get_logger
+from worker.masking import mask
 from worker.money.group_commit import Paid
 from worker.money.sending import CallLimited, CallRefused
 from worker.outcomes import ParkSignal

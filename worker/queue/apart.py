@@ -23,9 +23,9 @@ import anyio
 
 from db.documents import to_text
 from db.errors import DatabaseError, JobsworthError
-from db.masking import mask
 from worker import events
 from worker.log import get_logger
+from worker.masking import mask
 from worker.queue.commit import Committer
 from worker.queue.ended import EndedAttempt
 from worker.queue.transition import Transition

@@ -16,13 +16,13 @@ from uuid import UUID
 
 from db.errors import InvalidInput, JobsworthError
 from db.fence import PINNED
-from db.masking import mask
 from db.pool import Connection, Database, bounded, fetch_val
 from db.queue import effects, finish
 from db.queue.claim import Claimed
 from db.queue.effects import Effect, JobEffect, MemoryEffect, Origin
 from db.queue.finish import Finish, Finished, lease_states
 from worker import crash_points
+from worker.masking import mask
 from worker.queue.ended import EndedAttempt
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wakes

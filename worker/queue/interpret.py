@@ -13,8 +13,8 @@ from db import errors
 from db.documents import to_document, to_text
 from db.errors import DatabaseError, InvalidInput
 from db.fence import LeaseLost
-from db.masking import mask
 from worker.handlers import BadPayload, Handler
+from worker.masking import mask
 from worker.outcomes import (
     Cancel,
     Canceled,

@@ -25,12 +25,12 @@ from db.approvals import consumption
 from db.documents import readable, to_document
 from db.errors import Conflict, InvalidInput, JobsworthError
 from db.fence import hold
-from db.masking import mask
 from db.pool import Connection, bounded
 from db.steps import steps, unsafe
 from db.steps.steps import Record, Step
 from worker import crash_points
 from worker.attempt_state import AttemptState, RecordedStep
+from worker.masking import mask
 from worker.money.group_commit import RECORD
 from worker.outcomes import HandlerEnding, ParkSignal, Snooze
 from worker.steps import changed

@@ -14,9 +14,9 @@ import anyio
 
 from db.diagnosis.health import Readiness, check_ready
 from db.errors import JobsworthError
-from db.masking import mask
 from db.pool import Database
 from worker.daemon.vitals import Vitals
+from worker.masking import mask
 
 CACHE_SECONDS = 1.0
 # Probes commonly time out after 1 s, and then show no reason.

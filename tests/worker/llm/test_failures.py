@@ -10,7 +10,6 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from db.masking import MASK
 from db.money.calls import CallStatus, UsageSource
 from db.queue.jobs import JobStatus
 from jobsworth import Job, handler
@@ -28,6 +27,7 @@ from tests.providers.openai_stub import (
 )
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
+from worker.masking import MASK
 
 PROMPT = "a prompt that nobody else may read"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from db.masking import mask, masked
+from worker.masking import mask, masked
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

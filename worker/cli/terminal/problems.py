@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from db.masking import masked
 from worker.cli.terminal.commands import UsageProblem
 from worker.cli.terminal.exit_codes import ExitCode
 from worker.cli.terminal.output import clean, harmless
+from worker.masking import masked
 
 
 @dataclass(frozen=True, slots=True)

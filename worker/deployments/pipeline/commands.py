@@ -18,9 +18,9 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
-from db.masking import NO_SECRETS, Masker
 from worker.deployments.pipeline.orphans import CommandMark
 from worker.deployments.pipeline.process_group import end_group
+from worker.masking import NO_SECRETS, Masker
 
 OUTPUT_BYTES_MAX = 64 * 1024
 KILL_GRACE_SECONDS = 5.0

@@ -14,11 +14,11 @@ from pathlib import Path
 import anyio
 from pydantic import BaseModel, ConfigDict, Field
 
-from db.masking import NO_SECRETS, Masker
 from worker.deployments.pipeline.commands import run_command
 from worker.deployments.pipeline.config import Probe
 from worker.deployments.pipeline.orphans import CommandMark, mark_command
 from worker.deployments.pipeline.repository import without_password
+from worker.masking import NO_SECRETS, Masker
 
 PROBE_OUTPUT_BYTES_MAX = 4 * 1024
 

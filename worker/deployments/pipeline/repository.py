@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from db.masking import mask
 from worker.deployments.pipeline.commands import (
     OUTPUT_BYTES_MAX,
     CommandResult,
@@ -29,6 +28,7 @@ from worker.deployments.pipeline.commands import (
 )
 from worker.deployments.pipeline.errors import RepositoryAway, RepositoryError, UnknownCommit
 from worker.deployments.pipeline.orphans import file_lock
+from worker.masking import mask
 
 FULL_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SCP_LIKE = re.compile(r"[^/:]+:(?!//)")

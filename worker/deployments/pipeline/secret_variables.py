@@ -9,9 +9,9 @@ Invariant: a command gets no secret that could not be masked.
 import os
 from collections.abc import Callable, Mapping
 
-from db.masking import MASK, SECRET_CHARACTERS_MIN, SECRET_NAME, Masker
 from worker.deployments.pipeline.config import Environment
 from worker.deployments.pipeline.errors import SecretMissing
+from worker.masking import MASK, SECRET_CHARACTERS_MIN, SECRET_NAME, Masker
 
 
 def masker_of(environment: Environment) -> Masker:

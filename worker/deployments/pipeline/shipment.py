@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from db.masking import Masker
 from worker.deployments.pipeline.commands import CommandResult, command_environment, run_command
 from worker.deployments.pipeline.config import Argv, Environment, fill_placeholders
 from worker.deployments.pipeline.errors import DeployError
@@ -20,6 +19,7 @@ from worker.deployments.pipeline.phases import EndStatus, PhaseName, PhaseResult
 from worker.deployments.pipeline.probe import ProbeResult
 from worker.deployments.pipeline.release import current_release, export, prune
 from worker.deployments.pipeline.repository import resolve_sha
+from worker.masking import Masker
 
 
 class Recorder(Protocol):

@@ -13,7 +13,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from psycopg.sql import SQL, Identifier
 
-from db.masking import MASK, Masker
 from db.pool import Database
 from tests.support import connect
 from tests.worker.deployments.pipeline.conftest import Site
@@ -22,6 +21,7 @@ from worker.deployments.pipeline import masker_of
 from worker.deployments.pipeline.commands import OutputTail
 from worker.deployments.pipeline.errors import SecretMissing
 from worker.deployments.pipeline.secret_variables import secret_variables
+from worker.masking import MASK, Masker
 
 SECRET = "s3cr3t/va+lue é"
 secrets = st.text(

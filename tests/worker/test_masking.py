@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.masking import MASK, mask, masked
+from worker.masking import MASK, mask, masked
 
 KEYS = {
     "OpenAI": "sk-proj-0123456789abcdefghij",
@@ -69,6 +69,8 @@ def test_a_password_is_masked_and_the_rest_is_readable(text: str, shown: str) ->
         "http://localhost:8080/@scope/package@1.2",
         "asia-southeast1-docker is away",
         "the password of postgres is refused",
+        "the database postgresql://ann@127.0.0.1:1/shop cannot be reached",
+        "postgres://ann@db/shop",
         "deploy key: none; idempotency_key: order-17-of-ada",
         "task-0123456789abcdef and risk-0123456789abcdef",
     ],
