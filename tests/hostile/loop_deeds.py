@@ -168,9 +168,12 @@ async def background_task_exits_later() -> None:
     KEPT.append(asyncio.create_task(wait_and_exit()))
 
 
-async def background_task_that_never_ends() -> None:
+async def background_task_that_is_deaf_for_long() -> None:
+    """Its attempt goes on as long as it does: `test_deaf` shows one that does not end."""
+    until = time.monotonic() + CHILD_SECONDS
+
     async def deaf() -> None:
-        while True:
+        while time.monotonic() < until:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(CHILD_SECONDS)
 
@@ -279,7 +282,7 @@ IN_THE_LOOP: dict[str, Callable[[], Awaitable[object]]] = {
             scope_left_by_another_task,
             context_left_behind,
             background_task_exits_later,
-            background_task_that_never_ends,
+            background_task_that_is_deaf_for_long,
             stop_the_loop,
             close_the_loop,
             run_the_loop,

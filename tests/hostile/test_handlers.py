@@ -23,7 +23,7 @@ LEFT = (
 CALLED = (
     "callback raises exit",
     "background task exits later",
-    "background task that never ends",
+    "background task that is deaf for long",
     "stop the loop",
     "fork and yield",
     "ignore sigterm",

@@ -18,6 +18,8 @@ from jobsworth import Cancel, Fail, Job, Retry, Snooze, handler
 from tests.chaos.handlers import GATE_POLL_SECONDS, GATE_SECONDS_MAX, noted
 
 FOREVER_SECONDS = 600.0
+# The loop holds its tasks weakly.
+LEFT: list[asyncio.Task[str]] = []
 
 
 @handler("end.return")
@@ -90,6 +92,14 @@ async def end_swallow() -> str:
         with suppress(asyncio.CancelledError):
             await anyio.sleep(GATE_POLL_SECONDS)
     return "finished all the same"
+
+
+@handler("end.leave_deaf")
+async def end_leave_deaf() -> str:
+    """Ends, and leaves a task that swallows each cancellation until its gate opens."""
+    LEFT.append(asyncio.create_task(end_swallow()))
+    await anyio.sleep(GATE_POLL_SECONDS)
+    return "ended before its task"
 
 
 @handler("end.thread")

@@ -107,6 +107,10 @@ class Attempt:
         if self.scope is not None:
             self.scope.cancel()
 
+    def leftovers_told(self) -> None:
+        """What the handler has left running was told to end."""
+        self.told_at = self.told_at or time.monotonic()
+
     @property
     def stopping(self) -> bool:
         """Whether it was told to end, or its deadline has passed."""
@@ -209,7 +213,7 @@ async def _run(attempt: Attempt, beside: Beside, arguments: dict[str, Any]) -> A
         finally:
             forked.leave_if_child(sys.exc_info()[1])
             if scope is not None and beside.has_leftovers():
-                await leftovers.end(beside, scope, function)
+                await leftovers.end(beside, scope, function, attempt.leftovers_told)
     finally:
         HERE.reset(token)
 

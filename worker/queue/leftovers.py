@@ -46,8 +46,16 @@ def watch_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.set_default_executor(_Executor())
 
 
-async def end(beside: Beside, scope: anyio.CancelScope, function: Callable[..., Any]) -> None:
-    """Wait for the work that `function` has left, and stop the rest; `scope` is the attempt's."""
+async def end(
+    beside: Beside,
+    scope: anyio.CancelScope,
+    function: Callable[..., Any],
+    told: Callable[[], None],
+) -> None:
+    """Wait for the work that `function` has left, and stop the rest; `scope` is the attempt's.
+
+    `told` is called when a task is told to end: one that takes no notice keeps the attempt.
+    """
     beside.over = True
     if not scope.cancel_called:
         try:
@@ -59,6 +67,7 @@ async def end(beside: Beside, scope: anyio.CancelScope, function: Callable[..., 
     with anyio.CancelScope(shield=True):
         while tasks := [one for one in beside.tasks() if _is_handlers(_code_of(one), function)]:
             beside.cut_short = True
+            told()
             for task in tasks:
                 task.cancel("its handler has ended")
             await asyncio.wait(tasks, timeout=DEAF_SECONDS)

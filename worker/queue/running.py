@@ -175,11 +175,13 @@ class Running:
     def deaf(self, at: float) -> list[Attempt]:
         """The attempts that have not ended although they were told to: by a stop, or a deadline.
 
+        Or what a handler that has ended left running was told to, and goes on.
         `at` is the monotonic time. A thread is among them at once, a coroutine after some seconds.
         """
         found: list[Attempt] = []
         for attempt in self._attempts.values():
-            if attempt.scope is not None and attempt.stopping and not attempt.spared:
+            told = attempt.stopping or attempt.told_at is not None
+            if attempt.scope is not None and told and not attempt.spared:
                 attempt.told_at = attempt.told_at or at
                 if attempt.in_thread or at - attempt.told_at >= DEAF_SECONDS:
                     found.append(attempt)

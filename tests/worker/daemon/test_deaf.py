@@ -15,18 +15,20 @@ TOLD = r"was told to end at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and cannot be sto
 
 
 @pytest.mark.parametrize(
-    ("mode", "reason"),
+    ("mode", "timeout_seconds", "reason"),
     [
-        ("end.thread", "its thread has not returned"),
-        ("end.deaf", "its handler takes no notice"),
-        ("end.swallow", "its handler takes no notice"),
+        ("end.thread", "0.2", "its thread has not returned"),
+        ("end.deaf", "0.2", "its handler takes no notice"),
+        ("end.swallow", "0.2", "its handler takes no notice"),
+        # Nobody stops the attempt: its handler has ended, and what it left was told to end.
+        ("end.leave_deaf", "3600", "its handler takes no notice"),
     ],
 )
 def test_why_and_job_show_say_that_an_attempt_cannot_be_stopped(
-    scene: Scene, mode: str, reason: str
+    scene: Scene, mode: str, timeout_seconds: str, reason: str
 ) -> None:
     daemon = scene.start(HANDLERS)
-    job_id = scene.enqueue(mode, timeout_seconds="0.2", failures_max=1)
+    job_id = scene.enqueue(mode, timeout_seconds=timeout_seconds, failures_max=1)
 
     def told() -> bool:
         return "cannot be stopped" in _why(scene, job_id)["detail"]
