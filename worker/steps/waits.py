@@ -120,18 +120,17 @@ async def gather(state: AttemptState, children: Sequence[Child | Iterable[Child]
 
 
 def _children(given: Sequence[Child | Iterable[Child]]) -> list[Child]:
-    """The children, of which a list may be given as well."""
+    """The children; in place of one, a list of them may be given."""
     found: list[Child] = []
     for one in given:
-        if isinstance(one, list | tuple | set | GeneratorType):
-            found += _children(tuple(cast(Iterable[Child], one)))
-        elif isinstance(one, Child):
-            found.append(one)
-        else:
-            raise Fail(
-                f"job.gather was given a {type(one).__name__}; it takes the children that job.spawn"
-                " returned (steps and calls are gathered by asyncio.gather)"
-            )
+        several = isinstance(one, list | tuple | set | GeneratorType)
+        for child in cast("Iterable[object]", one) if several else (one,):
+            if not isinstance(child, Child):
+                raise Fail(
+                    f"job.gather was given a {type(child).__name__}; it takes the children that"
+                    " job.spawn returned (steps and calls are gathered by asyncio.gather)"
+                )
+            found.append(child)
     return found
 
 

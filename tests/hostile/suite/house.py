@@ -54,6 +54,7 @@ where (j.status = 'running' and j.worker_id in (select id from jobsworth.workers
     and j.run_at < clock_timestamp() + interval '10 seconds')
 limit 5
 """
+AT_WORK: LiteralString = "select 1 from jobsworth.workers where 'neighbour' = any (modes)"
 ADD_NEIGHBOURS: LiteralString = """
 select jobsworth.enqueue('neighbour', jsonb_build_object('n', n)) from generate_series(1, %(n)s) n
 """
@@ -80,7 +81,7 @@ class House:
         """Start the daemon, and wait until it works."""
         self.daemon = self._workers.start(self.url, QUICK | dict(env or {}))
         self.health_url = self.daemon.wait_for("health.listened", 60)["url"]
-        until_sync(lambda: self.conn.execute("select 1 from jobsworth.workers").fetchone(), 60)
+        until_sync(lambda: self.conn.execute(AT_WORK).fetchone(), 60, "the daemon's row")
         return self.daemon
 
     def add_neighbours(self, jobs: int) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -174,9 +174,10 @@ def harmless(text: str) -> str:
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def one_line(text: str) -> str:
-    """`text` in one line, cut if it is long."""
-    line = " ".join(text.split())
+def one_line(text: str | Mapping[str, str]) -> str:
+    """`text` in one line, cut if it is long; of one that Python cannot read, the reason."""
+    spelled = text if isinstance(text, str) else f"unreadable: {text.get('unreadable')}"
+    line = " ".join(spelled.split())
     if len(line) <= CELL_CHARACTERS_MAX:
         return line
     return line[: CELL_CHARACTERS_MAX - 1] + "…"
