@@ -47,12 +47,12 @@ def cut_after(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[N
     over = threading.Event()
     cutting = threading.Lock()
 
-    def cut() -> None:
+    def cut_if_late() -> None:
         with cutting:
             if not over.is_set():
                 cut(connection)
 
-    timer = threading.Timer(seconds, cut)
+    timer = threading.Timer(seconds, cut_if_late)
     timer.daemon = True
     timer.start()
     try:
