@@ -153,7 +153,8 @@ select j.id, j.node, j.mode, j.status, j.waiting_for, j.waiting_detail, j.attemp
 from jobsworth.reactive_jobs j
 cross join lateral (
   select count(*) as calls,
-    coalesce(sum(coalesce(l.input_tokens, 0) + coalesce(l.output_tokens, 0)), 0)::bigint as tokens,
+    coalesce(sum(coalesce(l.input_tokens, 0)::bigint + coalesce(l.output_tokens, 0)), 0)::bigint
+      as tokens,
     sum(l.cost) as cost
   from jobsworth.llm_calls l
   where l.job_id = j.id
