@@ -230,12 +230,13 @@ class Play:
         async with self._database.connection() as connection:
             calls = await _calls(connection, self._watch.jobs)
             said, called = await _tokens_said_and_called(connection, fed, calls)
+            shipped = await deployments.get_recent(connection, limit=deployments.LIMIT_MAX)
             return Facts(
                 fed=fed,
                 jobs=self._watch.jobs,
                 waits={reason: len(seen) for reason, seen in self._watch.waits.items()},
                 approvals=(await paperwork.latest_approvals(connection, ROWS_MAX))[::-1],
-                deployments=(await deployments.get_recent(connection, limit=ROWS_MAX))[::-1],
+                deployments=shipped[::-1],
                 by_mode=await ledger.usage_by(connection, "mode"),
                 by_model=await ledger.usage_by(connection, "model"),
                 query=query,
