@@ -2,10 +2,11 @@
 
 In: a request, and its response. Out: tokens for the books. Invariant: as far as can be known, the
 books never hold less than what was billed: usage that is missing or contradicts itself is replaced
-by the upper estimate, not by zero.
+by the upper estimate, not by zero. The size of text is known: no token is less than a byte. That of
+a file is estimated by its kind (`worker.llm.media`), so more than that is believed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from decimal import Decimal
@@ -13,36 +14,57 @@ from inspect import ismethod
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
-from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import Model, StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
 from db.money.calls import TOKENS_MAX, Usage, UsageSource
+from worker.llm import media
 
 # Bytes that the API adds around each message or tool.
 FRAME_BYTES = 128
-# For a file that the provider fetches itself: its size is not known here.
-FILE_URL_TOKENS = 16_384
+# Above every context window: input of unknown size is believed up to here.
+CONTEXT_TOKENS_MAX = 10_000_000
+# The provider then reads a conversation that it keeps.
+_CONTINUES = ("openai_previous_response_id", "openai_conversation_id")
 
 
 class Estimate(NamedTuple):
-    """The most tokens that a request may take."""
+    """The most tokens that a request may take.
+
+    More input than `input_believed` (None: than `input_tokens`) cannot have been read. It is more
+    than the estimate where the size of something is not known here: of a file, of what the
+    provider's own tools find, or of a conversation that the provider keeps.
+    """
 
     input_tokens: int
     output_tokens: int
+    input_believed: int | None = None
 
 
-def upper_estimate(messages: Sequence[ModelMessage], tools: bytes, max_tokens: int) -> Estimate:
+def upper_estimate(
+    messages: Sequence[ModelMessage],
+    tools: bytes,
+    max_tokens: int,
+    model: Model,
+    *,
+    native_tools: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Estimate:
     """The most tokens that this request may take, because no token is less than a byte.
 
     `tools` is all that is sent besides the messages: tool definitions, instructions, output
-    schemas.
+    schemas. `native_tools`: the provider runs tools of its own. Files count by their kind.
     """
     told = ModelMessagesTypeAdapter.dump_json(list(messages))
     parts = sum(len(message.parts) + 1 for message in messages)
-    sent = len(told) + len(tools) + FRAME_BYTES * (parts + 1)
-    files = FILE_URL_TOKENS * sum(_file_urls(messages))
-    return Estimate(min(sent + files, TOKENS_MAX), min(max_tokens, TOKENS_MAX))
+    files = list(media.files_of(messages))
+    text = len(told) - sum(map(media.base64_bytes, files))
+    sent = text + len(tools) + FRAME_BYTES * (parts + 1)
+    read = min(sent + sum(media.tokens_of(file, model) for file in files), TOKENS_MAX)
+    unknown = files or native_tools or any((settings or {}).get(name) for name in _CONTINUES)
+    believed = max(read, CONTEXT_TOKENS_MAX) if unknown else None
+    return Estimate(read, min(max_tokens, TOKENS_MAX), believed)
 
 
 def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None) -> Usage | None:
@@ -69,7 +91,8 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
         cache_write_1h_tokens=min(max(said.cache_write_1h_tokens, 0), TOKENS_MAX),
         web_searches=min(max(getattr(said, "web_searches", 0), 0), TOKENS_MAX),
     )
-    if said.input_tokens <= estimate.input_tokens and said.output_tokens <= estimate.output_tokens:
+    believed = estimate.input_believed or estimate.input_tokens
+    if said.input_tokens <= believed and said.output_tokens <= estimate.output_tokens:
         return usage
     return replace(
         usage,
@@ -129,11 +152,3 @@ class TotalSaid:
             return own(answer, *args, **kwargs)
 
         setattr(adapter, name, watched)
-
-
-def _file_urls(messages: Sequence[ModelMessage]) -> Iterable[int]:
-    for message in messages:
-        for part in message.parts:
-            content = getattr(part, "content", None)
-            for item in content if isinstance(content, list | tuple) else [content]:  # pyright: ignore[reportUnknownVariableType]
-                yield isinstance(item, FileUrl)

@@ -225,7 +225,14 @@ class MeteredModel(WrapperModel):
                 messages, given or {}, parameters, self._conversation.unrecorded_tools
             ),
             settings,
-            upper_estimate(messages, recorded.tools_text(parameters), limit),
+            upper_estimate(
+                messages,
+                recorded.tools_text(parameters),
+                limit,
+                self.wrapped,
+                native_tools=bool(parameters.native_tools),
+                settings=settings,
+            ),
         )
 
     def _with_request_id(self, pending: PendingRequest, call: PaidCall) -> ModelSettings:
@@ -254,7 +261,7 @@ class MeteredModel(WrapperModel):
                     pending.step,
                     provider=model.system,
                     model=model.model_name,
-                    estimate=pending.estimate,
+                    estimate=pending.estimate[:2],
                     before_booking=lambda: held.enter_async_context(connection_of(model)),
                 )
                 if isinstance(call, PaidCall):

@@ -5,19 +5,24 @@ create function jobsworth.shell_word(word text) returns text language sql immuta
   return case when word ~ '^[A-Za-z0-9_][A-Za-z0-9_.:/@%+-]*$' then word
     else '''' || replace(word, '''', '''\''''') || '''' end;
 
--- Why a job waits for a budget, and what would help.
+-- Why a job waits for a budget, and what would help. A call that is larger than the whole budget, or
+-- than what a run has not spent yet, has no room however long it waits: only a raise helps.
 create function jobsworth.why_budget(job_id uuid, out detail text, out remedy text)
   language sql stable begin atomic
   select case when w.granted_at is not null then 'there is room again: next to be promoted'
-      else jobsworth.budget_words(b, coalesce(x.reserved + x.spent, 0), w.amount, now()) end,
+      else jobsworth.budget_words(b, coalesce(x.reserved + x.spent, 0), w.amount, now())
+        || case when c.too_large then '; no waiting makes room for it' else '' end end,
     case when w.granted_at is not null then 'nothing to do: a worker promotes it'
-      else 'jobsworth budget raise ' || b.name || ' '
-        || trim_scale(round(coalesce(x.reserved + x.spent, 0) + w.amount, 6))
-        || ' (or more), or wait for room' end
+      else 'jobsworth budget raise ' || jobsworth.shell_word(b.name) || ' '
+        || trim_scale(ceil((coalesce(x.reserved + x.spent, 0) + w.amount) * 1000000) / 1000000)
+        || ' (or more)' || case when c.too_large then '' else ', or wait for room' end end
   from jobsworth.budget_waits w
   join jobsworth.budgets b on b.id = w.budget_id
   left join lateral jobsworth.window_of(
     b.id, b.period, jobsworth.window_start(b, now()), w.run_id) x on true
+  cross join lateral (
+    select w.amount > b.amount
+      - case b.period when 'run' then coalesce(x.spent, 0) else 0 end as too_large) c
   where w.job_id = why_budget.job_id;
 end;
 

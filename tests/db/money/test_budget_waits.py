@@ -55,6 +55,26 @@ async def test_who_waits_says_for_what_and_how_to_help(conn: Connection) -> None
     assert (await budgets.get(conn, "money")).waiting == 1
 
 
+@pytest.mark.parametrize("period", ["day", "run"])
+async def test_a_call_that_no_window_can_hold_is_not_told_to_wait_for_room(
+    conn: Connection, period: str
+) -> None:
+    """It is larger than the whole budget, or than what its run has not spent yet."""
+    await budgets.set_budget(conn, "my budget", 150, unit="tokens", period=period)
+    spends = Usage(60, 90) if period == "run" else Usage(60, 91)
+    lease = await rows.running_job(conn)
+    if period == "run":
+        await settle(conn, await started(conn, lease), usage=Usage(60, 40))
+    assert isinstance(await start(conn, lease, estimate=spends), Short)
+    await park(conn, lease)
+    [why] = await fetch_all(conn, "select * from jobsworth.why(%s)", [lease.job_id])
+    assert "no waiting makes room for it" in why["detail"]
+    needs = 250 if period == "run" else 151
+    assert why["remedy"] == f"jobsworth budget raise 'my budget' {needs} (or more)"
+    await budgets.raise_to(conn, "my budget", needs)
+    assert await status(conn, lease) == "queued"
+
+
 async def test_a_settlement_names_the_budgets_whose_waiters_are_to_be_woken(
     conn: Connection,
 ) -> None:

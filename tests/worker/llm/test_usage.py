@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic_ai import BinaryContent, ImageUrl, ModelRequest, ModelResponse
+from pydantic_ai import ModelRequest, ModelResponse
 from pydantic_ai.messages import ModelMessage, TextPart, ToolCallPart, UserPromptPart
+from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RequestUsage
 
 from db.money.calls import Usage, UsageSource
 from worker.llm.recorded import asked_hashes, changed, document_of, response_of, with_unique_ids
-from worker.llm.usage import FILE_URL_TOKENS, Estimate, upper_estimate, usage_of
+from worker.llm.usage import Estimate, upper_estimate, usage_of
 from worker.money.pricing import Pricing
 
 ESTIMATE = Estimate(1000, 100)
@@ -31,17 +32,9 @@ def asking(*content: Any) -> list[ModelMessage]:
 
 @given(st.text(), st.binary(max_size=200))
 def test_the_estimate_is_never_below_the_bytes_of_what_is_told(text: str, tools: bytes) -> None:
-    estimate = upper_estimate(asking(text), tools, 7)
+    estimate = upper_estimate(asking(text), tools, 7, TestModel())
     assert estimate.input_tokens >= len(json.dumps(text, ensure_ascii=False).encode()) + len(tools)
     assert estimate.output_tokens == 7
-
-
-def test_files_count_by_their_size_or_as_large_ones_if_it_is_not_known() -> None:
-    plain = upper_estimate(asking("look"), b"", 1).input_tokens
-    by_address = asking("look", ImageUrl("https://example.org/a.png"))
-    assert upper_estimate(by_address, b"", 1).input_tokens >= plain + FILE_URL_TOKENS
-    inside = asking("look", BinaryContent(b"x" * 3000, media_type="image/png"))
-    assert upper_estimate(inside, b"", 1).input_tokens >= plain + 4000
 
 
 def test_usage_is_taken_as_the_provider_says_with_all_its_shares() -> None:
