@@ -58,6 +58,7 @@ APPROVALS_EXPIRED: Final = "approvals.expired"
 WEBHOOK_DELIVERED: Final = "webhook.delivered"
 WEBHOOK_FAILED: Final = "webhook.failed"
 WEBHOOK_ABANDONED: Final = "webhook.abandoned"
+WEBHOOK_SWITCHED_OFF: Final = "webhook.switched_off"
 CALLS_ABANDONED: Final = "calls.abandoned"
 BUDGET_WARNED: Final = "budget.warned"
 SPOOL_WRITTEN: Final = "spool.written"
@@ -127,6 +128,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     WEBHOOK_DELIVERED: "a webhook accepted a delivery",
     WEBHOOK_FAILED: "a webhook did not accept a delivery; it is sent again later",
     WEBHOOK_ABANDONED: "a delivery is not sent again; a person can retry it",
+    WEBHOOK_SWITCHED_OFF: "a webhook's receiver answered 410 (Gone): it is told nothing more",
     CALLS_ABANDONED: "model calls of ended attempts were closed as unknown",
     BUDGET_WARNED: "a budget's window has reached its warning share; logged once for each window",
     SPOOL_WRITTEN: "the database did not take a paid answer in time: it is on this machine's disk",

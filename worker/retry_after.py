@@ -23,7 +23,7 @@ def retry_after_seconds(headers: Mapping[str, str], most: float) -> float | None
     except ValueError:
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             return None
         seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), most) if math.isfinite(seconds) else None

@@ -36,6 +36,7 @@ class Webhook(BaseModel):
     url: str
     events: tuple[str, ...]
     active: bool
+    off_because: str | None
     created_at: AwareDatetime
 
 
@@ -80,7 +81,9 @@ class Outbox(BaseModel):
     dead: int
 
 
-WEBHOOK_COLUMNS: LiteralString = "w.id, w.team_id, w.url, w.events, w.active, w.created_at"
+WEBHOOK_COLUMNS: LiteralString = (
+    "w.id, w.team_id, w.url, w.events, w.active, w.off_because, w.created_at"
+)
 
 ADD: LiteralString = (
     """
@@ -231,6 +234,21 @@ async def failed(
     """Record that a try failed: the next one follows after a pause, or (None) after `retry`."""
     values = {"id": due.id, "tries": due.tries, "error": error, "status": status}
     await execute(conn, FAILED, {**values, "pause_seconds": pause_seconds})
+
+
+SWITCH_OFF: LiteralString = """
+update jobsworth.webhooks w
+set active = false, off_because = %(because)s
+where w.id = %(id)s and w.active
+"""
+
+
+async def switch_off(conn: Connection, webhook_id: UUID, because: str) -> bool:
+    """Tell this address nothing more; False if it was off, or is removed.
+
+    What is pending for it is given up when it is taken.
+    """
+    return await execute(conn, SWITCH_OFF, {"id": webhook_id, "because": because}) > 0
 
 
 RETRY: LiteralString = """

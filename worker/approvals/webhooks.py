@@ -5,7 +5,7 @@ In: deliveries of the outbox that are due. Out: signed POST requests, and their 
 Invariants: no connection to the database is held while the network is used; a delivery whose result
 was not recorded is sent again, under the same `webhook-id`; no request goes to an address that is
 not allowed, and no redirect is followed. After a Retry-After the pause is that long, at most
-`PAUSE_SECONDS_MAX`.
+`PAUSE_SECONDS_MAX`. A receiver that answers 410 (Gone) is switched off, as Standard Webhooks says.
 
 A trigger, not a caller, fills the outbox, so every way in which an approval can change is told in
 its own transaction. Each receiver has places of its own, and one that does not answer rests as a
@@ -228,6 +228,10 @@ async def _deliver(
                 await webhooks.delivered(connection, due.id, status or 0)
             else:
                 await webhooks.failed(connection, due, error, status=status, pause_seconds=pause)
+            if status == GONE and await webhooks.switch_off(
+                connection, due.webhook_id, "answered 410 (Gone)"
+            ):
+                log.warning(events.WEBHOOK_SWITCHED_OFF, webhook_id=str(due.webhook_id))
     except JobsworthError as unmarked:
         # It is sent again after its lease.
         log.warning(events.UPKEEP_FAILED, part="webhooks", error=str(unmarked))

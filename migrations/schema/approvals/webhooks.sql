@@ -9,6 +9,7 @@ create table jobsworth.webhooks (
     default '{approval.opened,approval.edited,approval.escalated,approval.closed}',
   active boolean not null default true,
   created_at jobsworth.created_at not null default now(),
+  off_because text,  -- what its receiver answered when it was switched off
   constraint known_events check (events <@
     '{approval.opened,approval.edited,approval.escalated,approval.closed}'::text[])
 );

@@ -109,7 +109,12 @@ begin
     when 'approval' then
       select a.id, a.proposal_text, a.deadline into other from jobsworth.approvals a
       where a.job_id = j.id and a.status = 'pending' limit 1;
-      detail := coalesce('approval ' || other.id || ': ' || left(other.proposal_text, 120),
+      detail := coalesce('approval ' || other.id || ': ' || left(other.proposal_text, 120)
+          || coalesce((
+            select string_agg('; webhook ' || w.id || ' is off: its receiver ' || w.off_because,
+              '' order by w.id)
+            from jobsworth.webhooks w
+            where not w.active and (w.team_id is null or w.team_id = j.team_id)), ''),
         'decided, next to be promoted');
       remedy := coalesce('jobsworth approve ' || other.id || ', or jobsworth reject ' || other.id,
         'nothing to do: a worker promotes it');

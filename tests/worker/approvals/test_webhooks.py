@@ -9,10 +9,12 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import pytest
+import structlog
 
 from db.approvals import approvals, webhooks
 from db.errors import InvalidInput, NotFound
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
+from db.queue import jobs
 from tests.support import Workers, until_sync
 from tests.worker.approvals.listening import (
     HOSTS,
@@ -23,10 +25,16 @@ from tests.worker.approvals.listening import (
     signed_by,
 )
 from tests.worker.approvals.listening import listener as listener
+from worker import events
 from worker.approvals import webhooks as sending
 from worker.approvals.webhooks import deliver
 
 NOW_DUE: LiteralString = "update jobsworth.webhook_outbox set next_try_at = now()"
+
+WAITS: LiteralString = """
+update jobsworth.reactive_jobs j set status = 'waiting', waiting_for = 'approval'
+where j.id = %(id)s
+"""
 
 OUTBOX: LiteralString = """
 select o.id, o.event, o.tries, o.last_status, o.last_error, o.delivered_at is not null as delivered,
@@ -172,14 +180,29 @@ async def test_it_is_given_up_after_so_many_tries_until_a_person_retries_it(
     assert (await outbox(conn))[0]["delivered"]
 
 
-async def test_an_address_that_is_gone_for_good_is_given_up_at_once(
+async def test_an_address_that_is_gone_for_good_is_switched_off_and_that_is_said(
     database: Database, conn: Connection, listener: Listener
 ) -> None:
-    await webhooks.add(conn, listener.url)
-    await ask(conn)
+    """Standard Webhooks: after 410 an endpoint is disabled; what was due for it is given up."""
+    gone = await webhooks.add(conn, listener.url)
+    job_id = (await jobs.enqueue(conn, "answer", {})).job_id
+    await ask(conn, job_id=job_id)
+    await execute(conn, WAITS, {"id": job_id})
+    other = await ask(conn)
     listener.answers = [410]
-    await send(database)
-    assert (await outbox(conn))[0]["dead"]
+    with structlog.testing.capture_logs() as logged:
+        await send(database)
+        await send(database)
+    assert len(listener.requests) <= sending.PLACES  # those that were under way together
+    assert all(row["dead"] for row in await outbox(conn))
+    await approvals.resolve(conn, other, "approve", "ann")
+    assert await send(database) == 0  # it is told of nothing that happens from now on
+    [listed] = await webhooks.list_webhooks(conn)
+    assert (listed.active, listed.off_because) == (False, "answered 410 (Gone)")
+    told = [line for line in logged if line["event"] == events.WEBHOOK_SWITCHED_OFF]
+    assert [line["webhook_id"] for line in told] == [str(gone.id)]
+    said = f"; webhook {gone.id} is off: its receiver answered 410 (Gone)"
+    assert (await jobs.why(conn, job_id)).detail.endswith(said)
 
 
 async def test_who_does_not_answer_is_asked_again(
@@ -202,6 +225,7 @@ async def test_who_does_not_answer_is_asked_again(
         ("99999999", 6 * 3600),
         ("Tue, 01 Jan 2999 00:00:00 GMT", 6 * 3600),
         ("Thu, 01 Jan 1998 00:00:00 GMT", 6),
+        ("Tue, 01 Jan 99999999999999999999 00:00:00 GMT", 6),
         ("0", 6),
         ("soon", 6),
     ],

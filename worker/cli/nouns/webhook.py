@@ -43,6 +43,7 @@ def list_webhooks(as_json: bool) -> None:
         Column("URL", flexible=True),
         Column("EVENTS", flexible=True),
         Column("TEAM"),
+        Column("DETAIL", flexible=True),
     ]
     short = ids.short_ids(each.id for each in found)
     rows = [
@@ -52,6 +53,7 @@ def list_webhooks(as_json: bool) -> None:
             each.url,
             ", ".join(each.events),
             str(each.team_id or "all"),
+            each.off_because or "",
         ]
         for each in found
     ]
