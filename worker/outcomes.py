@@ -5,9 +5,10 @@
 otherwise it raises `Retry`, `Fail`, `Cancel` or `Snooze`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from db.queue.attempts import BadEnding
 from db.queue.effects import Effect
 from worker.arguments import finite
 
@@ -80,29 +81,35 @@ class Failed:
     """The handler failed.
 
     `final`: there is no further try. `after_seconds`: the pause that the handler or a provider
-    asked for; None for the usual backoff.
+    asked for; None for the usual backoff. `traceback`: where in the handler.
     """
 
     error: str
     final: bool = False
     after_seconds: float | None = None
+    traceback: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """The job waits for `reason`, without a slot or a lease; `effects` commit with the wait."""
+    """The job waits for `reason`, without a slot or a lease; `effects` commit with the wait.
+
+    `interrupted`: it did not ask for that, and has this row in the history of attempts.
+    """
 
     reason: str
     detail: str | None = None
     after_seconds: float | None = None
     effects: tuple[Effect, ...] = ()
+    interrupted: BadEnding | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Canceled:
-    """The attempt was canceled, by a person or by the handler."""
+    """The attempt was canceled, by a person or by the handler; `traceback`: where it was then."""
 
     reason: str
+    traceback: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,18 @@ with dead as materialized (
   cross join lateral (
     select r.crashes, r.crashes_max from jobsworth.reactive_jobs r where r.id = o.id offset 0) j
   cross join lateral (select coalesce(j.crashes_max, %(crashes_max)s) as bound) b
+), told as (
+  insert into jobsworth.attempt_history (
+    job_id, team_id, attempt, outcome, worker_id, host, pid, began_at, error)
+  select j.id, j.team_id, j.attempt, 'crashed', j.worker_id, w.host, w.pid, j.started_at,
+    'its worker died' || case when g.charged then ' (crash ' || j.crashes + 1 || ')'
+      else ', beside a job that is suspected of it' end
+  from judged g
+  cross join lateral (
+    select r.id, r.team_id, r.attempt, r.worker_id, r.started_at, r.crashes
+    from jobsworth.reactive_jobs r where r.id = g.id offset 0) j
+  left join jobsworth.workers w on w.id = j.worker_id
+  on conflict do nothing
 )
 update jobsworth.reactive_jobs j
 set crashes = j.crashes + g.charged::int,
@@ -150,16 +162,27 @@ async def find_strays(
 
 
 RELEASE_STRAYS: LiteralString = """
-update jobsworth.reactive_jobs j
-set status = 'queued', run_at = now(), position = nextval('jobsworth.job_position'::regclass)
-where j.id = any(array(
-  select s.id
-  from jobsworth.reactive_jobs s
-  where s.worker_id = %(worker_id)s and s.status = 'running'
-    and s.lease_no = any(%(lease_nos)s::bigint[])
-  for no key update skip locked))
-  and j.worker_id = %(worker_id)s and j.status = 'running'
-returning j.id
+with released as (
+  update jobsworth.reactive_jobs j
+  set status = 'queued', run_at = now(), position = nextval('jobsworth.job_position'::regclass)
+  where j.id = any(array(
+    select s.id
+    from jobsworth.reactive_jobs s
+    where s.worker_id = %(worker_id)s and s.status = 'running'
+      and s.lease_no = any(%(lease_nos)s::bigint[])
+    for no key update skip locked))
+    and j.worker_id = %(worker_id)s and j.status = 'running'
+  returning j.id, j.team_id, j.attempt, j.worker_id, j.started_at
+), told as (
+  insert into jobsworth.attempt_history (
+    job_id, team_id, attempt, outcome, worker_id, host, pid, began_at, error)
+  select r.id, r.team_id, r.attempt, 'lost', r.worker_id, w.host, w.pid, r.started_at,
+    'its worker lives, and has no attempt at the job'
+  from released r
+  left join jobsworth.workers w on w.id = r.worker_id
+  on conflict do nothing
+)
+select r.id from released r
 """
 
 

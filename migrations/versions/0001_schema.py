@@ -31,7 +31,8 @@ drop view
 -- The functions that name tables in their signatures or bodies.
 drop function
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
-  jobsworth.finish, jobsworth.reason_gone, jobsworth.reconsider, jobsworth.unblock,
+  jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.reconsider,
+  jobsworth.unblock,
   jobsworth.cancel, jobsworth.cancel_locked, jobsworth.retry, jobsworth.restart_locked,
   jobsworth.send_signal, jobsworth.jobs_of_dead_workers, jobsworth.stalled_lanes,
   jobsworth.close_orphans, jobsworth.freed_lately,
@@ -59,7 +60,7 @@ drop function
 
 drop table
   jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
-  jobsworth.signals,
+  jobsworth.signals, jobsworth.attempt_history,
   jobsworth.steps, jobsworth.step_decisions, jobsworth.artifacts,
   jobsworth.runs, jobsworth.run_metrics, jobsworth.branches, jobsworth.branch_reads,
   jobsworth.llm_calls, jobsworth.token_ledger, jobsworth.prices, jobsworth.budgets,

@@ -13,6 +13,7 @@ keeps its slot and is tried again, ever more rarely, and an error is logged once
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -129,11 +130,13 @@ class Apart:
     async def _fail(self, lone: _Lone, error: Exception) -> bool:
         """Whether the job's failure was written in place of what it wanted written."""
         reason = to_text(mask(f"what the job wrote was refused: {error}")[:4000])
-        failed = lone.attempt._replace(transition=Transition.failed(reason))
-        try:
-            return not await self._committer.commit([failed], lone.unanswered, alone=True)
-        except Exception:
-            return False  # the next try begins with what the job wanted written
+        failed = Transition.failed(reason)
+        # The second without its row of history, in case that is what cannot be written.
+        for transition in (failed, failed._replace(history=None)):
+            ending = lone.attempt._replace(transition=transition)
+            with suppress(Exception):
+                return not await self._committer.commit([ending], lone.unanswered, alone=True)
+        return False  # the next try begins with what the job wanted written
 
     def _again(self, lone: _Lone, error: Exception | None) -> None:
         lone.tries += 1

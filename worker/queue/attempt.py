@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from asyncio import CancelledError
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -22,7 +23,7 @@ from worker.effects import check_same
 from worker.handlers import Handler, arguments_of
 from worker.job import Job
 from worker.log import job_bound
-from worker.outcomes import Done, Failed, Outcome, Parked
+from worker.outcomes import Canceled, Done, Failed, Outcome, Parked
 from worker.plain_job import trace_id
 from worker.queue import forked, isolated, leftovers
 from worker.queue.interpret import (
@@ -34,6 +35,7 @@ from worker.queue.interpret import (
 )
 from worker.steps.beside import HERE, Beside
 from worker.steps.changed import tell_unmet
+from worker.tracebacks import traceback_of
 
 # How long a stopped attempt waits for the answers to its paid calls, which are then spooled.
 SPARED_SECONDS_MAX = 300.0
@@ -155,8 +157,10 @@ async def run_attempt(
     except BaseException as error:
         forked.leave_if_child(error)
         if not scope.cancel_called:
-            outcome = outcome_of(error, job.attempt)
+            outcome = outcome_of(error, job.attempt, attempt.handler.function)
             attempt.canceled_from_within = isinstance(error, CancelledError)
+        else:
+            outcome = _stopped(attempt, error)
     finally:
         attempt.scope = None
         if attempt.timeout_seconds is not None or attempt.spared:
@@ -216,6 +220,14 @@ async def _run(attempt: Attempt, beside: Beside, arguments: dict[str, Any]) -> A
                 await leftovers.end(beside, scope, function, attempt.leftovers_told)
     finally:
         HERE.reset(token)
+
+
+def _stopped(attempt: Attempt, error: BaseException) -> Outcome:
+    """The outcome of an attempt that was stopped; the error says where it was at that moment."""
+    outcome = attempt.cause or _timed_out(attempt)
+    if isinstance(outcome, Failed | Canceled):
+        return replace(outcome, traceback=traceback_of(error, attempt.handler.function))
+    return outcome
 
 
 def _timed_out(attempt: Attempt) -> Outcome:

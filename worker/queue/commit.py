@@ -17,7 +17,8 @@ from uuid import UUID
 from db.errors import InvalidInput, JobsworthError
 from db.fence import PINNED
 from db.pool import Connection, Database, bounded, fetch_val
-from db.queue import effects, finish
+from db.queue import attempts, effects, finish
+from db.queue.attempts import BadEnding
 from db.queue.claim import Claimed
 from db.queue.effects import Effect, JobEffect, MemoryEffect, Origin
 from db.queue.finish import Finish, Finished, lease_states
@@ -76,6 +77,7 @@ class Committer:
             statuses = {one.id: one.status for one in applied}
             made = _effects_of(batch, statuses)
             await effects.write(connection, made)
+            await attempts.tell(connection, _histories(batch, statuses))
         crash_points.reach("finish.committed")
         self._look_at_what_follows(_with_parents(applied, made), remembered=_has_memory(made))
         missing = [ending for ending in batch if ending.job.id not in statuses]
@@ -119,8 +121,12 @@ class Committer:
 
 
 def _begin(batch: list[EndedAttempt], size: int, alone: bool) -> LiteralString | None:
-    """How the transaction begins; None if the one statement is enough: there are no effects."""
-    if size <= QUICK_BYTES and not any(ending.transition.effects for ending in batch):
+    """How the transaction begins; None if the one statement is enough: all ended well, without
+    effects.
+    """
+    if size <= QUICK_BYTES and not any(
+        ending.transition.effects or ending.transition.history for ending in batch
+    ):
         return None
     return ALONE if alone else TOGETHER
 
@@ -130,7 +136,7 @@ def _seconds(size: int, tries: int) -> float:
 
 
 def _finish(ending: EndedAttempt) -> Finish:
-    _, lease, (status, reason, detail, delay, failed, result, error, _) = ending
+    _, lease, (status, reason, detail, delay, failed, result, error, *_) = ending
     # PostgreSQL 17 stores an infinite time, which clients cannot read back.
     if delay is not None and not isfinite(delay):
         raise InvalidInput(f"a job cannot wait {delay} seconds", "pass a finite number")
@@ -148,6 +154,17 @@ def _effects_of(
         for ending in batch
         if statuses.get(ending.job.id) == ending.transition.status
         for effect in ending.transition.effects
+    ]
+
+
+def _histories(
+    batch: list[EndedAttempt], statuses: dict[UUID, str]
+) -> list[tuple[UUID, BadEnding]]:
+    """The attempts that did not end well, of the jobs whose transition was applied."""
+    return [
+        (ending.job.id, history._replace(error=history.error and mask(history.error)))
+        for ending in batch
+        if (history := ending.transition.history) is not None and ending.job.id in statuses
     ]
 
 

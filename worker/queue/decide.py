@@ -25,15 +25,15 @@ def decide(outcome: Outcome, tries: Tries, jitter: float) -> Transition | None:
     match outcome:
         case Done(result, effects):
             return Transition.done(result, effects)
-        case Failed(error, final, after_seconds):
+        case Failed(error, final, after_seconds, traceback):
             if final or tries.failures + 1 >= tries.failures_max:
-                return Transition.failed(error)
+                return Transition.failed(error, traceback)
             delay = backoff_seconds(tries, jitter) if after_seconds is None else after_seconds
-            return Transition.retried(error, delay)
-        case Parked(reason, detail, after_seconds, effects):
-            return Transition.parked(reason, detail, after_seconds, effects)
-        case Canceled(reason):
-            return Transition.canceled(reason)
+            return Transition.retried(error, delay, traceback)
+        case Parked(reason, detail, after_seconds, effects, history):
+            return Transition.parked(reason, detail, after_seconds, effects, history)
+        case Canceled(reason, traceback):
+            return Transition.canceled(reason, traceback)
         case Released():
             return Transition.released()
         case Lost():

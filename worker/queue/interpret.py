@@ -5,14 +5,16 @@ texts PostgreSQL can store. Invariant: `outcome_of` never raises, whatever the e
 methods do.
 """
 
-import traceback
 from asyncio import CancelledError
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from db import errors
 from db.documents import to_document, to_text
 from db.errors import DatabaseError, InvalidInput
 from db.fence import LeaseLost
+from db.queue.attempts import BadEnding
 from worker.handlers import BadPayload, Handler
 from worker.masking import mask
 from worker.outcomes import (
@@ -28,6 +30,7 @@ from worker.outcomes import (
     Retry,
     Snooze,
 )
+from worker.tracebacks import own_place, traceback_of
 
 E = TypeVar("E", bound=BaseException)
 
@@ -47,10 +50,15 @@ def result_of(value: object, handler: Handler) -> str:
         raise Fail(str(error)) from error
 
 
-def outcome_of(error: BaseException, attempt_no: int) -> Outcome:
-    """The outcome that an exception of a handler means; never raises."""
+def outcome_of(
+    error: BaseException, attempt_no: int, function: Callable[..., Any] | None = None
+) -> Outcome:
+    """The outcome that an exception of the handler `function` means; never raises."""
     try:
-        return _meaning(_alone(error), attempt_no)
+        outcome = _meaning(_alone(error), attempt_no, function)
+        if isinstance(outcome, Failed | Canceled) and not isinstance(error, BadPayload):
+            return replace(outcome, traceback=traceback_of(_alone(error), function))
+        return outcome
     except BaseException:
         return Failed(f"{type(error).__name__}, which cannot be described")
 
@@ -71,13 +79,13 @@ def park_signal_of(error: BaseException) -> ParkSignal | None:
     return _find(error, ParkSignal)
 
 
-def describe(error: BaseException) -> str:
-    """The exception's type, message and last line of code, of bounded length."""
+def describe(error: BaseException, function: Callable[..., Any] | None = None) -> str:
+    """The exception's type, its message and the handler's own line, of bounded length."""
     if isinstance(error, BaseExceptionGroup):
-        inner = "; ".join(describe(one) for one in error.exceptions)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType,reportUnknownMemberType]
+        inner = "; ".join(describe(one, function) for one in error.exceptions)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType,reportUnknownMemberType]
         return _bounded(f"{error.message}: {inner}")
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    place = own_place(error, function)
+    where = "" if place is None else f" ({place.file}:{place.line})"
     said = f"{type(error).__name__}: {_spelled(error)}"[: 2 * ERROR_CHARACTERS_MAX]
     said = mask(said)[: ERROR_CHARACTERS_MAX - len(where)]
     return _bounded(said + where)
@@ -90,7 +98,7 @@ def _alone(error: BaseException) -> BaseException:
     return error  # pyright: ignore[reportUnknownVariableType]
 
 
-def _meaning(error: BaseException, attempt_no: int) -> Outcome:
+def _meaning(error: BaseException, attempt_no: int, function: Callable[..., Any] | None) -> Outcome:
     parked = _find(error, ParkSignal)
     if parked is not None:
         return parked.parked
@@ -112,14 +120,16 @@ def _meaning(error: BaseException, attempt_no: int) -> Outcome:
             return Failed(_bounded(f"{error.message}: a statement of the handler was canceled"))
         case DatabaseError() if error.retriable:
             pause = min(DATABASE_PAUSE_SECONDS_MAX, 2.0 ** min(attempt_no, 10))
-            return Parked("timer", _bounded(error), pause)
+            said = _bounded(error)
+            interrupted = BadEnding("interrupted", said, traceback_of(error, function))
+            return Parked("timer", said, pause, interrupted=interrupted)
         case SystemExit():
             return Failed(_bounded(f"the handler called sys.exit({error.code!r})"))
         case CancelledError():
-            return Failed(_bounded(f"{CANCELED_FROM_WITHIN}: {describe(error)}"))
+            return Failed(_bounded(f"{CANCELED_FROM_WITHIN}: {describe(error, function)}"))
         case _:
             lost = _find(error, LeaseLost)
-            return Lost(str(lost)) if lost else Failed(describe(error))
+            return Lost(str(lost)) if lost else Failed(describe(error, function))
 
 
 def _reason(reason: object) -> str:

@@ -182,8 +182,10 @@ def _read(answer: bytes) -> Outcome:
                 made.append(TypeAdapter(KINDS[one.pop("kind")]).validate_python(one))
             return Done(result.decode(), tuple(made))
         case "failed":
-            return Failed(ending["error"], ending["final"], ending["after_seconds"])
+            return Failed(
+                ending["error"], ending["final"], ending["after_seconds"], ending.get("traceback")
+            )
         case "canceled":
-            return Canceled(ending["reason"])
+            return Canceled(ending["reason"], ending["traceback"])
         case _:
             return Parked(ending["reason"], ending["detail"], ending["after_seconds"])

@@ -136,7 +136,8 @@ def _run(request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     from worker.job import Job
     from worker.log import configure_logging, job_bound
     from worker.plain_job import trace_id
-    from worker.queue.interpret import outcome_of, result_of
+    from worker.queue.interpret import describe, outcome_of, result_of
+    from worker.tracebacks import traceback_of
 
     configure_logging()
     try:
@@ -144,7 +145,9 @@ def _run(request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         for name in request["modules"]:
             importlib.import_module(name)
         job = _claimed(request["job"])
-        handler = handlers.registry[job.mode]
+        handler = handlers.registry.get(job.mode)
+        if handler is None:
+            return _failed(_missing(job.mode, request["modules"])), []
         lease = _lease(job, request["worker_id"])
         tools = cast(Tools, _NoTools(request["payload_bytes_max"]))
         state = AttemptState(job, lease, tools, plain=True)
@@ -152,7 +155,7 @@ def _run(request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         if handler.job_parameter is not None:
             arguments[handler.job_parameter] = Job(state)
     except Exception as error:
-        return _failed(str(error)), []
+        return _failed(describe(error), traceback_of(error)), []
     try:
         with job_bound(
             job_id=job.id,
@@ -167,22 +170,23 @@ def _run(request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         return ending, [result, *blobs]
     except BaseException as error:
         forked.leave_if_child(error)
-        return _ending(outcome_of(error, job.attempt)), []
+        return _ending(outcome_of(error, job.attempt, handler.function)), []
 
 
 def _ending(outcome: Any) -> dict[str, Any]:
     from worker.outcomes import Canceled, Failed, Parked
 
     match outcome:
-        case Failed(text, final, after_seconds):
+        case Failed(text, final, after_seconds, traceback):
             return {
                 "ending": "failed",
                 "error": text,
                 "final": final,
                 "after_seconds": after_seconds,
+                "traceback": traceback,
             }
-        case Canceled(reason):
-            return {"ending": "canceled", "reason": reason}
+        case Canceled(reason, traceback):
+            return {"ending": "canceled", "reason": reason, "traceback": traceback}
         case Parked(reason, detail, after_seconds):
             return {
                 "ending": "parked",
@@ -194,8 +198,16 @@ def _ending(outcome: Any) -> dict[str, Any]:
             return _failed(f"a plain function cannot end as {other}")
 
 
-def _failed(error: str) -> dict[str, Any]:
-    return {"ending": "failed", "error": error, "final": True, "after_seconds": None}
+def _missing(mode: str, modules: list[str]) -> str:
+    return (
+        f"the process of the handler {mode!r} imported {', '.join(modules)}, and none of them"
+        " declares it: declare it at the top level of a module"
+    )
+
+
+def _failed(error: str, traceback: str | None = None) -> dict[str, Any]:
+    failed = {"ending": "failed", "error": error, "final": True, "after_seconds": None}
+    return failed | {"traceback": traceback}
 
 
 class _NoTools:

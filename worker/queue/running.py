@@ -27,6 +27,7 @@ import anyio.lowlevel
 from anyio.abc import TaskStatus
 
 from db.fence import Lease
+from db.queue.attempts import BadEnding
 from db.queue.claim import Claimed
 from worker import events
 from worker.attempt_state import Tools
@@ -258,7 +259,8 @@ class Running:
         outcome = await run_attempt(scope, attempt, self._tools, self._modules)
         if attempt.canceled_from_within and not first:
             # By a timer that an earlier handler in this task has left, perhaps: no failure counts.
-            outcome = Parked("timer", CANCELED_FROM_WITHIN, 0.0)
+            interrupted = BadEnding("interrupted", CANCELED_FROM_WITHIN)
+            outcome = Parked("timer", CANCELED_FROM_WITHIN, 0.0, interrupted=interrupted)
         transition = decide(outcome, self._tries(attempt), random())
         if transition is None:
             reason = outcome.reason if isinstance(outcome, Lost) else None

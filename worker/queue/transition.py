@@ -6,15 +6,18 @@ by its constructors only, so no combination exists that the table of jobs would 
 
 from typing import NamedTuple, Self
 
+from db.queue.attempts import BadEnding
 from db.queue.effects import Effect, size_of
 
 Effects = tuple[Effect, ...]
+RELEASED = BadEnding("released", "its worker was told to stop")
 
 
 class Transition(NamedTuple):
     """The new state of a job, and the effects that commit with it.
 
-    `counts_failure` adds one to the job's failures; `result` is JSON text.
+    `counts_failure` adds one to the job's failures; `result` is JSON text. `history` becomes a row
+    of the history of attempts.
     """
 
     status: str
@@ -25,11 +28,14 @@ class Transition(NamedTuple):
     result: str | None
     error: str | None
     effects: Effects
+    history: BadEnding | None = None
 
     @property
     def size(self) -> int:
         """About how many bytes it writes."""
         size = len(self.result or "") + len(self.error or "")
+        if self.history is not None:
+            size += len(self.history.traceback or "")
         return size + sum(map(size_of, self.effects)) if self.effects else size
 
     @classmethod
@@ -38,14 +44,16 @@ class Transition(NamedTuple):
         return cls("done", None, None, None, False, result, None, effects)
 
     @classmethod
-    def failed(cls, error: str) -> Self:
+    def failed(cls, error: str, traceback: str | None = None) -> Self:
         """The job has failed for good; its effects are dropped."""
-        return cls("failed", None, None, None, True, None, error, ())
+        history = BadEnding("failed", error, traceback)
+        return cls("failed", None, None, None, True, None, error, (), history)
 
     @classmethod
-    def retried(cls, error: str, delay_seconds: float) -> Self:
+    def retried(cls, error: str, delay_seconds: float, traceback: str | None = None) -> Self:
         """The job has failed and runs again after a delay; its effects are dropped."""
-        return cls("waiting", "timer", None, delay_seconds, True, None, error, ())
+        history = BadEnding("failed", error, traceback)
+        return cls("waiting", "timer", None, delay_seconds, True, None, error, (), history)
 
     @classmethod
     def parked(
@@ -54,16 +62,20 @@ class Transition(NamedTuple):
         detail: str | None = None,
         delay_seconds: float | None = None,
         effects: Effects = (),
+        history: BadEnding | None = None,
     ) -> Self:
-        """The job waits for `reason`, at most `delay_seconds` if that is given."""
-        return cls("waiting", reason, detail, delay_seconds, False, None, None, effects)
+        """The job waits for `reason`, at most `delay_seconds` if that is given. It has a `history`
+        if it did not ask for that.
+        """
+        return cls("waiting", reason, detail, delay_seconds, False, None, None, effects, history)
 
     @classmethod
-    def canceled(cls, reason: str) -> Self:
+    def canceled(cls, reason: str, traceback: str | None = None) -> Self:
         """The job ends as canceled; its effects are dropped."""
-        return cls("canceled", None, None, None, False, None, reason, ())
+        history = BadEnding("canceled", reason, traceback)
+        return cls("canceled", None, None, None, False, None, reason, (), history)
 
     @classmethod
     def released(cls) -> Self:
         """The job is queued again at once; its effects are dropped."""
-        return cls("queued", None, None, None, False, None, None, ())
+        return cls("queued", None, None, None, False, None, None, (), RELEASED)

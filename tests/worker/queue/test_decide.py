@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from db.queue.attempts import BadEnding
 from db.queue.effects import MessageEffect
 from tests.support import ROOT
 from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released
@@ -66,7 +67,8 @@ def test_a_final_failure_is_never_tried_again(
     error: str, pause: float | None, tries: Tries, jitter: float
 ) -> None:
     transition = decide(Failed(error, final=True, after_seconds=pause), tries, jitter)
-    assert transition == Transition("failed", None, None, None, True, None, error, ())
+    history = BadEnding("failed", error)
+    assert transition == Transition("failed", None, None, None, True, None, error, (), history)
 
 
 @given(reasons, st.none() | texts, pauses, made, all_tries, jitters)
@@ -84,9 +86,12 @@ def test_a_park_waits_for_its_reason_keeps_its_effects_and_counts_nothing(
 
 @given(texts, all_tries, jitters)
 def test_canceled_released_and_lost_count_nothing(reason: str, tries: Tries, jitter: float) -> None:
-    canceled = Transition("canceled", None, None, None, False, None, reason, ())
+    canceled = Transition(
+        "canceled", None, None, None, False, None, reason, (), BadEnding("canceled", reason)
+    )
     assert decide(Canceled(reason), tries, jitter) == canceled
-    released = Transition("queued", None, None, None, False, None, None, ())
+    stopped = BadEnding("released", "its worker was told to stop")
+    released = Transition("queued", None, None, None, False, None, None, (), stopped)
     assert decide(Released(), tries, jitter) == released
     assert decide(Lost(reason), tries, jitter) is None
 

@@ -51,6 +51,8 @@ def test_a_process_that_dies_fails_its_job_and_not_the_daemon(
     ended = _run(scene, mode, failures_max=1)
     assert (ended["status"], ended["failures"], ended["crashes"]) == ("failed", 1, 0)
     assert error in ended["error"]
+    told = scene.value("select coalesce(traceback, '') from jobsworth.attempt_history")
+    assert ("in process_raise: raise ValueError" in told) == (mode == "process.raise")
     assert _run(scene, "end.return", {"n": 1})["status"] == "done"
     assert daemon.running
 

@@ -18,7 +18,8 @@ from db.diagnosis.paperwork import JobMessage, Offspring
 from db.money import calls as call_records
 from db.money.calls import Call
 from db.pool import Connection
-from db.queue import jobs
+from db.queue import attempts, jobs
+from db.queue.attempts import PastAttempt
 from db.queue.jobs import Job, Why
 from db.steps import artifacts, steps
 from db.steps.artifacts import Artifact
@@ -55,6 +56,7 @@ class JobFile:
 
     job: Job
     why: Why
+    attempts: list[PastAttempt]
     steps: list[Step]
     calls: list[Call]
     approvals: list[Approval]
@@ -69,6 +71,7 @@ async def read(conn: Connection, job_id: UUID) -> JobFile:
     return JobFile(
         job=await jobs.get_by_id(conn, job_id),
         why=await jobs.why(conn, job_id),
+        attempts=await attempts.list_for_job(conn, job_id),
         steps=await steps.list_for_job(conn, job_id),
         calls=await call_records.list_calls(conn, job_id),
         approvals=await paperwork.approvals(conn, job_id),
@@ -83,6 +86,7 @@ def emit_job(file: JobFile) -> None:
     """Print it for people."""
     now = datetime.now(UTC)
     _row(file, now)
+    _attempts(file.attempts, now)
     emit_part("Steps", STEPS, [step_row(step) for step in file.steps])
     _calls(file.calls)
     _approvals(file.approvals, now)
@@ -125,6 +129,33 @@ def _tries(job: Job) -> str:
     if job.failures_max is not None:
         failures += f" of at most {job.failures_max}"
     return f"{job.attempt} started, {failures}, {job.crashes} crashed"
+
+
+def _attempts(found: list[PastAttempt], now: datetime) -> None:
+    columns = [
+        Column("ATTEMPT", right=True),
+        Column("ENDED", right=True),
+        Column("TOOK", right=True),
+        Column("OUTCOME"),
+        Column("WORKER", flexible=True),
+        Column("ERROR", flexible=True),
+    ]
+    rows = [
+        [
+            str(each.attempt),
+            ago(each.ended_at, now),
+            span((each.ended_at - each.began_at).total_seconds()) if each.began_at else "",
+            styled(each.outcome),
+            f"{each.host}, process {each.pid}" if each.host else "gone",
+            one_line(each.error or ""),
+        ]
+        for each in found
+    ]
+    emit_part("Attempts that did not end well", columns, rows)
+    last = next((each for each in reversed(found) if each.traceback), None)
+    if last is not None:
+        emit_heading(f"Traceback of attempt {last.attempt}")
+        emit(Text(last.traceback or ""))
 
 
 def step_row(step: Step) -> list[str | Text | None]:

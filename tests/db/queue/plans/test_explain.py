@@ -23,8 +23,9 @@ from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Starting
 from db.pool import Connection, begun, execute, fetch_all
-from db.queue import effects, promote, upkeep, workers
+from db.queue import attempts, effects, promote, upkeep, workers
 from db.queue import rescue as rescuing
+from db.queue.attempts import BadEnding
 from db.queue.effects import JobEffect, Origin
 from db.queue.enqueue import enqueue
 from db.queue.finish import lease_states
@@ -116,6 +117,7 @@ LIMITS = {
     "finish 1": 80,
     "finish 100": 40,
     "finish 500": 40,
+    "tell attempts 100": 40,
     "release 100": 45,
     "unblock 500": 40,
     "effects 100": 30,
@@ -167,6 +169,8 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("finish 1", 1, lambda: finish(conn, done(lease)))
     await measure("finish 100", 100, lambda: finish(conn, *map(done, hundred)))
     await measure("finish 500", 500, lambda: finish(conn, *map(done, five_hundred)))
+    bad = [(one.job_id, BadEnding("failed", "it broke", "here")) for one in hundred]
+    await measure("tell attempts 100", 100, lambda: attempts.tell(conn, bad))
     ended = [one.job_id for one in five_hundred]
     await measure("unblock 500", 500, lambda: promote.unblock(conn, ended))
     again = scene.leased(100)
