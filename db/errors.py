@@ -104,6 +104,51 @@ class Refused(DatabaseError):
 
 
 READ_ONLY = "25006"
+# What to do about an error of PostgreSQL, by its code or the beginning of its code. The longest
+# that fits counts; what our own functions raise brings a remedy of its own.
+REMEDIES = {
+    "": "see the server's log for more about it",
+    "08": "the same call may succeed once PostgreSQL can be reached again: jobsworth doctor",
+    "0A": "leave out what this version of PostgreSQL does not support",
+    "21": "make the statement return or touch each row once",
+    "22": "give a value that fits the type and the range of its column",
+    "22P02": "give text that reads as the type of its column",
+    "23": "give values that the constraint allows",
+    "23502": "give the column that it names a value",
+    "23503": "create the row that is referred to first, or leave the reference out",
+    "23505": "read the row that has the key already, or choose another key",
+    "23514": "give a value that the constraint allows",
+    "23P01": "choose values that do not overlap those of the other row",
+    "25": "end the transaction, and begin it again",
+    "25P02": "an earlier statement of this transaction failed: roll back, and run all of it again",
+    "25P03": "run the whole transaction again, and only SQL within it",
+    "28": "check user and password in JOBSWORTH_DATABASE_URL",
+    "3D": "create the database, or name another one in JOBSWORTH_DATABASE_URL",
+    "3F": "install the schema (jobsworth migrate), or check the name of the schema",
+    "40": "run the whole transaction again",
+    "40001": "another transaction changed the same rows: run the whole transaction again",
+    "40P01": "two transactions each held what the other one wanted: run the whole transaction "
+    "again, and lock rows in the same order everywhere",
+    "42": "correct the statement",
+    "42501": "as the owner of the schema, run: jobsworth worker grant ROLE",
+    "42703": "bring the schema to this version (jobsworth migrate), or check the column's name",
+    "42883": "install the schema (jobsworth migrate), or check the name and the types of values",
+    "42P01": "install the schema (jobsworth migrate), or check the name of the table",
+    "53": "free disk, memory or connections on the server",
+    "53100": "free disk space on the server",
+    "53200": "free memory on the server",
+    "53300": "raise max_connections, run fewer workers, or lower JOBSWORTH_POOL_MAX",
+    "54": "make the value or the statement smaller",
+    "55": "try again when the object is in another state",
+    "55P03": "another transaction holds the row for too long: try again, or find and end that "
+    "transaction (pg_stat_activity)",
+    "57": "the server is going away or ended the statement: the same call may succeed later",
+    "57014": "the statement took too long or was canceled: try again, or raise the timeout",
+    "58": "look at the disks of the server, and at its log",
+    "P0002": "check the id or the name",
+    "P0001": "see the trigger or function that raised it",
+    READ_ONLY: "connect to the primary (target_session_attrs=read-write): this one takes no writes",
+}
 # A prepared statement that is not there, or there already: a pooler has changed the server
 # connection under the client.
 MIXED_UP = ("26000", "42P05")
@@ -115,7 +160,8 @@ _MIXED_UP_REMEDY = "nothing is prepared on this pool's connections from now on; 
 _CONTENDED = ("40", "55P03")
 _EXHAUSTED = ("53", "58")
 _NOT_FOUND = "P0002"
-_NO_RIGHT = "42501"
+_FOREIGN_KEY = "23503"
+_NO_FUNCTION = "42883"
 _CONFLICT = ("23505", "55000", "55006")
 _INVALID = ("22", "23", "54", "P0001")
 # Not null and check violations: their DETAIL is the whole row, payload included.
@@ -149,23 +195,32 @@ def translate(error: psycopg.Error) -> JobsworthError:
     if code is None:
         return _without_code(error, message)
     if code == _NOT_FOUND:
-        return NotFound(message, hint)
+        return NotFound(message, hint or remedy_for(code))
     if code in _CONFLICT and hint:
         return Conflict(message, hint)
     if code in MIXED_UP or code == _PROTOCOL:
         return Unavailable(f"{message} (a pooler mixes up sessions)", _MIXED_UP_REMEDY, code)
     if code.startswith(_UNAVAILABLE):
-        return Unavailable(message, hint or "the server is going away or read-only; retried", code)
+        return Unavailable(message, hint or remedy_for(code), code)
     if code.startswith(_CONTENDED):
-        return Contended(message, hint or "another transaction was in the way; try again", code)
+        return Contended(message, hint or remedy_for(code), code)
     if code.startswith(_EXHAUSTED):
-        return Exhausted(message, hint or "free disk, memory or connections on the server", code)
+        return Exhausted(message, hint or remedy_for(code), code)
     if code.startswith(_INVALID) and hint:
         return InvalidInput(message, hint)
-    if code == _NO_RIGHT:
-        hint = hint or "as the owner of the schema, run: jobsworth worker grant ROLE"
     detail = None if code in _ROW_IN_DETAIL else error.diag.message_detail
-    return Refused(f"{message}: {detail}" if detail else message, hint, code)
+    if code == _FOREIGN_KEY and message.startswith("update or delete"):
+        hint = hint or "delete the rows that refer to it first"
+    if code == _NO_FUNCTION:
+        hint = ""  # PostgreSQL's own takes it for a matter of types
+    return Refused(f"{message}: {detail}" if detail else message, hint or remedy_for(code), code)
+
+
+def remedy_for(sqlstate: str) -> str:
+    """What to do about an error with this code."""
+    return next(
+        REMEDIES[sqlstate[:length]] for length in (5, 2, 0) if sqlstate[:length] in REMEDIES
+    )
 
 
 def spoils(sqlstate: str | None) -> bool:
@@ -184,7 +239,7 @@ def _without_code(error: psycopg.Error, message: str) -> JobsworthError:
             message.splitlines()[0],
             "check that PostgreSQL runs and JOBSWORTH_DATABASE_URL is right",
         )
-    return Refused(message)
+    return Refused(message, "correct the call: the driver refused it before anything was sent")
 
 
 def shown(value: object) -> str:

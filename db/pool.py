@@ -30,13 +30,14 @@ from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from db.arguments import wrong_argument
+from db.commit import commit
 from db.documents import to_text
 from db.errors import DatabaseError, Unavailable, is_mixed_up, spoils, translated
 from db.loaders import read_everything
 from db.network import bounded_url, cut
 from db.reach import Tries
 from db.records import rows_of
-from db.schema import DEFAULT_SCHEMA, render
+from db.schema import DEFAULT_SCHEMA, render, render_own
 from db.sessions import begin_session, begin_text, connect_parameters
 
 T = TypeVar("T")
@@ -71,6 +72,8 @@ class Connection(psycopg.AsyncConnection[Any]):
     """When it last proved that it lives, on the monotonic clock."""
     pooled: bool = False
     """Whether a pooler is in between, which keeps no session (`db.sessions`)."""
+    committed: bool = False
+    """Whether `commit_with` has committed the transaction that `begun` opened."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -206,30 +209,42 @@ class Database:
         """A connection inside `begin … commit`; an exception rolls back.
 
         Only for SQL: the server ends a transaction that is idle for ten seconds, and the next
-        statement raises `Unavailable`.
+        statement raises `Unavailable`. Raises `Refused` if there is nothing to commit at the end:
+        a statement failed and its error stayed in the block, or the block ended the transaction.
         """
         async with self.connection() as connection, begun(connection, begin):
             yield connection
 
     async def execute(self, query: LiteralString, params: Params = None) -> int:
-        """Run your own SQL; returns the number of rows it touched."""
-        async with self.connection() as connection:
-            return await execute(connection, query, params)
+        """Run your own SQL; returns the number of rows it touched.
+
+        Here and below, `jobsworth.` before a name stands for the schema of the installation.
+        """
+        async with self._own(query, params) as cursor:
+            return cursor.rowcount
 
     async def fetch_one(self, query: LiteralString, params: Params = None) -> dict[str, Any] | None:
         """The first row of your own SQL, or None."""
-        async with self.connection() as connection:
-            return await fetch_one(connection, query, params)
+        async with self._own(query, params) as cursor:
+            return await cursor.fetchone()
 
     async def fetch_all(self, query: LiteralString, params: Params = None) -> list[dict[str, Any]]:
         """All rows of your own SQL."""
-        async with self.connection() as connection:
-            return await fetch_all(connection, query, params)
+        async with self._own(query, params) as cursor:
+            return await cursor.fetchall()
 
     async def fetch_val(self, query: LiteralString, params: Params = None) -> Any:
         """The first column of the first row of your own SQL, or None."""
+        return _first_column(await self.fetch_one(query, params))
+
+    @asynccontextmanager
+    async def _own(
+        self, query: LiteralString, params: Params
+    ) -> AsyncGenerator[psycopg.AsyncCursor[Any]]:
         async with self.connection() as connection:
-            return await fetch_val(connection, query, params)
+            text = render_own(query, self.schema)
+            async with _run(connection, text, params, dict_row, rendered=True) as cursor:
+                yield cursor
 
     async def _borrow(self) -> Connection:
         if self.tries.may_fail():
@@ -328,7 +343,10 @@ async def fetch_val(
     conn: psycopg.AsyncConnection[Any], query: LiteralString, params: Params = None
 ) -> Any:
     """The first column of the first row, or None."""
-    row = await fetch_one(conn, query, params)
+    return _first_column(await fetch_one(conn, query, params))
+
+
+def _first_column(row: dict[str, Any] | None) -> Any:
     return None if row is None else next(iter(row.values()))
 
 
@@ -413,13 +431,19 @@ async def commit_with(conn: Connection, statements: Sequence[LastStatement[Any]]
                 for one in statements:
                     results.append(one.read(await cursor.fetchall()))
                     cursor.nextset()
+                conn.committed = True
                 return results
 
 
 @asynccontextmanager
 async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> AsyncGenerator[None]:
-    """A transaction that begins with `begin`, which may contain settings: one round trip."""
+    """A transaction that begins with `begin`, which may contain settings: one round trip.
+
+    Raises `Refused` if there is nothing to commit at its end.
+    """
     with translated():
+        if isinstance(conn, Connection):
+            conn.committed = False
         await conn.execute(begin_text(begin) if getattr(conn, "pooled", False) else begin)
         try:
             yield
@@ -430,7 +454,7 @@ async def begun(conn: psycopg.AsyncConnection[Any], begin: LiteralString) -> Asy
                 async with bounded(STATEMENT_SECONDS):
                     await conn.rollback()
             raise
-        await conn.commit()
+        await commit(conn)
 
 
 @asynccontextmanager
@@ -454,9 +478,10 @@ async def _run(
     *,
     binary: bool = False,
     prepare: bool | None = None,
+    rendered: bool = False,
 ) -> AsyncGenerator[psycopg.AsyncCursor[Any]]:
     seconds = getattr(conn, "statement_seconds", STATEMENT_SECONDS)
-    text = render(query, getattr(conn, "schema", DEFAULT_SCHEMA))
+    text = query if rendered else render(query, getattr(conn, "schema", DEFAULT_SCHEMA))
     async with bounded(seconds, getattr(conn, "late", Unavailable)):
         with translated():
             async with conn.cursor(row_factory=row_factory, binary=binary) as cursor:

@@ -25,6 +25,17 @@ DEFAULT_SCHEMA = "jobsworth"
 RENDERED_MAX = 4096
 
 _QUALIFIER = re.compile(r"\bjobsworth\.")
+# In SQL of a user's own: texts, quoted names and comments, which stay, or else the qualifier.
+# https://www.postgresql.org/docs/current/sql-syntax-lexical.html
+_OWN_QUALIFIER = re.compile(
+    r"""
+    \bE'(?:\\.|''|[^'\\])*' | '(?:''|[^'])*' | "(?:""|[^"])*" | --[^\n]*
+    | (?<![\w$])(?P<quote>\$(?:[^\W\d]\w*)?\$).*?(?P=quote)
+    | /\*(?:(?!/\*|\*/).|/\*(?:(?!/\*|\*/).)*\*/)*\*/
+    | (?<![\w.$])(?P<qualifier>jobsworth\.)
+    """,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 # Key words PostgreSQL reserves, and those it does not take for a schema's name without quotes.
@@ -51,6 +62,15 @@ def render(text: LiteralString, schema: str) -> LiteralString:
     return _rendered(text, schema)
 
 
+def render_own(text: LiteralString, schema: str) -> LiteralString:
+    """SQL of a user's own with the qualifier replaced where it qualifies: not within texts, quoted
+    names and comments. Raises `InvalidInput`.
+    """
+    if schema == DEFAULT_SCHEMA:
+        return text
+    return _rendered_own(text, schema)
+
+
 def schema_name(name: str) -> str:
     """`name` if it can be written without quotes; raises `InvalidInput`."""
     if _PLAIN_NAME.fullmatch(name) and name not in RESERVED and not name.startswith("pg_"):
@@ -65,3 +85,12 @@ def schema_name(name: str) -> str:
 @lru_cache(maxsize=RENDERED_MAX)
 def _rendered(text: str, schema: str) -> LiteralString:
     return cast(LiteralString, _QUALIFIER.sub(f"{schema_name(schema)}.", text))
+
+
+@lru_cache(maxsize=RENDERED_MAX)
+def _rendered_own(text: str, schema: str) -> LiteralString:
+    qualifier = f"{schema_name(schema)}."
+    return cast(
+        LiteralString,
+        _OWN_QUALIFIER.sub(lambda found: qualifier if found["qualifier"] else found[0], text),
+    )

@@ -425,8 +425,9 @@ class Job(PlainJob):
     ) -> Any:
         """Wait for a signal that is sent to this job; return its payload, None after the timeout.
 
-        A signal that was sent before is found. What came is recorded, in one commit with taking the
-        signal: a replay reads it. Each wait takes one signal, the oldest.
+        A signal without a payload gives True. A signal that was sent before is found. What came is
+        recorded, in one commit with taking the signal: a replay reads it. Each wait takes one
+        signal, the oldest.
         """
         return await waits.wait(self._state, signal, timeout_seconds, name)
 

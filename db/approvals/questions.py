@@ -92,6 +92,11 @@ def check_question(
             f"the options {options!r} are not distinct names",
             "give each a name of its own that can be printed, without space at its ends",
         )
+    if not set(options) - {REJECT}:
+        raise InvalidInput(
+            "the question has no option that says yes",
+            f"name one beside {REJECT!r}, or leave options out: ({APPROVE!r}, {REJECT!r})",
+        )
     misleading = [each for each in options if each != REJECT and each.lower() in LOOKS_LIKE_A_NO]
     if misleading:
         raise InvalidInput(

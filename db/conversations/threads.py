@@ -236,14 +236,18 @@ async def _move(
     conn: AsyncConnection[Any], thread_id: UUID, status: ThreadStatus, allowed: list[str]
 ) -> Thread:
     values = {"id": thread_id, "status": status, "allowed": allowed}
-    moved = await fetch_one(conn, MOVE, values, Thread)
-    thread = moved or await get_by_id(conn, thread_id)
-    if thread.status is not status:
-        raise Conflict(
-            f"thread {thread_id} is {thread.status}: it cannot become {status}",
-            f"only a thread that is {' or '.join(allowed)} can become {status}",
-        )
-    return thread
+    # Another call may move the thread between the update, which finds nothing to do, and the read.
+    for _ in range(ROUNDS_MAX):
+        moved = await fetch_one(conn, MOVE, values, Thread)
+        thread = moved or await get_by_id(conn, thread_id)
+        if thread.status is status:
+            return thread
+        if thread.status not in allowed:
+            raise Conflict(
+                f"thread {thread_id} is {thread.status}: it cannot become {status}",
+                f"only a thread that is {' or '.join(allowed)} can become {status}",
+            )
+    raise Contended(f"thread {thread_id} is moved again and again by another caller", "try again")
 
 
 LIST_BY_USER: LiteralString = (

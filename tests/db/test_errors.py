@@ -19,6 +19,7 @@ from db.errors import (
     NotFound,
     Refused,
     Unavailable,
+    translate,
     translated,
 )
 from db.pool import Connection, Database, execute, fetch_val
@@ -228,3 +229,50 @@ def test_every_error_is_in_the_tree_of_the_modules_docstring() -> None:
     for kind in kinds:
         assert kind.__name__ in (errors.__doc__ or "")
         assert kind.__doc__
+
+
+@pytest.mark.parametrize(
+    ("statement", "remedy"),
+    [
+        ("insert into t (parent) values (7)", "create the row that is referred to first"),
+        ("delete from jobsworth.queues where name = 'parent'", "delete the rows that refer to it"),
+        ("insert into jobsworth.queues (name) values ('parent')", "read the row that has the key"),
+        ("insert into t (n) values (-1)", "a value that the constraint allows"),
+        ("insert into t (n) values (null)", "give the column that it names a value"),
+        ("insert into t (n) values ('x')", "reads as the type"),
+        ("insert into t (n) values (99999999999)", "fits the type and the range"),
+        ("select from jobsworth.nothing", "jobsworth migrate"),
+        ("select jobsworth.nothing()", "jobsworth migrate"),
+        ("select from nowhere.reactive_jobs", "jobsworth migrate"),
+        ("create table nowhere.t ()", "jobsworth migrate"),
+        ("selct 1", "correct the statement"),
+    ],
+)
+async def test_each_refusal_says_what_to_do(
+    conn: Connection, statement: LiteralString, remedy: str
+) -> None:
+    await execute(
+        conn,
+        """
+        create table t (n int not null default 1 check (n > 0),
+          parent text references jobsworth.queues (name));
+        insert into jobsworth.queues (name) values ('parent');
+        insert into t (parent) values ('parent')
+        """,
+    )
+    with pytest.raises(Refused) as caught:
+        await execute(conn, statement)
+    assert remedy in caught.value.remedy
+
+
+def test_every_code_of_postgresql_has_a_remedy() -> None:
+    kinds = {
+        kind.sqlstate: kind
+        for kind in vars(psycopg.errors).values()
+        if isinstance(kind, type) and issubclass(kind, psycopg.Error) and kind.sqlstate
+    }
+    assert len(kinds) > 200
+    for code, kind in kinds.items():
+        error = translate(kind("it went wrong"))
+        assert error.remedy, code
+    assert translate(psycopg.ProgrammingError("cannot adapt")).remedy

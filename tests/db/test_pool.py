@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from typing import LiteralString
 
 import anyio
 import anyio.lowlevel
@@ -94,6 +95,49 @@ async def test_a_transaction_commits_whole_or_not_at_all(database: Database) -> 
             assert await fetch_val(conn, "select count(*) from t") == 0
             raise KeyError("mine")
     assert await database.fetch_val("select count(*) from t") == 2
+
+
+@pytest.mark.parametrize("spoil", ["select 1 / 0", "rollback", "commit"])
+async def test_a_transaction_that_cannot_commit_says_so(
+    database: Database, spoil: LiteralString
+) -> None:
+    """The block swallowed the error of a statement, or ended the transaction by itself."""
+    await database.execute("create table t (n int)")
+
+    async def insert() -> None:
+        async with database.transaction() as conn:
+            await execute(conn, "insert into t values (1)")
+            with suppress(Refused):
+                await execute(conn, spoil)
+
+    with pytest.raises(Refused) as caught:
+        await insert()
+    assert "was not committed" in caught.value.message or "ended within" in caught.value.message
+    assert caught.value.remedy
+    assert await database.fetch_val("select count(*) from t") == (1 if spoil == "commit" else 0)
+
+
+async def test_literals_of_your_own_sql_stay_as_they_are(database_url: str) -> None:
+    """Only the name of the schema is written in, where it qualifies an object."""
+    async with Database(database_url, schema="elsewhere", pool_min=1) as pool:
+        told = await pool.fetch_one(
+            """
+            select 'jobsworth.a' as plain, E'it\\'s jobsworth.b' as escaped, 'it''s jobsworth.c' as
+            doubled, $$jobsworth.d$$ as dollars, $x$jobsworth.$$e$x$ as tagged,
+            1 as "jobsworth.f" /* jobsworth.g /* ' */ */ -- 'jobsworth.h
+            """
+        )
+        assert told == {
+            "plain": "jobsworth.a",
+            "escaped": "it's jobsworth.b",
+            "doubled": "it's jobsworth.c",
+            "dollars": "jobsworth.d",
+            "tagged": "jobsworth.$$e",
+            "jobsworth.f": 1,
+        }
+        for query in ("select from jobsworth.queues", "select '' from jobsworth.queues"):
+            with pytest.raises(Refused, match=r'"elsewhere\.queues" does not exist'):
+                await pool.fetch_all(query)
 
 
 async def test_a_commit_that_is_refused_is_one_of_our_errors(database: Database) -> None:

@@ -81,7 +81,9 @@ def _length(key: str) -> float:
 async def wait(
     state: AttemptState, signal: str, timeout_seconds: float | None, name: str | None
 ) -> Any:
-    """The payload of the next signal of that name, None after the timeout; parks until then."""
+    """The payload of the next signal of that name (True if it has none), None after the timeout;
+    parks until then.
+    """
     key = state.key(f"wait:{signal}", name)
     recorded = await steps.find(state, key)
     if recorded is not None:
@@ -92,6 +94,8 @@ async def wait(
     async with state.tools.database.transaction() as connection:
         found, payload = await stored.take_signal(connection, state.lease, signal)
         if found or (remaining is not None and remaining <= 0):
+            if found and payload is None:
+                payload = True
             document = to_document(readable(payload, f"the payload of signal {signal!r}"))
             _, payload = await stored.record(
                 connection, state.lease, key, document, attempt=state.job.attempt, kind="wait"

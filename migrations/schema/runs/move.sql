@@ -107,8 +107,8 @@ end $$;
 -- - a child: its parent gathers it and judges;
 -- - a job that was skipped: the job that it needed is judged;
 -- - a job that other jobs of the run need, if the edges of all these say `skip` or `run`.
--- The last two do not apply to a job that a person canceled. Only jobs of this run count: a job of
--- another run that needs one of them changes nothing here.
+-- The last two do not apply to a job that a person canceled, nor to a run of which no job is done.
+-- Only jobs of this run count: a job of another run that needs one of them changes nothing here.
 create function jobsworth.run_verdict(
   run_id uuid, out status jobsworth.run_status, out result jsonb, out error text)
   language plpgsql stable
@@ -179,6 +179,24 @@ begin
   ) s;
   if sinks = 0 then
     return;
+  end if;
+
+  if failed is null and canceled is null and results is null and not exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.run_id = run_verdict.run_id and j.status::text = 'done' and not j.is_child)
+  then
+    select string_agg(b.said, '; ' order by b.id) filter (where b.ended = 'failed'),
+      string_agg(b.said, '; ' order by b.id)
+    into failed, canceled
+    from (
+      select j.id, j.status::text as ended,
+        coalesce(j.node, j.id::text) || ': ' || left(coalesce(j.error, 'no message'), 200) as said
+      from jobsworth.reactive_jobs j
+      where j.run_id = run_verdict.run_id and j.status::text in ('failed', 'canceled')
+        and not j.is_child
+      order by j.status::text = 'canceled', j.id
+      limit 20
+    ) b;
   end if;
 
   status := case when failed is not null then 'failed' when canceled is not null then 'canceled'

@@ -1,5 +1,6 @@
 """Threads: one per chat, its status, its lists, what its messages tell of it, and its erasing."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,10 +12,12 @@ from db.conversations import message_artifacts, messages, threads
 from db.conversations.message_artifacts import MessageArtifactKind
 from db.conversations.messages import MessageRole
 from db.conversations.threads import Thread, ThreadStatus
-from db.errors import Conflict, InvalidInput, NotFound
+from db.errors import Conflict, Contended, InvalidInput, NotFound
 from db.migrate import migrate
 from db.pool import Connection, Database, execute, fetch_val
 from tests.db.racing import until_blocked
+
+Move = Callable[[Connection, UUID], Awaitable[Thread]]
 
 
 async def test_a_thread_is_made_once_and_found_again(conn: Connection) -> None:
@@ -154,6 +157,48 @@ async def test_archiving_keeps_its_time_and_unarchiving_forgets_it(conn: Connect
     active = await threads.unarchive(conn, thread.id)
     assert (active.status, active.archived_at) == ("active", None)
     assert await threads.unarchive(conn, thread.id) == active
+
+
+@pytest.mark.parametrize(
+    ("move", "back"),
+    [(threads.archive, threads.unarchive), (threads.unarchive, threads.archive)],
+)
+async def test_a_thread_that_is_moved_back_meanwhile_is_moved_again(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, move: Move, back: Move
+) -> None:
+    """The update met it as wished; before it was read, another call moved it back."""
+    thread = await threads.get_or_create(conn, "telegram", "42")
+    await threads.archive(conn, thread.id)
+    wished = await move(conn, thread.id)
+    read, times = threads.get_by_id, iter(range(3))
+
+    async def read_late(conn: Connection, thread_id: UUID) -> Thread:
+        if next(times) == 0:
+            await back(conn, thread_id)
+        return await read(conn, thread_id)
+
+    monkeypatch.setattr(threads, "get_by_id", read_late)
+    assert (await move(conn, thread.id)).status is wished.status
+
+
+async def test_a_thread_that_is_moved_back_each_time_is_told_so(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = await threads.get_or_create(conn, "telegram", "42")
+    await threads.archive(conn, thread.id)
+    read = threads.get_by_id
+
+    async def read_late(conn: Connection, thread_id: UUID) -> Thread:
+        await threads.unarchive(conn, thread_id)
+        seen = await read(conn, thread_id)
+        await execute(
+            conn, "update jobsworth.chat_threads set status = 'archived', archived_at = now()"
+        )
+        return seen
+
+    monkeypatch.setattr(threads, "get_by_id", read_late)
+    with pytest.raises(Contended, match="is moved again and again"):
+        await threads.archive(conn, thread.id)
 
 
 async def test_a_closed_thread_can_be_archived_but_not_unarchived(conn: Connection) -> None:

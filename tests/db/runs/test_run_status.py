@@ -66,6 +66,31 @@ async def test_each_edge_says_what_its_parents_failure_means(
     assert await breaches(conn) == []
 
 
+@pytest.mark.parametrize("edge", ["skip", "run"])
+async def test_a_run_in_which_nothing_was_done_has_failed(
+    conn: Connection, worker_id: UUID, edge: str
+) -> None:
+    """A failure is tolerated where something of the run was done without it."""
+    nodes = [
+        Node("real", "answer"),
+        Node("later", "answer", after=[After("real", edge)]),
+        Node("last", "answer", after=[After("later", "skip")]),
+    ]
+    run_id = await start(conn, nodes)
+    await end(conn, worker_id, real="failed")
+    await end(conn, worker_id, later="failed")
+    run = await runs.get(conn, run_id)
+    assert run.status == "failed"
+    assert "real: " in (run.error or "")
+    assert await breaches(conn) == []
+
+    alone = await start(conn, nodes)
+    await end(conn, worker_id, real="failed")
+    await end(conn, worker_id)
+    await end(conn, worker_id)
+    assert await status_of(conn, alone) == ("failed" if edge == "skip" else "done")
+
+
 async def test_failing_wins_over_being_left_out(conn: Connection, worker_id: UUID) -> None:
     after = [After("one", "skip"), After("two", "fail")]
     run_id = await start(

@@ -102,3 +102,15 @@ def test_an_approval_shows_its_replacement_its_difference_and_its_use(database_u
     shown = run_cli("approval", "show", new, url=database_url).stdout
     for words in (old, "+May we?", "step ship"):
         assert words in shown
+
+
+def test_a_decided_one_with_several_ways_to_say_yes_is_a_conflict(database_url: str) -> None:
+    columns: dict[str, object] = {"options": ["ship", "hold", "reject"], "on_timeout": "reject"}
+    asked = insert_approval(database_url, **columns)
+    unclear = run_cli("approve", asked, url=database_url)
+    assert (unclear.returncode, "several ways to say yes" in unclear.stderr) == (2, True)
+    assert run_cli("approve", asked, "--option", "ship", url=database_url).returncode == 0
+    for words in ((), ("--option", "hold"), ("--edit", "7")):
+        late = run_cli("approve", asked, *words, url=database_url)
+        assert late.returncode == 4, (words, late.stderr)
+        assert "is already approved (ship)" in late.stderr

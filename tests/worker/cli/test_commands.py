@@ -355,6 +355,18 @@ def test_a_paused_queue_says_so_everywhere(database_url: str) -> None:
     assert cli_json(database_url, "queue", "list")[0]["paused"] is False
 
 
+def test_a_misspelt_queue_is_not_paused(database_url: str) -> None:
+    insert_job(database_url, queue="mail")
+    for verb in ("pause", "resume"):
+        ended = run_cli("queue", verb, "mial", url=database_url)
+        assert ended.returncode == ExitCode.NOT_FOUND
+        assert "there is no queue 'mial'" in ended.stderr
+        assert "did you mean mail?" in ended.stderr
+    assert [each["name"] for each in cli_json(database_url, "queue")] == ["mail"]
+    assert cli_json(database_url, "queue", "pause", "mial", "--new")["paused"] is True
+    assert cli_json(database_url, "queue", "resume", "mial")["paused"] is False
+
+
 def test_status_shows_everything_at_a_glance(database_url: str) -> None:
     insert_job(database_url)
     insert_job(database_url, run_at="2199-01-01T00:00Z")

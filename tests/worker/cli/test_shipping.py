@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from tests.support import connect, run_cli
+from tests.support import ROOT, Workers, connect, run_cli
 from tests.worker.cli.support import cli_json
 from worker.cli.terminal.exit_codes import ExitCode
 
@@ -103,3 +103,20 @@ def test_the_live_one_is_marked_and_drift_is_noted(database_url: str, tmp_path: 
     documents = cli_json(database_url, "deployment", "list")
     assert [each["is_current"] for each in documents] == [True, False, False]
     assert documents[1]["id"] == second
+
+
+def test_a_deployment_that_is_waited_for_ends_with_its_report(
+    database_url: str, workers: Workers, tmp_path: Path
+) -> None:
+    (tmp_path / "shipping.py").write_text(
+        "from jobsworth import handler\n"
+        "@handler('deploy')\n"
+        "async def deploy(environment: str, sha: str) -> dict:\n"
+        "    return {'status': 'healthy', 'report_text': f'Deployment of {sha}: healthy'}\n"
+    )
+    env = {"JOBSWORTH_HANDLERS": "shipping", "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    workers.start(database_url, env)
+    shipped = run_cli("deployment", "start", "staging", "4f2a91c", "--wait", url=database_url)
+    assert shipped.returncode == 0, shipped.stderr
+    assert "Deployment of 4f2a91c: healthy" in shipped.stdout
+    assert "{" not in shipped.stdout

@@ -85,6 +85,16 @@ async def test_a_default_that_is_no_option_is_refused(api: JobApi) -> None:
     assert "on_timeout='explode' is not one of the options approve, reject" in error
 
 
+@pytest.mark.parametrize("options", [(), ("reject",)])
+async def test_a_question_that_nobody_can_say_yes_to_is_refused(
+    api: JobApi, options: tuple[str, ...]
+) -> None:
+    register_question(options=options)
+    job = await api.run("ask", failures_max=1)
+    assert job.status is JobStatus.FAILED
+    assert "has no option that says yes" in (job.error or "")
+
+
 async def test_what_was_shown_is_kept_with_the_question(api: JobApi) -> None:
     register_question(shows={"diff": "+1"})
     job = await api.run("ask")
@@ -214,6 +224,14 @@ async def test_a_wait_whose_time_is_up_gets_nothing(api: JobApi) -> None:
     await api.database.execute(AN_HOUR_PASSES)
     await api.work()
     assert (await api.job(job.id)).result == {"got": None}
+
+
+async def test_a_signal_without_payload_is_not_a_timeout(api: JobApi) -> None:
+    register_wait(timeout_seconds=1800)
+    job = await api.run("wait")
+    await send(api, job.id, "go")
+    await api.work()
+    assert (await api.job(job.id)).result == {"got": True}
 
 
 async def test_a_signal_beats_a_timeout_that_is_up_as_well(api: JobApi) -> None:

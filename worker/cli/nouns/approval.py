@@ -201,7 +201,7 @@ def _decide(
     async def work(conn: Connection) -> tuple[Approval, Job | None]:
         approval_id = await ids.find_approval(conn, typed)
         asked = await approvals.get_by_id(conn, approval_id)
-        chosen = option or _only_yes(asked)
+        chosen = option or _yes(asked)
         if chosen != REJECT and asked.superseded_by is None:
             _require_seen(asked, seen)
         resolution = await approvals.resolve(
@@ -235,11 +235,12 @@ def _decide(
         emit(Text.assemble(f"job {job.id} is ", job_status(job)))
 
 
-def _only_yes(asked: Approval) -> str:
+def _yes(asked: Approval) -> str:
+    """The only way to say yes; for a decided one any way, because each comes too late."""
     if APPROVE in asked.options:
         return APPROVE
     others = [option for option in asked.options if option != REJECT]
-    if len(others) == 1:
+    if len(others) == 1 or (others and asked.status is not ApprovalStatus.PENDING):
         return others[0]
     raise InvalidInput(
         f"approval {asked.id} has several ways to say yes: {', '.join(others)}",

@@ -8,6 +8,7 @@ made.
 
 import socket
 from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import UUID
 
 import click
@@ -129,7 +130,7 @@ def start(environment: str, commit: str, wait: bool, as_json: bool) -> ExitCode:
     """Enqueue a job that deploys a commit, and print the job's id."""
     _check(ENVIRONMENT=environment, COMMIT=commit)
     document = {"environment": environment, "sha": commit}
-    return enqueue_job(MODE, document, {}, wait=wait, as_json=as_json)
+    return enqueue_job(MODE, document, {}, wait=wait, as_json=as_json, readable=_report)
 
 
 @deployment.verb("rollback", "jobsworth deployment rollback staging --wait")
@@ -155,7 +156,7 @@ def rollback(environment: str, to: str, wait: bool, as_json: bool) -> ExitCode:
     found = run_in_database(work)
     say(f"{environment}: from {found.live.sha[:12]} back to {found.target.sha[:12]}")
     document = {"environment": environment, "rollback_to": str(found.target.id)}
-    return enqueue_job(MODE, document, {}, wait=wait, as_json=as_json)
+    return enqueue_job(MODE, document, {}, wait=wait, as_json=as_json, readable=_report)
 
 
 def _check(**names: str) -> None:
@@ -165,6 +166,12 @@ def _check(**names: str) -> None:
     for name, value in names.items():
         if not value.strip() or value.startswith("-"):
             raise InvalidInput(f"{name} {value!r} is not a name", "like: staging 4f2a91c")
+
+
+def _report(result: Any) -> str | None:
+    """The report of the deployment that a job of the mode `deploy` returned."""
+    document = cast("dict[str, Any]", result) if isinstance(result, dict) else {}
+    return document.get("report_text")
 
 
 def _emit(found: Deployment) -> None:

@@ -1,10 +1,17 @@
 """`jobsworth queue`: named streams of jobs, with their counts and pauses.
 
-In: a queue's name. Out: whether workers may claim from it. Running jobs go on when it is paused.
+In: a queue's name. Out: whether workers may claim from it. Running jobs go on when it is paused. A
+name that nothing uses is refused, because it is most often misspelt: the pause of another queue
+would stop nothing.
 """
+
+import difflib
+
+import click
 
 from db.diagnosis import checkup
 from db.diagnosis.checkup import QueueCounts
+from db.errors import NotFound
 from db.pool import Connection
 from db.queue import queues
 from db.queue.queues import Queue
@@ -13,6 +20,8 @@ from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
 from worker.cli.terminal.output import emit_json, say
 from worker.cli.views.tables import emit_queues
+
+DEFAULT = "default"
 
 queue = Noun("queue", "Queues: named streams of jobs.")
 
@@ -32,13 +41,16 @@ def list_queues(as_json: bool) -> None:
         emit_queues(found)
 
 
-@queue.verb("pause", "jobsworth queue pause default")
+@queue.verb("pause", "jobsworth queue pause default", "jobsworth queue pause nightly --new")
 @options.queue_name
+@click.option("--new", is_flag=True, help="Pause it although no job and no worker uses it yet.")
 @options.as_json
-def pause(queue: str, as_json: bool) -> None:
+def pause(queue: str, new: bool, as_json: bool) -> None:
     """Pause a queue: no job of it is claimed; running jobs go on."""
 
     async def work(conn: Connection) -> Queue:
+        if not new:
+            await _require_known(conn, queue, f"jobsworth queue pause {queue} --new")
         return await queues.pause(conn, queue)
 
     paused = run_in_database(work)
@@ -55,6 +67,7 @@ def resume(queue: str, as_json: bool) -> None:
     """Resume a paused queue."""
 
     async def work(conn: Connection) -> Queue:
+        await _require_known(conn, queue, "jobsworth queue")
         return await queues.resume(conn, queue)
 
     resumed = run_in_database(work)
@@ -62,3 +75,15 @@ def resume(queue: str, as_json: bool) -> None:
         emit_json(resumed)
     else:
         say(f"queue {queue} is open again")
+
+
+async def _require_known(conn: Connection, name: str, otherwise: str) -> None:
+    known = [each.name for each in await checkup.queues(conn)]
+    if name in (DEFAULT, *known) or not name.strip():
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]}? Or: " if near else ""
+    raise NotFound(
+        f"there is no queue {name!r}: no job and no worker uses it, and it is not paused",
+        f"{meant}{otherwise}",
+    )

@@ -7,7 +7,7 @@ database is asked.
 
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -39,8 +39,12 @@ def enqueue_job(
     after: Sequence[str] = (),
     wait: bool,
     as_json: bool,
+    readable: Callable[[Any], str | None] | None = None,
 ) -> ExitCode:
-    """Enqueue a job after those named in `after`, print its id, and with `wait` follow it."""
+    """Enqueue a job after those named in `after`, print its id, and with `wait` follow it.
+
+    `readable` makes a text for people of the result; without it they get the result as JSON.
+    """
     settings = load_settings()
     needed = [ids.typed_job(text) for text in after]
     NewJob(mode, payload, **options).payload_json(settings.payload_bytes_max)
@@ -59,7 +63,7 @@ def enqueue_job(
         else:
             job = await jobs.get_by_id(conn, enqueued.job_id)
             await _warn(conn, enqueued.job_id, mode)
-        _tell(job, enqueued, wait=wait, as_json=as_json)
+        _tell(job, enqueued, readable or _json, wait=wait, as_json=as_json)
         return ExitCode.NO if wait and job.status is not JobStatus.DONE else ExitCode.OK
 
     return run_in_database(work, settings)
@@ -85,7 +89,18 @@ async def follow(conn: Connection, job_id: UUID) -> Job:
         pause = min(POLL_SECONDS_MAX, pause * BACKOFF)
 
 
-def _tell(job: Job, enqueued: Enqueued, *, wait: bool, as_json: bool) -> None:
+def _json(result: Any) -> str:
+    return clean(compact_json(result))
+
+
+def _tell(
+    job: Job,
+    enqueued: Enqueued,
+    readable: Callable[[Any], str | None],
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
     document: dict[str, object] = {
         "id": job.id,
         "created": enqueued.created,
@@ -100,7 +115,7 @@ def _tell(job: Job, enqueued: Enqueued, *, wait: bool, as_json: bool) -> None:
         emit_facts(
             [
                 ("status", styled(job.status)),
-                ("result", None if job.result is None else clean(compact_json(job.result))),
+                ("result", None if job.result is None else readable(job.result)),
                 ("error", job.error),
             ]
         )
