@@ -6,12 +6,9 @@ committed. A lane runs one job at a time, so more workers cannot be faster; they
 slower. It runs on a temporary server of its own, with durable commits.
 """
 
-import shutil
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import LiteralString
 
 from bench.our_workers import (
@@ -24,10 +21,9 @@ from bench.our_workers import (
     wait_finished,
     wait_registered,
 )
-from bench.server import CONFIG, Server
+from bench.server import Server, running_server
 from db.migrate import migrate
 from db.queue.new_job import NewJob
-from db.server.embedded import start
 
 JOBS = 400
 # Each worker is idle, and has said so, before the lane's jobs come.
@@ -42,22 +38,17 @@ from pg_stat_database d where d.datname = current_database()
 
 
 def main(numbers: tuple[int, ...]) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="jobsworth-bench-", dir="/tmp"))
-    try:
-        with start(directory, 18, CONFIG) as server:
-            for number in numbers:
-                jobs_per_second, transactions = _measure(Server(server), number)
-                print(
-                    f"{number:3d} workers {jobs_per_second:7.1f} jobs/s {transactions:5.1f} tx/job"
-                )
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with running_server() as server:
+        for number in numbers:
+            print(f"{number:3d} workers {_measure(server, number)}")
 
 
 def _measure(server: Server, workers: int) -> str:
     url = server.database("one_lane")
     migrate(url, "jobsworth")
     with connect(url) as connection, ExitStack() as started:
+        # Before the workers connect: a session reads it when it begins.
+        connection.execute("alter database one_lane set track_functions = 'pl'")
         settle_statistics(connection)
         together = [
             started.enter_context(our_worker(url, pool_max=4, slots=10)) for _ in range(workers)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import psycopg
 
+from db.documents import SURROGATE
 from db.errors import InvalidInput, shown
 
 # Columns of text whose names end like those of ids.
@@ -62,6 +63,8 @@ def wrong_argument(
         return None
     code = error.sqlstate if isinstance(error, psycopg.Error) else None
     if code is None:
+        if isinstance(error, psycopg.OperationalError):  # the connection is gone: nobody's argument
+            return None
         return _not_text(values) or _of_unknown_type(values)
     if code in _OF_ANOTHER_TYPE:
         return _not_a_uuid(values) or _of_no_enum(error, values)
@@ -78,7 +81,7 @@ def _not_text(values: Mapping[str, Any]) -> InvalidInput | None:
                     f"{name} contains a NUL character, which PostgreSQL cannot store",
                     "remove it, or encode the bytes (base64)",
                 )
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            if SURROGATE.search(text):
                 return InvalidInput(
                     f"{name} is not Unicode text: it has half of a surrogate pair",
                     "decode it with its encoding",

@@ -22,7 +22,7 @@ from db.errors import InvalidInput
 
 # An escaped NUL that is not itself an escaped backslash followed by "u0000".
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 # An integer with more digits may not fit into 64 bits.
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 # A number with a fraction and this many digits may be too large for a float.
@@ -135,7 +135,7 @@ def from_document(document: bytes | str) -> Any:
 
 def to_text(value: str) -> str:
     """`value` as PostgreSQL `text` can hold it: NUL becomes U+2400, lone surrogates U+FFFD."""
-    return _SURROGATE.sub("\ufffd", value.replace("\0", "\u2400"))
+    return SURROGATE.sub("\ufffd", value.replace("\0", "\u2400"))
 
 
 def _without_surrogates(value: object) -> object:

@@ -151,7 +151,7 @@ REMEDIES = {
 }
 # A prepared statement that is not there, or there already: a pooler has changed the server
 # connection under the client.
-MIXED_UP = ("26000", "42P05")
+_MIXED_UP = ("26000", "42P05")
 IDLE_IN_TRANSACTION = "25P03"
 QUERY_CANCELED = "57014"
 _UNAVAILABLE = (READ_ONLY, IDLE_IN_TRANSACTION, "08", "57")
@@ -198,7 +198,7 @@ def translate(error: psycopg.Error) -> JobsworthError:
         return NotFound(message, hint or remedy_for(code))
     if code in _CONFLICT and hint:
         return Conflict(message, hint)
-    if code in MIXED_UP or code == _PROTOCOL:
+    if is_mixed_up(code):
         return Unavailable(f"{message} (a pooler mixes up sessions)", _MIXED_UP_REMEDY, code)
     if code.startswith(_UNAVAILABLE):
         return Unavailable(message, hint or remedy_for(code), code)
@@ -230,7 +230,7 @@ def spoils(sqlstate: str | None) -> bool:
 
 def is_mixed_up(sqlstate: str | None) -> bool:
     """Whether the client and the server connection disagree on what is prepared."""
-    return sqlstate in MIXED_UP or sqlstate == _PROTOCOL
+    return sqlstate in _MIXED_UP or sqlstate == _PROTOCOL
 
 
 def _without_code(error: psycopg.Error, message: str) -> JobsworthError:

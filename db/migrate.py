@@ -26,6 +26,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, tuple_row
 
+from db.diagnosis.fitness import NEEDED_ENCODING, wrong_encoding
 from db.errors import Conflict, JobsworthError, translated
 from db.pool import STATEMENT_SECONDS, bounded
 from db.schema import render, schema_name
@@ -163,11 +164,9 @@ def _refuse_unfit(conn: psycopg.Connection[TupleRow]) -> None:
             "a pooler (PgBouncer) is in between, which keeps no session for a migration",
             "set JOBSWORTH_LISTEN_URL to the server itself, and migrate again",
         )
-    if encoding != "UTF8":
-        raise MigrateError(
-            f"database {database} has the encoding {encoding}, which cannot hold every text",
-            "use another database: create database … encoding 'UTF8' template template0",
-        )
+    if encoding != NEEDED_ENCODING:
+        unfit = wrong_encoding(database, encoding)
+        raise MigrateError(unfit.text, unfit.remedy)
     if read_only:
         raise MigrateError(
             f"database {database} is read-only for this role",

@@ -46,8 +46,8 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 STATEMENT_SECONDS = 30.0
 RECONNECT_SECONDS = 4.0
-# A connection that was idle for longer proves that it lives before it is lent: within the second
-# time.
+# A connection that was idle for longer than the first proves, within the second, that it lives
+# before it is lent.
 IDLE_SECONDS_UNPROVEN = 5.0
 PROOF_SECONDS = 3.0
 # A worker that is stopped (SIGSTOP, a frozen machine) in the middle of a transaction must not hold

@@ -8,7 +8,7 @@ Three ways lead through such a pooler. `client_encoding` goes with the start of 
 `DateStyle` and `standard_conforming_strings` are set once: PgBouncer sees them change and takes
 them along to each server connection. What else is set on a server connection would stay there for
 the next client, so behind a pooler a transaction sets it for itself (`begin_text`), and
-`db.diagnosis.setup` refuses what single statements would need. Sent as a startup parameter,
+`db.diagnosis.fitness` refuses what single statements would need. Sent as a startup parameter,
 `options` would make PgBouncer refuse the session.
 
 A pooler is found by the process id: PgBouncer tells the client another one than the server's own.

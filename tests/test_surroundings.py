@@ -34,6 +34,8 @@ print(json.dumps({
     "zone": time.tzname[0],
     "left": sorted(name for name in os.environ if surroundings.FOREIGN.fullmatch(name)),
     "kept": [os.environ.get("JOBSWORTH_CHAOS_SEEDS"), os.environ.get("https_proxy")],
+    "steering": [os.environ.get(name) for name in
+                 ("JOBSWORTH_FAULT_ROUNDS", "JOBSWORTH_TEST_PGBOUNCER")],
     "home": os.environ.get("HOME", "") != "",
     "not proxied": "127.0.0.1" in os.environ["NO_PROXY"],
 }))
@@ -54,6 +56,8 @@ def test_whatever_starts_the_tests_they_find_what_a_quiet_terminal_has() -> None
         "OPENAI_API_KEY": "sk-not-to-be-used",
         "JOBSWORTH_SLOTS": "1",
         "JOBSWORTH_CHAOS_SEEDS": "3",
+        "JOBSWORTH_FAULT_ROUNDS": "2",
+        "JOBSWORTH_TEST_PGBOUNCER": "required",
         "https_proxy": "http://192.0.2.1:1",
     }
     ran = subprocess.run(
@@ -73,6 +77,7 @@ def test_whatever_starts_the_tests_they_find_what_a_quiet_terminal_has() -> None
         "zone": "UTC",
         "left": [],
         "kept": ["3", "http://192.0.2.1:1"],
+        "steering": ["2", "required"],
         "home": True,
         "not proxied": True,
     }

@@ -259,8 +259,11 @@ def _add_job(
     document = to_payload(
         dict(payload or {}), f"the payload of {mode!r}", state.tools.payload_bytes_max
     )
-    # What the job is, and not how it is to be run: a delay may be another one in each attempt.
-    identifying = [mode, loads(document), *(options.get(one) for one in IDENTIFYING)]
+    # What the job is, and not how it is to be run: a delay may be another one in each attempt. A
+    # name stands for all of it.
+    identifying: tuple[object, ...] = ()
+    if name is None:
+        identifying = (mode, loads(document), *(options.get(one) for one in IDENTIFYING))
     key = state.key(kind, name, *identifying)
     state.effects.append(
         JobEffect(key=key, mode=mode, payload=document, is_child=kind == "child", **options)

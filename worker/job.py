@@ -155,7 +155,16 @@ class Job(PlainJob):
         state = self._state
         met = changed.check_met(state, name, fn, args, kwargs, any_input=any_input)
         recorded = await steps.find(state, name)
-        output = await steps.run(state, name, fn, args, kwargs, effect=effect, any_input=any_input)
+        output = await steps.run(
+            state,
+            name,
+            fn,
+            args,
+            kwargs,
+            effect=effect,
+            any_input=any_input,
+            digest=met.input_hash,
+        )
         state.met[name] = met
         if recorded is not None:
             changed.check_type(name, fn, output)

@@ -10,11 +10,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from db.arguments import check_limit
-from db.errors import Unavailable, translated
+from db.errors import QUERY_CANCELED, Unavailable, translated
 from db.pool import Connection, execute, fetch_all, fetch_val
-
-QUERY_CANCELED = "57014"
-
 
 LIMIT_MAX = 10_000
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import orjson
 
-from db.pool import Connection, fetch_all
+from db.pool import Connection, fetch_all, table
 from db.queue.effects import (
     ArtifactEffect,
     Effect,
@@ -136,8 +136,7 @@ async def _keys(
 ) -> list[str]:
     if not rows:
         return []
-    document = orjson.dumps(rows, default=str).decode()
-    found = await fetch_all(conn, statement, {"job_id": job_id, "rows": document})
+    found = await fetch_all(conn, statement, {"job_id": job_id, "rows": table(rows)})
     return [row["key"] for row in found]
 
 

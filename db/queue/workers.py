@@ -86,7 +86,7 @@ def beat(
     worker_id: UUID,
     running: int,
     draining: bool,
-    deaf: Mapping[str, Mapping[str, object]] | None = None,
+    deaf: Mapping[str, Mapping[str, object]],
 ) -> list[Sighting] | None:
     """Renew the worker's heartbeat, and see all others; None if its row is gone.
 
@@ -97,7 +97,7 @@ def beat(
         "id": worker_id,
         "running": running,
         "draining": draining,
-        "deaf": orjson.dumps(deaf or {}).decode(),
+        "deaf": orjson.dumps(deaf).decode(),
     }
     with conn.cursor(row_factory=class_row(Sighting)) as cursor:
         seen = cursor.execute(render(BEAT, schema), values).fetchall()

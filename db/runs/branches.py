@@ -245,7 +245,7 @@ def _share(steps: Iterable[ForkStep], calls: Iterable[ForkCall], *, reused: bool
 
 
 BRANCH_COLUMNS: LiteralString = """
-  b.run_id, b.parent_run_id, b.node, b.step_name, nullif(b.cut_at, '-infinity') as cut_at,
+  b.run_id, b.parent_run_id, b.node, b.step_name, b.cut_at,
   b.changes, b.created_by, b.created_at
 """
 

@@ -19,6 +19,7 @@ from db.server.embedded import Embedded
 from tests.chaos.scene import Scene
 from tests.faults.clock import Clock
 from tests.faults.world import World
+from tests.proxy import Proxy
 
 pytestmark = [pytest.mark.chaos, pytest.mark.own_server]
 
@@ -92,28 +93,22 @@ def stopped(world: World) -> None:
 
 
 def swallowed(world: World) -> None:
-    place = world.busy()
-    struck = world.cut_off(place)
-    place.proxy.swallow()
-    world.until_rerun("messages swallowed", struck)
-    place.proxy.heal()
-    world.until_works(place)
+    _cut_off(world, "messages swallowed", Proxy.swallow)
 
 
 def dropped(world: World) -> None:
-    place = world.busy()
-    struck = world.cut_off(place)
-    place.proxy.drop()
-    world.until_rerun("messages dropped", struck)
-    place.proxy.heal()
-    world.until_works(place)
+    _cut_off(world, "messages dropped", Proxy.drop)
 
 
 def cut(world: World) -> None:
+    _cut_off(world, "connections cut", Proxy.cut)
+
+
+def _cut_off(world: World, kind: str, hurt: Callable[[Proxy], None]) -> None:
     place = world.busy()
     struck = world.cut_off(place)
-    place.proxy.cut()
-    world.until_rerun("connections cut", struck)
+    hurt(place.proxy)
+    world.until_rerun(kind, struck)
     place.proxy.heal()
     world.until_works(place)
 

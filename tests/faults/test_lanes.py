@@ -12,14 +12,6 @@ def said(what: str, job: str, at_ns: int, pid: int = 1) -> Entry:
     return Entry(what, job, 1, "", pid, at_ns)
 
 
-def attempt(job: str, began: int, left: int) -> tuple[Entry, Entry]:
-    return said("began", job, began), said("left", job, left)
-
-
-def by_time(*entries: Entry) -> list[Entry]:
-    return sorted(entries, key=lambda entry: entry.at_ns)
-
-
 def test_attempts_that_follow_each_other_do_not_overlap() -> None:
     diary = [
         said("began", "a", 1),

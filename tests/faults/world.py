@@ -20,6 +20,7 @@ import psycopg
 from db.server.embedded import Embedded
 from tests.chaos.nursery import Daemon
 from tests.chaos.scene import Scene
+from tests.chaos.verdict import VIOLATIONS
 from tests.faults.clock import Clock
 from tests.faults.lanes import overlaps, spans
 from tests.proxy import Proxy
@@ -72,7 +73,6 @@ from jobsworth.reactive_jobs j
 LANE: LiteralString = """
 select j.id::text, j.lane from jobsworth.reactive_jobs j where j.lane is not null
 """
-VIOLATIONS: LiteralString = "select invariant, subject_id, detail from jobsworth.violations"
 TERMINATE: LiteralString = """
 select pg_terminate_backend(a.pid) from pg_stat_activity a
 where a.datname = current_database() and a.application_name like 'jobsworth%'

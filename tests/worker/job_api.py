@@ -240,8 +240,6 @@ class InlineWorker:
         # Attempts run in no task group: its end would reach them only some statements later.
         self.parts.running.stop_all(Lost("the worker dies"))
         self._tasks.cancel_scope.cancel()
-        # Those run in no task group, and would be told only when the loop turns.
-        self.parts.running.stop_all(Lost("the worker ends"))
 
     async def _live(self) -> None:
         await self._daemon.work(self._tasks)

@@ -1,5 +1,6 @@
 """The daemon: one worker process.
 
 Read in this order: daemon (the start, the end) → parts (what it consists of) → signals, heartbeat,
-watch, upkeep; beside them vitals (its health) and systemd.
+judge, watch, upkeep; beside them loop and loop_watch (the event loop, and what blocks it), stalled,
+patience, collector, vitals (its health) and systemd.
 """

@@ -25,10 +25,10 @@ from worker import events
 from worker.daemon import systemd
 from worker.daemon.loop import WorkerLoop
 from worker.daemon.vitals import Vitals
+from worker.daemon.watch import STUCK
 from worker.log import get_logger
 from worker.queue.attempt import Attempt, run_attempt
 
-STUCK = 70
 TURN_SECONDS = 0.25
 BLOCKED_SECONDS = 1.0
 CLAIM_LOOP_LIMIT_SECONDS = 90.0

@@ -47,7 +47,7 @@ class Watch:
     ) -> None:
         """Attempts use the pools `databases`.
 
-        So many attempts that do not end, or threads, keep this worker from any work.
+        `slots` attempts that do not end, or `threads` such threads, keep this worker from any work.
         """
         self._heartbeat = heartbeat
         self._running = running

@@ -11,7 +11,6 @@ own, past which requests would wait inside it, booked and not sent.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from time import monotonic
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -22,10 +21,10 @@ from pydantic_ai.models import Model
 from worker import events
 from worker.llm.turns import Turns
 from worker.log import get_logger
+from worker.repeats import Repeats
 
 # The cost of a request grows with the connections of its client: 0.25 ms at 250.
 CONNECTIONS_OF_CLIENT = 250
-TELL_PERIOD_SECONDS = 60.0
 
 log = get_logger()
 
@@ -146,7 +145,7 @@ class _Places:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.told_at = -TELL_PERIOD_SECONDS
+        self.repeats = Repeats()
         self.free = anyio.Semaphore(most)
 
 
@@ -163,8 +162,7 @@ async def connection_of(model: Model) -> AsyncGenerator[None]:
     if places is None:
         yield
         return
-    if places.free.value == 0 and monotonic() - places.told_at >= TELL_PERIOD_SECONDS:
-        places.told_at = monotonic()
+    if places.free.value == 0 and places.repeats.due(events.CONNECTIONS_TAKEN):
         log.warning(events.CONNECTIONS_TAKEN, model=model.model_id, connections=places.most)
     async with places.free:
         yield

@@ -157,7 +157,6 @@ class PaidCall:
         if cost is None:
             cost, price_version, price = self._price(usage)
         said = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
-        said = None if said is None else mask(str(said))
         settlement = Settlement(
             self.id,
             status,
@@ -165,7 +164,7 @@ class PaidCall:
             cost,
             price_version,
             round(self.open_seconds * 1000),
-            None if said is None else str(said)[:1000],
+            None if said is None else mask(str(said))[:1000],
             price,
             unsent,
         )

@@ -23,13 +23,14 @@ from time import monotonic
 import anyio
 
 from db.documents import to_text
-from db.errors import DatabaseError, JobsworthError
+from db.errors import DatabaseError
 from worker import events
 from worker.log import get_logger
 from worker.masking import mask
-from worker.queue.commit import Committer
+from worker.queue.commit import Committer, is_passing
 from worker.queue.ended import EndedAttempt
 from worker.queue.transition import Transition
+from worker.repeats import Repeats
 
 LOCK_TIMEOUT = "55P03"
 # Bad values, constraints, exceptions that triggers raise, limits of the server.
@@ -42,7 +43,6 @@ PAUSE_SECONDS_MAX = 2.0
 # However many wait, they take no more than a part of the database's time.
 TRIES_PER_SECOND_MAX = 50.0
 LOUD_AFTER_SECONDS = 5.0
-LOUD_AGAIN_SECONDS = 60.0
 
 log = get_logger()
 
@@ -70,15 +70,15 @@ class Apart:
         self._heap: list[_Lone] = []
         self._numbers = count()
         self._arrived = anyio.Event()
-        self._said_at = float("-inf")
+        self._repeats = Repeats()
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, attempts: Sequence[EndedAttempt], error: Exception | None = None) -> None:
-        """Have these tried alone: at once after an error, else when their rows may be free."""
+    def add(self, attempts: Sequence[EndedAttempt], *, held: bool) -> None:
+        """Have these tried alone: when their rows may be free if they are `held`, else at once."""
         now = monotonic()
-        due = now if error is not None else now + FIRST_PAUSE_SECONDS
+        due = now + FIRST_PAUSE_SECONDS if held else now
         for attempt in attempts:
             self._push(_Lone(due, next(self._numbers), attempt, since=now))
 
@@ -104,7 +104,7 @@ class Apart:
         try:
             held = await self._committer.commit([lone.attempt], lone.unanswered, alone=True)
         except Exception as error:
-            if isinstance(error, JobsworthError) and error.retriable:
+            if is_passing(error):
                 self._retried()
                 lone.unanswered += getattr(error, "sqlstate", None) is None
             if not (await self._is_guilty(lone, error) and await self._fail(lone, error)):
@@ -147,14 +147,13 @@ class Apart:
         self._say(lone, error)
 
     def _say(self, lone: _Lone, error: Exception | None) -> None:
-        now = monotonic()
-        if now - lone.since < LOUD_AFTER_SECONDS or now - self._said_at < LOUD_AGAIN_SECONDS:
+        seconds = monotonic() - lone.since
+        if seconds < LOUD_AFTER_SECONDS or not self._repeats.due(events.ENDINGS_DELAYED):
             return
-        self._said_at = now
         log.error(
             events.ENDINGS_DELAYED,
             jobs=len(self._heap),
             job_id=str(lone.attempt.job.id),
-            seconds=round(now - lone.since, 1),
+            seconds=round(seconds, 1),
             error=str(error) if error is not None else "another transaction holds the job's row",
         )

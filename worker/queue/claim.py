@@ -155,7 +155,6 @@ class Claimer:
             self._wakes.work.clear()
             try:
                 pause = await self._round()
-                self._worked()
             except JobsworthError as error:
                 pause = self._pause_after(error)
             if pause > 0:
@@ -173,6 +172,7 @@ class Claimer:
             return poll_seconds
         self._full_since = None
         claim = await self._claim(worker_id, wanted)
+        self._worked()
         if claim.jobs or claim.deferred_lanes:
             if len(claim.jobs) < wanted:
                 # Slots are left, so the next look can wait until these jobs have begun.

@@ -45,6 +45,11 @@ TOGETHER: LiteralString = (
 ALONE: LiteralString = PINNED + "; set local lock_timeout = '20ms'; set local statement_timeout = 0"
 
 
+def is_passing(error: Exception) -> bool:
+    """Whether the same commit may succeed later."""
+    return isinstance(error, JobsworthError) and error.retriable
+
+
 class Slots(Protocol):
     """Where the slot of a committed attempt is given back: `Running`."""
 

@@ -12,12 +12,11 @@ from random import random
 
 import anyio
 
-from db.errors import JobsworthError
 from db.pool import Database
 from worker import events
 from worker.log import get_logger
 from worker.queue.apart import LOCK_TIMEOUT, Apart
-from worker.queue.commit import Committer, Slots
+from worker.queue.commit import Committer, Slots, is_passing
 from worker.queue.ended import EndedAttempt, EndedAttempts
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wakes
@@ -72,18 +71,20 @@ class Finisher:
         tries = 0
         while True:
             try:
-                self._apart.add(await self._committer.commit(batch, tries))
+                self._apart.add(await self._committer.commit(batch, tries), held=True)
                 return
             except Exception as error:
                 # Any exception: what a job wants written may also break the driver.
-                if _is_passing(error):
+                split = not is_passing(error)
+                if not split:
                     self._retried()
                     log.warning(
                         events.BATCH_RETRIED, jobs=len(batch), tries=tries + 1, error=str(error)
                     )
-                if not _is_passing(error) or await self._not_for_the_databases_sake(error, tries):
+                    split = await self._not_for_the_databases_sake(error, tries)
+                if split:
                     log.warning(events.BATCH_SPLIT, jobs=len(batch), error=str(error))
-                    self._apart.add(batch, error)
+                    self._apart.add(batch, held=False)
                     return
                 tries += 1
                 await anyio.sleep(min(RETRY_SECONDS_MAX, 0.05 * 2**tries) * (0.5 + random()))
@@ -92,7 +93,3 @@ class Finisher:
         if getattr(error, "sqlstate", None) == LOCK_TIMEOUT:
             return True
         return tries > 0 and await self._committer.database_answers()
-
-
-def _is_passing(error: Exception) -> bool:
-    return isinstance(error, JobsworthError) and error.retriable

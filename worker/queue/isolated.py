@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -179,7 +180,7 @@ def _read(answer: bytes) -> Outcome:
                 if content_bytes is not None:
                     one["content"] = bytes(rest[:content_bytes])
                     rest = rest[content_bytes:]
-                made.append(TypeAdapter(KINDS[one.pop("kind")]).validate_python(one))
+                made.append(_adapter(one.pop("kind")).validate_python(one))
             return Done(result.decode(), tuple(made))
         case "failed":
             return Failed(
@@ -189,3 +190,9 @@ def _read(answer: bytes) -> Outcome:
             return Canceled(ending["reason"], ending["traceback"])
         case _:
             return Parked(ending["reason"], ending["detail"], ending["after_seconds"])
+
+
+# Making one compiles a schema; a job may have a thousand effects.
+@cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(KINDS[kind])

@@ -6,12 +6,12 @@ its transition is committed; a thread that does not return keeps its slot.
 A runner is a task that takes one attempt after the other, within one cancel scope, while none of
 them waits. As soon as one waits, a follower takes over. A handler that leaves context variables,
 cancel scopes or a cancellation behind, or that was stopped, ends its runner, so no other attempt
-sees them. Runners are tasks of no task group: one that ends in disorder would cancel the group. A
-task for each attempt
-took 48 µs a job in the worker, a scope for each attempt 16 µs, this takes 10 µs. What is made for
-each job is made cheaply: named tuples instead of frozen dataclasses, one context variable for the
-log instead of structlog's four, array literals instead of the driver's lists (12 → 4 µs a job),
-`gc.freeze()` at the start (22 → 18 µs).
+sees them. Runners are tasks of no task group: one that ends in disorder would cancel the group.
+
+A task for each attempt took 48 µs a job in the worker, a scope for each attempt 16 µs, this takes
+10 µs. What is made for each job is made cheaply: named tuples instead of frozen dataclasses, one
+context variable for the log instead of structlog's four, array literals instead of the driver's
+lists (12 → 4 µs a job), `gc.freeze()` at the start (22 → 18 µs).
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class Running:
         retry_max_seconds: float,
     ) -> None:
         """`modules` are those that a handler's own process imports; `work` is set when a slot
-        becomes free and none was.
+        becomes free and none was, or a suspect has ended.
         """
         self._handlers = handlers
         self._tools = tools
@@ -174,10 +174,10 @@ class Running:
         return len(strangers)
 
     def deaf(self, at: float) -> list[Attempt]:
-        """The attempts that have not ended although they were told to: by a stop, or a deadline.
+        """The attempts that go on although they were told to end: by a stop, or a deadline.
 
-        Or what a handler that has ended left running was told to, and goes on.
-        `at` is the monotonic time. A thread is among them at once, a coroutine after some seconds.
+        Also those whose handler has ended and left something running that was told to end. `at` is
+        the monotonic time. A thread is among them at once, a coroutine after some seconds.
         """
         found: list[Attempt] = []
         for attempt in self._attempts.values():
@@ -245,8 +245,7 @@ class Running:
         self._have_runner()
 
     async def _end_runners(self) -> None:
-        for attempt in self:
-            attempt.stop(Lost("the worker ends"))
+        self.stop_all(Lost("the worker ends"))
         for scope in self._runners.values():
             scope.cancel()
         if self._runners:

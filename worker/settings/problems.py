@@ -187,12 +187,12 @@ def foreign_variables(
     given = settings.database_url
     if given is None and not embedded:
         named = [name for name in NAMES_A_SERVER if environ.get(name)]
-        for name in named[:1]:
+        if named:
             yield Problem(
                 ", ".join(named),
                 None,
                 f"{'names' if len(named) == 1 else 'name'} a database, and {url} is not set",
-                f"set {url} to postgresql:/// to use {name[:2]}* variables, or to {EMBEDDED} for "
+                f"set {url} to postgresql:/// to use PG* variables, or to {EMBEDDED} for "
                 "the embedded database, which takes nothing from them",
             )
     if given is not None and environ.get("PGHOSTADDR"):

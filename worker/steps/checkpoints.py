@@ -54,10 +54,11 @@ async def at(state: AttemptState, name: str) -> Checkpoint | None:
         return _read(state, await checkpoints.checkpoint_at(connection, name, job_id=state.job.id))
 
 
-def _read(state: AttemptState, checkpoint: Checkpoint | None) -> Checkpoint | None:
-    if checkpoint is not None:
-        state.checkpoints.add(checkpoint.name)
-    return _readable(checkpoint)
+def _read(state: AttemptState, found: Checkpoint | None) -> Checkpoint | None:
+    if found is not None:
+        state.checkpoints.add(found.name)
+        readable(found.state, f"the state of checkpoint {found.name!r}")
+    return found
 
 
 async def prune(state: AttemptState, keep: int) -> int:
@@ -67,9 +68,3 @@ async def prune(state: AttemptState, keep: int) -> int:
     if pruned:
         state.recorded = None
     return pruned
-
-
-def _readable(found: Checkpoint | None) -> Checkpoint | None:
-    if found is not None:
-        readable(found.state, f"the state of checkpoint {found.name!r}")
-    return found

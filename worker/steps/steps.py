@@ -56,14 +56,17 @@ async def run(
     *,
     effect: str = "idempotent",
     any_input: bool = False,
+    digest: str | None = None,
 ) -> Any:
     """The recorded output of step `name`; else what `fn(*args, **kwargs)` returns, recorded.
+
+    `digest`: the hash of the arguments, if the caller has it.
 
     An approval for this step is consumed in the transaction that begins it. Raises `StepChanged` if
     the step is recorded with another input; a pure step is computed anew.
     """
     check_effect(name, effect)
-    digest = input_hash(args, kwargs)
+    digest = digest or input_hash(args, kwargs)
     recorded = await find(state, name)
     if recorded is not None:
         changed.check_kind(name, recorded, "step")

@@ -63,7 +63,7 @@ def not_ready(vitals: Vitals, limits: Limits) -> tuple[str, ...]:
     elif beat > limits.heartbeat_ready_seconds:
         reasons.append(f"no heartbeat has succeeded for {beat:.0f} s")
     if vitals.database_state == "lost":
-        why = f": {vitals.database_trouble}" if vitals.database_trouble else ""
+        why = f": {mask(vitals.database_trouble)}" if vitals.database_trouble else ""
         reasons.append(f"this worker has lost its database and is trying again{why}")
     if vitals.stuck >= vitals.slots:
         reasons.append(f"all {vitals.slots} slots are held by attempts that do not end")
@@ -123,7 +123,7 @@ class DatabaseCheck:
                 return await check_ready(conn)
         except TimeoutError:
             failure = self._database.tries.failure()
-            return Readiness((str(failure) if failure else self._no_connection(),))
+            return Readiness((mask(str(failure)) if failure else self._no_connection(),))
         except JobsworthError as error:
             return Readiness((mask(f"the database cannot be used: {error}"),))
 

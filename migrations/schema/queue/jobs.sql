@@ -113,8 +113,7 @@ create index jobs_trigger_message on jobsworth.reactive_jobs (trigger_message_id
 create index jobs_failed on jobsworth.reactive_jobs (finished_at) where status = 'failed';
 -- The nodes of a run.
 create unique index jobs_node on jobsworth.reactive_jobs (run_id, node) where run_id is not null;
--- Due timers, oldest first. A signal may have a time limit, and a limit is waited for like a timer.
--- A job that waits for others is looked at when they end.
+-- Due jobs, oldest first: timers, and whatever a handler waits for until a time (`reason_gone`).
 create index jobs_due on jobsworth.reactive_jobs (run_at)
   where status = 'waiting' and waiting_for not in ('lane', 'parents', 'handler')
     and run_at is not null;

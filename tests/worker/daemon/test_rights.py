@@ -145,10 +145,10 @@ def test_a_migration_through_a_pooler_is_refused_with_the_way_to_do_it(
 def test_more_pools_than_the_server_has_connections_for_are_said_before_they_hurt(
     database_url: str,
 ) -> None:
-    env = {"JOBSWORTH_POOL_MAX": "900"}
+    env = {"JOBSWORTH_POOL_MAX": "900", "JOBSWORTH_HANDLER_POOL_MAX": "40"}
     found = {one["subject"]: one for one in cli_json(database_url, "doctor", env=env)["findings"]}
     assert found["connections"]["mark"] == "warning"
-    assert "may open 902 connections" in found["connections"]["text"]
+    assert "may open 942 connections" in found["connections"]["text"]
 
 
 def setup(**changes: object) -> Setup:

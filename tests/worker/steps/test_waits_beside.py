@@ -342,9 +342,7 @@ async def test_a_branch_that_swallows_the_stop_can_neither_send_nor_write_any_mo
     assert (len(provider.bill), await calls_of(api, job.id)) == (0, [])
 
 
-async def test_a_cancel_while_the_wait_waits_ends_the_job(
-    api: JobApi, provider: OpenAIStub
-) -> None:
+async def test_a_cancel_while_the_wait_waits_ends_the_job(api: JobApi) -> None:
     sent = threading.Event()
 
     def hang(body: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ TRANSACTION_SECONDS_MAX = 300.0
 OUTBOX_SECONDS_MAX = 300.0
 VIOLATIONS_SECONDS = 20.0
 # Heartbeat and LISTEN.
-CONNECTIONS_BESIDE_THE_POOL = 2
+CONNECTIONS_BESIDE_THE_POOLS = 2
 
 
 async def check_database(
@@ -150,7 +150,8 @@ async def _connections(conn: Connection, settings: Settings) -> list[Finding]:
         if worker_state(each, settings.rescue_seconds) != "silent"
     ]
     pools = max(1, len(alive))
-    needed = pools * (settings.pool_max + CONNECTIONS_BESIDE_THE_POOL)
+    a_worker = settings.pool_max + settings.handler_pool_max + CONNECTIONS_BESIDE_THE_POOLS
+    needed = pools * a_worker
     if needed <= room.for_us:
         return [ok("connections", f"{needed} of {room.for_us} for {count(pools, 'worker')}")]
     return [
@@ -158,7 +159,8 @@ async def _connections(conn: Connection, settings: Settings) -> list[Finding]:
             "connections",
             f"{count(pools, 'worker')} may open {needed} connections, and there is room for "
             f"{room.for_us} (the limit is {room.limit}, others hold {room.others})",
-            "lower JOBSWORTH_POOL_MAX, raise max_connections, or put PgBouncer in between",
+            "lower JOBSWORTH_POOL_MAX or JOBSWORTH_HANDLER_POOL_MAX, raise max_connections, or put "
+            "PgBouncer in between",
         )
     ]
 
