@@ -127,6 +127,9 @@ class Database:
         self._late = late
         self._doubted_at = self._replaced_at = float("-inf")
         self._lent: set[Connection] = set()
+        self._borrowing: set[anyio.CancelScope] = set()
+        self.cuts = 0
+        """How often `cut` was called."""
         self.tries = Tries(url)
         self._prepares = True
         self.pool = AsyncConnectionPool(
@@ -159,13 +162,17 @@ class Database:
             await self.pool.close()
 
     def cut(self) -> None:
-        """Cut every connection that is in use: whoever waits for its answer gets `Unavailable`.
+        """Cut every connection that is in use: whoever waits for its answer, or for a connection,
+        gets `Unavailable`.
 
         Statements are shielded from cancellation, so an attempt that must stop would else wait for
         one that a silent network swallowed, and go on when other workers have its job.
         """
+        self.cuts += 1
         for connection in self._lent:
             cut(connection)
+        for scope in self._borrowing:
+            scope.cancel()
 
     async def __aenter__(self) -> "Database":
         await self.open()
@@ -187,7 +194,7 @@ class Database:
         # effect.
         await anyio.lowlevel.checkpoint_if_cancelled()
         connection = await self._borrow()
-        self._lent.add(connection)
+        cuts = self.cuts
         try:
             yield connection
         except DatabaseError as error:
@@ -197,6 +204,8 @@ class Database:
             raise
         finally:
             self._lent.discard(connection)
+            if self.cuts > cuts:
+                await connection.close()
             if connection.closed:
                 self._doubted_at = monotonic()
             else:
@@ -247,14 +256,21 @@ class Database:
                 yield cursor
 
     async def _borrow(self) -> Connection:
-        if self.tries.may_fail():
-            connection = await self._borrow_unless_refused()
-        else:
-            with translated(self.tries.failure):
-                connection = await self._living()
-        if not self._prepares:
-            connection.prepare_threshold = None
-        return connection
+        with anyio.CancelScope() as scope:
+            self._borrowing.add(scope)
+            try:
+                if self.tries.may_fail():
+                    connection = await self._borrow_unless_refused()
+                else:
+                    with translated(self.tries.failure):
+                        connection = await self._living()
+            finally:
+                self._borrowing.discard(scope)
+            self._lent.add(connection)
+            if not self._prepares:
+                connection.prepare_threshold = None
+            return connection
+        raise Unavailable("the connections were cut", "no heartbeat proves the lease")
 
     async def _borrow_unless_refused(self) -> Connection:
         refusal = self.tries.refusal()
@@ -268,7 +284,7 @@ class Database:
         while True:
             connection = await self.pool.getconn()
             unproven = max(self._doubted_at, monotonic() - IDLE_SECONDS_UNPROVEN)
-            if connection.answered_at > unproven or await _answers(connection):
+            if connection.answered_at > unproven or await self._proves_itself(connection):
                 return connection
             with anyio.CancelScope(shield=True):
                 await connection.close()
@@ -277,6 +293,13 @@ class Database:
                 if connection.answered_at > self._replaced_at:
                     self._replaced_at = monotonic()
                     await self.pool.drain()
+
+    async def _proves_itself(self, connection: Connection) -> bool:
+        self._lent.add(connection)
+        try:
+            return await _answers(connection)
+        finally:
+            self._lent.discard(connection)
 
     async def _configure(self, connection: Connection) -> None:
         connection.late = self._late

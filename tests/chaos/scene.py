@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from tests.chaos import diary
 from tests.chaos.nursery import Daemon, Nursery
 from tests.support import connect, until_sync
+from worker.settings import Settings
 
 # Ten times the default pace, with room for a machine that is busy with other things.
 QUICK = {
@@ -29,6 +30,11 @@ QUICK = {
     "JOBSWORTH_SLOTS": "10",
     "JOBSWORTH_POOL_MIN": "1",
     "JOBSWORTH_POOL_MAX": "6",
+}
+# The default pace, over the quick one.
+USUAL = {
+    f"JOBSWORTH_{name.upper()}": f"{Settings.model_fields[name].default:g}"
+    for name in ("heartbeat_seconds", "lease_stop_seconds", "rescue_seconds")
 }
 
 

@@ -6,8 +6,10 @@ import socket
 import time
 from collections.abc import Iterator
 
+import anyio
 import psycopg
 import pytest
+from anyio.abc import TaskStatus
 from psycopg.conninfo import conninfo_to_dict
 
 from db import pool as pools
@@ -79,6 +81,47 @@ async def test_a_statement_without_an_answer_makes_the_next_one_ask_for_a_proof(
         began = time.monotonic()
         assert await database.fetch_val("select 1") == 1
         assert time.monotonic() - began < 3
+
+
+async def test_what_is_cut_waits_for_no_connection(database_url: str) -> None:
+    """A stopped attempt whose statement is shielded must not wait for a silent network."""
+    async with Database(database_url, pool_min=1, pool_max=1) as database:
+        async with database.connection(), anyio.create_task_group() as tasks:
+            failed = await tasks.start(_uses_shielded, database)
+            database.cut()
+            with anyio.fail_after(10):
+                await failed.wait()
+        assert await database.fetch_val("select 1") == 1
+
+
+async def test_what_is_cut_waits_for_no_proof(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "IDLE_SECONDS_UNPROVEN", 0.0)
+    monkeypatch.setattr(pools, "PROOF_SECONDS", 60.0)
+    async with Database(proxy.url, pool_min=1, pool_max=1) as database:
+        assert await database.fetch_val("select 1") == 1
+        proxy.swallow()
+        async with anyio.create_task_group() as tasks:
+            failed = await tasks.start(_uses_shielded, database)
+            database.cut()
+            with anyio.fail_after(10):
+                await failed.wait()
+
+
+async def _uses_shielded(database: Database, *, task_status: TaskStatus[anyio.Event]) -> None:
+    failed = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope(shield=True):
+            tasks.start_soon(_tell_once_blocked, task_status, failed)
+            with pytest.raises(Unavailable, match="cut"):
+                await database.fetch_val("select 1")
+        failed.set()
+
+
+async def _tell_once_blocked(task_status: TaskStatus[anyio.Event], failed: anyio.Event) -> None:
+    await anyio.wait_all_tasks_blocked()
+    task_status.started(failed)
 
 
 def test_a_wait_without_an_event_loop_is_cut(proxy: Proxy) -> None:

@@ -19,7 +19,7 @@ import psycopg
 
 from db.server.embedded import Embedded
 from tests.chaos.nursery import Daemon
-from tests.chaos.scene import Scene
+from tests.chaos.scene import USUAL, Scene
 from tests.chaos.verdict import VIOLATIONS
 from tests.faults.clock import Clock
 from tests.faults.lanes import overlaps, spans
@@ -32,11 +32,8 @@ OPEN_JOBS = 20
 WORK_SECONDS = (0.2, 4.0)
 # Far above the promise: what takes longer is lost.
 RERUN_SECONDS = 90
-DEFAULTS = {
+DEFAULTS = USUAL | {
     "JOBSWORTH_HANDLERS": "tests.faults.handlers",
-    "JOBSWORTH_HEARTBEAT_SECONDS": "2",
-    "JOBSWORTH_LEASE_STOP_SECONDS": "8",
-    "JOBSWORTH_RESCUE_SECONDS": "12",
     # Deaths are charged to jobs; here they are not the jobs' fault.
     "JOBSWORTH_CRASHES_MAX": "1000",
 }

@@ -41,8 +41,8 @@ def test_an_empty_environment_gives_the_documented_defaults():
     assert settings.http_port == 8470
     assert settings.releases_dir == settings.data_dir / "releases"
     assert settings.deploy_file is None
-    assert (settings.heartbeat_seconds, settings.lease_stop_seconds) == (2, 8)
-    assert settings.rescue_seconds == 12
+    assert (settings.heartbeat_seconds, settings.lease_stop_seconds) == (2, 7)
+    assert settings.rescue_seconds == 10
 
 
 def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch):
@@ -226,8 +226,8 @@ def test_secrets_do_not_show_in_the_settings_themselves():
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        ({"heartbeat_seconds": 8}, ("JOBSWORTH_HEARTBEAT_SECONDS=8", "LEASE_STOP_SECONDS=8")),
-        ({"rescue_seconds": 5}, ("JOBSWORTH_LEASE_STOP_SECONDS=8", "RESCUE_SECONDS=5")),
+        ({"heartbeat_seconds": 8}, ("JOBSWORTH_HEARTBEAT_SECONDS=8", "LEASE_STOP_SECONDS=7")),
+        ({"rescue_seconds": 5}, ("JOBSWORTH_LEASE_STOP_SECONDS=7", "RESCUE_SECONDS=5")),
         ({"pool_min": 11}, ("JOBSWORTH_POOL_MIN=11", "POOL_MAX=10")),
         ({"retry_max_seconds": 0.5}, ("JOBSWORTH_RETRY_BASE_SECONDS=1", "RETRY_MAX_SECONDS=0.5")),
         ({"listen_url": "postgresql://h/d"}, ("JOBSWORTH_LISTEN_URL", "DATABASE_URL is not")),

@@ -30,7 +30,7 @@ from worker.queue import upkeep as queue_upkeep
 from worker.queue.upkeep import RescueBounds
 from worker.queue.wake import Wakes
 
-RESCUE_SECONDS = 12.0
+RESCUE_SECONDS = 10.0
 ROUND_SECONDS = 0.02
 
 

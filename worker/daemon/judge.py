@@ -5,8 +5,12 @@ its number of beats has not changed for `silent_seconds` of our own monotonic cl
 are compared, so one that jumps neither kills nor hides anybody. A worker is dead at once if it ran
 on this machine and its process is gone.
 
-Invariant: silence counts only while our own heart beats without a gap. After an outage everybody
-has been silent, so the watch begins anew.
+Invariant: of a time in which we could not look, at most two beats count as silence. After an outage
+everybody has been silent, and each has some seconds to be heard again.
+
+A worker is found dead within `silent_seconds` and the pause until the next look (1.1 beats) after
+its last beat. Rejected: a watch that begins anew after a failed look. One connection of ours that
+was cut after a worker's death doubled the time until its jobs ran again.
 """
 
 from collections.abc import Sequence
@@ -21,7 +25,7 @@ class Watched(NamedTuple):
     """A worker under watch; times are monotonic seconds."""
 
     beats: int
-    since: float  # when an answer first showed this number
+    since: float  # when an answer first showed this number, and what of our own gaps does not count
     until: float  # when the last look that showed this number was begun
     has_ended: bool
 
@@ -29,9 +33,10 @@ class Watched(NamedTuple):
 class Judge:
     """Written by the heartbeat's thread; may be read from any thread."""
 
-    def __init__(self, silent_seconds: float, own: Process | None) -> None:
+    def __init__(self, silent_seconds: float, beat_seconds: float, own: Process | None) -> None:
         """`own` is the process of this worker; None if the system does not tell."""
         self._silent_seconds = silent_seconds
+        self._gap_seconds_max = 2 * beat_seconds
         self._own = own
         self._watched: dict[UUID, Watched] = {}
 
@@ -41,10 +46,6 @@ class Judge:
             other.id: self._watch(other, asked_at, answered_at, self._watched.get(other.id))
             for other in others
         }
-
-    def start_anew(self) -> None:
-        """Forget who has been silent: we may have been cut off ourselves."""
-        self._watched = {}
 
     def dead(self) -> dict[UUID, int]:
         """The dead workers, each with the number of its last beat."""
@@ -78,4 +79,5 @@ class Judge:
         )
         if before is None or before.beats != other.beats:
             return Watched(other.beats, answered_at, answered_at, ended)
-        return Watched(other.beats, before.since, asked_at, ended)
+        uncounted = max(0.0, asked_at - before.until - self._gap_seconds_max)
+        return Watched(other.beats, before.since + uncounted, asked_at, ended)

@@ -124,7 +124,7 @@ def make_parts(
         identity,
         beat_seconds=settings.heartbeat_seconds,
         stop_seconds=settings.lease_stop_seconds,
-        judge=Judge(settings.rescue_seconds, identity.process),
+        judge=Judge(settings.rescue_seconds, settings.heartbeat_seconds, identity.process),
         vitals=vitals,
     )
     ended = EndedAttempts()

@@ -16,6 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 
 from db.fence import PINNED
 from db.money import settlements, starts
@@ -78,14 +79,20 @@ class GroupCommit:
             else:
                 await batch.ended.wait()
         written = batch.written.get(kind, {})
-        return written[n] if n in written else await kind.alone(self._database, item)
+        if n in written:
+            return written[n]
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return await kind.alone(self._database, item)
 
     async def _lead(self, batch: "_Batch") -> None:
+        cuts = self._database.cuts
         try:
             # Acquiring lets all other tasks run first, even when the lock is free: more can join.
             async with self._writing:
                 self._close(batch)
-                await self._commit(batch)
+                # After a cut, attempts of this batch have to stop, and would wait for the network.
+                if self._database.cuts == cuts:
+                    await self._commit(batch)
         finally:
             # Also if the writer was torn out (`asyncio.timeout` ignores shields): nothing may wait.
             self._close(batch)

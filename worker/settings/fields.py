@@ -124,13 +124,13 @@ class Settings(BaseSettings):
         2.0, ge=0.05, le=60, description="time between two heartbeats"
     )
     lease_stop_seconds: Seconds = Field(
-        8.0,
+        7.0,
         ge=0.1,
         le=600,
         description="time without a successful heartbeat after which a worker stops its jobs",
     )
     rescue_seconds: Seconds = Field(
-        12.0,
+        10.0,
         ge=0.2,
         le=3_600,
         description="time without a heartbeat after which other workers take the jobs",

@@ -155,19 +155,19 @@ begin
       detail := 'queue ' || j.queue || ' is paused';
       remedy := 'jobsworth queue resume ' || j.queue;
     elsif not exists (select 1 from jobsworth.workers w
-        where w.beaten_at > now() - interval '12 seconds' and not w.draining) then
+        where w.beaten_at > now() - interval '10 seconds' and not w.draining) then
       reason := 'no worker';
       detail := 'no worker is alive';
       remedy := 'start one: jobsworth worker';
     elsif not exists (select 1 from jobsworth.workers w
-        where j.mode = any(w.modes) and w.beaten_at > now() - interval '12 seconds'
+        where j.mode = any(w.modes) and w.beaten_at > now() - interval '10 seconds'
           and not w.draining) then
       reason := 'no handler';
       detail := 'no living worker knows the mode ' || j.mode;
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
     elsif not exists (select 1 from jobsworth.workers w
         where j.mode = any(w.modes) and j.queue = any(w.queues)
-          and w.beaten_at > now() - interval '12 seconds' and not w.draining) then
+          and w.beaten_at > now() - interval '10 seconds' and not w.draining) then
       reason := 'no worker';
       detail := 'no worker that knows ' || j.mode || ' serves the queue ' || j.queue;
       remedy := 'add ' || j.queue || ' to a worker''s JOBSWORTH_QUEUES';

@@ -13,7 +13,9 @@ from db.queue.workers import Sighting
 from worker.daemon.judge import Judge
 from worker.daemon.processes import Process, own_process
 
-SILENT_SECONDS = 12.0
+SILENT_SECONDS, BEAT_SECONDS = 10.0, 2.0
+# Between two looks. A gap that is longer counts as two beats.
+USUALLY = 3.0
 A, B = uuid4(), uuid4()
 
 
@@ -21,54 +23,72 @@ def seen(worker_id: UUID, beats: int) -> Sighting:
     return Sighting(worker_id, beats, pid=1, pid_space=None, process_start=None)
 
 
+def look(judge: Judge, others: list[Sighting], from_: float, to: float) -> None:
+    """Look at them as often as a worker does."""
+    at = from_
+    while at < to:
+        judge.saw(others, at, at)
+        at += USUALLY
+    judge.saw(others, to, to)
+
+
 def test_a_worker_that_stands_still_long_enough_is_dead() -> None:
-    judge = Judge(SILENT_SECONDS, None)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
     judge.saw([seen(A, 5), seen(B, 1)], 100.0, 100.1)
-    judge.saw([seen(A, 5), seen(B, 2)], 112.0, 112.5)
+    for beats, at in enumerate((103.0, 106.0, 109.0), start=2):
+        judge.saw([seen(A, 5), seen(B, beats)], at, at)
+    judge.saw([seen(A, 5), seen(B, 5)], 110.0, 110.5)
     assert judge.dead() == {}  # the number was first seen at 100.1
-    judge.saw([seen(A, 5), seen(B, 3)], 112.1, 112.2)
+    judge.saw([seen(A, 5), seen(B, 6)], 110.1, 110.2)
     assert judge.dead() == {A: 5}
 
 
 def test_a_look_counts_from_its_answer_to_the_next_question() -> None:
     """What lies between a question and its answer may belong to either side."""
-    judge = Judge(SILENT_SECONDS, None)
-    judge.saw([seen(A, 5)], 0.0, 11.0)
-    judge.saw([seen(A, 5)], 12.5, 30.0)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
+    judge.saw([seen(A, 5)], 0.0, 6.0)
+    judge.saw([seen(A, 5)], 8.0, 9.0)
+    judge.saw([seen(A, 5)], 11.5, 30.0)
     assert judge.dead() == {}
 
 
 def test_a_worker_that_beats_again_lives() -> None:
-    judge = Judge(SILENT_SECONDS, None)
-    judge.saw([seen(A, 5)], 0.0, 0.0)
-    judge.saw([seen(A, 5)], 20.0, 20.0)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
+    look(judge, [seen(A, 5)], 0, 10)
     assert judge.dead() == {A: 5}
-    judge.saw([seen(A, 6)], 21.0, 21.0)
+    look(judge, [seen(A, 6)], 11, 20)
     assert judge.dead() == {}
-    judge.saw([seen(A, 6)], 32.0, 32.0)
-    assert judge.dead() == {}
+    look(judge, [seen(A, 6)], 20.5, 21)
+    assert judge.dead() == {A: 6}
 
 
 def test_a_worker_whose_row_is_gone_is_forgotten() -> None:
-    judge = Judge(SILENT_SECONDS, None)
-    judge.saw([seen(A, 5)], 0.0, 0.0)
-    judge.saw([], 20.0, 20.0)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
+    look(judge, [seen(A, 5)], 0, 10)
+    judge.saw([], 10.5, 10.5)
     assert judge.dead() == {}
 
 
-def test_after_a_gap_of_our_own_the_watch_begins_anew() -> None:
-    judge = Judge(SILENT_SECONDS, None)
-    judge.saw([seen(A, 5)], 0.0, 0.0)
-    judge.start_anew()
-    judge.saw([seen(A, 5)], 13.0, 13.0)
+def test_of_an_outage_two_beats_count_as_silence() -> None:
+    """All others have been silent: each has time to be heard again."""
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
+    look(judge, [seen(A, 5)], 0, 2)
+    look(judge, [seen(A, 5)], 3600, 3603.9)
     assert judge.dead() == {}
-    judge.saw([seen(A, 5)], 25.0, 25.0)
+    judge.saw([seen(A, 5)], 3604, 3604)
+    assert judge.dead() == {A: 5}
+
+
+def test_a_look_that_failed_makes_no_verdict_later() -> None:
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
+    look(judge, [seen(A, 5)], 0, 4)
+    look(judge, [seen(A, 5)], 8, 10)
     assert judge.dead() == {A: 5}
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans()), max_size=30))
 def test_nobody_is_dead_who_beat_within_the_time(looks: list[tuple[float, bool]]) -> None:
-    judge, at, beats, beaten_at = Judge(SILENT_SECONDS, None), 0.0, 0, 0.0
+    judge, at, beats, beaten_at = Judge(SILENT_SECONDS, BEAT_SECONDS, None), 0.0, 0, 0.0
     for pause, has_beaten in looks:
         at += pause
         if has_beaten:
@@ -79,31 +99,31 @@ def test_nobody_is_dead_who_beat_within_the_time(looks: list[tuple[float, bool]]
 
 
 def test_the_next_look_comes_when_a_silent_one_is_due() -> None:
-    judge = Judge(SILENT_SECONDS, None)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
     assert judge.next_verdict_in(0.0) == float("inf")
     judge.saw([seen(A, 5)], 100.0, 100.0)
     assert judge.next_verdict_in(100.0) == float("inf")  # seen once, nobody is silent
-    judge.saw([seen(A, 5)], 102.0, 102.0)
-    assert judge.next_verdict_in(102.0) == pytest.approx(10)
-    judge.saw([seen(A, 5)], 112.0, 112.0)
+    look(judge, [seen(A, 5)], 102, 104)
+    assert judge.next_verdict_in(104.0) == pytest.approx(6)
+    look(judge, [seen(A, 5)], 107, 110)
     assert judge.dead() == {A: 5}
-    assert judge.next_verdict_in(112.0) == float("inf")
+    assert judge.next_verdict_in(110.0) == float("inf")
 
 
 def test_the_first_of_the_living_is_one() -> None:
     low, middle, high = sorted(uuid4() for _ in range(3))
-    judge = Judge(SILENT_SECONDS, None)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, None)
     assert judge.is_first(high)
-    judge.saw([seen(low, 1), seen(high, 1)], 100.0, 100.0)
+    look(judge, [seen(low, 1), seen(high, 1)], 100, 107)
     assert not judge.is_first(middle)
-    judge.saw([seen(low, 1), seen(high, 2)], 112.0, 112.0)
+    judge.saw([seen(low, 1), seen(high, 2)], 110.0, 110.0)
     assert judge.is_first(middle)  # the lowest is dead
 
 
 def test_a_process_of_this_machine_that_is_gone_is_dead_at_once() -> None:
     own = own_process()
     assert own is not None
-    judge = Judge(SILENT_SECONDS, own)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, own)
     gone = Sighting(A, 7, os.getpid(), own.pid_space, own.start - 1)
     lives = Sighting(B, 7, os.getpid(), own.pid_space, own.start)
     judge.saw([gone, lives], 100.0, 100.1)
@@ -118,7 +138,7 @@ def test_a_process_of_this_machine_that_is_gone_is_dead_at_once() -> None:
 def test_a_process_elsewhere_is_only_watched(own: Process | None) -> None:
     mine = own_process()
     assert mine is not None
-    judge = Judge(SILENT_SECONDS, own)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, own)
     judge.saw([Sighting(A, 7, os.getpid(), mine.pid_space, mine.start - 1)], 100.0, 100.1)
     assert judge.dead() == {}
 
@@ -126,7 +146,7 @@ def test_a_process_elsewhere_is_only_watched(own: Process | None) -> None:
 def test_a_process_that_did_not_say_where_it_is_is_only_watched() -> None:
     own = own_process()
     assert own is not None
-    judge = Judge(SILENT_SECONDS, own)
+    judge = Judge(SILENT_SECONDS, BEAT_SECONDS, own)
     judge.saw([Sighting(A, 7, 2**22 + 1, None, None)], 100.0, 100.1)
     judge.saw([Sighting(B, 7, 2**22 + 1, own.pid_space, None)], 100.0, 100.1)
     assert judge.dead() == {}

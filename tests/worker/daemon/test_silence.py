@@ -10,16 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.nursery import Daemon
-from tests.chaos.scene import Scene
+from tests.chaos.scene import USUAL, Scene
 from tests.proxy import Proxy
 from tests.support import until_sync
 
-USUAL = {
-    "JOBSWORTH_HEARTBEAT_SECONDS": "2",
-    "JOBSWORTH_LEASE_STOP_SECONDS": "8",
-    "JOBSWORTH_RESCUE_SECONDS": "12",
-    "JOBSWORTH_HTTP_PORT": "0",
-}
 BEATEN = "select extract(epoch from clock_timestamp() - max(beaten_at)) from jobsworth.workers"
 
 
@@ -63,7 +57,7 @@ def test_a_worker_stops_although_its_database_is_silent(scene: Scene, proxy: Pro
 def _at_work(scene: Scene, proxy: Proxy) -> Daemon:
     """A worker at the usual pace that has run a job through the proxy."""
     scene.url, direct = proxy.url, scene.url
-    daemon = scene.start(USUAL)
+    daemon = scene.start(USUAL | {"JOBSWORTH_HTTP_PORT": "0"})
     scene.url = direct
     scene.until_status(scene.enqueue("chaos.child", {"n": 0}), "done")
     return daemon

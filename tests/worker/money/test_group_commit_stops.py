@@ -68,6 +68,29 @@ async def test_a_stop_of_one_lands_after_the_commit_and_takes_nobody_along(
     assert (gate.batches, gate.alone) == ([[0, 1, 2]], [])
 
 
+async def test_a_stopped_attempt_waits_for_no_batch_of_a_network_that_was_cut(
+    books: GroupCommit, database: Database
+) -> None:
+    """Its batch would begin after the cut, and wait for the network in its shield."""
+    first, second = Gate(), Gate()
+    scope = anyio.CancelScope()
+
+    async def write() -> None:
+        with scope:
+            await books.write(second.kind, 1)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(books.write, first.kind, 0)
+        await first.begun()
+        tasks.start_soon(write)
+        await anyio.wait_all_tasks_blocked()
+        scope.cancel()
+        database.cut()
+        first.open()
+    assert (second.batches, second.alone) == ([], [])
+    assert scope.cancelled_caught
+
+
 @pytest.mark.parametrize("when", ["writing", "waiting for its turn"])
 async def test_a_leader_that_is_torn_out_leaves_nobody_waiting(
     books: GroupCommit, when: str

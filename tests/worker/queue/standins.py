@@ -46,7 +46,7 @@ class SteeredJudge(Judge):
     """Its verdicts are the test's."""
 
     def __init__(self) -> None:
-        super().__init__(12, None)
+        super().__init__(10, 2, None)
         self.verdicts: dict[UUID, int] = {}
 
     def dead(self) -> dict[UUID, int]:
