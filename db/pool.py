@@ -24,14 +24,12 @@ from typing import Any, Generic, LiteralString, NamedTuple, Self, TypeVar, overl
 
 import anyio
 import anyio.lowlevel
-import orjson
 import psycopg
 from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from db.arguments import wrong_argument
 from db.commit import commit
-from db.documents import to_text
 from db.errors import DatabaseError, Unavailable, is_mixed_up, spoils, translated
 from db.loaders import read_everything
 from db.network import bounded_url, cut
@@ -387,37 +385,6 @@ async def fetch_rows(
     """
     async with _run(conn, query, params, row_factory, binary=True, prepare=prepare) as cursor:
         return await cursor.fetchall()
-
-
-async def write_rows(
-    conn: Connection,
-    query: LiteralString,
-    rows: list[dict[str, Any]],
-    *,
-    prepare: bool,
-    **values: Any,
-) -> list[Any]:
-    """All rows of a statement that takes `rows` as a table (its parameter `rows`), and `values`."""
-    return await fetch_rows(conn, query, {**values, "rows": table(rows)}, prepare=prepare)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """JSON of these rows, for a statement that reads them with `jsonb_to_recordset`."""
-    kept = list(map(without_nulls, rows))
-    try:
-        return orjson.dumps(kept, default=str).decode()
-    except TypeError:  # half of a surrogate pair
-        storable = [{name: _storable(value) for name, value in row.items()} for row in kept]
-        return orjson.dumps(storable, default=str).decode()
-
-
-def _storable(value: object) -> object:
-    return to_text(value) if isinstance(value, str) else value
-
-
-def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without its nulls: `jsonb_to_recordset` reads a missing key as null, at less cost."""
-    return {key: value for key, value in row.items() if value is not None}
 
 
 class LastStatement(NamedTuple, Generic[R]):

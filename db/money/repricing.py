@@ -15,7 +15,8 @@ from uuid import UUID
 from db.fence import PINNED
 from db.ids import uuidv7
 from db.money.calls import Usage
-from db.pool import Connection, fetch_all, write_rows
+from db.pool import Connection, fetch_all
+from db.tables import write_rows
 
 # Begins the transaction of a batch.
 CORRECTING: LiteralString = PINNED

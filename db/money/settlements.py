@@ -19,7 +19,8 @@ from db.errors import InvalidInput
 from db.fence import PINNED
 from db.money.amount import checked_amount
 from db.money.calls import CallStatus, Usage, UsageSource
-from db.pool import Connection, LastStatement, fetch_one, table
+from db.pool import Connection, LastStatement, fetch_one
+from db.tables import table
 
 
 class Settlement(NamedTuple):

@@ -19,7 +19,8 @@ from db.fence import Lease, LeaseLost
 from db.ids import uuidv7
 from db.money.amount import checked_amount
 from db.money.calls import Usage
-from db.pool import Connection, LastStatement, fetch_val, run_last, table
+from db.pool import Connection, LastStatement, fetch_val, run_last
+from db.tables import table
 
 
 class Starting(NamedTuple):

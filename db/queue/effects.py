@@ -21,7 +21,8 @@ from db.approvals import questions
 from db.approvals.questions import ApprovalEffect, JobApproval
 from db.documents import to_document
 from db.errors import InvalidInput
-from db.pool import Connection, execute, without_nulls
+from db.pool import Connection, execute
+from db.tables import without_nulls
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import orjson
 
-from db.pool import Connection, fetch_all, table
+from db.pool import Connection, fetch_all
 from db.queue.effects import (
     ArtifactEffect,
     Effect,
@@ -20,6 +20,7 @@ from db.queue.effects import (
     MetricEffect,
     measured,
 )
+from db.tables import table
 
 MESSAGES: LiteralString = """
 select e.key

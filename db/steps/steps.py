@@ -14,7 +14,8 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.fence import FENCE, FENCED, Lease, LeaseLost
-from db.pool import Connection, fetch_all, fetch_one, fetch_val, write_rows
+from db.pool import Connection, fetch_all, fetch_one, fetch_val
+from db.tables import write_rows
 
 
 class Step(BaseModel):
