@@ -20,10 +20,10 @@ from structlog.contextvars import merge_contextvars
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import ExceptionRenderer, TimeStamper, add_log_level
 from structlog.stdlib import ProcessorFormatter, add_logger_name
-from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
 from db.errors import shown
+from worker.log_exceptions import bounded, structured, text_of
 from worker.masking import mask
 
 Format = Literal["auto", "json", "console"]
@@ -57,7 +57,8 @@ PRIVATE_FIELDS = frozenset(
         "token",
     }
 )
-VALUE_CHARACTERS_MAX = 2_000
+# Of an exception on a terminal, its end is shown.
+TRACEBACK_CHARACTERS_MAX = 20_000
 
 
 def configure_logging(
@@ -164,9 +165,12 @@ class _SinkHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._sink.msg(self.format(record))
-        except Exception:
-            self.handleError(record)
+            line = self.format(record)
+        except BaseException as error:  # of a method of what is logged
+            broken = {"level": "error", "event": "a line could not be written"}
+            where = {"logger": record.name, "where": f"{record.pathname}:{record.lineno}"}
+            line = json.dumps(broken | where | {"error": bounded(text_of(error))})
+        self._sink.msg(line)
 
 
 def _common() -> list[Processor]:
@@ -191,7 +195,7 @@ def _presentable(_logger: object, _method: str, event: EventDict) -> EventDict:
         if name in PRIVATE_FIELDS:
             event[name] = "(hidden)"
         elif isinstance(value, str):
-            event[name] = _bounded(mask(value))
+            event[name] = bounded(value)
     return event
 
 
@@ -200,25 +204,7 @@ def _json_renderer() -> list[Processor]:
 
 
 def _structured_exception(exc_info: ExcInfo) -> list[dict[str, Any]]:
-    """The types, frames and first message line of an exception and its causes.
-
-    In further lines drivers and validators quote the row or the value (`DETAIL: Failing row
-    contains (…)`). The job's own row keeps the whole text.
-    """
-    return _discreet(_TRACEBACKS(exc_info))
-
-
-def _discreet(chain: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for link in chain:
-        first_line = str(link["exc_value"]).partition("\n")[0]
-        link["exc_value"] = _bounded(mask(first_line))
-        del link["exc_notes"]
-        for grouped in link["exceptions"]:
-            _discreet(grouped)
-    return chain
-
-
-_TRACEBACKS = ExceptionDictTransformer(show_locals=False, max_frames=30)
+    return [] if exc_info[1] is None else structured(exc_info[1])
 
 
 def _to_json(_logger: object, _method: str, event: EventDict) -> bytes:
@@ -256,10 +242,5 @@ def _console_renderer(*, colors: bool) -> list[Processor]:
 def _readable_exception(out: TextIO, exc_info: ExcInfo) -> None:
     text = io.StringIO()
     plain_traceback(text, exc_info)
-    out.write(mask(text.getvalue()))
-
-
-def _bounded(text: str) -> str:
-    if len(text) <= VALUE_CHARACTERS_MAX:
-        return text
-    return f"{text[:VALUE_CHARACTERS_MAX]}… ({len(text)} characters)"
+    shown = mask(text.getvalue()[-2 * TRACEBACK_CHARACTERS_MAX :])
+    out.write(shown[-TRACEBACK_CHARACTERS_MAX:])

@@ -31,8 +31,6 @@ SETTINGS = {
     "JOBSWORTH_RESCUE_SECONDS": "90",
 }
 BATCH_SECONDS = 240.0
-# A handler that parks each time goes on for ever; this often is enough to see.
-PARKED_ATTEMPTS = 3
 END_SECONDS = 120.0
 
 
@@ -76,7 +74,7 @@ def run_batch(
         neighbours.append(scene.enqueue(mode, {"n": n}))
     _await_ends(scene, daemon, [*jobs, *neighbours], cases)
     ended = [_ended(scene, job, case) for job, case in zip(jobs, cases, strict=True)]
-    _check_neighbours(scene, neighbours)
+    _check_neighbours(scene, daemon, neighbours)
     assert _worker_id(scene, daemon) == worker_id, "the worker was taken for dead"
     assert scene.rows(VIOLATIONS) == []
     assert [one for one in ended if one.status != "done" and not one.error] == []
@@ -103,9 +101,8 @@ def _open(scene: Scene, jobs: list[UUID]) -> list[UUID]:
     rows = scene.rows(
         "select id from jobsworth.reactive_jobs where id = any(%(ids)s) and finished_at is null"
         " and not (status = 'waiting' and waiting_for = 'person')"
-        " and not (status = 'waiting' and run_at > now() + interval '10 minutes')"
-        " and attempt <= %(attempts)s",
-        {"ids": jobs, "attempts": PARKED_ATTEMPTS},
+        " and not (status = 'waiting' and run_at > now() + interval '10 minutes')",
+        {"ids": jobs},
     )
     return [row["id"] for row in rows]
 
@@ -119,13 +116,15 @@ def _ended(scene: Scene, job_id: UUID, case: Case) -> Ended:
     return Ended(case, row["status"], error, row["result"])
 
 
-def _check_neighbours(scene: Scene, neighbours: list[UUID]) -> None:
+def _check_neighbours(scene: Scene, daemon: Daemon, neighbours: list[UUID]) -> None:
     bad = scene.rows(
         "select id, mode, status, failures, crashes, attempt, error from jobsworth.reactive_jobs"
         " where id = any(%(ids)s) and (status <> 'done' or failures > 0 or crashes > 0)",
         {"ids": neighbours},
     )
-    assert bad == [], f"neighbours that were not left alone: {bad}\n{scene.tails()}"
+    harmed = {str(row["id"]) for row in bad}
+    said = [record for record in daemon.records if record.get("job_id") in harmed]
+    assert bad == [], f"neighbours that were not left alone: {bad}\nthe log of them: {said}"
 
 
 def _worker_id(scene: Scene, daemon: Daemon) -> UUID:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker import events, log
+from worker.log_exceptions import CHARACTERS_MAX
 from worker.masking import MASK
 
 
@@ -167,10 +168,74 @@ def test_the_members_of_an_exception_group_are_as_discreet():
     assert b"hunter2" not in stream.getvalue()
 
 
+class Exits(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
+def _own_cause() -> BaseException:
+    error = ValueError("my own cause")
+    error.__cause__ = error
+    return error
+
+
+def _chain() -> BaseException:
+    error = ValueError("the first")
+    for n in range(2_000):
+        error, error.__context__ = ValueError(str(n)), error
+    return error
+
+
+def _deep_groups() -> BaseException:
+    error: BaseException = ValueError("leaf")
+    for _ in range(3_000):
+        error = BaseExceptionGroup("deeper", [error, ValueError("beside")])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("x" * 10_000_000), "(10000000 characters)"),
+        (Exits(), "without a text: its __str__ raised SystemExit"),
+        (_own_cause(), "my own cause"),
+        (_chain(), "1999"),
+        (_deep_groups(), "deeper"),
+        (ExceptionGroup("wide", [ValueError(str(n)) for n in range(5_000)]), "wide"),
+    ],
+    ids=["huge text", "one that exits", "its own cause", "a chain", "deep groups", "wide group"],
+)
+def test_any_exception_makes_one_short_line(error: BaseException, said: str):
+    stream = configured()
+    log.get_logger().error(events.UPKEEP_FAILED, exc_info=error)
+    logging.getLogger("asyncio").error("in a callback", exc_info=error)
+    for line in lines(stream):
+        assert said in line["exception"][0]["exc_value"]
+    assert len(stream.getvalue().splitlines()) == 2
+    assert len(stream.getvalue()) < 50_000
+
+
+def test_masking_does_not_read_what_is_cut(monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+    monkeypatch.setattr("worker.log_exceptions.mask", lambda text: seen.append(len(text)) or text)
+    stream = configured()
+    log.get_logger().error(events.UPKEEP_FAILED, error="x" * 10_000_000)
+    assert max(seen) <= 2 * CHARACTERS_MAX
+    assert "(10000000 characters)" in lines(stream)[0]["error"]
+
+
+def test_a_line_that_cannot_be_formatted_says_so():
+    stream = configured()
+    logging.getLogger("myapp").error("%s", Exits())
+    (line,) = lines(stream)
+    assert line["event"] == "a line could not be written"
+    assert "test_log.py" in line["where"]
+
+
 def test_a_long_value_is_cut_and_its_length_told():
     stream = configured()
     log.get_logger().info(events.DAEMON_STARTED, note="x" * 10_000)
-    assert lines(stream)[0]["note"] == "x" * log.VALUE_CHARACTERS_MAX + "… (10000 characters)"
+    assert lines(stream)[0]["note"] == "x" * CHARACTERS_MAX + "… (10000 characters)"
 
 
 def test_lines_of_the_standard_module_have_the_same_form():

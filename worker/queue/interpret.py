@@ -16,6 +16,7 @@ from db.errors import DatabaseError, InvalidInput
 from db.fence import LeaseLost
 from db.queue.attempts import BadEnding
 from worker.handlers import BadPayload, Handler
+from worker.log_exceptions import text_of
 from worker.masking import mask
 from worker.outcomes import (
     Cancel,
@@ -86,7 +87,7 @@ def describe(error: BaseException, function: Callable[..., Any] | None = None) -
         return _bounded(f"{error.message}: {inner}")
     place = own_place(error, function)
     where = "" if place is None else f" ({place.file}:{place.line})"
-    said = f"{type(error).__name__}: {_spelled(error)}"[: 2 * ERROR_CHARACTERS_MAX]
+    said = f"{type(error).__name__}: {text_of(error)}"[: 2 * ERROR_CHARACTERS_MAX]
     said = mask(said)[: ERROR_CHARACTERS_MAX - len(where)]
     return _bounded(said + where)
 
@@ -134,23 +135,14 @@ def _meaning(error: BaseException, attempt_no: int, function: Callable[..., Any]
 
 def _reason(reason: object) -> str:
     """The reason that a handler gave; a job never ends without any."""
-    return _bounded(reason) if _spelled(reason).strip() else "no reason was given"
+    return _bounded(reason) if text_of(reason).strip() else "no reason was given"
 
 
 def _bounded(text: object) -> str:
     """Text that a row can hold (PostgreSQL takes neither NUL nor half of a surrogate pair) and that
     holds no secret. Half of a secret could not be recognised, so it is masked before it is cut.
     """
-    return to_text(mask(_spelled(text)[: 2 * ERROR_CHARACTERS_MAX])[:ERROR_CHARACTERS_MAX])
-
-
-def _spelled(value: object) -> str:
-    try:
-        return str(value)
-    except BaseException as error:
-        return (
-            f"(a {type(value).__name__} without a text: its __str__ raised {type(error).__name__})"
-        )
+    return to_text(mask(text_of(text)[: 2 * ERROR_CHARACTERS_MAX])[:ERROR_CHARACTERS_MAX])
 
 
 def _find(error: BaseException, kind: type[E]) -> E | None:

@@ -5,16 +5,23 @@ that scope. An async generator that was not closed keeps its cancel scopes and t
 clients do this), and a handler may cancel its own task: such a task must run no other attempt, what
 still runs in those scopes must be stopped, and leaving our own scope would raise.
 
+A child task or a future that a handler awaits may have ended in a GeneratorExit, which asyncio
+throws into the handler's task. Python does not raise it where the handler waits: it closes each
+coroutine of the task up to the outermost, which would lose the attempt that is in them.
+
 anyio has no public way to look at the scopes of a task. `tests/worker/queue/test_left_behind.py`
 fails if the private one, which is used here and nowhere else, changes.
 """
 
 import asyncio
 from asyncio import _unregister_task as unregister
-from typing import Any, cast
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio._backends import _asyncio as backend
+
+T = TypeVar("T")
 
 _states = cast(Any, backend)._task_states
 
@@ -47,3 +54,35 @@ def clean_up(task: "asyncio.Task[Any]", scope: anyio.CancelScope) -> None:
     state.cancel_scope = inner
     for each in left:
         each.cancel("its handler has ended")
+
+
+class Unclosed(Coroutine[Any, Any, T]):
+    """Runs `inner`; a GeneratorExit comes to it as a RuntimeError, as a StopIteration does."""
+
+    def __init__(self, inner: Coroutine[Any, Any, T]) -> None:
+        self._inner = inner
+        # A task calls it at each step: a method of ours would cost a frame.
+        self.send = inner.send
+
+    def send(self, value: Any, /) -> Any:
+        """Go on."""
+        return self._inner.send(value)
+
+    def throw(self, error: Any, value: Any = None, traceback: Any = None, /) -> Any:
+        """Go on with an error."""
+        if isinstance(error, GeneratorExit):
+            said = RuntimeError("a task, a future or a thread raised GeneratorExit")
+            said.__cause__ = error
+            error = said
+        return self._inner.throw(error)
+
+    def close(self) -> None:
+        """End it where it is."""
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._inner.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        """What asyncio and anyio ask a coroutine of Python's own (`cr_frame`, `cr_running`)."""
+        return getattr(self._inner, name)

@@ -210,7 +210,7 @@ class Running:
             # Made without the loop's task factory, which a handler may have changed.
             scope = anyio.CancelScope()
             runner: asyncio.Task[None] = asyncio.Task(
-                self._runner(scope), context=self._context.copy()
+                left_behind.Unclosed(self._runner(scope)), context=self._context.copy()
             )
             left_behind.hide(runner)
             self._runners[runner] = scope

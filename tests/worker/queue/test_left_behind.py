@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from db.queue.claim import Claimed
@@ -50,6 +51,10 @@ class Attempts:
         await until(all_ended, 20)
         found = {one.lease.lease_no: one.transition.status for one in self._came}
         return [found[job.lease_no] for job in self._jobs]
+
+    def error(self) -> str | None:
+        """The error of the first that ended with one."""
+        return next((one.transition.error for one in self._came if one.transition.error), None)
 
 
 class Proven:
@@ -199,6 +204,51 @@ async def test_a_timer_that_cancels_a_task_later_costs_the_next_attempt_no_failu
 
         running.start("leaves", "neighbour")
         assert await running.statuses() == ["done", "waiting"]
+
+
+async def _child_ends() -> None:
+    await asyncio.gather(asyncio.sleep(0.01), _raise(GeneratorExit()))
+
+
+async def _raise(error: BaseException) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+async def _thread_ends() -> None:
+    def end() -> None:
+        raise GeneratorExit
+
+    await anyio.to_thread.run_sync(end)
+
+
+async def _future_ends() -> None:
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_exception, GeneratorExit())
+    await future
+
+
+async def _ends_in_a_finally() -> None:
+    try:
+        await _future_ends()
+    finally:
+        await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("deed", [_child_ends, _thread_ends, _future_ends, _ends_in_a_finally])
+async def test_an_attempt_into_which_a_generator_exit_is_thrown_ends(
+    deed: Callable[[], Awaitable[None]],
+) -> None:
+    async with attempts() as running:
+        register_neighbour()
+
+        @handler("leaves")
+        async def leaves() -> None:
+            await deed()
+
+        running.start("leaves", "neighbour")
+        assert await running.statuses() == ["failed", "done"]
+        assert "raised GeneratorExit" in str(running.error())
 
 
 async def test_a_worker_that_ends_stops_its_attempts_and_writes_nothing() -> None:
