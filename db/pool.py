@@ -29,7 +29,6 @@ from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from db.arguments import wrong_argument
-from db.commit import commit
 from db.errors import DatabaseError, Unavailable, is_mixed_up, spoils, translated
 from db.loaders import read_everything
 from db.network import bounded_url, cut
@@ -37,6 +36,7 @@ from db.reach import Tries
 from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render, render_own
 from db.sessions import begin_session, begin_text, connect_parameters
+from db.transactions import commit
 
 T = TypeVar("T")
 R = TypeVar("R")

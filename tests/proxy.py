@@ -31,6 +31,10 @@ class Proxy:
         self._swallowed: set[socket.socket] = set()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._swallow_new = self._cut_new = False
+        self.lost = 0
+        """How many answers were lost because of `lose_answer_to`."""
+        self._lost_words: bytes | None = None
+        self._unanswered: set[socket.socket] = set()
         self._flows = threading.Event()
         self._flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -54,6 +58,10 @@ class Proxy:
         self._cut_new = True
         for pair in self._pairs:
             _close(pair)
+
+    def lose_answer_to(self, words: bytes) -> None:
+        """Close the next connection that says these words, in place of the server's answer."""
+        self._lost_words = words
 
     def drop(self) -> None:
         """Read nothing any more, neither from these connections nor from new ones."""
@@ -83,6 +91,13 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
                 self._flows.wait()
+                if self._lost_words is not None and self._lost_words in data:
+                    self._lost_words = None
+                    self._unanswered.add(target)
+                if source in self._unanswered:
+                    self.lost += 1
+                    _close((source, target))
+                    return
                 if source not in self._swallowed:
                     target.sendall(data)
         if source not in self._swallowed:

@@ -16,8 +16,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from db.arguments import check_limit, check_options
 from db.documents import to_document, to_text
 from db.errors import NotFound
-from db.pool import fetch_all, fetch_one, fetch_val
+from db.pool import Database, fetch_all, fetch_one, fetch_val
 from db.queue import jobs
+from db.safe_write import write_safely
+from db.transactions import transaction
 
 LIMIT_MAX = 10_000
 
@@ -83,7 +85,7 @@ class MessageOptions(TypedDict, total=False):
 
 
 async def receive(
-    conn: AsyncConnection[Any],
+    conn: AsyncConnection[Any] | Database,
     thread_id: UUID,
     text: str,
     mode: str,
@@ -100,7 +102,9 @@ async def receive(
     The message is the job's trigger; the job belongs to the thread and its team, and to the
     thread's lane. `db.queue.jobs.NewJob` explains its options. If the thread has the
     `platform_message_id` already, nothing is written, and the stored message is returned with its
-    job. Raises `NotFound` if there is no such thread.
+    job. With a `Database` in place of the connection it is committed on return; a connection that
+    is lost meanwhile is replaced if there is a `platform_message_id`. Raises `NotFound` if there is
+    no such thread.
     """
     check_options("receive", options, jobs.JobOptions.__annotations__)
     origin: MessageOptions = {
@@ -109,17 +113,21 @@ async def receive(
         "request_id": request_id,
         "raw_payload": raw_payload,
     }
-    async with conn.transaction():
-        message, duplicate = await _store(conn, thread_id, MessageRole.USER, text, origin)
-        if duplicate:
-            job = await _job_of(conn, message.id)
-        else:
-            job = await _enqueue(conn, message, mode, payload, options)
-    return Received(message=message, job=job, duplicate=duplicate)
+
+    async def write(conn: AsyncConnection[Any]) -> Received:
+        async with transaction(conn):
+            message, duplicate = await _store(conn, thread_id, MessageRole.USER, text, origin)
+            if duplicate:
+                job = await _job_of(conn, message.id)
+            else:
+                job = await _enqueue(conn, message, mode, payload, options)
+        return Received(message=message, job=job, duplicate=duplicate)
+
+    return await write_safely(conn, write, once=platform_message_id is None)
 
 
 async def insert(
-    conn: AsyncConnection[Any],
+    conn: AsyncConnection[Any] | Database,
     thread_id: UUID,
     role: MessageRole,
     text: str,
@@ -127,12 +135,18 @@ async def insert(
 ) -> Message:
     """Store a message; if the thread has its `platform_message_id` already, return the stored one.
 
-    Raises `NotFound` if there is no such thread.
+    With a `Database` in place of the connection it is committed on return; a connection that is
+    lost meanwhile is replaced if there is a `platform_message_id`. Raises `NotFound` if there is no
+    such thread.
     """
     check_options("insert", options, MessageOptions.__annotations__)
-    async with conn.transaction():
-        message, _ = await _store(conn, thread_id, role, text, options)
-    return message
+
+    async def write(conn: AsyncConnection[Any]) -> Message:
+        async with transaction(conn):
+            message, _ = await _store(conn, thread_id, role, text, options)
+        return message
+
+    return await write_safely(conn, write, once=options.get("platform_message_id") is None)
 
 
 MESSAGE_COLUMNS: LiteralString = """

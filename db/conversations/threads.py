@@ -16,6 +16,7 @@ from db.arguments import check_limit, check_options
 from db.documents import to_payload, to_text
 from db.errors import Conflict, Contended, InvalidInput, NotFound
 from db.pool import execute, fetch_all, fetch_one, fetch_val
+from db.transactions import transaction
 
 LIMIT_MAX = 1_000
 ROUNDS_MAX = 5
@@ -325,7 +326,7 @@ async def erase(conn: AsyncConnection[Any], thread_id: UUID) -> None:
 
     Raises `NotFound`.
     """
-    async with conn.transaction():
+    async with transaction(conn):
         await execute(conn, SET_ERASE, {"erase": str(thread_id)})
         erased = await execute(conn, ERASE, {"id": thread_id})
         await execute(conn, SET_ERASE, {"erase": ""})

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from db.errors import InvalidInput, translated
 from db.pool import Connection, fetch_all, fetch_one
+from db.transactions import transaction
 
 NEEDED_ENCODING = "UTF8"
 # Behind a pooler, single statements run under the server's own limit.
@@ -170,7 +171,7 @@ async def grant(conn: Connection, role: str) -> None:
         "database": sql.Identifier(found["database"]),
     }
     with translated():
-        async with conn.transaction():
+        async with transaction(conn):
             for rights, objects in (
                 (sql.SQL("select, insert, update, delete"), sql.SQL("tables")),
                 (sql.SQL("usage, select, update"), sql.SQL("sequences")),

@@ -18,6 +18,7 @@ from db.diagnosis.fitness import missing_rights, unfit_session
 from db.errors import translated
 from db.migrate import check
 from db.pool import Connection, bounded, execute, fetch_all, fetch_one
+from db.transactions import transaction
 
 SAMPLE_SECONDS = 2.0
 VIOLATIONS_SECONDS = 5.0
@@ -272,7 +273,7 @@ NO_JOINS_OF_ALL: LiteralString = (
 async def _limited(conn: Connection, seconds: float, limits: LiteralString) -> AsyncGenerator[None]:
     async with bounded(seconds + 1):
         with translated():
-            async with conn.transaction():
+            async with transaction(conn):
                 await execute(conn, limits, {"timeout": f"{seconds:g}s"})
                 yield
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from db.arguments import check_limit
 from db.errors import QUERY_CANCELED, Unavailable, translated
 from db.pool import Connection, execute, fetch_all, fetch_val
+from db.transactions import transaction
 
 LIMIT_MAX = 10_000
 
@@ -49,7 +50,7 @@ async def count(conn: Connection, timeout_seconds: float) -> int | None:
     milliseconds = max(1, round(timeout_seconds * 1000))
     try:
         with translated():
-            async with conn.transaction():
+            async with transaction(conn):
                 await execute(conn, LIMIT_TIME, {"milliseconds": str(milliseconds)})
                 return await fetch_val(conn, COUNT)
     except Unavailable as error:

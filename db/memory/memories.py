@@ -22,6 +22,7 @@ from db.arguments import check_limit
 from db.documents import to_document, to_text
 from db.errors import InvalidInput, translated
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
+from db.transactions import transaction
 
 DIMENSIONS_MAX = 16_000
 LIMIT_MAX = 10_000
@@ -223,7 +224,7 @@ async def delete_by_source(
     """Delete the texts of one team from this source, embedded or not; returns how many."""
     values = {"source_kind": source_kind, "source_id": source_id, "team_id": team_id}
     with translated():
-        async with conn.transaction():
+        async with transaction(conn):
             # In this order: the first statement waits for a `written` that is moving a text, and
             # only a later statement sees the text in its new place.
             pending = await execute(conn, FORGET_PENDING, values)

@@ -2,7 +2,7 @@
 
 In: a mode, a payload and options. Out: a row of `reactive_jobs`, queued, or waiting for its timer,
 its lane or the jobs it needs, as the database decides. It commits or rolls back with the caller's
-transaction. Its id is made here unless given.
+transaction, or by itself if a pool is given. Its id is made here unless given.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,9 @@ from psycopg.rows import tuple_row
 from db.arguments import check_options
 from db.errors import Refused, translated
 from db.ids import uuidv7
-from db.pool import STATEMENT_SECONDS, bounded
+from db.pool import STATEMENT_SECONDS, Database, bounded
 from db.queue.new_job import PAYLOAD_BYTES_MAX, EnqueueOptions, NewJob
+from db.safe_write import write_safely
 from db.schema import DEFAULT_SCHEMA, render
 
 
@@ -54,7 +55,7 @@ select jobsworth.enqueue(
 
 
 async def enqueue(
-    conn: psycopg.AsyncConnection[Any],
+    conn: psycopg.AsyncConnection[Any] | Database,
     mode: str,
     payload: Mapping[str, Any] | None = None,
     *,
@@ -64,6 +65,10 @@ async def enqueue(
 ) -> Enqueued:
     """Enqueue a job in the transaction of `conn`, which may be any psycopg connection.
 
+    With a `Database` in place of the connection the job is committed on return; a connection that
+    is lost meanwhile is replaced, and the job enqueued once. Your own transaction is yours to
+    repeat: give the job an `id`.
+
     `NewJob` explains the options. `schema` defaults to that of a connection of `db.pool`, else to
     "jobsworth". If an open job has the unique key, that job is returned. If an uncommitted
     transaction takes or frees the key, this waits until it ends. A call that is repeated with the
@@ -72,11 +77,15 @@ async def enqueue(
     """
     values = _values(_new_job(mode, payload, options), payload_bytes_max)
     statement = render(ENQUEUE, schema_of(conn, schema))
-    async with bounded(statement_seconds_of(conn)):
-        with translated():
-            async with conn.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(statement, values)
-                return _enqueued(values, await cursor.fetchone())
+
+    async def write(connection: psycopg.AsyncConnection[Any]) -> Enqueued:
+        async with bounded(statement_seconds_of(connection)):
+            with translated():
+                async with connection.cursor(row_factory=tuple_row) as cursor:
+                    await cursor.execute(statement, values)
+                    return _enqueued(values, await cursor.fetchone())
+
+    return await write_safely(conn, write)
 
 
 def enqueue_sync(
@@ -134,7 +143,7 @@ def _enqueued(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> Enqueue
     return Enqueued(row[0], created=row[0] == values["id"])
 
 
-def schema_of(conn: psycopg.AsyncConnection[Any], schema: str | None) -> str:
+def schema_of(conn: psycopg.AsyncConnection[Any] | Database, schema: str | None) -> str:
     """The schema given, else that of the connection, else the default."""
     return schema or getattr(conn, "schema", DEFAULT_SCHEMA)
 

@@ -18,6 +18,7 @@ from db.pool import execute, fetch_all, fetch_one, fetch_val
 from db.queue.enqueue import Enqueued, enqueue, enqueue_sync
 from db.queue.enqueue_many import enqueue_many
 from db.queue.new_job import PAYLOAD_BYTES_MAX, EnqueueOptions, JobOptions, NewJob
+from db.transactions import transaction
 
 __all__ = [
     "LIMIT_MAX",
@@ -310,7 +311,7 @@ select
 
 async def counts(conn: AsyncConnection[Any]) -> Counts:
     """How many jobs are unfinished, by status and reason; reads no job that has ended."""
-    async with conn.transaction():
+    async with transaction(conn):
         await execute(conn, PIN_COUNTS)
         found = await fetch_one(conn, COUNTS, None, Counts)
     return found or Counts(queued=0, running=0, waiting={}, oldest_queued_seconds=None)

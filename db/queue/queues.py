@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput
 from db.pool import execute, fetch_all, fetch_one
+from db.transactions import transaction
 
 
 class Queue(BaseModel):
@@ -43,7 +44,7 @@ WAKE: LiteralString = "select jobsworth.wake()"
 
 async def resume(conn: AsyncConnection[Any], name: str) -> Queue:
     """Allow claims from the queue again, and wake the workers."""
-    async with conn.transaction():
+    async with transaction(conn):
         queue = await _set_paused(conn, name, paused=False)
         await execute(conn, WAKE)
     return queue

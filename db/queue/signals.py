@@ -11,19 +11,34 @@ from psycopg import AsyncConnection
 
 from db.documents import to_document
 from db.errors import InvalidInput
-from db.pool import fetch_val
+from db.ids import uuidv7
+from db.pool import Database, fetch_val
+from db.safe_write import write_safely
 
-SEND: LiteralString = "select jobsworth.send_signal(%(job_id)s, %(name)s, %(payload)s::jsonb)"
+SEND: LiteralString = """
+select jobsworth.send_signal(%(job_id)s, %(name)s, %(payload)s::jsonb, %(id)s::uuid)
+"""
 
 
-async def send(conn: AsyncConnection[Any], job_id: UUID, name: str, payload: object = None) -> UUID:
-    """Send a signal; returns its id. `payload` is any JSON value.
+async def send(
+    conn: AsyncConnection[Any] | Database,
+    job_id: UUID,
+    name: str,
+    payload: object = None,
+    *,
+    id: UUID | None = None,
+) -> UUID:
+    """Send a signal; returns its id. `payload` is any JSON value. `id`: your own, so that a
+    repeated call sends nothing more.
 
-    Waits while another transaction holds the job. Raises `NotFound`; `Conflict` if it has ended.
+    With a `Database` in place of the connection it is committed on return; a connection that is
+    lost meanwhile is replaced, and the signal sent once. Waits while another transaction holds the
+    job. Raises `NotFound`; `Conflict` if it has ended.
     """
     if not name.strip() or "\0" in name:
         raise InvalidInput(
             f"{name!r} is not the name of a signal", "use the name the job waits for"
         )
     document = None if payload is None else to_document(payload, f"the payload of signal {name}")
-    return await fetch_val(conn, SEND, {"job_id": job_id, "name": name, "payload": document})
+    values = {"job_id": job_id, "name": name, "payload": document, "id": id or uuidv7()}
+    return await write_safely(conn, lambda connection: fetch_val(connection, SEND, values))

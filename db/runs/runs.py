@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from db.arguments import check_limit, check_options
 from db.errors import NotFound, Refused, translated
 from db.ids import uuidv7
-from db.pool import bounded, execute, fetch_all, fetch_one, fetch_val
+from db.pool import Database, bounded, execute, fetch_all, fetch_one, fetch_val
 from db.queue.enqueue import schema_of, statement_seconds_of
 from db.queue.new_job import PAYLOAD_BYTES_MAX
 from db.runs.new_run import After, Node, RunOptions, StartOptions, nodes_json, object_json
@@ -38,6 +38,7 @@ from db.runs.view import (
     metrics,
     stats,
 )
+from db.safe_write import write_safely
 from db.schema import DEFAULT_SCHEMA, render
 
 __all__ = [
@@ -142,7 +143,7 @@ select jobsworth.start_run(
 
 
 async def start(
-    conn: AsyncConnection[Any],
+    conn: AsyncConnection[Any] | Database,
     nodes: Sequence[Node] | str,
     *,
     id: UUID | None = None,
@@ -152,6 +153,9 @@ async def start(
 ) -> RunStarted:
     """Start a run of these nodes in the transaction of `conn`, which may be any psycopg connection.
 
+    With a `Database` in place of the connection the run is committed on return; a connection that
+    is lost meanwhile is replaced, and the run started once.
+
     `nodes` may also be JSON text: an array as the SQL function `start_run` takes it. All jobs and
     edges are written, or nothing. If a run of the team has the idempotency key already, that run is
     returned unchanged; a draft with that key (or `id`) is started. Raises `InvalidInput` for an
@@ -159,11 +163,15 @@ async def start(
     """
     values = _start_values(nodes, id, payload_bytes_max, options)
     statement = render(START, schema_of(conn, schema))
-    async with bounded(statement_seconds_of(conn)):
-        with translated():
-            async with conn.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(statement, values)
-                return _started(values, await cursor.fetchone())
+
+    async def write(connection: AsyncConnection[Any]) -> RunStarted:
+        async with bounded(statement_seconds_of(connection)):
+            with translated():
+                async with connection.cursor(row_factory=tuple_row) as cursor:
+                    await cursor.execute(statement, values)
+                    return _started(values, await cursor.fetchone())
+
+    return await write_safely(conn, write)
 
 
 def start_sync(

@@ -13,9 +13,16 @@ from anyio.abc import TaskStatus
 from psycopg.conninfo import conninfo_to_dict
 
 from db import pool as pools
+from db import safe_write
+from db.conversations import messages, threads
+from db.conversations.messages import MessageRole
 from db.errors import Unavailable
 from db.network import BOUNDS, bounded_url, cut_after
-from db.pool import Database
+from db.pool import Connection, Database, fetch_val
+from db.queue.enqueue import enqueue
+from db.queue.signals import send as signal
+from db.runs.runs import Node
+from db.runs.runs import start as start_run
 from tests.proxy import Proxy
 
 
@@ -137,3 +144,86 @@ def test_a_wait_that_ends_in_time_is_not_cut(proxy: Proxy) -> None:
         with cut_after(0.2, conn):
             conn.execute("select 1")
         assert conn.execute("select 2 from pg_sleep(0.4)").fetchone() == (2,)
+
+
+# Writes that a client-made id makes harmless.
+
+
+@pytest.mark.parametrize("lost", [b"jobsworth.enqueue(", b"jobsworth.start_run(", b"send_signal("])
+async def test_a_write_whose_answer_is_lost_is_asked_for_again_and_done_once(
+    proxy: Proxy, conn: Connection, lost: bytes
+) -> None:
+    """The server has committed it; the connection is gone before its answer arrives."""
+    async with Database(proxy.url, pool_min=1, pool_max=1) as database:
+        job = await enqueue(database, "answer")
+        proxy.lose_answer_to(lost)
+        if b"enqueue" in lost:
+            again = await enqueue(database, "other")
+            assert again.created
+            found = "select count(*) from jobsworth.reactive_jobs where mode = 'other'"
+        elif b"start" in lost:
+            run = await start_run(database, [Node("one", "answer")], request={"n": 1})
+            assert run.created
+            found = "select count(*) from jobsworth.runs"
+        else:
+            await signal(database, job.job_id, "go", {"n": 1})
+            found = "select count(*) from jobsworth.signals"
+        assert await fetch_val(conn, found) == 1
+        assert proxy.lost == 1
+
+
+async def test_a_message_of_a_platform_is_received_once_though_the_answer_is_lost(
+    proxy: Proxy, conn: Connection
+) -> None:
+    thread = await threads.get_or_create(conn, "telegram", "42")
+    async with Database(proxy.url, pool_min=1, pool_max=1) as database:
+        for key, words in (("p1", b"COMMIT"), ("p2", b"insert into jobsworth.chat_messages")):
+            proxy.lose_answer_to(words)
+            received = await messages.receive(
+                database, thread.id, "hi", "answer", platform_message_id=key
+            )
+            assert received.job is not None
+            assert received.message.platform_message_id == key
+        proxy.lose_answer_to(b"insert into jobsworth.chat_messages")
+        with pytest.raises(Unavailable):
+            await messages.insert(database, thread.id, MessageRole.USER, "without a key")
+    assert proxy.lost == 3
+    assert await fetch_val(conn, "select count(*) from jobsworth.reactive_jobs") == 2
+
+
+async def test_what_cannot_be_repeated_without_harm_fails_at_once(proxy: Proxy) -> None:
+    """A read, a caller's own statement, and a write on the caller's own connection."""
+    async with Database(proxy.url, pool_min=1, pool_max=1) as database:
+        proxy.lose_answer_to(b"select 17")
+        with pytest.raises(Unavailable):
+            await database.fetch_val("select 17")
+        proxy.lose_answer_to(b"jobsworth.enqueue(")
+
+        async def in_my_transaction() -> None:
+            async with database.transaction() as connection:
+                await enqueue(connection, "mine")
+
+        with pytest.raises(Unavailable):
+            await in_my_transaction()
+        assert await database.fetch_val("select count(*) from jobsworth.reactive_jobs") == 0
+        assert proxy.lost == 2
+
+
+async def test_a_write_waits_for_a_database_that_comes_back(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Database(proxy.url, pool_min=1, pool_max=1, acquire_seconds=0.2) as database:
+        await enqueue(database, "first")
+        proxy.cut()
+
+        async def heal() -> None:
+            await anyio.sleep(1)
+            proxy.heal()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(heal)
+            assert (await enqueue(database, "second")).created
+        proxy.cut()
+        monkeypatch.setattr(safe_write, "RETRY_SECONDS_MAX", 0.5)
+        with pytest.raises(Unavailable):
+            await enqueue(database, "third")

@@ -11,13 +11,14 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from db.diagnosis.fitness import missing_rights, unfit_session
-from db.errors import JobsworthError, Refused, SchemaMismatch
+from db.errors import DatabaseError, JobsworthError, Refused, SchemaMismatch
 from db.migrate import check, migrate
 from db.pool import Connection, bounded
 from db.queue import workers
@@ -41,6 +42,7 @@ from worker.web.sampler import keep_sampling
 
 REFUSED = 2
 SCHEMA_REFUSED = 6
+DATABASE_AWAY = 5
 
 FLUSH_SECONDS = 5.0
 DATABASE_WAIT_SECONDS_MAX = 5.0
@@ -117,7 +119,8 @@ class Daemon:
                 parts.stop.fail(SCHEMA_REFUSED)
             except JobsworthError as error:
                 log.error(events.DAEMON_FAILED, error=error.message, remedy=error.remedy)
-                parts.stop.fail(REFUSED)
+                away = isinstance(error, DatabaseError)
+                parts.stop.fail(DATABASE_AWAY if away else REFUSED)
             systemd.stopping()
             tasks.cancel_scope.cancel()
 
@@ -175,10 +178,12 @@ class Daemon:
     async def _wait_for_database(self) -> bool:
         """Wait until the database answers; False if the daemon was stopped before.
 
-        Raises `SchemaMismatch` if its schema is not this program's: a person has to decide.
+        Raises `SchemaMismatch` if its schema is not this program's: a person has to decide; and
+        what the last try raised after `database_wait_seconds`.
         """
         database, vitals, stop = self.parts.database, self.parts.vitals, self.parts.stop
         pause = 0.1
+        give_up = monotonic() + self._settings.database_wait_seconds
         while not stop.asked.is_set():
             try:
                 async with bounded(DATABASE_WAIT_SECONDS_MAX), database.connection() as connection:
@@ -186,7 +191,10 @@ class Daemon:
                     if state.state == "ok":
                         await _refuse_unfit(connection)
             except JobsworthError as error:
-                self._say_trouble(str(error))
+                why = database.tries.failure() or error
+                if monotonic() > give_up:
+                    raise why from error
+                self._say_trouble(str(why))
                 vitals.database_state = "lost"
             else:
                 if state.state != "ok":

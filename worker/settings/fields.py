@@ -178,6 +178,12 @@ class Settings(BaseSettings):
     connect_seconds: Seconds = Field(
         10.0, ge=0, le=600, description="time a one-shot command waits for the database"
     )
+    database_wait_seconds: Seconds = Field(
+        3_600.0,
+        ge=1,
+        le=1_000_000,
+        description="time a starting worker waits for the database; then it ends",
+    )
     statement_seconds: Seconds = Field(
         30.0, ge=0.1, le=3_600, description="longest time one of our statements may take"
     )

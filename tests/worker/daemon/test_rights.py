@@ -182,3 +182,13 @@ def test_settings_that_no_session_can_change_are_named_with_the_statement_that_d
     for one, name in zip(found, named, strict=True):
         assert name in one.text
         assert f"alter role app in database shop set {name}" in one.remedy
+
+
+def test_a_worker_that_starts_waits_for_the_database_within_its_limit(workers: Workers) -> None:
+    """After it, a supervisor may start it elsewhere; without a limit nobody would notice."""
+    nobody = "postgresql://ann:secret@127.0.0.1:1/shop"
+    worker = workers.start(nobody, {"JOBSWORTH_DATABASE_WAIT_SECONDS": "1"})
+    failed = worker.wait_for("daemon.failed", 120)
+    assert "cannot be reached" in failed["error"]
+    assert failed["remedy"]
+    assert worker.wait(60) == ExitCode.DATABASE
