@@ -19,6 +19,7 @@ SLOTS_STUCK: Final = "slots.stuck"
 LOOP_BLOCKED: Final = "loop.blocked"
 LOOP_FREED: Final = "loop.freed"
 LOOP_STUCK: Final = "loop.stuck"
+LOOP_BROKEN: Final = "loop.broken"
 EXIT_REFUSED: Final = "exit.refused"
 LEFTOVERS_DROPPED: Final = "leftovers.dropped"
 RUNNER_BROKEN: Final = "runner.broken"
@@ -89,6 +90,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     LOOP_FREED: "the event loop works again; with how long it stood still",
     LOOP_STUCK: "the event loop stood still for too long (JOBSWORTH_LOOP_BLOCK_SECONDS); the worker"
     " ends, and its jobs are rescued",
+    LOOP_BROKEN: "a handler broke this process so that its event loop cannot run; the worker ends,"
+    " and its jobs are rescued",
     EXIT_REFUSED: "code of a handler called sys.exit() or the like in the event loop: the worker"
     " goes on, and what awaits that task gets the exception",
     LEFTOVERS_DROPPED: "the process ends although tasks, threads or processes that handlers started"

@@ -16,13 +16,15 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from weakref import WeakKeyDictionary
 
 import anyio
 
 from worker import events
+from worker.daemon.open_files import keep_standard_streams
 from worker.log import current_job, get_logger, job_bound
+from worker.log_exceptions import text_of
 from worker.queue import forked, left_behind
 
 if TYPE_CHECKING or sys.platform == "win32":
@@ -32,6 +34,7 @@ else:
 
 # Handlers that raise without end shall not fill the disk.
 LOGGED_MAX = 1_000
+BROKEN = 70
 # How long the end of the process waits for what handlers have left in it.
 LEFT_SECONDS = 5.0
 
@@ -76,11 +79,16 @@ class WorkerLoop(BaseLoop):
         own = asyncio.ensure_future(future, loop=self)
         own.add_done_callback(self._done)
         while not own.done() and not self.is_closed():
+            # The loop opens a pair of sockets each time that it runs. A handler that closes the
+            # standard streams would close them if they had those numbers.
+            keep_standard_streams()
             try:
                 super().run_forever()
             except BaseException as error:
                 forked.leave_if_child(error)
                 self._tell(error)
+                if self.is_running():
+                    _end_broken(error)
         return own.result()
 
     def create_task(self, coro: Any, **options: Any) -> "asyncio.Task[Any]":
@@ -129,6 +137,13 @@ class WorkerLoop(BaseLoop):
                 error=type(error).__name__,
                 where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
             )
+
+
+def _end_broken(error: BaseException) -> NoReturn:
+    # It failed while it began or ended to run, and can do neither again. The heartbeat would go on,
+    # and nobody would rescue its jobs.
+    log.error(events.LOOP_BROKEN, error=f"{type(error).__name__}: {text_of(error)}")
+    os._exit(BROKEN)
 
 
 async def _end_tasks() -> None:

@@ -4,7 +4,6 @@ In: the heartbeat and the attempts, four times a second. Out: stopped attempts, 
 order to stop with `STUCK` when attempts that do not end have held all slots for ten seconds.
 """
 
-import os
 from collections.abc import Sequence
 from time import monotonic
 
@@ -13,6 +12,7 @@ import anyio
 from db.pool import Database
 from worker import events
 from worker.daemon.heartbeat import Heartbeat
+from worker.daemon.open_files import keep_standard_streams
 from worker.daemon.signals import Signals, Stop
 from worker.daemon.vitals import Deaf, Vitals
 from worker.log import get_logger
@@ -73,7 +73,7 @@ class Watch:
             self._stop_without_lease()
             self._give_up_if_stuck()
             self._take_signals_back()
-            _keep_standard_streams()
+            keep_standard_streams()
 
     def _stop_without_lease(self) -> None:
         alive = self._heartbeat.alive()
@@ -128,18 +128,3 @@ class Watch:
         if names:
             modes = sorted({attempt.job.mode for attempt in self._running})
             log.warning(events.SIGNALS_TAKEN_BACK, signals=names, modes=modes)
-
-
-def _keep_standard_streams() -> None:
-    """Put the null device where a handler closed a standard stream.
-
-    Else the next connection to PostgreSQL gets that number, and what is printed goes into it.
-    """
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)

@@ -1,4 +1,4 @@
-"""The worker's loop starts programs as any loop does, and a child that comes back to it ends."""
+"""The worker's loop starts programs as any loop does, and goes on whatever ends it."""
 
 from __future__ import annotations
 
@@ -45,9 +45,70 @@ raise SystemExit(loop.run(work))
 PROGRAMS = ("anyio", "anyio, shell", "anyio, to its end", "asyncio", "asyncio, shell")
 
 
+CLOSES = """
+import asyncio, os, stat, sys
+from worker.daemon import loop
+from worker.log import configure_logging
+
+configure_logging()
+
+async def close_and_exit():
+    for number in (0, 1, 2):
+        os.close(number)
+    sys.exit(3)
+
+async def work():
+    said = os.dup(1)
+    for _ in range(3):
+        asyncio.create_task(close_and_exit())
+        await asyncio.sleep(0.01)
+    streams = [os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2)]
+    os.write(said, " ".join(streams).encode())
+    return 0
+
+raise SystemExit(loop.run(work))
+"""
+BREAKS = """
+import asyncio, os, signal, sys
+from worker.daemon import loop
+from worker.log import configure_logging
+
+configure_logging()
+
+async def close_the_pipe_and_exit():
+    os.close(signal.set_wakeup_fd(-1))
+    sys.exit(3)
+
+async def work():
+    asyncio.create_task(close_the_pipe_and_exit())
+    await asyncio.sleep(600)
+
+raise SystemExit(loop.run(work))
+"""
+
+
+def test_the_loop_goes_on_without_the_standard_streams() -> None:
+    ran = run_program(CLOSES)
+    assert (ran.returncode, ran.stdout) == (0, "/dev/null /dev/null /dev/null")
+
+
+def test_a_loop_that_cannot_go_on_ends_the_process() -> None:
+    ran = run_program(BREAKS)
+    assert ran.returncode == 70
+    assert "loop.broken" in ran.stderr
+
+
 def test_a_program_that_the_loop_starts_is_not_taken_for_a_fork_of_the_worker() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+    ran = run_program(PROGRAM)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    codes = json.loads(ran.stdout)
+    assert codes.pop("forked") == 70, "a fork that comes back to the pool ends there"
+    assert codes == dict.fromkeys((*PROGRAMS, "loop", "task", "thread"), 3)
+
+
+def run_program(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", text],
         cwd=ROOT,
         env=environment(None),
         capture_output=True,
@@ -55,7 +116,3 @@ def test_a_program_that_the_loop_starts_is_not_taken_for_a_fork_of_the_worker() 
         timeout=60,
         check=False,
     )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    codes = json.loads(ran.stdout)
-    assert codes.pop("forked") == 70, "a fork that comes back to the pool ends there"
-    assert codes == dict.fromkeys((*PROGRAMS, "loop", "task", "thread"), 3)
