@@ -5,13 +5,17 @@ import anyio
 from jobsworth import Job, handler
 from tests.chaos.handlers import noted, token
 
+PARTS = 5
+
 
 @handler("faults.work")
 async def work(job: Job, n: int, seconds: float) -> str:
-    """A step, some time, and two effects."""
+    """Steps with some time between them, so that some fault meets each kind of moment; effects."""
     with noted(job):
         made = await job.step("make", token, job, "make")
-        await anyio.sleep(seconds)
+        for part in range(PARTS):
+            await anyio.sleep(seconds / PARTS)
+            await job.step(f"part {part}", lambda part=part: part)
         job.say(f"{n}: {made}")
         job.save("report.txt", made)
         return made
