@@ -56,7 +56,7 @@ drop function
   jobsworth.environment_is_free,
   jobsworth.halfvec, jobsworth.cosine_distance,
   jobsworth.shell_word, jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
-  jobsworth.why;
+  jobsworth.why, jobsworth.of_request;
 
 drop table
   jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
@@ -75,6 +75,7 @@ drop table
 drop function
   jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
+  jobsworth.take_request,
   jobsworth.guard_status, jobsworth.tell_deleted, jobsworth.guard_run, jobsworth.guard_jobs_of_run,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
@@ -98,7 +99,8 @@ drop domain
   jobsworth.archived_at, jobsworth.at, jobsworth.beaten_at, jobsworth.begun_at,
   jobsworth.changed_at, jobsworth.closed_at, jobsworth.consumed_at, jobsworth.created_at,
   jobsworth.cut_at, jobsworth.dead_at, jobsworth.deadline, jobsworth.decided_at,
-  jobsworth.delivered_at, jobsworth.escalated_at, jobsworth.finished_at, jobsworth.granted_at,
+  jobsworth.delivered_at, jobsworth.escalated_at, jobsworth.failed_at, jobsworth.finished_at,
+  jobsworth.granted_at,
   jobsworth.idle_since, jobsworth.next_try_at, jobsworth.occurred_at, jobsworth.paused_until,
   jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.run_at,
   jobsworth.sent_at, jobsworth.settled_at, jobsworth.since, jobsworth.started_at,

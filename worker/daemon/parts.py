@@ -274,6 +274,7 @@ def _tools(
         output_tokens_max=settings.max_output_tokens,
         model=model_choice(settings),
         history_tokens=settings.history_tokens,
+        step_input_bytes=settings.step_input_bytes,
         instructions=settings.instructions,
         handlers_database=handlers_database,
     )

@@ -152,6 +152,7 @@ async def run_attempt(
             lease_no=job.lease_no,
             mode=job.mode,
             trace_id=trace_id(job.trace_parent),
+            request_id=job.request_id,
         ):
             outcome = await _handle(attempt, tools, modules)
         forked.leave_if_child()
