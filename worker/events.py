@@ -60,6 +60,7 @@ WEBHOOK_DELIVERED: Final = "webhook.delivered"
 WEBHOOK_FAILED: Final = "webhook.failed"
 WEBHOOK_ABANDONED: Final = "webhook.abandoned"
 WEBHOOK_SWITCHED_OFF: Final = "webhook.switched_off"
+ANSWER_CUT_SHORT: Final = "answer.cut_short"
 CALLS_ABANDONED: Final = "calls.abandoned"
 BUDGET_WARNED: Final = "budget.warned"
 SPOOL_WRITTEN: Final = "spool.written"
@@ -132,6 +133,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     WEBHOOK_FAILED: "a webhook did not accept a delivery; it is sent again later",
     WEBHOOK_ABANDONED: "a delivery is not sent again; a person can retry it",
     WEBHOOK_SWITCHED_OFF: "a webhook's receiver answered 410 (Gone): it is told nothing more",
+    ANSWER_CUT_SHORT: "a model did not end its answer: it had no tokens left, or a filter cut it",
     CALLS_ABANDONED: "model calls of ended attempts were closed as unknown",
     BUDGET_WARNED: "a budget's window has reached its warning share; logged once for each window",
     SPOOL_WRITTEN: "the database did not take a paid answer in time: it is on this machine's disk",

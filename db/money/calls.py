@@ -35,6 +35,10 @@ class UsageSource(StrEnum):
     UNKNOWN = "unknown"
 
 
+# The model did not end its answer by itself.
+CUT_SHORT = ("length", "content_filter")
+
+
 class LedgerScope(StrEnum):
     """Proactive: on the system's own account. Reactive: for a job."""
 
@@ -127,6 +131,10 @@ class Call(BaseModel):
     over_estimate: bool
     latency_ms: int | None
     error: str | None
+    finish_reason: str | None
+    """Why the model stopped: stop, tool_call, length, content_filter or error, if it is known."""
+    limited: bool
+    """The provider refused it for its rate limit, since the job's last fresh start."""
     started_at: AwareDatetime
     settled_at: AwareDatetime | None
 
@@ -137,7 +145,7 @@ select c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.lease_no,
   c.estimated_input_tokens, c.estimated_output_tokens, c.estimated_cost, c.input_tokens,
   c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.reasoning_tokens, c.total_tokens,
   c.usage_source, c.cost, c.price_version, c.price, c.over_estimate, c.latency_ms, c.error,
-  c.started_at, c.settled_at
+  c.finish_reason, c.limited, c.started_at, c.settled_at
 from jobsworth.llm_calls c
 where c.job_id = %(job_id)s
 order by c.id

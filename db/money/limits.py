@@ -6,19 +6,21 @@ rate algorithm (ITU-T I.371): a bucket of one minute's worth that refills at the
 """
 
 from math import isfinite
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
 
 from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput, NotFound
-from db.pool import execute, fetch_all, fetch_val
-
-PAUSE_SECONDS_MAX = 86_400.0
+from db.pool import execute, fetch_all, fetch_one, fetch_val
 
 
 class RateLimit(BaseModel):
-    """A row of `rate_limits`. A `paused_until` in the past no longer pauses."""
+    """A row of `rate_limits`. A `paused_until` in the past no longer pauses.
+
+    `pace_seconds`: the least time between two calls, since the provider has refused some.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,6 +29,7 @@ class RateLimit(BaseModel):
     requests_per_minute: int | None
     tokens_per_minute: int | None
     paused_until: AwareDatetime | None
+    pace_seconds: float | None
 
 
 SET: LiteralString = """
@@ -56,11 +59,44 @@ select jobsworth.pause_rate(%(provider)s, %(model)s, %(seconds)s::float8)
 
 
 async def pause(conn: AsyncConnection[Any], provider: str, model: str, seconds: float) -> None:
-    """Send nothing to this model for `seconds` (a day at most); the jobs of new calls wait."""
+    """Send nothing to this model for `seconds` (a year at most); the jobs of new calls wait."""
     if not (isfinite(seconds) and seconds >= 0):
         raise InvalidInput(f"a pause of {seconds} seconds is not possible", "give a number from 0")
-    values = {"provider": provider, "model": model, "seconds": min(seconds, PAUSE_SECONDS_MAX)}
-    await execute(conn, PAUSE, values)
+    await execute(conn, PAUSE, {"provider": provider, "model": model, "seconds": seconds})
+
+
+class Refusals(NamedTuple):
+    """How often a provider refused one request of a job for its rate limit, since when, and for how
+    many seconds from now its model is paused.
+    """
+
+    times: int
+    since_seconds: float
+    paused_seconds: float
+
+
+REFUSALS: LiteralString = """
+select count(*) as times,
+  coalesce(extract(epoch from clock_timestamp() - min(c.started_at)), 0)::float8 as since_seconds,
+  coalesce((
+    select greatest(0, extract(epoch from l.paused_until - clock_timestamp()))
+    from jobsworth.rate_limits l
+    where l.team_id is null and l.provider = %(provider)s and l.model = %(model)s
+  ), 0)::float8 as paused_seconds
+from jobsworth.llm_calls c
+where c.job_id = %(job_id)s and c.step_name = %(step_name)s and c.limited
+  and c.provider = %(provider)s and c.model = %(model)s
+"""
+
+
+async def refusals(
+    conn: AsyncConnection[Any], job_id: UUID, step_name: str, provider: str, model: str
+) -> Refusals:
+    """The refusals of one request since the job's last fresh start."""
+    values = {"job_id": job_id, "step_name": step_name, "provider": provider, "model": model}
+    row = await fetch_one(conn, REFUSALS, values)
+    assert row is not None
+    return Refusals(**row)
 
 
 REMOVE: LiteralString = """
@@ -80,10 +116,10 @@ async def remove(conn: AsyncConnection[Any], provider: str, model: str = "*") ->
 
 
 LIST: LiteralString = """
-select l.provider, l.model, l.requests_per_minute, l.tokens_per_minute, l.paused_until
+select l.provider, l.model, l.requests_per_minute, l.tokens_per_minute, l.paused_until,
+  l.pace_seconds
 from jobsworth.rate_limits l
-where l.requests_per_minute is not null or l.tokens_per_minute is not null
-  or l.paused_until > clock_timestamp()
+where jobsworth.limit_applies(l)
 order by l.provider, l.model
 """
 
@@ -91,3 +127,13 @@ order by l.provider, l.model
 async def list_all(conn: AsyncConnection[Any]) -> list[RateLimit]:
     """The limits and pauses in force, by provider and model."""
     return await fetch_all(conn, LIST, None, RateLimit)
+
+
+RELEASE_RESERVED: LiteralString = """
+select jobsworth.release_reserved(%(most)s::int)
+"""
+
+
+async def release_reserved(conn: AsyncConnection[Any], most: int) -> int:
+    """Let up to `most` calls that are open for more than a minute hold up others no longer."""
+    return await fetch_val(conn, RELEASE_RESERVED, {"most": most})

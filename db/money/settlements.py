@@ -25,7 +25,8 @@ from db.tables import table
 
 class Settlement(NamedTuple):
     """How a call ended. `usage` None: what it took is unknown. `unsent`: provably no byte of it was
-    sent.
+    sent. `limited`: its provider refused it for its rate limit, or was overloaded, and asked for a
+    pause of `wait_seconds` (None: of no length). `finish_reason`: why the model stopped.
     """
 
     call_id: UUID
@@ -37,6 +38,9 @@ class Settlement(NamedTuple):
     error: str | None = None
     price: Mapping[str, Any] | None = None
     unsent: bool = False
+    limited: bool = False
+    wait_seconds: float | None = None
+    finish_reason: str | None = None
 
 
 class SettledBatch(NamedTuple):
@@ -92,6 +96,9 @@ def _row(one: Settlement) -> dict[str, Any]:
         "latency_ms": one.latency_ms,
         "error": one.error and to_text(one.error),
         "unsent": one.unsent,
+        "limited": one.limited,
+        "wait_seconds": one.wait_seconds,
+        "finish_reason": one.finish_reason,
     }
 
 

@@ -31,8 +31,8 @@ drop view
 -- The functions that name tables in their signatures or bodies.
 drop function
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
-  jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.branch_goes_on,
-  jobsworth.reconsider, jobsworth.unblock,
+  jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.reconsider,
+  jobsworth.unblock,
   jobsworth.cancel, jobsworth.cancel_locked, jobsworth.retry, jobsworth.restart_locked,
   jobsworth.send_signal, jobsworth.jobs_of_dead_workers, jobsworth.stalled_lanes,
   jobsworth.close_orphans, jobsworth.freed_lately,
@@ -45,6 +45,8 @@ drop function
   jobsworth.inherits_child, jobsworth.jobs_of_run, jobsworth.plan_fork, jobsworth.fork_run,
   jobsworth.lock_money, jobsworth.window_start, jobsworth.window_end, jobsworth.amount_words,
   jobsworth.budget_words, jobsworth.budgets_of, jobsworth.window_of, jobsworth.limit_wait,
+  jobsworth.limit_applies, jobsworth.tokens_wait, jobsworth.settle_limits, jobsworth.take_tokens,
+  jobsworth.slow_down, jobsworth.release_reserved,
   jobsworth.set_rate_limit, jobsworth.wake_limited, jobsworth.pause_rate, jobsworth.start_calls,
   jobsworth.calls_count, jobsworth.start_counted, jobsworth.refuse_call, jobsworth.settle_calls,
   jobsworth.correct_unknown, jobsworth.settle_windows, jobsworth.budget_has_room,
@@ -56,7 +58,7 @@ drop function
   jobsworth.environment_is_free,
   jobsworth.halfvec, jobsworth.cosine_distance,
   jobsworth.shell_word, jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
-  jobsworth.why, jobsworth.of_request;
+  jobsworth.why;
 
 drop table
   jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
@@ -75,7 +77,6 @@ drop table
 drop function
   jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
-  jobsworth.take_request,
   jobsworth.guard_status, jobsworth.tell_deleted, jobsworth.guard_run, jobsworth.guard_jobs_of_run,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
@@ -99,10 +100,10 @@ drop domain
   jobsworth.archived_at, jobsworth.at, jobsworth.beaten_at, jobsworth.begun_at,
   jobsworth.changed_at, jobsworth.closed_at, jobsworth.consumed_at, jobsworth.created_at,
   jobsworth.cut_at, jobsworth.dead_at, jobsworth.deadline, jobsworth.decided_at,
-  jobsworth.delivered_at, jobsworth.escalated_at, jobsworth.failed_at, jobsworth.finished_at,
-  jobsworth.granted_at,
+  jobsworth.delivered_at, jobsworth.escalated_at, jobsworth.finished_at, jobsworth.granted_at,
   jobsworth.idle_since, jobsworth.next_try_at, jobsworth.occurred_at, jobsworth.paused_until,
-  jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.run_at,
+  jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.refused_at,
+  jobsworth.run_at,
   jobsworth.sent_at, jobsworth.settled_at, jobsworth.since, jobsworth.started_at,
   jobsworth.starts_at, jobsworth.tokens_at, jobsworth.turn_at, jobsworth.updated_at,
   jobsworth.valid_from, jobsworth.warned_at, jobsworth.day, jobsworth.mode, jobsworth.payload,
@@ -116,7 +117,8 @@ drop domain
   jobsworth.estimated_cost, jobsworth.entered_tokens, jobsworth.entered_cost, jobsworth.reserved,
   jobsworth.spent, jobsworth.amount, jobsworth.warn_at, jobsworth.input, jobsworth.output,
   jobsworth.cache_read, jobsworth.cache_write, jobsworth.requests_per_minute,
-  jobsworth.tokens_per_minute, jobsworth.provider, jobsworth.model, jobsworth.request_id,
+  jobsworth.tokens_per_minute, jobsworth.tokens_reserved, jobsworth.refusals,
+  jobsworth.pace_seconds, jobsworth.provider, jobsworth.model, jobsworth.request_id,
   jobsworth.votes_needed, jobsworth.approvals_needed, jobsworth.metric, jobsworth.bytes,
   jobsworth.dimensions, jobsworth.name, jobsworth.platform, jobsworth.chat_id,
   jobsworth.environment, jobsworth.sha, jobsworth.source_kind, jobsworth.idempotency_key,

@@ -25,84 +25,31 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.providers import openai_chat
+from tests.providers.faults import CUT as CUT
+from tests.providers.faults import DUPLICATE_TOOL_IDS as DUPLICATE_TOOL_IDS
+from tests.providers.faults import EXCESSIVE_USAGE as EXCESSIVE_USAGE
+from tests.providers.faults import FAULTS as FAULTS
+from tests.providers.faults import GOOD as GOOD
+from tests.providers.faults import INCONSISTENT_USAGE as INCONSISTENT_USAGE
+from tests.providers.faults import MALFORMED as MALFORMED
+from tests.providers.faults import MALFORMED_TOOL_JSON as MALFORMED_TOOL_JSON
+from tests.providers.faults import MISSING_USAGE as MISSING_USAGE
+from tests.providers.faults import REFUSALS as REFUSALS
+from tests.providers.faults import SERVER_ERROR as SERVER_ERROR
+from tests.providers.faults import Fault as Fault
+from tests.providers.faults import slow as slow
+from tests.providers.faults import too_many as too_many
+from tests.providers.faults import wrong_dimensions as wrong_dimensions
 from tests.providers.openai_embeddings import embeddings, inputs_of
 from tests.providers.provider_faces import EMBEDDINGS, FACES, event_of
 from worker.demo.provider.completions import Body, Reply, completion, tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What happens to one request instead of a good answer.
-
-    Without a `status`, the answer is computed and billed, and then spoilt: `cut` closes the
-    connection half-way through it, `garble` sends broken JSON, `edit` changes it (as a chat
-    completion), `breaks` ends its stream half-way with an error of that status, `ends` without
-    one. `seconds` delays the response.
-    """
-
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    message: str = "scripted fault"
-    seconds: float = 0.0
-    cut: bool = False
-    garble: bool = False
-    breaks: int | None = None
-    ends: bool = False
-    edit: Callable[[Body], Any] | None = None
-
-
-GOOD = Fault()
-SERVER_ERROR = Fault(500, message="internal error")
-CUT = Fault(cut=True)
-MALFORMED = Fault(garble=True)
-MISSING_USAGE = Fault(edit=openai_chat.missing_usage)
-INCONSISTENT_USAGE = Fault(edit=openai_chat.inconsistent_usage)
-EXCESSIVE_USAGE = Fault(edit=openai_chat.excessive_usage)
-MALFORMED_TOOL_JSON = Fault(edit=openai_chat.malformed_tool_json)
-DUPLICATE_TOOL_IDS = Fault(edit=openai_chat.duplicate_tool_ids)
-
-
-def too_many(retry_after: str | None = None) -> Fault:
-    """429, with `Retry-After` if given."""
-    return Fault(
-        429,
-        headers={} if retry_after is None else {"Retry-After": retry_after},
-        message="rate limit reached",
-    )
-
-
-def slow(seconds: float) -> Fault:
-    return Fault(seconds=seconds)
-
-
-def wrong_dimensions(dimensions: int) -> Fault:
-    def edit(body: Body) -> Body:
-        for item in body["data"]:
-            item["embedding"] = [0.5] * dimensions
-        return body
-
-    return Fault(edit=edit)
-
-
-# The faults that can happen at random, by their names in `--faults`.
-FAULTS = {
-    "429": too_many("1"),
-    "500": SERVER_ERROR,
-    "slow": slow(0.5),
-    "cut": CUT,
-    "garbage": MALFORMED,
-    "missing_usage": MISSING_USAGE,
-    "inconsistent_usage": INCONSISTENT_USAGE,
-    "malformed_tool_json": MALFORMED_TOOL_JSON,
-    "duplicate_tool_ids": DUPLICATE_TOOL_IDS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +118,7 @@ class OpenAIStub:
         self._bill: list[Charge] = []
         self._script: deque[Fault] = deque()
         self._always: Fault | None = None
+        self._refused: list[tuple[str, str | None, deque[Fault]]] = []
         self._poison: str | None = None
         self._shares: dict[str, Body] = {}
         self._server = _server(self, port)
@@ -227,10 +175,16 @@ class OpenAIStub:
         with self._lock:
             self._always = fault
 
+    def refuse(self, model: str, *faults: Fault, key: str | None = None) -> None:
+        """Apply these faults to the requests of this model in turn; `key`: only to those of it."""
+        with self._lock:
+            self._refused.append((model, key, deque(faults)))
+
     def recover(self) -> None:
         with self._lock:
             self._script.clear()
             self._always = None
+            self._refused.clear()
             self._poison = None
 
     def share(
@@ -253,20 +207,30 @@ class OpenAIStub:
         """The fault of this request, which may be `GOOD`, and its answer."""
         with self._lock:
             self._requests.append(request)
-            fault = (
-                self._script.popleft() if self._script else self._always or self._chance(request)
-            )
+            fault = self._next_fault(request)
+            fault = fault.of(streamed=bool(request.body.get("stream")))
             if fault.status is None:
                 fault = self._refusal(request) or fault
-            if fault.status is not None:
+            if fault.status is not None or (fault.refuses and fault.at == "first") or fault.within:
                 self._write(
                     Charge(request.path, _model(request), _request_id(request), 0, 0), fault
                 )
                 return fault, _error(request, fault)
             body, charge = self._computed(request)
+            if fault.refuses and fault.at == "half":
+                charge = replace(charge, output_tokens=charge.output_tokens // 2)
             self._bill.append(charge)
             self._write(charge, fault)
             return fault, body
+
+    def _next_fault(self, request: Request) -> Fault:
+        if self._script:
+            return self._script.popleft()
+        for model, key, faults in self._refused:
+            if request.body.get("model") == model and key in (None, _key(request)):
+                faults.rotate(-1)
+                return faults[-1]
+        return self._always or self._chance(request)
 
     def _chance(self, request: Request) -> Fault:
         if not self._chances:
@@ -283,7 +247,8 @@ class OpenAIStub:
     def _write(self, charge: Charge, fault: Fault) -> None:
         """Write the line before the answer is sent, so that it is there if the client is killed."""
         if self._bill_file is not None:
-            line = BillLine(charge, fault.status is None, _fault_name(fault), time.time())
+            nothing = charge.input_tokens == 0
+            line = BillLine(charge, not nothing, _fault_name(fault), time.time())
             with self._bill_file.open("a") as bill:
                 bill.write(json.dumps(asdict(line)) + "\n")
 
@@ -379,6 +344,8 @@ def _request_id(request: Request) -> str | None:
 
 def _error(request: Request, fault: Fault) -> Body:
     face = FACES.get(request.path, FACES["/v1/chat/completions"])
+    if fault.within:
+        return face.within(fault.within, fault.message)
     return face.error(fault.status or 500, fault.message)
 
 
@@ -409,7 +376,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault, body = self.provider.answer(request)
         threading.Event().wait(fault.seconds)
         try:
-            if request.body.get("stream") and fault.status is None:
+            if request.body.get("stream") and fault.status is None and not fault.within:
                 self._stream(fault, body, request)
             else:
                 self._send(fault, body, request)
@@ -418,7 +385,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _send(self, fault: Fault, body: Body, request: Request) -> None:
-        if fault.status is None:
+        if fault.status is None and not fault.within:
             body = fault.edit(body) if fault.edit else body
             face = FACES.get(request.path)
             body = face.answer_of(body) if face else body
@@ -442,6 +409,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, fault: Fault, body: Body, request: Request) -> None:
         """Send server-sent events; the answer ends with the connection."""
         face = FACES[request.path]
+        if fault.refuses and fault.at == "first":
+            self._send_events(fault, [event_of(face.broken(fault.breaks or 0, fault.message))])
+            return
         answer = face.answer_of(fault.edit(body) if fault.edit else body)
         events = face.stream(answer, request.body)
         half = events[: len(events) // 2]
@@ -453,7 +423,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.ends:
             events = half
         elif fault.breaks is not None:
-            events = [*half, event_of(face.broken(fault.breaks, fault.message))]
+            shown = half if fault.at == "half" else events[: len(events) - face.closing]
+            events = [*shown, event_of(face.broken(fault.breaks, fault.message))]
+        self._send_events(fault, events)
+
+    def _send_events(self, fault: Fault, events: list[bytes]) -> None:
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")

@@ -16,13 +16,19 @@ from worker.demo.provider.completions import Body
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One protocol; `broken` makes the error event of a stream that fails."""
+    """One protocol; `broken` makes the error event of a stream that fails.
+
+    `closing`: how many events end a stream after all of the answer has been told. `within`: the
+    body of an error that comes with status 200.
+    """
 
     chat_of: Callable[[Body], Body]
     answer_of: Callable[[Body], Body]
     events: Callable[[Body, Body], Iterator[Body]]
     error: Callable[[int, str], Body]
     broken: Callable[[int, str], Body]
+    within: Callable[[int, str], Body]
+    closing: int = 1
     last: bytes = b""
 
     def stream(self, answer: Body, asked: Body) -> list[bytes]:
@@ -50,12 +56,13 @@ def _openai_error(status: int, message: str) -> Body:
 
 FACES = {
     "/v1/chat/completions": Face(
-        _same, _same, _chunks, _openai_error, _openai_error, b"data: [DONE]\n\n"
+        _same, _same, _chunks, _openai_error, _openai_error, _openai_error, last=b"data: [DONE]\n\n"
     ),
     "/v1/messages": Face(
         anthropic_face.chat_of,
         anthropic_face.answer_of,
         lambda answer, _: anthropic_face.events(answer),
+        anthropic_face.error,
         anthropic_face.error,
         anthropic_face.error,
     ),
@@ -65,6 +72,8 @@ FACES = {
         lambda answer, _: responses_face.events(answer),
         _openai_error,
         responses_face.error,
+        responses_face.failed,
+        closing=0,
     ),
 }
 EMBEDDINGS = "/v1/embeddings"

@@ -156,3 +156,19 @@ def error(status: int, message: str) -> Body:
     """The error event of a stream."""
     code = "rate_limit_exceeded" if status == 429 else "server_error"
     return {"type": "error", "code": code, "message": message, "param": None}
+
+
+def failed(status: int, message: str) -> Body:
+    """A response that failed, as the whole answer."""
+    return {
+        "id": "resp_failed",
+        "object": "response",
+        "created_at": 0,
+        "model": "unknown",
+        "status": "failed",
+        "error": {"code": error(status, message)["code"], "message": message},
+        "output": [],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    }

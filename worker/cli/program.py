@@ -81,7 +81,6 @@ TABLE = (
     Entry(JOBS, "job", "nouns.job:job", "List, show, enqueue, cancel and retry jobs."),
     Entry(JOBS, "queue", "nouns.queue:queue", "List, pause and resume queues."),
     Entry(JOBS, "signal", "nouns.signal:signal", "Send a signal to a job that waits for it."),
-    Entry(JOBS, "request", "nouns.request:request", "Show what came of a request."),
     Entry(STEPS, "run", "nouns.run:run", "List, show, start, fork, cancel, retry and delete runs."),
     Entry(
         STEPS,

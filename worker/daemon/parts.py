@@ -272,9 +272,10 @@ def _tools(
         pricing=pricing,
         unknown_price=settings.unknown_price,
         output_tokens_max=settings.max_output_tokens,
+        refusals_max=settings.refusals_max,
+        refused_seconds_max=settings.refused_seconds_max,
         model=model_choice(settings),
         history_tokens=settings.history_tokens,
-        step_input_bytes=settings.step_input_bytes,
         instructions=settings.instructions,
         handlers_database=handlers_database,
     )

@@ -3,6 +3,11 @@
 In: what the model's adapter raised. Out: the call's settlement, and what to raise. Invariant: only
 a refusal, and a request that certainly was not sent, is settled at nothing; anything else may have
 been billed.
+
+Three refusals for a rate limit fail the job at once, because waiting cannot help: the provider says
+that the request asks for more than the limit is (OpenAI: "Request too large … Limit 30000,
+Requested 36278"), its headers say that the limit was whole and the request may be larger than it
+(Anthropic), or they say that it should not be sent again (`x-should-retry: false`).
 """
 
 import re
@@ -18,15 +23,16 @@ from pydantic_ai.exceptions import (
     ModelQuotaExceededError,
     ModelRateLimitError,
 )
-from pydantic_ai.messages import ModelMessage, UserPromptPart
+from pydantic_ai.messages import ModelMessage, ModelResponse, UserPromptPart
 
+from worker.llm.usage import Estimate, usage_so_far
 from worker.masking import MASK, mask
-from worker.money.paid_call import PaidCall
-from worker.outcomes import Fail, ParkSignal, Retry
+from worker.money.paid_call import PROVIDER_WAIT_SECONDS_MAX, PaidCall
+from worker.outcomes import Fail, Retry
+from worker.retry_after import reset_seconds, retry_after_seconds, said_seconds
 
 SAID_CHARACTERS_MAX = 300
 QUOTE_CHARACTERS_MIN = 8
-RATE_LIMIT_SECONDS_MAX = 3_600.0
 
 # The request or the key is at fault: sending it again cannot help.
 FINAL = {
@@ -37,21 +43,47 @@ FINAL = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "send less, and retry the job",
     HTTPStatus.UNPROCESSABLE_ENTITY: "change what is sent, and retry the job",
 }
+NEVER_MET = "send less, or raise the limit of this key, and retry the job"
 QUOTA = "pay for more there, or raise the limit of this key, and retry the job"
+_LIMIT_AND_REQUESTED = re.compile(r"\bLimit:? ([\d,]{1,20})\b.*?\bRequested:? ([\d,]{1,20})", re.S)
+_COUNTED_TOKENS = re.compile(r"\b(input|output)? ?tokens\b")
+_CATEGORIES = {402: ModelQuotaExceededError, 429: ModelRateLimitError, 529: ModelOverloadedError}
+_TYPES = {"rate_limit_error": 429, "rate_limit_exceeded": 429, "overloaded_error": 529}
 _KEY = re.compile(r"\b(?:sk|pk|key|org|proj)[-_][\w*.-]{4,}")
 
 
 class Unanswered(NamedTuple):
-    """A request to a model that failed; `says` describes it without prompt or key."""
+    """A request to a model that failed; `says` describes it without prompt or key.
+
+    `ending`: how the job goes on, where that is decided already.
+    """
 
     error: BaseException
     says: str
-    park: ParkSignal | None = None
+    ending: BaseException | None = None
 
 
-async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool) -> Unanswered:
-    """Settle the call by its error; `began`: a part of the answer had come."""
-    if began:
+async def settle(
+    call: PaidCall,
+    error: BaseException,
+    says: str,
+    estimate: Estimate,
+    partial: ModelResponse | None = None,
+    *,
+    thinks: bool = False,
+) -> Unanswered:
+    """Settle the call by its error; `partial`: what had come of the answer when its stream failed.
+
+    `thinks`: the model may have thought without showing it.
+    """
+    limited = isinstance(error, ModelRateLimitError | ModelOverloadedError)
+    if limited:
+        usage = None if partial is None else usage_so_far(partial, estimate, thinks=thinks)
+        if usage is None and never_met(error, estimate):
+            await call.refused(says)
+            return Unanswered(error, says, Fail(f"{says}; {NEVER_MET}"))
+        return Unanswered(error, says, await call.limited(_asked_pause(error), says, usage))
+    if partial is not None:
         await call.cut(says)
     elif _is_refusal(error):
         await call.refused(says)
@@ -59,10 +91,62 @@ async def settle(call: PaidCall, error: BaseException, says: str, *, began: bool
         await call.unsent(says)
     else:
         await call.lost(says)
-    if not isinstance(error, ModelRateLimitError | ModelOverloadedError):
-        return Unanswered(error, says)
-    # All workers wait as long as the provider says, and no failure is counted.
-    return Unanswered(error, says, await call.pause_model(_bounded_wait(error), says))
+    return Unanswered(error, says)
+
+
+def never_met(error: BaseException, estimate: Estimate) -> bool:
+    """True if the rate limit that refused this request is smaller than the request alone."""
+    text = _text_of(error)
+    if found := _LIMIT_AND_REQUESTED.search(text):
+        limit, requested = (int(number.replace(",", "")) for number in found.groups())
+        return requested > limit
+    headers = (error.headers or {}) if isinstance(error, ModelHTTPError) else {}
+    if headers.get("x-should-retry") == "false" and not _asked_pause(error):
+        return True
+    counted = _COUNTED_TOKENS.search(text)
+    if counted is None or "increase rate" in text:
+        return False
+    kind = f"{counted[1]}-tokens" if counted[1] else "tokens"
+    sent = (
+        estimate.output_tokens
+        if counted[1] == "output"
+        else (estimate.input_tokens + (0 if counted[1] else estimate.output_tokens))
+    )
+    for limit, remaining in (
+        (f"anthropic-ratelimit-{kind}-limit", f"anthropic-ratelimit-{kind}-remaining"),
+        (f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}"),
+    ):
+        most, left = headers.get(limit, ""), headers.get(remaining, "")
+        if most.isdecimal() and left.isdecimal() and int(left) >= int(most):
+            return sent > int(most)
+    return False
+
+
+def error_within(model_name: str, answer: Any) -> ModelAPIError | None:
+    """The error that a provider sent instead of an answer, or as its end, with status 200.
+
+    OpenRouter and other gateways do so when a model fails after they have taken the request. None
+    if there is none.
+    """
+    choices: Any = getattr(answer, "choices", None) or ()
+    of_choice: Any = getattr(choices[0], "error", None) if choices else None
+    said: Any = getattr(answer, "error", None) or of_choice
+    if isinstance(said, str):
+        said = {"message": said}
+    if not isinstance(said, dict) or not said or getattr(answer, "object", None) == "response":
+        return None
+    body = cast(dict[str, Any], said)
+    code = str(_TYPES.get(str(body.get("type"))) or body.get("code"))
+    began = bool(choices) or bool(getattr(getattr(answer, "usage", None), "total_tokens", 0))
+    if not (code.isdecimal() and 400 <= int(code) < 600):
+        return ModelAPIError(model_name, str(body.get("message")), body=body, in_stream=began)
+    return ModelHTTPError.for_category(
+        _CATEGORIES.get(int(code)),
+        status_code=int(code),
+        model_name=model_name,
+        body=body,
+        in_stream=began,
+    )
 
 
 def described(error: BaseException, model: str, messages: Sequence[ModelMessage]) -> str:
@@ -87,20 +171,28 @@ def bounded(text: str) -> str:
 
 def ending_of(unanswered: Unanswered) -> BaseException:
     """How the job goes on: it waits for the provider, is tried again, or fails for good."""
-    error, says, park = unanswered
-    if park is not None:
-        return park
+    error, says, ending = unanswered
+    if ending is not None:
+        return ending
     if isinstance(error, ModelQuotaExceededError):
         return Fail(f"{says}; {QUOTA}")
     if isinstance(error, ModelHTTPError) and error.status_code in FINAL:
         return Fail(f"{says}; {FINAL[HTTPStatus(error.status_code)]}")
-    return Retry(_bounded_wait(error), says)
+    return Retry(_asked_pause(error) or None, says)
 
 
-def _bounded_wait(error: BaseException) -> float | None:
+def _asked_pause(error: BaseException) -> float | None:
     """The pause that the provider asks for, in seconds, bounded; None if it does not say."""
-    after = error.retry_after if isinstance(error, ModelAPIError) else None
-    return None if after is None else min(after, RATE_LIMIT_SECONDS_MAX)
+    if not isinstance(error, ModelAPIError):
+        return None
+    most = PROVIDER_WAIT_SECONDS_MAX
+    headers = (error.headers or {}) if isinstance(error, ModelHTTPError) else {}
+    return (
+        retry_after_seconds(headers, most)
+        or (None if error.retry_after is None else min(error.retry_after, most))
+        or said_seconds(_text_of(error), most)
+        or (reset_seconds(headers, most) if isinstance(error, ModelRateLimitError) else None)
+    )
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -120,14 +212,23 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _said(error: ModelAPIError, messages: Sequence[ModelMessage]) -> str:
+    said = _text_of(error) or type(error).__name__
+    for text in _prompts(messages):
+        said = said.replace(text, "[prompt]")
+    return bounded(_KEY.sub(MASK, said))
+
+
+def _text_of(error: BaseException) -> str:
+    """What the provider says, as it says it."""
+    if not isinstance(error, ModelAPIError):
+        return ""
     body: Any = error.body
     while isinstance(body, dict):
         inner = cast(dict[str, Any], body)
         body = inner.get("error") or inner.get("message")
-    said = body if isinstance(body, str) else type(error).__name__
-    for text in _prompts(messages):
-        said = said.replace(text, "[prompt]")
-    return bounded(_KEY.sub(MASK, said))
+    if body is None and not isinstance(error, ModelHTTPError):
+        return error.message
+    return body if isinstance(body, str) else ""
 
 
 def _prompts(messages: Sequence[ModelMessage]) -> list[str]:

@@ -1,11 +1,12 @@
 """A streamed answer: passed on as it comes, and settled when it is complete.
 
 In: the provider's stream. Out: the same events; after the last, the response that is recorded.
-Invariant: an answer is complete only when its stream has ended by itself and said so: a proxy may
-close a connection properly in the middle of an answer.
+Invariant: an answer is complete only when its stream has said why the model stopped: a proxy may
+close a connection properly in the middle of an answer. An error after that changes nothing.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic_ai.exceptions import ModelAPIError
@@ -37,13 +38,18 @@ class MeteredStream(StreamedResponse):
         return self._event_iterator
 
     async def _events(self) -> AsyncIterator[ModelResponseStreamEvent]:
-        async for event in self._live:
-            self.final_result_event = self._live.final_result_event
-            self._first_chunk_monotonic = self._live._first_chunk_monotonic
-            yield event
+        try:
+            async for event in self._live:
+                self.final_result_event = self._live.final_result_event
+                self._first_chunk_monotonic = self._live._first_chunk_monotonic
+                yield event
+            response = self._live.get()
+        except ModelAPIError:
+            response = replace(self._live.get(), state="complete")
+            if response.finish_reason is None:
+                raise
         if self._cancelled:
             return
-        response = self._live.get()
         if response.state in ("incomplete", "interrupted") or _broke_off(response):
             raise ModelAPIError(self.model_name, "the stream ended before the answer was complete")
         self._stands = await self._answer(response)

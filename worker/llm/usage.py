@@ -6,7 +6,7 @@ by the upper estimate, not by zero. The size of text is known: no token is less 
 a file is estimated by its kind (`worker.llm.media`), so more than that is believed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from decimal import Decimal
@@ -103,6 +103,26 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
     )
 
 
+def usage_so_far(partial: ModelResponse, estimate: Estimate, *, thinks: bool) -> Usage | None:
+    """What an answer took that its provider broke off; None if nothing of it had been made.
+
+    The provider's own count of the input, if it came; of the output, no more than what was shown,
+    because no token is less than a byte. A model that `thinks` may have made more than it showed.
+    """
+    said = partial.usage
+    if not partial.parts and said.input_tokens + said.output_tokens == 0:
+        return None
+    shown = len(ModelMessagesTypeAdapter.dump_json([partial])) if partial.parts else 0
+    made = estimate.output_tokens if thinks and partial.parts else shown
+    return Usage(
+        min(said.input_tokens or estimate.input_tokens, TOKENS_MAX),
+        min(max(said.output_tokens, min(made, estimate.output_tokens)), TOKENS_MAX),
+        cache_read_tokens=min(max(said.cache_read_tokens, 0), TOKENS_MAX),
+        cache_write_tokens=min(max(said.cache_write_tokens, 0), TOKENS_MAX),
+        source=UsageSource.ESTIMATED,
+    )
+
+
 def _reasoning_tokens(said: RequestUsage) -> int:
     """The reasoning tokens; some adapters report them in a field, others in `details`."""
     return max(said.output_reasoning_tokens, said.details.get("reasoning_tokens", 0), 0)
@@ -114,14 +134,16 @@ def price_of(model: Model) -> tuple[Decimal | None, str | None]:
 
 
 class TotalSaid:
-    """The total number of tokens that the provider states.
+    """The total number of tokens that the provider states; and an error that it sends as an answer.
 
-    Adapters drop it, so it is read on its way through the adapter. Some providers' totals
+    Adapters drop them, so they are read on their way through the adapter. Some providers' totals
     contradict the parts; then neither is believed. OpenAI's protocols state a total; Anthropic's
     does not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, error_within: Callable[[Any], Exception | None]) -> None:
+        """`error_within` finds the error in an answer; it is raised within the request."""
+        self._error_within = error_within
         self.tokens: int | None = None
 
     def in_requests_of(self, model: Model) -> Model:
@@ -129,14 +151,14 @@ class TotalSaid:
         if getattr(model, "_process_response", None) is None:
             return model
         watched = copy(model)
-        self._watch(watched, "_process_response")
+        self._watch(watched, "_process_response", whole=True)
         return watched
 
     def in_stream(self, stream: StreamedResponse) -> None:
         """Note the total in each usage that this stream reads from its events."""
         self._watch(stream, "_map_usage")
 
-    def _watch(self, adapter: Any, name: str) -> None:
+    def _watch(self, adapter: Any, name: str, *, whole: bool = False) -> None:
         read = getattr(adapter, name, None)
         if not ismethod(read):
             return
@@ -147,6 +169,8 @@ class TotalSaid:
             total = getattr(getattr(answer, "usage", None), "total_tokens", None)
             if isinstance(total, int):
                 self.tokens = total
+            if whole and (error := self._error_within(answer)) is not None:
+                raise error
             own = method()
             assert own is not None  # it is called by its adapter
             return own(answer, *args, **kwargs)

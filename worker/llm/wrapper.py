@@ -9,6 +9,7 @@ import copy
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import anyio
@@ -27,7 +28,7 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.usage import RequestUsage
 
-from db.money.calls import Answer, UsageSource
+from db.money.calls import CUT_SHORT, Answer, UsageSource
 from worker import crash_points, events
 from worker.attempt_state import AttemptState
 from worker.llm import failures, recorded, unmetered
@@ -133,7 +134,7 @@ class MeteredModel(WrapperModel):
         call = await self._begin(pending, connection)
         if not isinstance(call, PaidCall):
             return call
-        total = TotalSaid()
+        total = self._total_said()
         try:
             async with connection:
                 Sending(call.request_id).sent()
@@ -142,7 +143,7 @@ class MeteredModel(WrapperModel):
                         messages, self._with_request_id(pending, call), model_request_parameters
                     )
         except BaseException as error:
-            await self._fail(call, error, messages, began=False)
+            await self._fail(pending, call, error, messages)
         return await self._answer(pending, call, response, messages, total)
 
     @asynccontextmanager
@@ -161,7 +162,7 @@ class MeteredModel(WrapperModel):
                 call, model_request_parameters=model_request_parameters, replay_events=True
             )
             return
-        total = TotalSaid()
+        total = self._total_said()
         stream: MeteredStream | None = None
 
         async def answered(response: ModelResponse) -> ModelResponse:
@@ -183,7 +184,7 @@ class MeteredModel(WrapperModel):
         except BaseException as error:
             if stream is not None and stream.answered:
                 raise
-            await self._fail(call, error, messages, began=stream is not None)
+            await self._fail(pending, call, error, messages, stream)
         if not stream.answered:
             await call.cut("the stream was left before its end")
 
@@ -309,17 +310,40 @@ class MeteredModel(WrapperModel):
             log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
         unique = recorded.with_unique_ids(response, messages)
         document = recorded.document_of(pending.hashes, _timed(unique, call))
-        stands = await call.answered(Answer(document, usage, *price_of(self.wrapped)))
+        if response.finish_reason in CUT_SHORT:
+            log.warning(
+                events.ANSWER_CUT_SHORT,
+                model=self.model_id,
+                request_id=call.request_id,
+                finish_reason=response.finish_reason,
+            )
+        answer = Answer(document, usage, *price_of(self.wrapped))
+        stands = await call.answered(answer, response.finish_reason)
         await self._conversation.state.tools.turns.take()
         return self._conversation.take(recorded.response_of(stands))
 
     async def _fail(
-        self, call: PaidCall, error: BaseException, messages: list[ModelMessage], *, began: bool
+        self,
+        pending: PendingRequest,
+        call: PaidCall,
+        error: BaseException,
+        messages: list[ModelMessage],
+        stream: MeteredStream | None = None,
     ) -> NoReturn:
         """Settle the call, and raise pydantic-ai's own error: a fallback goes on from there."""
         says = failures.described(error, f"{self.wrapped.system}:{self.model_name}", messages)
-        self._conversation.unanswered = await failures.settle(call, error, says, began=began)
+        self._conversation.unanswered = await failures.settle(
+            call,
+            error,
+            says,
+            pending.estimate,
+            stream and stream.get(),
+            thinks=self.wrapped.profile.get("supports_thinking", False),
+        )
         raise error
+
+    def _total_said(self) -> TotalSaid:
+        return TotalSaid(partial(failures.error_within, self.model_name))
 
 
 def _changed(step: str, changed: Sequence[str]) -> str:

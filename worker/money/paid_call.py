@@ -7,8 +7,12 @@ job; what may have been billed is never settled at nothing.
 What a call took is what the provider says, if that is consistent; otherwise its upper estimate
 counts. A call that failed in any other way than by a refusal is held at its estimate, as `unknown`;
 a call that provably was not sent is released. "Too many requests" and "overloaded" (429, 529) are
-refusals and pause the model for every worker; within a stream they also cut the call. A truth that
-comes later corrects the row once, with an `adjust` entry of the difference.
+refusals and slow the model down for every worker; within a stream they also cut the call, which is
+booked by what is known of it. A truth that comes later corrects the row once, with an `adjust`
+entry of the difference.
+
+A request that is refused again and again waits longer each time, and fails its job in the end: a
+limit that it can never meet looks like any other.
 
 An attempt after the first looks for an answer twice, before and after it books, because a worker
 that has lost the job may still bring one.
@@ -37,11 +41,14 @@ from worker.log import get_logger
 from worker.masking import mask
 from worker.money.group_commit import Paid
 from worker.money.sending import CallLimited, CallRefused
-from worker.outcomes import ParkSignal
+from worker.outcomes import Fail
 from worker.steps import steps
 
-# How long a model is paused whose provider refused for its rate limit without saying for how long.
-PAUSE_SECONDS = 10.0
+# A request that was refused for a rate limit waits a second, and twice as long each further time.
+REFUSED_SECONDS = 1.0
+REFUSED_SECONDS_MAX = 60.0
+# However long a provider says, it is asked again after this.
+PROVIDER_WAIT_SECONDS_MAX = 3_600.0
 
 log = get_logger()
 
@@ -75,8 +82,10 @@ class PaidCall:
         """Seconds since the call was booked."""
         return time.monotonic() - self._began
 
-    async def answered(self, answer: Answer) -> Any:
+    async def answered(self, answer: Answer, finish_reason: str | None = None) -> Any:
         """Settle the call with its answer, which becomes the step; returns the answer that stands.
+
+        `finish_reason`: why the model stopped, if that is known.
 
         Raises `InvalidInput` if the content is not JSON, or the cost is not an amount of money. The
         call is settled all the same; content that is JSON is recorded, so that the next attempt
@@ -104,6 +113,7 @@ class PaidCall:
             answer.price,
             error=str(unusable) if unusable else None,
             kept=kept,
+            finish_reason=finish_reason,
         )
         if unusable is not None:
             raise unusable
@@ -118,21 +128,39 @@ class PaidCall:
         """The provider refused and billed nothing: settle the call at nothing."""
         await self._settle(CallStatus.ERROR, Usage(0, 0), Decimal(0), error=error)
 
-    async def limited(self, retry_after_seconds: float | None, error: object) -> ParkSignal:
-        """The provider refused for its rate limit: settle the call at nothing, pause the model.
+    async def limited(
+        self, wait_seconds: float | None, error: object, usage: Usage | None = None
+    ) -> BaseException:
+        """The provider refused for its rate limit, and asked for a pause of `wait_seconds`.
 
-        Returns the signal to raise: the job parks, and no failure is counted.
+        `usage` is what the call took if a part of the answer had come; it is settled at nothing
+        without it. The model is asked more seldom from now on, by all workers. Returns what to
+        raise: the signal by which the job parks, and no failure is counted; or `Fail`, once this
+        request was refused as often, or for as long, as the settings allow.
         """
-        await self.refused(error)
-        return await self.pause_model(retry_after_seconds, error)
-
-    async def pause_model(self, retry_after_seconds: float | None, error: object) -> ParkSignal:
-        """Pause the model for all workers; the call is settled already. Returns the park signal."""
-        pause = PAUSE_SECONDS if retry_after_seconds is None else max(0.0, retry_after_seconds)
-        async with self._state.tools.database.connection() as connection:
-            await limits.pause(connection, self._provider, self._model, pause)
+        wait = None if wait_seconds is None else min(wait_seconds, PROVIDER_WAIT_SECONDS_MAX)
+        status, cost = (CallStatus.ERROR, Decimal(0)) if usage is None else (CallStatus.CUT, None)
+        await self._settle(
+            status, usage or Usage(0, 0), cost, error=error, limited=True, wait_seconds=wait
+        )
+        tools, job_id = self._state.tools, self._state.job.id
+        async with tools.database.connection() as connection:
+            refused = await limits.refusals(
+                connection, job_id, self._name, self._provider, self._model
+            )
         detail = f"{self._provider} {self._model} refused for its rate limit: {error}"
-        return self._state.park("limit", detail=detail[:200], after_seconds=pause * _jitter())
+        past = refused.since_seconds >= tools.refused_seconds_max
+        if past or refused.times >= tools.refusals_max:
+            return Fail(
+                f"{detail}; refused {refused.times} times in {refused.since_seconds:.0f} s "
+                "(JOBSWORTH_REFUSALS_MAX, JOBSWORTH_REFUSED_SECONDS_MAX); retry the job when the "
+                "provider takes it"
+            )
+        own = min(REFUSED_SECONDS_MAX, REFUSED_SECONDS * 2.0 ** min(refused.times - 1, 32))
+        if wait and refused.times == 1:
+            own = wait
+        after = max(own, wait or 0.0, refused.paused_seconds) * _jitter()
+        return self._state.park("limit", detail=detail[:200], after_seconds=after)
 
     async def unsent(self, error: object) -> None:
         """Certainly not a byte was sent: release the call's reservation."""
@@ -153,6 +181,9 @@ class PaidCall:
         error: object = None,
         kept: PaidAnswer | None = None,
         unsent: bool = False,
+        limited: bool = False,
+        wait_seconds: float | None = None,
+        finish_reason: str | None = None,
     ) -> Any:
         if cost is None:
             cost, price_version, price = self._price(usage)
@@ -167,6 +198,9 @@ class PaidCall:
             None if said is None else mask(str(said))[:1000],
             price,
             unsent,
+            limited,
+            wait_seconds,
+            finish_reason,
         )
         self._end()
         tools = self._state.tools
@@ -208,7 +242,7 @@ class PaidCall:
 
 
 async def failed(call: PaidCall, error: BaseException) -> None:
-    """Settle a call by what its sending raised; for `CallLimited`, raise the signal to park."""
+    """Settle a call by what its sending raised; for `CallLimited`, raise how the job goes on."""
     match error:
         case CallLimited():
             raise await call.limited(error.retry_after_seconds, error) from error

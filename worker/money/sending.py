@@ -1,5 +1,6 @@
 """What a paid call's `send` gets, and what it may raise."""
 
+import math
 from dataclasses import dataclass
 
 from worker import crash_points
@@ -31,9 +32,13 @@ class CallLimited(CallRefused):
     """Raise it in a call's `send` when the provider refused for its rate limit (429).
 
     The call is settled at nothing. Calls to that model from all workers wait for
-    `retry_after_seconds` (None: 10 s), the job with them, and no failure is counted.
+    `retry_after_seconds` (None or 0: a second), and longer after each further refusal; the job
+    waits with them, and no failure is counted. A job whose call is refused JOBSWORTH_REFUSALS_MAX
+    times, or for JOBSWORTH_REFUSED_SECONDS_MAX, fails. A number that is below 0, or not finite,
+    counts as None.
     """
 
     def __init__(self, reason: object, retry_after_seconds: float | None = None) -> None:
         super().__init__(reason)
-        self.retry_after_seconds = retry_after_seconds
+        said = retry_after_seconds
+        self.retry_after_seconds = said if said is not None and 0 <= said < math.inf else None

@@ -7,7 +7,7 @@ or forgotten.
 from functools import partial
 from uuid import UUID
 
-from db.money import budgets, settlements
+from db.money import budgets, limits, settlements
 from db.pool import Database
 from worker import events
 from worker.daemon.upkeep import Did, Part
@@ -44,11 +44,15 @@ async def _settle_spooled(spool: Spool) -> Did:
 
 
 async def _settle_abandoned(database: Database) -> Did:
-    """Close the open calls of attempts that are over, at their estimates."""
+    """Close the open calls of attempts that are over, at their estimates.
+
+    Those that are open for long hold up no others by their estimates.
+    """
     async with database.connection() as connection:
         settled = await settlements.settle_abandoned(connection, ABANDONED_BATCH)
         if settled.freed_budgets:
             await budgets.wake(connection, settled.freed_budgets)
+        await limits.release_reserved(connection, ABANDONED_BATCH)
     if settled.calls:
         log.warning(events.CALLS_ABANDONED, calls=settled.calls)
     return Did()

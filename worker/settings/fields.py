@@ -157,13 +157,6 @@ class Settings(BaseSettings):
     payload_bytes_max: int = Field(
         1_000_000, ge=1_000, le=100_000_000, description="largest payload a job may be given"
     )
-    step_input_bytes: int = Field(
-        2_000,
-        ge=0,
-        le=1_000_000,
-        description="how much of a step's arguments is kept with the step, for people to read; 0"
-        " keeps none",
-    )
 
     budget_windows_days: int = Field(
         90,
@@ -227,6 +220,20 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="most tokens of a model's answer, unless the agent or the model has a bound",
+    )
+    refusals_max: int = Field(
+        30,
+        ge=1,
+        le=1_000_000,
+        description="how often a provider may refuse a request for its rate limit; then its job "
+        "fails",
+    )
+    refused_seconds_max: Seconds = Field(
+        86_400.0,
+        ge=0,
+        le=31_536_000,
+        description="for how long a provider may refuse a request for its rate limit; then its job "
+        "fails",
     )
     unknown_price: UnknownPrice = Field(
         "refuse_if_budgeted",

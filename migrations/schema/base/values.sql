@@ -52,9 +52,6 @@ create domain jobsworth.delivered_at as timestamptz
 create domain jobsworth.escalated_at as timestamptz
   constraint escalated_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
-create domain jobsworth.failed_at as timestamptz
-  constraint failed_at_is_from_1900_to_2199 check (
-    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.finished_at as timestamptz
   constraint finished_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
@@ -81,6 +78,9 @@ create domain jobsworth.requests_at as timestamptz
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.reset_at as timestamptz
   constraint reset_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.refused_at as timestamptz
+  constraint refused_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.run_at as timestamptz
   constraint run_at_is_from_1900_to_2199 check (
@@ -196,6 +196,12 @@ create domain jobsworth.requests_per_minute as int
   constraint requests_per_minute_is_positive check (value > 0);
 create domain jobsworth.tokens_per_minute as bigint
   constraint tokens_per_minute_is_positive check (value > 0);
+create domain jobsworth.tokens_reserved as bigint
+  constraint tokens_reserved_is_not_negative check (value >= 0);
+create domain jobsworth.refusals as int
+  constraint refusals_is_0_to_1e9 check (value between 0 and 1000000000);
+create domain jobsworth.pace_seconds as float8
+  constraint pace_seconds_is_0_to_a_minute check (value between 0 and 60);
 create domain jobsworth.provider as text
   constraint provider_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.model as text

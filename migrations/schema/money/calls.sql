@@ -38,6 +38,11 @@ create table jobsworth.llm_calls (
   reasoning_tokens jobsworth.reasoning_tokens,
   total_tokens jobsworth.total_tokens,  -- as the provider reported it
   price jsonb,  -- the rates that made the cost
+  -- The provider refused it for its rate limit, or was overloaded. Taken back when a person runs
+  -- the job again: only what is refused from then on counts.
+  limited boolean not null default false,
+  limits uuid[],  -- the token limits that hold its estimate until it is settled
+  finish_reason text,  -- why the model stopped: stop, tool_call, length, content_filter, error
   over_estimate boolean not null generated always as (
     coalesce(input_tokens::bigint + output_tokens
       > estimated_input_tokens::bigint + estimated_output_tokens, false)

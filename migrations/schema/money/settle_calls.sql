@@ -12,6 +12,7 @@ create function jobsworth.settle_calls(rows jsonb, out settled bigint, out freed
 declare
   ids uuid[];
   late uuid[];
+  paced boolean;
 begin
   with ended as materialized (
     select e.*
@@ -19,7 +20,7 @@ begin
       call_id uuid, status jobsworth.call_status, input_tokens int, output_tokens int,
       cache_read_tokens int, cache_write_tokens int, reasoning_tokens int, total_tokens int,
       usage_source jobsworth.usage_source, cost numeric, price_version text, price jsonb,
-      latency_ms int, error text, unsent boolean)
+      latency_ms int, error text, unsent boolean, limited boolean, finish_reason text)
     order by 1
   ), settled as (
     -- The update itself takes the lock, and looks at the row again after it has waited for it. The
@@ -30,12 +31,14 @@ begin
       cache_read_tokens = e.cache_read_tokens, cache_write_tokens = e.cache_write_tokens,
       reasoning_tokens = e.reasoning_tokens, total_tokens = e.total_tokens,
       usage_source = e.usage_source, cost = e.cost, price_version = e.price_version,
-      price = e.price, latency_ms = e.latency_ms, error = e.error, settled_at = clock_timestamp()
+      price = e.price, latency_ms = e.latency_ms, error = e.error, settled_at = clock_timestamp(),
+      limited = coalesce(e.limited, false), finish_reason = e.finish_reason
     from ended e
     where c.id = any(array[e.call_id]) and c.settled_at is null
     returning c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.scope, c.mode,
       c.provider, c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens,
       c.cache_write_tokens, c.reasoning_tokens, c.cost, c.price_version,
+      c.limited or c.limits is not null as paced,
       case when e.unsent then 'release' else 'settle' end::jobsworth.ledger_entry as entry
   ), entered as (
     insert into jobsworth.token_ledger (
@@ -47,10 +50,13 @@ begin
       coalesce(s.cache_read_tokens, 0), coalesce(s.cache_write_tokens, 0),
       coalesce(s.reasoning_tokens, 0), s.cost, s.price_version
     from settled s
-    returning call_id
   )
-  select coalesce(array_agg(e.call_id), '{}') into ids from entered e;
+  select coalesce(array_agg(s.id), '{}'), bool_or(s.paced) into ids, paced from settled s;
 
+  if cardinality(ids) > 0 and (paced or exists (
+      select 1 from jobsworth.rate_limits l where l.pace_seconds is not null)) then
+    perform jobsworth.settle_limits(ids, rows);
+  end if;
   if cardinality(ids) < jsonb_array_length(rows) then
     late := jobsworth.correct_unknown(rows, ids);
     ids := ids || late;

@@ -128,9 +128,7 @@ create function jobsworth.calls_count(rows jsonb) returns boolean language plpgs
 begin
   return (
     exists (
-      select 1 from jobsworth.rate_limits l
-      where l.requests_per_minute is not null or l.tokens_per_minute is not null
-        or l.paused_until > clock_timestamp())
+      select 1 from jobsworth.rate_limits l where jobsworth.limit_applies(l))
     and exists (
       select 1
       from (
@@ -138,9 +136,7 @@ begin
         from jsonb_array_elements(rows) as a
         offset 0) c
       cross join jobsworth.rate_limits l
-      where l.provider = c.provider and l.model in (c.model, '*')
-        and (l.requests_per_minute is not null or l.tokens_per_minute is not null
-          or l.paused_until > clock_timestamp()))
+      where l.provider = c.provider and l.model in (c.model, '*') and jobsworth.limit_applies(l))
   ) or (
     exists (select 1 from jobsworth.budgets b where b.active)
     and exists (
@@ -215,12 +211,15 @@ begin
     insert into jobsworth.llm_calls (
       id, team_id, job_id, thread_id, run_id, agent_id, lease_no, attempt, step_name, scope, mode,
       provider, model, request_id, estimated_input_tokens, estimated_output_tokens, estimated_cost,
-      started_at)
+      started_at, limits)
     select c.call_id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.lease_no, c.attempt,
       c.step_name,
       case when c.job_id is null then 'proactive' else 'reactive' end::jobsworth.ledger_scope,
       c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost,
-      at  -- the instant that chose its windows
+      at,  -- the instant that chose its windows
+      (select array_agg(l.id) from jobsworth.rate_limits l
+        where l.provider = c.provider and l.model in (c.model, '*')
+          and l.tokens_per_minute is not null)
     from asked c
     where (select f.fit from fitting f)
     returning id, team_id, job_id, thread_id, run_id, agent_id, scope, mode, provider, model,
@@ -254,12 +253,12 @@ begin
     set requests_at = case when l.requests_per_minute is not null then
         greatest(l.requests_at, at)
           + make_interval(secs => p.requests * 60.0 / l.requests_per_minute) end,
-      tokens_at = case when l.tokens_per_minute is not null then
-        greatest(l.tokens_at, at)
-          + make_interval(secs => least(p.tokens * 60.0 / l.tokens_per_minute, 1e9)) end
+      tokens_reserved = l.tokens_reserved
+        + case when l.tokens_per_minute is not null then p.tokens else 0 end,
+      paused_until = case when l.pace_seconds is null then l.paused_until
+        else at + make_interval(secs => l.pace_seconds * (1 + 0.1 * random())) end
     from paces p
-    where l.id = p.id and (select f.fit from fitting f)
-      and (l.requests_per_minute is not null or l.tokens_per_minute is not null)
+    where l.id = p.id and (select f.fit from fitting f) and jobsworth.limit_applies(l)
   ), served as (
     delete from jobsworth.budget_waits w
     using asked c
@@ -322,23 +321,24 @@ begin
   where l.provider = c.provider and l.model in (c.model, '*');
   if v.wait_seconds > 0 then
     -- Each call that is sent away gets a turn of its own, at the pace of the limit, so they do not
-    -- all come back at once.
+    -- all come back at once. The provider's pace changes by the second, so there they come often.
     with turned as (
       update jobsworth.rate_limits l
       set turn_at = case
         when l.turn_at > at + interval '5 minutes'
           then at + make_interval(secs => v.wait_seconds + random() * 300)
         else greatest(at + make_interval(secs => v.wait_seconds), l.turn_at + make_interval(
-          secs => greatest(0.02, 60.0 / l.requests_per_minute,
-            case when l.tokens_per_minute is not null
-              then least(60.0, tokens * 60.0 / l.tokens_per_minute) end))) end
+          secs => greatest(0.02, 60.0 / l.requests_per_minute, least(l.pace_seconds, 0.1),
+            case when l.tokens_per_minute is not null then least(60.0,
+              coalesce(l.tokens_mean, tokens) * 60.0 / l.tokens_per_minute) end))) end
       where l.provider = c.provider and l.model in (c.model, '*')
         and jobsworth.limit_wait(l, 1, tokens, at) > 0
-      returning l.provider, l.model, l.turn_at, l.paused_until
+      returning l.provider, l.model, l.turn_at, l.paused_until, l.pace_seconds
     )
     select greatest(v.wait_seconds, max(extract(epoch from t.turn_at - at))),
       string_agg('rate limit of ' || t.provider || ' ' || t.model
-        || case when t.paused_until > at then ' (paused by the provider)' else '' end, ', ')
+        || case when t.paused_until > at then ' (paused by the provider)'
+          when t.pace_seconds is not null then ' (the provider has refused calls)' else '' end, ', ')
     into v.wait_seconds, v.detail
     from turned t;
     v.verdict := 'limit';

@@ -54,6 +54,7 @@ begin
   set step_name = d.step_name || ' before ' || d.id
   where d.job_id = any(job_ids) and d.status in ('failed', 'rolled_back');
 
+  update jobsworth.llm_calls c set limited = false where c.job_id = any(job_ids) and c.limited;
   update jobsworth.approvals a set effect_key = null
   where a.job_id = any(job_ids) and a.superseded_by is null and a.chosen_option = 'reject';
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, LiteralString
 from uuid import uuid4
@@ -13,9 +14,9 @@ from db.errors import InvalidInput, NotFound
 from db.fence import PINNED, Lease
 from db.money import calls as call_records
 from db.money import limits, starts
-from db.money.calls import Usage
+from db.money.calls import CallStatus, Usage
 from db.money.starts import CallStarted, Limited, Starting, Verdict
-from db.pool import Connection, Database, begun, execute
+from db.pool import Connection, Database, begun, execute, fetch_val
 from db.queue import promote
 from tests.db import rows
 from tests.db.money import entries
@@ -31,6 +32,8 @@ set requests_at = requests_at - %(seconds)s * interval '1 second',
   paused_until = paused_until - %(seconds)s * interval '1 second'
 """
 
+
+OLD_CALLS: LiteralString = "update jobsworth.llm_calls set started_at = now() - interval '70 s'"
 
 WAIT_AN_HOUR: LiteralString = """
 update jobsworth.reactive_jobs
@@ -63,6 +66,33 @@ async def lets(conn: Connection, **options: Any) -> int:
     raise AssertionError("there is no limit")
 
 
+async def lets_many(conn: Connection, count: int) -> int:
+    return sum([isinstance(await start(conn), CallStarted) for _ in range(count)])
+
+
+async def settle(
+    conn: Connection,
+    call: CallStarted,
+    usage: Usage,
+    status: CallStatus = CallStatus.OK,
+    **how: Any,
+) -> None:
+    await entries.settle(conn, call.call_id, status=status, usage=usage, latency_ms=0, **how)
+
+
+async def refuse(
+    conn: Connection, calls: Sequence[Verdict], wait_seconds: float | None = None
+) -> None:
+    for call in calls:
+        assert isinstance(call, CallStarted)
+        how: dict[str, Any] = {"limited": True, "wait_seconds": wait_seconds}
+        await settle(conn, call, Usage(0, 0), CallStatus.ERROR, **how)
+
+
+async def reserved(conn: Connection) -> int:
+    return await fetch_val(conn, "select sum(tokens_reserved)::int from jobsworth.rate_limits")
+
+
 async def age(conn: Connection, seconds: float) -> None:
     await execute(conn, AGE, {"seconds": seconds})
 
@@ -89,11 +119,143 @@ async def test_of_a_batch_as_many_go_out_as_the_limit_lets(conn: Connection) -> 
     assert await lets(conn, estimate=Usage(0, 0)) == 30 - 13
 
 
-async def test_tokens_are_counted_by_the_estimate(conn: Connection) -> None:
+async def test_tokens_are_held_at_the_estimate_while_a_call_is_open(conn: Connection) -> None:
     await limits.set_limit(conn, "acme", "large", tokens=1000)
     assert await lets(conn) == 10
     await age(conn, 3)
-    assert await lets(conn, estimate=Usage(50, 0)) == 1
+    assert await lets(conn, estimate=Usage(50, 0)) == 0
+
+
+async def test_a_settled_call_counts_at_what_it_took(conn: Connection) -> None:
+    """A minute of a limit of 40,000 tokens: most of it goes through, and no more than all."""
+    await limits.set_limit(conn, "acme", "large", tokens=40_000)
+    took = 0
+    while isinstance(started := await start(conn, estimate=Usage(300, 4_096)), CallStarted):
+        await settle(conn, started, Usage(300, 50))
+        took += 350
+    assert 40_000 - 4_396 - 350 < took <= 40_000 + 667 * 10  # it refills while this runs
+    assert await reserved(conn) == 0
+
+
+async def test_what_was_spent_long_ago_is_not_given_back_to_the_bucket(conn: Connection) -> None:
+    """A call that held much and took little frees what it held, and no second minute's worth."""
+    await limits.set_limit(conn, "acme", "large", tokens=60_000)
+    early = await start(conn, estimate=Usage(50_000, 0))
+    late = await start(conn, estimate=Usage(10_000, 0))
+    assert isinstance(early, CallStarted)
+    assert isinstance(late, CallStarted)
+    await settle(conn, late, Usage(10_000, 0))
+    await settle(conn, early, Usage(100, 0))
+    assert not isinstance(await start(conn, estimate=Usage(55_000, 0)), CallStarted)
+    assert isinstance(await start(conn, estimate=Usage(49_000, 0)), CallStarted)
+
+
+@pytest.mark.parametrize("status", [CallStatus.ERROR, CallStatus.UNKNOWN])
+async def test_every_end_of_a_call_gives_back_what_it_held(
+    conn: Connection, status: CallStatus
+) -> None:
+    await limits.set_limit(conn, "acme", "large", tokens=1000)
+    started = await start(conn, estimate=Usage(600, 400))
+    assert isinstance(started, CallStarted)
+    await settle(conn, started, Usage(0, 0) if status == "error" else Usage(600, 400), status)
+    await settle(conn, started, Usage(0, 0), status)  # once
+    assert await reserved(conn) == 0
+    again = await start(conn, estimate=Usage(900, 0))
+    assert isinstance(again, CallStarted) == (status == "error")
+
+
+async def test_a_call_from_before_the_limit_gives_nothing_back(conn: Connection) -> None:
+    before = await start(conn, estimate=Usage(600, 400))
+    assert isinstance(before, CallStarted)
+    await limits.set_limit(conn, "acme", "large", tokens=1000)
+    assert isinstance(await start(conn, estimate=Usage(600, 0)), CallStarted)
+    await settle(conn, before, Usage(1, 1))
+    assert await reserved(conn) == 600
+    await limits.set_limit(conn, "acme", "large", tokens=5000)
+    assert await reserved(conn) == 600
+
+
+async def test_a_long_call_holds_up_others_for_a_minute_at_most(conn: Connection) -> None:
+    await limits.set_limit(conn, "acme", "large", tokens=1000)
+    long = await start(conn, estimate=Usage(600, 400))
+    assert isinstance(long, CallStarted)
+    assert await limits.release_reserved(conn, 10) == 0
+    await execute(conn, OLD_CALLS)
+    assert await limits.release_reserved(conn, 10) == 1
+    assert await reserved(conn) == 0
+    assert isinstance(await start(conn, estimate=Usage(900, 0)), CallStarted)
+    await settle(conn, long, Usage(600, 400))
+    assert await reserved(conn) == 900
+
+
+async def test_a_model_that_refuses_everything_is_asked_more_and_more_seldom(
+    conn: Connection,
+) -> None:
+    """Eight calls in the first minute after those that were under way, then one a minute."""
+    asked_at, now = list[float](), 0.0
+    while now < 300:
+        verdict = await start(conn)
+        if isinstance(verdict, CallStarted):
+            asked_at.append(now)
+            await refuse(conn, [verdict])
+            continue
+        assert isinstance(verdict, Limited)
+        step = min(verdict.wait_seconds + 0.01, 60)
+        await age(conn, step)
+        now += step
+    assert sum(at < 60 for at in asked_at) <= 9
+    assert sum(at >= 120 for at in asked_at) <= 4
+    assert (await start(conn, model="small")) is not None
+
+
+async def test_calls_that_were_under_way_at_a_refusal_slow_nothing_down(conn: Connection) -> None:
+    under_way = [await start(conn) for _ in range(20)]
+    await refuse(conn, under_way[:1])
+    [limit] = await limits.list_all(conn)
+    await refuse(conn, under_way[1:10])
+    for one in under_way[10:]:
+        assert isinstance(one, CallStarted)
+        await settle(conn, one, Usage(1, 1))
+    [after] = await limits.list_all(conn)
+    assert after.pace_seconds == limit.pace_seconds == 0.25
+    assert 0.5 < await waits(conn) < 1.2
+
+
+async def test_answers_set_a_model_free_again(conn: Connection) -> None:
+    await refuse(conn, [await start(conn)])
+    answers = 0
+    while await limits.list_all(conn):
+        await age(conn, 2)
+        verdict = await start(conn)
+        assert isinstance(verdict, CallStarted)
+        await settle(conn, verdict, Usage(1, 1))
+        await execute(conn, "update jobsworth.rate_limits set paused_until = null")
+        answers += 1
+    assert answers == 31
+    assert await lets_many(conn, 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "first", "second"),
+    [
+        (None, (0.8, 1.2), (0.8, 1.2)),
+        (0.0, (0.8, 1.2), (0.8, 1.2)),
+        (0.3, (0.1, 0.4), (0.8, 1.2)),
+        (30.0, (29, 33.5), (29, 33.5)),
+        (1e30, (31_000_000, 31_600_000), (31_000_000, 31_600_000)),
+    ],
+)
+async def test_a_pause_is_as_long_as_the_provider_says_and_grows(
+    conn: Connection,
+    asked_for: float | None,
+    first: tuple[float, float],
+    second: tuple[float, float],
+) -> None:
+    for least, most in (first, second):
+        await refuse(conn, [await start(conn)], asked_for)
+        wait = await waits(conn)
+        assert least < wait < most, wait
+        await age(conn, wait + 1)
 
 
 async def test_what_is_larger_than_a_minutes_worth_goes_when_the_bucket_is_full(
@@ -101,7 +263,9 @@ async def test_what_is_larger_than_a_minutes_worth_goes_when_the_bucket_is_full(
 ) -> None:
     await limits.set_limit(conn, "acme", "large", tokens=1000)
     large = Usage(5000, 0)
-    assert isinstance(await start(conn, estimate=large), CallStarted)
+    started = await start(conn, estimate=large)
+    assert isinstance(started, CallStarted)
+    await settle(conn, started, large)
     await age(conn, 230)
     assert 60 < await waits(conn, estimate=large) < 71
     assert 10 < await waits(conn) < 136  # after those that were sent away before

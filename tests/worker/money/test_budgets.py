@@ -31,7 +31,7 @@ select count(*) from jobsworth.reactive_jobs j where j.waiting_for::text = %(rea
 DUE: LiteralString = """
 update jobsworth.reactive_jobs set run_at = now() where waiting_for = 'limit'
 """
-UNPAUSE: LiteralString = "update jobsworth.rate_limits set paused_until = now()"
+UNPAUSE: LiteralString = "update jobsworth.rate_limits set paused_until = now(), turn_at = null"
 
 
 @dataclass(frozen=True)

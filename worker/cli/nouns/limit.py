@@ -23,6 +23,7 @@ COLUMNS = [
     Column("REQUESTS/MIN", right=True),
     Column("TOKENS/MIN", right=True),
     Column("PAUSED UNTIL"),
+    Column("SLOWED DOWN TO"),
 ]
 
 limit = Noun("limit", "Limits: requests and tokens per minute, over all daemons.")
@@ -98,4 +99,5 @@ def _row(found: RateLimit) -> list[str]:
         "" if found.requests_per_minute is None else f"{found.requests_per_minute:,}",
         "" if found.tokens_per_minute is None else f"{found.tokens_per_minute:,}",
         "" if paused is None else f"{paused.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "" if found.pace_seconds is None else f"1 in {found.pace_seconds:.2g} s",
     ]
