@@ -55,6 +55,10 @@ DEPLOYMENT_ENDED: Final = "deployment.ended"
 
 TRANSACTIONS_ENDED: Final = "transactions.ended"
 TIMERS_PROMOTED: Final = "timers.promoted"
+SCHEDULE_FIRED: Final = "schedule.fired"
+SCHEDULE_SKIPPED: Final = "schedule.skipped"
+SCHEDULE_REFUSED: Final = "schedule.refused"
+SCHEDULE_UNDECLARED: Final = "schedule.undeclared"
 APPROVALS_EXPIRED: Final = "approvals.expired"
 WEBHOOK_DELIVERED: Final = "webhook.delivered"
 WEBHOOK_FAILED: Final = "webhook.failed"
@@ -128,6 +132,11 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     DEPLOYMENT_ENDED: "a deployment is healthy, rolled back or failed",
     TRANSACTIONS_ENDED: "a stopped worker held rows in mid-statement; its transactions were ended",
     TIMERS_PROMOTED: "waiting jobs became queued because their time has come",
+    SCHEDULE_FIRED: "a schedule enqueued a job or started a run",
+    SCHEDULE_SKIPPED: "times of a schedule were skipped: nobody could fire them, or the job of an "
+    "earlier one has not ended",
+    SCHEDULE_REFUSED: "what a schedule enqueues was refused, or it can never fire",
+    SCHEDULE_UNDECLARED: "schedules were paused because their handlers declare them no more",
     APPROVALS_EXPIRED: "approvals passed their deadline; their default was applied",
     WEBHOOK_DELIVERED: "a webhook accepted a delivery",
     WEBHOOK_FAILED: "a webhook did not accept a delivery; it is sent again later",

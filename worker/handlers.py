@@ -10,7 +10,8 @@ import inspect
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from db.documents import Unreadable
 from db.errors import InvalidInput
+from db.schedules.schedules import NewSchedule
 from worker.job import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,6 +40,7 @@ class Handler:
     job_parameter: str | None
     arguments: type[BaseModel]
     shipped: bool
+    schedule: NewSchedule | None = None
 
 
 class HandlerError(InvalidInput):
@@ -59,6 +62,8 @@ def handler(
     failures_max: int | None = None,
     isolate: Isolation | None = None,
     memory_mb: int | None = None,
+    schedule: str | timedelta | None = None,
+    time_zone: str = "UTC",
     shipped: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler of the jobs of `mode`.
@@ -70,13 +75,18 @@ def handler(
 
     A worker with this handler serves `queue`. `timeout_seconds` and `failures_max` apply to jobs
     that set none. `isolate="process"` runs a plain function in a process of its own, which can be
-    killed and has at most `memory_mb` megabytes of address space. Raises `HandlerError` if the mode
-    has a handler already, and for a signature that cannot take a payload.
+    killed and has at most `memory_mb` megabytes of address space. `schedule`, a cron
+    expression in `time_zone` or a period, enqueues a job of this mode without arguments at each of
+    its times; `jobsworth schedule` shows it. Raises `HandlerError` if the mode has a handler
+    already, for a signature that cannot take a payload, and for a schedule that never fires.
     """
 
     def register(function: F) -> F:
-        new = _describe(
-            function, mode, queue, timeout_seconds, failures_max, isolate, memory_mb, shipped
+        new = replace(
+            _describe(
+                function, mode, queue, timeout_seconds, failures_max, isolate, memory_mb, shipped
+            ),
+            schedule=_schedule(mode, queue, schedule, time_zone),
         )
         old = registry.get(mode)
         if old is not None and not old.shipped and not _same_place(old.function, function):
@@ -152,6 +162,27 @@ def _describe(
         arguments=arguments,
         shipped=shipped,
     )
+
+
+def _schedule(
+    mode: str, queue: str, schedule: str | timedelta | None, time_zone: str
+) -> NewSchedule | None:
+    if schedule is None:
+        return None
+    cron = schedule if isinstance(schedule, str) else None
+    try:
+        return NewSchedule(
+            mode,
+            mode,
+            cron=cron,
+            every=None if cron is not None else cast(timedelta, schedule),
+            time_zone=time_zone,
+            queue=queue,
+        )
+    except InvalidInput as error:
+        raise HandlerError(
+            f"the schedule of the handler of {mode!r}: {error.message}", error.remedy
+        ) from error
 
 
 def _check_bound(mode: str, name: str, value: float | None) -> None:

@@ -43,6 +43,8 @@ drop function
   jobsworth.cancel_run, jobsworth.retry_run, jobsworth.delete_run, jobsworth.is_inherited,
   jobsworth.sources_of, jobsworth.inherited_steps, jobsworth.inherited_children,
   jobsworth.inherits_child, jobsworth.jobs_of_run, jobsworth.plan_fork, jobsworth.fork_run,
+  jobsworth.schedule, jobsworth.pause_schedule, jobsworth.resume_schedule,
+  jobsworth.remove_schedule, jobsworth.schedule_named,
   jobsworth.lock_money, jobsworth.window_start, jobsworth.window_end, jobsworth.amount_words,
   jobsworth.budget_words, jobsworth.budgets_of, jobsworth.window_of, jobsworth.limit_wait,
   jobsworth.limit_applies, jobsworth.tokens_wait, jobsworth.settle_limits, jobsworth.take_tokens,
@@ -65,6 +67,7 @@ drop table
   jobsworth.signals, jobsworth.attempt_history,
   jobsworth.steps, jobsworth.step_decisions, jobsworth.artifacts,
   jobsworth.runs, jobsworth.run_metrics, jobsworth.branches, jobsworth.branch_reads,
+  jobsworth.schedule_firings, jobsworth.schedules,
   jobsworth.llm_calls, jobsworth.token_ledger, jobsworth.prices, jobsworth.budgets,
   jobsworth.budget_windows, jobsworth.call_windows, jobsworth.budget_waits, jobsworth.rate_limits,
   jobsworth.ledger_closing, jobsworth.ledger_days,
@@ -78,6 +81,7 @@ drop function
   jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
   jobsworth.guard_status, jobsworth.tell_deleted, jobsworth.guard_run, jobsworth.guard_jobs_of_run,
+  jobsworth.plan_again, jobsworth.forget_problem,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
   jobsworth.guard_deployment, jobsworth.set_outcome_aside;
@@ -89,6 +93,7 @@ drop type
   jobsworth.job_status, jobsworth.wait_reason, jobsworth.parent_failure,
   jobsworth.step_effect,
   jobsworth.run_status,
+  jobsworth.missed_policy, jobsworth.overlap_policy, jobsworth.firing_outcome,
   jobsworth.call_status, jobsworth.usage_source, jobsworth.ledger_scope, jobsworth.ledger_entry,
   jobsworth.budget_unit, jobsworth.budget_period, jobsworth.budget_over, jobsworth.call_verdict,
   jobsworth.approval_status,
@@ -97,10 +102,13 @@ drop type
 
 -- The domains of columns.
 drop domain
-  jobsworth.archived_at, jobsworth.at, jobsworth.beaten_at, jobsworth.begun_at,
+  jobsworth.archived_at, jobsworth.at, jobsworth.beaten_at, jobsworth.began_at,
+  jobsworth.begun_at,
   jobsworth.changed_at, jobsworth.closed_at, jobsworth.consumed_at, jobsworth.created_at,
   jobsworth.cut_at, jobsworth.dead_at, jobsworth.deadline, jobsworth.decided_at,
-  jobsworth.delivered_at, jobsworth.escalated_at, jobsworth.finished_at, jobsworth.granted_at,
+  jobsworth.delivered_at, jobsworth.ended_at, jobsworth.escalated_at, jobsworth.finished_at,
+  jobsworth.fired_at, jobsworth.handled_to, jobsworth.next_at, jobsworth.every_seconds,
+  jobsworth.jitter_seconds, jobsworth.missed_max, jobsworth.granted_at,
   jobsworth.idle_since, jobsworth.next_try_at, jobsworth.occurred_at, jobsworth.paused_until,
   jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.refused_at,
   jobsworth.run_at,

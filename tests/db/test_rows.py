@@ -84,4 +84,5 @@ async def test_what_a_job_made_goes_with_it(conn: Connection) -> None:
         "jobsworth.artifacts",
         "jobsworth.run_metrics",
         "jobsworth.branch_reads",
+        "jobsworth.attempt_history",
     }

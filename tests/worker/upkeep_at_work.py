@@ -89,6 +89,7 @@ class Kept:
             poll_seconds=0.05,
             windows_days=90,
             rescued=self.rescued.append,
+            registry={},
         )
 
     @property

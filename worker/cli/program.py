@@ -80,6 +80,12 @@ TABLE = (
     Entry(DAILY, "psql", "installation.psql:psql", "Open psql on the database."),
     Entry(JOBS, "job", "nouns.job:job", "List, show, enqueue, cancel and retry jobs."),
     Entry(JOBS, "queue", "nouns.queue:queue", "List, pause and resume queues."),
+    Entry(
+        JOBS,
+        "schedule",
+        "nouns.schedule:schedule",
+        "Enqueue jobs and start runs again and again.",
+    ),
     Entry(JOBS, "signal", "nouns.signal:signal", "Send a signal to a job that waits for it."),
     Entry(STEPS, "run", "nouns.run:run", "List, show, start, fork, cancel, retry and delete runs."),
     Entry(

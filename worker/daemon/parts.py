@@ -45,6 +45,7 @@ from worker.queue.promote import Promoter
 from worker.queue.running import Running
 from worker.queue.upkeep import Attempts, RescueBounds, Rescuer
 from worker.queue.wake import Wakes
+from worker.schedules import upkeep as schedules_upkeep
 from worker.settings import Settings
 from worker.web.metrics import Metrics
 from worker.web.sampler import Samples
@@ -189,6 +190,7 @@ def make_parts(
             poll_seconds=settings.poll_seconds,
             windows_days=settings.budget_windows_days,
             rescued=metrics.rescued,
+            registry=registry,
         ),
         watch=Watch(
             heartbeat,
@@ -218,13 +220,16 @@ def upkeep_parts(
     poll_seconds: float,
     windows_days: int,
     rescued: Callable[[int], None],
+    registry: Mapping[str, Handler],
 ) -> list[Part]:
     """What the chapters bring to upkeep. A new part is one more line here."""
     rescuer = Rescuer(database, heartbeat, promoter, rescue, rescued)
+    scheduling, scheduling_due = schedules_upkeep.parts(database, registry, wakes)
     due_parts = [
         *queue_upkeep.due_parts(database, heartbeat, rescuer, wakes),
         *approvals_upkeep.due_parts(database, wakes),
         *deployments_upkeep.due_parts(database, wakes),
+        *scheduling_due,
         *stalled.due_parts(database),
     ]
     return [
@@ -234,6 +239,7 @@ def upkeep_parts(
         look_for_due_parts(database, due_parts),
         *money_upkeep.parts(database, spool, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),
+        *scheduling,
     ]
 
 

@@ -19,6 +19,9 @@ create domain jobsworth.at as timestamptz
 create domain jobsworth.beaten_at as timestamptz
   constraint beaten_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.began_at as timestamptz
+  constraint began_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.begun_at as timestamptz
   constraint begun_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
@@ -49,8 +52,14 @@ create domain jobsworth.decided_at as timestamptz
 create domain jobsworth.delivered_at as timestamptz
   constraint delivered_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.ended_at as timestamptz
+  constraint ended_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.escalated_at as timestamptz
   constraint escalated_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.fired_at as timestamptz
+  constraint fired_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.finished_at as timestamptz
   constraint finished_at_is_from_1900_to_2199 check (
@@ -58,8 +67,14 @@ create domain jobsworth.finished_at as timestamptz
 create domain jobsworth.granted_at as timestamptz
   constraint granted_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.handled_to as timestamptz
+  constraint handled_to_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.idle_since as timestamptz
   constraint idle_since_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.next_at as timestamptz
+  constraint next_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.next_try_at as timestamptz
   constraint next_try_at_is_from_1900_to_2199 check (
@@ -147,6 +162,14 @@ create domain jobsworth.tries_made as int
   constraint tries_is_0_to_1e9 check (value between 0 and 1000000000);
 create domain jobsworth.node as text
   constraint node_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+
+-- Schedules.
+create domain jobsworth.every_seconds as float8
+  constraint every_seconds_is_1_to_100_years check (value between 1 and 3153600000);
+create domain jobsworth.jitter_seconds as float8
+  constraint jitter_seconds_is_0_to_86400 check (value between 0 and 86400);
+create domain jobsworth.missed_max as int
+  constraint missed_max_is_1_to_1000 check (value between 1 and 1000);
 
 -- Tokens, costs in US dollars, prices in US dollars for a million tokens.
 create domain jobsworth.input_tokens as int

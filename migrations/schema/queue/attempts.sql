@@ -16,8 +16,8 @@ create table jobsworth.attempt_history (
   -- Null if the worker's row was gone by then.
   host text,
   pid int,
-  began_at jobsworth.started_at,
-  ended_at jobsworth.finished_at not null default clock_timestamp(),
+  began_at jobsworth.began_at,
+  ended_at jobsworth.ended_at not null default clock_timestamp(),
   error text,
   -- The user's own frame first, then the exception, then its causes. Secrets are masked.
   traceback text,

@@ -137,10 +137,11 @@ end $$;
 
 -- What upkeep has to do now. `rescue`: the worker of a running job has no row. `sweep`: the reasons
 -- for which a job waits, `orphan` if something open might belong to an ended job, `run` if a run is
--- open. `looked_seconds`: how long it took to find out.
+-- open. `schedule_in`: in how many seconds a schedule fires or has to be planned, null if none does.
+-- `looked_seconds`: how long it took to find out.
 create function jobsworth.due_work(
   out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
-  out looked_seconds float8)
+  out schedule_in float8, out looked_seconds float8)
   language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -175,5 +176,11 @@ begin
   then
     sweep := sweep || 'run'::text;
   end if;
+  select extract(epoch from coalesce(s.next_at, clock_timestamp()) - clock_timestamp())
+  into schedule_in
+  from jobsworth.schedules s
+  where not s.paused and s.ended_at is null and s.problem is null
+  order by s.next_at nulls first
+  limit 1;
   looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());
 end $$;

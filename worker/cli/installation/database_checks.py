@@ -16,6 +16,7 @@ from db.migrate import check
 from db.money import books
 from db.pool import Connection
 from db.queue import workers
+from db.schedules import schedules
 from worker.cli.installation.finding import SHOWN_MAX, Finding, failed, ok, problem, warning
 from worker.cli.installation.server_checks import judge_server
 from worker.cli.installation.webhook_check import check_webhooks
@@ -102,6 +103,7 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
         "modes": lambda: _modes(conn, settings.rescue_seconds),
         "violations": lambda: _violations(conn),
         "books": lambda: _books(conn),
+        "schedules": lambda: _schedules(conn),
         "memory": lambda: _memory(conn),
         "webhooks": lambda: check_webhooks(conn, settings),
         "environments": lambda: _environments(conn, settings.releases_dir),
@@ -211,6 +213,23 @@ async def _modes(conn: Connection, rescue_seconds: float) -> list[Finding]:
             "start a worker whose JOBSWORTH_HANDLERS define it, or cancel them",
         )
         for each in unknown[:SHOWN_MAX]
+    ]
+
+
+async def _schedules(conn: Connection) -> list[Finding]:
+    found = await schedules.list_all(conn)
+    if not found:
+        return []
+    wrong = [each for each in found if each.problem is not None]
+    if not wrong:
+        return [ok("schedules", f"{count(len(found), 'schedule')}, and each can fire")]
+    return [
+        problem(
+            "schedules",
+            f"schedule {each.name} does not fire: {each.problem}",
+            f"correct it: jobsworth schedule add {each.name} … --replace",
+        )
+        for each in wrong[:SHOWN_MAX]
     ]
 
 

@@ -64,6 +64,17 @@ def queues(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return _complete(read, incomplete)
 
 
+def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of schedules."""
+    from db.schedules import schedules
+
+    async def read(conn: "Connection") -> Named:
+        found = await schedules.list_all(conn)
+        return [(each.name, each.mode or "a run") for each in found]
+
+    return _complete(read, incomplete)
+
+
 def modes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Modes that a worker knows."""
     from db.queue import workers

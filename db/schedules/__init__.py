@@ -1,0 +1,1 @@
+"""Schedules: jobs and runs that are enqueued at their times."""

@@ -1,0 +1,1 @@
+"""Firing schedules, and keeping those that handlers declare."""
