@@ -26,6 +26,7 @@ from db.money.calls import Usage
 from db.pool import Database
 from db.queue.claim import Claimed
 from db.queue.effects import Effect
+from db.steps.failed import FailedStep
 from worker.llm.choice import ModelChoice
 from worker.llm.turns import Turns
 from worker.masking import mask
@@ -38,7 +39,7 @@ from worker.outcomes import Outcome, Parked, ParkSignal
 from worker.queue import forked
 from worker.steps.beside import Beside
 from worker.steps.declaration import check_name
-from worker.steps.input_hash import input_hash
+from worker.steps.input_hash import Input, input_hash
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class RecordedStep(NamedTuple):
 class Met(NamedTuple):
     """With which arguments an attempt has met a step, and which values the step's function held."""
 
-    input_hash: str
+    given: Input
     held: object
 
 
@@ -125,6 +126,8 @@ class Tools:
     instructions: str | None = None
     handlers_database: Database | None = None
     """Connections that handlers may hold; None for those of `database`."""
+    step_input_bytes: int = 2_000
+    """How much of a step's arguments is kept with it."""
     turns: Turns = field(default_factory=Turns)
     books: GroupCommit = field(init=False)
 
@@ -172,6 +175,8 @@ class AttemptState:
         self.under_way: set[str] = set()
         # Names of steps that this attempt has marked as begun.
         self.begun: set[str] = set()
+        # By name: the steps that failed and were not recorded since, and when (monotonic).
+        self.failed_steps: dict[str, tuple[float, FailedStep]] = {}
         # By the name of a step: the approval that the step consumes when it begins.
         self.approvals: dict[str, UUID] = {}
         # Calls that a person has allowed to go beyond a budget: (name of the call, budget).

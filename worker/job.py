@@ -138,8 +138,9 @@ class Job(PlainJob):
         """Run `fn(*args, **kwargs)` once, and record what it returns (as JSON) under `name`.
 
         Committed on return. A replay reads the record and does not call `fn`. If `fn` raises,
-        nothing is recorded. A plain function runs in a thread. `effect` says what a second run
-        would do, should the worker die before the record is committed:
+        a replay runs it again; its row keeps the error until then. A plain function runs in a
+        thread. `effect` says what a second run would do, should the worker die before the record
+        is committed:
 
         - "idempotent" (the default): no harm; the step is simply run again.
         - "pure": no harm, and recorded with other arguments it is computed anew.
@@ -163,7 +164,7 @@ class Job(PlainJob):
             kwargs,
             effect=effect,
             any_input=any_input,
-            digest=met.input_hash,
+            given=met.given,
         )
         state.met[name] = met
         if recorded is not None:

@@ -109,8 +109,13 @@ class PlainJob:
         return trace_id(self.trace_parent)
 
     @property
+    def request_id(self) -> str | None:
+        """The request that the job works for; its messages, follow-ups and children have it too."""
+        return self._state.job.request_id
+
+    @property
     def log(self) -> structlog.stdlib.BoundLogger:
-        """A logger whose lines carry the job's id, lease, mode and trace id."""
+        """A logger whose lines carry the job's id, lease, mode, request and trace id."""
         return structlog.get_logger("handler")
 
     # Effects: they commit with the attempt's ending.

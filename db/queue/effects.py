@@ -195,7 +195,7 @@ JOBS: LiteralString = """
 insert into jobsworth.reactive_jobs (
   team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
   priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent,
-  run_id, node, agent_id)
+  request_id, run_id, node, agent_id)
 select e.team_id, e.thread_id,
   case when e.message_key is null then e.trigger_message_id else (
     select m.id from jobsworth.chat_messages m
@@ -205,12 +205,13 @@ select e.team_id, e.thread_id,
   -- A follow-up takes its parent's place in the lane; a child has no lane of its own.
   coalesce(e.lane, case when not e.is_child then p.lane end, ''),
   case when not e.is_child and e.lane is null then p.lane_position end,
-  e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent, e.run_id, e.node, e.agent_id
+  e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent, e.request_id,
+  e.run_id, e.node, e.agent_id
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
   mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
   unique_key text, failures_max int, timeout_seconds real, trace_parent text,
-  run_id uuid, node text, agent_id uuid, message_key text, n int)
+  request_id text, run_id uuid, node text, agent_id uuid, message_key text, n int)
 cross join lateral (
   select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
 ) p
@@ -244,6 +245,7 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, JobEffect]]) ->
             "failures_max": effect.failures_max,
             "timeout_seconds": effect.timeout_seconds,
             "trace_parent": origin.trace_parent,
+            "request_id": origin.request_id,
             "run_id": origin.run_id,
             "node": _node(origin, effect),
             "agent_id": effect.agent_id or origin.agent_id,

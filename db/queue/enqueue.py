@@ -50,7 +50,8 @@ select jobsworth.enqueue(
   holds_lane => %(holds_lane)s::boolean,
   crashes_max => %(crashes_max)s::int,
   id => %(id)s::uuid,
-  agent_id => %(agent_id)s::uuid)
+  agent_id => %(agent_id)s::uuid,
+  request_id => %(request_id)s)
 """
 
 
@@ -134,6 +135,7 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
         "after": list(job.after),
         "holds_lane": job.holds_lane,
         "agent_id": job.agent_id,
+        "request_id": job.request_id,
     }
 
 

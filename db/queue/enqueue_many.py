@@ -107,7 +107,8 @@ async def _write_bare(
 # What `_row` writes, in this order.
 NEW_JOB_COLUMNS: LiteralString = """
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
+  request_id
 """
 
 COPY_JOBS: LiteralString = (
@@ -158,6 +159,7 @@ create temporary table jobsworth_new_jobs (
   team_id uuid,
   holds_lane boolean,
   agent_id uuid,
+  request_id text,
   delay interval,
   after uuid[]
 ) on commit drop
@@ -173,11 +175,11 @@ INSERT_STAGED: LiteralString = """
 insert into jobsworth.reactive_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-  agent_id, status, waiting_for)
+  agent_id, request_id, status, waiting_for)
 select n.id, n.mode, n.payload, n.queue, n.priority,
   coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
   n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
-  n.holds_lane, n.agent_id,
+  n.holds_lane, n.agent_id, n.request_id,
   case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
   case when n.after is not null then 'parents' end::jobsworth.wait_reason
 from pg_temp.jobsworth_new_jobs n
@@ -319,6 +321,7 @@ def _options(job: NewJob) -> tuple[str | datetime | UUID | float | None, ...]:
         job.team_id,
         job.holds_lane,
         job.agent_id,
+        job.request_id,
     )
 
 

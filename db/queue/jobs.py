@@ -99,6 +99,7 @@ class Job(BaseModel):
     timeout_seconds: float | None
     cancel_requested: bool
     trace_parent: str | None
+    request_id: str | None
     run_id: UUID | None
     node: str | None
     agent_id: UUID | None
@@ -139,8 +140,8 @@ JOB_COLUMNS: LiteralString = """
   j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
   j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
   j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
-  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.run_id, j.node, j.agent_id, j.worker_id,
-  j.lease_no, j.result, j.error, j.created_at, j.started_at, j.finished_at
+  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.request_id, j.run_id, j.node, j.agent_id,
+  j.worker_id, j.lease_no, j.result, j.error, j.created_at, j.started_at, j.finished_at
 """
 
 GET_BY_ID: LiteralString = (
@@ -173,10 +174,15 @@ where (%(status)s::jobsworth.job_status is null or j.status = %(status)s::jobswo
   and (%(queue)s::text is null or j.queue = %(queue)s::text)
   and (%(thread_id)s::uuid is null or j.thread_id = %(thread_id)s::uuid)
   and (%(before_id)s::uuid is null or j.id < %(before_id)s::uuid)
-order by j.id desc
-limit %(limit)s
 """
 )
+NEWEST: LiteralString = "order by j.id desc limit %(limit)s"
+# In the order of its index: in that of the ids alone, all jobs were read until enough were found.
+NEWEST_OF_REQUEST: LiteralString = """
+  and j.request_id = %(request_id)s
+order by j.request_id desc, j.id desc
+limit %(limit)s
+"""
 
 
 async def list_jobs(
@@ -187,6 +193,7 @@ async def list_jobs(
     queue: str | None = None,
     thread_id: UUID | None = None,
     waiting_for: WaitReason | None = None,
+    request_id: str | None = None,
     limit: int = 100,
     before_id: UUID | None = None,
 ) -> list[Job]:
@@ -201,10 +208,12 @@ async def list_jobs(
         "queue": queue,
         "thread_id": thread_id,
         "waiting_for": waiting_for,
+        "request_id": request_id,
         "before_id": before_id,
         "limit": limit,
     }
-    return await fetch_all(conn, LIST_JOBS, values, Job)
+    order = NEWEST if request_id is None else NEWEST_OF_REQUEST
+    return await fetch_all(conn, LIST_JOBS + order, values, Job)
 
 
 CANCEL: LiteralString = "select jobsworth.cancel(%(id)s, %(reason)s)"

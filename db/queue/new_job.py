@@ -41,6 +41,7 @@ class JobOptions(TypedDict, total=False):
     crashes_max: int | None
     timeout_seconds: float | None
     trace_parent: str | None
+    request_id: str | None
     after: Sequence[UUID]
     holds_lane: bool
     id: UUID | None
@@ -64,7 +65,8 @@ class NewJob:
     open job of a team has it. failures_max, crashes_max: how many make it fail for good. after:
     jobs that must be done first. holds_lane: no job of its lane overtakes it while it waits for an
     approval or a signal. id: your own, so that a repeated call adds nothing. agent_id: the agent
-    that the job is for.
+    that the job is for. request_id: the request that the job works for; by default that of its
+    trigger message. Its follow-ups, children and messages have it too.
     """
 
     mode: str
@@ -81,6 +83,7 @@ class NewJob:
     crashes_max: int | None = None
     timeout_seconds: float | None = None
     trace_parent: str | None = None
+    request_id: str | None = None
     team_id: UUID | None = None
     agent_id: UUID | None = None
     after: Sequence[UUID] = ()
@@ -136,6 +139,8 @@ def _check(job: NewJob) -> None:
         _check_timeout(job.timeout_seconds)
     if job.trace_parent is not None:
         _check_trace_parent(job.trace_parent)
+    if job.request_id is not None:
+        _check_text("request_id", job.request_id)
     if job.after:
         _check_after(job)
     if type(job.holds_lane) is not bool:

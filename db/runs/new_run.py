@@ -108,12 +108,13 @@ class RunOptions(TypedDict, total=False):
 class StartOptions(RunOptions, total=False):
     """`RunOptions`, and how the run starts.
 
-    trigger_message_id and trace_parent are given to its jobs. status: "executing", or "planning"
-    until the first of its jobs has ended or parked.
+    trigger_message_id, trace_parent and request_id are given to its jobs. status: "executing", or
+    "planning" until the first of its jobs has ended or parked.
     """
 
     trigger_message_id: UUID | None
     trace_parent: str | None
+    request_id: str | None
     status: str
 
 

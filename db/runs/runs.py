@@ -136,6 +136,7 @@ select jobsworth.start_run(
   idempotency_key => %(idempotency_key)s,
   trigger_message_id => %(trigger_message_id)s::uuid,
   trace_parent => %(trace_parent)s,
+  request_id => %(request_id)s,
   metadata => %(metadata)s::jsonb,
   status => %(status)s::jobsworth.run_status,
   id => %(id)s::uuid)
@@ -201,6 +202,7 @@ def _start_values(
         "nodes": nodes_json(nodes, payload_bytes_max),
         "trigger_message_id": options.get("trigger_message_id"),
         "trace_parent": options.get("trace_parent"),
+        "request_id": options.get("request_id"),
         "status": options.get("status", RunStatus.EXECUTING),
     }
 

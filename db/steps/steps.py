@@ -34,11 +34,13 @@ class Step(BaseModel):
     finished_at: AwareDatetime | None
     error: str | None
     begun_by: str | None
+    input: Any
+    failed_at: AwareDatetime | None
 
 
 STEP_COLUMNS: LiteralString = """
   s.job_id, s.name, s.kind, s.effect::text, s.input_hash, s.output, s.attempt, s.started_at,
-  s.finished_at, s.error, s.begun_by
+  s.finished_at, s.error, s.begun_by, s.input, s.failed_at
 """
 
 OF_JOB: LiteralString = (
@@ -80,12 +82,17 @@ async def list_readable(conn: Connection, job_id: UUID) -> list[Step]:
 BEGIN: LiteralString = (
     FENCED
     + """, begun as (
-  insert into jobsworth.steps (job_id, team_id, name, kind, effect, input_hash, attempt, begun_by)
+  insert into jobsworth.steps (
+    job_id, team_id, name, kind, effect, input_hash, input, attempt, begun_by)
   select f.id, f.team_id, %(name)s, %(kind)s, %(effect)s::jobsworth.step_effect, %(input_hash)s,
-    %(attempt)s, (
+    %(input)s::jsonb, %(attempt)s, (
       select w.host || ', process ' || w.pid from jobsworth.workers w where w.id = f.worker_id)
   from fence f
-  on conflict (job_id, name) do nothing
+  on conflict (job_id, name) do update
+  set kind = excluded.kind, effect = excluded.effect, input_hash = excluded.input_hash,
+    input = excluded.input, attempt = excluded.attempt, begun_by = excluded.begun_by,
+    started_at = excluded.started_at, error = null, failed_at = null
+  where steps.failed_at is not null and steps.finished_at is null
   returning name
 )
 select (select count(*) from fence) as held, (select count(*) from begun) as begun
@@ -102,17 +109,22 @@ async def begin(
     kind: str = "step",
     effect: str = "idempotent",
     input_hash: str | None = None,
+    input_document: str | None = None,
 ) -> bool:
-    """Mark a step as begun; False if it was begun already. Raises `LeaseLost`."""
+    """Mark a step as begun; False if it was begun already. Raises `LeaseLost`.
+
+    A step that has failed is begun anew. `input_document`: its arguments, as JSON text.
+    """
     values = {"name": name, "attempt": attempt, "kind": kind, "effect": effect}
-    row = await fetch_one(conn, BEGIN, {**lease._asdict(), **values, "input_hash": input_hash})
+    given = {"input_hash": input_hash, "input": input_document}
+    row = await fetch_one(conn, BEGIN, {**lease._asdict(), **values, **given})
     if row is None or not row["held"]:
         raise LeaseLost(lease)
     return bool(row["begun"])
 
 
 class Record(NamedTuple):
-    """A step that was run; `output` is JSON text."""
+    """A step that was run; `output` and `input_document` (its arguments) are JSON text."""
 
     lease: Lease
     name: str
@@ -122,6 +134,7 @@ class Record(NamedTuple):
     kind: str = "step"
     effect: str = "idempotent"
     input_hash: str | None = None
+    input_document: str | None = None
 
 
 RECORD: LiteralString = (
@@ -130,7 +143,8 @@ with ran as materialized (
   select r.*
   from jsonb_to_recordset(%(rows)s::jsonb) as r (
     job_id uuid, lease_no bigint, worker_id uuid, name text, kind text,
-    effect jobsworth.step_effect, input_hash text, output jsonb, attempt int, took_seconds float8)
+    effect jobsworth.step_effect, input_hash text, input jsonb, output jsonb, attempt int,
+    took_seconds float8)
 ), locked as materialized (
   select l.*, f.team_id, f.holds
   from ran l
@@ -142,15 +156,18 @@ with ran as materialized (
   select k.* from locked k where k.holds
 ), recorded as (
   insert into jobsworth.steps (
-    job_id, team_id, name, kind, effect, input_hash, output, attempt, started_at, finished_at)
-  select h.job_id, h.team_id, h.name, h.kind, h.effect, h.input_hash, coalesce(h.output, 'null'),
-    h.attempt, clock_timestamp() - h.took_seconds * interval '1 second', clock_timestamp()
+    job_id, team_id, name, kind, effect, input_hash, input, output, attempt, started_at,
+    finished_at)
+  select h.job_id, h.team_id, h.name, h.kind, h.effect, h.input_hash, h.input,
+    coalesce(h.output, 'null'), h.attempt,
+    clock_timestamp() - h.took_seconds * interval '1 second', clock_timestamp()
   from held h
   on conflict (job_id, name) do update
   set output = excluded.output, attempt = excluded.attempt, finished_at = excluded.finished_at,
-    started_at = case when steps.finished_at is null then steps.started_at
-      else excluded.started_at end,
-    input_hash = coalesce(excluded.input_hash, steps.input_hash)
+    started_at = case when steps.finished_at is null and steps.failed_at is null
+      then steps.started_at else excluded.started_at end,
+    input_hash = coalesce(excluded.input_hash, steps.input_hash),
+    input = coalesce(excluded.input, steps.input), error = null, failed_at = null
   -- The first answer wins. A pure step that met another input is computed anew.
   where steps.finished_at is null
     or excluded.effect = 'pure' and excluded.input_hash <> steps.input_hash
@@ -186,6 +203,7 @@ async def _record(
             "kind": one.kind,
             "effect": one.effect,
             "input_hash": one.input_hash,
+            "input": one.input_document and orjson.Fragment(one.input_document),
             "output": orjson.Fragment(one.output),
             "attempt": one.attempt,
             "took_seconds": one.took_seconds,
@@ -214,13 +232,16 @@ async def record(
     kind: str = "step",
     effect: str = "idempotent",
     input_hash: str | None = None,
+    input_document: str | None = None,
 ) -> tuple[bool, Any]:
     """Record a step's output (JSON text), committed on return unless inside a transaction.
 
     Returns whether this call recorded it, and the step's output: that of the first answer. Raises
     `LeaseLost`.
     """
-    ran = Record(lease, name, output, attempt, took_seconds, kind, effect, input_hash)
+    ran = Record(
+        lease, name, output, attempt, took_seconds, kind, effect, input_hash, input_document
+    )
     held, recorded = await _record(conn, [ran], alone=True)
     if not held:
         raise LeaseLost(lease)
@@ -251,7 +272,12 @@ cross join lateral (
 ) j
 -- In one order, so that two batches with steps in common cannot deadlock.
 order by a.job_id, a.name
-on conflict (job_id, name) do nothing
+on conflict (job_id, name) do update
+set kind = excluded.kind, output = excluded.output, attempt = excluded.attempt,
+  started_at = excluded.started_at, finished_at = excluded.finished_at, error = null,
+  failed_at = null
+-- A step of that name has failed, before it became a call.
+where steps.failed_at is not null and steps.finished_at is null
 returning job_id, name, output
 """
 
@@ -266,7 +292,10 @@ async def keep_answers(
     again. Runs in the caller's transaction, together with the settlement; pass `prepare=False`
     unless that is `PINNED`.
     """
-    rows = [{**one._asdict(), "output": orjson.Fragment(one.output)} for one in answers]
+    first: dict[tuple[UUID, str], PaidAnswer] = {}
+    for one in answers:
+        first.setdefault((one.job_id, one.name), one)
+    rows = [{**one._asdict(), "output": orjson.Fragment(one.output)} for one in first.values()]
     kept = await write_rows(conn, KEEP_ANSWERS, rows, prepare=prepare)
     stand = {(job_id, name): output for job_id, name, output in kept}
     for job_id, name, *_ in answers:

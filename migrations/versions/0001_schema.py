@@ -31,8 +31,8 @@ drop view
 -- The functions that name tables in their signatures or bodies.
 drop function
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
-  jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.reconsider,
-  jobsworth.unblock,
+  jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.branch_goes_on,
+  jobsworth.reconsider, jobsworth.unblock,
   jobsworth.cancel, jobsworth.cancel_locked, jobsworth.retry, jobsworth.restart_locked,
   jobsworth.send_signal, jobsworth.jobs_of_dead_workers, jobsworth.stalled_lanes,
   jobsworth.close_orphans, jobsworth.freed_lately,
@@ -60,7 +60,7 @@ drop function
   jobsworth.environment_is_free,
   jobsworth.halfvec, jobsworth.cosine_distance,
   jobsworth.shell_word, jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
-  jobsworth.why;
+  jobsworth.why, jobsworth.of_request;
 
 drop table
   jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
@@ -80,6 +80,7 @@ drop table
 drop function
   jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
+  jobsworth.take_request,
   jobsworth.guard_status, jobsworth.tell_deleted, jobsworth.guard_run, jobsworth.guard_jobs_of_run,
   jobsworth.plan_again, jobsworth.forget_problem,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
@@ -106,7 +107,8 @@ drop domain
   jobsworth.begun_at,
   jobsworth.changed_at, jobsworth.closed_at, jobsworth.consumed_at, jobsworth.created_at,
   jobsworth.cut_at, jobsworth.dead_at, jobsworth.deadline, jobsworth.decided_at,
-  jobsworth.delivered_at, jobsworth.ended_at, jobsworth.escalated_at, jobsworth.finished_at,
+  jobsworth.delivered_at, jobsworth.ended_at, jobsworth.escalated_at, jobsworth.failed_at,
+  jobsworth.finished_at,
   jobsworth.fired_at, jobsworth.handled_to, jobsworth.next_at, jobsworth.every_seconds,
   jobsworth.jitter_seconds, jobsworth.missed_max, jobsworth.granted_at,
   jobsworth.idle_since, jobsworth.next_try_at, jobsworth.occurred_at, jobsworth.paused_until,

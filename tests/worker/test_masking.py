@@ -74,6 +74,8 @@ def test_a_password_is_masked_and_the_rest_is_readable(text: str, shown: str) ->
         "deploy key: none; idempotency_key: order-17-of-ada",
         "task-0123456789abcdef and risk-0123456789abcdef",
     ],
+    # pytest puts the name of a test into the environment, where a URL would look like a password.
+    ids=lambda text: text[:12],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert mask(text) == text

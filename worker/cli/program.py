@@ -87,6 +87,7 @@ TABLE = (
         "Enqueue jobs and start runs again and again.",
     ),
     Entry(JOBS, "signal", "nouns.signal:signal", "Send a signal to a job that waits for it."),
+    Entry(JOBS, "request", "nouns.request:request", "Show what came of a request."),
     Entry(STEPS, "run", "nouns.run:run", "List, show, start, fork, cancel, retry and delete runs."),
     Entry(
         STEPS,

@@ -282,6 +282,7 @@ def _tools(
         refused_seconds_max=settings.refused_seconds_max,
         model=model_choice(settings),
         history_tokens=settings.history_tokens,
+        step_input_bytes=settings.step_input_bytes,
         instructions=settings.instructions,
         handlers_database=handlers_database,
     )

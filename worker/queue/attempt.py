@@ -33,6 +33,7 @@ from worker.queue.interpret import (
     result_of,
     waits,
 )
+from worker.steps import several
 from worker.steps.beside import HERE, Beside
 from worker.steps.changed import tell_unmet
 from worker.tracebacks import traceback_of
@@ -151,6 +152,7 @@ async def run_attempt(
             lease_no=job.lease_no,
             mode=job.mode,
             trace_id=trace_id(job.trace_parent),
+            request_id=job.request_id,
         ):
             outcome = await _handle(attempt, tools, modules)
         forked.leave_if_child()
@@ -184,7 +186,10 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = Job(state)
     outcome = await _ending(attempt, state, arguments)
-    await check_same(state, waits=isinstance(outcome, Parked))
+    parks = isinstance(outcome, Parked)
+    await check_same(state, waits=parks)
+    if parks:
+        await several.mark(state)
     return outcome
 
 

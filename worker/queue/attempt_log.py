@@ -77,5 +77,6 @@ def _write_line(attempt: Attempt, status: str, ran_seconds: float, error: str | 
         waited_ms=round(job.waited_seconds * 1000, 1),
         took_ms=round(ran_seconds * 1000, 1),
         trace_id=trace_id(job.trace_parent),
+        **({"request_id": job.request_id} if job.request_id else {}),
         **({"error": error} if error else {}),
     )

@@ -22,6 +22,8 @@ from db.queue.attempts import BadEnding
 from db.queue.claim import Claimed
 from db.queue.effects import Effect, JobEffect, MemoryEffect, Origin
 from db.queue.finish import Finish, Finished, lease_states
+from db.steps import failed
+from db.steps.failed import FailedStep
 from worker import crash_points
 from worker.masking import mask
 from worker.queue.ended import EndedAttempt
@@ -83,6 +85,7 @@ class Committer:
             made = _effects_of(batch, statuses)
             await effects.write(connection, made)
             await attempts.tell(connection, _histories(batch, statuses))
+            await failed.leave(connection, _failed_steps(batch, statuses))
         crash_points.reach("finish.committed")
         self._look_at_what_follows(_with_parents(applied, made), remembered=_has_memory(made))
         missing = [ending for ending in batch if ending.job.id not in statuses]
@@ -130,7 +133,8 @@ def _begin(batch: list[EndedAttempt], size: int, alone: bool) -> LiteralString |
     effects.
     """
     if size <= QUICK_BYTES and not any(
-        ending.transition.effects or ending.transition.history for ending in batch
+        ending.transition.effects or ending.transition.history or ending.transition.failed_steps
+        for ending in batch
     ):
         return None
     return ALONE if alone else TOGETHER
@@ -173,6 +177,18 @@ def _histories(
     ]
 
 
+def _failed_steps(
+    batch: list[EndedAttempt], statuses: dict[UUID, str]
+) -> list[tuple[UUID, FailedStep]]:
+    """The steps that failed in attempts whose transition was applied."""
+    return [
+        (ending.job.id, step)
+        for ending in batch
+        if ending.transition.failed_steps and ending.job.id in statuses
+        for step in ending.transition.failed_steps
+    ]
+
+
 def origin_of(job: Claimed) -> Origin:
     """The values that a job's effects inherit from it."""
     return Origin(
@@ -181,6 +197,7 @@ def origin_of(job: Claimed) -> Origin:
         thread_id=job.thread_id,
         trigger_message_id=job.trigger_message_id,
         trace_parent=job.trace_parent,
+        request_id=job.request_id,
         run_id=job.run_id,
         node=job.node,
         agent_id=job.agent_id,

@@ -162,6 +162,7 @@ def _run(request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
             lease_no=job.lease_no,
             mode=job.mode,
             trace_id=trace_id(job.trace_parent),
+            request_id=job.request_id,
         ):
             result = result_of(handler.function(**arguments), handler).encode()
         forked.leave_if_child()

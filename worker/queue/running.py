@@ -42,6 +42,7 @@ from worker.queue.ended import EndedAttempt, EndedAttempts
 from worker.queue.interpret import CANCELED_FROM_WITHIN
 from worker.queue.leftovers import watch_loop
 from worker.queue.wake import Wake
+from worker.steps.steps import failures_of
 
 ATTEMPTS_AT_A_STRETCH = 100
 # A handler that goes on for so long after it was told to end takes no notice of it.
@@ -265,6 +266,8 @@ class Running:
             reason = outcome.reason if isinstance(outcome, Lost) else None
             self._release(attempt, None, reason)
         else:
+            if attempt.state is not None and attempt.state.failed_steps:
+                transition = transition._replace(failed_steps=failures_of(attempt.state))
             self._ended.put(EndedAttempt(attempt.job, attempt.lease, transition))
 
     def _tries(self, attempt: Attempt) -> Tries:

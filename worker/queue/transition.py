@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 from db.queue.attempts import BadEnding
 from db.queue.effects import Effect, size_of
+from db.steps.failed import FailedStep
 
 Effects = tuple[Effect, ...]
 RELEASED = BadEnding("released", "its worker was told to stop")
@@ -17,7 +18,7 @@ class Transition(NamedTuple):
     """The new state of a job, and the effects that commit with it.
 
     `counts_failure` adds one to the job's failures; `result` is JSON text. `history` becomes a row
-    of the history of attempts.
+    of the history of attempts; `failed_steps` become rows whatever the ending is.
     """
 
     status: str
@@ -29,6 +30,7 @@ class Transition(NamedTuple):
     error: str | None
     effects: Effects
     history: BadEnding | None = None
+    failed_steps: tuple[FailedStep, ...] = ()
 
     @property
     def size(self) -> int:

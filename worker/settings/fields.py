@@ -157,6 +157,13 @@ class Settings(BaseSettings):
     payload_bytes_max: int = Field(
         1_000_000, ge=1_000, le=100_000_000, description="largest payload a job may be given"
     )
+    step_input_bytes: int = Field(
+        2_000,
+        ge=0,
+        le=1_000_000,
+        description="how much of a step's arguments is kept with the step, for people to read; 0"
+        " keeps none",
+    )
 
     budget_windows_days: int = Field(
         90,

@@ -188,6 +188,10 @@ class Beside:
             first = next((one.parked for one in waits if one.parked.reason != "timer"), first)
         return Parked(first.reason, first.detail, min(times, default=None))
 
+    def waits_for_several(self) -> bool:
+        """Whether the job waits for more than one thing that is not a time."""
+        return sum(one.parked.reason != "timer" for one in self._waits) > 1
+
     # Tasks and threads that the handler has started.
 
     def started(self, task: "Task[Any]") -> None:

@@ -16,7 +16,7 @@ from worker import events
 from worker.attempt_state import AttemptState, Met, RecordedStep
 from worker.log import get_logger
 from worker.outcomes import Fail
-from worker.steps.input_hash import input_hash
+from worker.steps.input_hash import input_of
 
 # What can be made under a name that the handler chooses.
 CALLED = {
@@ -77,10 +77,11 @@ def check_met(
     """
     # What was in a list before is not known any more: without arguments it is another one.
     look = _Values(containers=_Itself if args or kwargs else _Unlike)
-    new, before = Met(input_hash(args, kwargs or {}), look.held(fn)), state.met.get(name)
+    given = input_of(args, kwargs or {}, state.tools.step_input_bytes)
+    new, before = Met(given, look.held(fn)), state.met.get(name)
     if before is None or before == new:
         return new
-    if any_input or before.input_hash == new.input_hash:
+    if any_input or before.given.hash == new.given.hash:
         raise InvalidInput(
             f"step {name!r} of job {state.job.id} is made twice in one attempt, and not with the"
             " same function and values: the second would get the result of the first",

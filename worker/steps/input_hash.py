@@ -1,6 +1,8 @@
-"""The input of a step, as a hash; it tells whether a recorded output belongs to these arguments.
+"""The input of a step: as a hash, which tells whether a recorded output belongs to these arguments,
+and as a document for people.
 
-In: a step's arguments. Out: the SHA-256 of their canonical JSON (sorted keys). A value that cannot
+In: a step's arguments. Out: the SHA-256 of their canonical JSON (sorted keys), and that JSON,
+masked and of bounded length. A value that cannot
 be JSON (the job, a connection, a function, an object of a class that is neither a dataclass nor a
 pydantic model) counts only by the name of its type: two of one type are alike.
 """
@@ -9,11 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
+
+from db.documents import to_document
+from worker.masking import mask, masked
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 
@@ -23,6 +28,46 @@ def input_hash(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     if not args and not kwargs:
         return _NOTHING
     return _hash((args, kwargs))
+
+
+class Input(NamedTuple):
+    """The hash of a step's arguments; `document` is JSON text, None without arguments."""
+
+    hash: str | None
+    document: str | None
+
+
+def input_of(args: Sequence[Any], kwargs: Mapping[str, Any], bytes_max: int) -> Input:
+    """The hash of a call's arguments, and the arguments as they are kept; total.
+
+    The document is `[[args…], {kwargs…}]`. One of more than `bytes_max` bytes is its beginning,
+    `{"cut": "[[…", "bytes": n}`; with 0 it is None.
+    """
+    if not args and not kwargs:
+        return Input(_NOTHING, None)
+    canonical = _canonical((args, kwargs))
+    return Input(hashlib.sha256(canonical).hexdigest(), _document(canonical, bytes_max))
+
+
+def _document(canonical: bytes, bytes_max: int) -> str | None:
+    if bytes_max <= 0:
+        return None
+    try:
+        if len(canonical) > bytes_max:
+            # Half of a secret could not be recognised, so it is masked before it is cut.
+            beginning = mask(canonical[: 2 * bytes_max].decode(errors="ignore"))[:bytes_max]
+            return to_document({"cut": f"{beginning}…", "bytes": len(canonical)})
+        text = canonical.decode()
+        # Escapes may be what PostgreSQL refuses, and a masked text may not be JSON any more.
+        if any(sign in text for sign in _UNUSUAL) or mask(text) is not text:
+            return to_document(masked(json.loads(text)))
+    except Exception:
+        return None
+    return text
+
+
+# An escaped NUL or half of a surrogate pair; what the standard module writes for floats.
+_UNUSUAL = ("\\u", "NaN", "Infinity")
 
 
 def _hash(value: object) -> str:

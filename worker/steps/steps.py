@@ -22,11 +22,12 @@ from uuid import UUID
 import anyio
 
 from db.approvals import consumption
-from db.documents import readable, to_document
+from db.documents import readable, to_document, to_text
 from db.errors import Conflict, InvalidInput, JobsworthError
 from db.fence import hold
 from db.pool import Connection, bounded
 from db.steps import steps, unsafe
+from db.steps.failed import FailedStep
 from db.steps.steps import Record, Step
 from worker import crash_points
 from worker.attempt_state import AttemptState, RecordedStep
@@ -35,7 +36,7 @@ from worker.money.group_commit import RECORD
 from worker.outcomes import HandlerEnding, ParkSignal, Snooze
 from worker.steps import changed
 from worker.steps.declaration import check_effect, check_name
-from worker.steps.input_hash import input_hash
+from worker.steps.input_hash import Input, input_of
 
 KEPT_DETAIL = "a paid answer is on the disk of the machine, and is settled before the job goes on"
 KEPT_PAUSE_SECONDS = 1.0
@@ -45,6 +46,9 @@ T = TypeVar("T")
 UNSAFE_WRITE_SECONDS_MAX = 10.0
 PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 ERROR_CHARACTERS_MAX = 500
+# An attempt that goes on after so many is not told of each.
+FAILED_STEPS_MAX = 100
+NO_INPUT = Input(None, None)
 
 
 async def run(
@@ -56,35 +60,40 @@ async def run(
     *,
     effect: str = "idempotent",
     any_input: bool = False,
-    digest: str | None = None,
+    given: Input | None = None,
 ) -> Any:
     """The recorded output of step `name`; else what `fn(*args, **kwargs)` returns, recorded.
 
-    `digest`: the hash of the arguments, if the caller has it.
+    `given`: the hash of the arguments and their document, if the caller has them.
 
     An approval for this step is consumed in the transaction that begins it. Raises `StepChanged` if
     the step is recorded with another input; a pure step is computed anew.
     """
     check_effect(name, effect)
-    digest = digest or input_hash(args, kwargs)
+    if given is None:
+        given = input_of(args, kwargs, state.tools.step_input_bytes)
     recorded = await find(state, name)
     if recorded is not None:
         changed.check_kind(name, recorded, "step")
-        if any_input or recorded.input_hash in (None, digest):
+        if any_input or recorded.input_hash in (None, given.hash):
             return recorded.output
         if effect != "pure":
             raise changed.other_input(state, name, inherited=recorded.inherited)
     with alone(state, name):
         consumes = state.approvals.get(name)
         if effect == "unsafe" or consumes is not None:
-            await _again_for_a_while(partial(_begin, state, name, digest, effect, consumes))
+            await _again_for_a_while(partial(_begin, state, name, given, effect, consumes))
         if effect == "unsafe":
-            return await _run_once(state, name, digest, fn, args, kwargs)
+            return await _run_once(state, name, given, fn, args, kwargs)
         began = time.monotonic()
-        value = await _call(state, fn, args, kwargs)
-        document = to_document(value, f"the result of step {name!r}")
+        try:
+            value = await _call(state, fn, args, kwargs)
+            document = to_document(value, f"the result of step {name!r}")
+        except BaseException as error:
+            _note_failure(state, name, given, effect, began, error)
+            raise
         took_seconds = time.monotonic() - began
-        return await record(state, name, document, took_seconds, effect=effect, input_hash=digest)
+        return await record(state, name, document, took_seconds, effect=effect, given=given)
 
 
 @contextmanager
@@ -157,15 +166,15 @@ async def record(
     *,
     kind: str = "step",
     effect: str = "idempotent",
-    input_hash: str | None = None,
+    given: Input = NO_INPUT,
 ) -> Any:
     """Record a step's output (JSON text) under the fence; returns the output that stands."""
-    ran = Record(
-        state.lease, name, output, state.job.attempt, took_seconds, kind, effect, input_hash
-    )
+    ran = Record(state.lease, name, output, state.job.attempt, took_seconds, kind, effect, *given)
     stands = await state.write(RECORD, ran)
     crash_points.reach("step.committed")
-    return keep(state, name, RecordedStep(stands, kind, input_hash))
+    if state.failed_steps:
+        state.failed_steps.pop(name, None)
+    return keep(state, name, RecordedStep(stands, kind, given.hash))
 
 
 def keep(state: AttemptState, name: str, recorded: RecordedStep) -> Any:
@@ -173,6 +182,12 @@ def keep(state: AttemptState, name: str, recorded: RecordedStep) -> Any:
     if state.recorded is not None:
         state.recorded[name] = recorded
     return _output(name, recorded)
+
+
+def failures_of(state: AttemptState) -> tuple[FailedStep, ...]:
+    """The steps that failed in this attempt, and that it has not recorded since."""
+    now = time.monotonic()
+    return tuple(step._replace(ago_seconds=now - at) for at, step in state.failed_steps.values())
 
 
 async def _settle_spooled(state: AttemptState) -> None:
@@ -192,7 +207,7 @@ async def waited_seconds(state: AttemptState, key: str, kind: str) -> float:
 async def _run_once(
     state: AttemptState,
     name: str,
-    digest: str,
+    given: Input,
     fn: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
@@ -213,7 +228,7 @@ async def _run_once(
     async with bounded(UNSAFE_WRITE_SECONDS_MAX):
         took_seconds = time.monotonic() - began
         write = partial(record, state, name, document, took_seconds)
-        return await _again_for_a_while(partial(write, effect="unsafe", input_hash=digest))
+        return await _again_for_a_while(partial(write, effect="unsafe", given=given))
 
 
 async def _again_for_a_while(write: Callable[[], Awaitable[T]]) -> T:
@@ -229,7 +244,7 @@ async def _again_for_a_while(write: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _begin(
-    state: AttemptState, name: str, digest: str, effect: str, consumes: UUID | None
+    state: AttemptState, name: str, given: Input, effect: str, consumes: UUID | None
 ) -> None:
     """Mark the step as begun, and consume its approval in the same transaction.
 
@@ -249,7 +264,8 @@ async def _begin(
                 name,
                 attempt=state.job.attempt,
                 effect=effect,
-                input_hash=digest,
+                input_hash=given.hash,
+                input_document=given.document,
             )
             # A mark of this attempt, which has not run the step, is one whose COMMIT got no answer.
             if not begun and name not in state.begun:
@@ -270,10 +286,28 @@ async def _mark(state: AttemptState, name: str, error: BaseException) -> None:
             await unsafe.forget(connection, state.lease, name)
             state.begun.discard(name)
         else:
-            said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                said = "it was stopped while it ran"
-            await unsafe.blame(connection, state.lease, name, mask(said)[:ERROR_CHARACTERS_MAX])
+            await unsafe.blame(connection, state.lease, name, _said(error))
+
+
+def _note_failure(
+    state: AttemptState, name: str, given: Input, effect: str, began: float, error: BaseException
+) -> None:
+    """Keep the step's error for the transaction that ends the attempt: its row costs no commit."""
+    if _did_not_happen(error) or len(state.failed_steps) >= FAILED_STEPS_MAX:
+        return
+    now = time.monotonic()
+    failed = FailedStep(name, _said(error), state.job.attempt, now - began, 0.0, effect, *given)
+    state.failed_steps[name] = now, failed
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return "it was stopped while it ran"
+    try:
+        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    except Exception:
+        said = type(error).__name__
+    return to_text(mask(said)[:ERROR_CHARACTERS_MAX])
 
 
 def _did_not_happen(error: BaseException) -> bool:

@@ -55,7 +55,7 @@ begin
     (approval_id, team_id, option, decided_by, channel, voted_hash)
   values (a.id, a.team_id, taken, 'deadline', 'deadline', coalesce(a.edited_hash, a.shown_hash));
   update jobsworth.approvals x
-  set status = 'expired', closed_at = now(), chosen_option = taken
+  set status = 'expired', closed_at = clock_timestamp(), chosen_option = taken
   where x.id = a.id
   returning x.* into a;
   perform jobsworth.reconsider(array[a.job_id], wait_for_locks => true) where a.job_id is not null;

@@ -117,7 +117,7 @@ begin
   chosen_option := case when status <> 'pending' then resolve.option end;
   update jobsworth.approvals x
   set status = resolve.status, chosen_option = resolve.chosen_option,
-    closed_at = case when resolve.status <> 'pending' then now() end,
+    closed_at = case when resolve.status <> 'pending' then clock_timestamp() end,
     edited = coalesce(resolve.edited, x.edited),
     edited_hash = case when resolve.edited is null then x.edited_hash else hash end
   where x.id = a.id;

@@ -12,7 +12,7 @@ create table jobsworth.chat_messages (
   author_user_id uuid,
   author_agent_id uuid,
   recipient_agent_id uuid,
-  request_id text,
+  request_id jobsworth.request_id,
   platform_message_id text,
   raw_payload jsonb,
   model text,
@@ -24,6 +24,9 @@ create table jobsworth.chat_messages (
   created_at jobsworth.created_at not null default clock_timestamp()
 );
 create index chat_messages_recent on jobsworth.chat_messages (thread_id, id);
+-- The messages of a request.
+create index chat_messages_request on jobsworth.chat_messages (request_id, id)
+  where request_id is not null;
 -- A message of a platform arrives once.
 create unique index chat_messages_platform on jobsworth.chat_messages
   (thread_id, platform_message_id) where platform_message_id is not null;

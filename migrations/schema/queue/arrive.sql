@@ -41,6 +41,21 @@ begin
   end if;
   return new;
 end $$;
+
+-- A job that a message triggers works for the request of the message. Its follow-ups and children
+-- are given the request by `db/queue/effects.py`.
+create function jobsworth.take_request() returns trigger language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+begin
+  select m.request_id into new.request_id
+  from jobsworth.chat_messages m
+  where m.id = new.trigger_message_id;
+  return new;
+end $$;
+create trigger take_request before insert on jobsworth.reactive_jobs
+  for each row when (new.trigger_message_id is not null and new.request_id is null)
+  execute function jobsworth.take_request();
 create trigger arrive before insert on jobsworth.reactive_jobs
   for each row when (new.lane is not null or new.thread_id is not null
     or new.run_at is not null or new.status <> 'queued')

@@ -19,8 +19,8 @@ create function jobsworth.claim(
     id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
     payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
     thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
-    trace_parent text, run_id uuid, node text, agent_id uuid, waited_seconds float8,
-    suspect boolean)
+    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
+    waited_seconds float8, suspect boolean)
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -88,19 +88,19 @@ begin
       select h.id from heads h where h.is_head))
     returning j.id, j.lease_no, j.queue, j.priority, j.position, j.mode, j.payload, j.attempt,
       j.failures, j.failures_max, j.timeout_seconds, j.team_id, j.thread_id, j.trigger_message_id,
-      j.parent_id, j.is_child, j.lane, j.trace_parent, j.run_id, j.node, j.agent_id,
-      greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds,
+      j.parent_id, j.is_child, j.lane, j.trace_parent, j.request_id, j.run_id, j.node,
+      j.agent_id, greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds,
       j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, claim.crashes_max) - 1 as suspect
   )
   -- The casts take the domains off: a function returns exactly the types that it declares.
   select t.id, t.lease_no, t.queue::text, t.priority::smallint, t.position, t.mode::text,
     t.payload::jsonb, t.attempt::int, t.failures::int, t.failures_max::int,
     t.timeout_seconds::real, t.team_id, t.thread_id, t.trigger_message_id, t.parent_id, t.is_child,
-    t.lane, t.trace_parent, t.run_id, t.node, t.agent_id, t.waited_seconds,
+    t.lane, t.trace_parent, t.request_id::text, t.run_id, t.node, t.agent_id, t.waited_seconds,
     t.suspect
   from taken t
   union all
   select d.id, null, r.queue, r.priority, r.position, null, null, null, null, null, null, null,
-    null, null, null, null, d.lane, null, null, null, null, null, null
+    null, null, null, null, d.lane, null, null, null, null, null, null, null
   from deferred d join ready r on r.id = d.id;
 end $$;

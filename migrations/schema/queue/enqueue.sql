@@ -7,7 +7,7 @@ create function jobsworth.enqueue(
   failures_max int default null, timeout_seconds float8 default null,
   trace_parent text default null, team_id uuid default null, after uuid[] default null,
   holds_lane boolean default false, crashes_max int default null, id uuid default null,
-  agent_id uuid default null)
+  agent_id uuid default null, request_id text default null)
   returns uuid language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -49,6 +49,8 @@ begin
       then array['queue must have 1 to 1000 bytes', 'Leave it out for the default queue.']
     when enqueue.unique_key = '' or octet_length(enqueue.unique_key) > 1000
       then array['unique_key must have 1 to 1000 bytes', 'Leave it out, or use a hash of it.']
+    when enqueue.request_id = '' or octet_length(enqueue.request_id) > 1000
+      then array['request_id must have 1 to 1000 bytes', 'Leave it out, or use a hash of it.']
     when octet_length(enqueue.lane) > 1000
       then array['lane must have at most 1000 bytes', 'Leave it out, or use a hash of it.']
   end;
@@ -72,14 +74,14 @@ begin
     insert into jobsworth.reactive_jobs (
       id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
       failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-      status, waiting_for)
+      request_id, status, waiting_for)
     values (
       new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
       coalesce(enqueue.priority, 3)::smallint,
       coalesce(enqueue.run_at, clock_timestamp() + enqueue.delay),
       enqueue.thread_id, enqueue.trigger_message_id, enqueue.lane, enqueue.unique_key,
       enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
-      enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id,
+      enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id, enqueue.request_id,
       case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
       case when needs <> '{}' then 'parents'::jobsworth.wait_reason end)
     on conflict do nothing

@@ -64,6 +64,7 @@ create table jobsworth.reactive_jobs (
   run_id uuid,
   node text,  -- the name of this job in its run
   agent_id uuid,
+  request_id jobsworth.request_id,  -- the request that this job works for; its other jobs have it too
   -- What concerns several columns; each column has its own bounds in base/values.sql.
   constraint waiting_has_its_reason check ((status = 'waiting') = (waiting_for is not null)),
   constraint timer_has_its_time check (waiting_for is distinct from 'timer' or run_at is not null),
@@ -109,6 +110,9 @@ create index jobs_thread on jobsworth.reactive_jobs (thread_id, id) where thread
 -- The jobs that a message triggered.
 create index jobs_trigger_message on jobsworth.reactive_jobs (trigger_message_id)
   where trigger_message_id is not null;
+-- The jobs of a request.
+create index jobs_request on jobsworth.reactive_jobs (request_id, id)
+  where request_id is not null;
 -- The failed jobs, by time.
 create index jobs_failed on jobsworth.reactive_jobs (finished_at) where status = 'failed';
 -- The nodes of a run.

@@ -19,7 +19,7 @@ create function jobsworth.start_run(
   project_id uuid default null, trace_id text default null, idempotency_key text default null,
   trigger_message_id uuid default null, trace_parent text default null,
   metadata jsonb default '{}', status jobsworth.run_status default 'executing',
-  id uuid default null)
+  id uuid default null, request_id text default null)
   returns uuid language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -96,12 +96,14 @@ begin
   end if;
 
   insert into jobsworth.reactive_jobs (
-    id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, trace_parent, mode, payload,
+    id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, trace_parent, request_id,
+    mode, payload,
     queue, priority, lane, failures_max, crashes_max, timeout_seconds, run_at, holds_lane,
     status, waiting_for)
   select ids[e.n], made.id, e.spec ->> 'node',
     coalesce((e.spec ->> 'agent_id')::uuid, made.agent_id), made.team_id,
-    made.thread_id, start_run.trigger_message_id, parent_trace, e.spec ->> 'mode',
+    made.thread_id, start_run.trigger_message_id, parent_trace, start_run.request_id,
+    e.spec ->> 'mode',
     coalesce(nullif(e.spec -> 'payload', 'null'), '{}'),
     coalesce(e.spec ->> 'queue', 'default'), coalesce((e.spec ->> 'priority')::smallint, 3),
     -- Nodes run side by side: they do not join the lane of the thread, only a lane that they name.

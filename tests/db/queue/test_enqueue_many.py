@@ -62,6 +62,7 @@ async def test_every_plain_option_reaches_the_row(conn: Connection, unique_key: 
         "crashes_max": 2,
         "timeout_seconds": 1.5,
         "trace_parent": TRACE_PARENT,
+        "request_id": "order-17",
         "team_id": uuid4(),
         "agent_id": uuid4(),
         "holds_lane": True,

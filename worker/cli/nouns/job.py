@@ -45,6 +45,7 @@ job = Noun("job", "Jobs: pieces of work in the queue.")
     "--waiting-for", metavar="REASON", words=WaitReason, help="Only jobs that wait for this"
 )
 @click.option("--thread", metavar="UUID", help="Only jobs of this chat thread.")
+@click.option("--request-id", metavar="REQUEST", help="Only jobs of this request.")
 @options.limit(30)
 @options.as_json
 def list_jobs(
@@ -53,6 +54,7 @@ def list_jobs(
     queue: str | None,
     waiting_for: str | None,
     thread: str | None,
+    request_id: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
@@ -67,6 +69,7 @@ def list_jobs(
             queue=queue,
             thread_id=thread_id,
             waiting_for=WaitReason(waiting_for) if waiting_for else None,
+            request_id=request_id,
             limit=limit,
         )
 
@@ -76,7 +79,7 @@ def list_jobs(
         return
     now = datetime.now(UTC)
     short = ids.short_ids(each.id for each in found)
-    filtered = any((status, mode, queue, waiting_for, thread))
+    filtered = any((status, mode, queue, waiting_for, thread, request_id))
     none = "no such jobs" if filtered else "no jobs yet\n  → jobsworth enqueue MODE '{…}'"
     emit_table(COLUMNS, [_row(each, short(each.id), now) for each in found], none)
     if len(found) == limit:
@@ -160,6 +163,7 @@ def why(job: str, as_json: bool) -> None:
     "--failures-max", type=click.INT, metavar="N", help="It has failed for good after N failures."
 )
 @click.option("--timeout", metavar="SPAN", help="The longest an attempt may take, like 5m.")
+@click.option("--request-id", metavar="REQUEST", help="The request that it works for.")
 @click.option(
     "--after",
     metavar="ID",
@@ -181,6 +185,7 @@ def enqueue(
     unique_key: str | None,
     failures_max: int | None,
     timeout: str | None,
+    request_id: str | None,
     after: tuple[str, ...],
     wait: bool,
     as_json: bool,
@@ -196,6 +201,7 @@ def enqueue(
         "unique_key": unique_key,
         "failures_max": failures_max,
         "timeout_seconds": None if timeout is None else times.parse_duration(timeout, "--timeout"),
+        "request_id": request_id,
     }
     return enqueue_job(mode, read_payload(payload), chosen, after=after, wait=wait, as_json=as_json)
 

@@ -46,6 +46,7 @@ STEPS = [
     Column("KIND"),
     Column("TRY", right=True),
     Column("TOOK", right=True),
+    Column("INPUT", flexible=True, optional=True),
     Column("OUTPUT", flexible=True),
 ]
 
@@ -111,6 +112,7 @@ def _row(file: JobFile, now: datetime) -> None:
             ("unique key", job.unique_key),
             ("message", job.trigger_message_id and str(job.trigger_message_id)),
             ("run", job.run_id and f"{job.run_id}, node {job.node or '-'}"),
+            ("request", job.request_id),
             ("parent", job.parent_id and str(job.parent_id)),
             ("created", _time(job.created_at, now)),
             ("due", _time(job.run_at, now) if job.finished_at is None else None),
@@ -160,13 +162,27 @@ def _attempts(found: list[PastAttempt], now: datetime) -> None:
 
 def step_row(step: Step) -> list[str | Text | None]:
     """A row of a table with the columns `STEPS`."""
-    return [step.name, step.kind, str(step.attempt), _took(step), _output(step)]
+    return [step.name, step.kind, str(step.attempt), _took(step), _input(step), _output(step)]
 
 
 def _took(step: Step) -> str:
+    if step.finished_at is None and step.failed_at is not None:
+        return f"{span((step.failed_at - step.started_at).total_seconds())}, failed"
     if step.finished_at is None:
         return "unfinished"
     return span((step.finished_at - step.started_at).total_seconds())
+
+
+def _input(step: Step) -> str | None:
+    """The arguments, as they stand in a call: `1, by=10`."""
+    match step.input:
+        case [[*args], {**kwargs}]:
+            named = [f"{name}={compact_json(value)}" for name, value in kwargs.items()]
+            return one_line(", ".join([*map(compact_json, args), *named]))
+        case {"cut": str(beginning)}:
+            return one_line(beginning)
+        case _:
+            return None
 
 
 def _output(step: Step) -> str | None:

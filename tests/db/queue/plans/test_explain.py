@@ -17,13 +17,14 @@ import psycopg
 import pytest
 
 from db.approvals import approvals
+from db.diagnosis import requests
 from db.fence import PINNED, Lease, LeaseLost, hold
 from db.money import budgets, limits, settlements
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Starting
 from db.pool import Connection, begun, execute, fetch_all
-from db.queue import attempts, effects, promote, upkeep, workers
+from db.queue import attempts, effects, jobs, promote, upkeep, workers
 from db.queue import rescue as rescuing
 from db.queue.attempts import BadEnding
 from db.queue.effects import JobEffect, Origin
@@ -138,6 +139,8 @@ LIMITS = {
     "nothing to shelve": DEAD,
     "approvals due": 20,
     "beat": 10,
+    "jobs of a request": 20,
+    "of a request": 40,
 }
 
 
@@ -166,6 +169,8 @@ async def _measure(scene: Scene) -> dict[str, float]:
     await measure("step begun", 1, lambda: steps.begin(conn, hundred[0], "t", attempt=1))
     await measure("hold", 1, lambda: hold(conn, hundred[0]))
     await measure("lease states 100", 100, lambda: lease_states(conn, hundred))
+    await measure("jobs of a request", 1, lambda: jobs.list_jobs(conn, request_id="order-17"))
+    await measure("of a request", 1, lambda: requests.of_request(conn, "order-17"))
     await measure("finish 1", 1, lambda: finish(conn, done(lease)))
     await measure("finish 100", 100, lambda: finish(conn, *map(done, hundred)))
     await measure("finish 500", 500, lambda: finish(conn, *map(done, five_hundred)))
