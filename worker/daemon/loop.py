@@ -3,8 +3,9 @@
 In: the daemon's coroutine. Out: its exit code. asyncio lets SystemExit and KeyboardInterrupt of a
 task or a callback out of the loop, and `loop.stop()` ends it. This loop goes on in both cases until
 its own coroutine has ended; the task that raised has its exception all the same, so whoever awaits
-it gets it. The worker's own tasks are hidden from `asyncio.all_tasks`: code that cancels all tasks
-does not find them. A forked child that comes back to the loop ends there (`worker.queue.forked`).
+it gets it. Tasks are hidden from `asyncio.all_tasks`, those of jobs too: code that cancels all
+tasks, or waits for them, would find those of its neighbours. A forked child that comes back to the
+loop ends there (`worker.queue.forked`).
 """
 
 import asyncio
@@ -92,14 +93,17 @@ class WorkerLoop(BaseLoop):
         return own.result()
 
     def create_task(self, coro: Any, **options: Any) -> "asyncio.Task[Any]":
-        """Start a task; only those of jobs are shown by `asyncio.all_tasks`."""
+        """Start a task that `asyncio.all_tasks` does not show."""
         task = super().create_task(coro, **options)
+        left_behind.hide(task)
         job = current_job()
-        if job is None:
-            left_behind.hide(task)
-        else:
+        if job is not None:
             self._jobs[task] = job
         return task
+
+    def tasks_of_jobs(self) -> list["asyncio.Task[Any]"]:
+        """The tasks that jobs have started and that have not ended."""
+        return [task for task in self._jobs if not task.done()]
 
     def job_of_current_task(self) -> job_bound | None:
         """The job that started the task which runs now. Any thread may ask."""
@@ -147,13 +151,11 @@ def _end_broken(error: BaseException) -> NoReturn:
 
 
 async def _end_tasks() -> None:
-    tasks = asyncio.all_tasks() - {cast("asyncio.Task[Any]", asyncio.current_task())}
+    tasks = cast(WorkerLoop, asyncio.get_running_loop()).tasks_of_jobs()
     for task in tasks:
         task.cancel()
     if tasks:
-        _, deaf = await asyncio.wait(tasks, timeout=LEFT_SECONDS)
-        for task in deaf:
-            left_behind.hide(task)  # or the runner of the loop would wait for it
+        await asyncio.wait(tasks, timeout=LEFT_SECONDS)
 
 
 def _threads() -> list[threading.Thread]:

@@ -87,6 +87,40 @@ raise SystemExit(loop.run(work))
 """
 
 
+CANCELS = """
+import asyncio
+from worker.daemon import loop
+from worker.log import job_bound
+
+async def neighbour():
+    await asyncio.wait_for(asyncio.sleep(0.2), 10)  # before Python 3.12 this made a task
+    await asyncio.gather(asyncio.sleep(0.1))
+    return "done"
+
+async def cancel_everything():
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+    return "canceled all"
+
+async def work():
+    tasks = []
+    for number, deed in enumerate((neighbour, cancel_everything)):
+        with job_bound(job_id=number, lease_no=number, mode="m"):
+            tasks.append(asyncio.create_task(deed()))
+    print(*await asyncio.gather(*tasks, return_exceptions=True), sep=", ")
+    return 0
+
+raise SystemExit(loop.run(work))
+"""
+
+
+def test_code_that_cancels_all_tasks_cancels_none_of_its_neighbours() -> None:
+    ran = run_program(CANCELS)
+    assert (ran.returncode, ran.stdout) == (0, "done, canceled all\n"), ran.stderr
+
+
 def test_the_loop_goes_on_without_the_standard_streams() -> None:
     ran = run_program(CLOSES)
     assert (ran.returncode, ran.stdout) == (0, "/dev/null /dev/null /dev/null")
