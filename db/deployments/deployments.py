@@ -139,7 +139,7 @@ async def create(
         created = created or await _of_step(conn, job_id, step_name)
         if created is not None:
             return created
-        unfinished = await _unfinished(conn, environment, team_id)
+        unfinished = await _unfinished(conn, environment)
         if unfinished is not None:
             raise Conflict(
                 f"environment {environment} is busy: deployment {unfinished.id} of "
@@ -296,7 +296,6 @@ LATEST: LiteralString = (
     + """
 from jobsworth.deployments d
 where d.environment = %(environment)s
-  and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))
   and (%(status)s::jobsworth.deployment_status is null or d.status = %(status)s)
 order by d.id desc
 limit 1
@@ -304,19 +303,15 @@ limit 1
 )
 
 
-async def get_latest(
-    conn: Connection, environment: str, *, team_id: UUID | None = None
-) -> Deployment | None:
-    """The newest deployment to an environment of one team (None: of no team), in any status."""
-    values = {"environment": environment, "team_id": team_id, "status": None}
+async def get_latest(conn: Connection, environment: str) -> Deployment | None:
+    """The newest deployment to an environment, in any status."""
+    values = {"environment": environment, "status": None}
     return await fetch_one(conn, LATEST, values, Deployment)
 
 
-async def current(
-    conn: Connection, environment: str, *, team_id: UUID | None = None
-) -> Deployment | None:
-    """The newest healthy deployment to an environment: the one that runs there."""
-    values = {"environment": environment, "team_id": team_id, "status": DeploymentStatus.HEALTHY}
+async def current(conn: Connection, environment: str) -> Deployment | None:
+    """The newest healthy deployment to an environment, of any team: the one that runs there."""
+    values = {"environment": environment, "status": DeploymentStatus.HEALTHY}
     return await fetch_one(conn, LATEST, values, Deployment)
 
 
@@ -326,16 +321,12 @@ UNFINISHED: LiteralString = (
     + """
 from jobsworth.deployments d
 where d.environment = %(environment)s and d.finished_at is null
-  and (d.team_id = %(team_id)s::uuid or (d.team_id is null and %(team_id)s::uuid is null))
 """
 )
 
 
-async def _unfinished(
-    conn: Connection, environment: str, team_id: UUID | None
-) -> Deployment | None:
-    values = {"environment": environment, "team_id": team_id}
-    return await fetch_one(conn, UNFINISHED, values, Deployment)
+async def _unfinished(conn: Connection, environment: str) -> Deployment | None:
+    return await fetch_one(conn, UNFINISHED, {"environment": environment}, Deployment)
 
 
 async def _of_step(

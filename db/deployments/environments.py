@@ -4,7 +4,8 @@ In: an environment's name. Out: its state, derived from its deployments (the vie
 `environment_states`) and never stored beside them; and the deployment that a rollback goes back to.
 
 Invariant: the target of a rollback was healthy in the same environment, and is not the one that is
-live.
+live. All teams share an environment: what is live there is one deployment, and a team goes back
+only from its own.
 """
 
 import re
@@ -32,14 +33,15 @@ class EnvironmentState(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    team_id: UUID | None
     environment: str
     approvals_needed: int | None
+    current_team_id: UUID | None
     current_deployment_id: UUID | None
     current_sha: str | None
     current_release: str | None
     current_host: str | None
     current_since: AwareDatetime | None
+    locked_by_team_id: UUID | None
     locked_by_deployment_id: UUID | None
     locked_by_job_id: UUID | None
     locked_since: AwareDatetime | None
@@ -55,8 +57,8 @@ class RollbackTarget(BaseModel):
 
 
 KEEP: LiteralString = """
-insert into jobsworth.environments as e (team_id, name, approvals_needed, repository)
-values (%(team_id)s, %(name)s, %(approvals_needed)s, %(repository)s)
+insert into jobsworth.environments as e (name, approvals_needed, repository)
+values (%(name)s, %(approvals_needed)s, %(repository)s)
 on conflict on constraint environments_name do update
 set approvals_needed = excluded.approvals_needed, repository = excluded.repository,
   updated_at = now()
@@ -65,31 +67,24 @@ where (e.approvals_needed, e.repository)
 """
 
 
-async def keep(
-    conn: Connection, name: str, *, approvals_needed: int, repository: str, team_id: UUID | None
-) -> None:
+async def keep(conn: Connection, name: str, *, approvals_needed: int, repository: str) -> None:
     """Store what deploy.toml says about an environment, if it has changed."""
-    values = {
-        "team_id": team_id,
-        "name": name,
-        "approvals_needed": approvals_needed,
-        "repository": repository,
-    }
+    values = {"name": name, "approvals_needed": approvals_needed, "repository": repository}
     await execute(conn, KEEP, values)
 
 
 STATES: LiteralString = """
-select s.team_id, s.environment, s.approvals_needed, s.current_deployment_id, s.current_sha,
-  s.current_release, s.current_host, s.current_since, s.locked_by_deployment_id,
-  s.locked_by_job_id, s.locked_since
+select s.environment, s.approvals_needed, s.current_team_id, s.current_deployment_id,
+  s.current_sha, s.current_release, s.current_host, s.current_since, s.locked_by_team_id,
+  s.locked_by_deployment_id, s.locked_by_job_id, s.locked_since
 from jobsworth.environment_states s
 where %(environment)s::text is null or s.environment = %(environment)s
-order by s.environment, s.team_id nulls first
+order by s.environment
 """
 
 
 async def list_states(conn: Connection, environment: str | None = None) -> list[EnvironmentState]:
-    """The states of this environment, or of all that have deployments, of every team."""
+    """The states of this environment, or of all that have deployments."""
     return await fetch_all(conn, STATES, {"environment": environment}, EnvironmentState)
 
 
@@ -105,24 +100,23 @@ select jobsworth.reconsider(array(
   select j.id
   from jobsworth.reactive_jobs j
   where j.status = 'waiting' and j.waiting_for = 'limit' and j.waiting_detail = %(detail)s
-    and j.team_id is not distinct from %(team_id)s::uuid
   order by j.id
   limit 1))
 """
 
 
-async def wake_next(conn: Connection, name: str, *, team_id: UUID | None = None) -> None:
+async def wake_next(conn: Connection, name: str) -> None:
     """After the commit that ended a deployment, let the oldest job that waits for the environment
     go on. A job that another transaction holds right now is left to the sweep.
     """
-    await fetch_val(conn, WAKE_NEXT, {"detail": waiting_detail(name), "team_id": team_id})
+    await fetch_val(conn, WAKE_NEXT, {"detail": waiting_detail(name)})
 
 
 BEFORE: LiteralString = """
 select d.id
 from jobsworth.deployments d
-where d.environment = %(environment)s and d.team_id is not distinct from %(team_id)s::uuid
-  and d.status = 'healthy' and d.rollback_to is null and d.id < %(origin)s
+where d.environment = %(environment)s and d.status = 'healthy' and d.rollback_to is null
+  and d.id < %(origin)s
 order by d.id desc
 limit 1
 """
@@ -134,17 +128,24 @@ async def find_rollback(
     """The deployment that `to` means: "previous", a deployment's id, or (the start of) a sha.
 
     The previous deployment is the last healthy one before the one whose commit is live, so a second
-    rollback goes further back. Raises `NotFound`, `InvalidInput`, `Conflict` (it is live).
+    rollback goes further back. Raises `NotFound`, `InvalidInput`, `Conflict` (it is live; or
+    another team's deployment is, which this `team_id` cannot replace by going back).
     """
-    live = await deployments.current(conn, environment, team_id=team_id)
+    live = await deployments.current(conn, environment)
     if live is None:
         raise NotFound(
             f"nothing was ever healthy in environment {environment!r}, so there is nothing to go "
             "back to",
             f"deploy something: jobsworth deployment start {environment} SHA",
         )
+    if team_id not in (None, live.team_id):
+        raise Conflict(
+            f"environment {environment!r} runs {live.sha[:12]} of another team (deployment "
+            f"{live.id}), so there is nothing of this team's to go back from",
+            f"deploy to it instead: jobsworth deployment start {environment} SHA",
+        )
     origin = live.rollback_to or live.id
-    values = {"environment": environment, "team_id": team_id, "origin": origin}
+    values = {"environment": environment, "origin": origin}
     if to == PREVIOUS:
         found = await fetch_one(conn, BEFORE, values)
         target_id = None if found is None else found["id"]
@@ -167,8 +168,7 @@ async def find_rollback(
 NAMED: LiteralString = """
 select coalesce(d.rollback_to, d.id) as id
 from jobsworth.deployments d
-where d.environment = %(environment)s and d.team_id is not distinct from %(team_id)s::uuid
-  and d.status = 'healthy'
+where d.environment = %(environment)s and d.status = 'healthy'
   and (d.id = %(deployment_id)s::uuid or starts_with(d.sha, %(sha)s))
 order by d.id desc
 limit 1

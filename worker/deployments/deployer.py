@@ -251,9 +251,7 @@ class Deployer:
                 lease=state.lease,
             )
             # Only now that the environment is taken is it certain what is live there.
-            live = await deployments.current(
-                connection, environment.name, team_id=state.job.team_id
-            )
+            live = await deployments.current(connection, environment.name)
             if order.rollback_of not in (None, live and live.id):
                 raise Fail(
                     f"environment {environment.name} has moved on since this was asked for: "
@@ -264,7 +262,6 @@ class Deployer:
                 environment.name,
                 approvals_needed=environment.approvals,
                 repository=repository,
-                team_id=state.job.team_id,
             )
         return begun
 

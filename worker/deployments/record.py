@@ -163,7 +163,7 @@ async def _free(database: Database, *ended: Deployment | Abandoned) -> None:
         return
     async with database.connection() as connection:
         for one in ended:
-            await environments.wake_next(connection, one.environment, team_id=one.team_id)
+            await environments.wake_next(connection, one.environment)
 
 
 async def _close(connection: Connection, found: list[Abandoned], why: str) -> list[Abandoned]:

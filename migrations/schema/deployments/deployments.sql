@@ -1,4 +1,8 @@
--- Deployments. A deployment that goes back is a row of its own: `rollback_of` is the deployment
+-- Deployments. An environment is a place: one folder of releases, one link to the live one, one
+-- service. So all teams that deploy there share its lock, and one deployment is live there, of
+-- whatever team.
+--
+-- A deployment that goes back is a row of its own: `rollback_of` is the deployment
 -- that was live when it was asked for, `rollback_to` the healthy one whose commit is live again.
 --
 -- A deployment whose job does not run keeps its environment for a bounded time only. `idle_since`
@@ -37,8 +41,8 @@ create table jobsworth.deployments (
     check ((rollback_of is null) = (rollback_to is null) and rollback_of <> rollback_to)
 );
 -- One deployment at a time in each environment.
-create unique index deployments_one_at_a_time on jobsworth.deployments (team_id, environment)
-  nulls not distinct where finished_at is null;
+create unique index deployments_one_at_a_time on jobsworth.deployments (environment)
+  where finished_at is null;
 create unique index deployments_step on jobsworth.deployments (job_id, step_name)
   where job_id is not null;
 create index deployments_recent on jobsworth.deployments (environment, id);

@@ -4,39 +4,37 @@
 
 create table jobsworth.environments (
   id uuid not null default jobsworth.uuidv7() primary key,
-  team_id uuid,
   name jobsworth.name not null,
   approvals_needed jobsworth.approvals_needed not null default 0,
   repository text,
   created_at jobsworth.created_at not null default now(),
   updated_at jobsworth.updated_at not null default now(),
-  constraint environments_name unique nulls not distinct (team_id, name)
+  constraint environments_name unique (name)
 );
 
 -- Each environment that anything was deployed to: what is live according to the books (the newest
 -- healthy deployment; a failed or rolled back one changes nothing), and which deployment holds it.
 create view jobsworth.environment_states (
-  team_id, environment, approvals_needed, current_deployment_id, current_sha, current_release,
-  current_host, current_since, locked_by_deployment_id, locked_by_job_id, locked_since) as
-select n.team_id, n.name, e.approvals_needed, live.id, live.sha, live.release, live.host,
-  live.finished_at, held.id, held.job_id, held.created_at
+  environment, approvals_needed, current_team_id, current_deployment_id, current_sha,
+  current_release, current_host, current_since, locked_by_team_id, locked_by_deployment_id,
+  locked_by_job_id, locked_since) as
+select n.name, e.approvals_needed, live.team_id, live.id, live.sha, live.release, live.host,
+  live.finished_at, held.team_id, held.id, held.job_id, held.created_at
 from (
-  select d.team_id, d.environment as name from jobsworth.deployments d
+  select d.environment as name from jobsworth.deployments d
   union
-  select k.team_id, k.name from jobsworth.environments k
+  select k.name from jobsworth.environments k
 ) n
-left join jobsworth.environments e on e.name = n.name and e.team_id is not distinct from n.team_id
+left join jobsworth.environments e on e.name = n.name
 left join lateral (
-  select d.id, d.sha, d.release, d.host, d.finished_at
+  select d.id, d.team_id, d.sha, d.release, d.host, d.finished_at
   from jobsworth.deployments d
-  where d.environment = n.name and d.team_id is not distinct from n.team_id
-    and d.status = 'healthy'
+  where d.environment = n.name and d.status = 'healthy'
   order by d.id desc
   limit 1
 ) live on true
 left join jobsworth.deployments held
-  on held.environment = n.name and held.team_id is not distinct from n.team_id
-  and held.finished_at is null;
+  on held.environment = n.name and held.finished_at is null;
 
 -- Whether a job that waits for an environment may go on: the environment is free, and no older job
 -- waits for it. Such a job waits for a limit without a time; `waiting_detail` names the
@@ -45,9 +43,8 @@ create function jobsworth.environment_is_free(j jobsworth.reactive_jobs) returns
   language sql stable
   return coalesce((j).waiting_detail not like 'environment %', true) or not exists (
       select 1 from jobsworth.deployments d
-      where d.environment = substr((j).waiting_detail, 13) and d.finished_at is null
-        and d.team_id is not distinct from (j).team_id)
+      where d.environment = substr((j).waiting_detail, 13) and d.finished_at is null)
     and not exists (
       select 1 from jobsworth.reactive_jobs o
       where o.status = 'waiting' and o.waiting_for = 'limit' and o.id < (j).id
-        and o.waiting_detail = (j).waiting_detail and o.team_id is not distinct from (j).team_id);
+        and o.waiting_detail = (j).waiting_detail);

@@ -248,8 +248,7 @@ select 'two deployments at once in an environment', d.id, d.environment::text, n
 from jobsworth.deployments d
 where d.finished_at is null and exists (
   select 1 from jobsworth.deployments o
-  where o.finished_at is null and o.environment = d.environment
-    and o.team_id is not distinct from d.team_id and o.id <> d.id)
+  where o.finished_at is null and o.environment = d.environment and o.id <> d.id)
 union all
 select 'environment held by nobody', d.id, d.environment::text, now()
 from jobsworth.deployments d
@@ -265,8 +264,7 @@ select 'rolled back to what was never healthy there', d.id, d.environment::text,
 from jobsworth.deployments d
 left join jobsworth.deployments t on t.id = d.rollback_to
 where d.rollback_to is not null
-  and (t.id is null or t.status <> 'healthy' or t.environment <> d.environment
-    or t.team_id is distinct from d.team_id or t.sha <> d.sha);
+  and (t.id is null or t.status <> 'healthy' or t.environment <> d.environment or t.sha <> d.sha);
 
 -- All chapters.
 create view jobsworth.violations as

@@ -53,7 +53,7 @@ create function jobsworth.why_environment(
       else coalesce('jobsworth why ' || d.job_id, 'end it: it has no job') end
   from jobsworth.reactive_jobs j
   left join jobsworth.deployments d on d.environment = substr(j.waiting_detail, 13)
-    and d.finished_at is null and d.team_id is not distinct from j.team_id
+    and d.finished_at is null
   where j.id = why_environment.job_id and j.waiting_for = 'limit' and j.run_at is null
     and j.waiting_detail like 'environment %';
 end;

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from db.deployments import deployments
+from db.deployments import deployments, environments
 from db.deployments.deployments import Deployment, DeploymentStatus
 from db.errors import Conflict, InvalidInput, NotFound, Refused
 from db.fence import LeaseLost
@@ -129,8 +129,9 @@ async def test_an_environment_has_one_unfinished_deployment(conn: Connection) ->
     running = await deploy(conn)
     with pytest.raises(Conflict, match=f"busy: deployment {running.id} of a1b2 is building"):
         await deploy(conn)
+    with pytest.raises(Conflict, match=f"busy: deployment {running.id}"):
+        await deploy(conn, team_id=uuid4())  # a place has one lock, whoever deploys there
     await deploy(conn, "staging")
-    await deploy(conn, team_id=uuid4())
     await advance(conn, running.id, FAILED)
     assert (await deploy(conn)).status is BUILDING
 
@@ -195,9 +196,9 @@ async def test_what_runs_is_the_newest_healthy_one(conn: Connection) -> None:
     first = await ended(conn, HEALTHY, sha="first")
     second = await ended(conn, HEALTHY, sha="second")
     await ended(conn, HEALTHY, sha="elsewhere", environment="staging")
+    assert await deployments.current(conn, "live") == second
     await ended(conn, HEALTHY, sha="another team's", team_id=uuid4())
     last = await ended(conn, ROLLED_BACK, sha="third")
-    assert await deployments.current(conn, "live") == second
     assert await deployments.get_latest(conn, "live") == last
     assert await deployments.get_latest(conn, "nowhere") is None
     recent = await deployments.get_recent(conn, "live", 10)
@@ -206,7 +207,29 @@ async def test_what_runs_is_the_newest_healthy_one(conn: Connection) -> None:
     team_id = recent[1].team_id
     assert team_id is not None
     assert await deployments.get_recent(conn, team_id=team_id) == [recent[1]]
-    assert await deployments.current(conn, "live", team_id=team_id) == recent[1]
+    assert await deployments.current(conn, "live") == recent[1]
+
+
+async def test_an_environment_of_several_teams_is_shown_once(conn: Connection) -> None:
+    """They share one folder, one link and one service, so one commit is live."""
+    teams = [uuid4(), uuid4(), None]
+    made = [await ended(conn, HEALTHY, sha=f"a{n}", team_id=team) for n, team in enumerate(teams)]
+    held = await deploy(conn, team_id=teams[1])
+    [state] = await environments.list_states(conn)
+    assert (state.current_deployment_id, state.current_team_id) == (made[2].id, None)
+    assert (state.locked_by_deployment_id, state.locked_by_team_id) == (held.id, teams[1])
+
+
+async def test_a_team_goes_back_from_its_own_deployment_only(conn: Connection) -> None:
+    ours, theirs = uuid4(), uuid4()
+    first = await ended(conn, HEALTHY, sha="a1b2c3d", team_id=ours)
+    second = await ended(conn, HEALTHY, sha="b1b2c3d", team_id=theirs)
+    for to in ("previous", "a1b2c3d"):
+        with pytest.raises(Conflict, match="runs b1b2c3d of another team"):
+            await environments.find_rollback(conn, "live", to, team_id=ours)
+    for team in (theirs, None):
+        found = await environments.find_rollback(conn, "live", team_id=team)
+        assert (found.live, found.target) == (second, first)
 
 
 async def test_a_deployment_names_its_environment_and_sha(conn: Connection) -> None:

@@ -120,3 +120,29 @@ def test_a_deployment_that_is_waited_for_ends_with_its_report(
     assert shipped.returncode == 0, shipped.stderr
     assert "Deployment of 4f2a91c: healthy" in shipped.stdout
     assert "{" not in shipped.stdout
+
+
+def test_environments_of_the_deploy_file_are_listed_before_anything_was_deployed(
+    database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "deploy.toml"
+    env = {"JOBSWORTH_DEPLOY_FILE": str(file)}
+    file.write_text(
+        "".join(
+            f"[environments.{name}]\nrepository = '/srv/site'\napprovals = 2\n"
+            f"probe.command = ['true']\n"
+            for name in ("staging", "production")
+        )
+    )
+    ship(database_url, "a" * 40, tmp_path / "a")
+    found = {each["environment"]: each for each in cli_json(database_url, "environment", env=env)}
+    assert found["production"]["current_sha"] is None
+    assert found["production"]["approvals_needed"] == 2
+    assert found["staging"]["current_sha"] == "a" * 40
+    listed = run_cli("environment", url=database_url, env=env).stdout
+    assert "nothing" in next(line for line in listed.splitlines() if line.startswith("production"))
+    file.write_text("[environments.staging]\n")
+    broken = run_cli("environment", url=database_url, env=env)
+    assert broken.returncode == 0
+    assert "repository" in broken.stderr
+    assert "staging" in broken.stdout

@@ -4,13 +4,15 @@ Stage: called by every phase that starts a program (git, build, test, switch, ro
 In: an argument list (never a shell line), a directory, an environment, bounds.
 Out: a `CommandResult`; a command that cannot start, fails or takes too long is a result, not an
 exception.
-Invariant: when this returns, every process of the command's group has ended. The exception is a
-command called with `leaves_running`: a switch command may start a server that stays.
+Invariant: when this returns, every process of the command has ended, also one that left its group,
+or the result names those that could not be ended. The exception is a command called with
+`leaves_running` that ended well: a switch command may start a server that stays.
 """
 
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import anyio
 from anyio.abc import Process
 
 from worker.deployments.pipeline.orphans import CommandMark
-from worker.deployments.pipeline.process_group import end_group
+from worker.deployments.pipeline.process_group import TOKEN_VARIABLE, end_command
 from worker.masking import NO_SECRETS, Masker
 
 OUTPUT_BYTES_MAX = 64 * 1024
@@ -43,6 +45,8 @@ class CommandResult:
     duration_seconds: float
     timed_out: bool
     start_error: str | None = None
+    left_running: tuple[int, ...] = ()
+    """Ids of its processes that could not be ended."""
 
     @property
     def passed(self) -> bool:
@@ -52,8 +56,15 @@ class CommandResult:
     def detail(self) -> str:
         if self.start_error is not None:
             return self.start_error
+        if self.left_running:
+            named = ", ".join(map(str, self.left_running))
+            return f"{self._ending}; its process {named} could not be ended and may go on"
+        return f"{self._ending}, its processes were ended" if self.timed_out else self._ending
+
+    @property
+    def _ending(self) -> str:
         if self.timed_out:
-            return f"timed out after {self.duration_seconds:.1f} s, its processes were ended"
+            return f"timed out after {self.duration_seconds:.1f} s"
         if self.exit_code is not None and self.exit_code < 0:
             return f"ended by signal {-self.exit_code}"
         return f"exit code {self.exit_code}"
@@ -73,9 +84,10 @@ async def run_command(
     """Run a command to its end, or end it after `timeout_seconds`.
 
     `mark`, if given, lets a later worker find the command if this one dies meanwhile.
-    `leaves_running`: processes that it started may outlive it.
+    `leaves_running`: processes that it started may outlive it, unless it fails.
     """
     started = time.monotonic()
+    token = uuid.uuid4().hex
     tail = OutputTail(output_bytes_max, masker)
     # Not the subprocess's own pipe: that waits for every holder of its write end, so a forgotten
     # background process would block it.
@@ -83,13 +95,13 @@ async def run_command(
     os.set_blocking(read_end, False)
     try:
         try:
-            process = await _start(argv, cwd=cwd, env=env, output=write_end, mark=mark)
+            process = await _start(argv, token, cwd=cwd, env=env, output=write_end, mark=mark)
         except OSError as error:
             return _not_started(argv, cwd, error, time.monotonic() - started)
         finally:
             os.close(write_end)
-        timed_out = await _run_to_end(
-            process, read_end, tail, timeout_seconds, leaves_running=leaves_running
+        timed_out, left = await _run_to_end(
+            process, token, read_end, tail, timeout_seconds, leaves_running=leaves_running
         )
     finally:
         os.close(read_end)
@@ -101,6 +113,7 @@ async def run_command(
         output_bytes_cut=tail.bytes_cut,
         duration_seconds=time.monotonic() - started,
         timed_out=timed_out,
+        left_running=tuple(sorted(left)),
     )
 
 
@@ -158,6 +171,7 @@ class OutputTail:
 
 async def _start(
     argv: Sequence[str],
+    token: str,
     *,
     cwd: Path,
     env: Mapping[str, str],
@@ -172,12 +186,12 @@ async def _start(
             stdout=output,
             stderr=output,
             cwd=cwd,
-            env=env,
+            env={**env, TOKEN_VARIABLE: token},
             start_new_session=True,
             pass_fds=() if mark is None else (mark.fd,),
         )
         if mark is not None:
-            mark.write_group(process.pid)
+            mark.write(process.pid, token)
         return process
     raise AssertionError("a shield that nobody cancels swallows nothing")
 
@@ -206,14 +220,18 @@ def _not_started(
 
 async def _run_to_end(
     process: Process,
+    token: str,
     read_end: int,
     tail: OutputTail,
     timeout_seconds: float,
     *,
     leaves_running: bool,
-) -> bool:
-    """Wait for the command's end; true if the time ran out. An interrupted wait ends the group."""
-    exited = False
+) -> tuple[bool, set[int]]:
+    """Wait for the command's end: whether the time ran out, and the processes that are left.
+
+    An interrupted wait ends them all.
+    """
+    exited, left = False, set[int]()
     try:
         with anyio.move_on_after(timeout_seconds):
             async with anyio.create_task_group() as tasks:
@@ -222,11 +240,11 @@ async def _run_to_end(
                 exited = True
                 tasks.cancel_scope.cancel()
     finally:
-        if not (exited and leaves_running):
+        if not (exited and leaves_running and process.returncode == 0):
             with anyio.CancelScope(shield=True):
-                await _end_group(process, read_end, tail)
+                left = await _end(process, token, read_end, tail)
         _drain(read_end, tail)
-    return not exited
+    return not exited, left
 
 
 async def _collect(read_end: int, tail: OutputTail) -> None:
@@ -236,10 +254,11 @@ async def _collect(read_end: int, tail: OutputTail) -> None:
             return
 
 
-async def _end_group(process: Process, read_end: int, tail: OutputTail) -> None:
-    await end_group(process.pid, while_waiting=lambda: _drain(read_end, tail))
+async def _end(process: Process, token: str, read_end: int, tail: OutputTail) -> set[int]:
+    left = await end_command(process.pid, token, while_waiting=lambda: _drain(read_end, tail))
     with anyio.move_on_after(KILL_GRACE_SECONDS):
         await process.wait()
+    return left
 
 
 def _drain(read_end: int, tail: OutputTail) -> None:

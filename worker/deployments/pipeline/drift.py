@@ -8,31 +8,23 @@ nothing while a deployment runs.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from db.deployments.environments import EnvironmentState
 from worker.deployments.pipeline.errors import DeployError
 from worker.deployments.pipeline.release import current_release
 
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
 
 def find_drift(states: Sequence[EnvironmentState], releases_dir: Path, host: str) -> dict[str, str]:
-    """One sentence for each environment that differs, by its name.
-
-    Several teams' environments of one name share the directory: the state changed last is compared.
-    """
+    """One sentence for each environment that differs, by its name."""
     found: dict[str, str] = {}
-    for name in sorted({state.environment for state in states}):
-        of_teams = [state for state in states if state.environment == name]
-        newest = max(of_teams, key=lambda state: state.current_since or LONG_AGO)
-        directory = releases_dir.absolute() / name
-        if any(state.locked_by_deployment_id for state in of_teams) or not directory.is_dir():
+    for state in states:
+        directory = releases_dir.absolute() / state.environment
+        if state.locked_by_deployment_id or not directory.is_dir():
             continue
-        sentence = _difference(newest, directory, host)
+        sentence = _difference(state, directory, host)
         if sentence is not None:
-            found[name] = sentence
+            found[state.environment] = sentence
     return found
 
 

@@ -8,8 +8,8 @@ database cannot see: a build that goes on although its worker was killed.
 
 Both locks are `flock`s, which the kernel releases with their last holder; a process id alone could
 have been reused. The worker holds `.lock`. `.command` is created for each command, which inherits
-it; it holds the id of the process group, and the worker removes it when the command has ended. So a
-`.command` that exists *and* is locked belongs to a living orphan.
+it; it holds the id of the process group and the command's token, and the worker removes it when the
+command has ended. So a `.command` that exists *and* is locked belongs to a living orphan.
 """
 
 import fcntl
@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from worker.deployments.pipeline.errors import EnvironmentBusy, ReleaseError
-from worker.deployments.pipeline.process_group import POLL_SECONDS, end_group
+from worker.deployments.pipeline.process_group import POLL_SECONDS, end_command, outside
 
 LOCK_WAIT_SECONDS = 15.0
 """Longer than a worker needs to end its commands after it lost its lease."""
@@ -61,8 +62,8 @@ class CommandMark:
     path: Path
     fd: int
 
-    def write_group(self, group: int) -> None:
-        os.pwrite(self.fd, str(group).encode(), 0)
+    def write(self, group: int, token: str) -> None:
+        os.pwrite(self.fd, f"{group} {token}".encode(), 0)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -88,25 +89,27 @@ async def _end_orphan(environment_dir: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        if not _try_lock(fd):
-            groups = _marked_group(fd) or _groups_holding(fd)
-            for group in groups:
-                await end_group(group)
-            if not await _locked_within(fd, ORPHAN_WAIT_SECONDS):
-                named = ", ".join(map(str, sorted(groups))) or "of unknown id"
+        group, token = _marked(fd)
+        if not _try_lock(fd) or await anyio.to_thread.run_sync(outside, group, token):
+            groups = ({group} if group else set[int]()) | _groups_holding(fd)
+            left: set[int] = set()
+            for one in groups:
+                left |= await end_command(one, token)
+            if not await _locked_within(fd, ORPHAN_WAIT_SECONDS) or left:
+                named = ", ".join(map(str, sorted(left or groups))) or "of unknown id"
                 raise EnvironmentBusy(
                     environment_dir,
-                    f"a command of an earlier deployment still runs (process group {named})",
+                    f"a command of an earlier deployment still runs (process {named})",
                 )
         path.unlink(missing_ok=True)
     finally:
         os.close(fd)
 
 
-def _marked_group(fd: int) -> set[int]:
-    """The group in the mark; empty if the worker died before it could write the id."""
-    digits = os.pread(fd, 32, 0)
-    return {int(digits)} if digits.isdigit() and int(digits) > 1 else set()
+def _marked(fd: int) -> tuple[int, str]:
+    """The group and the token in the mark; 0 and "" if the worker died before it wrote them."""
+    group, _, token = os.pread(fd, 64, 0).decode(errors="replace").partition(" ")
+    return (int(group), token) if group.isdigit() and int(group) > 1 else (0, "")
 
 
 def _groups_holding(fd: int) -> set[int]:

@@ -2,8 +2,9 @@
 
 Stage: between two phases of `pipeline.deploy`.
 In: the results of the phases that have ended. Out: the next phase, or the deployment's end.
-Invariant: `healthy` needs a passed probe of this deployment, `rolled_back` a passed rollback
-*and* a passed probe after it; everything else is `failed`. A rollback is tried once.
+Invariant: `healthy` needs a passed probe of this deployment, `rolled_back` a passed rollback, a
+passed probe after it, and no process left that could switch again; everything else is `failed`. A
+rollback is tried once.
 
     export ─► build ─► test ─► switch ─► probe ─► healthy
       │         │        │        │        │
@@ -66,6 +67,8 @@ class PhaseResult(BaseModel):
     """Set by `export`: the absolute path of the release that was live before."""
     live_unchanged: bool = False
     """Set by a failed `switch` or `rollback` that certainly changed nothing."""
+    left_running: bool = False
+    """Set if a process of a failed command could not be ended: it may still change what is live."""
     probe: ProbeResult | None = None
     """Set by `probe` and `confirm`."""
 
@@ -84,7 +87,8 @@ def next_phase(results: Mapping[PhaseName, PhaseResult]) -> PhaseName | Deployme
         case "rollback":
             return "confirm"  # also after a failed rollback: it shows the operator what is live
         case "confirm":
-            came_back = last.passed and results["rollback"].passed
+            ended = not any(result.left_running for result in results.values())
+            came_back = last.passed and results["rollback"].passed and ended
             return DeploymentEnd("rolled_back" if came_back else "failed")
 
 

@@ -113,7 +113,14 @@ async def _ship(
         results[step] = await record.phase(step, PHASES[step], run)
         step = next_phase(results)
     notes = [*notes, *await shipment.prune(results)]
-    report = write_report(shipment.subject, step.status, results, shipment.live(), notes)
+    report = write_report(
+        shipment.subject,
+        step.status,
+        results,
+        shipment.live(),
+        notes,
+        readable=shipment.live_is_readable(),
+    )
     report = replace(report, text=shipment.masker.mask(report.text))
     await record.status(report.status, report.text, report.probe)
     return report

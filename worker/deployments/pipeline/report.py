@@ -41,15 +41,17 @@ def write_report(
     results: Mapping[PhaseName, PhaseResult],
     current: str | None,
     notes: Sequence[str] = (),
+    *,
+    readable: bool = True,
 ) -> Report:
-    """`subject` is what was deployed where; `current` is where the symlink points; `notes` are
-    further lines."""
-    certain = _live_is_certain(results)
+    """`subject` is what was deployed where; `current` is where the symlink points, if it is
+    `readable`; `notes` are further lines."""
+    certain = readable and _live_is_certain(results)
     probed = results["probe"].probe if "probe" in results else None
     lines = [
         f"Deployment of {subject}: {HEADLINES[status]}",
         *(_phase_line(result) for result in results.values()),
-        _live_line(results, current, certain=certain),
+        _live_line(results, current, certain=certain, readable=readable),
         *notes,
         *_failing_output(results),
     ]
@@ -74,7 +76,11 @@ def gist(report_text: str | None) -> str:
 
 
 def _live_is_certain(results: Mapping[PhaseName, PhaseResult]) -> bool:
-    """A custom command that failed may have switched half of something."""
+    """A custom command that failed may have switched half of something, and what it left running
+    may switch later.
+    """
+    if any(result.left_running for result in results.values()):
+        return False
     rollback = results.get("rollback")
     if rollback is not None:
         return rollback.passed or rollback.live_unchanged
@@ -88,9 +94,15 @@ def _phase_line(result: PhaseResult) -> str:
 
 
 def _live_line(
-    results: Mapping[PhaseName, PhaseResult], current: str | None, *, certain: bool
+    results: Mapping[PhaseName, PhaseResult],
+    current: str | None,
+    *,
+    certain: bool,
+    readable: bool,
 ) -> str:
     name = "nothing" if current is None else Path(current).name
+    if not readable:
+        return "Live now: UNKNOWN, check the environment (`current` cannot be read)"
     if not certain:
         return f"Live now: UNKNOWN, check the environment (last known: {name})"
     asked = results.get("confirm") or results.get("probe")

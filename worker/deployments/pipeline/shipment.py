@@ -72,11 +72,20 @@ class Shipment:
         return f"{self.sha[:12]} to {self.environment.name}"
 
     def live(self) -> str | None:
+        """Where `current` points to; None if it points to nothing, or cannot be read."""
         try:
             current = current_release(self.environment_dir)
-        except DeployError:
+        except (DeployError, OSError):
             return None
         return None if current is None else str(current)
+
+    def live_is_readable(self) -> bool:
+        """Whether `live` is what `current` says."""
+        try:
+            current_release(self.environment_dir)
+        except (DeployError, OSError):
+            return False
+        return True
 
     async def export(self) -> None:
         await export(
@@ -150,4 +159,5 @@ def _of_command(name: PhaseName, result: CommandResult) -> PhaseResult:
         exit_code=result.exit_code,
         timed_out=result.timed_out,
         output=result.output,
+        left_running=bool(result.left_running),
     )

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -158,3 +159,53 @@ def test_no_secret_of_the_daemon_reaches_a_command() -> None:
         "LC_TIME": "C",
         "A": "1",
     }
+
+
+# What leaves the group of its command.
+
+
+ESCAPES = {
+    "a session of its own": "setsid sleep 300 & ",
+    "a daemon": "(setsid sleep 300 &) ; ",
+    "one that ignores SIGTERM": "setsid bash -c \"trap '' TERM; while :; do sleep 1; done\" & ",
+    "one that starts another": "setsid bash -c 'while :; do setsid sleep 300 & wait; done' & ",
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.parametrize(
+    ("ending", "bounds"),
+    [
+        ("wait; sleep 60", {"timeout_seconds": 1.0, "leaves_running": True}),
+        ("exit 3", {"leaves_running": True}),
+        ("exit 0", {}),
+    ],
+)
+async def test_what_left_the_group_ends_with_its_command(
+    tmp_path: Path, escape: str, ending: str, bounds: dict[str, float]
+) -> None:
+    """Otherwise it would go on switching after the report says that all was ended."""
+    marker = f"JOBSWORTH_TEST_MARKER={tmp_path}"
+    script = f"export {marker}; {ESCAPES[escape]}sleep 0.2; {ending}"
+    result = await run(["bash", "-c", script], tmp_path, **bounds)
+    assert not result.left_running
+    assert marked(marker) == set()
+
+
+async def test_a_server_that_a_switch_starts_as_a_daemon_stays(tmp_path: Path) -> None:
+    marker = f"JOBSWORTH_TEST_MARKER={tmp_path}"
+    script = f"export {marker}; setsid sleep 300 & sleep 0.2"
+    result = await run(["bash", "-c", script], tmp_path, leaves_running=True)
+    assert result.passed
+    [server] = marked(marker)
+    os.kill(server, 9)
+
+
+def marked(marker: str) -> set[int]:
+    """The living processes that have this in their environment."""
+    found: set[int] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if marker.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.add(int(process.name))
+    return found

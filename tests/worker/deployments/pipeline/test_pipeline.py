@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.deployments.pipeline.conftest import Site
+from tests.worker.deployments.pipeline.support import is_gone
 from worker.deployments.pipeline import DeployError, EnvironmentBusy, deploy, orphans
 from worker.deployments.pipeline.phases import (
     PHASES,
@@ -15,6 +16,7 @@ from worker.deployments.pipeline.phases import (
     next_phase,
 )
 from worker.deployments.pipeline.release import RELEASE_NAME
+from worker.deployments.pipeline.report import write_report
 
 ACTIVATE = '#!/bin/sh\nset -e\necho $1 >> ../log\nln -sfn "$1" ../current\n'
 CUSTOM = {
@@ -299,6 +301,45 @@ def test_every_way_through_the_phases_ends_and_only_probed_ways_end_well(
     assert step.status == ("healthy" if healthy else "rolled_back" if came_back else "failed")
     if failing & {"export", "build", "test"}:
         assert "switch" not in results
+
+
+async def test_a_switch_that_ran_out_of_time_switches_no_more(site: Site) -> None:
+    """Its child has left its process group; the report says that the processes were ended."""
+    site.commit()
+    assert (await site.deploy(site.environment())).status == "healthy"
+    before = site.current()
+    late = "echo $$ > ../late; sleep 3; touch ../switched"
+    environment = site.environment(
+        switch=["bash", "-c", f"setsid bash -c '{late}' & sleep 60"],
+        rollback=["true"],
+        timeouts={"switch_seconds": 2.0},
+    )
+    site.commit(note="2")
+    report = await site.deploy(environment)
+    assert report.status == "rolled_back"
+    assert "its processes were ended" in report.results["switch"].detail
+    assert is_gone(int((site.environment_dir / "late").read_text()))
+    assert not (site.environment_dir / "switched").exists()
+    assert f"Live now: {before and before.name}, its probe passed" in report.text
+
+
+def test_what_a_process_that_stays_may_still_change_is_unknown() -> None:
+    results = {name: result(name, name != "switch", "/before") for name in PHASES}
+    results.pop("probe")
+    assert next_phase(results) == DeploymentEnd("rolled_back")
+    results["switch"] = results["switch"].model_copy(update={"left_running": True})
+    assert next_phase(results) == DeploymentEnd("failed")
+    report = write_report("it", "failed", results, "/before")
+    assert "Live now: UNKNOWN, check the environment (last known: before)" in report.text
+    assert report.live is None
+
+
+async def test_a_link_that_cannot_be_read_is_not_taken_for_nothing(site: Site) -> None:
+    site.commit()
+    (site.environment_dir / "current").mkdir(parents=True)
+    report = await site.deploy(site.environment())
+    assert report.status == "failed"
+    assert "Live now: UNKNOWN, check the environment (`current` cannot be read)" in report.text
 
 
 def test_a_result_survives_its_way_through_json() -> None:
