@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from worker.money.calls import BudgetExceeded, PriceUnknown
     from worker.money.open_call import OpenCall
     from worker.money.sending import CallLimited, CallRefused, Sending
+    from worker.money.unusable import AnswerUnusable
     from worker.outcomes import Cancel, Fail, Retry, Snooze
     from worker.plain_job import ChildOptions, FollowUpOptions
     from worker.steps.changed import StepChanged
@@ -68,6 +69,7 @@ __all__ = [
     "After",
     "AgentOptions",
     "Answer",
+    "AnswerUnusable",
     "Approval",
     "ApprovalStatus",
     "BudgetExceeded",
@@ -137,6 +139,7 @@ _HOMES = {
     "After": "db.runs.new_run",
     "AgentOptions": "worker.llm.options",
     "Answer": "db.money.calls",
+    "AnswerUnusable": "worker.money.unusable",
     "Approval": "db.approvals.approvals",
     "ApprovalStatus": "db.approvals.voting",
     "BudgetExceeded": "worker.money.calls",

@@ -2,7 +2,8 @@
 
 In: a request to a model, and its response. Out: the step's document, and the response back from it.
 Invariant: a recorded response is only read by a request that asks the same; times, ids and the like
-are not part of what is asked.
+are not part of what is asked. Nor is what a provider wrote about its own answers, so another model
+may go on with a conversation.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from pydantic import ValidationError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
@@ -34,21 +36,41 @@ _NOT_ASKED = frozenset(
 )
 
 
+# What a provider says of its answer besides the answer: who wrote it, and its own names for it.
+_OF_PROVIDER = frozenset({"id", "provider_name", "signature"})
+
+
+class UnknownShape(Exception):
+    """A record is not an answer of a model, or not one that this version can read."""
+
+
 def document_of(asked: Mapping[str, str], response: ModelResponse) -> dict[str, Any]:
     """The step's output: the response, with the hashes of what was asked."""
-    [dumped] = ModelMessagesTypeAdapter.dump_python([response], mode="json")
+    [dumped] = ModelMessagesTypeAdapter.dump_python([response], mode="json", fallback=_named)
     return {"asked": dict(asked), "response": dumped}
 
 
 def changed(document: Mapping[str, Any], asked: Mapping[str, str]) -> list[str]:
     """The parts of the request that differ from the recorded one, by the names of its hashes."""
-    before = cast(dict[str, str], document["asked"])
+    asked_before: object = document["asked"]
+    before = cast(dict[str, object], asked_before if isinstance(asked_before, dict) else {})
     return [what for what, digest in asked.items() if before.get(what) != digest]
 
 
-def response_of(document: Mapping[str, Any]) -> ModelResponse:
-    [response] = ModelMessagesTypeAdapter.validate_python([document["response"]])
-    return cast(ModelResponse, response)
+def response_of(document: Any) -> ModelResponse:
+    """The response in a step's output. Raises `UnknownShape`."""
+    try:
+        [response] = ModelMessagesTypeAdapter.validate_python([document["response"]])
+        document["asked"]
+    except (KeyError, TypeError) as error:
+        raise UnknownShape("it has neither what was asked nor what was answered") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UnknownShape(f"{place}: {first['msg']}") from error
+    if not isinstance(response, ModelResponse):
+        raise UnknownShape("it is a request")
+    return response
 
 
 def tools_text(parameters: ModelRequestParameters) -> bytes:
@@ -70,13 +92,7 @@ def asked_hashes(
     dumped = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
     instructions = [message.pop("instructions", None) for message in dumped]
     parts = [part.content for part in parameters.instruction_parts or ()]
-    told = [
-        {
-            **_essence(message),
-            "parts": [_essence(part, unrecorded_tools) for part in message["parts"]],
-        }
-        for message in dumped
-    ]
+    told = [_told(message, unrecorded_tools) for message in dumped]
     how = {key: value for key, value in settings.items() if key not in _NOT_ASKED}
     asked: dict[str, Any] = {
         "messages": told,
@@ -125,6 +141,14 @@ def _definition(tool: ToolDefinition) -> list[Any]:
     return [tool.name, tool.description, tool.parameters_json_schema, tool.strict]
 
 
+def _told(message: dict[str, Any], unrecorded_tools: Collection[str]) -> dict[str, Any]:
+    parts = [_essence(part, unrecorded_tools) for part in message["parts"]]
+    if message["kind"] != "response":
+        return {**_essence(message), "parts": parts}
+    said = [{key: part[key] for key in part.keys() - _OF_PROVIDER} for part in parts]
+    return {"kind": "response", "parts": said}
+
+
 def _essence(part: dict[str, Any], unrecorded_tools: Collection[str] = ()) -> dict[str, Any]:
     essence = {key: value for key, value in part.items() if key not in _INCIDENTAL}
     if part.get("part_kind") == "tool-return" and part["tool_name"] in unrecorded_tools:
@@ -132,6 +156,10 @@ def _essence(part: dict[str, Any], unrecorded_tools: Collection[str] = ()) -> di
     return essence
 
 
+def _named(value: object) -> str:
+    return type(value).__name__
+
+
 def _canonical(value: object) -> bytes:
-    plain = json.loads(to_json(value, fallback=lambda other: type(other).__name__))
+    plain = json.loads(to_json(value, fallback=_named))
     return json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()

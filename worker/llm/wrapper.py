@@ -290,10 +290,11 @@ class MeteredModel(WrapperModel):
 
     def _replayed(self, pending: PendingRequest, document: Any) -> ModelResponse:
         """The recorded response. Raises `Fail` if it was recorded for another request."""
+        response = _response_of(pending.step, document)
         changed = recorded.changed(document, pending.hashes)
         if changed and self._conversation.if_changed == "fail":
             raise Fail(_changed(pending.step, changed))
-        return self._conversation.take(recorded.response_of(document))
+        return self._conversation.take(response)
 
     async def _answer(
         self,
@@ -320,7 +321,7 @@ class MeteredModel(WrapperModel):
         answer = Answer(document, usage, *price_of(self.wrapped))
         stands = await call.answered(answer, response.finish_reason)
         await self._conversation.state.tools.turns.take()
-        return self._conversation.take(recorded.response_of(stands))
+        return self._conversation.take(_response_of(pending.step, stands))
 
     async def _fail(
         self,
@@ -344,6 +345,18 @@ class MeteredModel(WrapperModel):
 
     def _total_said(self) -> TotalSaid:
         return TotalSaid(partial(failures.error_within, self.model_name))
+
+
+def _response_of(step: str, document: Any) -> ModelResponse:
+    """The recorded response. Raises `Fail` for a record that is not one of an agent's request."""
+    try:
+        return recorded.response_of(document)
+    except recorded.UnknownShape as error:
+        raise Fail(
+            f"the record of step {step!r} cannot be read as an answer of a model ({error}): "
+            "another version of Jobsworth or of pydantic-ai wrote it, or it was changed by hand. "
+            "Run the job with the version that wrote it, or enqueue a new job"
+        ) from error
 
 
 def _changed(step: str, changed: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ call is settled once; a replay of an answered call books nothing.
 
 from decimal import Decimal
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from db.errors import InvalidInput
 from db.money.calls import Answer, Usage
@@ -22,6 +22,7 @@ from worker.attempt_state import AttemptState, RecordedStep
 from worker.money import calls
 from worker.money.calls import REQUEST_ID_HEADER
 from worker.money.paid_call import PaidCall, failed
+from worker.outcomes import Fail
 
 
 class OpenCall:
@@ -35,8 +36,8 @@ class OpenCall:
 
     Entering books the call, at its estimate (input tokens, output tokens). If `recorded` is true an
     earlier attempt was answered: the answer is in `output`, and nothing may be sent. The block ends
-    with `answered`, or raises `CallRefused` or `CallLimited`; after any other exception, or none,
-    the call stays in the books at its estimate.
+    with `answered`, or raises `CallRefused` or `CallLimited`; after any other exception the call
+    stays in the books at its estimate. A block that ends without any fails the job for good.
     """
 
     def __init__(
@@ -77,15 +78,15 @@ class OpenCall:
         """Settle the call with its answer (any JSON), which becomes a step of the call's name.
 
         Settlement and answer are one commit. Without token counts the estimate is booked. Returns
-        the answer that stands, which is then in `output` as well. Raises `InvalidInput` for counts
-        that cannot be (below 0, say), after it has settled the call at its estimate and recorded
-        the answer; and when the call has its answer already.
+        the answer that stands, which is then in `output` as well. Raises `AnswerUnusable` for
+        counts that cannot be (below 0, say) and for content that is not JSON, after it has settled
+        the call and kept the answer; `InvalidInput` when the call has its answer already.
         """
         if self._paid is None:
             raise InvalidInput(
                 f"call {self._name!r} has its answer already", "send nothing if call.recorded"
             )
-        usage, wrong = None, None
+        usage: object = None
         if input_tokens is not None and output_tokens is not None:
             try:
                 usage = Usage(
@@ -97,13 +98,12 @@ class OpenCall:
                     total_tokens=total_tokens,
                 )
             except InvalidInput as error:
-                wrong = error
+                usage = error
         crash_points.reach("call.answered")
-        answer = Answer(content, usage, cost, price_version)
+        # A count that cannot be is settled like any other mistake in an answer.
+        answer = Answer(content, cast(Usage | None, usage), cost, price_version)
         self.output = await self._paid.answered(answer)
         self.recorded = True
-        if wrong is not None:
-            raise wrong
         return self.output
 
     async def __aenter__(self) -> "OpenCall":
@@ -133,8 +133,8 @@ class OpenCall:
             await self._state.beside.held(failed(self._paid, error))
             return
         await self._paid.lost("the block was left without an answer")
-        raise InvalidInput(
-            f"call {self._name!r} was left without an answer;"
-            " it stays in the books at its estimate",
-            "end the block with call.answered(…), or raise CallRefused",
+        # The next attempt would leave it the same way, and pay again.
+        raise Fail(
+            f"call {self._name!r} was left without an answer; it stays in the books at its"
+            " estimate (end the block with call.answered(…), or raise CallRefused)"
         )

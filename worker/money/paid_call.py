@@ -21,7 +21,6 @@ that has lost the job may still bring one.
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from decimal import Decimal
 from random import random
 from typing import Any
@@ -30,7 +29,6 @@ from uuid import UUID
 from db.documents import to_document
 from db.errors import InvalidInput, JobsworthError
 from db.money import budgets, limits
-from db.money.amount import checked_amount
 from db.money.calls import Answer, CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Starting
@@ -39,8 +37,10 @@ from worker import crash_points, events
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.log import get_logger
 from worker.masking import mask
+from worker.money import unusable
 from worker.money.group_commit import Paid
 from worker.money.sending import CallLimited, CallRefused
+from worker.money.unusable import AnswerUnusable
 from worker.outcomes import Fail
 from worker.steps import steps
 
@@ -49,6 +49,7 @@ REFUSED_SECONDS = 1.0
 REFUSED_SECONDS_MAX = 60.0
 # However long a provider says, it is asked again after this.
 PROVIDER_WAIT_SECONDS_MAX = 3_600.0
+ERROR_CHARACTERS_MAX = 1_000
 
 log = get_logger()
 
@@ -87,22 +88,20 @@ class PaidCall:
 
         `finish_reason`: why the model stopped, if that is known.
 
-        Raises `InvalidInput` if the content is not JSON, or the cost is not an amount of money. The
-        call is settled all the same; content that is JSON is recorded, so that the next attempt
-        does not pay again.
+        Raises `AnswerUnusable` for an answer that cannot be: its content is not JSON, or its cost
+        no amount of money. The call is settled all the same. Content that is JSON is recorded, so
+        a retry reads it; other content is kept in the call's row, as its text.
         """
         took_seconds = self.open_seconds
-        kept, unusable = None, None
-        try:
-            checked_amount(answer.cost)
-        except InvalidInput as error:
-            answer, unusable = replace(answer, cost=None), error
+        answer, wrong = unusable.sound(answer)
+        kept, said = None, None
         try:
             output = to_document(answer.content, f"the answer of call {self._name!r}")
             state = self._state
             kept = PaidAnswer(state.job.id, self._name, output, state.job.attempt, took_seconds)
         except InvalidInput as error:
-            unusable = error
+            wrong.append(str(error))
+            said = unusable.text_of(answer.content)
         # The settlement and the answer are one commit, also after the lease is lost: what was paid
         # is booked, and not paid again. An answer that cannot be recorded was paid for, too.
         stands = await self._settle(
@@ -111,12 +110,12 @@ class PaidCall:
             answer.cost,
             answer.price_version,
             answer.price,
-            error=str(unusable) if unusable else None,
+            error=unusable.described(wrong, said) if wrong else None,
             kept=kept,
             finish_reason=finish_reason,
         )
-        if unusable is not None:
-            raise unusable
+        if wrong:
+            raise AnswerUnusable(self._name, wrong, self._state.job.id)
         crash_points.reach("step.committed")
         return steps.keep(self._state, self._name, RecordedStep(stands, "call"))
 
@@ -187,7 +186,7 @@ class PaidCall:
     ) -> Any:
         if cost is None:
             cost, price_version, price = self._price(usage)
-        said = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
+        said = None if error is None else mask(_said(error))
         settlement = Settlement(
             self.id,
             status,
@@ -195,7 +194,7 @@ class PaidCall:
             cost,
             price_version,
             round(self.open_seconds * 1000),
-            None if said is None else mask(str(said))[:1000],
+            None if said is None else said[: unusable.TEXT_CHARACTERS_MAX],
             price,
             unsent,
             limited,
@@ -250,6 +249,12 @@ async def failed(call: PaidCall, error: BaseException) -> None:
             await call.refused(error)
         case _:
             await call.lost(error)
+
+
+def _said(error: object) -> str:
+    if isinstance(error, BaseException):
+        return f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+    return str(error)
 
 
 def _jitter() -> float:

@@ -17,7 +17,7 @@ from db.money.calls import Answer, Call, CallStatus, Usage, UsageSource
 from db.pool import Connection
 from db.queue import rescue as rescuing
 from db.queue.jobs import JobStatus
-from jobsworth import CallRefused, Job, Sending, handler
+from jobsworth import AnswerUnusable, CallRefused, Job, Sending, handler
 from tests.worker.job_api import JobApi, registered
 
 STEAL: LiteralString = """
@@ -205,7 +205,7 @@ async def test_an_answer_with_impossible_counts_is_kept_and_not_paid_again(
             if not call.recorded:
                 try:
                     await call.answered("paid", **wrong)
-                except InvalidInput as error:
+                except AnswerUnusable as error:
                     errors.append(str(error))
                     raise ConnectionError("a failure that is tried again") from error
         return call.output

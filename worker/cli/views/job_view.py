@@ -218,6 +218,7 @@ def _calls(found: list[Call]) -> None:
         for call in found
     ]
     emit_part("Model calls", columns, rows)
+    emit_facts([(call.step_name or "", _bounded(call.error)) for call in found if call.error])
 
 
 def _approvals(found: list[Approval], now: datetime) -> None:
