@@ -33,7 +33,7 @@ from worker.masking import mask
 from worker.memory.embedders import Embedder
 from worker.money.calls_open import CallsOpen
 from worker.money.group_commit import GroupCommit, WriteKind
-from worker.money.pricing import Priced
+from worker.money.pricing import STANDARD, Priced, Terms
 from worker.money.spool import Spool
 from worker.outcomes import Outcome, Parked, ParkSignal
 from worker.queue import forked
@@ -91,6 +91,7 @@ class PriceSource(Protocol):
         output_tokens: int,
         *,
         team_id: UUID | None = None,
+        terms: Terms = STANDARD,
     ) -> Decimal | None: ...
 
 

@@ -32,7 +32,7 @@ from worker.llm.options import AgentOptions
 from worker.memory import recall
 from worker.money import calls
 from worker.money.open_call import OpenCall
-from worker.money.sending import Sending
+from worker.money.sending import CallOptions, Sending
 from worker.plain_job import ChildOptions, PlainJob, state_of
 from worker.steps import changed, checkpoints, parents, steps, waits
 from worker.steps.declaration import StepEffect
@@ -188,31 +188,23 @@ class Job(PlainJob):
         self,
         name: str,
         send: Callable[[Sending], Awaitable[Answer]],
-        *,
-        provider: str,
-        model: str,
-        estimate: tuple[int, int] = (0, 0),
+        **options: Unpack[CallOptions],
     ) -> Coroutine[Any, Any, Any]: ...
 
     @overload
-    def call(
-        self, name: str, *, provider: str, model: str, estimate: tuple[int, int] = (0, 0)
-    ) -> OpenCall: ...
+    def call(self, name: str, **options: Unpack[CallOptions]) -> OpenCall: ...
 
     def call(
         self,
         name: str,
         send: Callable[[Sending], Awaitable[Answer]] | None = None,
-        *,
-        provider: str,
-        model: str,
-        estimate: tuple[int, int] = (0, 0),
+        **options: Unpack[CallOptions],
     ) -> Any:
         """Make one paid call, and record its answer as the step `name`.
 
-        The call is in the books, at its estimate (input tokens, output tokens), before `send`
-        begins. It is settled once, in one commit with its answer; the content of the answer is
-        returned. A replay reads the record and pays nothing. If `send` raises `CallRefused`, the
+        The call is in the books, at its estimate, before `send` begins; for the options see
+        `CallOptions`. It is settled once, in one commit with its answer; the content of the answer
+        is returned. A replay reads the record and pays nothing. If `send` raises `CallRefused`, the
         call is settled at nothing; `CallLimited` also pauses that model for all workers, and the
         job waits; after any other exception the call stays in the books at its estimate.
 
@@ -226,8 +218,8 @@ class Job(PlainJob):
         """
         _require_loop(self._state, "call")
         if send is None:
-            return OpenCall(self._state, name, provider, model, estimate)
-        call = partial(calls.make, provider=provider, model=model, estimate=estimate)
+            return OpenCall(self._state, name, **options)
+        call = partial(calls.make, **options)
         return _beside_others(self._state, partial(_once, self._state, name, send, call))
 
     @overload

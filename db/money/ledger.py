@@ -118,10 +118,10 @@ async def get_stats(
 
 
 Dimension = Literal[
-    "day", "model", "mode", "provider", "scope", "agent", "team", "run", "thread", "job"
+    "day", "model", "answered", "mode", "provider", "scope", "agent", "team", "run", "thread", "job"
 ]
-# The sums of days do not keep these: they have as many values as there are jobs.
-UNSUMMED = ("run", "thread", "job")
+# The sums of days do not keep these: most have as many values as there are jobs.
+UNSUMMED = ("run", "thread", "job", "answered")
 
 
 async def usage_by(
@@ -135,8 +135,9 @@ async def usage_by(
     """What was spent from `since` (default: the beginning) and before `until` (default: now), one
     row for each value of `by`.
 
-    Models read `provider:model`, days `YYYY-MM-DD` (UTC). By run, thread or job, every entry of the
-    span is read.
+    Models read `provider:model`, days `YYYY-MM-DD` (UTC). `model` is the one that was asked,
+    `answered` the one that answered. By that, by run, thread or job, every entry of the span is
+    read.
     """
     for instant in (since, until):
         if instant is not None and instant.tzinfo is None:
@@ -183,6 +184,8 @@ select case %(by)s
     when 'run' then l.run_id::text
     when 'thread' then l.thread_id::text
     when 'job' then l.job_id::text
+    when 'answered' then l.provider || ':' || coalesce(
+      (select c.answered_model from jobsworth.llm_calls c where c.id = l.call_id), l.model)
   end as key,
   count(*) as entries,
   sum(l.input_tokens)::bigint as input_tokens,
@@ -217,11 +220,11 @@ async def _by_entries(
 LOG: LiteralString = """
 insert into jobsworth.token_ledger (
   team_id, job_id, thread_id, agent_id, run_id, entry, scope, mode, provider, model, input_tokens,
-  output_tokens, cache_read_tokens, cache_write_tokens, cost, price_version)
+  output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, cost, price_version)
 values (
   %(team_id)s, %(job_id)s, %(thread_id)s, %(agent_id)s, %(run_id)s, 'settle', %(scope)s, %(mode)s,
   %(provider)s, %(model)s, %(input_tokens)s, %(output_tokens)s, %(cache_read_tokens)s,
-  %(cache_write_tokens)s, %(cost)s, %(price_version)s)
+  %(cache_write_tokens)s, %(reasoning_tokens)s, %(cost)s, %(price_version)s)
 returning id
 """
 
@@ -260,6 +263,7 @@ async def log(
             "output_tokens": usage.output_tokens,
             "cache_read_tokens": usage.cache_read_tokens,
             "cache_write_tokens": usage.cache_write_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
             "cost": checked_amount(cost),
             "price_version": price_version,
         },

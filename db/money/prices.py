@@ -5,7 +5,7 @@ In: what a provider's model costs, since when, for one team or for all. Out: the
 gets a new id, so the id in a call's row always names the rates it was charged at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import LiteralString
@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.documents import to_document
 from db.errors import InvalidInput
 from db.pool import Connection, fetch_all, fetch_one
 
@@ -25,10 +26,15 @@ class OwnPrice(BaseModel):
     """A row of `prices`: US dollars for a million tokens.
 
     `model` is exact, or the beginning of a name and `*`. `cache_read` or `cache_write` None: cached
-    tokens cost as much as other input. `valid_from` None: valid at all times.
+    tokens cost as much as other input. `others`: the rates of further classes, by genai-prices'
+    names for prices, as `input_audio_mtok` (for a million) or `web_searches_kcount` (for a
+    thousand). `tier` None: the provider's standard terms. `valid_from` None: valid at all times.
     """
 
     model_config = ConfigDict(frozen=True)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     id: UUID
     team_id: UUID | None
@@ -38,6 +44,8 @@ class OwnPrice(BaseModel):
     output: Decimal
     cache_read: Decimal | None
     cache_write: Decimal | None
+    others: dict[str, Decimal] = {}
+    tier: str | None = None
     valid_from: AwareDatetime | None
     note: str | None
     created_at: AwareDatetime
@@ -45,20 +53,20 @@ class OwnPrice(BaseModel):
 
 PRICE_COLUMNS: LiteralString = """
   p.id, p.team_id, p.provider, p.model, p.input, p.output, p.cache_read, p.cache_write,
-  p.valid_from, p.note, p.created_at
+  p.others, p.tier, p.valid_from, p.note, p.created_at
 """
 
 SET: LiteralString = (
     """
 insert into jobsworth.prices as p (
-  team_id, provider, model, input, output, cache_read, cache_write, valid_from, note)
+  team_id, provider, model, input, output, cache_read, cache_write, others, tier, valid_from, note)
 values (
   %(team_id)s, %(provider)s, %(model)s, %(input)s, %(output)s, %(cache_read)s, %(cache_write)s,
-  %(valid_from)s, %(note)s)
-on conflict (team_id, provider, model, valid_from) do update
+  %(others)s::jsonb, %(tier)s, %(valid_from)s, %(note)s)
+on conflict (team_id, provider, model, tier, valid_from) do update
 set id = excluded.id, input = excluded.input, output = excluded.output,
-  cache_read = excluded.cache_read, cache_write = excluded.cache_write, note = excluded.note,
-  created_at = excluded.created_at
+  cache_read = excluded.cache_read, cache_write = excluded.cache_write, others = excluded.others,
+  note = excluded.note, created_at = excluded.created_at
 returning """
     + PRICE_COLUMNS
 )
@@ -73,6 +81,8 @@ async def set_price(
     output: Decimal,
     cache_read: Decimal | None = None,
     cache_write: Decimal | None = None,
+    others: Mapping[str, Decimal] | None = None,
+    tier: str | None = None,
     valid_from: datetime | None = None,
     note: str | None = None,
     team_id: UUID | None = None,
@@ -80,10 +90,11 @@ async def set_price(
     """Set what a model costs since `valid_from` (None: at all times), replacing what was set for
     it.
 
+    Without a `tier` it is the price of the provider's standard terms; each tier has its own.
     Committed on return. Raises `InvalidInput`.
     """
     rates = {"input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write}
-    _refuse_bad(provider, model, rates)
+    _refuse_bad(provider, model, rates | dict(others or {}))
     row = await fetch_one(
         conn,
         SET,
@@ -91,6 +102,8 @@ async def set_price(
             "team_id": team_id,
             "provider": provider,
             "model": model,
+            "others": to_document({name: str(rate) for name, rate in (others or {}).items()}),
+            "tier": tier,
             "valid_from": valid_from,
             "note": note,
         }
@@ -136,15 +149,22 @@ async def remove_price(
 
 
 def choose(
-    prices: Sequence[OwnPrice], provider: str, model: str, at: datetime, team_id: UUID | None
+    prices: Sequence[OwnPrice],
+    provider: str,
+    model: str,
+    at: datetime,
+    team_id: UUID | None,
+    tier: str | None = None,
 ) -> OwnPrice | None:
-    """The price that applies, or None: the team's before that of all teams, that of the exact model
-    before that of the longest pattern, and among those the latest that is valid at `at`.
+    """The price that applies in this tier, or None: the team's before that of all teams, that of
+    the exact model before that of the longest pattern, and among those the latest that is valid at
+    `at`.
     """
     fitting = [
         price
         for price in prices
         if price.provider == provider
+        and price.tier == tier
         and price.team_id in (None, team_id)
         and (price.valid_from is None or price.valid_from <= at)
         and _fits(price.model, model)

@@ -101,9 +101,9 @@ where c.id = any(%(call_ids)s)
 for no key update skip locked
 """
 BOOKED: LiteralString = """
-select c.id as call_id, c.provider, c.model, c.team_id, c.started_at, c.input_tokens,
-  c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.reasoning_tokens,
-  b.cost, b.unknown_costs
+select c.id as call_id, c.provider, coalesce(c.answered_model, c.model) as model, c.team_id,
+  c.started_at, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens,
+  c.reasoning_tokens, c.other_usage, c.tier, b.cost, b.unknown_costs
 from unnest(%(call_ids)s::uuid[]) h (id)
 join jobsworth.llm_calls c on c.id = h.id
 cross join lateral (
@@ -176,4 +176,6 @@ def _usage(row: dict[str, Any]) -> Usage | None:
         row["cache_read_tokens"] or 0,
         row["cache_write_tokens"] or 0,
         reasoning_tokens=row["reasoning_tokens"] or 0,
+        others=row["other_usage"] or {},
+        tier=row["tier"],
     )

@@ -22,11 +22,15 @@ from db.money.calls import CallStatus, Usage, UsageSource
 from db.pool import Connection, LastStatement, fetch_one
 from db.tables import table
 
+# What a provider sends is bounded here.
+MODEL_CHARACTERS_MAX = 200
+
 
 class Settlement(NamedTuple):
     """How a call ended. `usage` None: what it took is unknown. `unsent`: provably no byte of it was
     sent. `limited`: its provider refused it for its rate limit, or was overloaded, and asked for a
     pause of `wait_seconds` (None: of no length). `finish_reason`: why the model stopped.
+    `answered_model`: the model that answered, if it is another one than was asked.
     """
 
     call_id: UUID
@@ -41,6 +45,7 @@ class Settlement(NamedTuple):
     limited: bool = False
     wait_seconds: float | None = None
     finish_reason: str | None = None
+    answered_model: str | None = None
 
 
 class SettledBatch(NamedTuple):
@@ -89,6 +94,9 @@ def _row(one: Settlement) -> dict[str, Any]:
         "cache_write_tokens": usage and usage.cache_write_tokens,
         "reasoning_tokens": usage and usage.reasoning_tokens,
         "total_tokens": usage and usage.total_tokens,
+        "other_usage": (usage and dict(usage.others)) or None,
+        "tier": usage and usage.tier,
+        "answered_model": one.answered_model and to_text(one.answered_model)[:MODEL_CHARACTERS_MAX],
         "usage_source": usage.source if usage else UsageSource.UNKNOWN,
         "cost": checked_amount(one.cost),
         "price_version": one.price_version,

@@ -24,6 +24,7 @@ from tests.providers.openai_stub import BillLine, Charge
 CALLS: LiteralString = """
 select c.id, c.request_id, c.lease_no, c.status::text, c.usage_source::text, c.job_id, c.run_id,
   c.step_name, c.mode, c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cost,
+  c.cache_write_tokens, c.reasoning_tokens, c.other_usage, c.tier, c.answered_model,
   c.estimated_input_tokens, c.estimated_output_tokens, c.estimated_cost, c.started_at, c.settled_at
 from jobsworth.llm_calls c
 order by c.started_at
@@ -54,16 +55,25 @@ LATE_SECONDS = 10.0
 
 
 class Rates(NamedTuple):
-    """US dollars for a million tokens."""
+    """US dollars for a million tokens; all but images at half the price in the tier "flex"."""
 
     input: Decimal
     cached: Decimal
     output: Decimal
+    image: Decimal
+    drawn: Decimal
 
-    def cost(self, charge: Charge) -> Decimal:
-        fresh = charge.input_tokens - charge.cached_tokens
-        cost = fresh * self.input + charge.cached_tokens * self.cached
-        return (cost + charge.output_tokens * self.output) / PER_TOKENS
+    def cost(self, charge: Charge) -> Decimal | None:
+        """By hand, from the bill; None in a tier that has no price."""
+        if charge.tier not in (None, "flex"):
+            return None
+        seen = charge.others.get("input_image_tokens", 0)
+        drawn = charge.others.get("output_image_tokens", 0)
+        fresh = charge.input_tokens - charge.cached_tokens - seen
+        text = fresh * self.input + charge.cached_tokens * self.cached
+        text += (charge.output_tokens - drawn) * self.output
+        images = seen * self.image + drawn * self.drawn
+        return (text / (2 if charge.tier else 1) + images) / PER_TOKENS
 
 
 class Budget(NamedTuple):
@@ -137,7 +147,12 @@ class Books:
                 assert call["cost"] == 0, said
             elif (call["status"], call["usage_source"]) == ("ok", "provider"):
                 assert booked == billed, said
-                assert call["cost"] == self.rates.cost(charge), said
+                cost = self.rates.cost(charge)
+                # Whoever was given up stays at the estimate if the truth has no price.
+                assert call["cost"] == cost or (cost, call["estimated_cost"]) == (
+                    *(None, call["cost"]),
+                ), said
+                self._check_classes(call, charge, said)
             else:
                 assert call["status"] in ("ok", "cut", "unknown"), said
                 if call["status"] == "ok":
@@ -145,9 +160,19 @@ class Books:
                 assert call["usage_source"] == "estimated", said
                 estimated = (call["estimated_input_tokens"], call["estimated_output_tokens"])
                 assert booked == (*estimated, 0), said
-                assert call["cost"] == call["estimated_cost"] >= self.rates.cost(charge), said
+                assert call["cost"] == call["estimated_cost"] >= (self.rates.cost(charge) or 0), (
+                    said
+                )
                 assert booked[0] >= billed[0], said
                 assert booked[1] >= billed[1], said
+
+    def _check_classes(self, call: DictRow, charge: Charge, said: str) -> None:
+        written = (call["cache_write_tokens"], call["reasoning_tokens"])
+        assert written == (charge.written_tokens, charge.thought_tokens), said
+        assert (call["other_usage"] or {}) == charge.others, said
+        assert call["tier"] == charge.tier, said
+        answered = None if charge.answered_model == charge.model else charge.answered_model
+        assert call["answered_model"] == answered, said
 
     def check_no_answer_was_bought_twice(self) -> None:
         """Nothing was sent for a step whose answer was committed; each answer is its step."""
@@ -191,8 +216,10 @@ class Books:
             call = bounded.get(entry["call_id"])
             if call is None:
                 continue
-            amount = Decimal(entry["tokens"] if budget.unit == "tokens" else entry["cost"])
             window, before = budget.window(call), holds[call["id"]]
+            told = entry["tokens"] if budget.unit == "tokens" else entry["cost"]
+            # A cost that nobody knows counts as much as was reserved for it.
+            amount = before if told is None else Decimal(told)
             holds[call["id"]] = before + amount if entry["entry"] == "adjust" else amount
             held[window] += holds[call["id"]] - before
             if entry["entry"] == "reserve":
@@ -227,4 +254,4 @@ class Books:
     def _billed(self, budget: Budget, charge: Charge) -> Decimal:
         if budget.unit == "tokens":
             return Decimal(charge.input_tokens + charge.output_tokens)
-        return self.rates.cost(charge)
+        return self.rates.cost(charge) or Decimal(0)

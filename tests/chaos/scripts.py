@@ -13,6 +13,15 @@ MODELS = {"steady-1": 5, "hourly-1": 3, "limited-1": 2}
 TOOLS = {"look": 4, "note": 3, "charge": 3, "ship": 1}
 TURNS = (0, 1, 1, 2, 3)
 TOOLS_A_TURN = (1, 1, 1, 2, 3)
+# What the provider says besides the tokens of the text (`tests.providers.usage_script`).
+USED = {
+    "": 6,
+    "((input_image_tokens=9 cache_write_tokens=7))": 1,
+    "((output_image_tokens=3 output_reasoning_tokens=2))": 1,
+    "((service_tier=flex))": 1,
+    "((service_tier=scale))": 1,
+    "((model=other-2))": 1,
+}
 FRUGAL_SHARE = 0.07
 FAN_SHARE = 0.12
 
@@ -46,7 +55,8 @@ def _node(
     [model] = draw.choices(list(MODELS), list(MODELS.values()))
     script = [_turn(draw, n * 10) for n in range(turns)]
     last = "say {results} of" if turns else "say nothing done of"
-    prompt = f"seed {seed} {node} [[{' ;; '.join([*script, f'{last} {seed}'])}]]"
+    [used] = draw.choices(list(USED), list(USED.values()))
+    prompt = f"seed {seed} {node} {used} [[{' ;; '.join([*script, f'{last} {seed}'])}]]"
     payload = {"prompt": prompt, "model": model, "streamed": draw.random() < 0.5}
     return {"node": node, "mode": mode, "payload": payload}
 

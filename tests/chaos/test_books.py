@@ -62,7 +62,7 @@ FAULTS = {
     "malformed_tool_json": 0.04,
     "duplicate_tool_ids": 0.05,
 }
-RATES = Rates(Decimal(2), Decimal(1), Decimal(8))
+RATES = Rates(Decimal(2), Decimal(1), Decimal(8), Decimal("1.5"), Decimal(4))
 HOURLY = Budget("hourly", "tokens", "hour", model="hourly-1")
 RUN = Budget("each run", "money", "run")
 FRUGAL = Budget("frugal", "tokens", "day", mode="books.frugal")
@@ -76,8 +76,10 @@ LATER_REQUESTS = 600
 
 START_RUN: LiteralString = "select jobsworth.start_run(%(nodes)s) as id"
 PRICE: LiteralString = """
-insert into jobsworth.prices (provider, model, input, cache_read, output)
-values ('openai', '*', %(input)s, %(cached)s, %(output)s)
+insert into jobsworth.prices (provider, model, input, cache_read, output, tier, others)
+values ('openai', '*', %(input)s, %(cached)s, %(output)s, null, jsonb_build_object(
+    'input_image_mtok', %(image)s, 'output_image_mtok', %(drawn)s)),
+  ('openai', '*', %(input)s / 2, %(cached)s / 2, %(output)s / 2, 'flex', '{}')
 """
 BUDGET: LiteralString = """
 select jobsworth.set_budget(%(name)s, %(unit)s::jobsworth.budget_unit, %(amount)s::numeric,
@@ -352,6 +354,10 @@ def _check_everything_happened(play: Play, books: Books) -> None:
     """Nothing of the above was true for want of an occasion."""
     assert books.statuses().keys() == {"ok", "cut", "error", "unknown"}
     assert books.faults().keys() >= FAULTS.keys()
+    booked = [call for call in books.calls if call["usage_source"] == "provider"]
+    assert {call["tier"] for call in booked} == {None, "flex", "scale"}
+    assert {call["answered_model"] for call in booked} == {None, "other-2"}
+    assert any(call["other_usage"] for call in booked)
     assert play.happened.keys() >= {"approve", "reject", "done", "again"}
     assert play.happened.keys() >= {"killed", "died", "stalled"}
     limited = [line for line in books.bill if line.charge.model == LIMITED]

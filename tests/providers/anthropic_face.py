@@ -93,7 +93,13 @@ def answer_of(chat: Body) -> Body:
         "stop_sequence": None,
     }
     if "usage" in chat:
-        answer["usage"] = _usage(chat["usage"])
+        answer["usage"] = _usage(chat["usage"]) | chat.get("terms", {})
+        if chat.get("runs"):
+            searches = chat["runs"].get("web_searches", 0)
+            answer["usage"]["server_tool_use"] = {
+                "web_search_requests": searches,
+                "web_fetch_requests": 0,
+            }
     return answer
 
 

@@ -40,6 +40,8 @@ def chunks(answer: Body, *, with_usage: bool) -> Iterator[Body]:
     """The same answer as a stream's chunks."""
     head = {key: answer[key] for key in ("id", "created", "model")}
     head["object"] = "chat.completion.chunk"
+    if "service_tier" in answer:
+        head["service_tier"] = answer["service_tier"]
     [choice] = answer["choices"]
     for delta in _deltas(choice["message"]):
         yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}

@@ -25,13 +25,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.providers import openai_chat
+from tests.providers import openai_chat, usage_script
 from tests.providers.faults import CUT as CUT
 from tests.providers.faults import DUPLICATE_TOOL_IDS as DUPLICATE_TOOL_IDS
 from tests.providers.faults import EXCESSIVE_USAGE as EXCESSIVE_USAGE
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One line of the bill."""
+    """One line of the bill; `others` are classes of usage by the names of genai-prices."""
 
     path: str
     model: str
@@ -73,6 +73,9 @@ class Charge:
     cached_tokens: int = 0
     written_tokens: int = 0
     thought_tokens: int = 0
+    others: dict[str, int] = field(default_factory=dict[str, int])
+    answered_model: str | None = None
+    tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class OpenAIStub:
         self._always: Fault | None = None
         self._refused: list[tuple[str, str | None, deque[Fault]]] = []
         self._poison: str | None = None
-        self._shares: dict[str, Body] = {}
+        self._shares: dict[str, int] = {}
         self._server = _server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
@@ -191,12 +194,11 @@ class OpenAIStub:
         self, *, cached: int = 0, written: int = 0, for_an_hour: int = 0, thought: int = 0
     ) -> None:
         """Add so many tokens of these kinds to the usage of each chat from now on."""
-        read = {"cached_tokens": cached, "cache_write_tokens": written}
-        hour = {"cache_write_1h_tokens": for_an_hour} if for_an_hour else {}
         self._shares = {
-            "prompt_tokens_details": {**read, **hour},
-            "completion_tokens_details": {"reasoning_tokens": thought},
-        }
+            "cache_read_tokens": cached,
+            "cache_write_tokens": written,
+            "output_reasoning_tokens": thought,
+        } | ({"cache_write_1h_tokens": for_an_hour} if for_an_hour else {})
 
     def refuse_texts_with(self, piece: str) -> None:
         """Refuse, with 400, every embedding request with a text that contains `piece`."""
@@ -276,21 +278,8 @@ class OpenAIStub:
         reply = self.reply(asked)
         reply = Reply(reply) if isinstance(reply, str) else reply
         body = completion(model, len(self._bill), reply, asked)
-        if self._shares:
-            body["usage"] = _shared(body["usage"], self._shares)
-        usage = body["usage"]
-        of_input: Body = usage.get("prompt_tokens_details", {})
-        of_output: Body = usage.get("completion_tokens_details", {})
-        return body, Charge(
-            request.path,
-            model,
-            request_id,
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
-            of_input.get("cached_tokens", 0),
-            of_input.get("cache_write_tokens", 0),
-            of_output.get("reasoning_tokens", 0),
-        )
+        body = usage_script.used(body, asked, self._shares)
+        return body, Charge(request.path, model, request_id, **usage_script.charged(body))
 
 
 def bill_of(file: Path) -> list[BillLine]:
@@ -314,18 +303,6 @@ def _asked(body: Body) -> str:
 def _chat(request: Request) -> Body:
     face = FACES.get(request.path)
     return face.chat_of(request.body) if face else request.body
-
-
-def _shared(usage: Body, shares: Mapping[str, Body]) -> Body:
-    of_input, of_output = shares["prompt_tokens_details"], shares["completion_tokens_details"]
-    read = usage["prompt_tokens"] + of_input["cached_tokens"] + of_input["cache_write_tokens"]
-    written = usage["completion_tokens"] + of_output["reasoning_tokens"]
-    return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-        **shares,
-    }
 
 
 def _key(request: Request) -> str:

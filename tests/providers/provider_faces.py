@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.providers import anthropic_face, openai_chat, responses_face
+from tests.providers import anthropic_face, openai_chat, responses_face, usage_script
 from worker.demo.provider.completions import Body
 
 
@@ -56,7 +56,13 @@ def _openai_error(status: int, message: str) -> Body:
 
 FACES = {
     "/v1/chat/completions": Face(
-        _same, _same, _chunks, _openai_error, _openai_error, _openai_error, last=b"data: [DONE]\n\n"
+        _same,
+        usage_script.chat_completion,
+        _chunks,
+        _openai_error,
+        _openai_error,
+        _openai_error,
+        last=b"data: [DONE]\n\n",
     ),
     "/v1/messages": Face(
         anthropic_face.chat_of,

@@ -72,6 +72,7 @@ def answer_of(chat: Body) -> Body:
                 "status": "completed",
             }
         )
+    output = [*_runs(number, chat.get("runs", {})), *output]
     cut_short = choice["finish_reason"] == "length"
     answer: Body = {
         "id": f"resp_{number}",
@@ -88,7 +89,29 @@ def answer_of(chat: Body) -> Body:
     }
     if "usage" in chat:
         answer["usage"] = _usage(chat["usage"])
+    if "service_tier" in chat.get("terms", {}):
+        answer["service_tier"] = chat["terms"]["service_tier"]
     return answer
+
+
+def _runs(number: str, runs: Body) -> Iterator[Body]:
+    """The items of the provider's own tools."""
+    kinds: dict[str, Body] = {
+        "web_searches": {
+            "type": "web_search_call",
+            "action": {"type": "search", "query": "tea", "queries": ["tea"]},
+        },
+        "storage_searches": {"type": "file_search_call", "queries": ["tea"], "results": None},
+        "code_executions": {
+            "type": "code_interpreter_call",
+            "code": "1",
+            "container_id": "c",
+            "outputs": None,
+        },
+    }
+    for name, count in runs.items():
+        for n in range(count):
+            yield {"id": f"run_{number}_{name}_{n}", "status": "completed", **kinds[name]}
 
 
 def _usage(usage: Body) -> Body:
@@ -114,8 +137,8 @@ def _events(answer: Body) -> Iterator[Body]:
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
     for index, item in enumerate(answer["output"]):
-        pieces = _text_events if item["type"] == "message" else _call_events
-        for event in pieces(item):
+        pieces = {"message": _text_events, "function_call": _call_events}
+        for event in pieces.get(item["type"], _run_events)(item):
             yield {"output_index": index, **event}
     yield {"type": f"response.{answer['status']}", "response": answer}
 
@@ -130,6 +153,11 @@ def _text_events(item: Body) -> Iterator[Body]:
         yield {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
     yield {"type": "response.output_text.done", **place, "text": part["text"], "logprobs": []}
     yield {"type": "response.content_part.done", **place, "part": part}
+    yield {"type": "response.output_item.done", "item": item}
+
+
+def _run_events(item: Body) -> Iterator[Body]:
+    yield {"type": "response.output_item.added", "item": {**item, "status": "in_progress"}}
     yield {"type": "response.output_item.done", "item": item}
 
 

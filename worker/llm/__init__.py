@@ -7,9 +7,9 @@ pays for nothing twice.
 Read in this order: `agents` (one `job.agent`), `wrapper` (one request to a model), `connections`
 and `turns` (ten thousand requests at once), `stream` (a streamed answer), `failures` (a request
 that was not answered), `recorded` (what a replay reads), `usage` (tokens: the estimate and the
-count), `media` (tokens of files), `tools` (tool calls and their approvals). Except for `choice`,
-`keys`, `options` and `turns`, nothing here is imported before the first `job.agent`: pydantic-ai
-takes a second to load.
+count), `media` (tokens of files), `classes` (what else providers charge for), `tools` (tool calls
+and their approvals). Except for `choice`, `keys`, `options` and `turns`, nothing here is imported
+before the first `job.agent`: pydantic-ai takes a second to load.
 
 The capability is the innermost one and wraps the model beneath every wrapper and fallback, so each
 request has its row. A tool call is a step, named by request, tool and place, never by the model's

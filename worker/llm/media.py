@@ -78,6 +78,21 @@ def files_of(messages: Sequence[ModelMessage]) -> Iterator[File]:
             yield from _within(getattr(part, "content", None))
 
 
+def kinds_of(files: Iterable[File]) -> frozenset[str] | None:
+    """The kinds of tokens besides text that these files take; None: perhaps anything."""
+    found: set[str] = set()
+    for file in files:
+        if isinstance(file, UploadedFile):
+            return None
+        try:
+            kind = file.media_type.partition("/")[0].lower()
+        except ValueError:  # an address that does not say
+            return None
+        # The pages of a document are read as images as well.
+        found.add(kind if kind in ("image", "audio", "video") else "image")
+    return frozenset(found)
+
+
 def base64_bytes(file: File) -> int:
     """The bytes that a file takes in the JSON of its message; of an address none are counted."""
     return 4 * ceil(len(file.data) / 3) if isinstance(file, BinaryContent) else 0

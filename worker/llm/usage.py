@@ -19,7 +19,12 @@ from pydantic_ai.models import Model, StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
 from db.money.calls import TOKENS_MAX, Usage, UsageSource
-from worker.llm import media
+from worker import events
+from worker.llm import classes, media
+from worker.log import get_logger
+from worker.money.pricing import STANDARD, Terms
+
+log = get_logger()
 
 # Bytes that the API adds around each message or tool.
 FRAME_BYTES = 128
@@ -34,12 +39,14 @@ class Estimate(NamedTuple):
 
     More input than `input_believed` (None: than `input_tokens`) cannot have been read. It is more
     than the estimate where the size of something is not known here: of a file, of what the
-    provider's own tools find, or of a conversation that the provider keeps.
+    provider's own tools find, or of a conversation that the provider keeps. `terms`: what its price
+    depends on besides.
     """
 
     input_tokens: int
     output_tokens: int
     input_believed: int | None = None
+    terms: Terms = STANDARD
 
 
 def upper_estimate(
@@ -64,14 +71,15 @@ def upper_estimate(
     read = min(sent + sum(media.tokens_of(file, model) for file in files), TOKENS_MAX)
     unknown = files or native_tools or any((settings or {}).get(name) for name in _CONTINUES)
     believed = max(read, CONTEXT_TOKENS_MAX) if unknown else None
-    return Estimate(read, min(max_tokens, TOKENS_MAX), believed)
+    terms = Terms(classes.asked_tier(model.system, settings or {}), media.kinds_of(files))
+    return Estimate(read, min(max_tokens, TOKENS_MAX), believed, terms)
 
 
-def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None) -> Usage | None:
+def usage_of(response: ModelResponse, estimate: Estimate, told: "Told") -> Usage | None:
     """The usage that the response states; None if it states none, or one that cannot be right.
 
-    `total_said` is the provider's own total, where it is known. If one of the counts is above the
-    estimate, the other is raised to the estimate, and the usage counts as estimated.
+    `told` is what the provider said besides. If one of the counts is above the estimate, the other
+    is raised to the estimate, and the usage counts as estimated.
     """
     said = response.usage
     counts = (said.input_tokens, said.output_tokens, said.cache_read_tokens)
@@ -79,7 +87,7 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
         return None
     if said.input_tokens + said.output_tokens == 0:
         return None
-    if total_said is not None and total_said != said.input_tokens + said.output_tokens:
+    if told.tokens is not None and told.tokens != said.input_tokens + said.output_tokens:
         return None
     usage = Usage(
         min(said.input_tokens, TOKENS_MAX),
@@ -87,9 +95,9 @@ def usage_of(response: ModelResponse, estimate: Estimate, total_said: int | None
         cache_read_tokens=min(said.cache_read_tokens, TOKENS_MAX),
         cache_write_tokens=min(said.cache_write_tokens, TOKENS_MAX),
         reasoning_tokens=min(_reasoning_tokens(said), TOKENS_MAX),
-        total_tokens=total_said,
-        cache_write_1h_tokens=min(max(said.cache_write_1h_tokens, 0), TOKENS_MAX),
-        web_searches=min(max(getattr(said, "web_searches", 0), 0), TOKENS_MAX),
+        total_tokens=told.tokens,
+        others=classes.others_of(said, told.others),
+        tier=classes.tier_of(told.terms | (response.provider_details or {})),
     )
     believed = estimate.input_believed or estimate.input_tokens
     if said.input_tokens <= believed and said.output_tokens <= estimate.output_tokens:
@@ -133,21 +141,24 @@ def price_of(model: Model) -> tuple[Decimal | None, str | None]:
     return getattr(model, "price", None) or (None, None)
 
 
-class TotalSaid:
-    """The total number of tokens that the provider states; and an error that it sends as an answer.
+class Told:
+    """What a provider says of a request, and its adapter drops.
 
-    Adapters drop them, so they are read on their way through the adapter. Some providers' totals
-    contradict the parts; then neither is believed. OpenAI's protocols state a total; Anthropic's
-    does not.
+    It is read on its way through the adapter. `tokens`: the total that the provider states, which
+    some providers' parts contradict; then neither is believed. OpenAI's protocols state a total;
+    Anthropic's does not. `others` and `terms`: see `worker.llm.classes`. An error that a provider
+    sends as an answer is raised.
     """
 
-    def __init__(self, error_within: Callable[[Any], Exception | None]) -> None:
+    def __init__(self, error_within: Callable[[Any], Exception | None] = lambda _: None) -> None:
         """`error_within` finds the error in an answer; it is raised within the request."""
         self._error_within = error_within
         self.tokens: int | None = None
+        self.others: dict[str, int] = {}
+        self.terms: dict[str, object] = {}
 
     def in_requests_of(self, model: Model) -> Model:
-        """A copy of the model that notes the total in the response to its request."""
+        """A copy of the model that notes it in the response to its request."""
         if getattr(model, "_process_response", None) is None:
             return model
         watched = copy(model)
@@ -155,8 +166,23 @@ class TotalSaid:
         return watched
 
     def in_stream(self, stream: StreamedResponse) -> None:
-        """Note the total in each usage that this stream reads from its events."""
-        self._watch(stream, "_map_usage")
+        """Note it in each message with usage that this stream reads."""
+        for name in ("_map_usage", "_map_message_start"):
+            self._watch(stream, name)
+
+    def note(self, answer: object) -> None:
+        """Note what a provider's answer, or a message of its stream, says."""
+        answer = getattr(answer, "message", answer)
+        usage: object = getattr(answer, "usage", None)
+        total = getattr(usage, "total_tokens", None)
+        if isinstance(total, int):
+            self.tokens = total
+        try:
+            self.others |= classes.others_in(answer, usage)
+            self.terms |= classes.terms_in(answer, usage)
+        except Exception as error:  # whatever a provider sends; the answer itself is still good
+            self.others[classes.UNREADABLE] = 1
+            log.warning(events.CALL_USAGE_DOUBTED, error=f"{type(error).__name__}: {error}")
 
     def _watch(self, adapter: Any, name: str, *, whole: bool = False) -> None:
         read = getattr(adapter, name, None)
@@ -166,9 +192,7 @@ class TotalSaid:
         method = WeakMethod(read)
 
         def watched(answer: Any, *args: Any, **kwargs: Any) -> Any:
-            total = getattr(getattr(answer, "usage", None), "total_tokens", None)
-            if isinstance(total, int):
-                self.tokens = total
+            self.note(answer)
             if whole and (error := self._error_within(answer)) is not None:
                 raise error
             own = method()

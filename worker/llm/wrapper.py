@@ -35,7 +35,7 @@ from worker.llm import failures, recorded, unmetered
 from worker.llm.connections import connection_of
 from worker.llm.failures import Unanswered
 from worker.llm.stream import MeteredStream
-from worker.llm.usage import Estimate, TotalSaid, price_of, upper_estimate, usage_of
+from worker.llm.usage import Estimate, Told, price_of, upper_estimate, usage_of
 from worker.log import get_logger
 from worker.money import calls
 from worker.money.paid_call import PaidCall
@@ -134,17 +134,17 @@ class MeteredModel(WrapperModel):
         call = await self._begin(pending, connection)
         if not isinstance(call, PaidCall):
             return call
-        total = self._total_said()
+        told = self._told()
         try:
             async with connection:
                 Sending(call.request_id).sent()
                 with unmetered.sending():
-                    response = await total.in_requests_of(self.wrapped).request(
+                    response = await told.in_requests_of(self.wrapped).request(
                         messages, self._with_request_id(pending, call), model_request_parameters
                     )
         except BaseException as error:
             await self._fail(pending, call, error, messages)
-        return await self._answer(pending, call, response, messages, total)
+        return await self._answer(pending, call, response, messages, told)
 
     @asynccontextmanager
     async def request_stream(
@@ -162,11 +162,11 @@ class MeteredModel(WrapperModel):
                 call, model_request_parameters=model_request_parameters, replay_events=True
             )
             return
-        total = self._total_said()
+        told = self._told()
         stream: MeteredStream | None = None
 
         async def answered(response: ModelResponse) -> ModelResponse:
-            return await self._answer(pending, call, response, messages, total)
+            return await self._answer(pending, call, response, messages, told)
 
         try:
             Sending(call.request_id).sent()
@@ -178,7 +178,7 @@ class MeteredModel(WrapperModel):
                             messages, settings, model_request_parameters, run_context
                         )
                     )
-                total.in_stream(live)
+                told.in_stream(live)
                 stream = MeteredStream(live, answered)
                 yield stream
         except BaseException as error:
@@ -263,6 +263,7 @@ class MeteredModel(WrapperModel):
                     provider=model.system,
                     model=model.model_name,
                     estimate=pending.estimate[:2],
+                    terms=pending.estimate.terms,
                     before_booking=lambda: held.enter_async_context(connection_of(model)),
                 )
                 if isinstance(call, PaidCall):
@@ -302,11 +303,11 @@ class MeteredModel(WrapperModel):
         call: PaidCall,
         response: ModelResponse,
         messages: list[ModelMessage],
-        total: TotalSaid,
+        told: Told,
     ) -> ModelResponse:
         """Settle the call with its response; returns the response that a replay will read."""
         crash_points.reach("call.answered")
-        usage = usage_of(response, pending.estimate, total.tokens)
+        usage = usage_of(response, pending.estimate, told)
         if usage is None or usage.source is not UsageSource.PROVIDER:
             log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
         unique = recorded.with_unique_ids(response, messages)
@@ -318,7 +319,8 @@ class MeteredModel(WrapperModel):
                 request_id=call.request_id,
                 finish_reason=response.finish_reason,
             )
-        answer = Answer(document, usage, *price_of(self.wrapped))
+        cost, price_version = price_of(self.wrapped)
+        answer = Answer(document, usage, cost, price_version, model=response.model_name)
         stands = await call.answered(answer, response.finish_reason)
         await self._conversation.state.tools.turns.take()
         return self._conversation.take(_response_of(pending.step, stands))
@@ -343,8 +345,8 @@ class MeteredModel(WrapperModel):
         )
         raise error
 
-    def _total_said(self) -> TotalSaid:
-        return TotalSaid(partial(failures.error_within, self.model_name))
+    def _told(self) -> Told:
+        return Told(partial(failures.error_within, self.model_name))
 
 
 def _response_of(step: str, document: Any) -> ModelResponse:

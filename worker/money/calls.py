@@ -21,6 +21,7 @@ from worker.attempt_state import AttemptState, RecordedStep
 from worker.log import get_logger
 from worker.money.group_commit import START
 from worker.money.paid_call import PaidCall, failed
+from worker.money.pricing import STANDARD, Terms
 from worker.money.sending import Sending
 from worker.outcomes import Fail
 from worker.steps import steps
@@ -56,10 +57,12 @@ async def make(
     *,
     provider: str,
     model: str,
-    estimate: tuple[int, int],
+    estimate: tuple[int, int] = (0, 0),
+    tier: str | None = None,
 ) -> Any:
     """The recorded answer of call `name`; else what `send` returns, settled and recorded."""
-    call = await begin(state, name, provider=provider, model=model, estimate=estimate)
+    terms = Terms(tier)
+    call = await begin(state, name, provider=provider, model=model, estimate=estimate, terms=terms)
     if not isinstance(call, PaidCall):
         return call.output
     try:
@@ -78,6 +81,7 @@ async def begin(
     provider: str,
     model: str,
     estimate: tuple[int, int],
+    terms: Terms = STANDARD,
     before_booking: Callable[[], Awaitable[None]] | None = None,
 ) -> PaidCall | RecordedStep:
     """Book a call that is about to be sent, at its upper estimate (input, output tokens).
@@ -98,20 +102,26 @@ async def begin(
         under_way.enter_context(steps.alone(state, name))
         if before_booking is not None:
             await before_booking()
-        call_id, booked = await _book(state, name, provider, model, estimate)
+        call_id, booked = await _book(state, name, provider, model, estimate, terms)
         call = PaidCall(state, name, call_id, booked, under_way.pop_all())
     return await _unless_answered(state, name, call)
 
 
 async def _book(
-    state: AttemptState, name: str, provider: str, model: str, estimate: tuple[int, int]
+    state: AttemptState,
+    name: str,
+    provider: str,
+    model: str,
+    estimate: tuple[int, int],
+    terms: Terms,
 ) -> tuple[UUID, Starting]:
     crash_points.reach("call.before_row")
     tools = state.tools
     upper = Usage(*estimate, source=UsageSource.ESTIMATED)
-    cost = await _upper_cost(state, provider, model, estimate)
+    cost = await _upper_cost(state, provider, model, estimate, terms)
     if cost is None and tools.unknown_price == "refuse":
-        raise PriceUnknown(f"the price of {provider} {model} is not known{_PRICE_REMEDY}")
+        served = f" in the tier {terms.tier!r}" if terms.tier else ""
+        raise PriceUnknown(f"the price of {provider} {model}{served} is not known{_PRICE_REMEDY}")
     call = Starting(
         state.lease,
         provider,
@@ -168,13 +178,13 @@ async def _unless_answered(
 
 
 async def _upper_cost(
-    state: AttemptState, provider: str, model: str, estimate: tuple[int, int]
+    state: AttemptState, provider: str, model: str, estimate: tuple[int, int], terms: Terms
 ) -> Decimal | None:
     pricing = state.tools.pricing
     if pricing is None:
         return None
     await pricing.ready(state.tools.database, provider)
-    return pricing.upper_cost(provider, model, *estimate, team_id=state.job.team_id)
+    return pricing.upper_cost(provider, model, *estimate, team_id=state.job.team_id, terms=terms)
 
 
 async def _go_beyond(state: AttemptState, call: Starting, short: Short) -> None:

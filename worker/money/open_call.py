@@ -11,6 +11,7 @@ call is settled once; a replay of an answered call books nothing.
     return call.output
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, cast
@@ -22,6 +23,7 @@ from worker.attempt_state import AttemptState, RecordedStep
 from worker.money import calls
 from worker.money.calls import REQUEST_ID_HEADER
 from worker.money.paid_call import PaidCall, failed
+from worker.money.pricing import Terms
 from worker.outcomes import Fail
 
 
@@ -41,13 +43,21 @@ class OpenCall:
     """
 
     def __init__(
-        self, state: AttemptState, name: str, provider: str, model: str, estimate: tuple[int, int]
+        self,
+        state: AttemptState,
+        name: str,
+        *,
+        provider: str,
+        model: str,
+        estimate: tuple[int, int] = (0, 0),
+        tier: str | None = None,
     ) -> None:
         self._state = state
         self._name = name
         self._provider = provider
         self._model = model
         self._estimate = estimate
+        self._tier = tier
         self._paid: PaidCall | None = None
         self.recorded = False
         self.output: Any = None
@@ -72,11 +82,16 @@ class OpenCall:
         cache_write_tokens: int = 0,
         reasoning_tokens: int = 0,
         total_tokens: int | None = None,
+        others: Mapping[str, int] | None = None,
+        tier: str | None = None,
+        model: str | None = None,
         cost: Decimal | None = None,
         price_version: str | None = None,
     ) -> Any:
         """Settle the call with its answer (any JSON), which becomes a step of the call's name.
 
+        `others` counts further classes, like `{"web_searches": 2}`, `tier` is the one in which the
+        provider served the call, and `model` the one that answered: see `Usage` and `Answer`.
         Settlement and answer are one commit. Without token counts the estimate is booked. Returns
         the answer that stands, which is then in `output` as well. Raises `AnswerUnusable` for
         counts that cannot be (below 0, say) and for content that is not JSON, after it has settled
@@ -96,12 +111,14 @@ class OpenCall:
                     cache_write_tokens,
                     reasoning_tokens=reasoning_tokens,
                     total_tokens=total_tokens,
+                    others=others or {},
+                    tier=tier,
                 )
             except InvalidInput as error:
                 usage = error
         crash_points.reach("call.answered")
         # A count that cannot be is settled like any other mistake in an answer.
-        answer = Answer(content, cast(Usage | None, usage), cost, price_version)
+        answer = Answer(content, cast(Usage | None, usage), cost, price_version, model=model)
         self.output = await self._paid.answered(answer)
         self.recorded = True
         return self.output
@@ -113,6 +130,7 @@ class OpenCall:
             provider=self._provider,
             model=self._model,
             estimate=self._estimate,
+            terms=Terms(self._tier),
         )
         call = await self._state.beside.held(begun)
         if isinstance(call, RecordedStep):

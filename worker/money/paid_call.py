@@ -5,11 +5,12 @@ answer, which becomes a recorded step. Invariant: a call is settled once, whatev
 job; what may have been billed is never settled at nothing.
 
 What a call took is what the provider says, if that is consistent; otherwise its upper estimate
-counts. A call that failed in any other way than by a refusal is held at its estimate, as `unknown`;
-a call that provably was not sent is released. "Too many requests" and "overloaded" (429, 529) are
-refusals and slow the model down for every worker; within a stream they also cut the call, which is
-booked by what is known of it. A truth that comes later corrects the row once, with an `adjust`
-entry of the difference.
+counts. It is priced by the model that answered and by the tier in which it was served; one that has
+no price of its own makes the cost unknown. A call that failed in any other way than by a refusal is
+held at its estimate, as `unknown`; a call that provably was not sent is released. "Too many
+requests" and "overloaded" (429, 529) are refusals and slow the model down for every worker; within
+a stream they also cut the call, which is booked by what is known of it. A truth that comes later
+corrects the row once, with an `adjust` entry of the difference.
 
 A request that is refused again and again waits longer each time, and fails its job in the end: a
 limit that it can never meet looks like any other.
@@ -39,6 +40,7 @@ from worker.log import get_logger
 from worker.masking import mask
 from worker.money import unusable
 from worker.money.group_commit import Paid
+from worker.money.pricing import another_model
 from worker.money.sending import CallLimited, CallRefused
 from worker.money.unusable import AnswerUnusable
 from worker.outcomes import Fail
@@ -113,6 +115,7 @@ class PaidCall:
             error=unusable.described(wrong, said) if wrong else None,
             kept=kept,
             finish_reason=finish_reason,
+            answered_model=another_model(self._provider, self._model, answer.model),
         )
         if wrong:
             raise AnswerUnusable(self._name, wrong, self._state.job.id)
@@ -183,9 +186,10 @@ class PaidCall:
         limited: bool = False,
         wait_seconds: float | None = None,
         finish_reason: str | None = None,
+        answered_model: str | None = None,
     ) -> Any:
         if cost is None:
-            cost, price_version, price = self._price(usage)
+            cost, price_version, price = self._price(usage, answered_model or self._model)
         said = None if error is None else mask(_said(error))
         settlement = Settlement(
             self.id,
@@ -200,6 +204,7 @@ class PaidCall:
             limited,
             wait_seconds,
             finish_reason,
+            answered_model,
         )
         self._end()
         tools = self._state.tools
@@ -218,7 +223,7 @@ class PaidCall:
             self._state.calls_open.ended()
 
     def _price(
-        self, usage: Usage | None
+        self, usage: Usage | None, model: str
     ) -> tuple[Decimal | None, str | None, Mapping[str, Any] | None]:
         """(cost, price version, rates) of this usage; unknown usage costs what was estimated."""
         if usage is None:
@@ -227,7 +232,7 @@ class PaidCall:
         if pricing is None:
             return None, None, None
         team_id = self._state.job.team_id
-        priced = pricing.price_of(self._provider, self._model, usage, team_id=team_id)
+        priced = pricing.price_of(self._provider, model, usage, team_id=team_id)
         return (priced.cost, priced.version, priced.rates) if priced else (None, None, None)
 
     async def _wake_others(self, budget_ids: Sequence[UUID]) -> None:

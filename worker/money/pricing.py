@@ -1,19 +1,22 @@
 """What a model call costs, and the most that it can cost.
 
-In: a provider, a model and tokens. Out: a cost with the version and the rates of its calculation,
-which are frozen into the call's row; or None where the price is not known. Own prices (the table
-`prices`) take precedence over the data of genai-prices, which is read from the installed package:
-no price is ever fetched from the network.
+In: a provider, a model, and what was used in which tier. Out: a cost with the version and the rates
+of its calculation, which are frozen into the call's row; or None where the price is not known: of
+the model, of a class that was used, or of the tier. Own prices (the table `prices`) take precedence
+over the data of genai-prices, which is read from the installed package: no price is ever fetched
+from the network.
 
 Invariant: an unknown price is None, never zero, and `upper_cost` of an estimate is at least
 `price_of` of any usage within it, as long as own prices stay as they are.
 """
 
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
@@ -23,39 +26,40 @@ import anyio.to_thread
 
 from db.money import prices
 from db.money.calls import Usage
-from db.money.prices import OwnPrice
+from db.money.prices import PRICES_MAX, OwnPrice
 from db.pool import Connection, Database
+from worker.money.rates import Rates
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice
+    from genai_prices.types import ModelInfo, PriceVariant
 
 REFRESH_SECONDS = 60.0
 PER_TOKENS = 1_000_000
-PER_REQUESTS = 1_000
 # The provider of our own offline model, which costs nothing.
 FREE_PROVIDER = "offline"
 # Models that a provider gives away end in this, and have no prices in the data.
 FREE_SUFFIX = ":free"
 OWN = "own "
+# The providers on whose models recordings without a price of their own cost as much as text.
+AUDIO_AS_TEXT = frozenset({"google"})
+# A recording counts for at least so many seconds (console.groq.com/docs/speech-to-text).
+SECONDS_MIN = {("groq", "whisper-large-v3"): 10, ("groq", "whisper-large-v3-turbo"): 10}
+# What a provider adds to the name of a model for one of its snapshots.
+_SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")
 # Some models cost less at night: an estimate takes the highest price of the coming day.
-LOOK_AHEAD = [timedelta(minutes=30 * number) for number in range(49)]
+LAST_TIME = 48
+LOOK_AHEAD = [timedelta(minutes=30 * number) for number in range(LAST_TIME + 1)]
 
 
-class Rates(NamedTuple):
-    """US dollars for a million tokens, for one request, and for one search of the web.
+class Terms(NamedTuple):
+    """What the price of a call depends on besides its tokens, as far as it is known beforehand.
 
-    None means unknown for `input` and `output`, and "as `input` or `output`" for the others.
-    `cache_write_1h` is for tokens that are cached for an hour; None means "as `cache_write`".
+    `tier`: the one that is asked for; the provider may serve it in its standard one. `kinds`: what
+    the request holds besides text (`image`, `audio`, `video`); None: perhaps anything.
     """
 
-    input: Decimal | None
-    output: Decimal | None
-    cache_read: Decimal | None = None
-    cache_write: Decimal | None = None
-    reasoning: Decimal | None = None
-    request: Decimal | None = None
-    cache_write_1h: Decimal | None = None
-    web_search: Decimal | None = None
+    tier: str | None = None
+    kinds: frozenset[str] | None = None
 
 
 class Priced(NamedTuple):
@@ -71,6 +75,9 @@ class Priced(NamedTuple):
     def is_own(self) -> bool:
         """Whether an own price was used."""
         return self.version.startswith(OWN)
+
+
+STANDARD = Terms()
 
 
 class Pricing:
@@ -122,16 +129,15 @@ class Pricing:
         at: datetime | None = None,
         team_id: UUID | None = None,
     ) -> Priced | None:
-        """What `usage` costs at an instant (by default now); None if the price is unknown."""
+        """What `usage` costs at an instant (by default now); None if the price is unknown.
+
+        A usage in a tier is priced by the prices of that tier alone.
+        """
         at = at or datetime.now(UTC)
-        found = self._find(provider, model, at, team_id)
-        if found is None:
-            return None
-        version, source = found
-        read = max(usage.input_tokens, usage.cache_read_tokens + usage.cache_write_tokens)
-        rates = source if isinstance(source, Rates) else _rates(source, at, read)
-        cost = _cost(rates, usage, read)
-        return None if cost is None else Priced(cost, version, _shown(rates, usage))
+        for version, rates in self._find(provider, model, [at], usage.tier, team_id):
+            costs = rates.cost(_counts(usage))
+            return None if costs is None else Priced(costs.cost, version, costs.rates)
+        return None
 
     def upper_cost(
         self,
@@ -141,108 +147,146 @@ class Pricing:
         output_tokens: int,
         *,
         team_id: UUID | None = None,
+        terms: Terms = STANDARD,
     ) -> Decimal | None:
         """The most that a call within this estimate can cost; None if the price is unknown.
 
-        All input is priced at the highest rate of input, cache read and cache writes, all output at
-        the highest of output and reasoning, each in the most expensive tier that the input can
-        reach. Web searches are not included: their number is unknown before the call.
+        All input is priced at the highest rate of its classes, all output likewise, each in the
+        most expensive tier of size that the input can reach, at the most expensive time of the
+        coming day. Uses of the provider's own tools are not included: their number is unknown
+        before the call. Nor is a tier that nobody asked for.
         """
         now = datetime.now(UTC)
-        found = self._find(provider, model, now, team_id)
-        if found is None:
+        times = [now + later for later in LOOK_AHEAD]
+        tiers = {None, terms.tier}
+        found = [self._find(provider, model, times, tier, team_id) for tier in tiers]
+        if not all(found):
             return None
-        _, source = found
-        reachable = [source] if isinstance(source, Rates) else _reachable(source, now, input_tokens)
-        dear_input = _dearest(
-            rate
-            for each in reachable
-            for rate in (each.input, each.cache_read, each.cache_write, each.cache_write_1h)
-        )
-        dear_output = _dearest(rate for each in reachable for rate in (each.output, each.reasoning))
-        dear = Rates(dear_input, dear_output, request=_dearest(each.request for each in reachable))
-        return _cost(dear, Usage(input_tokens, output_tokens), input_tokens)
+        costs = [
+            _upper(rates, input_tokens, output_tokens, terms.kinds)
+            for each in found
+            for _, rates in each
+        ]
+        known = [cost for cost in costs if cost is not None]
+        return max(known) if len(known) == len(costs) else None
 
     def _find(
-        self, provider: str, model: str, at: datetime, team_id: UUID | None
-    ) -> "tuple[str, Rates | ModelInfo] | None":
-        own = prices.choose(self._own, provider, model, at, team_id)
+        self,
+        provider: str,
+        model: str,
+        times: Sequence[datetime],
+        tier: str | None,
+        team_id: UUID | None,
+    ) -> list[tuple[str, Rates]]:
+        """(version, rates) at each of these times, each rates once; empty if no price is known."""
+        own = prices.choose(self._own, provider, model, times[0], team_id, tier)
         if own is not None:
-            return f"{OWN}{own.id}", Rates(own.input, own.output, own.cache_read, own.cache_write)
+            return [(f"{OWN}{own.id}", _own_rates(own))]
         if provider == FREE_PROVIDER:
-            return FREE_PROVIDER, Rates(Decimal(0), Decimal(0))
-        info = _look_up(provider, model)
-        if info is None:
-            return None
+            return [(FREE_PROVIDER, _free())]
+        if tier is not None and prices.choose(self._own, provider, model, times[0], team_id, None):
+            # Whoever has an own price for the model pays other prices in its tiers as well.
+            return []
+        from genai_prices.types import ModelPrice
+
+        found = _look_up(provider, model)
+        if found is None:
+            return []
+        info = found.info
         if info.id.endswith(FREE_SUFFIX) and not _has_prices(info):
-            return _package_version(), Rates(Decimal(0), Decimal(0))
-        return _package_version(), info
+            return [(_package_version(), _free())]
+        if isinstance(info.prices, ModelPrice):
+            times = times[::LAST_TIME]  # they do not change within the day
+        sets = {id(rates): rates for at in times if (rates := _package_rates(found, at, tier))}
+        return [(_package_version(), rates) for rates in sets.values()]
 
 
-def _cost(rates: Rates, usage: Usage, read_tokens: int) -> Decimal | None:
-    """The cost of `usage`; None if something was used that has no rate.
+def _counts(usage: Usage) -> dict[str, int]:
+    """The counts of a usage by genai-prices' names; parts are at most what they are parts of.
 
-    `read_tokens` is all input, which is more than `usage.input_tokens` where a provider reports
-    less input than cached input.
+    A provider may report less input than cached input, or less output than reasoning.
     """
-    cached = usage.cache_read_tokens + usage.cache_write_tokens
-    thought = usage.reasoning_tokens if rates.reasoning is not None else 0
-    for_an_hour = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
-    write = _either(rates.cache_write, rates.input)
-    parts = (
-        (read_tokens - cached, rates.input),
-        (usage.cache_read_tokens, _either(rates.cache_read, rates.input)),
-        (usage.cache_write_tokens - for_an_hour, write),
-        (for_an_hour, _either(rates.cache_write_1h, write)),
-        (max(usage.output_tokens - thought, 0), rates.output),
-        (thought, rates.reasoning),
-    )
-    if rates.input is None and rates.output is None and rates.request is None:
+    others = dict(usage.others)
+    written = usage.cache_write_tokens
+    for_an_hour = others.get("cache_write_1h_tokens")
+    if for_an_hour is not None:
+        others["cache_write_1h_tokens"] = min(for_an_hour, written)
+    read = max(usage.input_tokens, usage.cache_read_tokens + written)
+    return {
+        **others,
+        "input_tokens": read,
+        "output_tokens": usage.output_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_tokens": written,
+        "output_reasoning_tokens": min(usage.reasoning_tokens, usage.output_tokens),
+    }
+
+
+def _upper(
+    rates: Rates, input_tokens: int, output_tokens: int, kinds: frozenset[str] | None
+) -> Decimal | None:
+    dear_input = rates.dearest("input", input_tokens, kinds)
+    dear_output = rates.dearest("output", input_tokens, None)
+    if (input_tokens and dear_input is None) or (output_tokens and dear_output is None):
         return None
-    total = Decimal(0)
-    for tokens, rate in parts:
-        if tokens and rate is None:
-            return None
-        total += tokens * (rate or 0)
-    if usage.web_searches and rates.web_search is None:
+    tokens = input_tokens * (dear_input or 0) + output_tokens * (dear_output or 0)
+    return Decimal(tokens) / PER_TOKENS + rates.request()
+
+
+@lru_cache(maxsize=PRICES_MAX)
+def _own_rates(own: OwnPrice) -> Rates:
+    from genai_prices.types import ModelPrice
+
+    cached = {"cache_read_mtok": own.cache_read, "cache_write_mtok": own.cache_write}
+    return Rates(ModelPrice(input_mtok=own.input, output_mtok=own.output, **cached, **own.others))
+
+
+@cache
+def _free() -> Rates:
+    from genai_prices.types import ModelPrice
+
+    return Rates(ModelPrice(input_mtok=Decimal(0), output_mtok=Decimal(0)), audio_as_text=True)
+
+
+def another_model(provider: str, asked: str, answered: str | None) -> str | None:
+    """`answered`, if it is another model than the one asked; None for the same and its snapshots.
+
+    `gpt-5-mini-2025-08-07` is a snapshot of `gpt-5-mini`.
+    """
+    if not answered or answered == asked:
         return None
-    searched = usage.web_searches * (rates.web_search or 0)
-    return total / PER_TOKENS + searched + (rates.request or 0)
-
-
-def _either(rate: Decimal | None, otherwise: Decimal | None) -> Decimal | None:
-    return otherwise if rate is None else rate
-
-
-def _dearest(rates: Iterable[Decimal | None]) -> Decimal | None:
-    return max((rate for rate in rates if rate is not None), default=None)
-
-
-def _shown(rates: Rates, usage: Usage) -> dict[str, str]:
-    """The rates, and the counts of those uses that the call's row does not count."""
-    shown = {name: f"{rate:f}" for name, rate in rates._asdict().items() if rate is not None}
-    for name, count in (
-        ("cache_write_1h", usage.cache_write_1h_tokens),
-        ("web_search", usage.web_searches),
-    ):
-        if count:
-            shown[f"{name}_count"] = str(count)
-        else:
-            shown.pop(name, None)
-    return shown
+    if answered.startswith(asked) and _SNAPSHOT.fullmatch(answered[len(asked) :]):
+        return None
+    if provider == FREE_PROVIDER:
+        return answered
+    one, other = _look_up(provider, asked), _look_up(provider, answered)
+    return None if one and other and one.info is other.info else answered
 
 
 # What genai-prices knows.
 
 
-def _look_up(provider: str, model: str) -> "ModelInfo | None":
+class Found(NamedTuple):
+    """A model in the package's data; `variants`: it is the provider's own, so its tiers count.
+
+    `compiled` keeps the rates by the sets of prices that they are made of, which live for good.
+    """
+
+    info: "ModelInfo"
+    provider_id: str
+    variants: bool
+    compiled: dict[tuple[int, ...], Rates]
+
+
+@lru_cache(maxsize=4_096)
+def _look_up(provider: str, model: str) -> Found | None:
     from genai_prices.data_snapshot import get_snapshot
 
     try:
-        _, info = get_snapshot().find_provider_model(model, None, provider, None)
+        owner, info = get_snapshot().find_provider_model(model, None, provider, None)
     except LookupError:
         return None
-    return info
+    return Found(info, owner.id, any(info is each for each in owner.models), {})
 
 
 @cache
@@ -257,50 +301,29 @@ def _has_prices(info: "ModelInfo") -> bool:
     return any(value is not None for prices in sets for value in vars(prices).values())
 
 
-def _reachable(info: "ModelInfo", now: datetime, input_tokens: int) -> list[Rates]:
-    """The rates of every tier that the input can reach, at every time of the coming day."""
-    found: list[Rates] = []
-    for prices_then in _price_sets(info, now):
-        starts = {0} | {
-            tier.start + 1
-            for price in vars(prices_then).values()
-            for tier in getattr(price, "tiers", ())
-            if tier.start < input_tokens
-        }
-        found += [_rates_of(prices_then, start) for start in sorted(starts)]
-    return found
-
-
-def _price_sets(info: "ModelInfo", now: datetime) -> "list[ModelPrice]":
-    from genai_prices.types import ModelPrice
-
-    if isinstance(info.prices, ModelPrice):
-        return [info.prices]
-    sets = {id(each): each for each in (info.get_prices(now + later) for later in LOOK_AHEAD)}
-    return list(sets.values())
-
-
-def _rates(info: "ModelInfo", at: datetime, read_tokens: int) -> Rates:
-    return _rates_of(info.get_prices(at), read_tokens)
-
-
-def _rates_of(found: "ModelPrice", read_tokens: int) -> Rates:
-    def rate(name: str) -> Decimal | None:
-        price = getattr(found, name, None)
-        if price is None or isinstance(price, Decimal):
-            return price
-        # The highest tier that the input reaches prices the whole call.
-        reached = [tier.price for tier in price.tiers if read_tokens > tier.start]
-        return reached[-1] if reached else price.base
-
-    for_requests, for_searches = rate("requests_kcount"), rate("web_searches_kcount")
-    return Rates(
-        rate("input_mtok"),
-        rate("output_mtok"),
-        rate("cache_read_mtok"),
-        rate("cache_write_mtok"),
-        rate("output_reasoning_mtok"),
-        None if for_requests is None else for_requests / PER_REQUESTS,
-        rate("cache_write_1h_mtok"),
-        None if for_searches is None else for_searches / PER_REQUESTS,
-    )
+def _package_rates(found: Found, at: datetime, tier: str | None) -> Rates | None:
+    """The rates at an instant; None if the tier has none of its own."""
+    info = found.info
+    standard = info.get_prices(at)
+    variants: list[PriceVariant] = []
+    if tier is not None:
+        variants = [
+            each
+            for each in (info.price_variants or () if found.variants else ())
+            if sorted(each.when.values()) == sorted(tier.split())
+            and (each.constraint is None or each.constraint.active(at))
+        ]
+        if not variants:
+            return None
+    key = (id(standard), *map(id, variants))
+    if key not in found.compiled:
+        in_force = copy(standard)
+        for variant in reversed(variants):
+            own = {key: price for key, price in vars(variant.prices).items() if price is not None}
+            vars(in_force).update(own)
+        found.compiled[key] = Rates(
+            in_force,
+            audio_as_text=found.provider_id in AUDIO_AS_TEXT,
+            seconds_min=SECONDS_MIN.get((found.provider_id, info.id), 0),
+        )
+    return found.compiled[key]

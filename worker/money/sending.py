@@ -1,9 +1,21 @@
-"""What a paid call's `send` gets, and what it may raise."""
+"""The options of a paid call, what its `send` gets, and what that may raise."""
 
 import math
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 from worker import crash_points
+
+
+class CallOptions(TypedDict):
+    """Where a paid call goes, and what it may take."""
+
+    provider: str
+    model: str
+    estimate: NotRequired[tuple[int, int]]
+    """The most tokens that it may take (input, output); by default none."""
+    tier: NotRequired[str | None]
+    """The tier that the request asks for, like "flex"; by default the provider's standard one."""
 
 
 @dataclass(frozen=True, slots=True)

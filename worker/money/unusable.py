@@ -43,8 +43,8 @@ def sound(given: object) -> tuple[Answer, list[str]]:
         kind = type(given).__name__
         return Answer(given, None), [f"it is a {kind} and not an Answer (return Answer(…))"]
     wrong: list[str] = []
-    usage, version, price = cast(
-        tuple[object, ...], (given.usage, given.price_version, given.price)
+    usage, version, price, model = cast(
+        tuple[object, ...], (given.usage, given.price_version, given.price, given.model)
     )
     if not isinstance(usage, Usage | None):
         refused = isinstance(usage, InvalidInput)
@@ -63,7 +63,10 @@ def sound(given: object) -> tuple[Answer, list[str]]:
     except InvalidInput as error:
         wrong.append(str(error))
         price = None
-    return Answer(given.content, usage, cost, version, price), wrong
+    if not isinstance(model, str | None):
+        wrong.append(f"its model {shown(model)} is not a text")
+        model = None
+    return Answer(given.content, usage, cost, version, price, model), wrong
 
 
 def described(wrong: list[str], said: str | None) -> str:

@@ -43,6 +43,10 @@ create table jobsworth.llm_calls (
   limited boolean not null default false,
   limits uuid[],  -- the token limits that hold its estimate until it is settled
   finish_reason text,  -- why the model stopped: stop, tool_call, length, content_filter, error
+  -- What was used besides the counts above, by the names of genai-prices; null: nothing.
+  other_usage jsonb,
+  tier text,  -- under which terms the provider served it; null: its standard ones
+  answered_model text,  -- the model that answered, if it is another one than `model`
   over_estimate boolean not null generated always as (
     coalesce(input_tokens::bigint + output_tokens
       > estimated_input_tokens::bigint + estimated_output_tokens, false)

@@ -14,11 +14,15 @@ create table jobsworth.prices (
   -- Null: it has always been valid.
   valid_from jobsworth.valid_from,
   note text,
+  -- The provider's name for other terms than its standard ones, as flex; null: the standard ones.
+  tier text check (tier <> ''),
+  -- US dollars for further classes of usage, by the names of genai-prices, as input_audio_mtok.
+  others jsonb not null default '{}',
   created_at jobsworth.created_at not null default now(),
   constraint a_star_ends_the_model check (position('*' in model) in (0, length(model)))
 );
-create unique index prices_of_model on jobsworth.prices (team_id, provider, model, valid_from)
-  nulls not distinct;
+create unique index prices_of_model on jobsworth.prices
+  (team_id, provider, model, tier, valid_from) nulls not distinct;
 
 -- A new price can change the cost of a call that was only estimated; the ledger then has an entry
 -- that `reprices`. When the truth about the call is known after all, that entry is taken back, and

@@ -20,7 +20,8 @@ begin
       call_id uuid, status jobsworth.call_status, input_tokens int, output_tokens int,
       cache_read_tokens int, cache_write_tokens int, reasoning_tokens int, total_tokens int,
       usage_source jobsworth.usage_source, cost numeric, price_version text, price jsonb,
-      latency_ms int, error text, unsent boolean, limited boolean, finish_reason text)
+      latency_ms int, error text, unsent boolean, limited boolean, finish_reason text,
+      other_usage jsonb, tier text, answered_model text)
     order by 1
   ), settled as (
     -- The update itself takes the lock, and looks at the row again after it has waited for it. The
@@ -32,7 +33,8 @@ begin
       reasoning_tokens = e.reasoning_tokens, total_tokens = e.total_tokens,
       usage_source = e.usage_source, cost = e.cost, price_version = e.price_version,
       price = e.price, latency_ms = e.latency_ms, error = e.error, settled_at = clock_timestamp(),
-      limited = coalesce(e.limited, false), finish_reason = e.finish_reason
+      limited = coalesce(e.limited, false), finish_reason = e.finish_reason,
+      other_usage = e.other_usage, tier = e.tier, answered_model = e.answered_model
     from ended e
     where c.id = any(array[e.call_id]) and c.settled_at is null
     returning c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.scope, c.mode,
@@ -83,7 +85,7 @@ begin
       call_id uuid, status jobsworth.call_status, input_tokens int, output_tokens int,
       cache_read_tokens int, cache_write_tokens int, reasoning_tokens int, total_tokens int,
       usage_source jobsworth.usage_source, cost numeric, price_version text, price jsonb,
-      latency_ms int, error text)
+      latency_ms int, error text, other_usage jsonb, tier text, answered_model text)
     where e.call_id <> all(settled)
       and (e.status in ('ok', 'error') or e.status = 'cut' and e.usage_source = 'provider')
   ), before as materialized (
@@ -106,7 +108,8 @@ begin
       cache_read_tokens = b.cache_read_tokens, cache_write_tokens = b.cache_write_tokens,
       reasoning_tokens = b.reasoning_tokens, total_tokens = b.total_tokens,
       usage_source = b.usage_source, cost = coalesce(b.cost, b.cost_before),
-      price_version = b.price_version, price = b.price, latency_ms = b.latency_ms, error = b.error
+      price_version = b.price_version, price = b.price, latency_ms = b.latency_ms, error = b.error,
+      other_usage = b.other_usage, tier = b.tier, answered_model = b.answered_model
     from before b
     where c.id = any(array[b.call_id]) and c.status = 'unknown'
     returning c.id, c.team_id, c.job_id, c.thread_id, c.run_id, c.agent_id, c.scope, c.mode,

@@ -180,3 +180,20 @@ def test_books_that_balance_and_books_that_do_not(database_url: str) -> None:
     seen = plain(run_in_terminal("books", "check", url=database_url, columns=60))
     assert "\n  expected  " in seen
     assert "…" not in seen
+
+
+def test_a_price_may_be_that_of_a_tier_and_of_any_class(database_url: str) -> None:
+    acme = ("price", "set", "acme", "large", "--input", "2", "--output", "4")
+    cli_json(database_url, *acme, "--rate", "input_audio=30", "--rate", "web_search=0.01")
+    cli_json(database_url, *acme, "--tier", "flex")
+    standard, flex = cli_json(database_url, "price", "list")
+    if standard["tier"]:
+        standard, flex = flex, standard
+    assert standard["others"] == {"input_audio_mtok": "30", "web_searches_kcount": "10.00"}
+    assert (flex["tier"], flex["others"]) == ("flex", {})
+    people = run_cli("price", "list", url=database_url, env={"COLUMNS": "200"}).stdout
+    assert "input_audio=30, web_search=0.01" in people
+    unknown = run_cli("price", "show", "acme", "large", "--tier", "scale", url=database_url)
+    assert "jobsworth price set acme large --tier scale" in unknown.stderr
+    refused = run_cli(*acme, "--rate", "web_serch=1", url=database_url)
+    assert "do you mean web_search?" in refused.stderr

@@ -40,7 +40,7 @@ from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at
 from worker.llm import media
-from worker.llm.usage import upper_estimate, usage_of
+from worker.llm.usage import Told, upper_estimate, usage_of
 
 NOISE = os.urandom(300_000)
 
@@ -164,7 +164,7 @@ def test_a_file_at_an_address_counts_as_a_large_one_and_more_is_believed(file: A
     answer = ModelResponse(
         [TextPart("x")], usage=RequestUsage(input_tokens=90_000, output_tokens=5)
     )
-    usage = usage_of(answer, estimate, 90_005)
+    usage = usage_of(answer, estimate, Told())
     assert usage is not None
     assert (usage.input_tokens, usage.output_tokens) == (90_000, 5)
     assert usage.source is UsageSource.PROVIDER
@@ -172,12 +172,16 @@ def test_a_file_at_an_address_counts_as_a_large_one_and_more_is_believed(file: A
 
 def test_what_a_providers_own_tools_find_is_believed() -> None:
     answer = ModelResponse([TextPart("x")], usage=RequestUsage(input_tokens=9_000, output_tokens=5))
-    for known in ({"native_tools": True}, {"settings": {"openai_conversation_id": "c"}}):
+    told: list[dict[str, Any]] = [
+        {"native_tools": True},
+        {"settings": {"openai_conversation_id": "c"}},
+    ]
+    for known in told:
         estimate = upper_estimate(asking("look"), b"", 100, openai(), **known)
-        usage = usage_of(answer, estimate, None)
+        usage = usage_of(answer, estimate, Told())
         assert usage is not None
         assert (usage.output_tokens, usage.source) == (5, UsageSource.PROVIDER)
-    usage = usage_of(answer, upper_estimate(asking("look"), b"", 100, openai()), None)
+    usage = usage_of(answer, upper_estimate(asking("look"), b"", 100, openai()), Told())
     assert usage is not None
     assert (usage.output_tokens, usage.source) == (100, UsageSource.ESTIMATED)
 

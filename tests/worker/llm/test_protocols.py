@@ -180,7 +180,8 @@ async def test_what_is_kept_in_the_cache_for_an_hour_has_its_own_price(
     [charge] = provider.bill
     dearer = 400 * (Decimal(4) - Decimal("2.50")) / 1_000_000
     assert call.cost == price(call, charge) + dearer
-    assert (call.price or {})["cache_write_1h_count"] == "400"
+    assert (call.price or {})["cache_write_1h"] == "4"
+    assert call.other_usage == {"cache_write_1h_tokens": 400}
 
 
 @EACH

@@ -16,7 +16,7 @@ from pydantic_ai.usage import RequestUsage
 
 from db.money.calls import Usage, UsageSource
 from worker.llm.recorded import asked_hashes, changed, document_of, response_of, with_unique_ids
-from worker.llm.usage import Estimate, upper_estimate, usage_of
+from worker.llm.usage import Estimate, Told, upper_estimate, usage_of
 from worker.money.pricing import Pricing
 
 ESTIMATE = Estimate(1000, 100)
@@ -24,6 +24,12 @@ ESTIMATE = Estimate(1000, 100)
 
 def said(**usage: Any) -> ModelResponse:
     return ModelResponse([TextPart("x")], usage=RequestUsage(**usage))
+
+
+def total(tokens: int | None) -> Told:
+    told = Told()
+    told.tokens = tokens
+    return told
 
 
 def asking(*content: Any) -> list[ModelMessage]:
@@ -45,7 +51,7 @@ def test_usage_is_taken_as_the_provider_says_with_all_its_shares() -> None:
         cache_write_tokens=2,
         details={"reasoning_tokens": 4},
     )
-    usage = usage_of(response, ESTIMATE, 15)
+    usage = usage_of(response, ESTIMATE, total(15))
     assert usage is not None
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (10, 5, 15)
     assert (usage.cache_read_tokens, usage.cache_write_tokens) == (3, 2)
@@ -55,14 +61,15 @@ def test_usage_is_taken_as_the_provider_says_with_all_its_shares() -> None:
 def test_thinking_searches_and_what_is_kept_for_an_hour_are_told_apart() -> None:
     counts: Any = {"cache_write_tokens": 4, "cache_write_1h_tokens": 3, "web_searches": 2}
     response = said(input_tokens=10, output_tokens=5, output_reasoning_tokens=4, **counts)
-    usage = usage_of(response, ESTIMATE, None)
+    usage = usage_of(response, ESTIMATE, Told())
     assert usage is not None
-    assert (usage.reasoning_tokens, usage.cache_write_1h_tokens, usage.web_searches) == (4, 3, 2)
+    assert usage.reasoning_tokens == 4
+    assert usage.others == {"cache_write_1h_tokens": 3, "web_searches": 2}
 
 
 def test_searches_of_the_web_cost_what_the_provider_takes_for_each_and_are_never_free() -> None:
     def cost(model: str, searches: int) -> Decimal | None:
-        usage = Usage(1000, 100, web_searches=searches)
+        usage = Usage(1000, 100, others={"web_searches": searches})
         priced = Pricing().price_of("openai", model, usage)
         return priced and priced.cost
 
@@ -74,7 +81,7 @@ def test_searches_of_the_web_cost_what_the_provider_takes_for_each_and_are_never
 
 
 @pytest.mark.parametrize(
-    ("usage", "total"),
+    ("usage", "stated"),
     [
         ({}, None),
         ({"input_tokens": 1, "output_tokens": 1, "unmeasured_requests": 1}, None),
@@ -83,15 +90,15 @@ def test_searches_of_the_web_cost_what_the_provider_takes_for_each_and_are_never
     ],
     ids=["none", "unmeasured", "negative", "contradicts its total"],
 )
-def test_usage_that_cannot_be_is_not_believed(usage: Any, total: int | None) -> None:
-    assert usage_of(said(**usage), ESTIMATE, total) is None
+def test_usage_that_cannot_be_is_not_believed(usage: Any, stated: int | None) -> None:
+    assert usage_of(said(**usage), ESTIMATE, total(stated)) is None
 
 
 @given(st.integers(0, 10**12), st.integers(0, 10**12))
 def test_what_is_booked_is_never_below_what_is_said_nor_without_need_above(
     read: int, written: int
 ) -> None:
-    usage = usage_of(said(input_tokens=read, output_tokens=written), ESTIMATE, None)
+    usage = usage_of(said(input_tokens=read, output_tokens=written), ESTIMATE, Told())
     if usage is None:
         assert read + written == 0
     elif usage.source is UsageSource.PROVIDER:

@@ -19,7 +19,7 @@ from db.queue.jobs import JobStatus
 from jobsworth import CallLimited, CallRefused, Job, Sending, handler
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
-from worker.money.pricing import Priced
+from worker.money.pricing import STANDARD, Priced, Terms
 
 CALL: dict[str, Any] = {"provider": "acme", "model": "large", "estimate": (60, 40)}
 WINDOW: LiteralString = """
@@ -57,6 +57,7 @@ class PerToken:
         output_tokens: int,
         *,
         team_id: UUID | None = None,
+        terms: Terms = STANDARD,
     ) -> Decimal | None:
         return Decimal(input_tokens + output_tokens) / 100 if model in self.known else None
 

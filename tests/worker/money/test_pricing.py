@@ -6,12 +6,15 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices.data_snapshot import get_snapshot
+from genai_prices.data_units import unit_data
 from genai_prices.types import ModelPrice
+from genai_prices.units import UnitRegistry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +23,7 @@ from db.money.calls import Usage
 from db.money.prices import OwnPrice
 from db.pool import Connection
 from tests.support import environment
-from worker.money.pricing import Pricing
+from worker.money.pricing import Pricing, Terms, another_model
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 # Every model that is priced by token or request and that its own name finds again.
@@ -30,12 +33,13 @@ MODELS = [
     for model in provider.models
     if provider.find_model(model.id.lower(), all_providers=get_snapshot().providers) is model
 ]
+UNITS = UnitRegistry(unit_data).units
 RATES = st.decimals(0, 1000, places=4)
 TOKENS = st.integers(0, 2_000_000)
 
 
 def own(**more: object) -> OwnPrice:
-    values = {
+    values: dict[str, object] = {
         "id": uuid4(),
         "team_id": None,
         "provider": "acme",
@@ -82,6 +86,165 @@ def test_a_cost_is_what_genai_prices_says(
     said = get_snapshot().calc(theirs, model, provider, None, at)
     assert priced.cost == said.total_price
     assert priced.version.startswith("genai-prices ")
+
+
+FIELDS = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cache_read_tokens": "cache_read_tokens",
+    "cache_write_tokens": "cache_write_tokens",
+    "output_reasoning_tokens": "reasoning_tokens",
+}
+TIERED = [
+    (provider.id, model.id, " ".join(sorted(variant.when.values())), variant.when)
+    for provider in get_snapshot().providers
+    for model in provider.models
+    for variant in model.price_variants or ()
+    if (provider.id, model.id) in MODELS
+]
+# What has more than the usual prices.
+RICH = [
+    named
+    for named in MODELS
+    if any(
+        len(vars(model.get_prices(NOW)).keys()) > 4
+        for _, model in [get_snapshot().find_provider_model(named[1], None, named[0], None)]
+    )
+]
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.one_of(st.sampled_from(TIERED), st.sampled_from(RICH), st.sampled_from(MODELS)), st.data()
+)
+def test_each_class_in_each_tier_costs_what_genai_prices_says(
+    named: Any, data: st.DataObject
+) -> None:
+    """Of every class that has a price, some is used by itself, besides what its parts used."""
+    provider, model, *terms = named
+    tier, context = terms or (None, None)
+    at = datetime(2026, 11, 30, tzinfo=UTC)
+    owner, info = get_snapshot().find_provider_model(model, None, provider, None)
+    priced = info.get_prices(at, context)
+    units = [
+        unit
+        for unit in UNITS.values()
+        if unit.usage_key != "requests" and getattr(priced, unit.price_key) is not None
+    ]
+    alone = {unit.usage_key: data.draw(st.integers(0, 300_000)) for unit in units}
+    used = {
+        unit.usage_key: sum(
+            alone[part.usage_key]
+            for part in units
+            if unit.dimensions.items() <= part.dimensions.items()
+        )
+        for unit in units
+    }
+    said = info.calc_price(
+        TheirUsage(**used), owner, genai_request_timestamp=at, price_context=context
+    )
+    fields: dict[str, Any] = {field: used.get(name, 0) for name, field in FIELDS.items()}
+    others = {name: count for name, count in used.items() if name not in FIELDS}
+    usage = Usage(**fields, others=others, tier=tier)
+    ours = Pricing().price_of(provider, model, usage, at=at)
+    if not units:
+        assert ours is None or ours.cost == said.total_price
+        return
+    assert ours is not None, used
+    assert ours.cost == said.total_price
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(MODELS), st.sampled_from(sorted(UNITS)), st.integers(1, 9))
+def test_a_class_without_a_price_is_never_free(
+    named: tuple[str, str], name: str, count: int
+) -> None:
+    """Nor is a recording ever priced as text, but where the provider does so."""
+    fields: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
+    if name in FIELDS:
+        fields[FIELDS[name]] = count
+    usage = Usage(**fields, others=others_of(name, count))
+    priced = Pricing().price_of(*named, usage)
+    owner, info = get_snapshot().find_provider_model(named[1], None, named[0], None)
+    prices_then = info.get_prices(datetime.now(UTC))
+    covers = [
+        unit
+        for unit in UNITS.values()
+        if getattr(prices_then, unit.price_key) is not None
+        and unit.dimensions.items() <= UNITS[name].dimensions.items()
+    ]
+    if UNITS[name].dimensions.get("modality") == "audio" and owner.id != "google":
+        covers = [unit for unit in covers if unit.dimensions.get("modality") == "audio"]
+    if not covers:
+        assert priced is None or info.id.endswith(":free")
+
+
+def others_of(name: str, count: int) -> dict[str, int]:
+    return {} if name in FIELDS else {name: count}
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "cost"),
+    [
+        ("gpt-5-mini", None, "0.25"),
+        ("gpt-5-mini", "flex", "0.125"),
+        ("gpt-5-mini", "priority", "0.45"),
+        ("gpt-5-mini", "batch", "0.125"),
+        ("gpt-5-mini", "scale", None),
+        ("gpt-5-mini", "flex us", None),
+        ("gpt-3.5-turbo", "flex", None),
+    ],
+)
+def test_a_tier_without_a_price_of_its_own_is_unknown(
+    model: str, tier: str | None, cost: str | None
+) -> None:
+    at = datetime(2026, 11, 30, tzinfo=UTC)
+    priced = Pricing().price_of("openai", model, Usage(1_000_000, 0, tier=tier), at=at)
+    assert (priced and priced.cost) == (cost and Decimal(cost))
+    asked = Pricing().upper_cost("openai", model, 1_000_000, 0, terms=Terms(tier, frozenset()))
+    if cost is None:
+        assert asked is None
+    else:
+        assert asked is not None
+        assert asked >= Decimal(cost)
+
+
+def test_own_prices_are_those_of_one_tier_and_may_price_any_class() -> None:
+    """Whoever has an own price for a model does not pay the package's in its tiers."""
+    standard = own(provider="openai", model="gpt-5*", others={"input_audio_mtok": Decimal(30)})
+    flex = own(provider="openai", model="gpt-5*", input=Decimal(1), tier="flex")
+    heard = {"input_audio_tokens": 500_000}
+
+    def cost(prices: list[OwnPrice], usage: Usage) -> Decimal | None:
+        priced = Pricing(prices).price_of("openai", "gpt-5-mini", usage)
+        return priced and priced.cost
+
+    assert cost([standard], Usage(1_000_000, 0, others=heard)) == 16
+    assert cost([standard], Usage(1_000_000, 0, tier="flex")) is None
+    assert cost([standard, flex], Usage(1_000_000, 0, tier="flex")) == 1
+    assert cost([standard, flex], Usage(1_000_000, 0, others=heard, tier="flex")) is None
+    assert cost([flex], Usage(1_000_000, 0)) == Decimal("0.25")
+
+
+@pytest.mark.parametrize(
+    ("provider", "asked", "answered", "is_another"),
+    [
+        ("openai", "gpt-5-mini", "gpt-5-mini-2025-08-07", False),
+        ("openai", "gpt-4", "gpt-4-0613", False),
+        ("openai", "gpt-5-mini", "gpt-5-nano", True),
+        ("openai", "gpt-5", "gpt-5-mini", True),
+        ("openai", "gpt-5-mini", "", False),
+        ("openai", "my-deployment", "gpt-5-mini", True),
+        ("openai", "llama3", "llama3", False),
+        ("anthropic", "claude-3-5-haiku-latest", "claude-3-5-haiku-20241022", False),
+        ("anthropic", "claude-sonnet-5-5", "claude-opus-5", True),
+        ("offline", "rules", "other", True),
+    ],
+)
+def test_another_model_is_told_from_a_snapshot_of_the_same(
+    provider: str, asked: str, answered: str, is_another: bool
+) -> None:
+    assert another_model(provider, asked, answered) == (answered if is_another else None)
 
 
 def test_most_models_have_a_price_and_those_without_one_are_unknown() -> None:

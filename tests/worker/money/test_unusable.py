@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,7 +16,7 @@ from db.money.amount import checked_amount
 from db.money.calls import CallStatus, UsageSource
 from db.queue.jobs import JobStatus
 from jobsworth import Answer, Job, Sending, Usage, handler
-from tests.support import environment
+from tests.support import run_cli
 from tests.worker.job_api import JobApi, registered
 from tests.worker.llm.support import calls_of
 from worker.money import unusable
@@ -89,8 +87,8 @@ async def test_it_is_paid_once_and_kept(
     assert call.usage_source == source
     recorded = await api.value("select max(output::text) from jobsworth.steps")
     assert recorded == kept
-    assert "gold" in (call.error if kept is None else kept)
-    shown = _shown(api, str(job.id))
+    assert "gold" in (kept or call.error or "")
+    shown = run_cli("job", "show", str(job.id), url=api.url).stdout
     assert "gold" in shown
     if kept is not None:
         # A retry reads what was paid for.
@@ -108,7 +106,7 @@ async def test_a_block_that_is_left_without_an_answer_is_paid_once(
 
     @handler("work", failures_max=3)
     async def work(job: Job) -> Any:
-        async with job.call("think", **CALL) as call:
+        async with job.call("think", provider="scripted", model="m", estimate=(100, 50)) as call:
             if not call.recorded:
                 sent.append(job.attempt)
                 if swallowed:
@@ -176,14 +174,3 @@ def test_an_amount_is_a_decimal_or_a_whole_number(value: Any) -> None:
     assert checked_amount(3) == Decimal(3)
     with pytest.raises(InvalidInput):
         checked_amount(value)
-
-
-def _shown(api: JobApi, job_id: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "jobsworth", "job", "show", job_id],
-        env=environment(None) | {"JOBSWORTH_DATABASE_URL": api.url},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout

@@ -24,7 +24,8 @@ from worker.cli.terminal.exit_codes import ExitCode
 from worker.cli.terminal.ids import whole_id
 from worker.cli.terminal.output import Column, emit_facts, emit_json, emit_table, say
 from worker.cli.terminal.times import parse_since
-from worker.money.pricing import Priced, Pricing
+from worker.money.pricing import Priced, Pricing, Terms
+from worker.money.rates import is_by_use, read_rates, shown_rates
 from worker.money.repricing import Repriced, reprice
 
 RATE = "US dollars per million tokens"
@@ -35,11 +36,17 @@ COLUMNS = [
     Column("OUTPUT", right=True),
     Column("CACHE READ", right=True),
     Column("CACHE WRITE", right=True),
+    Column("OTHERS", flexible=True, optional=True),
+    Column("TIER", optional=True),
     Column("FROM"),
     Column("TEAM", optional=True),
     Column("NOTE", flexible=True, optional=True),
 ]
 
+
+tier_only = click.option(
+    "--tier", metavar="NAME", help="In another tier than the standard one: flex, priority …"
+)
 
 price = Noun("price", "Prices of models: your own, and corrections of past costs.")
 
@@ -76,6 +83,14 @@ def list_prices(as_json: bool) -> None:
     metavar="USD",
     help="Per million tokens written to a cache.  [default: --input]",
 )
+@click.option(
+    "--rate",
+    "rates",
+    metavar="CLASS=USD",
+    multiple=True,
+    help="Of another class, per million tokens or per use: input_audio=10, web_search=0.01 …",
+)
+@tier_only
 @click.option("--from", "valid_from", metavar="TIME", help="Valid from then on.  [default: always]")
 @click.option("--note", metavar="TEXT", help="Why; kept with the price.")
 @options.team_only
@@ -87,18 +102,21 @@ def set_price(
     output_rate: str,
     cache_read: str | None,
     cache_write: str | None,
+    rates: tuple[str, ...],
+    tier: str | None,
     valid_from: str | None,
     note: str | None,
     team: str | None,
     as_json: bool,
 ) -> None:
     """Set what a model costs, instead of the shipped price."""
-    rates = [
+    usual = [
         read_amount(input_rate, "--input", RATE),
         read_amount(output_rate, "--output", RATE),
         None if cache_read is None else read_amount(cache_read, "--cache-read", RATE),
         None if cache_write is None else read_amount(cache_write, "--cache-write", RATE),
     ]
+    others = read_rates(rates)
     since = None if valid_from is None else _instant(valid_from, "--from")
     team_id = _team(team)
 
@@ -107,10 +125,12 @@ def set_price(
             conn,
             provider,
             model,
-            input=rates[0] or Decimal(0),
-            output=rates[1] or Decimal(0),
-            cache_read=rates[2],
-            cache_write=rates[3],
+            input=usual[0] or Decimal(0),
+            output=usual[1] or Decimal(0),
+            cache_read=usual[2],
+            cache_write=usual[3],
+            others=others,
+            tier=tier,
             valid_from=since,
             note=note,
             team_id=team_id,
@@ -159,6 +179,7 @@ def remove_price(provider: str, model: str, team: str | None, as_json: bool) -> 
 @click.option(
     "--output-tokens", type=options.WholeNumber(0), default=1_000_000, help="Output of the call."
 )
+@tier_only
 @options.team_only
 @options.as_json
 def show_price(
@@ -166,17 +187,20 @@ def show_price(
     model: str,
     input_tokens: int,
     output_tokens: int,
+    tier: str | None,
     team: str | None,
     as_json: bool,
 ) -> ExitCode:
     """Show what a call would cost now, and by which price; exit code 1 if that is unknown."""
     team_id = _team(team)
-    usage = Usage(input_tokens, output_tokens)
+    usage = Usage(input_tokens, output_tokens, tier=tier)
 
     async def work(conn: Connection) -> tuple[Priced | None, Decimal | None]:
         pricing = Pricing()
         await pricing.refresh(conn)
-        upper = pricing.upper_cost(provider, model, input_tokens, output_tokens, team_id=team_id)
+        upper = pricing.upper_cost(
+            provider, model, input_tokens, output_tokens, team_id=team_id, terms=Terms(tier)
+        )
         return pricing.price_of(provider, model, usage, team_id=team_id), upper
 
     priced, upper = run_in_database(work)
@@ -193,9 +217,10 @@ def show_price(
             }
         )
     elif priced is None:
+        served, option = (f" in the tier {tier}", f" --tier {tier}") if tier else ("", "")
         say(
-            f"the price of {provider} {model} is not known\n"
-            f"  → jobsworth price set {provider} {model} --input … --output …"
+            f"the price of {provider} {model}{served} is not known\n"
+            f"  → jobsworth price set {provider} {model}{option} --input … --output …"
         )
     else:
         _emit_price(priced, upper, usage)
@@ -252,7 +277,7 @@ def reprice_calls(
 def _emit_price(priced: Priced, upper: Decimal | None, usage: Usage) -> None:
     tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out"
     rates = [
-        (name.replace("_", " "), f"{rate} {'a request' if name == 'request' else 'per million'}")
+        (name.replace("_", " "), f"{rate} {'each' if is_by_use(name) else 'per million'}")
         for name, rate in priced.rates.items()
     ]
     emit_facts(
@@ -298,6 +323,8 @@ def _row(own: OwnPrice) -> Sequence[str | None]:
             None if rate is None else f"{rate:f}"
             for rate in (own.input, own.output, own.cache_read, own.cache_write)
         ),
+        ", ".join(f"{name}={rate}" for name, rate in shown_rates(own.others).items()) or None,
+        own.tier,
         own.valid_from.astimezone(UTC).isoformat(timespec="minutes")
         if own.valid_from
         else "always",

@@ -208,7 +208,7 @@ def _calls(found: list[Call]) -> None:
     rows = [
         [
             call.step_name,
-            f"{call.provider}:{call.model}",
+            _model(call),
             _status(call),
             _count(call.input_tokens),
             _count(call.output_tokens),
@@ -325,6 +325,12 @@ def _bounded(text: str) -> str:
     if len(text) <= DOCUMENT_CHARACTERS_MAX:
         return text
     return f"{text[:DOCUMENT_CHARACTERS_MAX]}…\n({len(text):,} characters; whole with --json)"
+
+
+def _model(call: Call) -> str:
+    """The model that was asked, and what differs: who answered, in which tier."""
+    answered = f"answered by {call.answered_model}" if call.answered_model else None
+    return ", ".join(filter(None, [f"{call.provider}:{call.model}", answered, call.tier]))
 
 
 def _count(number: int | None) -> str:
