@@ -28,6 +28,7 @@ from db.documents import to_document, to_text
 from db.errors import InvalidInput
 from db.ids import uuidv7
 from db.pool import Connection, execute, fetch_all
+from db.queue.swallowed import Wanted, swallowed
 
 APPROVE = "approve"
 REJECT = "reject"
@@ -218,7 +219,10 @@ async def write(conn: Connection, approvals: Sequence[JobApproval]) -> None:
     if replaced:
         await execute(conn, SUPERSEDE, {"rows": _encode(replaced)})
     if fresh:
-        await execute(conn, INSERT, {"rows": _encode(fresh)})
+        written = await execute(conn, INSERT, {"rows": _encode(fresh)})
+        keys = [Wanted("approvals", row["job_id"], row["key"]) for row in fresh]
+        if written < len(fresh) and (error := await swallowed(conn, keys)):
+            raise error
 
 
 def _stands(before: dict[str, Any], question: ApprovalEffect) -> bool:

@@ -60,6 +60,9 @@ class Claim:
     positions: dict[tuple[str, int], int]
 
 
+FIRST = -(2**63)
+"""A look beyond this position finds all. They are drawn from 1 on, but plain SQL may set any."""
+
 _claim_order = attrgetter("priority", "position")
 
 CLAIM: LiteralString = """

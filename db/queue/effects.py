@@ -22,6 +22,7 @@ from db.approvals.questions import ApprovalEffect, JobApproval
 from db.documents import to_document
 from db.errors import InvalidInput
 from db.pool import Connection, execute
+from db.queue.swallowed import Wanted, swallowed
 from db.tables import without_nulls
 
 
@@ -114,6 +115,7 @@ ARTIFACT_BYTES_MAX = 100 * 2**20
 # A statement takes artifacts up to about this many bytes of content.
 STATEMENT_CONTENT_BYTES = 8 * 2**20
 NODE_BYTES_MAX = 1_000
+UNIQUE_KEY_TRIES = 5
 NODE_CHARACTERS_KEPT = 60
 
 E = TypeVar("E")
@@ -188,7 +190,8 @@ async def _write_messages(conn: Connection, rows: list[tuple[Origin, MessageEffe
         }
         for origin, effect in rows
     ]
-    await execute(conn, MESSAGES, {"rows": to_document(documents)})
+    written = await execute(conn, MESSAGES, {"rows": to_document(documents)})
+    await _check(conn, "chat_messages", rows, written)
 
 
 JOBS: LiteralString = """
@@ -254,7 +257,16 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, JobEffect]]) ->
         }
         for n, (origin, effect) in enumerate(rows)
     ]
-    await execute(conn, JOBS, {"rows": _encode(documents)})
+    encoded, error = _encode(documents), None
+    for _ in range(UNIQUE_KEY_TRIES):
+        if await execute(conn, JOBS, {"rows": encoded}) == len(rows):
+            return
+        # None is missing if another open job has its unique key, unless that has just ended.
+        error = await swallowed(conn, _wanted("reactive_jobs", rows))
+        if error is None:
+            return
+    if error is not None:
+        raise error
 
 
 async def _write_approvals(conn: Connection, rows: list[tuple[Origin, ApprovalEffect]]) -> None:
@@ -295,7 +307,8 @@ async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffec
         }
         for origin, effect in rows
     ]
-    await execute(conn, MEMORIES, {"rows": _encode(documents)})
+    written = await execute(conn, MEMORIES, {"rows": _encode(documents)})
+    await _check(conn, "embedding_outbox", rows, written)
 
 
 ARTIFACTS: LiteralString = """
@@ -326,7 +339,8 @@ async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, ArtifactEf
             for n, (origin, effect) in enumerate(some, start=1)
         ]
         contents = [effect.content or b"" for _, effect in some]
-        await execute(conn, ARTIFACTS, {"rows": to_document(documents), "contents": contents})
+        values = {"rows": to_document(documents), "contents": contents}
+        await _check(conn, "artifacts", some, await execute(conn, ARTIFACTS, values))
 
 
 METRICS: LiteralString = """
@@ -352,7 +366,24 @@ async def _write_metrics(conn: Connection, rows: list[tuple[Origin, MetricEffect
         }
         for origin, effect in rows
     ]
-    await execute(conn, METRICS, {"rows": _encode(documents)})
+    written = await execute(conn, METRICS, {"rows": _encode(documents)})
+    await _check(conn, "run_metrics", rows, written)
+
+
+async def _check(
+    conn: Connection, table: str, rows: Sequence[tuple[Origin, Effect]], written: int
+) -> None:
+    if written < len(rows) and (error := await swallowed(conn, _wanted(table, rows))):
+        raise error
+
+
+def _wanted(table: str, rows: Sequence[tuple[Origin, Effect]]) -> list[Wanted]:
+    return [
+        Wanted(table, origin.job_id, effect.key, origin.team_id, effect.unique_key, effect.is_child)
+        if isinstance(effect, JobEffect)
+        else Wanted(table, origin.job_id, effect.key)
+        for origin, effect in rows
+    ]
 
 
 def _author(origin: Origin, effect: MessageEffect) -> UUID | None:

@@ -243,7 +243,13 @@ async def test_violations_have_a_time_that_clients_can_read(conn: Connection) ->
     ("statement", "message"),
     [
         ("insert into jobsworth.artifacts (job_id, effect_key, name, media_type, uri)"
-         " values (%(job)s, 'k', 'n', 't', '')", "uri_is_not_empty"),
+         " values (%(job)s, 'k', 'n', 't', '')", "uri_has_1_to_8192_bytes"),
+        ("insert into jobsworth.artifacts (job_id, effect_key, name, media_type, uri)"
+         " values (%(job)s, 'k', 'n', 't', repeat('x', 8193))", "uri_has_1_to_8192_bytes"),
+        ("insert into jobsworth.artifacts (job_id, effect_key, name, media_type, uri)"
+         " values (%(job)s, 'k', 'n', repeat('x', 1001), 'u')", "media_type_has_1_to_1000_bytes"),
+        ("insert into jobsworth.webhooks (url) values (repeat('x', 8193))",
+         "url_has_1_to_8192_bytes"),
         ("insert into jobsworth.run_metrics (job_id, effect_key, name, value)"
          " values (%(job)s, 'k', 'n', 'NaN')", "value_is_finite"),
         ("insert into jobsworth.token_ledger (entry, provider, model, cost)"

@@ -208,6 +208,29 @@ async def test_a_call_is_not_deleted_and_goes_on_without_its_job(conn: Connectio
     assert found == {"ledger entry without its call"}
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["input_tokens = 7", "cost = 0", "status = 'unknown'", "status = 'started', settled_at = null"],
+)
+async def test_a_settled_call_stays_as_it_is(conn: Connection, change: LiteralString) -> None:
+    lease = await rows.running_job(conn)
+    await budgeting.settle(conn, await budgeting.started(conn, lease))
+    with pytest.raises(InvalidInput, match=r"call .* is settled: it stays as it is"):
+        await execute(conn, "update jobsworth.llm_calls set " + change)
+
+
+@pytest.mark.parametrize("status", ["done", "failed", "canceled", "running"])
+async def test_no_plain_insert_has_begun_or_ended(conn: Connection, status: str) -> None:
+    with pytest.raises(InvalidInput, match=f"a job is inserted as queued, not as {status}"):
+        await execute(
+            conn,
+            "insert into jobsworth.reactive_jobs (mode, status, finished_at, lease_no, worker_id)"
+            " values ('answer', %(status)s::jobsworth.job_status,"
+            " case when %(status)s <> 'running' then now() end, 1, jobsworth.uuidv7())",
+            {"status": status},
+        )
+
+
 async def test_the_worker_of_a_deleted_job_is_told(conn: Connection) -> None:
     lease = await rows.running_job(conn)
     await execute(conn, 'listen "jobsworth.cancel"')

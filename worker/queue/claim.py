@@ -29,7 +29,7 @@ from db.errors import JobsworthError
 from db.pool import Database
 from db.queue import claim as claiming
 from db.queue import rescue, workers
-from db.queue.claim import Claim, Claimed
+from db.queue.claim import FIRST, Claim, Claimed
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.patience import Patience
@@ -70,21 +70,21 @@ class Positions:
         self._moved = False
 
     def probes(self, at: float) -> list[tuple[str, int, int]]:
-        """(queue, priority, position) in the order to look; position 0 when a rescan is due."""
+        """(queue, priority, position) in the order to look; `FIRST` when a rescan is due."""
         rescan = at - self._rescanned >= self._rescan_seconds
         self._from_start = rescan
         if rescan:
             self._rescanned = at
             self._moved = False
         return [
-            (name, priority, 0 if rescan else self._beyond.get((name, priority), 0))
+            (name, priority, FIRST if rescan else self._beyond.get((name, priority), FIRST))
             for name, priority in self._places
         ]
 
     def claimed_up_to(self, positions: dict[tuple[str, int], int]) -> None:
         """Remember the last position that was claimed, which never moves back."""
         for place, position in positions.items():
-            self._beyond[place] = max(position, self._beyond.get(place, 0))
+            self._beyond[place] = max(position, self._beyond.get(place, FIRST))
             self._moved = True
 
     def look_took(self, seconds: float) -> None:

@@ -265,18 +265,18 @@ create domain jobsworth.trace_id as text
 create domain jobsworth.proposal_text as text
   constraint proposal_text_is_not_empty check (value <> '');
 create domain jobsworth.media_type as text
-  constraint media_type_is_not_empty check (value <> '');
+  constraint media_type_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.uri as text
-  constraint uri_is_not_empty check (value <> '');
+  constraint uri_has_1_to_8192_bytes check (value <> '' and octet_length(value) <= 8192);
 create domain jobsworth.url as text
-  constraint url_is_not_empty check (value <> '');
+  constraint url_has_1_to_8192_bytes check (value <> '' and octet_length(value) <= 8192);
 create domain jobsworth.step_name as text
   constraint step_name_is_not_empty check (value <> '');
 create domain jobsworth.asked_by as text
-  constraint asked_by_is_not_empty check (value <> '');
+  constraint asked_by_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.channel as text
-  constraint channel_is_not_empty check (value <> '');
+  constraint channel_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.created_by as text
-  constraint created_by_is_not_empty check (value <> '');
+  constraint created_by_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.decided_by as text
-  constraint decided_by_is_not_empty check (value <> '');
+  constraint decided_by_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);

@@ -65,3 +65,18 @@ create trigger calls_are_not_deleted before delete on jobsworth.llm_calls
   for each row execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');
 create trigger calls_are_not_emptied before truncate on jobsworth.llm_calls
   for each statement execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');
+-- Refuses a change of a settled call, but for the truth about one that was given up as unknown.
+create function jobsworth.guard_settled() returns trigger language plpgsql as $$
+begin
+  if old.status = 'unknown' and new.status in ('ok', 'error', 'cut')
+    and new.settled_at is not null
+  then
+    return new;
+  end if;
+  raise exception 'call % is settled: it stays as it is', old.id
+    using errcode = 'restrict_violation',
+    hint = 'The ledger corrects: insert an entry of the kind adjust.';
+end $$;
+-- The condition leaves out each settlement, and is short because each statement parses it anew.
+create trigger settled_calls_stay before update on jobsworth.llm_calls
+  for each row when (old.status <> 'started') execute function jobsworth.guard_settled();

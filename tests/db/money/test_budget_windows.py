@@ -37,6 +37,11 @@ where b.id = w.budget_id and b.period <> 'run'
 """
 
 
+async def age(conn: Connection) -> None:
+    async with rows.past_the_guards(conn):
+        await execute(conn, OLD, {"days": 100})
+
+
 async def forget(conn: Connection) -> None:
     await budgets.forget_windows(conn, UUID(int=0), days=90, most=1000)
 
@@ -62,7 +67,7 @@ async def test_windows_that_are_over_are_forgotten_in_slices_and_the_books_balan
     lease = await rows.running_job(conn)
     for _ in range(3):
         await settle(conn, await started(conn, lease))
-    await execute(conn, OLD, {"days": 100})
+    await age(conn)
     await started(conn, lease)
     assert len(await windows(conn)) == 4
     forgotten, after = 0, UUID(int=0)
@@ -81,7 +86,7 @@ async def test_what_may_still_count_is_kept(conn: Connection) -> None:
     open_one, ended, lately = [await rows.running_job(conn) for _ in range(3)]
     await started(conn, open_one)
     await settle(conn, await started(conn, ended))
-    await execute(conn, OLD, {"days": 100})
+    await age(conn)
     # A call that is open keeps its window, and a job that goes on that of its run.
     await settle(conn, await started(conn, lately))
     await rows.end(conn, ended.job_id)
@@ -100,7 +105,7 @@ async def test_a_truth_that_comes_after_its_window_was_forgotten_corrects_the_bo
     lease = await rows.running_job(conn)
     call_id = await started(conn, lease)
     await settle(conn, call_id, status=CallStatus.UNKNOWN, usage=ESTIMATE)
-    await execute(conn, OLD, {"days": 100})
+    await age(conn)
     await forget(conn)
     assert await windows(conn) == []
     assert (await settle(conn, call_id)).calls == 1

@@ -31,6 +31,26 @@ from worker.queue.claim import Positions
 pytestmark = pytest.mark.both
 
 
+@pytest.mark.parametrize("position", [0, -5, 1 - 2**63])
+async def test_a_job_is_claimed_whatever_its_position(conn: Connection, position: int) -> None:
+    worker_id = await register(conn)
+    await execute(
+        conn,
+        "insert into jobsworth.reactive_jobs (mode, position) values ('answer', %(position)s)",
+        {"position": position},
+    )
+    claimed = await claiming.claim(
+        conn,
+        worker_id=worker_id,
+        probes=Positions(["default"]).probes(anyio.current_time()),
+        modes=["answer"],
+        wanted=1,
+        crashes_max=CRASHES_MAX,
+        suspect_wanted=True,
+    )
+    assert claimed.positions == {("default", 3): position}
+
+
 async def test_eight_claimers_share_thousands_of_jobs_and_none_twice(
     database_url: str, database: Database, conn: Connection
 ) -> None:

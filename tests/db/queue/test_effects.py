@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from db.errors import JobsworthError
+from db.errors import InvalidInput, JobsworthError
 from db.fence import Lease
 from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
 from db.queue import effects, finish, promote
@@ -18,6 +18,7 @@ from db.queue.effects import (
     JobEffect,
     MemoryEffect,
     MessageEffect,
+    MetricEffect,
     Origin,
 )
 from tests.db.protocol import (
@@ -217,6 +218,49 @@ async def test_a_follow_up_whose_unique_key_is_taken_is_not_enqueued(conn: Conne
     await effects.write(conn, [(Origin(lease.job_id), JobEffect("job:1", "plan", unique_key="k"))])
     assert await fetch_all(conn, FOLLOW_UPS, {"id": lease.job_id}) == []
     assert await states(conn, holder) == [("queued", None)]
+
+
+TABLES: dict[str, LiteralString] = {
+    "message:1": "jobsworth.chat_messages",
+    "job:1": "jobsworth.reactive_jobs",
+    "approval:1": "jobsworth.approvals",
+    "memory:1": "jobsworth.embedding_outbox",
+    "artifact:1": "jobsworth.artifacts",
+    "metric:1": "jobsworth.run_metrics",
+}
+
+
+@pytest.mark.parametrize("key", TABLES)
+async def test_an_effect_that_a_trigger_swallows_is_refused_by_name(
+    database: Database, conn: Connection, key: str
+) -> None:
+    thread_id = await fetch_val(conn, THREAD)
+    lease = await running(conn)
+    table = TABLES[key]
+    await execute(
+        conn,
+        "create function swallow() returns trigger language plpgsql as"
+        " $$ begin return null; end $$; create trigger of_a_user before insert on "
+        + table
+        + " for each row execute function swallow()",
+    )
+    made = [*one_of_each(), MetricEffect("metric:1", "loss", 0.5)]
+    name = table.removeprefix("jobsworth.")
+    with pytest.raises(InvalidInput, match=f"'{key}' was not inserted into {name}: a trigger"):
+        await _end(database, lease, *made, thread_id=thread_id)
+    await execute(conn, "drop trigger of_a_user on " + table)
+    await _end(database, lease, *made, thread_id=thread_id)
+    assert await fetch_one(conn, COUNTS) == ONE_EACH
+
+
+async def test_a_follow_up_that_meets_an_index_of_a_user_is_refused(
+    database: Database, conn: Connection
+) -> None:
+    lease = await running(conn)
+    await add(conn, "plan")
+    await execute(conn, "create unique index of_a_user on jobsworth.reactive_jobs (mode)")
+    with pytest.raises(InvalidInput, match="a unique index of your own"):
+        await _end(database, lease, JobEffect("job:1", "plan"))
 
 
 async def test_an_artifact_keeps_content_size_and_hash_or_its_address(conn: Connection) -> None:

@@ -167,6 +167,7 @@ def test_an_impossible_price_is_refused(database_url: str) -> None:
 def test_books_that_balance_and_books_that_do_not(database_url: str) -> None:
     add_call(database_url)
     with connect(database_url) as conn:
+        conn.execute("alter table jobsworth.llm_calls disable trigger settled_calls_stay")
         conn.execute("update jobsworth.llm_calls set estimated_input_tokens = 0")
     assert cli_json(database_url, "books", "check") == {"balanced": True, "imbalances": []}
     assert run_cli("books", "check", url=database_url).stderr == "the books balance\n"

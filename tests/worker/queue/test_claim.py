@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from db.errors import Unavailable
 from db.pool import Connection, Database, execute, fetch_val
 from db.queue import claim as claiming
-from db.queue.claim import Claim, Claimed
+from db.queue.claim import FIRST, Claim, Claimed
 from db.queue.enqueue import enqueue
 from tests.db.protocol import MODES, add, register, rescue, row, state, states, take
 from tests.support import until
@@ -49,7 +49,7 @@ seen = st.dictionaries(places, st.integers(1, 1000))
 
 def test_the_first_look_is_from_the_start_urgent_first() -> None:
     assert Positions(["a", "b"]).probes(100) == [
-        (queue_name, priority, 0) for priority in PRIORITIES for queue_name in ("a", "b")
+        (queue_name, priority, FIRST) for priority in PRIORITIES for queue_name in ("a", "b")
     ]
 
 
@@ -62,7 +62,7 @@ def test_a_look_begins_beyond_the_furthest_that_was_claimed(
     for one in claims:
         positions.claimed_up_to(one)
     for name, priority, beyond in positions.probes(100.1):
-        assert beyond == max((one.get((name, priority), 0) for one in claims), default=0)
+        assert beyond == max((one.get((name, priority), FIRST) for one in claims), default=FIRST)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), seen), max_size=20))
@@ -91,7 +91,7 @@ def test_after_a_claim_the_next_look_from_the_start_is_waited_for(
     positions.claimed_up_to(claimed)
     patience = positions.next_rescan_in_seconds(100 + pause)
     assert patience == pytest.approx(RESCAN_SECONDS - pause)
-    assert all(beyond == 0 for _, _, beyond in positions.probes(100 + pause + patience + 1e-6))
+    assert all(beyond == FIRST for _, _, beyond in positions.probes(100 + pause + patience + 1e-6))
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
@@ -127,7 +127,7 @@ def test_it_is_made_often_again_once_it_costs_nothing() -> None:
 
 
 def _from_start(positions: Positions, at: float) -> bool:
-    return all(beyond == 0 for _, _, beyond in positions.probes(at))
+    return all(beyond == FIRST for _, _, beyond in positions.probes(at))
 
 
 # The claimer.
