@@ -31,7 +31,7 @@ drop view
 -- The functions that name tables in their signatures or bodies.
 drop function
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
-  jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.branch_goes_on,
+  jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.something_came,
   jobsworth.reconsider, jobsworth.unblock,
   jobsworth.cancel, jobsworth.cancel_locked, jobsworth.retry, jobsworth.restart_locked,
   jobsworth.send_signal, jobsworth.jobs_of_dead_workers, jobsworth.stalled_lanes,

@@ -1,7 +1,7 @@
 """A job of which several branches wait: for a person, a signal and children, say.
 
 In: an attempt that parks. Out: a mark on such a job, which has one reason to wait, and goes on when
-what any of its branches waits for has come (`branch_goes_on` in the schema).
+what any of its branches waits for has come (`something_came` in the schema).
 """
 
 from worker.attempt_state import AttemptState

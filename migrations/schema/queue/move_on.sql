@@ -4,30 +4,27 @@
 -- statement and decides in the next, because a subquery in a statement that waited for a lock still
 -- sees the snapshot from before the wait.
 
--- Whether another branch of a waiting job's handler may go on than the one whose wait is the reason:
--- since the last attempt began, a signal came, a question was decided or the last child has ended. The
--- worker marks a job of which several branches wait (`worker/steps/several.py`). At worst, what came is
--- not for any of them, and the job runs once for nothing.
-create function jobsworth.branch_goes_on(j jobsworth.reactive_jobs)
+-- Whether something has come for a job since its last attempt began: a signal, a decision, or the end
+-- of its last child. At worst it is not what any branch of its handler waits for, and the job runs once
+-- for nothing.
+create function jobsworth.something_came(j jobsworth.reactive_jobs)
   returns boolean language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
   return exists (
-      select 1 from jobsworth.steps m where m.job_id = j.id and m.name = 'waits#several')
-    and (exists (
-        select 1 from jobsworth.signals s
-        where s.job_id = j.id and s.received_at is null and s.sent_at > j.started_at)
-      or exists (
-        select 1 from jobsworth.approvals a
-        where a.job_id = j.id and a.status in ('approved', 'rejected', 'expired')
-          and a.closed_at > j.started_at)
-      or exists (
-        select 1 from jobsworth.reactive_jobs c
-        where c.parent_id = j.id and c.is_child and c.finished_at > j.started_at)
-      and not exists (
-        select 1 from jobsworth.reactive_jobs c
-        where c.parent_id = j.id and c.is_child and c.finished_at is null));
+      select 1 from jobsworth.signals s
+      where s.job_id = j.id and s.received_at is null and s.sent_at > j.started_at)
+    or exists (
+      select 1 from jobsworth.approvals a
+      where a.job_id = j.id and a.status in ('approved', 'rejected', 'expired')
+        and a.closed_at > j.started_at)
+    or exists (
+      select 1 from jobsworth.reactive_jobs c
+      where c.parent_id = j.id and c.is_child and c.finished_at > j.started_at)
+    and not exists (
+      select 1 from jobsworth.reactive_jobs c
+      where c.parent_id = j.id and c.is_child and c.finished_at is null);
 end $$;
 
 -- Whether the reason of a waiting job is gone. A job that its handler has set to wait goes on at
@@ -36,11 +33,13 @@ create function jobsworth.reason_gone(j jobsworth.reactive_jobs)
   returns boolean language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  gone boolean;
 begin
   if j.waiting_for not in ('lane', 'parents', 'handler') and j.run_at <= clock_timestamp() then
     return true;
   end if;
-  return case j.waiting_for
+  gone := case j.waiting_for
     when 'lane' then not jobsworth.lane_blocked(j.lane, j.lane_position, j.id)
     when 'parents' then not exists (
       select 1 from jobsworth.job_edges e
@@ -63,8 +62,16 @@ begin
       where s.job_id = j.id and s.effect = 'unsafe' and s.kind <> 'phase'
         and s.finished_at is null)
     else false
-  end or j.waiting_for in ('approval', 'signal', 'children', 'limit', 'budget', 'person')
-    and jobsworth.branch_goes_on(j);
+  end;
+  -- The worker marks a job of which several branches wait (`worker/steps/several.py`). One of them is
+  -- the reason; what comes for another one wakes the job as well.
+  if not gone and j.waiting_for in ('approval', 'signal', 'children', 'limit', 'budget', 'person')
+    and exists (
+      select 1 from jobsworth.steps m where m.job_id = j.id and m.name = 'waits#several')
+  then
+    return jobsworth.something_came(j);
+  end if;
+  return gone;
 end $$;
 
 -- Move on those of the given jobs whose reason is gone: to their next reason, or to queued. Returns
