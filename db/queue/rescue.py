@@ -32,40 +32,33 @@ with dead as materialized (
   from jobsworth.jobs_of_dead_workers(%(dead)s::uuid[], %(beats)s::bigint[]) u
   where %(rowless)s or u.worker_id = any(%(dead)s::uuid[])
 ), present as materialized (
-  -- All jobs that a worker ran when it died, and how many suspects were among them.
-  select d.worker_id, count(*) as jobs, count(*) filter (where c.suspect) as suspects
+  -- All jobs that a worker ran when it died, and how many suspects were among them. Crashes are
+  -- counted with a lease's end only, so what is read here holds if the lease does.
+  select d.job_id, d.lease_no, d.worker_id, c.suspect, c.bound, count(*) over w = 1 as alone,
+    count(*) filter (where c.suspect) over w as suspects
   from dead d
   cross join lateral (
-    select r.crashes > 0 and r.crashes >= coalesce(r.crashes_max, %(crashes_max)s) - 1 as suspect
+    select b.bound, r.crashes > 0 and r.crashes >= b.bound - 1 as suspect
     from jobsworth.reactive_jobs r
+    cross join lateral (select coalesce(r.crashes_max, %(crashes_max)s) as bound) b
     where r.id = d.job_id
     offset 0) c
-  group by d.worker_id
+  window w as (partition by d.worker_id)
 ), locked as materialized (
   -- Take back the lease that was judged, no other: another rescue may have given the job back
   -- meanwhile, to a living worker, and a lock's recheck does not look into `workers` again.
-  select f.id, f.worker_id, f.holds
-  from dead l
+  select f.id, f.holds, l.alone, l.bound,
+    -- A suspect that was the only one is guilty. With no suspect there, all are under suspicion;
+    -- beside a suspect, nobody else is.
+    l.alone or l.suspects = 0 or l.suspects = 1 and l.suspect as charged
+  from present l
   cross join lateral ("""
     + FENCE
     # A row that its worker is finishing right now is left to it.
     + """ skip locked) f
   limit %(most)s
-), orphaned as materialized (
-  select k.id, p.jobs = 1 as alone, p.suspects
-  from locked k
-  join present p on p.worker_id = k.worker_id
-  where k.holds
 ), judged as materialized (
-  select o.id, o.alone, b.bound,
-    -- A suspect that was the only one is guilty. With no suspect there, all are under suspicion;
-    -- beside a suspect, nobody else is.
-    o.alone or o.suspects = 0
-      or o.suspects = 1 and j.crashes > 0 and j.crashes >= b.bound - 1 as charged
-  from orphaned o
-  cross join lateral (
-    select r.crashes, r.crashes_max from jobsworth.reactive_jobs r where r.id = o.id offset 0) j
-  cross join lateral (select coalesce(j.crashes_max, %(crashes_max)s) as bound) b
+  select k.id, k.alone, k.bound, k.charged from locked k where k.holds
 ), told as (
   insert into jobsworth.attempt_history (
     job_id, team_id, attempt, outcome, worker_id, host, pid, began_at, error)

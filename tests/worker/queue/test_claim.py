@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from itertools import pairwise
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -272,23 +272,15 @@ async def test_a_claim_that_is_answered_after_the_heartbeat_was_lost_starts_noth
     desk: Desk, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others may have taken this worker for dead meanwhile, and run the jobs."""
-    worker_id, desk.worker_id = desk.worker_id, None
-    await desk.more_rounds()
-    really_claim, late = claiming.claim, list[UUID]()
+    worker_id = desk.worker_id
 
-    async def claim_late(*args: Any, **options: Any) -> Claim:
-        got = await really_claim(*args, **options)
-        if got.jobs and not late:
-            late.extend(job.id for job in got.jobs)
-            desk.worker_id = None
-        return got
+    async def lose_the_heartbeat() -> None:
+        desk.worker_id = None
 
-    monkeypatch.setattr(claiming, "claim", claim_late)
-    job_id = await add(conn)
-    desk.worker_id = worker_id
+    job_id, claimed = await claim_late(desk, conn, monkeypatch, lose_the_heartbeat)
 
     async def given_back() -> bool:
-        return bool(late) and await state(conn, job_id) == ("queued", None)
+        return bool(claimed) and await state(conn, job_id) == ("queued", None)
 
     await until(given_back)
     await desk.more_rounds()
@@ -301,28 +293,16 @@ async def test_a_claim_that_is_answered_after_the_heartbeat_was_lost_starts_noth
 async def test_a_late_claim_that_was_rescued_meanwhile_is_left_to_whoever_has_it(
     desk: Desk, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker_id, desk.worker_id = desk.worker_id, None
-    await desk.more_rounds()
-    really_claim, late = claiming.claim, list[UUID]()
+    async def be_rescued() -> None:
+        desk.worker_id = None
+        await execute(conn, "update jobsworth.workers set beaten_at = now() - interval '1 hour'")
+        assert len(await rescue(conn)) == 1
+        await take(conn, await register(conn))
 
-    async def claim_late(*args: Any, **options: Any) -> Claim:
-        got = await really_claim(*args, **options)
-        if got.jobs and not late:
-            late.extend(job.id for job in got.jobs)
-            desk.worker_id = None
-            await execute(
-                conn, "update jobsworth.workers set beaten_at = now() - interval '1 hour'"
-            )
-            assert len(await rescue(conn)) == 1
-            await take(conn, await register(conn))
-        return got
-
-    monkeypatch.setattr(claiming, "claim", claim_late)
-    job_id = await add(conn)
-    desk.worker_id = worker_id
+    job_id, claimed = await claim_late(desk, conn, monkeypatch, be_rescued)
 
     async def came() -> bool:
-        return bool(late)
+        return bool(claimed)
 
     await until(came)
     await desk.more_rounds()
@@ -334,29 +314,46 @@ async def test_a_claim_whose_answer_is_lost_is_told_and_the_claimer_goes_on(
 ) -> None:
     """Upkeep gives the jobs of that claim back; see its tests."""
     monkeypatch.setattr(claim, "ERROR_PAUSE_SECONDS", 0.01)
-    really_claim, lost = claiming.claim, list[UUID]()
 
-    async def claim_and_lose(*args: Any, **options: Any) -> Claim:
-        got = await really_claim(*args, **options)
-        if got.jobs and not lost:
-            lost.extend(job.id for job in got.jobs)
-            raise Unavailable("the connection broke")
-        return got
+    async def lose_the_answer() -> None:
+        raise Unavailable("the connection broke")
 
-    worker_id, desk.worker_id = desk.worker_id, None
-    await desk.more_rounds()
-    monkeypatch.setattr(claiming, "claim", claim_and_lose)
-    first = await add(conn)
-    desk.worker_id = worker_id
+    first, claimed = await claim_late(desk, conn, monkeypatch, lose_the_answer)
 
     async def told() -> bool:
         return desk.lost_claims.times == 1
 
     await until(told)
-    assert lost == [first]
+    assert claimed == [first]
     second = await add(conn)
     assert await desk.has_started(1) == [second]
     assert await state(conn, first) == ("running", None)
+
+
+async def claim_late(
+    desk: Desk,
+    conn: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[], Awaitable[None]],
+) -> tuple[UUID, list[UUID]]:
+    """A new job, and the list of what the first claim takes: once it has taken the job, `meanwhile`
+    happens before the answer comes.
+    """
+    worker_id, desk.worker_id = desk.worker_id, None
+    await desk.more_rounds()
+    really_claim, claimed = claiming.claim, list[UUID]()
+
+    async def late(*args: Any, **options: Any) -> Claim:
+        got = await really_claim(*args, **options)
+        if got.jobs and not claimed:
+            claimed.extend(job.id for job in got.jobs)
+            await meanwhile()
+        return got
+
+    monkeypatch.setattr(claiming, "claim", late)
+    job_id = await add(conn)
+    desk.worker_id = worker_id
+    return job_id, claimed
 
 
 async def test_a_collision_in_a_lane_is_simply_tried_again(
