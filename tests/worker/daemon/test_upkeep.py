@@ -61,11 +61,11 @@ class Round:
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_eight_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_nine_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
-    """Timers, strays, due_parts, unknown modes, abandoned calls, environments, budgets' windows and
-    the ledger's days ask once each, cancels not."""
+    """Timers, strays, due_parts, unknown modes, abandoned calls, reserved tokens, environments,
+    budgets' windows and the ledger's days ask once each, cancels not."""
     await api.database.execute(CLOSE_LEDGER)
     await api.enqueue("answer", delay=3600)
     if waiting:
@@ -76,7 +76,7 @@ async def test_a_round_without_work_is_eight_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "recent" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 8 + waiting
+    assert len(asked.asked) == 9 + waiting
 
 
 async def test_a_worker_without_work_asks_less_than_four_times_a_second(api: JobApi) -> None:
