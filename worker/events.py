@@ -76,6 +76,7 @@ LEDGER_CLOSED: Final = "ledger.closed"
 UPKEEP_FAILED: Final = "upkeep.failed"
 VIOLATIONS_FOUND: Final = "violations.found"
 
+MEMORIES_HIDDEN: Final = "memories.hidden"
 EMBEDDINGS_WRITTEN: Final = "embeddings.written"
 EMBEDDER_FAILED: Final = "embedder.failed"
 EMBEDDER_REFUSED: Final = "embedder.refused"
@@ -154,6 +155,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     LEDGER_CLOSED: "days of the ledger up to this one are summed up; nothing can be added to them",
     UPKEEP_FAILED: "one round of a part of upkeep failed; the next comes at its time",
     VIOLATIONS_FOUND: "the violations view is not empty",
+    MEMORIES_HIDDEN: "memories that another embedder made cannot be found by this worker's",
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",
     EMBEDDER_FAILED: "the embedder did not answer; the texts are tried again later",
     EMBEDDER_REFUSED: "the embedder refused one text; it is tried again, ever more rarely",

@@ -26,6 +26,10 @@ from db.transactions import transaction
 
 DIMENSIONS_MAX = 16_000
 LIMIT_MAX = 10_000
+HIDDEN_MAX = 10_000
+HIDDEN_REMEDY = (
+    "to find them, go back to that embedder: JOBSWORTH_EMBEDDER_URL, _MODEL and _DIMENSIONS"
+)
 
 Vector = Sequence[float]
 
@@ -79,6 +83,23 @@ class Hit(BaseModel):
     metadata: dict[str, Any]
     job_id: UUID | None
     created_at: AwareDatetime
+
+
+class Hidden(BaseModel):
+    """Memories in the space of another embedder, which no search with this one finds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    dimensions: int
+    memories: int
+
+    def __str__(self) -> str:
+        least = "at least " if self.memories == HIDDEN_MAX else ""
+        return (
+            f"{least}{self.memories:,} memories were made by another embedder, {self.model} with "
+            f"{self.dimensions:,} dimensions, and cannot be found by this one"
+        )
 
 
 class Outbox(BaseModel):
@@ -203,6 +224,29 @@ async def search(
         "limit": limit,
     }
     return await fetch_all(conn, SEARCH, values, Hit)
+
+
+HIDDEN: LiteralString = """
+select s.model, s.dimensions, n.memories
+from jobsworth.embedding_spaces s
+cross join lateral (
+  select count(*) as memories
+  from (
+    select 1 from jobsworth.embeddings e
+    where e.space_id = s.id
+    limit %(most)s) x) n
+where (s.model, s.dimensions) <> (%(model)s, %(dimensions)s) and n.memories > 0
+order by n.memories desc, s.model, s.dimensions
+"""
+
+
+async def hidden(conn: Connection, model: str, dimensions: int) -> list[Hidden]:
+    """The memories that a search with this embedder cannot find, by the embedder that made them.
+
+    Each is counted up to 10,000.
+    """
+    values = {"model": model, "dimensions": dimensions, "most": HIDDEN_MAX}
+    return await fetch_all(conn, HIDDEN, values, Hidden)
 
 
 FORGET_PENDING: LiteralString = """

@@ -1,6 +1,7 @@
-"""Which embedder a worker uses: an endpoint, or the offline lexical one."""
+"""Which embedder a worker uses: an endpoint, or the offline lexical one; and its space."""
 
 from worker.memory.embedders import TIMEOUT_SECONDS, Embedder, HashingEmbedder
+from worker.settings import Settings
 
 
 def from_settings(
@@ -26,3 +27,11 @@ def from_settings(
         batch_max=batch_max,
         timeout_seconds=timeout_seconds,
     )
+
+
+def space_of(settings: Settings) -> tuple[str, int]:
+    """The model and the dimensions of the embedder of these settings."""
+    dimensions = settings.embedder_dimensions
+    if settings.embedder_url is None:
+        return HashingEmbedder(dimensions).model, dimensions
+    return settings.embedder_model or "", dimensions

@@ -3,7 +3,6 @@
 A module of its own, imported when a URL is set: httpx takes 9 MB of a worker's memory.
 """
 
-import math
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, cast
@@ -16,6 +15,8 @@ from worker.memory.embedders import TIMEOUT_SECONDS, EmbedderBusy, EmbedderError
 from worker.retry_after import retry_after_seconds
 
 RETRY_AFTER_SECONDS_MAX = 3_600.0
+# What a stored vector holds: https://en.wikipedia.org/wiki/Half-precision_floating-point_format
+HALF_PRECISION_MAX = 65_504
 ERROR_CHARACTERS_MAX = 300
 
 # The answers of an endpoint that refuses the texts themselves (too long, empty, not allowed). For
@@ -122,7 +123,10 @@ class OpenAIEmbedder:
     def _vectors(self, body: object, wanted: int) -> list[list[float]]:
         try:
             items = cast(Any, body)["data"]
-            by_index = {int(item["index"]): list[Any](item["embedding"]) for item in items}
+            by_index = {
+                int(index): list[Any](item["embedding"])
+                for index, item in zip(_indexes(items), items, strict=True)
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise EmbedderError(f"{self._where} answered without a list of embeddings") from error
         if sorted(by_index) != list(range(wanted)) or len(items) != wanted:
@@ -137,9 +141,11 @@ class OpenAIEmbedder:
                 f"{self._where} returned vectors of {len(vector)} numbers, not {self._dimensions}; "
                 f"set JOBSWORTH_EMBEDDER_DIMENSIONS={len(vector)} if that is this model's length"
             )
-        if not all(type(x) in (int, float) and math.isfinite(x) for x in vector):
-            raise EmbedderError(
-                f"{self._where} returned a vector in which a value is not a finite number"
+        if not all(type(x) in (int, float) and abs(x) <= HALF_PRECISION_MAX for x in vector):
+            # Of one text perhaps: it is found by asking again for fewer.
+            raise EmbedderRefused(
+                f"{self._where} returned a vector in which a value is not a finite number of half"
+                f" precision (at most {HALF_PRECISION_MAX:,})"
             )
         return [float(x) for x in vector]
 
@@ -164,3 +170,12 @@ def _error_text(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         text = response.text or response.reason_phrase
     return mask(" ".join(text.split()))[:ERROR_CHARACTERS_MAX]
+
+
+def _indexes(items: Sequence[Any]) -> list[Any]:
+    """The index of each item. Some endpoints leave out a 0, and some leave out all: those answer in
+    the order of the texts.
+    """
+    if not any("index" in item for item in items):
+        return list(range(len(items)))
+    return [item.get("index", 0) for item in items]

@@ -1,12 +1,21 @@
 """`job.recall`: what was remembered nearest to a query.
 
 In: a text. Out: memories of the job's team by similarity, best first. Only texts that are embedded
-already can be found.
+already can be found, and only by the embedder that made their vectors: what another one made is
+told once a minute.
 """
 
 from db.memory import memories
 from db.memory.memories import Hit
+from db.pool import Connection
+from worker import events
 from worker.attempt_state import AttemptState
+from worker.log import get_logger
+from worker.memory.embedders import Embedder
+from worker.repeats import Repeats
+
+log = get_logger()
+looked = Repeats()
 
 
 async def recall(
@@ -16,6 +25,7 @@ async def recall(
     embedder = state.tools.embedder
     [vector] = await embedder.embed([query])
     async with state.tools.database.connection() as connection:
+        await _tell_hidden(connection, embedder)
         space = await memories.get_or_create_space(connection, embedder.model, embedder.dimensions)
         return await memories.search(
             connection,
@@ -25,4 +35,18 @@ async def recall(
             team_id=state.job.team_id,
             thread_id=state.job.thread_id if thread_only else None,
             source_kind=kind,
+        )
+
+
+async def _tell_hidden(connection: Connection, embedder: Embedder) -> None:
+    if not looked.due(f"{embedder.model} {embedder.dimensions}"):
+        return
+    for one in await memories.hidden(connection, embedder.model, embedder.dimensions):
+        log.warning(
+            events.MEMORIES_HIDDEN,
+            model=one.model,
+            dimensions=one.dimensions,
+            memories=one.memories,
+            embedder=embedder.model,
+            remedy=memories.HIDDEN_REMEDY,
         )

@@ -15,10 +15,12 @@ from structlog.testing import capture_logs
 from db.memory import memories
 from db.memory.memories import Text
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
+from jobsworth import Job, handler
 from tests.providers.openai_stub import CUT, SERVER_ERROR, Fault, OpenAIStub, too_many
-from tests.support import Workers, until
+from tests.support import Workers, run_cli, until
+from tests.worker.job_api import JobApi, registered
 from worker import events
-from worker.memory import embed
+from worker.memory import embed, recall
 from worker.memory.embed import delay_seconds, embed_due
 from worker.memory.embedders import Embedder, HashingEmbedder
 from worker.memory.openai_embedder import OpenAIEmbedder
@@ -151,6 +153,63 @@ async def test_a_poison_text_delays_nobody_but_itself(
     assert "poison" not in str(logs)
     # Halving: two requests for each level, not one for each text.
     assert len(provider.requests) <= 2 * 4 + 1
+
+
+async def test_a_vector_beyond_half_precision_delays_no_other_text(
+    database: Database, conn: Connection, provider: OpenAIStub, embedder: OpenAIEmbedder
+) -> None:
+    """The endpoint answers for the text; what it answers cannot be stored."""
+
+    def grow(body: Any) -> Any:
+        for item in body["data"]:
+            if sum(item["embedding"]) == 7:  # the text of seven words
+                item["embedding"][0] = 1e6
+        return body
+
+    provider.always(Fault(edit=grow))
+    await put(conn, "a", "b c", "one two three four five six seven", "d e f")
+    assert await embed_pending(database, embedder) == 3
+    [left] = await fetch_all(conn, OUTBOX)
+    assert left["text"].startswith("one two")
+    assert "half precision" in left["last_error"]
+
+
+async def test_memories_of_another_embedder_are_told(
+    database: Database, conn: Connection, database_url: str
+) -> None:
+    """No search finds them: `memory search`, `recall`, `doctor` and `status` say so."""
+    await put(conn, "the tower clock is slow", "the shop opens at nine")
+    assert await embed_pending(database, HashingEmbedder(16)) == 2
+    told = "2 memories were made by another embedder, jobsworth-lexical-1 with 16 dimensions"
+    search = run_cli("memory", "search", "tower", url=database_url)
+    assert told in search.stderr
+    assert "JOBSWORTH_EMBEDDER_URL" in search.stderr
+    for command in ("status", "doctor"):
+        said = " ".join(run_cli(command, url=database_url).stdout.split())
+        assert told in said, command
+    env = {"JOBSWORTH_EMBEDDER_DIMENSIONS": "16"}
+    for words in (("memory", "search", "tower"), ("status",), ("doctor",)):
+        ended = run_cli(*words, url=database_url, env=env)
+        assert "another embedder" not in ended.stdout + ended.stderr
+
+
+async def test_a_recall_logs_what_it_cannot_find(database_url: str) -> None:
+    recall.looked.forget()
+    with registered():
+
+        @handler("ask")
+        async def ask(job: Job) -> list[str]:
+            return [hit.text for hit in await job.recall("tower")]
+
+        async with JobApi.open(database_url, HashingEmbedder(64)) as api:
+            async with api.database.connection() as connection:
+                await put(connection, "the tower clock is slow")
+            await embed_pending(api.database, HashingEmbedder(16))
+            with capture_logs() as logs:
+                assert (await api.run("ask")).result == []
+                await api.run("ask")
+    [hidden] = named(logs, events.MEMORIES_HIDDEN)
+    assert (hidden["dimensions"], hidden["memories"]) == (16, 1)
 
 
 async def test_when_every_text_is_refused_it_is_the_embedder_that_failed(

@@ -12,6 +12,7 @@ from db.deployments import environments
 from db.diagnosis import checkup, fitness, violations
 from db.errors import JobsworthError
 from db.memory import memories
+from db.memory.memories import Outbox
 from db.migrate import check
 from db.money import books
 from db.pool import Connection
@@ -24,6 +25,7 @@ from worker.cli.terminal.database import connection_to, database_url, schema_mis
 from worker.cli.terminal.times import span
 from worker.cli.terminal.words import BOOKS_REMEDY, count, worker_state
 from worker.deployments.pipeline.drift import find_drift
+from worker.memory.choice import space_of
 from worker.settings import Settings
 
 TRANSACTION_SECONDS_MAX = 300.0
@@ -104,7 +106,7 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
         "violations": lambda: _violations(conn),
         "books": lambda: _books(conn),
         "schedules": lambda: _schedules(conn),
-        "memory": lambda: _memory(conn),
+        "memory": lambda: _memory(conn, settings),
         "webhooks": lambda: check_webhooks(conn, settings),
         "environments": lambda: _environments(conn, settings.releases_dir),
     }
@@ -265,8 +267,16 @@ async def _books(conn: Connection) -> list[Finding]:
     ]
 
 
-async def _memory(conn: Connection) -> list[Finding]:
+async def _memory(conn: Connection, settings: Settings) -> list[Finding]:
     outbox = await memories.outbox(conn)
+    hidden = await memories.hidden(conn, *space_of(settings))
+    return [
+        *_outbox(outbox),
+        *(warning("memory", str(one), memories.HIDDEN_REMEDY) for one in hidden),
+    ]
+
+
+def _outbox(outbox: Outbox) -> list[Finding]:
     if not outbox.pending:
         return [ok("memory", "every text is embedded")]
     text = f"{outbox.pending:,} texts wait to be embedded, {outbox.failing:,} of them failed before"

@@ -14,6 +14,8 @@ from rich.text import Text
 from db.diagnosis import checkup, violations
 from db.diagnosis.checkup import QueueCounts
 from db.errors import InvalidInput
+from db.memory import memories
+from db.memory.memories import Hidden
 from db.money import ledger
 from db.money.ledger import DailyUsage
 from db.pool import Connection
@@ -34,6 +36,7 @@ from worker.cli.terminal.output import (
 )
 from worker.cli.terminal.times import span
 from worker.cli.views.tables import NO_WORKER, emit_queues, emit_workers
+from worker.memory.choice import space_of
 from worker.settings import Settings, load_settings
 
 VIOLATIONS_SECONDS = 5.0
@@ -42,13 +45,16 @@ WATCH_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of the installation; `violations` is None if counting them took too long."""
+    """The state of the installation; `violations` is None if counting them took too long; `hidden`
+    are memories that the embedder of these settings cannot find.
+    """
 
     workers: list[Worker]
     queues: list[QueueCounts]
     counts: Counts
     spent: DailyUsage
     violations: int | None
+    hidden: list[Hidden]
 
 
 @click.command("status", cls=Verb, examples=["jobsworth status", "jobsworth status --watch"])
@@ -64,7 +70,7 @@ def status(watch: bool, as_json: bool) -> ExitCode:
         raise InvalidInput("--watch and --json do not go together", "choose one of them")
     if watch:
         run_async(lambda: _watch(settings))
-    found = run_in_database(read, settings)
+    found = run_in_database(lambda conn: read(conn, settings), settings)
     if as_json:
         emit_json(_document(found, settings))
     else:
@@ -72,7 +78,7 @@ def status(watch: bool, as_json: bool) -> ExitCode:
     return ExitCode.NO if found.violations else ExitCode.OK
 
 
-async def read(conn: Connection) -> Status:
+async def read(conn: Connection, settings: Settings) -> Status:
     """Read the state of the installation."""
     return Status(
         workers=await workers.list_workers(conn),
@@ -80,6 +86,7 @@ async def read(conn: Connection) -> Status:
         counts=await jobs.counts(conn),
         spent=await ledger.get_daily_usage(conn),
         violations=await violations.count(conn, VIOLATIONS_SECONDS),
+        hidden=await memories.hidden(conn, *space_of(settings)),
     )
 
 
@@ -89,7 +96,7 @@ async def _watch(settings: Settings) -> None:
     async with connected(settings) as conn:
         while True:
             began = time.monotonic()
-            found = await read(conn)
+            found = await read(conn, settings)
             if is_terminal():
                 clear_screen()
             _emit(found, settings)
@@ -110,6 +117,7 @@ def _document(status: Status, settings: Settings) -> dict[str, Any]:
         "oldest_queued_seconds": status.counts.oldest_queued_seconds,
         "spent_today": status.spent,
         "violations": status.violations,
+        "memories_hidden": status.hidden,
     }
 
 
@@ -123,6 +131,7 @@ def _emit(status: Status, settings: Settings) -> None:
                 f"{status.spent.total_tokens:,} tokens, {words.cost(status.spent)} USD",
             ),
             ("violations", _violations(status.violations)),
+            *(("memories", Text(str(one), style="yellow")) for one in status.hidden),
         ]
     )
     emit_heading("Workers")

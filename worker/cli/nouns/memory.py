@@ -12,7 +12,7 @@ from rich.text import Text
 
 from db.errors import InvalidInput, Unavailable
 from db.memory import memories
-from db.memory.memories import Hit
+from db.memory.memories import Hidden, Hit
 from db.pool import Connection
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
@@ -48,7 +48,7 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
         dimensions=settings.embedder_dimensions,
     )
 
-    async def work(conn: Connection) -> tuple[list[Hit], int]:
+    async def work(conn: Connection) -> tuple[list[Hit], int, list[Hidden]]:
         vector = await _vector(embedder, text)
         space = await memories.get_or_create_space(conn, embedder.model, embedder.dimensions)
         hits = await memories.search(
@@ -60,9 +60,12 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
             thread_id=thread_id,
             source_kind=kind,
         )
-        return hits, (await memories.outbox(conn)).pending
+        hidden = await memories.hidden(conn, embedder.model, embedder.dimensions)
+        return hits, (await memories.outbox(conn)).pending, hidden
 
-    hits, pending = run_in_database(work, settings)
+    hits, pending, hidden = run_in_database(work, settings)
+    for one in hidden:
+        say(f"note: {one}\n  → {memories.HIDDEN_REMEDY}")
     if pending:
         say(f"{pending:,} texts wait to be embedded and cannot be found yet")
     if as_json:
