@@ -33,6 +33,7 @@ from worker.daemon.judge import Judge
 from worker.daemon.processes import Process
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
+from worker.repeats import Repeats
 
 CONNECT_SECONDS = 3
 BEAT_TIMEOUT_MILLISECONDS = 2500
@@ -92,6 +93,7 @@ class Heartbeat(threading.Thread):
         self._vitals = vitals
         self._stopping = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
+        self._repeats = Repeats()
 
     def age_seconds(self) -> float:
         """Seconds since the last successful beat was begun."""
@@ -164,6 +166,7 @@ class Heartbeat(threading.Thread):
         self._judge.saw(others, began, answered)
         self.pulse = Pulse(worker_id, began, self.pulse.unbroken_since or answered)
         self._vitals.heartbeat_succeeded()
+        self._repeats.forget()
 
     def _beat_as(
         self, connection: psycopg.Connection[Any], worker_id: UUID
@@ -187,11 +190,13 @@ class Heartbeat(threading.Thread):
         return fresh
 
     def _missed(self, error: Exception) -> None:
-        log.warning(
-            events.HEARTBEAT_MISSED,
-            error=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            age_seconds=round(self.age_seconds(), 1) if self.pulse.worker_id else None,
-        )
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if self._repeats.due(said):
+            log.warning(
+                events.HEARTBEAT_MISSED,
+                error=said,
+                age_seconds=round(self.age_seconds(), 1) if self.pulse.worker_id else None,
+            )
         self._break()
         if self._connection is not None:
             self._connection.close()
