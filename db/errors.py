@@ -216,6 +216,11 @@ def translate(error: psycopg.Error) -> JobsworthError:
     return Refused(f"{message}: {detail}" if detail else message, hint or remedy_for(code), code)
 
 
+def of_driver(error: Exception) -> Exception:
+    """`translate` for an error of the driver; any other error as it is."""
+    return translate(error) if isinstance(error, psycopg.Error) else error
+
+
 def remedy_for(sqlstate: str) -> str:
     """What to do about an error with this code."""
     return next(

@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from worker.daemon import daemon
 from worker.settings import Settings, env_name
 
 ROOT = Path(__file__).parent.parent
@@ -191,6 +192,10 @@ def test_a_unit_notifies_is_watched_and_comes_back(name: str):
     assert keys["NotifyAccess"] == ["main"]
     assert keys["WatchdogSec"] == ["30"]
     assert keys["Restart"] == ["always"]
+    # A refused start does not come back every two seconds for ever.
+    assert keys["RestartPreventExitStatus"] == [str(daemon.REFUSED)]
+    assert int(keys["RestartSteps"][0]) > 0
+    assert int(keys["RestartMaxDelaySec"][0]) >= 60
     assert keys["ExecStart"] == ["/opt/jobsworth/bin/jobsworth worker"]
 
 

@@ -129,6 +129,8 @@ class Tools:
     """Connections that handlers may hold; None for those of `database`."""
     step_input_bytes: int = 2_000
     """How much of a step's arguments is kept with it."""
+    called: Callable[[str, str, int, int, float | None], None] = lambda *_: None
+    """Counts a settled call: its model, status, input and output tokens, and cost."""
     turns: Turns = field(default_factory=Turns)
     books: GroupCommit = field(init=False)
 

@@ -160,3 +160,202 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     EMBEDDER_FAILED: "the embedder did not answer; the texts are tried again later",
     EMBEDDER_REFUSED: "the embedder refused one text; it is tried again, ever more rarely",
 }
+
+OF_ATTEMPTS: Final = (
+    *("job_id", "lease_no", "mode", "queue", "attempt", "status", "outcome", "waited_ms"),
+    *("took_ms", "trace_id"),
+)
+# What every line of an event says, whatever else it has.
+FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    DAEMON_STARTED: (
+        "modes",
+        "pid",
+        "queues",
+        "slots",
+        "version",
+    ),
+    DAEMON_READY: ("schema",),
+    DAEMON_DRAINING: ("running",),
+    DAEMON_STOPPED: ("exit_code",),
+    DAEMON_FAILED: (
+        "error",
+        "remedy",
+    ),
+    SETTINGS_REFUSED: ("problems",),
+    SCHEMA_REFUSED: (
+        "error",
+        "remedy",
+    ),
+    HANDLER_REFUSED: (
+        "file",
+        "reason",
+        "remedy",
+    ),
+    HANDLER_MISSING: ("modes",),
+    SLOTS_STUCK: (
+        "modes",
+        "slots",
+    ),
+    LOOP_BLOCKED: (
+        "job_id",
+        "mode",
+        "remedy",
+        "seconds",
+        "stack",
+    ),
+    LOOP_FREED: ("seconds",),
+    LOOP_STUCK: ("seconds",),
+    LOOP_BROKEN: ("error",),
+    EXIT_REFUSED: (
+        "error",
+        "where",
+    ),
+    LEFTOVERS_DROPPED: ("leftovers",),
+    RUNNER_BROKEN: ("error",),
+    SIGNALS_TAKEN_BACK: (
+        "modes",
+        "signals",
+    ),
+    HEALTH_LISTENED: ("url",),
+    HEALTH_FAILED: (
+        "reason",
+        "remedy",
+    ),
+    DATABASE_LOST: (
+        "error",
+        "remedy",
+    ),
+    LISTEN_REFUSED: ("remedy",),
+    LISTEN_LOST: ("error",),
+    HEARTBEAT_MISSED: (
+        "age_seconds",
+        "error",
+    ),
+    ATTEMPTS_STOPPED: (
+        "jobs",
+        "reason",
+    ),
+    WORKER_REPLACED: (
+        "new",
+        "old",
+    ),
+    JOBS_RESCUED: (
+        "failed",
+        "job_ids",
+        "jobs",
+    ),
+    CLAIM_FAILED: ("error",),
+    ATTEMPT_ENDED: OF_ATTEMPTS,
+    STEPS_NOT_MET: (
+        "mode",
+        "names",
+        "steps",
+    ),
+    STEP_TYPE_CHANGED: (
+        "declared",
+        "step",
+    ),
+    ATTEMPT_LEASE_LOST: OF_ATTEMPTS,
+    ATTEMPTS_NOT_LOGGED: ("attempts",),
+    BATCH_RETRIED: (
+        "error",
+        "jobs",
+        "tries",
+    ),
+    FILES_FEW: (
+        "open_files",
+        "remedy",
+        "slots",
+    ),
+    CONNECTIONS_TAKEN: (
+        "connections",
+        "model",
+    ),
+    BATCH_SPLIT: ("error",),
+    ENDINGS_DELAYED: (
+        "error",
+        "job_id",
+        "jobs",
+        "seconds",
+    ),
+    JOBS_RELEASED: ("jobs",),
+    DEPLOYMENT_PHASE_ENDED: (
+        "detail",
+        "environment",
+        "passed",
+        "phase",
+    ),
+    DEPLOYMENT_ENDED: (
+        "environment",
+        "reason",
+        "sha",
+        "status",
+    ),
+    TRANSACTIONS_ENDED: ("transactions",),
+    TIMERS_PROMOTED: ("jobs",),
+    SCHEDULE_FIRED: (
+        "at",
+        "job_id",
+        "missed",
+        "run_id",
+        "schedule",
+    ),
+    SCHEDULE_SKIPPED: (
+        "reason",
+        "schedule",
+        "times",
+    ),
+    SCHEDULE_REFUSED: (
+        "error",
+        "remedy",
+        "schedule",
+    ),
+    SCHEDULE_UNDECLARED: ("schedules",),
+    APPROVALS_EXPIRED: ("approvals",),
+    WEBHOOK_DELIVERED: (
+        "delivery_id",
+        "tells",
+    ),
+    WEBHOOK_SWITCHED_OFF: ("webhook_id",),
+    ANSWER_CUT_SHORT: (
+        "finish_reason",
+        "model",
+    ),
+    CALLS_ABANDONED: ("calls",),
+    BUDGET_WARNED: ("budget",),
+    SPOOL_WRITTEN: (
+        "call_id",
+        "file",
+        "job_id",
+    ),
+    SPOOL_DRAINED: ("calls",),
+    SPOOL_FAILED: (
+        "call_id",
+        "folder",
+        "reason",
+        "remedy",
+    ),
+    SPOOL_REFUSED: (
+        "file",
+        "reason",
+        "remedy",
+    ),
+    LEDGER_CLOSED: ("day",),
+    UPKEEP_FAILED: (
+        "error",
+        "part",
+    ),
+    VIOLATIONS_FOUND: ("violations",),
+    EMBEDDINGS_WRITTEN: (
+        "model",
+        "seconds",
+        "texts",
+    ),
+    EMBEDDER_FAILED: ("error",),
+    EMBEDDER_REFUSED: (
+        "delay_seconds",
+        "error",
+        "outbox_id",
+        "tries",
+    ),
+}

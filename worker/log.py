@@ -25,6 +25,7 @@ from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 from db.errors import shown
 from worker.log_exceptions import bounded, structured, text_of
 from worker.masking import mask
+from worker.outages import Outages
 
 Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -32,14 +33,19 @@ Level = Literal["debug", "info", "warning", "error"]
 # Libraries whose ordinary lines are noise beside ours, or repeat addresses and statements.
 QUIET_LIBRARIES = (
     "alembic",
+    "anthropic",
     "asyncio",
+    "genai_prices",
     "httpcore",
     "httpcore2",
     "httpx",
     "httpx2",
+    "openai",
     "psycopg",
     "uvicorn",
 )
+# The pool warns each time that it cannot connect; `database.lost` says it once a minute.
+SILENT_LIBRARIES = ("psycopg.pool",)
 # Fields of these names hold users' content or secrets; their values are not shown.
 PRIVATE_FIELDS = frozenset(
     {
@@ -74,7 +80,7 @@ def configure_logging(
     severity = logging.getLevelNamesMapping()[level.upper()]
     sink = LineSink(out)
     structlog.configure(
-        processors=[*_common(), *render],
+        processors=[Outages(), *_common(), *render],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
         logger_factory=lambda *_: sink,
         cache_logger_on_first_use=True,
@@ -165,6 +171,8 @@ def _adopt_standard_logging(severity: int, render: list[Processor], sink: LineSi
     logging.basicConfig(handlers=[handler], level=severity, force=True)
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(severity, logging.WARNING))
+    for name in SILENT_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class _SinkHandler(logging.Handler):
@@ -203,6 +211,8 @@ def _presentable(_logger: object, _method: str, event: EventDict) -> EventDict:
     for name, value in event.items():
         if name in PRIVATE_FIELDS:
             event[name] = "(hidden)"
+        elif isinstance(value, BaseException) and name != "exc_info":
+            event[name] = bounded(text_of(value)) or type(value).__name__
         elif isinstance(value, str):
             event[name] = bounded(value)
     return event
@@ -213,8 +223,7 @@ def _json_renderer() -> list[Processor]:
 
 
 def _structured_exception(exc_info: ExcInfo) -> list[dict[str, Any]]:
-    error = cast("BaseException | None", exc_info[1])  # None of `exc_info=True` outside an except
-    return [] if error is None else structured(error)
+    return [] if exc_info[1] is None else structured(exc_info[1])
 
 
 def _to_json(_logger: object, _method: str, event: EventDict) -> bytes:

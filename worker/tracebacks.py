@@ -50,14 +50,15 @@ class Place(NamedTuple):
 
 
 def own_place(error: BaseException, function: Callable[..., Any] | None) -> Place | None:
-    """The innermost frame of the user's own code, else the innermost frame of all; None without
-    any. `function` is the handler: what lies in its package is the user's own, wherever that is.
+    """The innermost frame of the user's own code, else the innermost one that is not ours, or None.
+
+    `function` is the handler: what lies in its package is the user's own, wherever that is.
     """
     places = _places(error.__traceback__)
     home = _home(function)
-    return next((place for place in reversed(places) if _is_own(place, home)), None) or (
-        places[-1] if places else None
-    )
+    own = next((place for place in reversed(places) if _is_own(place, home)), None)
+    foreign = (place for place in reversed(places) if not place.file.startswith(_OURS))
+    return own or next(foreign, None)
 
 
 def traceback_of(error: BaseException, function: Callable[..., Any] | None = None) -> str | None:

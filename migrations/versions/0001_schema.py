@@ -59,7 +59,8 @@ drop function
   jobsworth.expire_approvals, jobsworth.time_out, jobsworth.supersede,
   jobsworth.environment_is_free,
   jobsworth.halfvec, jobsworth.cosine_distance,
-  jobsworth.shell_word, jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
+  jobsworth.why_held, jobsworth.why_attempt, jobsworth.why_again, jobsworth.shell_word,
+  jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
   jobsworth.why, jobsworth.of_request;
 
 drop table

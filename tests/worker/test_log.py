@@ -129,7 +129,7 @@ def test_passwords_in_connection_strings_are_hidden(text: str, line_format: log.
     stream = io.BytesIO()
     log.configure_logging("info", line_format, stream)
     log.get_logger().info(events.DATABASE_LOST, address=text)
-    logging.getLogger("psycopg.pool").warning("cannot reach %s", text)
+    logging.getLogger("psycopg").warning("cannot reach %s", text)
     try:
         raise ConnectionError(f"cannot reach {text}")
     except ConnectionError:
@@ -189,8 +189,7 @@ def _chain() -> BaseException:
 def _deep_groups() -> BaseException:
     error: BaseException = ValueError("leaf")
     for _ in range(3_000):
-        pair: list[BaseException] = [error, ValueError("beside")]
-        error = BaseExceptionGroup("deeper", pair)
+        error = BaseExceptionGroup("deeper", [error, ValueError("beside")])
     return error
 
 
@@ -218,12 +217,7 @@ def test_any_exception_makes_one_short_line(error: BaseException, said: str):
 
 def test_masking_does_not_read_what_is_cut(monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
-
-    def measured(text: str) -> str:
-        seen.append(len(text))
-        return text
-
-    monkeypatch.setattr("worker.log_exceptions.mask", measured)
+    monkeypatch.setattr("worker.log_exceptions.mask", lambda text: seen.append(len(text)) or text)
     stream = configured()
     log.get_logger().error(events.UPKEEP_FAILED, error="x" * 10_000_000)
     assert max(seen) <= 2 * CHARACTERS_MAX

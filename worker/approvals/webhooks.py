@@ -87,7 +87,7 @@ async def run(database: Database, *, secret: str, hosts: Collection[str]) -> Non
                     async with database.connection() as connection:
                         await webhooks.prune(connection, KEEP_DAYS, PRUNE_BATCH)
             except JobsworthError as error:
-                log.warning(events.UPKEEP_FAILED, part="webhooks", error=str(error))
+                log.warning(events.UPKEEP_FAILED, part="webhooks", error=error)
             with anyio.move_on_after(POLL_SECONDS * (0.8 + 0.4 * random())):
                 await freed.wait()
 
@@ -234,7 +234,7 @@ async def _deliver(
                 log.warning(events.WEBHOOK_SWITCHED_OFF, webhook_id=str(due.webhook_id))
     except JobsworthError as unmarked:
         # It is sent again after its lease.
-        log.warning(events.UPKEEP_FAILED, part="webhooks", error=str(unmarked))
+        log.warning(events.UPKEEP_FAILED, part="webhooks", error=unmarked)
     if error is None:
         log.debug(events.WEBHOOK_DELIVERED, delivery_id=str(due.id), tells=due.event)
         return answer

@@ -34,6 +34,7 @@ from worker.log import get_logger
 from worker.memory import embed
 from worker.memory.choice import from_settings as embedder_from_settings
 from worker.memory.embedders import Embedder
+from worker.outages import REMEDY
 from worker.outcomes import Released
 from worker.queue.wake import listen
 from worker.repeats import Repeats
@@ -115,10 +116,12 @@ class Daemon:
                     await self.work(tasks)
                     self._end_despite_threads()
             except SchemaMismatch as error:
-                log.error(events.SCHEMA_REFUSED, error=error.message)
+                log.error(events.SCHEMA_REFUSED, error=error.message, remedy=error.remedy)
+                systemd.status(f"refused: {error}")
                 parts.stop.fail(SCHEMA_REFUSED)
             except JobsworthError as error:
                 log.error(events.DAEMON_FAILED, error=error.message, remedy=error.remedy)
+                systemd.status(f"refused: {error}")
                 away = isinstance(error, DatabaseError)
                 parts.stop.fail(DATABASE_AWAY if away else REFUSED)
             systemd.stopping()
@@ -194,7 +197,7 @@ class Daemon:
                 why = database.tries.failure() or error
                 if monotonic() > give_up:
                     raise why from error
-                self._say_trouble(str(why))
+                self._say_trouble(why)
                 vitals.database_state = "lost"
             else:
                 if state.state != "ok":
@@ -207,11 +210,12 @@ class Daemon:
             pause = min(DATABASE_WAIT_SECONDS_MAX, pause * 2)
         return False
 
-    def _say_trouble(self, reason: str) -> None:
+    def _say_trouble(self, why: JobsworthError) -> None:
         """Log why the database cannot be used: at once, and then once a minute."""
-        if self._repeats.due(reason):
-            log.warning(events.DATABASE_LOST, error=reason)
-        self.parts.vitals.database_trouble = reason
+        if self._repeats.due(str(why)):
+            log.warning(events.DATABASE_LOST, error=why.message, remedy=why.remedy or REMEDY)
+        self.parts.vitals.database_trouble = str(why)
+        systemd.status(f"waits for its database: {why}")
 
     async def _drain_spool(self) -> None:
         """Settle spooled answers before the first claim, so that a job which goes on finds them."""
@@ -221,7 +225,7 @@ class Daemon:
             with anyio.move_on_after(SPOOL_SECONDS):
                 await spool.drain()
         except JobsworthError as error:
-            log.warning(events.UPKEEP_FAILED, part="spool", error=str(error))
+            log.warning(events.UPKEEP_FAILED, part="spool", error=error)
 
     async def _embed(self) -> None:
         await embed.run(
@@ -270,7 +274,7 @@ class Daemon:
             async with bounded(FLUSH_SECONDS), self.parts.database.connection() as connection:
                 await workers.leave(connection, worker_id)
         except JobsworthError as error:
-            log.warning(events.UPKEEP_FAILED, part="leave", error=str(error))
+            log.warning(events.UPKEEP_FAILED, part="leave", error=error)
 
     def _end_despite_threads(self) -> None:
         """End the process here if an attempt is left: its thread may never return.

@@ -25,6 +25,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from db.errors import of_driver
 from db.network import bounded_url, cut_after
 from db.queue import workers
 from db.sessions import begin_session_sync, connect_parameters
@@ -33,7 +34,6 @@ from worker.daemon.judge import Judge
 from worker.daemon.processes import Process
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
-from worker.repeats import Repeats
 
 CONNECT_SECONDS = 3
 BEAT_TIMEOUT_MILLISECONDS = 2500
@@ -93,7 +93,8 @@ class Heartbeat(threading.Thread):
         self._vitals = vitals
         self._stopping = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
-        self._repeats = Repeats()
+        self.trouble: Exception | None = None
+        """Why the last heartbeat failed; None if it did not."""
 
     def age_seconds(self) -> float:
         """Seconds since the last successful beat was begun."""
@@ -137,6 +138,9 @@ class Heartbeat(threading.Thread):
             self._vitals.heartbeat_tried()
             try:
                 self._beat()
+                if missed:
+                    self.trouble = None
+                    log.info(events.DATABASE_RECOVERED)
                 missed = 0
                 pause = self._beat_seconds * (0.9 + 0.2 * random())
                 pause = min(pause, self._judge.next_verdict_in(monotonic()))
@@ -166,7 +170,6 @@ class Heartbeat(threading.Thread):
         self._judge.saw(others, began, answered)
         self.pulse = Pulse(worker_id, began, self.pulse.unbroken_since or answered)
         self._vitals.heartbeat_succeeded()
-        self._repeats.forget()
 
     def _beat_as(
         self, connection: psycopg.Connection[Any], worker_id: UUID
@@ -190,13 +193,12 @@ class Heartbeat(threading.Thread):
         return fresh
 
     def _missed(self, error: Exception) -> None:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if self._repeats.due(said):
-            log.warning(
-                events.HEARTBEAT_MISSED,
-                error=said,
-                age_seconds=round(self.age_seconds(), 1) if self.pulse.worker_id else None,
-            )
+        self.trouble = of_driver(error)
+        log.warning(
+            events.HEARTBEAT_MISSED,
+            error=self.trouble,
+            age_seconds=round(self.age_seconds(), 1) if self.pulse.worker_id else None,
+        )
         self._break()
         if self._connection is not None:
             self._connection.close()

@@ -118,6 +118,7 @@ def make_parts(
         embedder,
         pricing or Pricing(),
         spooled=metrics.spooled,
+        called=metrics.called,
     )
     heartbeat = Heartbeat(
         direct_url,
@@ -262,6 +263,7 @@ def _tools(
     pricing: PriceSource,
     *,
     spooled: Callable[[], None],
+    called: Callable[[str, str, int, int, float | None], None],
 ) -> Tools:
     folder = folder_of(
         settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
@@ -285,6 +287,7 @@ def _tools(
         step_input_bytes=settings.step_input_bytes,
         instructions=settings.instructions,
         handlers_database=handlers_database,
+        called=called,
     )
 
 

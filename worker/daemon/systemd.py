@@ -14,9 +14,9 @@ def ready() -> None:
     _notify("READY=1")
 
 
-def status(text: str) -> None:
-    """Set the line that `systemctl status` shows."""
-    _notify("STATUS=" + " ".join(text.split()))
+def status(text: str, address: str | None = None) -> None:
+    """Set the line that `systemctl status` shows; `address` as for `watchdog`."""
+    _notify("STATUS=" + " ".join(text.split()), address)
 
 
 def stopping() -> None:

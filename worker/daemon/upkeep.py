@@ -142,7 +142,7 @@ class LookCost:
 
 def _say_failed(part: str, error: JobsworthError) -> None:
     if _repeats.due(f"{part}: {error}"):
-        log.warning(events.UPKEEP_FAILED, part=part, error=str(error))
+        log.warning(events.UPKEEP_FAILED, part=part, error=error)
 
 
 _repeats = Repeats()

@@ -11,11 +11,14 @@ import anyio
 
 from db.pool import Database
 from worker import events
+from worker.daemon import systemd
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.open_files import keep_standard_streams
 from worker.daemon.signals import Signals, Stop
 from worker.daemon.vitals import Deaf, Vitals
 from worker.log import get_logger
+from worker.masking import mask
+from worker.outages import REMEDY
 from worker.outcomes import Lost
 from worker.queue.attempt_log import AttemptLog
 from worker.queue.running import Running
@@ -62,6 +65,9 @@ class Watch:
         self._threads_stuck = 0
         self._stuck_since: float | None = None
         self._lost = False
+        self._told = ""
+        # A handler may change the environment.
+        self._notify_socket = systemd.notify_socket()
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -72,6 +78,7 @@ class Watch:
             self._attempt_log.flush()
             self._stop_without_lease()
             self._give_up_if_stuck()
+            self._tell_manager()
             self._take_signals_back()
             keep_standard_streams()
 
@@ -94,11 +101,30 @@ class Watch:
     def _tell_database(self, *, lost: bool) -> None:
         self._vitals.database_state = "lost" if lost else "ok"
         if lost:
-            log.warning(events.DATABASE_LOST, age_seconds=round(self._heartbeat.age_seconds(), 1))
+            trouble = self._heartbeat.trouble
+            log.warning(
+                events.DATABASE_LOST,
+                error=trouble or "no heartbeat was answered",
+                remedy=getattr(trouble, "remedy", "") or REMEDY,
+                age_seconds=round(self._heartbeat.age_seconds(), 1),
+            )
         else:
             log.info(events.DATABASE_RECOVERED)
             self._wakes.work.set()
             self._wakes.lost_claims.set()  # jobs whose attempts were stopped, or never began
+
+    def _tell_manager(self) -> None:
+        """Tell `systemctl status` what this worker does, when that has changed."""
+        vitals = self._vitals
+        doing = "stopping, " if vitals.draining else ""
+        text = f"{doing}{vitals.running} of {self._slots} slots run"
+        if vitals.stuck:
+            text += f", {vitals.stuck} of them cannot be stopped"
+        if self._lost:
+            text += f"; the database is lost: {self._heartbeat.trouble or 'no answer'}"
+        if text != self._told:
+            self._told = text
+            systemd.status(mask(text), self._notify_socket)
 
     def _look_for_deaf(self, at: float) -> None:
         """Tell of attempts that do not end: `why` says so of their jobs."""

@@ -309,14 +309,16 @@ class MeteredModel(WrapperModel):
         crash_points.reach("call.answered")
         usage = usage_of(response, pending.estimate, told)
         if usage is None or usage.source is not UsageSource.PROVIDER:
-            log.warning(events.CALL_USAGE_DOUBTED, model=self.model_id, request_id=call.request_id)
+            log.warning(
+                events.CALL_USAGE_DOUBTED, model=self.model_id, call_request_id=call.request_id
+            )
         unique = recorded.with_unique_ids(response, messages)
         document = recorded.document_of(pending.hashes, _timed(unique, call))
         if response.finish_reason in CUT_SHORT:
             log.warning(
                 events.ANSWER_CUT_SHORT,
                 model=self.model_id,
-                request_id=call.request_id,
+                call_request_id=call.request_id,
                 finish_reason=response.finish_reason,
             )
         cost, price_version = price_of(self.wrapped)

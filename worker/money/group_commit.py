@@ -117,7 +117,7 @@ class GroupCommit:
                     written.update(zip(with_commit, found, strict=True))
             batch.written = written
         except Exception as error:
-            log.warning(events.BATCH_SPLIT, writes=batch.size, error=str(error))
+            log.warning(events.BATCH_SPLIT, writes=batch.size, error=error)
         # Before the next batch is closed, so that these attempts' next writes can join it.
         batch.ended.set()
 

@@ -212,6 +212,14 @@ class PaidCall:
             booked = await tools.spool.settle(
                 tools.books, self._state.job.id, Paid(settlement, kept)
             )
+        took = settlement.usage
+        tools.called(
+            f"{self._provider}:{self._model}",
+            status.value,
+            took.input_tokens if took else 0,
+            took.output_tokens if took else 0,
+            None if cost is None else float(cost),
+        )
         if booked.freed:
             await self._wake_others(booked.freed)
         return booked.stands
@@ -242,7 +250,7 @@ class PaidCall:
             async with self._state.tools.database.connection() as connection:
                 await budgets.wake(connection, budget_ids)
         except JobsworthError as error:
-            log.warning(events.UPKEEP_FAILED, part="budgets", error=str(error))
+            log.warning(events.UPKEEP_FAILED, part="budgets", error=error)
 
 
 async def failed(call: PaidCall, error: BaseException) -> None:

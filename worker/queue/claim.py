@@ -193,7 +193,7 @@ class Claimer:
         if error.retriable:
             self._wakes.lost_claims.set()  # the claim may have been committed
         if self._repeats.due(str(error)):
-            log.warning(events.CLAIM_FAILED, error=str(error))
+            log.warning(events.CLAIM_FAILED, error=error)
         self._vitals.database_trouble = str(error)
         return ERROR_PAUSE_SECONDS * (0.5 + random())
 

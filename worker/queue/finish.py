@@ -78,12 +78,10 @@ class Finisher:
                 split = not is_passing(error)
                 if not split:
                     self._retried()
-                    log.warning(
-                        events.BATCH_RETRIED, jobs=len(batch), tries=tries + 1, error=str(error)
-                    )
+                    log.warning(events.BATCH_RETRIED, jobs=len(batch), tries=tries + 1, error=error)
                     split = await self._not_for_the_databases_sake(error, tries)
                 if split:
-                    log.warning(events.BATCH_SPLIT, jobs=len(batch), error=str(error))
+                    log.warning(events.BATCH_SPLIT, jobs=len(batch), error=error)
                     self._apart.add(batch, held=False)
                     return
                 tries += 1

@@ -84,7 +84,7 @@ class Promoter:
             try:
                 await self._look()
             except JobsworthError as error:
-                log.warning(events.UPKEEP_FAILED, part="promote", error=str(error))
+                log.warning(events.UPKEEP_FAILED, part="promote", error=error)
                 await anyio.sleep(ERROR_PAUSE_SECONDS)
                 self._arrived.set()
 

@@ -140,7 +140,7 @@ class Running:
         attempt = Attempt(job, lease, self._handlers[job.mode])
         self._attempts[job.lease_no] = attempt
         self._suspects += job.suspect
-        self._log.claimed(job.mode)
+        self._log.claimed(job.queue, job.mode)
         self._waiting.append(attempt)
         self._have_runner()
 
@@ -199,7 +199,9 @@ class Running:
         """Free the slot of a committed attempt; status None says that its lease was lost."""
         attempt = self._attempts.get(ended.lease.lease_no)
         if attempt is not None:
-            self._release(attempt, status, ended.transition.error)
+            transition = ended.transition
+            history = transition.history or BadEnding(transition.status, transition.error)
+            self._release(attempt, status, history)
 
     # A task costs more than a short job (48 µs a job with a task for each, 17 µs like this). So a
     # runner takes the next attempt, has another runner started for the rest, and runs its own.
@@ -264,7 +266,7 @@ class Running:
         transition = decide(outcome, self._tries(attempt), random())
         if transition is None:
             reason = outcome.reason if isinstance(outcome, Lost) else None
-            self._release(attempt, None, reason)
+            self._release(attempt, None, BadEnding("lost", reason))
         else:
             if attempt.state is not None and attempt.state.failed_steps:
                 transition = transition._replace(failed_steps=failures_of(attempt.state))
@@ -280,7 +282,7 @@ class Running:
             max_seconds=self._retry_max_seconds,
         )
 
-    def _release(self, attempt: Attempt, status: str | None, error: str | None) -> None:
+    def _release(self, attempt: Attempt, status: str | None, ending: BadEnding) -> None:
         # While slots are left, the claimer has found everything that there was; but it takes only
         # one suspect at a time.
         if self.free_slots() <= 0 or attempt.job.suspect:
@@ -290,4 +292,4 @@ class Running:
         self._suspects -= attempt.job.suspect
         if not self._attempts:
             self._all_free.set()
-        self._log.ended(attempt, status or "lost", error)
+        self._log.ended(attempt, status or "lost", ending)

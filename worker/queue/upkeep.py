@@ -28,6 +28,7 @@ from worker.queue.wake import Wakes
 
 TIMER_BATCH = 500
 RESCUE_BATCH = 500
+JOB_IDS_LOGGED_MAX = 20
 # One worker of all sweeps so much that 20,000 jobs that wait for one reason are seen within ten
 # seconds: in three looks, at most 2.4 s after each other, at 25 to 50 us a job. With 5,000 it took
 # five looks, the last of which found nothing. The others sweep a little, for the case that it does
@@ -267,7 +268,8 @@ class Rescuer:
                 return False
         crash_points.reach("rescue.committed")
         failed = sum(job["status"] == "failed" for job in jobs)
-        log.warning(events.JOBS_RESCUED, jobs=len(jobs), failed=failed)
+        job_ids = [str(job["id"]) for job in jobs[:JOB_IDS_LOGGED_MAX]]
+        log.warning(events.JOBS_RESCUED, jobs=len(jobs), failed=failed, job_ids=job_ids)
         self._rescued(len(jobs))
         self._promoter.ended([job["id"] for job in jobs])
         return True

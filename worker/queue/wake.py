@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 import anyio
 import psycopg
 
-from db.errors import Unavailable
+from db.errors import Unavailable, of_driver
 from db.network import bounded_url
 from db.pool import bounded
 from db.schema import render
@@ -109,7 +109,7 @@ async def listen(url: str, schema: str, wakes: Wakes, vitals: Vitals) -> None:
                     await _hear(connection, wakes, vitals)
         except (psycopg.Error, Unavailable) as error:
             if not lost:
-                log.warning(events.LISTEN_LOST, error=str(error).splitlines()[0])
+                log.warning(events.LISTEN_LOST, error=of_driver(error))
             lost = True
         await anyio.sleep(pause * (0.5 + random()))
         pause = min(RECONNECT_SECONDS_MAX, pause * 2)

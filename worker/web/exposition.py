@@ -66,16 +66,29 @@ class WorkerCollector(Collector):
 
 
 def _counters(metrics: Metrics) -> Families:
-    claims = CounterMetricFamily("jobsworth_claims", "Jobs claimed", labels=["mode"])
-    for mode, jobs in metrics.claims.items():
-        claims.add_metric([mode], jobs)
-    yield claims
-    finishes = CounterMetricFamily(
-        "jobsworth_finishes", "Attempts that ended, by outcome", labels=["mode", "outcome"]
+    yield _labeled("jobsworth_claims", "Jobs claimed", ["queue", "mode"], metrics.claims)
+    yield _labeled(
+        "jobsworth_finishes",
+        "Attempts that ended, by outcome",
+        ["queue", "mode", "outcome"],
+        metrics.finishes,
     )
-    for labels, attempts in metrics.finishes.items():
-        finishes.add_metric(labels, attempts)
-    yield finishes
+    yield _labeled(
+        "jobsworth_failures", "Jobs that failed for good", ["queue", "mode"], metrics.failures
+    )
+    yield _labeled(
+        "jobsworth_calls",
+        "Model calls that this worker has settled",
+        ["model", "status"],
+        metrics.calls,
+    )
+    yield _labeled(
+        "jobsworth_call_tokens", "Tokens of these calls", ["model", "kind"], metrics.tokens
+    )
+    costs = {(model,): cost for model, cost in metrics.costs.items()}
+    yield _labeled(
+        "jobsworth_call_cost_usd", "Known costs of these calls, in USD", ["model"], costs
+    )
     yield CounterMetricFamily(
         "jobsworth_lease_losses",
         "Attempts that wrote nothing because another worker held their job",
@@ -101,6 +114,15 @@ def _counters(metrics: Metrics) -> Families:
         metrics.spooled_answers,
     )
     yield CounterMetricFamily("jobsworth_embeddings", "Texts embedded", metrics.embeddings)
+
+
+def _labeled(
+    name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for of_labels, value in list(values.items()):
+        family.add_metric(of_labels, value)
+    return family
 
 
 def _histograms(metrics: Metrics) -> Families:

@@ -15,6 +15,9 @@ SECONDS_BOUNDS = (
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0,
 )  # fmt: skip
+# A handler may make up names of models. Those beyond this number share one series.
+MODELS_MAX = 100
+OTHER_MODELS = "other"
 
 
 class Histogram:
@@ -34,13 +37,19 @@ class Histogram:
 class Metrics:
     """Counters since the start of this worker.
 
-    Labels are only modes, for which this worker has handlers, and outcomes, which are fixed, so the
-    number of series is bounded; queues and threads are not, so they are no labels.
+    Labels are queues and modes, which this worker serves, outcomes and statuses, which are fixed,
+    and models, of which `MODELS_MAX` have series of their own. So the number of series is bounded;
+    threads and teams are not, so they are no labels.
     """
 
     def __init__(self) -> None:
-        self.claims: defaultdict[str, int] = defaultdict(int)
-        self.finishes: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.claims: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.finishes: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.failures: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.calls: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.costs: defaultdict[str, float] = defaultdict(float)
+        self._models: set[str] = set()
         self.job_wait = Histogram()
         self.job_run: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.lease_losses = 0
@@ -50,21 +59,44 @@ class Metrics:
         self.spooled_answers = 0
         self.loop_blocks: defaultdict[str, int] = defaultdict(int)
 
-    def claimed(self, mode: str, jobs: int = 1) -> None:
-        """Count claimed jobs of a mode."""
-        self.claims[mode] += jobs
+    def claimed(self, queue: str, mode: str, jobs: int = 1) -> None:
+        """Count claimed jobs of a queue and mode."""
+        self.claims[queue, mode] += jobs
 
     def finished(
-        self, mode: str, outcome: str, wait_seconds: float | None, run_seconds: float
+        self,
+        queue: str,
+        mode: str,
+        outcome: str,
+        wait_seconds: float | None,
+        run_seconds: float,
+        *,
+        for_good: bool = False,
     ) -> None:
-        """Count an attempt whose transition is committed.
+        """Count an attempt whose transition is committed; `for_good`: its job has failed.
 
         `wait_seconds` is the time from ready to started; None if unknown or counted before.
         """
-        self.finishes[mode, outcome] += 1
+        self.finishes[queue, mode, outcome] += 1
+        if for_good:
+            self.failures[queue, mode] += 1
         self.job_run[mode].observe(run_seconds)
         if wait_seconds is not None:
             self.job_wait.observe(wait_seconds)
+
+    def called(
+        self, model: str, status: str, input_tokens: int, output_tokens: int, cost: float | None
+    ) -> None:
+        """Count a model call that this worker has settled; a `cost` of None is unknown."""
+        if model not in self._models:
+            if len(self._models) >= MODELS_MAX:
+                model = OTHER_MODELS
+            self._models.add(model)
+        self.calls[model, status] += 1
+        self.tokens[model, "input"] += input_tokens
+        self.tokens[model, "output"] += output_tokens
+        if cost is not None:
+            self.costs[model] += cost
 
     def lease_lost(self, jobs: int = 1) -> None:
         """Count attempts that lost their lease."""

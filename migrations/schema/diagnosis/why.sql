@@ -66,6 +66,8 @@ create function jobsworth.why(job_id uuid)
 declare
   j jobsworth.reactive_jobs;
   other record;
+  attempt record;
+  held record;
 begin
   select x.* into j from jobsworth.reactive_jobs x where x.id = why.job_id;
   if not found then
@@ -85,15 +87,19 @@ begin
         then 'wait, or cancel it: jobsworth job cancel '
         else 'wait, or run it now: jobsworth job run-now ' end || j.id;
     when 'lane' then
-      select x.id, x.status into other from jobsworth.reactive_jobs x
+      select x.id, x.status, x.worker_id into other from jobsworth.reactive_jobs x
       where x.lane = j.lane and x.status = 'running' limit 1;
       if not found then
-        select x.id, x.status into other from jobsworth.reactive_jobs x
+        select x.id, x.status, x.worker_id into other from jobsworth.reactive_jobs x
         where x.id = jobsworth.lane_head(j.lane) and x.id <> j.id;
       end if;
+      -- Of a head that does not end by itself, the cause and the remedy are those of the lane.
+      select a.detail, a.remedy into attempt
+      from jobsworth.why_attempt(other.id, other.worker_id) a where other.status = 'running';
       detail := 'lane ' || j.lane || coalesce(', behind job ' || other.id || ' (' || other.status
-        || ')', ', next to be promoted');
-      remedy := coalesce('jobsworth why ' || other.id, 'nothing to do: a worker promotes it');
+        || coalesce(', ' || attempt.detail, '') || ')', ', next to be promoted');
+      remedy := coalesce(attempt.remedy, 'jobsworth why ' || other.id,
+        'nothing to do: a worker promotes it');
     when 'parents' then
       select p.id, p.status into other from jobsworth.job_edges e
       join jobsworth.reactive_jobs p on p.id = e.needs_job_id
@@ -126,7 +132,8 @@ begin
         || coalesce(jobsworth.shell_word(j.waiting_detail), 'NAME');
     when 'handler' then
       detail := 'no living worker knows the mode ' || j.mode;
-      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
+      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job: '
+        || 'jobsworth job cancel ' || j.id;
     when 'limit' then
       select coalesce(e.detail, coalesce(j.waiting_detail, 'a limit')
           || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
@@ -153,7 +160,7 @@ begin
     if exists (select 1 from jobsworth.queues q where q.name = j.queue and q.paused) then
       reason := 'paused';
       detail := 'queue ' || j.queue || ' is paused';
-      remedy := 'jobsworth queue resume ' || j.queue;
+      remedy := 'jobsworth queue resume ' || jobsworth.shell_word(j.queue);
     elsif not exists (select 1 from jobsworth.workers w
         where w.beaten_at > now() - interval '10 seconds' and not w.draining) then
       reason := 'no worker';
@@ -164,7 +171,8 @@ begin
           and not w.draining) then
       reason := 'no handler';
       detail := 'no living worker knows the mode ' || j.mode;
-      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job';
+      remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job: '
+        || 'jobsworth job cancel ' || j.id;
     elsif not exists (select 1 from jobsworth.workers w
         where j.mode = any(w.modes) and j.queue = any(w.queues)
           and w.beaten_at > now() - interval '10 seconds' and not w.draining) then
@@ -178,25 +186,36 @@ begin
     end if;
   elsif j.status = 'running' then
     reason := 'running';
-    select w.host, w.pid, w.deaf -> j.id::text as deaf, to_char((w.beaten_at
-        - (w.deaf -> j.id::text ->> 'seconds')::float8 * interval '1 second') at time zone 'utc',
-        'YYYY-MM-DD HH24:MI:SS') as told_at
-      into other from jobsworth.workers w where w.id = j.worker_id;
+    select w.host, w.pid into other from jobsworth.workers w where w.id = j.worker_id;
+    select a.detail, a.remedy into attempt from jobsworth.why_attempt(j.id, j.worker_id) a;
     detail := 'attempt ' || j.attempt || coalesce(' on ' || other.host || ', process ' || other.pid,
       ' of a worker that is gone: it will be rescued')
       || case when j.cancel_requested then ', cancel requested' else '' end
-      || case when other.deaf is null then '' else ', was told to end at ' || other.told_at
-        || ' UTC and cannot be stopped: ' || case when (other.deaf ->> 'thread')::boolean
-          then 'its thread has not returned' else 'its handler takes no notice' end end;
-    remedy := case when other.deaf is null then 'wait, or cancel it: jobsworth job cancel ' || j.id
-      else 'wait until it returns, or end process ' || other.pid || ' on ' || other.host
-        || ', whose jobs are then rescued; with isolate="process" a handler can be stopped' end;
+      || coalesce(', ' || attempt.detail, '') || coalesce(jobsworth.why_again(j.id), '');
+    remedy := coalesce(attempt.remedy, 'wait, or cancel it: jobsworth job cancel ' || j.id);
   else
     reason := j.status::text;
     detail := coalesce(j.error, 'ended at ' || to_char(j.finished_at at time zone 'utc',
       'YYYY-MM-DD HH24:MI:SS') || ' UTC');
     remedy := case when j.status = 'done' then 'nothing to do'
+      -- It would not fit the second time either.
+      when starts_with(j.error, 'the payload does not fit ')
+        then 'enqueue it anew with a payload that fits (jobsworth enqueue '
+          || jobsworth.shell_word(j.mode) || ' JSON), or mend the handler and run it again: '
+          || 'jobsworth job retry ' || j.id
       else 'run it again: jobsworth job retry ' || j.id end;
+  end if;
+  if j.status = 'queued' and reason in ('no slot', 'no worker', 'no handler') then
+    detail := detail || coalesce(jobsworth.why_again(j.id), '');
+  end if;
+  if j.finished_at is null then
+    select h.detail, h.remedy into held from jobsworth.why_held(j.id) h;
+    if held.detail is not null then
+      reason := case when j.status = 'queued' then 'held' else reason end;
+      detail := case when j.status = 'queued' then held.detail
+        else detail || '; ' || held.detail end;
+      remedy := held.remedy;
+    end if;
   end if;
   return next;
 end $$;

@@ -1,6 +1,7 @@
 -- Run jobs again.
 
--- Give a failed or canceled job a fresh start, as if it had just been inserted; run a job that
+-- Give a failed or canceled job a fresh start, as if it had just been inserted, and with it those of
+-- its children that did not end well: it would find them as they are, and fail again. Run a job that
 -- waits for a timer now. Returns its status.
 create function jobsworth.retry(job_id uuid) returns jobsworth.job_status
   language plpgsql
@@ -17,7 +18,19 @@ begin
     update jobsworth.reactive_jobs x set run_at = clock_timestamp() where x.id = j.id;
     perform jobsworth.reconsider(array[j.id], wait_for_locks => true);
   elsif j.status in ('failed', 'canceled') then
-    perform jobsworth.restart_locked(array[j.id]);
+    perform jobsworth.restart_locked(array[j.id] || array(
+      with recursive below as (
+        select c.id from jobsworth.reactive_jobs c
+        where c.parent_id = j.id and c.is_child and c.status in ('failed', 'canceled')
+        union all
+        select c.id from below b
+        join jobsworth.reactive_jobs c on c.parent_id = b.id
+        where c.is_child and c.status in ('failed', 'canceled')
+      )
+      select x.id from below b
+      join jobsworth.reactive_jobs x on x.id = b.id
+      where x.status in ('failed', 'canceled')
+      for no key update of x));
   else
     raise exception 'job % is %: only a failed, canceled or timed job can be run again',
       j.id, j.status using errcode = 'object_not_in_prerequisite_state',

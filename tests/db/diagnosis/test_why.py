@@ -149,7 +149,8 @@ async def test_why_a_job_waits_for_a_handler(conn: Connection) -> None:
     assert await why(conn, job_id) == (
         "handler",
         "no living worker knows the mode unheard",
-        "start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job",
+        "start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job: "
+        f"jobsworth job cancel {job_id}",
     )
 
 
@@ -180,7 +181,8 @@ async def test_why_a_queued_job_is_not_taken(conn: Connection) -> None:
     assert await why(conn, job_id) == (
         "no handler",
         "no living worker knows the mode answer",
-        "start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job",
+        "start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job: "
+        f"jobsworth job cancel {job_id}",
     )
     await add_worker(conn, serves=("other",))
     assert await why(conn, job_id) == (

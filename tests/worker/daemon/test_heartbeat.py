@@ -125,7 +125,8 @@ def test_after_a_restart_of_the_server_workers_rescue_as_before(
     scene.conn.close()
     server.restart("fast")
     for daemon in (doomed, judge):
-        daemon.wait_for("heartbeat.missed")
+        daemon.wait_for("database.lost")
+        daemon.wait_for("database.recovered")
     doomed.kill()
     judge.wait_for("jobs.rescued", jobs=1)
     assert scene.until_status(job_id, "done")["attempt"] == 2

@@ -45,7 +45,7 @@ def test_a_role_without_rights_is_told_and_works_once_it_has_them(
     worker = workers.start(url, env)
     lost = worker.wait_for("database.lost", 60)
     assert "permission denied for schema jobsworth" in lost["error"]
-    assert "jobsworth worker grant" in lost["error"]
+    assert "jobsworth worker grant" in lost["remedy"]
     address = worker.wait_for("health.listened", 60)
     ready = httpx.get(f"{address['url']}/readyz", timeout=30)
     assert ready.status_code == 503

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.scene import Scene
 from worker.daemon import systemd
 
 
@@ -76,3 +77,26 @@ def test_the_watchdog_is_told_twice_within_its_time(
         if value is not None:
             monkeypatch.setenv(name, str(os.getpid()) if value == "self" else value)
     assert systemd.watchdog_interval_seconds() == interval
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+def test_a_worker_tells_what_it_does_and_why_it_was_refused(
+    scene: Scene, manager: socket.socket
+) -> None:
+    daemon = scene.start({"NOTIFY_SOCKET": os.environ["NOTIFY_SOCKET"], "JOBSWORTH_SLOTS": "3"})
+    job_id = scene.enqueue("chaos.hold")
+    scene.until_noted("began", job_id, 1)
+    _hears(manager, "STATUS=1 of 3 slots run")
+    scene.open_gate()
+    _hears(manager, "STATUS=0 of 3 slots run")
+    daemon.terminate()
+    assert daemon.wait(60) == 0
+    scene.conn.execute("update jobsworth.alembic_version set version_num = '9999'")
+    scene.start({"NOTIFY_SOCKET": os.environ["NOTIFY_SOCKET"]})
+    _hears(manager, "STATUS=refused: ")
+
+
+def _hears(manager: socket.socket, wanted: str) -> None:
+    manager.settimeout(60)
+    while not manager.recv(4096).decode().startswith(wanted):
+        pass

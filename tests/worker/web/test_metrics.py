@@ -27,7 +27,7 @@ from worker.daemon.daemon import Daemon
 from worker.daemon.parts import make_parts
 from worker.memory.embedders import HashingEmbedder
 from worker.settings import load_settings
-from worker.web.metrics import SECONDS_BOUNDS, Histogram
+from worker.web.metrics import MODELS_MAX, SECONDS_BOUNDS, Histogram
 from worker.web.sampler import Samples, keep_sampling
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +41,10 @@ OFTEN = {"every_seconds": 0.1, "violations_every_seconds": 0.1}
 NAMES = {
     "jobsworth_claims_total",
     "jobsworth_finishes_total",
+    "jobsworth_failures_total",
+    "jobsworth_calls_total",
+    "jobsworth_call_tokens_total",
+    "jobsworth_call_cost_usd_total",
     "jobsworth_job_wait_seconds_bucket",
     "jobsworth_job_wait_seconds_count",
     "jobsworth_job_wait_seconds_sum",
@@ -79,8 +83,9 @@ NAMES = {
 
 async def test_every_metric_is_on_the_page(database_url: str) -> None:
     async with site(database_url) as here:
-        here.metrics.claimed("answer")
-        here.metrics.finished("answer", "done", 0.2, 1.5)
+        here.metrics.claimed("default", "answer")
+        here.metrics.finished("default", "answer", "done", 0.2, 1.5, for_good=True)
+        here.metrics.called("scripted:m-1", "ok", 70, 30, 0.25)
         page = await _sampled(here)
     assert {name for name in page if name.startswith("jobsworth_")} == NAMES
     assert "process_resident_memory_bytes" in page
@@ -89,21 +94,37 @@ async def test_every_metric_is_on_the_page(database_url: str) -> None:
 
 async def test_counters_show_what_was_counted(database_url: str) -> None:
     async with site(database_url) as here:
-        here.metrics.claimed("answer", 3)
-        here.metrics.claimed("plan")
-        here.metrics.finished("answer", "done", 0.2, 1.5)
-        here.metrics.finished("answer", "failed", None, 0.01)
+        here.metrics.claimed("default", "answer", 3)
+        here.metrics.claimed("slow", "plan")
+        here.metrics.finished("default", "answer", "done", 0.2, 1.5)
+        here.metrics.finished("default", "answer", "failed", None, 0.01, for_good=True)
+        here.metrics.called("scripted:m-1", "ok", 70, 30, 0.25)
+        here.metrics.called("scripted:m-1", "error", 0, 0, None)
+        for n in range(2 * MODELS_MAX):
+            here.metrics.called(f"made up {n}", "ok", 1, 1, None)
         here.metrics.lease_lost(2)
         here.metrics.rescued(4)
         here.metrics.batch_retried()
         here.metrics.spooled()
         here.metrics.embedded(64)
         page = await _page(here)
-    assert page["jobsworth_claims_total"] == {_labels(mode="answer"): 3, _labels(mode="plan"): 1}
-    assert page["jobsworth_finishes_total"] == {
-        _labels(mode="answer", outcome="done"): 1,
-        _labels(mode="answer", outcome="failed"): 1,
+    assert page["jobsworth_claims_total"] == {
+        _labels(queue="default", mode="answer"): 3,
+        _labels(queue="slow", mode="plan"): 1,
     }
+    assert page["jobsworth_finishes_total"] == {
+        _labels(queue="default", mode="answer", outcome="done"): 1,
+        _labels(queue="default", mode="answer", outcome="failed"): 1,
+    }
+    assert page["jobsworth_failures_total"] == {_labels(queue="default", mode="answer"): 1}
+    calls = page["jobsworth_calls_total"]
+    assert calls[_labels(model="scripted:m-1", status="ok")] == 1
+    assert calls[_labels(model="scripted:m-1", status="error")] == 1
+    assert calls[_labels(model="other", status="ok")] == MODELS_MAX + 1
+    assert len(calls) <= MODELS_MAX + 2
+    tokens = page["jobsworth_call_tokens_total"]
+    assert tokens[_labels(model="scripted:m-1", kind="input")] == 70
+    assert page["jobsworth_call_cost_usd_total"] == {_labels(model="scripted:m-1"): 0.25}
     assert page["jobsworth_lease_losses_total"] == {_labels(): 2}
     assert page["jobsworth_rescues_total"] == {_labels(): 4}
     assert page["jobsworth_batch_retries_total"] == {_labels(): 1}
@@ -260,13 +281,14 @@ async def test_violations_found_by_the_sampler_are_logged(database_url: str) -> 
 
 async def test_openmetrics_is_served_on_request(database_url: str) -> None:
     async with site(database_url) as here:
-        here.metrics.finished("answer", "done", 0.2, 1.5)
+        here.metrics.finished("default", "answer", "done", 0.2, 1.5)
         answer = await here.client.get(
             "/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"}
         )
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
-    assert 'jobsworth_finishes_total{mode="answer",outcome="done"} 1.0' in answer.text
+    labels = 'mode="answer",outcome="done",queue="default"'
+    assert f"jobsworth_finishes_total{{{labels}}} 1.0" in answer.text
 
 
 async def test_a_scrape_asks_the_database_nothing(database_url: str) -> None:

@@ -1,0 +1,1 @@
+"""Diagnosis, as an operator meets it."""
