@@ -62,9 +62,11 @@ faults: export PYTHONDONTWRITEBYTECODE =
 faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each rescue (FAULT_ROUNDS=11)
 	JOBSWORTH_FAULT_ROUNDS=$(FAULT_ROUNDS) $(VENV)/bin/python -m pytest -s tests/faults $(ARGS)
 
-faketime: ## install what sets the clock of a server in the fault tests (as root, on Debian)
+faketime: ## install what sets the clock of a server in the fault tests, from Debian (as root, or with sudo)
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime; }
+	    sudo=$$(test "$$(id -u)" = 0 || echo sudo); $$sudo apt-get update -qq && \
+	    $$sudo env DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq --yes --no-install-recommends libfaketime; }
 
 lock: $(STAMP) ## renew requirements.lock with the newest versions that fit
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group dev \

@@ -37,6 +37,7 @@ from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render, render_own
 from db.sessions import begin_session, begin_text, connect_parameters
 from db.transactions import commit
+from db.uninterrupted import uninterrupted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -208,8 +209,7 @@ class Database:
                 self._doubted_at = monotonic()
             else:
                 connection.answered_at = monotonic()
-            with anyio.CancelScope(shield=True):
-                await self.pool.putconn(connection)
+            await uninterrupted(self.pool.putconn(connection))
 
     @asynccontextmanager
     async def transaction(self, begin: LiteralString = BEGIN) -> AsyncGenerator[Connection]:
@@ -282,15 +282,19 @@ class Database:
         while True:
             connection = await self.pool.getconn()
             unproven = max(self._doubted_at, monotonic() - IDLE_SECONDS_UNPROVEN)
-            if connection.answered_at > unproven or await self._proves_itself(connection):
+            lives = connection.answered_at > unproven
+            try:
+                lives = lives or await self._proves_itself(connection)
+            finally:
+                if not lives:
+                    await connection.close()
+                    await uninterrupted(self.pool.putconn(connection))
+            if lives:
                 return connection
-            with anyio.CancelScope(shield=True):
-                await connection.close()
-                await self.pool.putconn(connection)
-                # Several may find out at once; the connections made since then are new.
-                if connection.answered_at > self._replaced_at:
-                    self._replaced_at = monotonic()
-                    await self.pool.drain()
+            # Several may find out at once; the connections made since then are new.
+            if connection.answered_at > self._replaced_at:
+                self._replaced_at = monotonic()
+                await uninterrupted(self.pool.drain())
 
     async def _proves_itself(self, connection: Connection) -> bool:
         self._lent.add(connection)

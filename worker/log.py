@@ -223,7 +223,8 @@ def _json_renderer() -> list[Processor]:
 
 
 def _structured_exception(exc_info: ExcInfo) -> list[dict[str, Any]]:
-    return [] if exc_info[1] is None else structured(exc_info[1])
+    error = cast("BaseException | None", exc_info[1])  # None of `exc_info=True` outside an except
+    return [] if error is None else structured(error)
 
 
 def _to_json(_logger: object, _method: str, event: EventDict) -> bytes:

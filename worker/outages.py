@@ -29,9 +29,11 @@ OF_PARTS = frozenset(
         events.UPKEEP_FAILED,
     }
 )
-# Failures of two parts within this time are one outage; after so long without any it is over.
+# Failures of two parts within this time are one outage.
 TOGETHER_SECONDS = 10.0
 REPEAT_SECONDS = 60.0
+# After so long without any it is over. Parts say the same once a minute themselves.
+OVER_SECONDS = 180.0
 REMEDY = "see that PostgreSQL runs and answers: jobsworth doctor"
 
 
@@ -99,5 +101,5 @@ class Outages:
         return {**event, "lost_seconds": round(now - began, 1), "left_out": left_out}
 
     def _forget_if_over(self, now: float) -> None:
-        if self._began is not None and now - self._failed_at > REPEAT_SECONDS:
+        if self._began is not None and now - self._failed_at > OVER_SECONDS:
             self._first, self._began, self._left_out = None, None, 0

@@ -1,5 +1,7 @@
 """The pool: bounds, transactions, plain SQL, and what happens when the server is away."""
 
+import asyncio
+import random
 import time
 from contextlib import suppress
 from typing import LiteralString
@@ -189,6 +191,27 @@ async def test_a_cancellation_waits_for_the_statement_and_keeps_the_connection(
     assert scope.cancelled_caught
     assert await fetch_val(conn, "select count(*) from t") == 1
     assert conn.info.backend_pid == pid
+
+
+async def test_no_cancellation_however_often_takes_a_connection_out_of_the_pool(
+    database_url: str,
+) -> None:
+    """`Task.cancel` ignores shields, and so do `asyncio.timeout` and `asyncio.wait_for`."""
+
+    async def work(pool: Database) -> None:
+        async with pool.transaction() as conn:
+            await execute(conn, "select pg_sleep(0.005)")
+            await execute(conn, "select 1")
+
+    drawn = random.Random(1)
+    async with Database(database_url, pool_min=2, pool_max=2, acquire_seconds=10) as pool:
+        for _ in range(40):
+            task = asyncio.create_task(work(pool))
+            while not task.done():
+                await asyncio.sleep(drawn.random() * 0.004)
+                task.cancel()
+        async with pool.connection(), pool.connection():
+            pass
 
 
 async def test_a_statement_has_a_bound(database_url: str, database: Database) -> None:

@@ -189,7 +189,8 @@ def _chain() -> BaseException:
 def _deep_groups() -> BaseException:
     error: BaseException = ValueError("leaf")
     for _ in range(3_000):
-        error = BaseExceptionGroup("deeper", [error, ValueError("beside")])
+        pair: list[BaseException] = [error, ValueError("beside")]
+        error = BaseExceptionGroup("deeper", pair)
     return error
 
 
@@ -217,7 +218,12 @@ def test_any_exception_makes_one_short_line(error: BaseException, said: str):
 
 def test_masking_does_not_read_what_is_cut(monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
-    monkeypatch.setattr("worker.log_exceptions.mask", lambda text: seen.append(len(text)) or text)
+
+    def measured(text: str) -> str:
+        seen.append(len(text))
+        return text
+
+    monkeypatch.setattr("worker.log_exceptions.mask", measured)
     stream = configured()
     log.get_logger().error(events.UPKEEP_FAILED, error="x" * 10_000_000)
     assert max(seen) <= 2 * CHARACTERS_MAX

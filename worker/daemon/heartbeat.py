@@ -34,6 +34,7 @@ from worker.daemon.judge import Judge
 from worker.daemon.processes import Process
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
+from worker.repeats import Repeats
 
 CONNECT_SECONDS = 3
 BEAT_TIMEOUT_MILLISECONDS = 2500
@@ -95,6 +96,7 @@ class Heartbeat(threading.Thread):
         self._connection: psycopg.Connection[Any] | None = None
         self.trouble: Exception | None = None
         """Why the last heartbeat failed; None if it did not."""
+        self._repeats = Repeats()
 
     def age_seconds(self) -> float:
         """Seconds since the last successful beat was begun."""
@@ -170,6 +172,7 @@ class Heartbeat(threading.Thread):
         self._judge.saw(others, began, answered)
         self.pulse = Pulse(worker_id, began, self.pulse.unbroken_since or answered)
         self._vitals.heartbeat_succeeded()
+        self._repeats.forget()
 
     def _beat_as(
         self, connection: psycopg.Connection[Any], worker_id: UUID
@@ -194,11 +197,12 @@ class Heartbeat(threading.Thread):
 
     def _missed(self, error: Exception) -> None:
         self.trouble = of_driver(error)
-        log.warning(
-            events.HEARTBEAT_MISSED,
-            error=self.trouble,
-            age_seconds=round(self.age_seconds(), 1) if self.pulse.worker_id else None,
-        )
+        if self._repeats.due(str(self.trouble)):
+            log.warning(
+                events.HEARTBEAT_MISSED,
+                error=self.trouble,
+                age_seconds=round(self.age_seconds(), 1) if self.pulse.worker_id else None,
+            )
         self._break()
         if self._connection is not None:
             self._connection.close()
