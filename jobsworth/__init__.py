@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from worker.llm.options import AgentOptions
     from worker.money.calls import BudgetExceeded, PriceUnknown
     from worker.money.open_call import OpenCall
+    from worker.money.saved import save_llm_call
     from worker.money.sending import CallLimited, CallRefused, Sending
     from worker.money.unusable import AnswerUnusable
     from worker.outcomes import Cancel, Fail, Retry, Snooze
@@ -128,6 +129,7 @@ __all__ = [
     "retry",
     "retry_run",
     "run_now",
+    "save_llm_call",
     "signal",
     "start_run",
     "start_run_sync",
@@ -198,6 +200,7 @@ _HOMES = {
     "retry": "db.queue.jobs",
     "retry_run": "db.runs.runs:retry",
     "run_now": "db.queue.jobs",
+    "save_llm_call": "worker.money.saved",
     "signal": "db.queue.signals:send",
     "start_run": "db.runs.runs:start",
     "start_run_sync": "db.runs.runs:start_sync",

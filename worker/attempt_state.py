@@ -34,6 +34,7 @@ from worker.memory.embedders import Embedder
 from worker.money.calls_open import CallsOpen
 from worker.money.group_commit import GroupCommit, WriteKind
 from worker.money.pricing import STANDARD, Priced, Terms
+from worker.money.recording import Recorder
 from worker.money.spool import Spool
 from worker.outcomes import Outcome, Parked, ParkSignal
 from worker.queue import forked
@@ -132,9 +133,13 @@ class Tools:
     called: Callable[[str, str, int, int, float | None], None] = lambda *_: None
     """Counts a settled call: its model, status, input and output tokens, and cost."""
     turns: Turns = field(default_factory=Turns)
+    record_days: int = 0
+    """For how many days what models are asked can be read."""
     books: GroupCommit = field(init=False)
+    recorder: Recorder = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recorder", Recorder(self.database, self.record_days))
         object.__setattr__(self, "books", GroupCommit(self.database))
 
 

@@ -71,6 +71,7 @@ SPOOL_WRITTEN: Final = "spool.written"
 SPOOL_DRAINED: Final = "spool.drained"
 SPOOL_FAILED: Final = "spool.failed"
 SPOOL_REFUSED: Final = "spool.refused"
+CALLS_UNRECORDED: Final = "calls.unrecorded"
 CALL_USAGE_DOUBTED: Final = "call.usage_doubted"
 LEDGER_CLOSED: Final = "ledger.closed"
 UPKEEP_FAILED: Final = "upkeep.failed"
@@ -150,6 +151,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SPOOL_DRAINED: "paid answers that were on disk are settled in the database",
     SPOOL_FAILED: "a paid answer cannot be kept on disk; only the database can still take it",
     SPOOL_REFUSED: "a file in the spool cannot be used; it is left alone",
+    CALLS_UNRECORDED: "what models are asked cannot be kept to be read; the calls are not affected",
     CALL_USAGE_DOUBTED: "a provider did not report a call's usage, contradicted itself, or exceeded"
     " the estimate; the call is booked at its upper estimate or more",
     LEDGER_CLOSED: "days of the ledger up to this one are summed up; nothing can be added to them",

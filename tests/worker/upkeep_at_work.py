@@ -23,6 +23,7 @@ from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.parts import upkeep_parts
 from worker.daemon.upkeep import Part
 from worker.daemon.vitals import Vitals
+from worker.money.recording import Recorder
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder
 from worker.outcomes import Canceled, Outcome
@@ -82,6 +83,7 @@ class Kept:
             self.attempts,
             self.promoter,
             Spool(database, nowhere),
+            Recorder(database, 7),
             self.wakes,
             RescueBounds(
                 RESCUE_SECONDS, crashes_max=3, retry_base_seconds=60, retry_max_seconds=3600

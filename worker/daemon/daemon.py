@@ -256,6 +256,7 @@ class Daemon:
         with anyio.move_on_after(FLUSH_SECONDS):
             await parts.running.wait_empty()
             await parts.promoter.wait_idle()
+            await parts.tools.recorder.write()
         parts.heartbeat.stop()
         await anyio.to_thread.run_sync(parts.heartbeat.join, FLUSH_SECONDS)
         await self._leave()

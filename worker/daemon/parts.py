@@ -34,6 +34,7 @@ from worker.llm.choice import CONNECTIONS_MIN, ModelChoice
 from worker.memory.embedders import Embedder
 from worker.money import upkeep as money_upkeep
 from worker.money.pricing import Pricing
+from worker.money.recording import Recorder
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder, folder_of
 from worker.queue import upkeep as queue_upkeep
@@ -181,6 +182,7 @@ def make_parts(
             running,
             promoter,
             tools.spool,
+            tools.recorder,
             wakes,
             RescueBounds(
                 after_seconds=settings.rescue_seconds,
@@ -215,6 +217,7 @@ def upkeep_parts(
     attempts: Attempts,
     promoter: Promoter,
     spool: Spool,
+    recorder: Recorder,
     wakes: Wakes,
     rescue: RescueBounds,
     *,
@@ -238,7 +241,7 @@ def upkeep_parts(
             database, heartbeat, vitals, attempts, rescuer, wakes, poll_seconds=poll_seconds
         ),
         look_for_due_parts(database, due_parts),
-        *money_upkeep.parts(database, spool, windows_days=windows_days),
+        *money_upkeep.parts(database, spool, recorder, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),
         *scheduling,
     ]
@@ -288,6 +291,7 @@ def _tools(
         instructions=settings.instructions,
         handlers_database=handlers_database,
         called=called,
+        record_days=settings.record_calls,
     )
 
 

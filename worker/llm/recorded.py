@@ -8,9 +8,9 @@ may go on with a conversation.
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 from pydantic_ai.messages import (
@@ -79,28 +79,45 @@ def tools_text(parameters: ModelRequestParameters) -> bytes:
     return _canonical([_tools(parameters), instructions])
 
 
-def asked_hashes(
+class Asked(NamedTuple):
+    """What is asked: the SHA-256 (hex) of each part of the request, by its name; and its texts.
+
+    The texts are JSON: first all that is sent besides the messages, then each message.
+    """
+
+    hashes: dict[str, str]
+    texts: list[bytes]
+
+
+def asked_of(
     messages: Sequence[ModelMessage],
     settings: ModelSettings,
     parameters: ModelRequestParameters,
     unrecorded_tools: Collection[str] = (),
-) -> dict[str, str]:
-    """What is asked: the SHA-256 (hex) of each part of the request, by its name.
+) -> Asked:
+    """What this request asks.
 
     The results of `unrecorded_tools` are left out: they may differ each time.
     """
     dumped = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
     instructions = [message.pop("instructions", None) for message in dumped]
     parts = [part.content for part in parameters.instruction_parts or ()]
-    told = [_told(message, unrecorded_tools) for message in dumped]
+    told = [_canonical(_told(message, unrecorded_tools)) for message in dumped]
     how = {key: value for key, value in settings.items() if key not in _NOT_ASKED}
-    asked: dict[str, Any] = {
-        "messages": told,
+    besides: dict[str, Any] = {
         "instructions": [instructions, parts],
         "tools or output type": _tools(parameters),
         "settings": how,
     }
-    return {what: hashlib.sha256(_canonical(value)).hexdigest() for what, value in asked.items()}
+    texts = {what: _canonical(value) for what, value in besides.items()}
+    hashes = {
+        what: hashlib.sha256(text).hexdigest()
+        for what, text in {"messages": b"\n".join(told), **texts}.items()
+    }
+    # Each message names its instructions, mostly the same.
+    named = dict.fromkeys(str(each) for each in instructions if each)
+    texts["instructions"] = _canonical(parts or list(named))
+    return Asked(hashes, [b"{%s}" % b", ".join(_members(texts)), *told])
 
 
 def with_unique_ids(response: ModelResponse, messages: Sequence[ModelMessage]) -> ModelResponse:
@@ -139,6 +156,11 @@ def _tools(parameters: ModelRequestParameters) -> dict[str, Any]:
 
 def _definition(tool: ToolDefinition) -> list[Any]:
     return [tool.name, tool.description, tool.parameters_json_schema, tool.strict]
+
+
+def _members(texts: Mapping[str, bytes]) -> Iterator[bytes]:
+    for what, text in texts.items():
+        yield b"%s: %s" % (json.dumps(what).encode(), text)
 
 
 def _told(message: dict[str, Any], unrecorded_tools: Collection[str]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class PendingRequest(NamedTuple):
     """A request that is to be answered: its step, what it asks, its estimate."""
 
     step: str
-    hashes: dict[str, str]
+    asked: recorded.Asked
     settings: ModelSettings
     estimate: Estimate
 
@@ -222,7 +222,7 @@ class MeteredModel(WrapperModel):
         return PendingRequest(
             self._conversation.next_request,
             # Without the model's own settings: another model of a fallback may read the record.
-            recorded.asked_hashes(
+            recorded.asked_of(
                 messages, given or {}, parameters, self._conversation.unrecorded_tools
             ),
             settings,
@@ -287,12 +287,14 @@ class MeteredModel(WrapperModel):
             await connection.aclose()
             await call.unsent(error)
             raise
+        state = self._conversation.state
+        state.tools.recorder.note(call.id, state.job.team_id, pending.asked.texts)
         return call
 
     def _replayed(self, pending: PendingRequest, document: Any) -> ModelResponse:
         """The recorded response. Raises `Fail` if it was recorded for another request."""
         response = _response_of(pending.step, document)
-        changed = recorded.changed(document, pending.hashes)
+        changed = recorded.changed(document, pending.asked.hashes)
         if changed and self._conversation.if_changed == "fail":
             raise Fail(_changed(pending.step, changed))
         return self._conversation.take(response)
@@ -313,7 +315,7 @@ class MeteredModel(WrapperModel):
                 events.CALL_USAGE_DOUBTED, model=self.model_id, call_request_id=call.request_id
             )
         unique = recorded.with_unique_ids(response, messages)
-        document = recorded.document_of(pending.hashes, _timed(unique, call))
+        document = recorded.document_of(pending.asked.hashes, _timed(unique, call))
         if response.finish_reason in CUT_SHORT:
             log.warning(
                 events.ANSWER_CUT_SHORT,

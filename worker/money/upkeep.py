@@ -13,6 +13,7 @@ from worker import events
 from worker.daemon.upkeep import Did, Part
 from worker.log import get_logger
 from worker.money import days
+from worker.money.recording import Recorder
 from worker.money.spool import Spool
 
 ABANDONED_BATCH = 200
@@ -21,25 +22,34 @@ ABANDONED_PERIOD_SECONDS = 10.0
 # Costs a listing of a folder, and no statement while it is empty.
 SPOOL_PERIOD_SECONDS = 2.0
 WINDOWS_PERIOD_SECONDS = 60.0
+# Costs nothing while no call is sent.
+RECORD_PERIOD_SECONDS = 1.0
 WINDOWS_PAUSE_SECONDS = 0.2
 FIRST_ID = UUID(int=0)
 
 log = get_logger()
 
 
-def parts(database: Database, spool: Spool, *, windows_days: int) -> list[Part]:
+def parts(database: Database, spool: Spool, recorder: Recorder, *, windows_days: int) -> list[Part]:
     """`windows_days` is how long the ended windows of budgets are kept."""
     windows = Windows(database, windows_days)
     return [
         Part("spool", SPOOL_PERIOD_SECONDS, partial(_settle_spooled, spool)),
         Part("calls", ABANDONED_PERIOD_SECONDS, partial(_settle_abandoned, database)),
         Part("windows", WINDOWS_PERIOD_SECONDS, windows.forget),
+        Part("recorded calls", RECORD_PERIOD_SECONDS, partial(_tend_recorded, recorder)),
         Part("ledger", days.PERIOD_SECONDS, partial(_close_day, days.Closer(database))),
     ]
 
 
 async def _settle_spooled(spool: Spool) -> Did:
     await spool.drain()
+    return Did()
+
+
+async def _tend_recorded(recorder: Recorder) -> Did:
+    await recorder.write()
+    await recorder.forget_old()
     return Did()
 
 

@@ -258,6 +258,12 @@ class Settings(BaseSettings):
         max_length=20_000,
         description="instructions for the shipped modes, beside those for their tasks",
     )
+    record_calls: int = Field(
+        7,
+        ge=0,
+        le=3_650,
+        description="days for which it can be read what models were asked (job calls); 0: none",
+    )
     embedder_url: HttpUrl = Field(
         None,
         description="an OpenAI-compatible embeddings endpoint; unset, the offline lexical embedder",

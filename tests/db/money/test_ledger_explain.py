@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, LiteralString
+from uuid import UUID
 
 import pytest
 
 from db.diagnosis import health
-from db.money import days, ledger, repricing
+from db.money import call_texts, days, ledger, repricing
 from db.pool import Connection, begun, execute, fetch_all, fetch_val
 
 pytestmark = pytest.mark.both
@@ -42,6 +43,21 @@ select l.call_id, 'adjust', l.provider, l.model, 0.1, true, l.occurred_at
 from jobsworth.token_ledger l
 where l.occurred_at < now() - interval '1 day' and l.input_tokens = 10
 limit 20000
+"""
+LOAD_TEXTS: LiteralString = """
+with sent as (
+  insert into jobsworth.llm_calls (job_id, provider, model, request_id)
+  select lpad(to_hex(n / 5), 32, '0')::uuid, 'acme', 'large', 'r' || n
+  from generate_series(1, 20000) n
+  returning id, job_id
+), kept as (
+  insert into jobsworth.call_records (call_id, day, asked)
+  select s.id, current_date - mod(n, 20)::int, array[decode(md5(n::text), 'hex')]
+  from (select id, row_number() over () as n from sent) s
+)
+insert into jobsworth.call_texts (day, hash, text)
+select current_date - mod(n, 20)::int, decode(md5(n::text), 'hex'), repeat('text ', 20)
+from generate_series(1, 20000) n
 """
 QUIET: LiteralString = "alter table jobsworth.token_ledger set (autovacuum_enabled = false)"
 HEAP_BLOCKS: LiteralString = "select pg_relation_size('jobsworth.token_ledger') / 8192"
@@ -140,3 +156,18 @@ async def _touched(conn: Connection, *tables: str) -> int:
     await conn.execute("select pg_stat_force_next_flush()")
     await conn.execute("select pg_stat_clear_snapshot()")
     return await fetch_val(conn, TOUCHED, {"tables": list(tables or "%")})
+
+
+async def test_texts_of_calls_are_read_and_forgotten_by_index(conn: Connection) -> None:
+    await execute(conn, LOAD_TEXTS)
+    job = UUID(int=7)
+    read: dict[str, tuple[LiteralString, dict[str, Any]]] = {
+        "read": (call_texts.READ, {"job_id": job}),
+        "forget": (call_texts.FORGET, {"days": 7, "most": 10}),
+        "forget nothing": (call_texts.FORGET, {"days": 900, "most": 10}),
+    }
+    for analyzed in (False, True):
+        if analyzed:
+            await execute(conn, "analyze jobsworth.call_texts, jobsworth.call_records")
+        for name, (text, values) in read.items():
+            assert await blocks(conn, text, values) < 150, (name, analyzed)

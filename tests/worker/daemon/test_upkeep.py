@@ -57,15 +57,15 @@ class Round:
         monkeypatch.setattr(Wake, "wait", wait)
 
     async def over(self) -> bool:
-        return len(self.rests) == 12
+        return len(self.rests) == 13
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_nine_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_ten_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
     """Timers, strays, due_parts, unknown modes, abandoned calls, reserved tokens, environments,
-    budgets' windows and the ledger's days ask once each, cancels not."""
+    budgets' windows, old texts of calls and the ledger's days ask once each, cancels not."""
     await api.database.execute(CLOSE_LEDGER)
     await api.enqueue("answer", delay=3600)
     if waiting:
@@ -76,7 +76,7 @@ async def test_a_round_without_work_is_nine_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "recent" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 9 + waiting
+    assert len(asked.asked) == 10 + waiting
 
 
 async def test_a_worker_without_work_asks_less_than_four_times_a_second(api: JobApi) -> None:
@@ -84,8 +84,8 @@ async def test_a_worker_without_work_asks_less_than_four_times_a_second(api: Job
     defaults = load_settings()
     parts = Kept(api.database, heartbeat(api.url, uuid4()), SteeredJudge()).parts
     periods = {part.name: part.period_seconds for part in parts}
-    # Without attempts there are no cancels to look for, and an empty spool is no statement.
-    del periods["cancel"], periods["spool"]
+    # Without attempts there are no cancels to look for, and nothing to write is no statement.
+    del periods["cancel"], periods["spool"], periods["recorded calls"]
     # Rescue asks the judge, who saw the others with the last heartbeat.
     del periods["rescue"]
     # Schedules hear from due_parts when the next one is due.

@@ -21,7 +21,7 @@ from jobsworth import Job, handler
 from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of, model_at, model_by
-from worker.llm.recorded import UnknownShape, asked_hashes, document_of, response_of
+from worker.llm.recorded import UnknownShape, asked_of, document_of, response_of
 
 SCRIPT = '[[say first + call look {"n": 1} ;; call look {"n": 2} ;; say {results}]]'
 
@@ -76,7 +76,7 @@ def test_who_answered_is_no_part_of_the_question() -> None:
                 finish_reason=of_answer.get("finish"),
             ),
         ]
-        return asked_hashes(told, {}, ModelRequestParameters())
+        return asked_of(told, {}, ModelRequestParameters()).hashes
 
     assert asked() == asked(model_name="m", name="p", url="http://x", finish="stop")
 

@@ -15,7 +15,7 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RequestUsage
 
 from db.money.calls import Usage, UsageSource
-from worker.llm.recorded import asked_hashes, changed, document_of, response_of, with_unique_ids
+from worker.llm.recorded import asked_of, changed, document_of, response_of, with_unique_ids
 from worker.llm.usage import Estimate, Told, upper_estimate, usage_of
 from worker.money.pricing import Pricing
 
@@ -136,7 +136,8 @@ def test_what_is_asked_does_not_change_with_the_time_and_does_with_the_words() -
     from pydantic_ai.models import ModelRequestParameters
 
     def hashed(text: str, **settings: Any) -> dict[str, str]:
-        return asked_hashes(asking(text), settings, ModelRequestParameters())  # pyright: ignore[reportArgumentType]
+        asked = asked_of(asking(text), settings, ModelRequestParameters())  # pyright: ignore[reportArgumentType]
+        return asked.hashes
 
     assert hashed("a") == hashed("a")
     assert hashed("a") == hashed("a", timeout=3, extra_headers={"x": "y"})

@@ -105,6 +105,27 @@ def show_job(job: str, as_json: bool) -> None:
         job_view.emit_job(file)
 
 
+@job.verb("calls", "jobsworth job calls 0123456789ab")
+@options.job_id
+@options.as_json
+def show_calls(job: str, as_json: bool) -> None:
+    """Show what models were asked in a job, and what they said."""
+    from worker.cli.views import call_view
+
+    typed = ids.typed_job(job)
+
+    async def work(conn: Connection) -> list[call_view.Exchange]:
+        return await call_view.read(conn, await ids.find_job(conn, typed))
+
+    found = run_in_database(work)
+    if as_json:
+        emit_json(found)
+    elif found:
+        call_view.emit_exchanges(found)
+    else:
+        say("the job has called no model")
+
+
 @job.verb("why", "jobsworth why 0123456789ab")
 @options.job_id
 @options.as_json

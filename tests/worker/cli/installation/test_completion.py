@@ -32,7 +32,7 @@ def complete(url: str | None, line: str) -> list[str]:
 
 def test_commands_verbs_and_options_are_completed_without_a_database() -> None:
     assert complete(NOBODY, "jobsworth app") == ["approve", "approval"]
-    assert complete(NOBODY, "jobsworth job c") == ["cancel"]
+    assert complete(NOBODY, "jobsworth job ca") == ["calls", "cancel"]
     assert complete(NOBODY, "jobsworth help job run") == ["run-now"]
     assert complete(NOBODY, "jobsworth jobs --sta") == ["--status"]
     assert complete(NOBODY, "jobsworth job --sta") == ["--status"]
