@@ -8,7 +8,9 @@ Invariant: `effects` holds exactly what commits with the attempt's ending; `reco
 what is committed.
 """
 
+from asyncio import CancelledError
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -45,6 +47,8 @@ from worker.steps.input_hash import Input, input_hash
 R = TypeVar("R")
 T = TypeVar("T")
 
+# How often to look whether a thread has ended whose end its task was kept from hearing of.
+LOOK_SECONDS = 0.02
 # Hexadecimal digits by which an effect without a name is told from the others of its job.
 KEY_DIGITS = 12
 
@@ -248,24 +252,49 @@ class AttemptState:
     async def run_in_thread(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return what `fn` returns in a thread, or raise what it raises.
 
-        A thread cannot be interrupted: until `fn` returns, slot and job stay taken.
+        A thread cannot be interrupted: until `fn` returns, slot and job stay taken. So this ends
+        after `fn`, whatever cancels it; what has not begun then never does.
         """
+        begins, ended = [True], list[bool]()  # the thread and a cancellation both pop the first
 
         # An exception is carried out of the thread as a value: asyncio would throw it into the
         # task, where a GeneratorExit closes every coroutine up to the daemon's own.
         def safely() -> tuple[Any, BaseException | None]:
+            if not _popped(begins):
+                return None, None
             try:
                 value, error = fn(*args, **kwargs), None
             except BaseException as raised:
                 value, error = None, raised
             forked.leave_if_child(error)
+            ended.append(True)
             return value, error
 
         self.threads_running += 1
         try:
             value, error = await anyio.to_thread.run_sync(safely, limiter=self.tools.threads)
+        except BaseException:
+            # `Task.cancel` ignores the shield in there, and so do `asyncio.timeout` and `wait_for`.
+            if not _popped(begins):
+                await _until(ended)
+            raise
         finally:
             self.threads_running -= 1
         if error is not None:
             raise error
         return value
+
+
+def _popped(one: list[bool]) -> bool:
+    """Whether there was one to pop; of two threads, one gets it."""
+    try:
+        return one.pop()
+    except IndexError:
+        return False
+
+
+async def _until(ended: list[bool]) -> None:
+    with anyio.CancelScope(shield=True):
+        while not ended:
+            with suppress(CancelledError):
+                await anyio.sleep(LOOK_SECONDS)

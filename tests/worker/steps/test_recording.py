@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import anyio
+import pytest
 
 from db.queue.jobs import JobStatus
 from jobsworth import Job, handler
@@ -55,6 +58,40 @@ async def test_the_record_is_what_json_keeps_in_the_first_attempt_as_well(api: J
 
     job = await api.run("work")
     assert job.result == [1, {"at": str(UUID(int=7)), "nul": "a␀b"}]
+
+
+@pytest.mark.parametrize("waits", ["timeout", "wait_for", "cancel"])
+async def test_the_thread_of_a_step_ends_before_its_attempt_whatever_cancels_it(
+    api: JobApi, waits: str
+) -> None:
+    """asyncio's own cancellation ignores shields, and a thread cannot be interrupted."""
+    running, most = 0, 0
+
+    def slow() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.4)
+        running -= 1
+
+    @handler("work", failures_max=2)
+    async def work(job: Job) -> None:
+        assert running == 0, "the step of the attempt before is still running"
+        step = job.step("slow", slow)
+        if waits == "timeout":
+            async with asyncio.timeout(0.1):
+                await step
+        elif waits == "wait_for":
+            await asyncio.wait_for(step, 0.1)
+        else:
+            task = asyncio.current_task()
+            assert task is not None
+            for n in range(5):
+                asyncio.get_running_loop().call_later(0.1 + n / 20, task.cancel)
+            await step
+
+    job = await api.run("work")
+    assert (job.status, job.attempt, most, running) == (JobStatus.FAILED, 2, 1, 0)
 
 
 async def test_a_plain_function_of_a_step_runs_in_a_thread(api: JobApi) -> None:
