@@ -221,10 +221,14 @@ class World:
     def others(self, place: Place) -> list[Place]:
         return [one for one in self.places if one is not place]
 
-    def check(self) -> None:
-        """Nothing lost, nothing doubled, no lane overlapped, nobody taken for dead in error."""
+    def check(self) -> int:
+        """Nothing lost, nothing doubled, no lane overlapped, nobody taken for dead in error.
+
+        Returns how many jobs there were.
+        """
         self.scene.until_all_ended(120)
-        for row in self.scene.rows(ENDED):
+        ended = self.scene.rows(ENDED)
+        for row in ended:
             once = (row["status"], row["messages"], row["artifacts"])
             assert once == ("done", 1, 1), row
             assert row["crashes"] <= self.crashes[str(row["id"])], row
@@ -232,6 +236,7 @@ class World:
         lanes = {row["id"]: row["lane"] for row in self.scene.rows(LANE)}
         attempts = spans(self.scene.diary(), self.stops)
         assert overlaps(attempts, lanes) == []
+        return len(ended)
 
     def tails(self) -> str:
         return "\n".join(place.daemon.tail() for place in self.places)

@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.queue.workers import Sighting
+from worker.daemon.heartbeat import ANSWER_SECONDS
 from worker.daemon.judge import Judge
 from worker.daemon.processes import Process, own_process
+from worker.daemon.watch import WATCH_SECONDS
+from worker.deployments.pipeline.process_group import TERM_GRACE_SECONDS
+from worker.queue.upkeep import VERDICTS_PERIOD_SECONDS
+from worker.settings import Settings
 
 SILENT_SECONDS, BEAT_SECONDS = 10.0, 2.0
 # Between two looks. A gap that is longer counts as two beats.
@@ -96,6 +101,20 @@ def test_nobody_is_dead_who_beat_within_the_time(looks: list[tuple[float, bool]]
         judge.saw([seen(A, beats)], at, at)
         if judge.dead():
             assert at - beaten_at >= SILENT_SECONDS
+
+
+def test_the_default_numbers_keep_both_promises() -> None:
+    """Jobs of a dead worker run within 15 s, and none is taken while its handler runs."""
+    beat, stop, rescue = (
+        Settings.model_fields[name].default
+        for name in ("heartbeat_seconds", "lease_stop_seconds", "rescue_seconds")
+    )
+    next_look = 1.1 * beat
+    busy_machine = 2.0
+    assert next_look + rescue + 1.2 * VERDICTS_PERIOD_SECONDS + busy_machine < 15
+    assert stop + WATCH_SECONDS + TERM_GRACE_SECONDS < rescue
+    # A beat that hangs once costs no attempt.
+    assert next_look + ANSWER_SECONDS + 1 < stop
 
 
 def test_the_next_look_comes_when_a_silent_one_is_due() -> None:
