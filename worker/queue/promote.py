@@ -19,6 +19,7 @@ from worker.daemon.patience import Patience
 from worker.daemon.vitals import Vitals
 from worker.log import get_logger
 from worker.queue.wake import Wake
+from worker.repeats import Repeats
 
 AGAIN_SECONDS = 0.02
 AGAIN_TIMES = 50
@@ -57,6 +58,7 @@ class Promoter:
         self._slots = slots
         self._patience = Patience(database)
         self._arrived = anyio.Event()
+        self._repeats = Repeats()
 
     def ended(self, ids: list[UUID]) -> None:
         """Have the jobs that these may have unblocked looked at."""
@@ -84,7 +86,8 @@ class Promoter:
             try:
                 await self._look()
             except JobsworthError as error:
-                log.warning(events.UPKEEP_FAILED, part="promote", error=error)
+                if self._repeats.due(str(error)):
+                    log.warning(events.UPKEEP_FAILED, part="promote", error=error)
                 await anyio.sleep(ERROR_PAUSE_SECONDS)
                 self._arrived.set()
 
