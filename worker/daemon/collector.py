@@ -6,8 +6,9 @@ attempts have ended as run, or few are left.
 
 An agent that waits for its model is a thousand objects. Python's full collections look through all
 of them, again and again: they held the loop for up to 4.4 s and freed next to nothing. So while
-many attempts run, Python collects young objects only; once a second what has become old since is
-collected and frozen, that is, left out of later collections.
+many attempts run, Python collects young objects only, and once a second all others are frozen, that
+is, left out of later collections. A look through what has become old since, before it is frozen,
+held the loop for 0.4 s when 1,500 agents had begun together.
 """
 
 import gc
@@ -22,7 +23,6 @@ LOOK_SECONDS = 1.0
 YOUNG_OBJECTS = 5_000
 YOUNG_COLLECTIONS = 10
 NEVER = 1_000_000_000
-OLD_OBJECTS = 20_000
 ENDED_PER_RUNNING = 10
 
 
@@ -72,8 +72,8 @@ class Collector:
             self.leave()
         elif self._attempts.ended - self._ended >= ENDED_PER_RUNNING * len(self._attempts):
             self._collect_all()
-        elif len(gc.get_objects(generation=2)) >= OLD_OBJECTS:
-            gc.collect()
+        else:
+            gc.collect(1)
             gc.freeze()
 
     def leave(self) -> None:

@@ -68,6 +68,8 @@ async def run_result(
     given = {key: value for key, value in options.items() if value is not None}
     if "model" not in given and agent.model is None:
         given["model"] = await _chosen_model(state, name)
+    # To begin an agent takes some milliseconds, and a claim brings hundreds at once.
+    await state.tools.turns.take()
     try:
         with unmetered.within(name):
             return await agent.run(

@@ -39,6 +39,8 @@ class ModelChoice:
     _made: Any = field(default=None, init=False, repr=False)
     _imported: bool = field(default=False, init=False, repr=False)
     _lock: RLock = field(default_factory=RLock, init=False, repr=False)
+    # Of ten thousand agents that start together one loads; the others do not wait in threads.
+    _loading: anyio.Lock = field(default_factory=anyio.Lock, init=False, repr=False)
 
     @property
     def offline(self) -> bool:
@@ -53,11 +55,13 @@ class ModelChoice:
     async def ready(self, load: Callable[[], T]) -> T:
         """What `load` returns. It imports what agents need, which takes a second at first.
 
-        So the first calls run it in a thread, one at a time: two threads that import the same
+        So the first call runs it in a thread, and others wait: two threads that import the same
         modules at once may get half-loaded ones.
         """
         if not self._imported:
-            await anyio.to_thread.run_sync(self._load, load)
+            async with self._loading:
+                if not self._imported:
+                    await anyio.to_thread.run_sync(self._load, load)
         return load()
 
     def _load(self, load: Callable[[], object]) -> None:
@@ -83,7 +87,9 @@ class ModelChoice:
     async def loaded(self) -> "Model | None":
         """As `model`, but built in a thread: loading a provider's SDK takes a second."""
         if self._built is None and not self.offline:
-            return await anyio.to_thread.run_sync(self.model)
+            async with self._loading:
+                if self._built is None:
+                    return await anyio.to_thread.run_sync(self.model)
         return self._built
 
     async def once(self, make: Callable[["Model | None"], T]) -> T:
@@ -91,9 +97,11 @@ class ModelChoice:
 
         None stands for the offline model.
         """
-        if self._made is not None:
-            return self._made
-        return await anyio.to_thread.run_sync(self._make, make)
+        if self._made is None:
+            async with self._loading:
+                if self._made is None:
+                    return await anyio.to_thread.run_sync(self._make, make)
+        return self._made
 
     def _make(self, make: Callable[["Model | None"], T]) -> T:
         with self._lock:

@@ -31,8 +31,7 @@ class Circle:
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    monkeypatch.setattr(collector, "OLD_OBJECTS", 1)
+def as_before() -> Generator[None]:
     usual = gc.get_threshold()
     yield
     gc.set_threshold(*usual)
@@ -60,6 +59,16 @@ def test_with_many_attempts_old_objects_are_frozen_and_python_makes_no_full_coll
     assert gc.get_threshold()[2] == collector.NEVER
     gc.collect()
     assert garbage() is not None  # it is left out
+
+
+def test_what_is_garbage_when_the_collector_looks_is_freed_before_the_rest_is_frozen() -> None:
+    gc.disable()
+    try:
+        garbage = weakref.ref(Circle())
+        Collector(Attempts(collector.MANY)).look()
+        assert garbage() is None
+    finally:
+        gc.enable()
 
 
 def test_frozen_garbage_is_collected_when_few_attempts_are_left() -> None:

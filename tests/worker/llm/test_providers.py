@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import anyio.to_thread
 import pytest
 from pydantic_ai import Agent
 
@@ -77,6 +78,30 @@ def test_no_choice_and_offline_are_no_model_and_a_choice_is_built_once() -> None
     choice = ModelChoice("openai:m", "http://127.0.0.1:1/v1", "secret")
     assert choice.model() is choice.model()
     assert "secret" not in repr(choice)
+
+
+async def test_of_many_agents_that_start_together_one_loads_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread for each held the loop: each thread that begins looks through all tasks."""
+    threads, models = list[object](), list[object]()
+    really = anyio.to_thread.run_sync
+
+    async def run_sync(work: Any, *args: Any) -> Any:
+        threads.append(work)
+        return await really(work, *args)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", run_sync)
+    choice = ModelChoice("openai:m", "http://127.0.0.1:1/v1", "secret")
+
+    async def start() -> None:
+        models.append(await choice.loaded())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(200):
+            tasks.start_soon(start)
+    assert len(threads) == 1
+    assert models == [choice.model()] * 200
 
 
 async def test_an_agent_without_a_model_takes_the_operators(
