@@ -37,7 +37,7 @@ debian-packages: ## install what the tests need from Debian: PgBouncer (as root,
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## run all tests, on real PostgreSQL (ARGS=… is passed to pytest)
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
-	    --ignore tests/test_installed.py --ignore tests/faults/test_faults.py \
+	    --ignore tests/test_installed.py --ignore tests/faults/test_faults.py --ignore tests/faults/test_schedules.py \
 	    --ignore tests/hostile/suite $(ARGS)
 
 hostile: export PYTHONDONTWRITEBYTECODE =

@@ -61,3 +61,10 @@ def library() -> Path:
     found = sorted(Path("/").glob(LIBRARIES.lstrip("/")))
     assert found, "libfaketime is not installed; run: make faketime"
     return found[0]
+
+
+def reachable(directory: Path) -> Path:
+    """A file that the server's account may read."""
+    for step in (directory, *directory.parents[:-1]):
+        step.chmod(step.stat().st_mode | 0o011)
+    return directory / "clock"

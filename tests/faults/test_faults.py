@@ -18,7 +18,7 @@ import pytest
 
 from db.server.embedded import Embedded
 from tests.chaos.scene import Scene
-from tests.faults.clock import Clock
+from tests.faults.clock import Clock, reachable
 from tests.faults.world import World
 from tests.proxy import Proxy
 
@@ -136,7 +136,7 @@ def test_whatever_breaks_jobs_run_again_and_once(
     scene: Scene, server: Embedded, tmp_path: Path
 ) -> None:
     draw = random.Random(SEED)
-    clock = Clock(_reachable(tmp_path))
+    clock = Clock(reachable(tmp_path))
     scene.conn.close()
     clock.restart(server)
     world = World(scene, server, clock, draw)
@@ -162,13 +162,6 @@ def _drawn(draw: random.Random) -> list[Callable[[World], None]]:
     while len(order) < ROUNDS:
         order += draw.sample(DRAWN, len(DRAWN))
     return order[:ROUNDS]
-
-
-def _reachable(directory: Path) -> Path:
-    """A file that the server's account may read."""
-    for step in (directory, *directory.parents[:-1]):
-        step.chmod(step.stat().st_mode | 0o011)
-    return directory / "clock"
 
 
 def _tell(world: World) -> None:
