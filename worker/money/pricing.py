@@ -45,7 +45,7 @@ AUDIO_AS_TEXT = frozenset({"google"})
 # A recording counts for at least so many seconds (console.groq.com/docs/speech-to-text).
 SECONDS_MIN = {("groq", "whisper-large-v3"): 10, ("groq", "whisper-large-v3-turbo"): 10}
 # What a provider adds to the name of a model for one of its snapshots.
-_SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")
+_SNAPSHOT = re.compile(r"|[-@](\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)|:latest")
 # Some models cost less at night: an estimate takes the highest price of the coming day.
 LAST_TIME = 48
 LOOK_AHEAD = [timedelta(minutes=30 * number) for number in range(LAST_TIME + 1)]
@@ -251,11 +251,13 @@ def _free() -> Rates:
 def another_model(provider: str, asked: str, answered: str | None) -> str | None:
     """`answered`, if it is another model than the one asked; None for the same and its snapshots.
 
-    `gpt-5-mini-2025-08-07` is a snapshot of `gpt-5-mini`.
+    `gpt-5-mini-2025-08-07` is a snapshot of `gpt-5-mini`, and so it is for a gateway that puts the
+    vendor before the name.
     """
     if not answered or answered == asked:
         return None
-    if answered.startswith(asked) and _SNAPSHOT.fullmatch(answered[len(asked) :]):
+    name, called = (each.rpartition("/")[2].lower() for each in (asked, answered))
+    if called.startswith(name) and _SNAPSHOT.fullmatch(called[len(name) :]):
         return None
     if provider == FREE_PROVIDER:
         return answered

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -17,7 +16,7 @@ from db.money.calls import CallStatus, UsageSource
 from db.queue.jobs import JobStatus
 from jobsworth import Answer, Job, Sending, Usage, handler
 from tests.support import run_cli
-from tests.worker.job_api import JobApi, registered
+from tests.worker.job_api import JobApi
 from tests.worker.llm.support import calls_of
 from worker.money import unusable
 
@@ -40,14 +39,6 @@ class Silent:
 
 # Mistakes that a type checker would show.
 LOOSE: Any = Answer
-
-
-@pytest.fixture
-async def api(database_url: str) -> AsyncGenerator[JobApi]:
-    with registered():
-        async with JobApi.open(database_url) as api:
-            yield api
-            assert await api.violations() == []
 
 
 @pytest.mark.parametrize(
