@@ -112,6 +112,10 @@ class Deploys(Protocol):
     ) -> Deployment: ...
 
 
+def uncounted(_model: str, _status: str, _input: int, _output: int, _cost: float | None) -> None:
+    """Counts no call: there are no metrics outside a daemon."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What the worker lends to every attempt."""
@@ -134,7 +138,7 @@ class Tools:
     """Connections that handlers may hold; None for those of `database`."""
     step_input_bytes: int = 2_000
     """How much of a step's arguments is kept with it."""
-    called: Callable[[str, str, int, int, float | None], None] = lambda *_: None
+    called: Callable[[str, str, int, int, float | None], None] = uncounted
     """Counts a settled call: its model, status, input and output tokens, and cost."""
     turns: Turns = field(default_factory=Turns)
     record_days: int = 0

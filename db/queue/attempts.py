@@ -4,6 +4,10 @@ In: how attempts ended, within the transaction that ends them. Out: rows of `att
 the worker, its host and the traceback. Invariant: the caller has locked the job's row and written
 its ending, so a late worker writes no history of somebody else's attempt. A rescue writes the row
 of the attempt that it takes back (`db/queue/rescue.py`).
+
+Only a batch with a bad ending sends this statement: as columns of `finish`, its values would be
+read for each job that ends well. Such a job costs the server 17 µs more (90 against 73), and about
+380 bytes of disk with a short traceback.
 """
 
 from collections.abc import Sequence

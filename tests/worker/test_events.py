@@ -7,19 +7,25 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker import events
+from worker import events, outages
 
 WORKER = Path(events.__file__).parent
 METHODS = {"debug", "info", "warning", "error", "exception", "log"}
 
 
-def lines() -> Iterator[tuple[str, set[str], str]]:
-    """Each call that logs an event of the catalogue: its constant, its fields, its place."""
+def calls() -> Iterator[tuple[str, ast.Call, str]]:
+    """Each call that logs an event of the catalogue: its constant, the call, its place."""
     for path in sorted(WORKER.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 for name in named(node) if node.func.attr in METHODS else ():
-                    yield name, fields_of(node), f"{path.relative_to(WORKER)}:{node.lineno}"
+                    yield name, node, f"{path.relative_to(WORKER)}:{node.lineno}"
+
+
+def lines() -> Iterator[tuple[str, set[str], str]]:
+    """Each such call: its constant, its fields, its place."""
+    for name, call, place in calls():
+        yield name, fields_of(call), place
 
 
 def named(call: ast.Call) -> Iterator[str]:
@@ -38,7 +44,8 @@ def fields_of(call: ast.Call) -> set[str]:
         if keyword.arg is None:
             for node in ast.walk(keyword.value):
                 if isinstance(node, ast.Dict):
-                    fields |= {key.value for key in node.keys if isinstance(key, ast.Constant)}
+                    keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+                    fields |= {key for key in keys if isinstance(key, str)}
     return fields
 
 
@@ -57,3 +64,15 @@ def test_promises_are_for_events_of_the_catalogue() -> None:
     for name, _, place in lines():
         places[getattr(events, name)].append(place)
     assert set(events.FIELDS) <= set(places)
+
+
+def test_what_parts_say_of_errors_carries_the_error_itself() -> None:
+    """Of its text alone nobody could tell that the database is lost."""
+    texts = [
+        place
+        for name, call, place in calls()
+        if getattr(events, name) in outages.OF_PARTS
+        for keyword in call.keywords
+        if keyword.arg == "error" and ast.unparse(keyword.value).startswith(("str(", "f'"))
+    ]
+    assert texts == []

@@ -155,5 +155,5 @@ class Apart:
             jobs=len(self._heap),
             job_id=str(lone.attempt.job.id),
             seconds=round(seconds, 1),
-            error=str(error) if error is not None else "another transaction holds the job's row",
+            error=error or "another transaction holds the job's row",
         )

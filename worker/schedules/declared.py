@@ -41,7 +41,7 @@ class Declared:
             await self._write()
         except JobsworthError as error:
             if error.retriable:
-                log.warning(events.UPKEEP_FAILED, part="declared schedules", error=str(error))
+                log.warning(events.UPKEEP_FAILED, part="declared schedules", error=error)
                 return Did(pause_seconds=AGAIN_SECONDS)
             raise
         self._done = True

@@ -8,6 +8,7 @@ import pytest
 from db.pool import Connection, execute
 from db.queue import jobs, queues
 from db.queue.jobs import WaitReason
+from tests.db import protocol
 from tests.db.queue.job_rows import (
     add_approval,
     added,
@@ -245,3 +246,39 @@ async def test_every_wait_has_one_reason_a_detail_and_a_remedy(
     assert (found.status, found.reason) == ("waiting", reason)
     assert found.detail
     assert found.remedy
+
+
+DEAF = """
+update jobsworth.workers
+set deaf = jsonb_build_object(%(job)s::text, '{"seconds": 5, "thread": true}'::jsonb)
+where id = %(id)s
+"""
+
+
+async def test_a_lane_whose_head_cannot_be_stopped_says_so_of_every_job_in_it(
+    conn: Connection,
+) -> None:
+    lease = await protocol.running(conn, lane="L")
+    behind = await added(conn, lane="L")
+    assert (await why(conn, behind))[2] == f"jobsworth why {lease.job_id}"
+    await execute(conn, DEAF, {"job": lease.job_id, "id": lease.worker_id})
+    reason, detail, remedy = await why(conn, behind)
+    assert reason == "lane"
+    assert "cannot be stopped: its thread has not returned" in detail
+    assert "end process 1 on here" in remedy
+    assert "cannot be stopped" in (await why(conn, lease.job_id))[1]
+
+
+async def test_a_job_whose_worker_is_silent_says_whether_somebody_takes_it_over(
+    conn: Connection,
+) -> None:
+    lease = await protocol.running(conn)
+    assert (await why(conn, lease.job_id))[2].startswith("wait, or cancel it: ")
+    await protocol.die(conn, lease.worker_id)
+    _, detail, remedy = await why(conn, lease.job_id)
+    assert "its worker has not been heard of for 3600 s" in detail
+    assert remedy.endswith("start one: jobsworth worker")
+    await add_worker(conn)
+    assert (await why(conn, lease.job_id))[2] == (
+        "nothing to do: it is rescued within some seconds"
+    )

@@ -12,10 +12,13 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID
 
 import anyio
+import click
 import psycopg
 
 from db.money import budgets
@@ -24,11 +27,13 @@ from jobsworth import Answer, Fail, Job, handler
 from tests.db import protocol
 from tests.support import run_cli, until
 from tests.worker.job_api import JobApi
+from worker.cli.program import Program
 
 # What a remedy offers to paste: up to the next clause.
 END = r", | \(|; | \[|\)|$"
 QUOTED = r"""(?:"[^"]*"|'[^']*')"""
 COMMAND = re.compile(rf"jobsworth (?:{QUOTED}|(?!{END}).)+?(?={END})")
+SCHEMA = Path("migrations/schema").absolute()
 SILENT: LiteralString = """
 update jobsworth.workers set beaten_at = now() - interval '40 seconds' returning id
 """
@@ -141,6 +146,10 @@ async def test_twenty_failures_and_what_the_operator_does(api: JobApi) -> None:
     @handler("parent", failures_max=1)
     async def parent(job: Job) -> None:
         await job.gather(job.spawn("flaky", {}, failures_max=1))
+
+    @handler("family")
+    async def family(job: Job) -> None:
+        await job.gather(job.spawn("waits", {}))
 
     @handler("ordinary")
     async def ordinary() -> None: ...
@@ -280,6 +289,21 @@ async def test_twenty_failures_and_what_the_operator_does(api: JobApi) -> None:
     operator.why(silent, "attempt 1 on here before it: crashed: its worker died (crash 1)")
     operator.type("job", "cancel", str(silent))
 
+    # A parent waits for its child; a job that runs is stopped; a question is answered with no.
+    mother = await failed("family")
+    child = operator.paste(operator.why(mother, "1 of its children have not ended"))
+    operator.paste(child.partition("→ ")[2].strip())
+    await ends(mother, "done")
+    begun = anyio.Event()
+    async with api.working():
+        endless = await api.enqueue("kills")
+        await begun.wait()
+        operator.paste(operator.why(endless, "attempt 1 on"))
+        await until(partial(_has_ended, api, endless))
+    asking = await failed("asks")
+    operator.paste(operator.why(asking, "Really ship it?"), 1)
+    await ends(asking, "done")
+
     # And one that a person stopped, which is run again all the same.
     operator.type("job", "cancel", str(doomed), "--reason", "not needed")
     operator.paste(operator.why(doomed, "not needed"))
@@ -289,6 +313,31 @@ async def test_twenty_failures_and_what_the_operator_does(api: JobApi) -> None:
     for connection in held:
         connection.close()
     assert len(operator.transcript) > 60
+
+
+async def _has_ended(api: JobApi, job_id: UUID) -> bool:
+    return (await api.job(job_id)).finished_at is not None
+
+
+def test_every_command_that_the_schema_names_exists() -> None:
+    """The remedies of `why`, and the hints of errors."""
+    program = Program()
+    context = click.Context(program)
+    named = {
+        tuple(found.split())
+        for path in sorted(SCHEMA.rglob("*.sql"))
+        for found in re.findall(r"jobsworth ([a-z]+(?: [a-z][a-z-]+)?)", path.read_text())
+    }
+    unknown: list[str] = []
+    for first, *rest in named:
+        command = program.get_command(context, first)
+        if command is None:
+            unknown.append(first)
+        elif isinstance(command, click.Group):
+            unknown += [
+                f"{first} {word}" for word in rest if not command.get_command(context, word)
+            ]
+    assert unknown == []
 
 
 async def _waits(api: JobApi, job_id: UUID) -> bool:
