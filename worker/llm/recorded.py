@@ -102,7 +102,7 @@ def asked_of(
     dumped = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
     instructions = [message.pop("instructions", None) for message in dumped]
     parts = [part.content for part in parameters.instruction_parts or ()]
-    told = [_canonical(_told(message, unrecorded_tools)) for message in dumped]
+    told = [_sorted(_told(message, unrecorded_tools)) for message in dumped]
     how = {key: value for key, value in settings.items() if key not in _NOT_ASKED}
     besides: dict[str, Any] = {
         "instructions": [instructions, parts],
@@ -183,5 +183,9 @@ def _named(value: object) -> str:
 
 
 def _canonical(value: object) -> bytes:
-    plain = json.loads(to_json(value, fallback=_named))
-    return json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()
+    return _sorted(json.loads(to_json(value, fallback=_named)))
+
+
+def _sorted(plain: object) -> bytes:
+    """JSON of a plain value, always in the same order."""
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")
