@@ -15,7 +15,7 @@ async def work(job: Job, n: int, seconds: float) -> str:
         made = await job.step("make", token, job, "make")
         for part in range(PARTS):
             await anyio.sleep(seconds / PARTS)
-            await job.step(f"part {part}", lambda part=part: part)
+            await job.step(f"part {part}", str, part)
         job.say(f"{n}: {made}")
         job.save("report.txt", made)
         return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import LiteralString
@@ -79,7 +78,7 @@ class Night:
 
 
 @pytest.fixture
-def clock(tmp_path: Path) -> Iterator[Clock]:
+def clock(tmp_path: Path) -> Clock:
     return Clock(reachable(tmp_path))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from db.fence import PINNED, Lease
 from db.money import budgets, limits, settlements
+from db.money.budgets import Period
 from db.money.calls import CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import CallStarted, Short, Verdict
@@ -57,7 +58,7 @@ async def test_who_waits_says_for_what_and_how_to_help(conn: Connection) -> None
 
 @pytest.mark.parametrize("period", ["day", "run"])
 async def test_a_call_that_no_window_can_hold_is_not_told_to_wait_for_room(
-    conn: Connection, period: str
+    conn: Connection, period: Period
 ) -> None:
     """It is larger than the whole budget, or than what its run has not spent yet."""
     await budgets.set_budget(conn, "my budget", 150, unit="tokens", period=period)

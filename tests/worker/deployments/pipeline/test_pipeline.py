@@ -324,7 +324,9 @@ async def test_a_switch_that_ran_out_of_time_switches_no_more(site: Site) -> Non
 
 
 def test_what_a_process_that_stays_may_still_change_is_unknown() -> None:
-    results = {name: result(name, name != "switch", "/before") for name in PHASES}
+    results: dict[PhaseName, PhaseResult] = {
+        name: result(name, name != "switch", "/before") for name in PHASES
+    }
     results.pop("probe")
     assert next_phase(results) == DeploymentEnd("rolled_back")
     results["switch"] = results["switch"].model_copy(update={"left_running": True})
