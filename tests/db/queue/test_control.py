@@ -17,7 +17,10 @@ from tests.db.queue.job_rows import (
 )
 from tests.db.racing import until_blocked
 
-pytestmark = pytest.mark.both
+pytestmark = [
+    pytest.mark.both,
+    pytest.mark.direct("single statements, as through any connection"),
+]
 
 
 async def test_a_queued_or_waiting_job_is_canceled_at_once(conn: Connection) -> None:

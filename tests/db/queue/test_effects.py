@@ -35,7 +35,10 @@ from tests.db.protocol import (
     take,
 )
 
-pytestmark = pytest.mark.both
+pytestmark = [
+    pytest.mark.both,
+    pytest.mark.direct("what a finish writes, as test_finish shows through a pooler"),
+]
 
 THREAD: LiteralString = """
 insert into jobsworth.chat_threads (platform, chat_id) values ('test', '1') returning id

@@ -287,8 +287,8 @@ async def test_memory_does_not_grow_with_the_number_of_jobs(conn: Connection) ->
         finally:
             tracemalloc.stop()
 
-    few = await peak(500)
-    assert await peak(3_000) < few * 1.5
+    few = await peak(200)
+    assert await peak(1_000) < few * 1.5
 
 
 async def test_a_database_that_refuses_says_which_constraint(conn: Connection) -> None:

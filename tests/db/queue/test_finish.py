@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import LiteralString
 from uuid import uuid4
@@ -356,13 +357,14 @@ async def test_a_cancel_that_commits_after_the_snapshot_of_the_finish_is_seen(
     """The finish stops at its first row; meanwhile its second one is canceled, and committed."""
     first, second = await running(conn), await running(conn)
     await execute(conn, WAIT_AT_DONE)
-    async with database.connection() as other, database.transaction() as gate:
-        await execute(gate, "select pg_advisory_xact_lock(7)")
+    async with database.connection() as other, AsyncExitStack() as gate:
+        shut = await gate.enter_async_context(database.transaction())
+        await execute(shut, "select pg_advisory_xact_lock(7)")
         ending = finish(other, done(first), parked(second, "approval"))
         async with blocking(database, other, ending) as result:
             with anyio.fail_after(5):
                 assert await cancel(conn, second.job_id) == "running"
-            await gate.execute("rollback")
+            await gate.aclose()
     assert {one.id: one.status for one in result[0]} == {
         first.job_id: "done",
         second.job_id: "canceled",

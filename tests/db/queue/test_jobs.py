@@ -17,7 +17,10 @@ from tests.db.queue.job_rows import (
     state,
 )
 
-pytestmark = pytest.mark.both
+pytestmark = [
+    pytest.mark.both,
+    pytest.mark.direct("single statements, as through any connection"),
+]
 
 
 async def test_an_unknown_job_is_not_found(conn: Connection) -> None:

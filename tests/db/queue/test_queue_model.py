@@ -61,7 +61,10 @@ from tests.db.queue.model import (
     Model,
 )
 
-pytestmark = pytest.mark.both
+pytestmark = [
+    pytest.mark.both,
+    pytest.mark.direct("sequences of statements that other tests send through a pooler"),
+]
 
 T = TypeVar("T")
 
@@ -74,7 +77,7 @@ from jobsworth.reactive_jobs
 EMPTY: LiteralString = """
 set session_replication_role = replica;
 truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
-  jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads,
+  jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads, jobsworth.attempt_history,
   jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions;
 reset session_replication_role
 """
@@ -97,6 +100,9 @@ update jobsworth.reactive_jobs set run_at = now() - interval '1 second' where id
 """
 FAR_SECONDS = 3600.0
 EXAMPLES = 60
+# The older version has the same statements: fewer sequences show where it behaves otherwise.
+EXAMPLES_OF_OLDER = 20
+NEWEST = 180_000
 STEPS = 30
 
 
@@ -377,6 +383,8 @@ def test_any_sequence_of_operations_leaves_the_queue_as_the_model_says(database_
         stack.enter_context(portal.wrap_async_context_manager(database))
         conn = stack.enter_context(portal.wrap_async_context_manager(database.connection()))
 
+        newest = conn.info.server_version >= NEWEST
+
         class OnThisDatabase(Queue):
             def __init__(self) -> None:
                 super().__init__(_on(portal, conn))
@@ -384,7 +392,7 @@ def test_any_sequence_of_operations_leaves_the_queue_as_the_model_says(database_
         run_state_machine_as_test(
             OnThisDatabase,
             settings=settings(
-                max_examples=EXAMPLES,
+                max_examples=EXAMPLES if newest else EXAMPLES_OF_OLDER,
                 stateful_step_count=STEPS,
                 deadline=None,
                 # Shrinking a database takes minutes; the steps that failed are shown anyhow.

@@ -41,7 +41,10 @@ from tests.db.protocol import (
     tried_again,
 )
 
-pytestmark = pytest.mark.both
+pytestmark = [
+    pytest.mark.both,
+    pytest.mark.direct("what one function decides, as through any connection"),
+]
 
 CHILDREN: LiteralString = """
 select array_agg(id order by effect_key) from jobsworth.reactive_jobs where parent_id = %(id)s

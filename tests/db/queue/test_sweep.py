@@ -13,7 +13,10 @@ from db.queue import effects, promote
 from db.queue.effects import JobEffect, Origin
 from tests.db.protocol import add, ask, done, finish, parked, register, running, signal, state
 
-pytestmark = pytest.mark.both
+pytestmark = [
+    pytest.mark.both,
+    pytest.mark.direct("what one function decides, as through any connection"),
+]
 
 START = UUID(int=0)
 

@@ -13,7 +13,10 @@ from db.queue import jobs, workers
 from db.queue.jobs import Job, enqueue
 from tests.db.racing import until_blocked
 
-pytestmark = pytest.mark.both
+pytestmark = [
+    pytest.mark.both,
+    pytest.mark.direct("what triggers do; and a pooler passes no notifications on"),
+]
 
 
 async def inserted(conn: Connection, **columns: Any) -> Job:
