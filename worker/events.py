@@ -20,6 +20,8 @@ LOOP_BLOCKED: Final = "loop.blocked"
 LOOP_FREED: Final = "loop.freed"
 LOOP_STUCK: Final = "loop.stuck"
 LOOP_BROKEN: Final = "loop.broken"
+THREAD_FAILED: Final = "thread.failed"
+EXCEPTION_IGNORED: Final = "exception.ignored"
 EXIT_REFUSED: Final = "exit.refused"
 LEFTOVERS_DROPPED: Final = "leftovers.dropped"
 RUNNER_BROKEN: Final = "runner.broken"
@@ -99,6 +101,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     " ends, and its jobs are rescued",
     LOOP_BROKEN: "a handler broke this process so that its event loop cannot run; the worker ends,"
     " and its jobs are rescued",
+    THREAD_FAILED: "a thread that a handler or a library started ended by an exception",
+    EXCEPTION_IGNORED: "Python could not raise an exception, as in a destructor",
     EXIT_REFUSED: "code of a handler called sys.exit() or the like in the event loop: the worker"
     " goes on, and what awaits that task gets the exception",
     LEFTOVERS_DROPPED: "the process ends although tasks, threads or processes that handlers started"

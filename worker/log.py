@@ -2,8 +2,9 @@
 
 In: events of the catalogue (`worker.events`) with their fields, the fields of the running job, and
 the lines of libraries that use the standard module. Out: lines with a UTC time. Invariants: fields
-named like a payload, a prompt or a secret are hidden, secrets in others are masked; and a line that
-cannot be written stops no job.
+named like a payload, a prompt or a secret are hidden, secrets in others are masked, whatever they
+are; an exception that nobody caught is such a line, too; and a line that cannot be written stops no
+job.
 """
 
 import io
@@ -11,7 +12,9 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Iterator
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import orjson
@@ -23,6 +26,7 @@ from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
 from db.errors import shown
+from worker import events
 from worker.log_exceptions import bounded, structured, text_of
 from worker.masking import mask
 from worker.outages import Outages
@@ -63,6 +67,10 @@ PRIVATE_FIELDS = frozenset(
         "token",
     }
 )
+# Of the values within a field, these many are shown.
+MEMBERS_MAX = 100
+# What a later step renders: an exception, and the standard module's own record.
+_FOR_RENDERERS = frozenset({"exc_info", "_record", "_from_structlog"})
 # Of an exception on a terminal, its end is shown.
 TRACEBACK_CHARACTERS_MAX = 20_000
 
@@ -86,6 +94,7 @@ def configure_logging(
         cache_logger_on_first_use=True,
     )
     _adopt_standard_logging(severity, render, sink)
+    _adopt_uncaught()
 
 
 def get_logger() -> FilteringBoundLogger:
@@ -175,6 +184,26 @@ def _adopt_standard_logging(severity: int, render: list[Processor], sink: LineSi
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def _adopt_uncaught() -> None:
+    """What Python would write to stderr by itself becomes a line like any other."""
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+    sys.unraisablehook = _exception_ignored
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit or args.exc_value is None:
+        return
+    name = args.thread.name if args.thread is not None else None
+    get_logger().error(events.THREAD_FAILED, thread=name, exc_info=args.exc_value)
+
+
+def _exception_ignored(ignored: "sys.UnraisableHookArgs") -> None:
+    if ignored.exc_value is not None:
+        where = f"{ignored.err_msg or 'Exception ignored in'}: {type(ignored.object).__name__}"
+        get_logger().error(events.EXCEPTION_IGNORED, where=where, exc_info=ignored.exc_value)
+
+
 class _SinkHandler(logging.Handler):
     def __init__(self, sink: LineSink) -> None:
         super().__init__()
@@ -211,11 +240,29 @@ def _presentable(_logger: object, _method: str, event: EventDict) -> EventDict:
     for name, value in event.items():
         if name in PRIVATE_FIELDS:
             event[name] = "(hidden)"
-        elif isinstance(value, BaseException) and name != "exc_info":
-            event[name] = bounded(text_of(value)) or type(value).__name__
-        elif isinstance(value, str):
-            event[name] = bounded(value)
+        elif name not in _FOR_RENDERERS:
+            event[name] = _presented(value, iter(range(MEMBERS_MAX)))
     return event
+
+
+def _presented(value: Any, budget: Iterator[int]) -> Any:
+    """The value with its texts masked; what is no plain data becomes a text, masked as well."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return bounded(value)
+    if next(budget, None) is None:
+        return "…"
+    if isinstance(value, dict):
+        members = cast("dict[object, Any]", value).items()
+        return {
+            bounded(text_of(key)): "(hidden)" if key in PRIVATE_FIELDS else _presented(each, budget)
+            for key, each in islice(members, MEMBERS_MAX)
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        several = islice(cast("list[Any]", value), MEMBERS_MAX)
+        return [_presented(each, budget) for each in several]
+    return bounded(text_of(value)) or type(value).__name__
 
 
 def _json_renderer() -> list[Processor]:

@@ -42,6 +42,10 @@ PATTERN_BYTES_MAX = 16 * 1024
 # The shortest that a pattern recognises without a sign before it: `sk-` and twelve letters.
 LOOKS_BYTES_MIN = 15
 _NAMES = "token secret passwd password key"
+# A quotation mark, escaped as often as `repr` and JSON within each other do.
+_QUOTE = rb"\\{0,15}[\"']"
+# A character of a value that ends at a quotation mark.
+_UNQUOTED = rb"(?:[^\r\n\"'\\]|\\(?!\\{0,15}[\"']))"
 _NAMED = rb"(?:token|secret|passwd|password|api[_-]?key|access[_-]?key)[\w-]{0,64}"
 # Each pattern masks its last group. Every repetition is bounded, which bounds `margin`; and no
 # pattern begins with a repetition, so that no output takes long to search: the search blocks the
@@ -56,8 +60,13 @@ PATTERNS = tuple(
         ),
         (
             "authorization api-key private-token cookie",
-            rb"\b(?:authorization|x-api-key|x-goog-api-key|api-key|private-token|cookie)[\"']?"
-            rb"\s{0,4}[:=]\s{0,4}[\"']?([^\r\n\"']{1,4096})",
+            rb"\b(?:authorization|x-api-key|x-goog-api-key|api-key|private-token|cookie)(?:"
+            + _QUOTE
+            + rb")?\s{0,4}[:=]\s{0,4}(?:"
+            + _QUOTE
+            + rb")?("
+            + _UNQUOTED
+            + rb"{1,4096})",
         ),
         ("bearer", rb"\bbearer\s{1,4}([a-z0-9._~+/=-]{8,4096})"),
         # A password may contain a slash; a port with a path is none.
@@ -78,8 +87,15 @@ PATTERNS = tuple(
         # Not a count: `tokens=1200`.
         (
             _NAMES,
-            _NAMED + rb"(?:[\"']?\s{0,4}=|[\"']\s{0,4}:)\s{0,4}[\"']?"
-            rb"(?!\d[\d_.,]*(?:[\s\"'&;})\]]|$))([^\s\"'&;,]{4,4096})",
+            _NAMED
+            + rb"(?:(?:"
+            + _QUOTE
+            + rb")?\s{0,4}=|"
+            + _QUOTE
+            + rb"\s{0,4}:)\s{0,4}(?:"
+            + _QUOTE
+            + rb")?(?!\d[\d_.,]*(?:[\s\"'&;})\]\\]|$))"
+            + rb"((?:[^\s&;,\"'\\]|\\(?!\\{0,15}[\"'])){4,4096})",
         ),
         (_NAMES, _NAMED + rb"[\"']?\s{0,4}[=:]\s{0,4}\"((?:[^\"\\]|\\.){4,4096})\""),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +105,23 @@ def test_a_password_that_is_a_common_word_hides_nothing_else(
     monkeypatch.setenv("PGPASSWORD", "jobsworth")
     text = "jobsworth cannot reach postgresql://postgres:postgres@db/jobsworth"
     assert mask(text) == f"jobsworth cannot reach postgresql://postgres:{MASK}@db/jobsworth"
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_a_secret_between_escaped_quotation_marks_is_masked(depth: int) -> None:
+    """As in the text of an exception whose text holds JSON that holds JSON."""
+    for said in (
+        {"x-api-key": "opaque-of-no-shape"},
+        {"password": "opaque-of-no-shape"},
+        {"Authorization": "Basic opaque-of-no-shape"},
+        {"access_token": "opaque-of-no-shape", "n": "next"},
+    ):
+        text, shown = repr(said), json.dumps(said)
+        for _ in range(depth):
+            text, shown = repr(text + '"'), json.dumps(shown)
+        for one in (text, shown, f"said: {text}; {shown}"):
+            assert "of-no-shape" not in mask(one)
+        assert json.loads(mask(shown)), "the quotation marks stay"
 
 
 def test_a_document_is_masked_text_by_text() -> None:
