@@ -60,7 +60,7 @@ chaos: $(STAMP) ## run the fault tests with many more seeds (CHAOS_SEEDS=1000)
 
 faults: export PYTHONDONTWRITEBYTECODE =
 faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each rescue (FAULT_ROUNDS=11)
-	JOBSWORTH_FAULT_ROUNDS=$(FAULT_ROUNDS) $(VENV)/bin/python -m pytest -s tests/faults $(ARGS)
+	JOBSWORTH_FAULT_ROUNDS=$(FAULT_ROUNDS) $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 tests/faults $(ARGS)
 
 faketime: ## install what sets the clock of a server in the fault tests, from Debian (as root, or with sudo)
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \
