@@ -153,8 +153,21 @@ _MEMBER = re.compile(r"(?:.*[_-])?(?:password|passwd|secret|api[_-]?key|token)",
 # after a module of handlers has read its own from a file.
 @lru_cache(maxsize=1)
 def _of_environment(_variables: int) -> "Masker":
-    found = {secret for name, value in os.environ.items() for secret in _secrets_in(name, value)}
-    return Masker(secret for secret in found if _can_be_masked(secret))
+    return Masker(secret for secret in _kept | _in_environment() if _can_be_masked(secret))
+
+
+# Secrets that the environment may have lost by now: code takes its own out, or clears it.
+_kept: set[str] = set()
+
+
+def keep_secrets() -> None:
+    """Mask what the environment holds now for good, whatever becomes of the environment."""
+    _kept.update(_in_environment())
+    _of_environment.cache_clear()
+
+
+def _in_environment() -> set[str]:
+    return {secret for name, value in os.environ.items() for secret in _secrets_in(name, value)}
 
 
 def _secrets_in(name: str, value: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker import masking
 from worker.masking import MASK, mask, masked
 
 KEYS = {
@@ -81,6 +82,17 @@ def test_a_password_is_masked_and_the_rest_is_readable(text: str, shown: str) ->
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert mask(text) == text
+
+
+def test_a_secret_stays_masked_when_the_environment_has_lost_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler takes its key out of the environment, or clears it."""
+    monkeypatch.setattr(masking, "_kept", set[str]())
+    monkeypatch.setenv("STRIPE_SECRET_KEY", "stripes-own-key")
+    masking.keep_secrets()
+    monkeypatch.delenv("STRIPE_SECRET_KEY")
+    assert mask("it said stripes-own-key") == f"it said {MASK}"
 
 
 def test_the_secrets_of_the_environment_are_masked_in_every_form(

@@ -31,6 +31,7 @@ from worker.daemon.loop_watch import LoopWatch, turn
 from worker.daemon.open_files import raise_limit
 from worker.daemon.parts import Parts, make_parts, model_choice
 from worker.log import get_logger
+from worker.masking import keep_secrets
 from worker.memory import embed
 from worker.memory.choice import from_settings as embedder_from_settings
 from worker.memory.embedders import Embedder
@@ -55,8 +56,10 @@ log = get_logger()
 async def run(settings: Settings) -> int:
     """Run a worker until it is told to stop; returns the process's exit code."""
     raise_limit(settings.slots)
+    keep_secrets()
     try:
         registry = _load_handlers(settings)
+        keep_secrets()  # modules of handlers read files of variables
         embedder = _embedder(settings)
     except JobsworthError as error:
         log.error(events.DAEMON_FAILED, error=error.message, remedy=error.remedy)
