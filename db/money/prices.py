@@ -95,8 +95,6 @@ async def set_price(
     """
     rates = {"input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write}
     _refuse_bad(provider, model, rates | dict(others or {}))
-    if tier is not None and not tier.strip():
-        raise InvalidInput("the tier is empty", "name it as the provider does, like flex")
     row = await fetch_one(
         conn,
         SET,
@@ -174,11 +172,6 @@ def choose(
     return max(fitting, key=_rank, default=None)
 
 
-def is_rate(value: object) -> bool:
-    """Whether this is an amount that anything can cost."""
-    return isinstance(value, Decimal) and value.is_finite() and 0 <= value < RATE_MAX
-
-
 def _fits(pattern: str, model: str) -> bool:
     return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
 
@@ -197,7 +190,7 @@ def _refuse_bad(provider: str, model: str, rates: dict[str, Decimal | None]) -> 
             f"the model {model!r} has a * before its end", "a * stands for the rest of the name"
         )
     for name, rate in rates.items():
-        if rate is not None and not is_rate(rate):
+        if rate is not None and not (rate.is_finite() and 0 <= rate < RATE_MAX):
             raise InvalidInput(
                 f"the price of {name.replace('_', ' ')} is {rate}",
                 "give US dollars for a million tokens, from 0",

@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from db.errors import InvalidInput
 from db.fence import PINNED
 from db.ids import uuidv7
 from db.money.calls import Usage
@@ -171,15 +170,12 @@ async def correct(conn: Connection, corrections: Sequence[Correction]) -> int:
 def _usage(row: dict[str, Any]) -> Usage | None:
     if row["input_tokens"] is None or row["output_tokens"] is None:
         return None
-    try:
-        return Usage(
-            row["input_tokens"],
-            row["output_tokens"],
-            row["cache_read_tokens"] or 0,
-            row["cache_write_tokens"] or 0,
-            reasoning_tokens=row["reasoning_tokens"] or 0,
-            others=row["other_usage"] or {},
-            tier=row["tier"],
-        )
-    except InvalidInput:  # plain SQL wrote what cannot be
-        return None
+    return Usage(
+        row["input_tokens"],
+        row["output_tokens"],
+        row["cache_read_tokens"] or 0,
+        row["cache_write_tokens"] or 0,
+        reasoning_tokens=row["reasoning_tokens"] or 0,
+        others=row["other_usage"] or {},
+        tier=row["tier"],
+    )

@@ -48,7 +48,7 @@ drop function
   jobsworth.lock_money, jobsworth.window_start, jobsworth.window_end, jobsworth.amount_words,
   jobsworth.budget_words, jobsworth.budgets_of, jobsworth.window_of, jobsworth.limit_wait,
   jobsworth.limit_applies, jobsworth.tokens_wait, jobsworth.settle_limits, jobsworth.take_tokens,
-  jobsworth.slow_down, jobsworth.release_reserved,
+  jobsworth.slow_down, jobsworth.release_reserved, jobsworth.wake_refused,
   jobsworth.set_rate_limit, jobsworth.wake_limited, jobsworth.pause_rate, jobsworth.start_calls,
   jobsworth.calls_count, jobsworth.start_counted, jobsworth.refuse_call, jobsworth.settle_calls,
   jobsworth.correct_unknown, jobsworth.settle_windows, jobsworth.budget_has_room,

@@ -20,14 +20,15 @@ from jobsworth import Job, handler
 from tests.chaos import diary
 
 MAX_TOKENS = 100
+KEY = "sk-test"
 TRIES = 1000
 CHARGE_SECONDS = 0.1
 
 
 @handler("books.agent", failures_max=TRIES)
-async def agent(job: Job, prompt: str, model: str, streamed: bool = False) -> str:
+async def agent(job: Job, prompt: str, model: str, streamed: bool = False, key: str = KEY) -> str:
     """What the prompt scripts: tools of every kind, and a last word."""
-    return await _run(job, prompt, model, streamed)
+    return await _run(job, prompt, model, streamed, key)
 
 
 @handler("books.frugal", failures_max=TRIES)
@@ -45,14 +46,14 @@ async def join(job: Job, prompt: str, model: str, streamed: bool = False) -> str
     return await _run(job, f"{told} {prompt}", model, streamed)
 
 
-async def _run(job: Job, prompt: str, model: str, streamed: bool) -> str:
+async def _run(job: Job, prompt: str, model: str, streamed: bool, key: str = KEY) -> str:
     async def listen(ctx: RunContext[Job], events: AsyncIterable[Any]) -> None:
         async for _ in events:
             pass
 
     return await job.agent(
         "think",
-        _agent(model),
+        _agent(model, key),
         prompt,
         deps=job,
         event_stream_handler=listen if streamed else None,
@@ -61,9 +62,9 @@ async def _run(job: Job, prompt: str, model: str, streamed: bool) -> str:
 
 
 @cache
-def _agent(model: str) -> Agent[Job, str]:
+def _agent(model: str, key: str) -> Agent[Job, str]:
     agent = Agent(
-        OpenAIChatModel(model, provider=_provider()),
+        OpenAIChatModel(model, provider=_provider(key)),
         deps_type=Job,
         retries=TRIES,
         model_settings=ModelSettings(max_tokens=MAX_TOKENS),
@@ -100,5 +101,5 @@ def _done(job: Job, tool: str, n: int) -> str:
 
 
 @cache
-def _provider() -> OpenAIProvider:
-    return OpenAIProvider(base_url=os.environ["JOBSWORTH_CHAOS_PROVIDER"], api_key="sk-test")
+def _provider(key: str) -> OpenAIProvider:
+    return OpenAIProvider(base_url=os.environ["JOBSWORTH_CHAOS_PROVIDER"], api_key=key)

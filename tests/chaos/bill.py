@@ -23,8 +23,8 @@ from tests.providers.openai_stub import BillLine, Charge
 
 CALLS: LiteralString = """
 select c.id, c.request_id, c.lease_no, c.status::text, c.usage_source::text, c.job_id, c.run_id,
-  c.step_name, c.mode, c.model, c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cost,
-  c.cache_write_tokens, c.reasoning_tokens, c.other_usage, c.tier, c.answered_model,
+  c.step_name, c.mode, c.model, c.limited, c.input_tokens, c.output_tokens, c.cache_read_tokens,
+  c.cost, c.cache_write_tokens, c.reasoning_tokens, c.other_usage, c.tier, c.answered_model,
   c.estimated_input_tokens, c.estimated_output_tokens, c.estimated_cost, c.started_at, c.settled_at
 from jobsworth.llm_calls c
 order by c.started_at
@@ -142,7 +142,15 @@ class Books:
             billed = (charge.input_tokens, charge.output_tokens, charge.cached_tokens)
             booked = (call["input_tokens"], call["output_tokens"], call["cache_read_tokens"])
             assert call["model"] == charge.model, said
-            if not line.computed and call["status"] == "error":
+            if call["limited"] and call["status"] == "cut":
+                # Its provider broke it off, and bills no more than it has shown.
+                assert line.fault == "429_half", said
+                upper = (call["estimated_input_tokens"], call["estimated_output_tokens"])
+                assert billed[0] <= booked[0] <= upper[0], said
+                assert billed[1] <= booked[1] <= upper[1], said
+                cost = self.rates.cost(charge) or 0
+                assert cost <= call["cost"] <= call["estimated_cost"], said
+            elif not line.computed and call["status"] == "error":
                 assert booked == (0, 0, 0), said
                 assert call["cost"] == 0, said
             elif (call["status"], call["usage_source"]) == ("ok", "provider"):

@@ -6,7 +6,7 @@ In: nothing, or the details of a fault. Out: values that `OpenAIStub` carries ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tests.providers import openai_chat
@@ -37,12 +37,19 @@ class Fault:
     edit: Callable[[Body], Any] | None = None
 
     @property
+    def before_all(self) -> bool:
+        """Whether nothing is computed, though the status is 200."""
+        return self.within is not None or (self.breaks is not None and self.at == "first")
+
+    @property
     def refuses(self) -> bool:
         """Whether the provider stops because of a limit, and bills what it has shown at most."""
         return self.breaks in (429, 529) or self.within == 429
 
     def of(self, *, streamed: bool) -> Fault:
-        """The same for a request that is not streamed, if the fault is one of streams."""
+        """The same in a stream, or in a whole answer, for a fault that is of the other kind."""
+        if streamed and self.within:
+            return replace(self, within=None, breaks=self.within, at="first")
         return too_many() if self.breaks in (429, 529) and not streamed else self
 
 
@@ -99,6 +106,9 @@ REFUSALS = {
     "429_last": Fault(breaks=429, at="last", message="rate limit reached"),
     "529": Fault(529, message="overloaded"),
 }
+
+# In `--faults`, one of these after the other.
+ANY_REFUSAL = "refused"
 
 # The faults that can happen at random, by their names in `--faults`.
 FAULTS = {

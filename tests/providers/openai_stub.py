@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.providers import openai_chat, usage_script
+from tests.providers.faults import ANY_REFUSAL
 from tests.providers.faults import CUT as CUT
 from tests.providers.faults import DUPLICATE_TOOL_IDS as DUPLICATE_TOOL_IDS
 from tests.providers.faults import EXCESSIVE_USAGE as EXCESSIVE_USAGE
@@ -121,6 +122,7 @@ class OpenAIStub:
         self._bill: list[Charge] = []
         self._script: deque[Fault] = deque()
         self._always: Fault | None = None
+        self._ways = deque(REFUSALS.values())
         self._refused: list[tuple[str, str | None, deque[Fault]]] = []
         self._poison: str | None = None
         self._shares: dict[str, int] = {}
@@ -209,20 +211,19 @@ class OpenAIStub:
         """The fault of this request, which may be `GOOD`, and its answer."""
         with self._lock:
             self._requests.append(request)
-            fault = self._next_fault(request)
-            fault = fault.of(streamed=bool(request.body.get("stream")))
-            if fault.status is None:
-                fault = self._refusal(request) or fault
-            if fault.status is not None or (fault.refuses and fault.at == "first") or fault.within:
-                self._write(
-                    Charge(request.path, _model(request), _request_id(request), 0, 0), fault
-                )
+            drawn = self._next_fault(request)
+            if drawn.status is None:
+                drawn = self._refusal(request) or drawn
+            fault = drawn.of(streamed=bool(request.body.get("stream")))
+            if fault.status is not None or fault.before_all:
+                nothing = Charge(request.path, _model(request), _request_id(request), 0, 0)
+                self._write(nothing, drawn, computed=False)
                 return fault, _error(request, fault)
             body, charge = self._computed(request)
             if fault.refuses and fault.at == "half":
                 charge = replace(charge, output_tokens=charge.output_tokens // 2)
             self._bill.append(charge)
-            self._write(charge, fault)
+            self._write(charge, drawn, computed=True)
             return fault, body
 
     def _next_fault(self, request: Request) -> Fault:
@@ -242,15 +243,17 @@ class OpenAIStub:
         drawn = random.Random(f"{self._seed} {self._asked[asked]} {asked}").random()
         for name, chance in self._chances.items():
             drawn -= chance
+            if drawn < 0 and name == ANY_REFUSAL:
+                self._ways.rotate(-1)
+                return self._ways[-1]
             if drawn < 0:
                 return FAULTS[name]
         return GOOD
 
-    def _write(self, charge: Charge, fault: Fault) -> None:
+    def _write(self, charge: Charge, fault: Fault, *, computed: bool) -> None:
         """Write the line before the answer is sent, so that it is there if the client is killed."""
         if self._bill_file is not None:
-            nothing = charge.input_tokens == 0
-            line = BillLine(charge, not nothing, _fault_name(fault), time.time())
+            line = BillLine(charge, computed, _fault_name(fault), time.time())
             with self._bill_file.open("a") as bill:
                 bill.write(json.dumps(asdict(line)) + "\n")
 
@@ -386,7 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, fault: Fault, body: Body, request: Request) -> None:
         """Send server-sent events; the answer ends with the connection."""
         face = FACES[request.path]
-        if fault.refuses and fault.at == "first":
+        if fault.before_all:
             self._send_events(fault, [event_of(face.broken(fault.breaks or 0, fault.message))])
             return
         answer = face.answer_of(fault.edit(body) if fault.edit else body)
@@ -434,7 +437,7 @@ def _main() -> None:
     parser.add_argument("--faults", default="", help="500=0.1,cut=0.05: the probability of each")
     given = parser.parse_args()
     pairs = [pair.split("=") for pair in given.faults.split(",") if pair]
-    unknown = sorted({name for name, _ in pairs} - FAULTS.keys())
+    unknown = sorted({name for name, _ in pairs} - FAULTS.keys() - {ANY_REFUSAL})
     if unknown:
         parser.error(f"unknown faults: {', '.join(unknown)}; known: {', '.join(FAULTS)}")
     faults = {name: float(chance) for name, chance in pairs}

@@ -46,7 +46,8 @@ from worker.money.unusable import AnswerUnusable
 from worker.outcomes import Fail
 from worker.steps import steps
 
-# A request that was refused for a rate limit waits a second, and twice as long each further time.
+# A request that was refused for a rate limit waits a second longer than its model is paused, and
+# twice as long each further time.
 REFUSED_SECONDS = 1.0
 REFUSED_SECONDS_MAX = 60.0
 # However long a provider says, it is asked again after this.
@@ -158,10 +159,11 @@ class PaidCall:
                 "(JOBSWORTH_REFUSALS_MAX, JOBSWORTH_REFUSED_SECONDS_MAX); retry the job when the "
                 "provider takes it"
             )
+        # It comes back after those that were not refused themselves: their key may be another.
         own = min(REFUSED_SECONDS_MAX, REFUSED_SECONDS * 2.0 ** min(refused.times - 1, 32))
         if wait and refused.times == 1:
-            own = wait
-        after = max(own, wait or 0.0, refused.paused_seconds) * _jitter()
+            own = min(own, wait)
+        after = (max(wait or 0.0, refused.paused_seconds) + own) * _jitter()
         return self._state.park("limit", detail=detail[:200], after_seconds=after)
 
     async def unsent(self, error: object) -> None:

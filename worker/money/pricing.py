@@ -12,13 +12,13 @@ Invariant: an unknown price is None, never zero, and `upper_cost` of an estimate
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache, lru_cache
 from importlib import metadata
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import anyio
@@ -181,8 +181,7 @@ class Pricing:
         """(version, rates) at each of these times, each rates once; empty if no price is known."""
         own = prices.choose(self._own, provider, model, times[0], team_id, tier)
         if own is not None:
-            rates = _own_rates(own)
-            return [(f"{OWN}{own.id}", rates)] if rates else []
+            return [(f"{OWN}{own.id}", _own_rates(own))]
         if provider == FREE_PROVIDER:
             return [(FREE_PROVIDER, _free())]
         if tier is not None and prices.choose(self._own, provider, model, times[0], team_id, None):
@@ -235,20 +234,11 @@ def _upper(
 
 
 @lru_cache(maxsize=PRICES_MAX)
-def _own_rates(own: OwnPrice) -> Rates | None:
-    """The rates of an own price; None if plain SQL wrote some that cannot be."""
+def _own_rates(own: OwnPrice) -> Rates:
     from genai_prices.types import ModelPrice
 
-    if not all(map(prices.is_rate, cast(Mapping[str, object], own.others).values())):
-        return None
-
-    usual = {
-        "input_mtok": own.input,
-        "output_mtok": own.output,
-        "cache_read_mtok": own.cache_read,
-        "cache_write_mtok": own.cache_write,
-    }
-    return Rates(ModelPrice(**{**own.others, **usual}))
+    cached = {"cache_read_mtok": own.cache_read, "cache_write_mtok": own.cache_write}
+    return Rates(ModelPrice(input_mtok=own.input, output_mtok=own.output, **cached, **own.others))
 
 
 @cache

@@ -24,7 +24,6 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from db.errors import InvalidInput, shown
-from db.money.prices import is_rate
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, TieredPrices
@@ -213,7 +212,7 @@ def shown_rates(prices: Mapping[str, Decimal]) -> dict[str, str]:
     return {
         shown_name(units[key]): f"{_shown_rate(rate, units[key]):f}"
         for key, rate in prices.items()
-        if key in units and is_rate(rate)
+        if key in units
     }
 
 

@@ -65,11 +65,17 @@ create trigger calls_are_not_deleted before delete on jobsworth.llm_calls
   for each row execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');
 create trigger calls_are_not_emptied before truncate on jobsworth.llm_calls
   for each statement execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');
--- Refuses a change of a settled call, but for the truth about one that was given up as unknown.
+-- Refuses a change of a settled call, but for the truth about one that was given up as unknown, and
+-- for a refusal that no longer counts.
 create function jobsworth.guard_settled() returns trigger language plpgsql as $$
 begin
   if old.status = 'unknown' and new.status in ('ok', 'error', 'cut')
     and new.settled_at is not null
+  then
+    return new;
+  end if;
+  if old.limited and not new.limited and to_jsonb(old) - '{limited,over_estimate}'::text[]
+    = to_jsonb(new) - '{limited,over_estimate}'::text[]
   then
     return new;
   end if;

@@ -9,7 +9,8 @@
 -- A provider that refuses calls for its own rate limit is asked more and more seldom: its model gets
 -- a pace (`pace_seconds`, the distance between two calls of all daemons). The first refusal makes it
 -- a quarter of a second, each further one doubles it, up to a minute; each answer takes a tenth off,
--- and below 10 ms the model is free again. After a refusal there is also a pause: as long as the
+-- and all that is above a second (one key may be refused while another is served); below 10 ms the
+-- model is free again. After a refusal there is also a pause: as long as the
 -- provider asks for, and from the second one in a row on at least a second, and at least the pace.
 -- Calls that were under way at a refusal change nothing: they say nothing of what the provider does
 -- since. So a provider that refuses everything gets, after what was under way, 8 calls in the first

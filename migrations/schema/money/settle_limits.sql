@@ -7,17 +7,16 @@ create function jobsworth.settle_limits(call_ids uuid[], rows jsonb) returns voi
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
+  answer record;
   refusal record;
 begin
   perform jobsworth.lock_money();
   perform jobsworth.take_tokens(call_ids);
 
-  -- A call that began after the last refusal and was answered: there is room.
-  update jobsworth.rate_limits l
-  set refusals = 0,
-    pace_seconds = nullif(greatest(l.pace_seconds * 0.9 ^ s.answers, 0.01), 0.01)
-  from (
-    select x.id, count(*) as answers
+  -- A call that began after the last refusal and was answered: there is room, also for those that
+  -- were told to wait as long as before.
+  for answer in
+    select x.id, x.provider, x.model, x.refusals, least(1, x.pace_seconds * 0.9 ^ count(*)) as pace
     from unnest(call_ids) as u (id)
     cross join lateral (
       select c.provider, c.model, c.status, c.started_at from jobsworth.llm_calls c
@@ -26,8 +25,18 @@ begin
     join jobsworth.rate_limits x on x.team_id is null and x.provider = c.provider
       and x.model = c.model and x.pace_seconds is not null and c.started_at > x.refused_at
     where c.status = 'ok'
-    group by x.id) s
-  where l.id = s.id;
+    group by x.id
+  loop
+    update jobsworth.rate_limits l
+    set refusals = 0, pace_seconds = case when answer.pace >= 0.01 then answer.pace end,
+      paused_until = least(l.paused_until,
+        clock_timestamp() + make_interval(secs => answer.pace)),
+      turn_at = case when answer.refusals = 0 then l.turn_at end
+    where l.id = answer.id;
+    if answer.refusals > 0 then
+      perform jobsworth.wake_refused(answer.provider, answer.model);
+    end if;
+  end loop;
 
   for refusal in
     select c.provider, c.model, max(c.started_at) as started_at, max(c.ended_at) as ended_at,
@@ -47,6 +56,19 @@ begin
       refusal.ended_at, refusal.wait_seconds);
   end loop;
 end $$;
+
+-- Let some of the jobs that wait because a model was refused try again now. Those that are left have
+-- turns of their own.
+create function jobsworth.wake_refused(provider text, model text) returns void language sql as $$
+  update jobsworth.reactive_jobs j set run_at = clock_timestamp()
+  where j.id = any(array(
+    select x.id from jobsworth.reactive_jobs x
+    where x.status = 'waiting' and x.waiting_for = 'limit' and x.run_at > clock_timestamp()
+      and strpos(x.waiting_detail, wake_refused.provider || ' ' || wake_refused.model) > 0
+    order by x.run_at
+    limit 100
+    for no key update skip locked))
+$$;
 
 -- What these calls took takes its place in the buckets that held their estimates: from the start of
 -- the last of them on, because the bucket has refilled since.

@@ -199,6 +199,11 @@ begin
     from asked c
     join jobsworth.rate_limits l on l.provider = c.provider and l.model in (c.model, '*')
     group by l.id
+  ), holding as materialized (
+    -- The limits that hold the estimates of their calls until these are settled.
+    select l.id, l.provider, l.model
+    from paces p
+    join jobsworth.rate_limits l on l.id = p.id and l.tokens_per_minute is not null
   ), fitting as materialized (
     select not exists (
         select 1 from sums s
@@ -217,9 +222,8 @@ begin
       case when c.job_id is null then 'proactive' else 'reactive' end::jobsworth.ledger_scope,
       c.mode, c.provider, c.model, c.request_id, c.input_tokens, c.output_tokens, c.cost,
       at,  -- the instant that chose its windows
-      (select array_agg(l.id) from jobsworth.rate_limits l
-        where l.provider = c.provider and l.model in (c.model, '*')
-          and l.tokens_per_minute is not null)
+      (select array_agg(h.id) from holding h
+        where h.provider = c.provider and h.model in (c.model, '*'))
     from asked c
     where (select f.fit from fitting f)
     returning id, team_id, job_id, thread_id, run_id, agent_id, scope, mode, provider, model,
@@ -307,9 +311,9 @@ begin
   select a.*, j.agent_id, coalesce(j.run_id, a.job_id) as run_key
   into c
   from jsonb_to_record(call) as a (
-    job_id uuid, team_id uuid, thread_id uuid, mode text, provider text, model text,
-    request_id text, input_tokens int, output_tokens int, cost numeric, allow_unpriced boolean,
-    exceeds uuid[])
+    job_id uuid, team_id uuid, thread_id uuid, step_name text, mode text, provider text,
+    model text, request_id text, input_tokens int, output_tokens int, cost numeric,
+    allow_unpriced boolean, exceeds uuid[])
   left join lateral (
     select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
   ) j on true;
@@ -334,8 +338,15 @@ begin
       where l.provider = c.provider and l.model in (c.model, '*')
         and jobsworth.limit_wait(l, 1, tokens, at) > 0
       returning l.provider, l.model, l.turn_at, l.paused_until, l.pace_seconds
+    ), refused as (
+      -- One that was refused itself lets the others go first: its key may be another.
+      select least(60, 2.0 ^ least(count(*) - 1, 32)) as seconds from jobsworth.llm_calls r
+      where r.job_id = c.job_id and r.step_name = c.step_name and r.limited
+        and r.provider = c.provider and r.model = c.model
+      having count(*) > 0
     )
-    select greatest(v.wait_seconds, max(extract(epoch from t.turn_at - at))),
+    select greatest(v.wait_seconds, max(extract(epoch from t.turn_at - at)))
+        + coalesce((select r.seconds from refused r), 0) * bool_or(t.pace_seconds is not null)::int,
       string_agg('rate limit of ' || t.provider || ' ' || t.model
         || case when t.paused_until > at then ' (paused by the provider)'
           when t.pace_seconds is not null then ' (the provider has refused calls)' else '' end, ', ')

@@ -141,9 +141,7 @@ async def test_a_job_that_is_refused_too_often_fails_with_the_providers_words(
             await jobs.retry(connection, job.id)
         await again(api)
         assert (await api.job(job.id)).waiting_for == "limit"
-        await api.database.execute(
-            "update jobsworth.llm_calls set started_at = now() - '2 days'::interval"
-        )
+    async with JobApi.open(database_url, refused_seconds_max=0) as api:
         await again(api)
         late = await api.job(job.id)
         assert late.status is JobStatus.FAILED
@@ -269,7 +267,7 @@ async def test_an_answer_that_the_model_did_not_end_says_so(
     [call] = await calls_of(api, job.id)
     assert (call.status, call.finish_reason) == (CallStatus.OK, reason)
     [said] = [line for line in logged if line["event"] == events.ANSWER_CUT_SHORT]
-    assert (said["request_id"], said["finish_reason"]) == (call.request_id, reason)
+    assert (said["call_request_id"], said["finish_reason"]) == (call.request_id, reason)
     shown = await anyio.to_thread.run_sync(
         lambda: run_cli("job", "show", str(job.id), url=api.url).stdout
     )

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, LiteralString
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 from db.money import prices
 from db.money.calls import Usage
 from db.money.prices import OwnPrice
-from db.pool import Connection, execute
+from db.pool import Connection
 from tests.support import environment
 from worker.money.pricing import Pricing, Terms, another_model
-from worker.money.rates import shown_rates
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 # Every model that is priced by token or request and that its own name finds again.
@@ -34,10 +33,6 @@ MODELS = [
     for model in provider.models
     if provider.find_model(model.id.lower(), all_providers=get_snapshot().providers) is model
 ]
-ODD: LiteralString = """
-insert into jobsworth.prices (provider, model, input, output, others)
-values ('acme', 'odd', 1, 1, %(others)s::jsonb)
-"""
 UNITS = UnitRegistry(unit_data).units
 RATES = st.decimals(0, 1000, places=4)
 TOKENS = st.integers(0, 2_000_000)
@@ -380,32 +375,3 @@ def test_the_data_is_loaded_when_it_is_first_used(module: str) -> None:
         check=True,
     )
     assert done.stdout == "False\n", done.stderr
-
-
-@pytest.mark.parametrize(
-    ("others", "is_known"),
-    [
-        ('{"input_audio_mtok": 5}', True),
-        ('{"nonsense": 3}', True),
-        ('{"input_mtok": 3}', True),
-        ("[1]", False),
-        ('"x"', False),
-        ("null", False),
-        ('{"input_audio_mtok": -5}', False),
-        ('{"input_audio_mtok": 1e400}', False),
-        ('{"input_audio_mtok": "NaN"}', False),
-        ('{"input_audio_mtok": {"a": 1}}', False),
-    ],
-)
-async def test_odd_rates_that_plain_sql_wrote_make_that_price_unknown_and_no_other(
-    conn: Connection, others: str, is_known: bool
-) -> None:
-    await execute(conn, ODD, {"others": others})
-    pricing = Pricing()
-    await pricing.refresh(conn)
-    priced = pricing.price_of("acme", "odd", Usage(1_000_000, 0))
-    assert (priced and priced.cost) == (Decimal(1) if is_known else None)
-    assert (pricing.upper_cost("acme", "odd", 1, 1) is not None) is is_known
-    assert pricing.price_of("openai", "gpt-5-mini", Usage(1, 1)) is not None
-    for own_price in await prices.list_prices(conn):
-        assert all(shown_rates(own_price.others).values())

@@ -30,18 +30,6 @@ order by l.occurred_at, l.id
 SPENT: LiteralString = """
 select sum(cost) from jobsworth.token_ledger where entry in ('settle', 'adjust')
 """
-ODD: LiteralString = """
-with odd as (
-  insert into jobsworth.llm_calls (
-    provider, model, request_id, status, input_tokens, output_tokens, settled_at, other_usage)
-  values ('acme', 'large', 'odd', 'ok', 1, 1, now(), '[1]')
-  returning id
-)
-insert into jobsworth.token_ledger (call_id, entry, provider, model, input_tokens, output_tokens)
-select o.id, e.entry::jobsworth.ledger_entry, 'acme', 'large', 1, 1
-from odd o
-cross join (values ('reserve'), ('settle')) e (entry)
-"""
 MANY: LiteralString = """
 insert into jobsworth.llm_calls (
   id, provider, model, request_id, status, input_tokens, output_tokens, settled_at)
@@ -232,19 +220,3 @@ async def test_who_dies_while_correcting_has_corrected_nothing(
         await other.close()
     assert await fetch_all(conn, ADJUSTS) == []
     assert (await run(conn, pricing)).corrected == 1
-
-
-async def test_further_classes_and_tiers_are_repriced_and_odd_ones_stop_nobody(
-    conn: Connection,
-) -> None:
-    seen = Usage(1_000_000, 0, others={"input_image_tokens": 500_000})
-    flex = Usage(1_000_000, 0, tier="flex")
-    await call(conn, usage=seen)
-    await call(conn, usage=flex)
-    await execute(conn, ODD)
-    await set_price(conn, others={"input_image_mtok": Decimal(6)})
-    done = await run(conn, await set_price(conn, tier="flex", input=Decimal(1)))
-    assert (done.corrected, done.unknown) == (2, 1)
-    assert await fetch_val(conn, SPENT) == 4 + 1
-    again = await run(conn, await fresh(conn))
-    assert again.corrected == 0
