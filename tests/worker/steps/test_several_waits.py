@@ -71,7 +71,9 @@ async def test_the_branch_goes_on_whose_wait_ends_first(
         await api.work()
         assert passed[-1:] == [kind]
     job = await api.job(job.id)
-    assert (job.status, job.attempt) == (JobStatus.DONE, 3)
+    assert job.status is JobStatus.DONE
+    # One more than needed if the claim that took the job began before the child ended.
+    assert 3 <= job.attempt <= 4
     assert await api.violations() == []
 
 
