@@ -178,6 +178,12 @@ def no_standard_streams() -> None:
     sys.stdin = sys.stdout = sys.stderr = cast(Any, None)
 
 
+def close_stream_objects() -> None:
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if cast(Any, stream) is not None:
+            stream.close()
+
+
 def elsewhere() -> None:
     os.chdir("/")
 
@@ -279,6 +285,7 @@ ANYWHERE: dict[str, Callable[[], object]] = {
             null_over_stdout,
             close_standard_streams,
             no_standard_streams,
+            close_stream_objects,
             elsewhere,
             nowhere,
             odd_umask,

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import TextIO, cast
 
 import click
 
@@ -61,8 +62,11 @@ def _number(code: object) -> int:
 
 
 def _flush() -> None:
+    stdout = cast("TextIO | None", sys.stdout)
+    if stdout is None or stdout.closed:  # a handler of a worker has done that
+        return
     try:
-        sys.stdout.flush()
+        stdout.flush()
     except BrokenPipeError:
         raise OutputClosed from None
 
