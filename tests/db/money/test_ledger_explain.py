@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from db.diagnosis import health
-from db.money import call_texts, days, ledger, repricing
+from db.money import call_texts, days, ledger, limits, repricing
 from db.pool import Connection, begun, execute, fetch_all, fetch_val
 
 pytestmark = pytest.mark.both
@@ -171,3 +171,14 @@ async def test_texts_of_calls_are_read_and_forgotten_by_index(conn: Connection) 
             await execute(conn, "analyze jobsworth.call_texts, jobsworth.call_records")
         for name, (text, values) in read.items():
             assert await blocks(conn, text, values) < 150, (name, analyzed)
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_the_refusals_of_a_request_are_found_by_its_job(
+    conn: Connection, analyzed: bool
+) -> None:
+    await execute(conn, LOAD_TEXTS)
+    if analyzed:
+        await execute(conn, "vacuum analyze jobsworth.llm_calls")
+    values = {"job_id": UUID(int=77), "step_name": "s", "provider": "acme", "model": "large"}
+    assert await blocks(conn, limits.REFUSALS, values) < 40
