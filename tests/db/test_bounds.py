@@ -214,8 +214,11 @@ async def test_a_pause_of_a_provider_ends(conn: Connection, seconds: str) -> Non
 
 async def test_a_huge_call_under_a_small_limit_has_its_turn(conn: Connection) -> None:
     await limits.set_limit(conn, "acme", tokens=1)
-    await budgeting.started(conn, estimate=Usage(2_000_000_000, 1))
-    turn = "select tokens_at < '2199-01-01' from jobsworth.rate_limits"
+    call_id = await budgeting.started(conn, estimate=Usage(2_000_000_000, 1))
+    late = "update jobsworth.rate_limits set tokens_at = '2198-12-01'"
+    await execute(conn, late)
+    await budgeting.settle(conn, call_id, usage=Usage(2_000_000_000, 1))
+    turn = "select tokens_at <= '2199-01-01' from jobsworth.rate_limits"
     assert await fetch_val(conn, turn)
 
 

@@ -222,6 +222,8 @@ create domain jobsworth.requests_per_minute as int
   constraint requests_per_minute_is_positive check (value > 0);
 create domain jobsworth.tokens_per_minute as bigint
   constraint tokens_per_minute_is_positive check (value > 0);
+create domain jobsworth.tokens_mean as numeric
+  constraint tokens_mean_is_0_to_below_1e15 check (value >= 0 and value < 1e15);
 create domain jobsworth.tokens_reserved as bigint
   constraint tokens_reserved_is_not_negative check (value >= 0);
 create domain jobsworth.refusals as int

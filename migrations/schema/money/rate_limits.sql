@@ -30,7 +30,7 @@ create table jobsworth.rate_limits (
   requests_at jobsworth.requests_at,
   tokens_at jobsworth.tokens_at,
   tokens_reserved jobsworth.tokens_reserved not null default 0,
-  tokens_mean jobsworth.amount,
+  tokens_mean jobsworth.tokens_mean,
   turn_at jobsworth.turn_at,
   refused_at jobsworth.refused_at,
   refusals jobsworth.refusals not null default 0,

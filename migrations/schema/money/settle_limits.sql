@@ -79,8 +79,8 @@ begin
   update jobsworth.rate_limits l
   set tokens_reserved = greatest(0, l.tokens_reserved - s.reserved),
     tokens_at = case when l.tokens_per_minute is not null then
-      greatest(l.tokens_at, s.started_at)
-        + make_interval(secs => least(s.took * 60.0 / l.tokens_per_minute, 1e9)) end,
+      least('2199-01-01', greatest(l.tokens_at, s.started_at)
+        + make_interval(secs => least(s.took * 60.0 / l.tokens_per_minute, 1e9))) end,
     tokens_mean = coalesce(0.8 * l.tokens_mean + 0.2 * s.mean, s.mean, l.tokens_mean)
   from (
     select k.id, max(c.started_at) as started_at, sum(c.reserved)::bigint as reserved,
