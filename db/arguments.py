@@ -5,7 +5,8 @@ a statement that succeeds pays for none of this; `wrong_argument` looks only aft
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, cast
@@ -41,6 +42,23 @@ def check_options(function: str, options: Mapping[str, Any], declared: Iterable[
             )
 
 
+def check_connection(conn: object) -> None:
+    """Raise `InvalidInput` for anything but an async connection of psycopg."""
+    if isinstance(conn, psycopg.AsyncConnection):
+        return
+    if isinstance(conn, psycopg.Connection):
+        reason, remedy = "a blocking connection", "call the function that ends in _sync, or connect"
+        raise InvalidInput(f"conn is {reason}", f"{remedy} with psycopg.AsyncConnection")
+    raise InvalidInput(f"conn is {shown(conn)}, not a connection", "pass a psycopg.AsyncConnection")
+
+
+def check_text(thing: str, value: object) -> str:
+    """The value; raises `InvalidInput` unless it is a text."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{thing} must be text, not {shown(value)}", "pass a str")
+    return value
+
+
 def check_limit(limit: object, most: int, remedy: str = "page on with before_id") -> None:
     """Raise `InvalidInput` unless `limit` is a whole number from 1 to `most`."""
     if type(limit) is not int or not 1 <= limit <= most:
@@ -53,6 +71,18 @@ def check_uri(thing: str, uri: str | None) -> None:
         raise InvalidInput(
             f"{thing} has the empty uri {shown(uri)}", "give an address, or leave it out"
         )
+
+
+@contextmanager
+def named(values: Mapping[str, Any]) -> Iterator[None]:
+    """A statement with these values; names the one that it is refused for."""
+    try:
+        yield
+    except (psycopg.Error, UnicodeEncodeError) as error:
+        wrong = wrong_argument(error, values)
+        if wrong is None:
+            raise
+        raise wrong from error
 
 
 def wrong_argument(

@@ -23,6 +23,7 @@ import psycopg
 import psycopg_pool
 
 SHOWN_CHARACTERS_MAX = 100
+SAID_CHARACTERS_MAX = 400
 
 
 class JobsworthError(Exception):
@@ -192,6 +193,8 @@ def translate(error: psycopg.Error) -> JobsworthError:
     code = error.sqlstate
     message = error.diag.message_primary or str(error).strip() or type(error).__name__
     hint = error.diag.message_hint or ""
+    if len(message) > SAID_CHARACTERS_MAX:  # it quotes a value
+        message = f"{message[:SAID_CHARACTERS_MAX]}…"
     if code is None:
         return _without_code(error, message)
     if code == _NOT_FOUND:
@@ -209,6 +212,7 @@ def translate(error: psycopg.Error) -> JobsworthError:
     if code.startswith(_INVALID) and hint:
         return InvalidInput(message, hint)
     detail = None if code in _ROW_IN_DETAIL else error.diag.message_detail
+    detail = detail and detail[:SAID_CHARACTERS_MAX]
     if code == _FOREIGN_KEY and message.startswith("update or delete"):
         hint = hint or "delete the rows that refer to it first"
     if code == _NO_FUNCTION:

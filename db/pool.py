@@ -28,7 +28,7 @@ import psycopg
 from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from db.arguments import wrong_argument
+from db.arguments import check_connection, wrong_argument
 from db.errors import DatabaseError, Unavailable, is_mixed_up, spoils, translated
 from db.loaders import read_everything
 from db.network import bounded_url, cut
@@ -474,6 +474,8 @@ async def _run(
     prepare: bool | None = None,
     rendered: bool = False,
 ) -> AsyncGenerator[psycopg.AsyncCursor[Any]]:
+    if not isinstance(conn, Connection):
+        check_connection(conn)
     seconds = getattr(conn, "statement_seconds", STATEMENT_SECONDS)
     text = query if rendered else render(query, getattr(conn, "schema", DEFAULT_SCHEMA))
     async with bounded(seconds, getattr(conn, "late", Unavailable)):

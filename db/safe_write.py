@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import anyio
 from psycopg import AsyncConnection
 
+from db.arguments import check_connection
 from db.errors import ConnectionRefused, DatabaseError
 from db.pool import Database
 
@@ -39,6 +40,7 @@ async def write_safely(
     it raised last.
     """
     if not isinstance(target, Database):
+        check_connection(target)
         return await write(target)
     give_up = monotonic() + RETRY_SECONDS_MAX
     pause = PAUSE_SECONDS_MIN

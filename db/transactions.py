@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from db.arguments import check_connection
 from db.errors import Refused, translated
 
 
@@ -21,6 +22,7 @@ async def transaction(conn: psycopg.AsyncConnection[Any]) -> AsyncGenerator[None
 
     Raises `Refused` if it has failed already, and what a COMMIT raises.
     """
+    check_connection(conn)
     with translated():
         async with conn.transaction():
             yield

@@ -25,6 +25,7 @@ import psycopg
 from psycopg.rows import class_row
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from db.arguments import check_text
 from db.documents import to_document, to_text
 from db.errors import Conflict, InvalidInput, translated
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
@@ -145,14 +146,14 @@ def _decision(
     edited: object,
     seen_hash: str | None,
 ) -> dict[str, Any]:
-    if not decided_by.strip():
+    if not check_text("decided_by", decided_by).strip():
         raise InvalidInput("decided_by is empty", "name the person who decides")
     return {
         "approval_id": approval_id,
         "option": option,
         "decided_by": to_text(decided_by),
         "channel": channel,
-        "comment": comment and to_text(comment),
+        "comment": None if comment is None else to_text(check_text("comment", comment)),
         "edited": None if edited is None else to_document(edited, "the edited document"),
         "seen_hash": seen_hash,
     }

@@ -11,13 +11,14 @@ from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from enum import IntEnum, auto
 from itertools import count, groupby
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import tuple_row
 
-from db.errors import Conflict, InvalidInput, translated
+from db.arguments import check_connection
+from db.errors import Conflict, InvalidInput, shown, translated
 from db.ids import uuidv7_int
 from db.pool import bounded
 from db.queue.enqueue import schema_of, statement_seconds_of
@@ -43,13 +44,20 @@ async def enqueue_many(
     a generator is read while the transaction is open. Raises `InvalidInput`, and the other errors
     of `db.errors`.
     """
+    check_connection(conn)
     target = schema_of(conn, schema)
     created = 0
     with translated(), _explained():
         async with conn.transaction():
-            for (_, way), part in groupby(jobs, _Route()):
+            for (_, way), part in groupby(_iterable(jobs), _Route()):
                 created += await _WRITERS[way](conn, target, part, payload_bytes_max)
     return created
+
+
+def _iterable(jobs: Iterable[NewJob]) -> Iterable[NewJob]:
+    if isinstance(cast(object, jobs), Iterable):
+        return jobs
+    raise InvalidInput(f"jobs is {shown(jobs)}, not several jobs", "pass a list of NewJob")
 
 
 class _Way(IntEnum):
@@ -76,6 +84,11 @@ class _Route:
         self._left = 0
 
     def __call__(self, job: NewJob) -> tuple[int, _Way]:
+        if not isinstance(cast(object, job), NewJob):
+            raise InvalidInput(
+                f"enqueue_many was given {shown(job)}, not a NewJob",
+                "pass a list of jobsworth.NewJob",
+            )
         needed = _way_of(job)
         if needed <= self._way and self._left > 0:
             self._left -= 1

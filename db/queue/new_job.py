@@ -238,6 +238,10 @@ def _check_trace_parent(value: object) -> None:
 
 
 def _check_after(job: NewJob) -> None:
+    if not isinstance(cast(object, job.after), Sequence):
+        raise InvalidInput(
+            f"after is {shown(job.after)}, not a list of jobs", "pass a list of their ids"
+        )
     for need in job.after:
         _check_id("after", need)
         if need == job.id:

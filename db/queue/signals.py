@@ -9,8 +9,9 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from db.arguments import check_text
 from db.documents import to_document
-from db.errors import InvalidInput
+from db.errors import InvalidInput, shown
 from db.ids import uuidv7
 from db.pool import Database, fetch_val
 from db.safe_write import write_safely
@@ -35,9 +36,9 @@ async def send(
     lost meanwhile is replaced, and the signal sent once. Waits while another transaction holds the
     job. Raises `NotFound`; `Conflict` if it has ended.
     """
-    if not name.strip() or "\0" in name:
+    if not check_text("name", name).strip() or "\0" in name:
         raise InvalidInput(
-            f"{name!r} is not the name of a signal", "use the name the job waits for"
+            f"{shown(name)} is not the name of a signal", "use the name the job waits for"
         )
     document = None if payload is None else to_document(payload, f"the payload of signal {name}")
     values = {"job_id": job_id, "name": name, "payload": document, "id": id or uuidv7()}

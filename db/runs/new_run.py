@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from db.documents import to_payload
-from db.errors import InvalidInput
+from db.errors import InvalidInput, shown
 from db.queue.new_job import PAYLOAD_BYTES_MAX, NewJob
 
 ON_FAILURE = ("fail", "skip", "run")
@@ -34,7 +34,7 @@ class After:
     def __post_init__(self) -> None:
         if self.on_failure not in ON_FAILURE:
             raise InvalidInput(
-                f"on_failure {self.on_failure!r} of {self.node!r} is unknown",
+                f"on_failure {shown(self.on_failure)} of {shown(self.node)} is unknown",
                 f"give one of {', '.join(ON_FAILURE)}",
             )
 
@@ -64,11 +64,17 @@ class Node:
 
     def __post_init__(self) -> None:
         if not isinstance(cast(object, self.node), str) or not self.node.strip():
-            raise InvalidInput(f"{self.node!r} is not the name of a node", "give it a name")
-        if isinstance(self.after, str):
+            raise InvalidInput(f"{shown(self.node)} is not the name of a node", "give it a name")
+        if isinstance(self.after, str) or not isinstance(cast(object, self.after), Sequence):
             raise InvalidInput(
-                f"node {self.node!r} comes after {self.after!r}, which is not a list",
-                f"write after=[{self.after!r}]",
+                f"node {shown(self.node)} comes after {shown(self.after)}, which is not a list",
+                'write a list of names, as after=["first"]',
+            )
+        wrong = [need for need in self.after if not isinstance(cast(object, need), str | After)]
+        if wrong:
+            raise InvalidInput(
+                f"node {shown(self.node)} comes after {shown(wrong[0])}, which names no node",
+                "name it by text, or with After",
             )
         self.as_job()
 
@@ -122,12 +128,23 @@ def nodes_json(nodes: Sequence[Node] | str, payload_bytes_max: int = PAYLOAD_BYT
     """The nodes as JSON text for the SQL function `start_run`. Raises `InvalidInput`."""
     if isinstance(nodes, str):
         return nodes
+    if not isinstance(cast(object, nodes), Sequence):
+        raise InvalidInput(f"nodes is {shown(nodes)}, not a list", "pass a list of jobsworth.Node")
+    wrong = [node for node in nodes if not isinstance(cast(object, node), Node)]
+    if wrong:
+        raise InvalidInput(
+            f"nodes holds {shown(wrong[0])}, which is not a Node", "make it one: jobsworth.Node(…)"
+        )
     return orjson.dumps([_document(node, payload_bytes_max) for node in nodes]).decode()
 
 
 def object_json(value: Mapping[str, Any] | None, thing: str) -> str | None:
     """A document of a run (`thing` names it) as JSON text, or None. Raises `InvalidInput`."""
-    return None if value is None else to_payload(dict(value), thing)
+    if value is None:
+        return None
+    if not isinstance(cast(object, value), Mapping):
+        raise InvalidInput(f"{thing} is {shown(value)}, not an object", "pass a dict")
+    return to_payload(dict(value), thing)
 
 
 def _document(node: Node, payload_bytes_max: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from db.arguments import check_limit, check_options
+from db.arguments import check_limit, check_options, named
 from db.errors import NotFound, Refused, translated
 from db.ids import uuidv7
 from db.pool import Database, bounded, execute, fetch_all, fetch_one, fetch_val
@@ -167,7 +167,7 @@ async def start(
 
     async def write(connection: AsyncConnection[Any]) -> RunStarted:
         async with bounded(statement_seconds_of(connection)):
-            with translated():
+            with translated(), named(values):
                 async with connection.cursor(row_factory=tuple_row) as cursor:
                     await cursor.execute(statement, values)
                     return _started(values, await cursor.fetchone())
@@ -187,7 +187,7 @@ def start_sync(
     """`start` on a plain, blocking psycopg connection."""
     values = _start_values(nodes, id, payload_bytes_max, options)
     statement = render(START, schema)
-    with translated(), conn.cursor(row_factory=tuple_row) as cursor:
+    with translated(), named(values), conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(statement, values)
         return _started(values, cursor.fetchone())
 

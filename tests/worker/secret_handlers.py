@@ -51,7 +51,7 @@ async def tell_exit() -> None:
 @handler("tell.ending", failures_max=1)
 async def tell_ending(job: Job, how: str) -> None:
     if how == "retry" and job.attempt == 1:
-        raise Retry(said(), after_seconds=0.01)
+        raise Retry(0.01, said())
     if how == "snooze" and job.attempt == 1:
         raise Snooze(0.01)
     if how == "cancel":
