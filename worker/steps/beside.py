@@ -190,7 +190,8 @@ class Beside:
 
     def waits_for_several(self) -> bool:
         """Whether the job waits for more than one thing that is not a time."""
-        return sum(one.parked.reason != "timer" for one in self._waits) > 1
+        # A question inside a step is told twice: by itself, and by the step that it ends.
+        return len({id(one.parked) for one in self._waits if one.parked.reason != "timer"}) > 1
 
     # Tasks and threads that the handler has started.
 
