@@ -41,7 +41,6 @@ class JobOptions(TypedDict, total=False):
     crashes_max: int | None
     timeout_seconds: float | None
     trace_parent: str | None
-    request_id: str | None
     after: Sequence[UUID]
     holds_lane: bool
     id: UUID | None
@@ -52,6 +51,7 @@ class EnqueueOptions(JobOptions, total=False):
 
     thread_id: UUID | None
     trigger_message_id: UUID | None
+    request_id: str | None
     team_id: UUID | None
     agent_id: UUID | None
 
