@@ -98,6 +98,15 @@ class Model:
     def requeue(self, job: Job) -> None:
         job.status, job.waiting_for = "queued", None
 
+    def restarted(self, job: Job) -> list[Job]:
+        """What a retry of this job runs again: it, and its children that did not end well."""
+        bad = [
+            child
+            for child in self.jobs.values()
+            if child.parent is job and child.is_child and child.status in ("failed", "canceled")
+        ]
+        return [job, *(one for child in bad for one in self.restarted(child))]
+
     def again(self, job: Job) -> None:
         """A retried job waits for those it needs, as a new one would."""
         if all(needed.ended for needed in job.needs):

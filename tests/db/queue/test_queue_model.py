@@ -270,11 +270,12 @@ class Queue(RuleBasedStateMachine):
                 self.run(retry, job.id)
             return
         self.run(retry, job.id)
-        if again:
-            job.failures = job.crashes = 0
-            job.place, job.stopping = None, False
-        job.due = True
-        self.model.again(job)
+        for one in self.model.restarted(job) if again else [job]:
+            if again:
+                one.failures = one.crashes = 0
+                one.place, one.stopping = None, False
+            one.due = True
+            self.model.again(one)
         self.model.look()
 
     @rule(job=every)

@@ -228,7 +228,7 @@ def running(job_id: UUID, lease_no: int) -> Job:
     values: dict[str, Any] = dict.fromkeys(Job.model_fields, 0)
     nothing = ("team_id", "thread_id", "trigger_message_id", "parent_id", "lane", "unique_key",
                "waiting_for", "waiting_detail", "run_at", "timeout_seconds", "trace_parent",
-               "run_id", "node", "agent_id", "result", "error", "started_at",
+               "request_id", "run_id", "node", "agent_id", "result", "error", "started_at",
                "finished_at")  # fmt: skip
     return Job.model_validate(
         values
