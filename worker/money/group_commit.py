@@ -16,8 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 import anyio
-import anyio.lowlevel
 
+from db.errors import Unavailable
 from db.fence import PINNED
 from db.money import settlements, starts
 from db.money.settlements import SETTLING, Settlement
@@ -65,8 +65,12 @@ class GroupCommit:
         self._writing = anyio.Lock()
 
     async def write(self, kind: WriteKind[T, R], item: T) -> R:
-        """Write `item` and return its answer, committed. A cancellation lands after that."""
-        batch = self._gathering
+        """Write `item` and return its answer, committed. A cancellation lands after that.
+
+        Raises `Unavailable` if the connections were cut meanwhile, because the worker has lost its
+        heartbeat, and the database's errors.
+        """
+        batch, cuts = self._gathering, self._database.cuts
         items = batch.items.setdefault(kind, [])
         n = len(items)
         items.append(item)
@@ -81,7 +85,9 @@ class GroupCommit:
         written = batch.written.get(kind, {})
         if n in written:
             return written[n]
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        if self._database.cuts > cuts:
+            # Not a cancellation: what was paid is kept on disk before that lands.
+            raise Unavailable("the connections were cut", "no heartbeat proves the lease")
         return await kind.alone(self._database, item)
 
     async def _lead(self, batch: "_Batch") -> None:
