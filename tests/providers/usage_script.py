@@ -53,11 +53,12 @@ def used(body: Body, chat: Body, shared: Mapping[str, int]) -> Body:
         body["terms"] = {name: words[name] for name in TERMS if name in words}
     if counts:
         body["runs"] = {name: counts[name] for name in RUNS if name in counts}
-        body["usage"] = _usage(body["usage"], counts)
+        most = chat.get("max_completion_tokens") or chat.get("max_tokens")
+        body["usage"] = _usage(body["usage"], counts, most)
     return body
 
 
-def _usage(usage: Body, counts: Mapping[str, int]) -> Body:
+def _usage(usage: Body, counts: Mapping[str, int], most: int | None) -> Body:
     def of(*names: str) -> int:
         return sum(counts.get(name, 0) for name in names)
 
@@ -66,7 +67,11 @@ def _usage(usage: Body, counts: Mapping[str, int]) -> Body:
     )
     # These are parts of both the cached tokens and those of their kind.
     read -= of(*OF_CACHE.values())
-    written = usage["completion_tokens"] + of(*OF_OUTPUT.values())
+    scripted_output = of(*OF_OUTPUT.values())
+    written = usage["completion_tokens"] + scripted_output
+    if most is not None:
+        # The text is shorter then: what else the model makes counts towards the most, too.
+        written = min(written, max(most, scripted_output))
     of_input = {key: counts[name] for key, name in OF_INPUT.items() if name in counts}
     of_cache = {key: counts[name] for key, name in OF_CACHE.items() if name in counts}
     of_output = {key: counts[name] for key, name in OF_OUTPUT.items() if name in counts}

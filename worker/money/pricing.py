@@ -202,7 +202,7 @@ class Pricing:
 
 
 def _counts(usage: Usage) -> dict[str, int]:
-    """The counts of a usage by genai-prices' names; parts are at most what they are parts of.
+    """The counts of a usage by genai-prices' names; the whole is at least as much as its parts.
 
     A provider may report less input than cached input, or less output than reasoning.
     """
@@ -212,13 +212,14 @@ def _counts(usage: Usage) -> dict[str, int]:
     if for_an_hour is not None:
         others["cache_write_1h_tokens"] = min(for_an_hour, written)
     read = max(usage.input_tokens, usage.cache_read_tokens + written)
+    made = max(usage.output_tokens, usage.reasoning_tokens)
     return {
         **others,
         "input_tokens": read,
-        "output_tokens": usage.output_tokens,
+        "output_tokens": made,
         "cache_read_tokens": usage.cache_read_tokens,
         "cache_write_tokens": written,
-        "output_reasoning_tokens": min(usage.reasoning_tokens, usage.output_tokens),
+        "output_reasoning_tokens": usage.reasoning_tokens,
     }
 
 

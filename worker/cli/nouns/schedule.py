@@ -95,7 +95,13 @@ def list_schedules(as_json: bool) -> None:
 )
 @click.option("--jitter", metavar="SPAN", help="Start each job up to so much later.")
 @click.option("--time-key", metavar="NAME", help="The payload's field that gets the time.")
-@click.option("--queue", metavar="QUEUE", default="default", shell_complete=names.queues)
+@click.option(
+    "--queue",
+    metavar="QUEUE",
+    default="default",
+    shell_complete=names.queues,
+    help="The queue of the jobs.",
+)
 @click.option("--priority", type=options.WholeNumber(1, 4), default=3, help="1 is urgent.")
 @click.option("--thread", metavar="UUID", help="The chat thread of the jobs.")
 @click.option("--agent", metavar="UUID", help="The agent that the jobs are for.")
