@@ -14,25 +14,29 @@ from uuid import UUID
 from pydantic import AwareDatetime
 
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
-from db.schedules.schedules import Schedule
+from db.schedules.schedules import Missed, Overlap, Timed
 
 KEPT = 1_000
 
 
-class Due(Schedule):
-    """A schedule that this transaction has locked, and the database's time."""
+class Due(Timed):
+    """A schedule that this transaction has locked, and the database's time.
 
+    What it enqueues stays in the database: a payload that Python cannot read is its job's trouble.
+    """
+
+    id: UUID
+    name: str
+    is_run: bool
+    missed: Missed
+    missed_max: int
+    overlap: Overlap
+    jitter_seconds: float | None
+    handled_to: AwareDatetime
     now: AwareDatetime
 
 
-NEXT_IN: LiteralString = """
-select
-  extract(epoch from coalesce(s.next_at, clock_timestamp()) - clock_timestamp())::float8 as next_in
-from jobsworth.schedules s
-where not s.paused and s.ended_at is null and s.problem is null and s.id <> all(%(without)s)
-order by s.next_at nulls first
-limit 1
-"""
+NEXT_IN: LiteralString = "select jobsworth.next_schedule_in(%(without)s) as next_in"
 
 
 async def next_in_seconds(conn: Connection, without: Sequence[UUID] = ()) -> float | None:
@@ -42,11 +46,8 @@ async def next_in_seconds(conn: Connection, without: Sequence[UUID] = ()) -> flo
 
 # Which of the due ones comes first does not matter. A row that somebody has locked is being fired.
 TAKE: LiteralString = """
-select s.id, s.team_id, s.name, s.cron, s.every_seconds, s.at, s.time_zone, s.mode, s.nodes,
-  s.payload, s.time_key, s.queue, s.priority, s.thread_id, s.agent_id, s.failures_max,
-  s.timeout_seconds, s.missed, s.missed_max, s.overlap, s.jitter_seconds, s.paused, s.declared,
-  s.problem, s.handled_to, s.next_at, s.ended_at, s.created_at, s.changed_at,
-  null as last_at, null as last_outcome, now() as now
+select s.id, s.name, s.cron, s.every_seconds, s.at, s.time_zone, s.nodes is not null as is_run,
+  s.missed, s.missed_max, s.overlap, s.jitter_seconds, s.handled_to, s.created_at, now() as now
 from jobsworth.schedules s
 where not s.paused and s.ended_at is null and s.problem is null
   and (s.next_at is null or s.next_at <= now()) and s.id <> all(%(without)s)
@@ -93,6 +94,52 @@ async def cancel(conn: Connection, one: Unended, reason: str) -> None:
     """Cancel it: at once if it is not running, else when its attempts end."""
     statement = CANCEL_JOB if one.job_id else CANCEL_RUN
     await execute(conn, statement, {"id": one.job_id or one.run_id, "reason": reason})
+
+
+# A thread has a lane of its own.
+ENQUEUE: LiteralString = """
+select jobsworth.enqueue(
+  mode => s.mode,
+  payload => jobsworth.payload_at(s, %(at)s),
+  queue => s.queue,
+  priority => s.priority,
+  delay => make_interval(secs => %(delay_seconds)s::float8),
+  thread_id => s.thread_id,
+  lane => case when s.thread_id is null then 'schedule:' || s.id end,
+  failures_max => s.failures_max,
+  timeout_seconds => s.timeout_seconds,
+  team_id => s.team_id,
+  agent_id => s.agent_id,
+  id => %(job_id)s)
+from jobsworth.schedules s
+where s.id = %(id)s
+"""
+
+
+async def enqueue(
+    conn: Connection, id: UUID, at: datetime, job_id: UUID, delay_seconds: float | None
+) -> None:
+    """Enqueue the schedule's job for this time, as `job_id`."""
+    values = {"id": id, "at": at.isoformat(), "job_id": job_id, "delay_seconds": delay_seconds}
+    await execute(conn, ENQUEUE, values)
+
+
+START_RUN: LiteralString = """
+select jobsworth.start_run(
+  nodes => s.nodes,
+  request => jobsworth.payload_at(s, %(at)s),
+  thread_id => s.thread_id,
+  agent_id => s.agent_id,
+  team_id => s.team_id,
+  id => %(run_id)s)
+from jobsworth.schedules s
+where s.id = %(id)s
+"""
+
+
+async def start_run(conn: Connection, id: UUID, at: datetime, run_id: UUID) -> None:
+    """Start the schedule's run for this time, as `run_id`."""
+    await execute(conn, START_RUN, {"id": id, "at": at.isoformat(), "run_id": run_id})
 
 
 RECORD: LiteralString = """

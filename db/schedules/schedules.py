@@ -20,7 +20,7 @@ from db.errors import InvalidInput, NotFound, shown
 from db.pool import execute, fetch_all, fetch_one, fetch_val
 from db.queue.new_job import NewJob
 from db.runs.new_run import Node, nodes_json
-from db.schedules.timetable import Timetable, zone
+from db.schedules.timetable import Timetable
 
 JITTER_SECONDS_MAX = 86_400.0
 MISSED_MAX = 1_000
@@ -87,21 +87,33 @@ class NewSchedule:
         return self.every.total_seconds() if isinstance(self.every, timedelta) else self.every
 
 
-class Schedule(BaseModel):
+class Timed(BaseModel):
+    """What of a row of `schedules` says when it fires."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cron: str | None
+    every_seconds: float | None
+    at: AwareDatetime | None
+    time_zone: str
+    created_at: AwareDatetime
+
+    def timetable(self) -> Timetable:
+        """Its times. Raises `InvalidInput` if it can never fire."""
+        return Timetable(
+            self.cron, self.every_seconds, self.at, self.time_zone, begins_at=self.created_at
+        )
+
+
+class Schedule(Timed):
     """A row of `schedules`, and its last firing.
 
     `next_at` is None until a worker has computed it, while it is paused, and when it has ended.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     id: UUID
     team_id: UUID | None
     name: str
-    cron: str | None
-    every_seconds: float | None
-    at: AwareDatetime | None
-    time_zone: str
     mode: str | None
     nodes: list[Any] | None
     payload: dict[str, Any]
@@ -122,16 +134,9 @@ class Schedule(BaseModel):
     handled_to: AwareDatetime
     next_at: AwareDatetime | None
     ended_at: AwareDatetime | None
-    created_at: AwareDatetime
     changed_at: AwareDatetime
     last_at: AwareDatetime | None
     last_outcome: str | None
-
-    def timetable(self) -> Timetable:
-        """Its times. Raises `InvalidInput` if it can never fire."""
-        return Timetable(
-            self.cron, self.every_seconds, self.at, self.time_zone, begins_at=self.created_at
-        )
 
 
 class Firing(BaseModel):
@@ -313,7 +318,6 @@ def _check(new: NewSchedule) -> None:
             f"schedule {shown(new.name)} needs exactly one of mode and nodes",
             "a mode enqueues a job, nodes start a run",
         )
-    zone(new.time_zone)
     Timetable(new.cron, new.every_seconds(), new.at, new.time_zone)
     NewJob(
         new.mode or "run",

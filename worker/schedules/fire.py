@@ -5,18 +5,15 @@ became of each of its times, in one transaction that holds the schedule's row. A
 that row; a daemon that dies, or loses the answer to its commit, has fired it wholly or not at all.
 """
 
+from datetime import datetime
 from random import uniform
 from time import monotonic
 from uuid import UUID
 
-import orjson
-
 from db.errors import Contended, InvalidInput, JobsworthError
 from db.ids import uuidv7
 from db.pool import Connection, Database
-from db.queue.enqueue import enqueue
 from db.queue.upkeep import DueWork
-from db.runs import runs
 from db.schedules import firing
 from db.schedules.firing import Due, Unended
 from db.schedules.schedules import Overlap
@@ -164,55 +161,39 @@ async def _enqueue_all(connection: Connection, due: Due, planned: Plan) -> bool:
         for one in earlier:
             await firing.cancel(connection, one, f"replaced by the next of schedule {due.name}")
     fired = False
-    missed = planned.missed
     for at in planned.times:
-        job_id, run_id = (uuidv7(), None) if due.mode is not None else (None, uuidv7())
-        noted = await firing.record(
-            connection, due.id, at, "fired", job_id=job_id, run_id=run_id, missed=missed
-        )
-        if not noted:
-            continue
-        fired, missed = True, 0
-        payload = {**due.payload, **({due.time_key: at.isoformat()} if due.time_key else {})}
-        if due.mode is not None:
-            jitter = due.jitter_seconds
-            if jitter is None:
-                jitter = MADE_UP_SECONDS if planned.late else 0.0
-            await enqueue(
-                connection,
-                due.mode,
-                payload,
-                id=job_id,
-                queue=due.queue,
-                priority=due.priority,
-                delay=uniform(0.0, jitter) if jitter else None,
-                thread_id=due.thread_id,
-                # A thread has a lane already.
-                lane=None if due.thread_id else f"schedule:{due.id}",
-                failures_max=due.failures_max,
-                timeout_seconds=due.timeout_seconds,
-                team_id=due.team_id,
-                agent_id=due.agent_id,
-            )
-        else:
-            await runs.start(
-                connection,
-                orjson.dumps(due.nodes).decode(),
-                id=run_id,
-                request=payload,
-                thread_id=due.thread_id,
-                team_id=due.team_id,
-                agent_id=due.agent_id,
-            )
-        log.info(
-            events.SCHEDULE_FIRED,
-            schedule=due.name,
-            at=at.isoformat(),
-            job_id=str(job_id) if job_id else None,
-            run_id=str(run_id) if run_id else None,
-            missed=planned.missed,
-        )
+        missed = 0 if fired else planned.missed
+        fired = await _enqueue(connection, due, at, missed, late=planned.late) or fired
     return fired
+
+
+async def _enqueue(
+    connection: Connection, due: Due, at: datetime, missed: int, *, late: bool
+) -> bool:
+    """Enqueue the job, or start the run, of this time; False if that was done before."""
+    new_id = uuidv7()
+    job_id, run_id = (None, new_id) if due.is_run else (new_id, None)
+    if not await firing.record(
+        connection, due.id, at, "fired", job_id=job_id, run_id=run_id, missed=missed
+    ):
+        return False
+    if due.is_run:
+        await firing.start_run(connection, due.id, at, new_id)
+    else:
+        jitter = due.jitter_seconds
+        if jitter is None:
+            jitter = MADE_UP_SECONDS if late else 0.0
+        delay_seconds = uniform(0.0, jitter) if jitter else None
+        await firing.enqueue(connection, due.id, at, new_id, delay_seconds)
+    log.info(
+        events.SCHEDULE_FIRED,
+        schedule=due.name,
+        at=at.isoformat(),
+        job_id=str(job_id) if job_id else None,
+        run_id=str(run_id) if run_id else None,
+        missed=missed,
+    )
+    return True
 
 
 def _words(one: Unended) -> str:

@@ -176,11 +176,6 @@ begin
   then
     sweep := sweep || 'run'::text;
   end if;
-  select extract(epoch from coalesce(s.next_at, clock_timestamp()) - clock_timestamp())
-  into schedule_in
-  from jobsworth.schedules s
-  where not s.paused and s.ended_at is null and s.problem is null
-  order by s.next_at nulls first
-  limit 1;
+  schedule_in := jobsworth.next_schedule_in();
   looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());
 end $$;

@@ -77,6 +77,24 @@ create table jobsworth.schedule_firings (
   primary key (schedule_id, at)
 );
 
+-- In how many seconds a schedule that is not one of `without` fires, or has to be planned; null if
+-- none does.
+create function jobsworth.next_schedule_in(without uuid[] default '{}') returns float8
+  language sql stable as $$
+  select extract(epoch from coalesce(s.next_at, clock_timestamp()) - clock_timestamp())
+  from jobsworth.schedules s
+  where not s.paused and s.ended_at is null and s.problem is null
+    and s.id <> all(next_schedule_in.without)
+  order by s.next_at nulls first
+  limit 1
+$$;
+
+-- The payload of what a schedule enqueues for the time `at`.
+create function jobsworth.payload_at(s jobsworth.schedules, at text) returns jsonb
+  language sql immutable return
+    case when s.time_key is null then s.payload
+      else s.payload || jsonb_build_object(s.time_key, at) end;
+
 -- A changed time, or the end of a pause, begins anew: nothing before it is made up for.
 create function jobsworth.plan_again() returns trigger language plpgsql as $$
 begin

@@ -15,7 +15,7 @@ from db.queue import jobs
 from db.runs.runs import Node
 from db.schedules import firing, schedules
 from db.schedules.schedules import Firing, NewSchedule, Schedule
-from tests.support import connect
+from tests.support import connect, until
 from worker.queue.wake import Wakes
 from worker.schedules.fire import Schedules
 
@@ -127,7 +127,15 @@ async def test_a_daemon_that_dies_before_its_commit_has_fired_nothing(
         # While it lives nobody else fires it.
         assert await fire(database) == []
         await dying.close()
-    assert await fire(database) == [True]
+    fired = list[bool]()
+
+    async def again() -> bool:
+        # The server takes back what it did a moment after the connection is gone.
+        fired.extend(await fire(database))
+        return bool(fired)
+
+    await until(again)
+    assert fired == [True]
     assert [one.outcome for one in await history(conn)] == ["fired"]
 
 
@@ -302,6 +310,25 @@ create function refuse() returns trigger language plpgsql as $$
 begin raise exception 'no reports on Sundays'; end $$;
 create trigger refuse before insert on jobsworth.reactive_jobs
 for each row when (new.mode = 'report') execute function refuse()
+"""
+
+
+async def test_a_payload_that_python_cannot_read_goes_on_as_it_is(
+    conn: Connection, database: Database
+) -> None:
+    """It is the job's trouble, which fails with the field and the reason."""
+    await add(conn, time_key="day")
+    await execute(conn, UNREADABLE)
+    await unseen(conn, timedelta(minutes=10, seconds=1))
+    assert await fire(database) == [True]
+    [fired] = await history(conn)
+    sent = await fetch_val(conn, "select j.payload::text from jobsworth.reactive_jobs j")
+    assert f'"day": "{fired.at.isoformat()}"' in sent
+    assert len(sent) > 5000
+
+
+UNREADABLE: LiteralString = """
+update jobsworth.schedules s set payload = '{"n": 1e5000}'
 """
 
 

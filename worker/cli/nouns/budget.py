@@ -6,7 +6,6 @@ goes on with the same commit.
 
 from decimal import Decimal
 from typing import cast, get_args
-from uuid import UUID
 
 import click
 
@@ -18,7 +17,7 @@ from worker.cli.terminal import options
 from worker.cli.terminal.amounts import read_amount, read_count
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
-from worker.cli.terminal.ids import whole_id
+from worker.cli.terminal.ids import optional_id
 from worker.cli.terminal.output import Column, emit_json, emit_table, say
 
 COLUMNS = [
@@ -115,7 +114,8 @@ def set_budget(
         if money is None
         else read_amount(money, "--money", "US dollars")
     )
-    team_id, agent_id, thread_id = _id("team", team), _id("agent", agent), _id("thread", thread)
+    team_id, agent_id = optional_id("team", team), optional_id("agent", agent)
+    thread_id = optional_id("thread", thread)
 
     async def work(conn: Connection) -> Budget:
         return await budgets.set_budget(
@@ -219,7 +219,3 @@ def _exact(amount: Decimal) -> str:
     shown = f"{round(amount, 6):,f}".rstrip("0")
     whole, _, cents = shown.partition(".")
     return f"{whole}.{cents.ljust(2, '0')}"
-
-
-def _id(name: str, text: str | None) -> UUID | None:
-    return None if text is None else whole_id(text, f"--{name}")

@@ -3,6 +3,7 @@
 In: a name, when and what. Out: schedules, their next times, and what became of the last ones.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import islice
 from uuid import UUID
@@ -17,7 +18,7 @@ from db.schedules.schedules import Firing, Missed, NewSchedule, Overlap, Schedul
 from worker.cli.terminal import names, options
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
-from worker.cli.terminal.ids import whole_id
+from worker.cli.terminal.ids import optional_id
 from worker.cli.terminal.output import Column, emit_json, emit_table, say
 from worker.cli.terminal.payload import read_document, read_payload
 from worker.cli.terminal.times import ago, parse_duration, parse_instant
@@ -143,13 +144,13 @@ def add(
         time_key=time_key,
         queue=queue,
         priority=priority,
-        thread_id=_id("thread", thread),
-        agent_id=_id("agent", agent),
+        thread_id=optional_id("thread", thread),
+        agent_id=optional_id("agent", agent),
         missed=missed,
         missed_max=missed_max,
         overlap=overlap,
         jitter_seconds=None if jitter is None else parse_duration(jitter, "--jitter"),
-        team_id=_id("team", team),
+        team_id=optional_id("team", team),
     )
 
     async def work(conn: Connection) -> Schedule:
@@ -174,7 +175,7 @@ def add(
 @options.as_json
 def next_times(name: str, team: str | None, limit: int, as_json: bool) -> None:
     """Show the next times of a schedule, in UTC and in its time zone."""
-    found = run_in_database(lambda conn: schedules.get(conn, name, _id("team", team)))
+    found = run_in_database(lambda conn: schedules.get(conn, name, optional_id("team", team)))
     now = datetime.now(UTC)
     begin = max(now, found.handled_to)
     times = [] if found.paused else list(islice(found.timetable().times_after(begin), limit))
@@ -198,7 +199,7 @@ def history(name: str, team: str | None, limit: int, as_json: bool) -> None:
     """Show what became of the last times of a schedule."""
 
     async def work(conn: Connection) -> list[Firing]:
-        found = await schedules.get(conn, name, _id("team", team))
+        found = await schedules.get(conn, name, optional_id("team", team))
         return await schedules.firings(conn, found.id, limit)
 
     found = run_in_database(work)
@@ -215,11 +216,7 @@ def history(name: str, team: str | None, limit: int, as_json: bool) -> None:
 def pause(name: str, team: str | None, as_json: bool) -> None:
     """Fire nothing until it is resumed; jobs that it has enqueued go on."""
 
-    async def work(conn: Connection) -> Schedule:
-        await schedules.pause(conn, name, _id("team", team))
-        return await schedules.get(conn, name, _id("team", team))
-
-    paused = run_in_database(work)
+    paused = _changed(schedules.pause, name, team)
     if as_json:
         emit_json(paused)
     else:
@@ -233,11 +230,7 @@ def pause(name: str, team: str | None, as_json: bool) -> None:
 def resume(name: str, team: str | None, as_json: bool) -> None:
     """Fire again from now on; times that passed meanwhile are not made up for."""
 
-    async def work(conn: Connection) -> Schedule:
-        await schedules.resume(conn, name, _id("team", team))
-        return await schedules.get(conn, name, _id("team", team))
-
-    resumed = run_in_database(work)
+    resumed = _changed(schedules.resume, name, team)
     if as_json:
         emit_json(resumed)
     else:
@@ -250,11 +243,23 @@ def resume(name: str, team: str | None, as_json: bool) -> None:
 @options.as_json
 def remove(name: str, team: str | None, as_json: bool) -> None:
     """Remove a schedule and its history; jobs that it has enqueued go on."""
-    run_in_database(lambda conn: schedules.remove(conn, name, _id("team", team)))
+    run_in_database(lambda conn: schedules.remove(conn, name, optional_id("team", team)))
     if as_json:
         emit_json({"name": name})
     else:
         say(f"schedule {name} is removed")
+
+
+def _changed(
+    change: Callable[[Connection, str, UUID | None], Awaitable[None]], name: str, team: str | None
+) -> Schedule:
+    team_id = optional_id("team", team)
+
+    async def work(conn: Connection) -> Schedule:
+        await change(conn, name, team_id)
+        return await schedules.get(conn, name, team_id)
+
+    return run_in_database(work)
 
 
 def _nodes(text: str) -> str:
@@ -290,7 +295,7 @@ def _when(found: Schedule) -> str:
         return f"{found.cron} {found.time_zone}"
     if found.every_seconds is not None:
         return f"every {found.every_seconds:g} s"
-    return f"at {found.at:%Y-%m-%d %H:%M} UTC"
+    return "" if found.at is None else f"at {found.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _local(time: datetime, zone: str) -> str:
@@ -304,7 +309,3 @@ def _firing(found: Firing) -> list[str]:
     before = f"{found.missed:,} before it were missed" if found.missed else ""
     why = "; ".join(part for part in (found.reason, before) if part)
     return [f"{found.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}", found.outcome, enqueued, why]
-
-
-def _id(name: str, text: str | None) -> UUID | None:
-    return None if text is None else whole_id(text, f"--{name}")

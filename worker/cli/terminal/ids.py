@@ -145,6 +145,11 @@ def whole_id(text: str, thing: str) -> UUID:
         ) from error
 
 
+def optional_id(name: str, text: str | None) -> UUID | None:
+    """The whole UUID of the option `--name`, if it was given. Raises `InvalidInput`."""
+    return None if text is None else whole_id(text, f"--{name}")
+
+
 def short_ids(ids: Iterable[UUID], *, beside_much: bool = False) -> Callable[[UUID], str]:
     """How to show these ids: whole, or on a narrow terminal (on any, if `beside_much`) their end.
 
