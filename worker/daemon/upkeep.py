@@ -34,6 +34,8 @@ COST_PAUSE_SECONDS_MAX = 5.0
 # One look may have waited for a lock, a connection or the processor. What the last few looks all
 # took is what a look costs.
 COST_LOOKS = 3
+# What a part was to do when the database went away is due when it is back, however long its period.
+FAILED_PAUSE_SECONDS_MAX = 5.0
 
 log = get_logger()
 
@@ -83,9 +85,12 @@ async def _repeat(part: Part) -> None:
     while True:
         did = await _work(part)
         pause = did.pause_seconds
-        await part.woken_by.wait(
-            part.period_seconds * (0.8 + 0.4 * random()) if pause is None else pause
-        )
+        await part.woken_by.wait(_varied(part.period_seconds) if pause is None else pause)
+
+
+def _varied(seconds: float) -> float:
+    """About so long, so that workers do not all look at once."""
+    return seconds * (0.8 + 0.4 * random())
 
 
 async def _work(part: Part) -> Did:
@@ -93,7 +98,7 @@ async def _work(part: Part) -> Did:
         did = await part.work()
     except JobsworthError as error:
         _say_failed(part.name, error)
-        return Did()
+        return Did(pause_seconds=_varied(min(part.period_seconds, FAILED_PAUSE_SECONDS_MAX)))
     if did.moved and part.wakes is not None:
         part.wakes.set()
     return did

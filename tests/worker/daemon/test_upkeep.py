@@ -10,6 +10,7 @@ import anyio
 import psycopg
 import pytest
 
+from db.errors import Unavailable
 from db.pool import Database
 from db.queue.jobs import JobStatus
 from db.sessions import SESSION
@@ -24,6 +25,7 @@ from tests.worker.upkeep_at_work import (
     upkeep,
     woken,
 )
+from worker.daemon import upkeep as upkeep_module
 from worker.daemon.upkeep import COST_PAUSE_SECONDS_MAX, Did, LookCost, Part, run
 from worker.memory import embed
 from worker.queue.wake import Wake
@@ -133,6 +135,27 @@ async def test_upkeep_goes_on_after_an_error(api: JobApi) -> None:
             await until(status_is(api, job_id, JobStatus.QUEUED))
             await until(status_is(api, lease.job_id, JobStatus.QUEUED))
             await woken(kept)
+
+
+async def test_a_part_that_failed_does_not_wait_its_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is due when the database is lost is done when it is back, not an hour later.
+    monkeypatch.setattr(upkeep_module, "FAILED_PAUSE_SECONDS_MAX", 0.01)
+    tries = 0
+
+    async def fail_thrice() -> Did:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise Unavailable("no database connection became free in time", "wait")
+        return Did()
+
+    async def succeeded() -> bool:
+        return tries == 4
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, [Part("failing", 3600, fail_thrice)])
+        await until(succeeded)
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_part_that_moved_jobs_wakes_whom_it_names_and_an_idle_one_wakes_nobody() -> None:
