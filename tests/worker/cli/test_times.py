@@ -12,6 +12,7 @@ from worker.cli.terminal.times import (
     UNITS,
     age,
     ago,
+    duration,
     parse_duration,
     parse_instant,
     parse_since,
@@ -125,3 +126,12 @@ def test_an_age_leaves_ago_out() -> None:
 )
 def test_spans_are_told_in_their_unit(seconds: float | None, words: str) -> None:
     assert span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5, "5s"), (90, "1m30s"), (5400, "1h30m"), (172800, "2d"), (1.5, "1.5s"), (0, "0s")],
+)
+def test_a_period_is_said_as_it_is_typed(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+    assert parse_duration(text, "it") == seconds

@@ -21,7 +21,7 @@ from worker.cli.terminal.database import run_in_database
 from worker.cli.terminal.ids import optional_id
 from worker.cli.terminal.output import Column, emit_json, emit_table, say
 from worker.cli.terminal.payload import read_document, read_payload
-from worker.cli.terminal.times import ago, parse_duration, parse_instant
+from worker.cli.terminal.times import ago, duration, parse_duration, parse_instant
 
 COLUMNS = [
     Column("SCHEDULE", flexible=True),
@@ -171,7 +171,7 @@ def add(
 @schedule.verb("next", "jobsworth schedule next morning --limit 3")
 @schedule_name
 @options.team_only
-@options.limit(5)
+@options.limit(5, "soonest first")
 @options.as_json
 def next_times(name: str, team: str | None, limit: int, as_json: bool) -> None:
     """Show the next times of a schedule, in UTC and in its time zone."""
@@ -294,7 +294,7 @@ def _when(found: Schedule) -> str:
     if found.cron is not None:
         return f"{found.cron} {found.time_zone}"
     if found.every_seconds is not None:
-        return f"every {found.every_seconds:g} s"
+        return f"every {duration(found.every_seconds)}"
     return "" if found.at is None else f"at {found.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 

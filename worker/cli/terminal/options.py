@@ -93,13 +93,13 @@ def as_json(function: F) -> F:
     )(function)
 
 
-def limit(default: int) -> Callable[[F], F]:
+def limit(default: int, order: str = "newest first") -> Callable[[F], F]:
     """`--limit`."""
     return click.option(
         "--limit",
         type=WholeNumber(1, 1000),
         default=default,
-        help="Show at most N, newest first.",
+        help=f"Show at most N, {order}.",
     )
 
 

@@ -40,6 +40,15 @@ def parse_duration(text: str, thing: str) -> float:
     return seconds
 
 
+def duration(seconds: float) -> str:
+    """ "90s" is "1m30s": what `parse_duration` reads, in its longest units."""
+    words, rest = "", seconds
+    for unit in ("d", "h", "m"):
+        whole, rest = divmod(rest, UNITS[unit])
+        words += f"{whole:.0f}{unit}" if whole else ""
+    return words + (f"{rest:g}s" if rest or not words else "")
+
+
 def parse_instant(text: str, thing: str) -> datetime:
     """An ISO 8601 instant with its time zone. Raises `InvalidInput` naming `thing`."""
     try:
