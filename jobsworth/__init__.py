@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from db.pool import Connection, Database
     from db.queue.enqueue import Enqueued, enqueue, enqueue_sync
     from db.queue.enqueue_many import enqueue_many
+    from db.queue.enqueue_middleware import enqueue_middleware
     from db.queue.jobs import JobStatus, cancel, retry, run_now
     from db.queue.new_job import EnqueueOptions, NewJob
     from db.queue.signals import send as signal
@@ -52,7 +53,10 @@ if TYPE_CHECKING:
     from worker.approvals.ask import Decision, NotApproved
     from worker.approvals.webhook_signature import is_signed as is_webhook_signed
     from worker.approvals.webhook_signature import keys as webhook_keys
-    from worker.handlers import HandlerError, handler
+    from worker.declared import HandlerError
+    from worker.extensions.middleware import CallNext, middleware
+    from worker.extensions.resources import worker_lifespan
+    from worker.handlers import handler
     from worker.job import Job
     from worker.llm.options import AgentOptions
     from worker.money.calls import BudgetExceeded, PriceUnknown
@@ -75,6 +79,7 @@ __all__ = [
     "ApprovalStatus",
     "BudgetExceeded",
     "CallLimited",
+    "CallNext",
     "CallRefused",
     "Cancel",
     "Checkpoint",
@@ -118,11 +123,13 @@ __all__ = [
     "cancel_run",
     "enqueue",
     "enqueue_many",
+    "enqueue_middleware",
     "enqueue_sync",
     "get_approval",
     "handler",
     "is_webhook_signed",
     "list_votes",
+    "middleware",
     "pending_approvals",
     "resolve",
     "resolve_sync",
@@ -134,6 +141,7 @@ __all__ = [
     "start_run",
     "start_run_sync",
     "webhook_keys",
+    "worker_lifespan",
 ]
 
 # By name: the module that defines it; and its name there, where that is another one.
@@ -145,6 +153,7 @@ _HOMES = {
     "Approval": "db.approvals.approvals",
     "ApprovalStatus": "db.approvals.voting",
     "BudgetExceeded": "worker.money.calls",
+    "CallNext": "worker.extensions.middleware",
     "CallLimited": "worker.money.sending",
     "CallRefused": "worker.money.sending",
     "Cancel": "worker.outcomes",
@@ -162,7 +171,7 @@ _HOMES = {
     "Enqueued": "db.queue.enqueue",
     "Fail": "worker.outcomes",
     "FollowUpOptions": "worker.plain_job",
-    "HandlerError": "worker.handlers",
+    "HandlerError": "worker.declared",
     "Hit": "db.memory.memories",
     "InvalidInput": "db.errors",
     "Job": "worker.job",
@@ -189,11 +198,13 @@ _HOMES = {
     "cancel_run": "db.runs.runs:cancel",
     "enqueue": "db.queue.enqueue",
     "enqueue_many": "db.queue.enqueue_many",
+    "enqueue_middleware": "db.queue.enqueue_middleware",
     "enqueue_sync": "db.queue.enqueue",
     "get_approval": "db.approvals.approvals:get_by_id",
     "handler": "worker.handlers",
     "is_webhook_signed": "worker.approvals.webhook_signature:is_signed",
     "list_votes": "db.approvals.voting:votes",
+    "middleware": "worker.extensions.middleware",
     "pending_approvals": "db.approvals.approvals:get_pending",
     "resolve": "db.approvals.voting",
     "resolve_sync": "db.approvals.voting",
@@ -205,6 +216,7 @@ _HOMES = {
     "start_run": "db.runs.runs:start",
     "start_run_sync": "db.runs.runs:start_sync",
     "webhook_keys": "worker.approvals.webhook_signature:keys",
+    "worker_lifespan": "worker.extensions.resources",
 }
 
 

@@ -9,7 +9,7 @@ what is committed.
 """
 
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -29,6 +29,7 @@ from db.pool import Database
 from db.queue.claim import Claimed
 from db.queue.effects import Effect
 from db.steps.failed import FailedStep
+from worker.extensions.resources import Resources
 from worker.llm.choice import ModelChoice
 from worker.llm.turns import Turns
 from worker.masking import mask
@@ -141,6 +142,9 @@ class Tools:
     called: Callable[[str, str, int, int, float | None], None] = uncounted
     """Counts a settled call: its model, status, input and output tokens, and cost."""
     turns: Turns = field(default_factory=Turns)
+    middlewares: Sequence[Callable[..., Awaitable[Any]]] = ()
+    """What runs around each attempt, the outermost first."""
+    resources: Resources = field(default_factory=Resources)
     record_days: int = 0
     """For how many days what models are asked can be read."""
     books: GroupCommit = field(init=False)

@@ -14,7 +14,7 @@ from orjson import loads
 from db.arguments import check_uri
 from db.documents import to_document, to_payload, to_text
 from db.errors import InvalidInput
-from db.queue import effects_made
+from db.queue import effects_made, enqueue_middleware
 from db.queue.effects import (
     ARTIFACT_BYTES_MAX,
     ArtifactEffect,
@@ -128,17 +128,7 @@ def spawn(
             f"job.spawn needs an async handler; {state.job.mode!r} is a plain function",
             "children end with their parent unless it gathers them: use enqueue instead",
         )
-    if options.get("lane") is not None and options["lane"] == state.job.lane:
-        raise InvalidInput(
-            f"a child in the lane {state.job.lane!r} would wait for its parent for ever",
-            "leave lane out: a child has no lane of its own",
-        )
-    if "unique_key" in options:
-        raise InvalidInput(
-            f"a child cannot have a unique_key: another job may hold {options['unique_key']!r},"
-            " and then there would be no child to gather",
-            "leave it out: a replay spawns each child once anyway",
-        )
+    _check_child(state, options)
     return Child(_add_job(state, "child", name, mode, payload, options))
 
 
@@ -231,6 +221,33 @@ async def check_same(state: AttemptState, *, waits: bool) -> None:
             )
 
 
+def _document(state: AttemptState, mode: str, payload: Mapping[str, Any] | None) -> str:
+    size = state.tools.payload_bytes_max
+    return to_payload(dict(payload or {}), f"the payload of {mode!r}", size)
+
+
+def _changed(new: NewJob) -> tuple[str, Mapping[str, Any] | None, dict[str, Any]]:
+    """Mode, payload and options of a follow-up as middleware has left them."""
+    options = {one: getattr(new, one) for one in JOB_OPTIONS - {"delay_seconds"}}
+    delay = new.delay_interval()
+    options["delay_seconds"] = None if delay is None else delay.total_seconds()
+    return new.mode, new.payload, options
+
+
+def _check_child(state: AttemptState, options: Mapping[str, Any]) -> None:
+    if options.get("lane") is not None and options["lane"] == state.job.lane:
+        raise InvalidInput(
+            f"a child in the lane {state.job.lane!r} would wait for its parent for ever",
+            "leave lane out: a child has no lane of its own",
+        )
+    if options.get("unique_key") is not None:
+        raise InvalidInput(
+            f"a child cannot have a unique_key: another job may hold {options['unique_key']!r},"
+            " and then there would be no child to gather",
+            "leave it out: a replay spawns each child once anyway",
+        )
+
+
 def _require_thread(state: AttemptState, method: str) -> UUID:
     if state.job.thread_id is None:
         raise InvalidInput(
@@ -255,16 +272,20 @@ def _add_job(
             f"the options are {', '.join(sorted(JOB_OPTIONS))}",
         )
     wanted = dict(options)
-    NewJob(mode, delay=wanted.pop("delay_seconds", None), **wanted)  # checks each of them
-    document = to_payload(
-        dict(payload or {}), f"the payload of {mode!r}", state.tools.payload_bytes_max
-    )
+    new = NewJob(mode, payload, delay=wanted.pop("delay_seconds", None), **wanted)  # checks them
+    document = _document(state, mode, payload)
     # What the job is, and not how it is to be run: a delay may be another one in each attempt. A
     # name stands for all of it.
     identifying: tuple[object, ...] = ()
     if name is None:
         identifying = (mode, loads(document), *(options.get(one) for one in IDENTIFYING))
     key = state.key(kind, name, *identifying)
+    if enqueue_middleware.declared:
+        # After the key is made, so that a replay is known by what the handler says.
+        mode, payload, options = _changed(enqueue_middleware.through(new))
+        document = _document(state, mode, payload)
+        if kind == "child":
+            _check_child(state, options)
     state.effects.append(
         JobEffect(key=key, mode=mode, payload=document, is_child=kind == "child", **options)
     )

@@ -25,6 +25,7 @@ EXCEPTION_IGNORED: Final = "exception.ignored"
 EXIT_REFUSED: Final = "exit.refused"
 LEFTOVERS_DROPPED: Final = "leftovers.dropped"
 RUNNER_BROKEN: Final = "runner.broken"
+RESOURCE_BROKEN: Final = "resource.broken"
 SIGNALS_TAKEN_BACK: Final = "signals.taken_back"
 HEALTH_LISTENED: Final = "health.listened"
 HEALTH_FAILED: Final = "health.failed"
@@ -108,6 +109,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     LEFTOVERS_DROPPED: "the process ends although tasks, threads or processes that handlers started"
     " and left do not",
     RUNNER_BROKEN: "a task that ran attempts ended with an error; the attempts have their outcomes",
+    RESOURCE_BROKEN: "a resource of the worker (@worker_lifespan) failed while it was open, and is"
+    " opened again; or it was not closed in time",
     SIGNALS_TAKEN_BACK: "code of a handler had taken signals away; they reach the worker again",
     HEALTH_LISTENED: "the health and metrics endpoint is open; with its address",
     HEALTH_FAILED: "the health and metrics endpoint could not be opened",
@@ -218,6 +221,10 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     LEFTOVERS_DROPPED: ("leftovers",),
     RUNNER_BROKEN: ("error",),
+    RESOURCE_BROKEN: (
+        "error",
+        "resource",
+    ),
     SIGNALS_TAKEN_BACK: (
         "modes",
         "signals",

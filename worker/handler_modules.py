@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from worker.handlers import Handler, HandlerError, registry, shadowing_files
+from worker.declared import HandlerError
+from worker.handlers import Handler, find_resources, registry, shadowing_files
 
 
 def load(modules: Iterable[str]) -> Mapping[str, Handler]:
@@ -23,6 +24,7 @@ def load(modules: Iterable[str]) -> Mapping[str, Handler]:
         sys.path.append(here)
     for name in modules:
         _import(name)
+    find_resources()
     return registry
 
 

@@ -5,21 +5,22 @@ the schema: a payload that does not fit is refused with the field and the reason
 handler's code runs. The registry is the only mutable module state of this package.
 """
 
-import functools
 import inspect
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from db.documents import Unreadable
 from db.errors import InvalidInput
 from db.schedules.schedules import NewSchedule
+from worker.declared import HandlerError, place_of, same_place, unwrapped
+from worker.extensions.resources import declared as lifespans
 from worker.job import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,10 +42,8 @@ class Handler:
     arguments: type[BaseModel]
     shipped: bool
     schedule: NewSchedule | None = None
-
-
-class HandlerError(InvalidInput):
-    """A handler, or a module of handlers, cannot be used."""
+    resources: Mapping[str, type[Any]] = field(default_factory=dict[str, type[Any]])
+    """The parameters that receive a resource of the worker, and of which type."""
 
 
 class BadPayload(Exception):
@@ -70,8 +69,9 @@ def handler(
 
     The function's signature is the schema of the payload: a payload that does not fit fails its job
     at once, with the field and the reason. A parameter annotated with `Job`, or named `job` and not
-    annotated, receives the job. What the function returns (JSON) is the job's result. An `async
-    def` runs in the worker's event loop, a plain `def` in a thread.
+    annotated, receives the job; one with the type of a `worker_lifespan`, that resource. What the
+    function returns (JSON) is the job's result. An `async def` runs in the worker's event loop, a
+    plain `def` in a thread.
 
     A worker with this handler serves `queue`. `timeout_seconds` and `failures_max` apply to jobs
     that set none. `isolate="process"` runs a plain function in a process of its own, which can be
@@ -89,10 +89,10 @@ def handler(
             schedule=_schedule(mode, queue, schedule, time_zone),
         )
         old = registry.get(mode)
-        if old is not None and not old.shipped and not _same_place(old.function, function):
+        if old is not None and not old.shipped and not same_place(old.function, function):
             raise HandlerError(
                 f"the mode {mode!r} has two handlers, "
-                f"{_place(old.function)} and {_place(function)}",
+                f"{place_of(old.function)} and {place_of(function)}",
                 "give one of them another mode",
             )
         registry[mode] = new
@@ -115,6 +115,19 @@ def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]
     return {name: getattr(model, name) for name in model.model_fields_set} | extra
 
 
+def find_resources() -> None:
+    """Give resources to the handlers that were declared before them."""
+    for mode, one in registry.items():
+        if one.shipped or not lifespans:
+            continue
+        signature = _signature(one.function, mode)
+        _refuse_resources(mode, "process" if one.kind == "process" else None, signature.resources)
+        if signature.resources != one.resources:
+            registry[mode] = replace(
+                one, resources=signature.resources, arguments=signature.arguments
+            )
+
+
 def shadowing_files(directory: Path) -> list[Path]:
     """The files in this directory that have the name of one of our packages."""
     names = ("worker.py", "db.py", "worker/__init__.py", "db/__init__.py")
@@ -134,9 +147,9 @@ def _describe(
     memory_mb: int | None,
     shipped: bool,
 ) -> Handler:
-    is_async = inspect.iscoroutinefunction(_unwrapped(function))
+    is_async = inspect.iscoroutinefunction(unwrapped(function))
     if not mode:
-        raise HandlerError(f"{_place(function)} has no mode", "name it: @handler('mode')")
+        raise HandlerError(f"{place_of(function)} has no mode", "name it: @handler('mode')")
     _check_bound(mode, "timeout_seconds", timeout_seconds)
     _check_bound(mode, "failures_max", failures_max)
     if isolate and is_async:
@@ -149,7 +162,8 @@ def _describe(
             f"the handler of {mode!r} has memory_mb without a process of its own",
             'add isolate="process"',
         )
-    job_parameter, arguments = _signature(function, mode)
+    signature = _signature(function, mode)
+    _refuse_resources(mode, isolate, signature.resources)
     return Handler(
         mode=mode,
         function=function,
@@ -158,10 +172,22 @@ def _describe(
         timeout_seconds=timeout_seconds,
         failures_max=failures_max,
         memory_mb=memory_mb,
-        job_parameter=job_parameter,
-        arguments=arguments,
+        job_parameter=signature.job_parameter,
+        arguments=signature.arguments,
         shipped=shipped,
+        resources=signature.resources,
     )
+
+
+def _refuse_resources(
+    mode: str, isolate: Isolation | None, wanted: Mapping[str, type[Any]]
+) -> None:
+    if isolate and wanted:
+        raise HandlerError(
+            f"the handler of {mode!r} has a process of its own and takes the worker's resource"
+            f" {', '.join(wanted)}: no resource gets into another process",
+            "open it in the handler, or leave isolate out",
+        )
 
 
 def _schedule(
@@ -192,14 +218,23 @@ def _check_bound(mode: str, name: str, value: float | None) -> None:
         )
 
 
-def _signature(function: Callable[..., Any], mode: str) -> tuple[str | None, type[BaseModel]]:
+class _Signature(NamedTuple):
+    """What the parameters of a handler receive."""
+
+    job_parameter: str | None
+    resources: Mapping[str, type[Any]]
+    arguments: type[BaseModel]
+
+
+def _signature(function: Callable[..., Any], mode: str) -> _Signature:
     parameters = inspect.signature(function).parameters
-    hints = typing.get_type_hints(_unwrapped(function), include_extras=True)
+    hints = typing.get_type_hints(unwrapped(function), include_extras=True)
     job_parameter = next((name for name in parameters if _is_job(name, hints.get(name))), None)
+    resources = {name: hints[name] for name in parameters if _is_resource(hints.get(name))}
     fields: dict[str, Any] = {}
     extra: Literal["forbid", "allow"] = "forbid"
     for name, parameter in parameters.items():
-        if name == job_parameter or parameter.kind is parameter.VAR_POSITIONAL:
+        if name == job_parameter or name in resources or parameter.kind is parameter.VAR_POSITIONAL:
             continue
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise HandlerError(
@@ -220,11 +255,16 @@ def _signature(function: Callable[..., Any], mode: str) -> tuple[str | None, typ
     with warnings.catch_warnings():
         # An argument may be called `json` or `schema`, because the model's methods are not used.
         warnings.filterwarnings("ignore", "Field name .* shadows an attribute")
-        return job_parameter, create_model(f"{mode} payload", __config__=config, **fields)
+        model = create_model(f"{mode} payload", __config__=config, **fields)
+    return _Signature(job_parameter, resources, model)
 
 
 def _is_job(name: str, hint: object) -> bool:
     return hint is Job or (name == "job" and hint is None)
+
+
+def _is_resource(hint: object) -> bool:
+    return isinstance(hint, type) and hint in lifespans
 
 
 def _explain(handler: Handler, error: ValidationError) -> str:
@@ -234,17 +274,3 @@ def _explain(handler: Handler, error: ValidationError) -> str:
     )
     signature = f"{handler.mode}({', '.join(handler.arguments.model_fields)})"
     return f"the payload does not fit {signature}: {problems}"
-
-
-def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(function, functools.partial):
-        function = cast(Callable[..., Any], function.func)
-    return inspect.unwrap(function)
-
-
-def _place(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
-
-
-def _same_place(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    return _place(one) == _place(other)

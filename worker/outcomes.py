@@ -127,6 +127,14 @@ class Lost:
 Outcome = Done | Failed | Parked | Canceled | Released | Lost
 
 
+class Ended(HandlerEnding):
+    """How a handler ended in a process of its own, where middleware around it waits for that."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(getattr(outcome, "error", None) or getattr(outcome, "reason", ""))
+        self.outcome = outcome
+
+
 class ParkSignal(BaseException):
     """Unwinds a handler whose job is to wait.
 

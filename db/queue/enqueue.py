@@ -17,6 +17,7 @@ from db.arguments import check_options
 from db.errors import Refused, translated
 from db.ids import uuidv7
 from db.pool import STATEMENT_SECONDS, Database, bounded
+from db.queue.enqueue_middleware import through
 from db.queue.new_job import PAYLOAD_BYTES_MAX, EnqueueOptions, NewJob
 from db.safe_write import write_safely
 from db.schema import DEFAULT_SCHEMA, render
@@ -108,10 +109,11 @@ def enqueue_sync(
 
 def _new_job(mode: str, payload: Mapping[str, Any] | None, options: EnqueueOptions) -> NewJob:
     try:
-        return NewJob(mode, payload, **options)
+        new = NewJob(mode, payload, **options)
     except TypeError:
         check_options("enqueue", options, EnqueueOptions.__annotations__)
         raise
+    return through(new)
 
 
 def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:

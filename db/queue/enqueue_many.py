@@ -21,6 +21,7 @@ from db.arguments import check_connection
 from db.errors import Conflict, InvalidInput, shown, translated
 from db.ids import uuidv7_int
 from db.pool import bounded
+from db.queue import enqueue_middleware
 from db.queue.enqueue import schema_of, statement_seconds_of
 from db.queue.new_job import PAYLOAD_BYTES_MAX, NewJob
 from db.schema import render
@@ -49,7 +50,7 @@ async def enqueue_many(
     created = 0
     with translated(), _explained():
         async with conn.transaction():
-            for (_, way), part in groupby(_iterable(jobs), _Route()):
+            for (_, way), part in groupby(_through_middleware(_iterable(jobs)), _Route()):
                 created += await _WRITERS[way](conn, target, part, payload_bytes_max)
     return created
 
@@ -58,6 +59,20 @@ def _iterable(jobs: Iterable[NewJob]) -> Iterable[NewJob]:
     if isinstance(cast(object, jobs), Iterable):
         return jobs
     raise InvalidInput(f"jobs is {shown(jobs)}, not several jobs", "pass a list of NewJob")
+
+
+def _through_middleware(jobs: Iterable[NewJob]) -> Iterable[NewJob]:
+    if not enqueue_middleware.declared:
+        return jobs
+    return (enqueue_middleware.through(_checked(job)) for job in jobs)
+
+
+def _checked(job: NewJob) -> NewJob:
+    if isinstance(cast(object, job), NewJob):
+        return job
+    raise InvalidInput(
+        f"enqueue_many was given {shown(job)}, not a NewJob", "pass a list of jobsworth.NewJob"
+    )
 
 
 class _Way(IntEnum):
@@ -84,12 +99,7 @@ class _Route:
         self._left = 0
 
     def __call__(self, job: NewJob) -> tuple[int, _Way]:
-        if not isinstance(cast(object, job), NewJob):
-            raise InvalidInput(
-                f"enqueue_many was given {shown(job)}, not a NewJob",
-                "pass a list of jobsworth.NewJob",
-            )
-        needed = _way_of(job)
+        needed = _way_of(_checked(job))
         if needed <= self._way and self._left > 0:
             self._left -= 1
         elif needed is not self._way or needed is _Way.STAGED:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, LiteralString, Unpack
+from typing import Any, LiteralString, Unpack, cast
 from uuid import UUID, uuid4
 
 import anyio
@@ -26,7 +26,7 @@ from db.approvals.approvals import Approval
 from db.conversations import threads
 from db.diagnosis import violations
 from db.pool import Database
-from db.queue import jobs
+from db.queue import enqueue_middleware, jobs
 from db.queue import rescue as rescuing
 from db.queue.claim import Claimed
 from db.queue.enqueue import enqueue
@@ -37,6 +37,7 @@ from worker import handlers
 from worker.attempt_state import PriceSource
 from worker.daemon.daemon import Daemon
 from worker.daemon.parts import make_parts
+from worker.extensions import middleware, resources
 from worker.handlers import Handler
 from worker.memory.embedders import Embedder, HashingEmbedder
 from worker.outcomes import Lost
@@ -79,14 +80,23 @@ WORKERS: LiteralString = "select w.id, w.beats from jobsworth.workers w"
 
 @contextmanager
 def registered() -> Generator[dict[str, Handler]]:
-    """An empty registry of handlers; the one before is back afterwards."""
-    before = dict(handlers.registry)
-    handlers.registry.clear()
+    """An empty registry of handlers; the one before is back afterwards.
+
+    What surrounds handlers (middleware, resources) is empty too.
+    """
+    before, lifespans = dict(handlers.registry), dict(resources.declared)
+    lists = [(one, list(one)) for one in (middleware.declared, enqueue_middleware.declared)]
+    for one in (handlers.registry, resources.declared, *(each for each, _ in lists)):
+        one.clear()
     try:
         yield handlers.registry
     finally:
         handlers.registry.clear()
         handlers.registry.update(before)
+        resources.declared.clear()
+        resources.declared.update(lifespans)
+        for each, there in lists:
+            cast(list[Any], each)[:] = there
 
 
 class JobApi:

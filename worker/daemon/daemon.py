@@ -134,6 +134,8 @@ class Daemon:
         """Start the parts in `tasks`, claim and run jobs until told to stop, then drain."""
         parts = self.parts
         collector.begin()
+        if not await parts.tools.resources.open(parts.stop.asked):
+            return
         parts.heartbeat.start()
         await parts.handlers_database.open()
         try:
@@ -160,6 +162,8 @@ class Daemon:
         finally:
             parts.heartbeat.stop()
             await parts.handlers_database.close()
+            with anyio.CancelScope(shield=True):
+                await parts.tools.resources.close()
 
     async def _serve_health(self, tasks: TaskGroup) -> None:
         if self._settings.http_port is None:

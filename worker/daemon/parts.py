@@ -29,6 +29,9 @@ from worker.daemon.vitals import Vitals
 from worker.daemon.watch import Watch
 from worker.deployments import upkeep as deployments_upkeep
 from worker.deployments.deployer import Deployer
+from worker.extensions.middleware import declared as middlewares
+from worker.extensions.resources import Resources
+from worker.extensions.resources import declared as lifespans
 from worker.handlers import Handler
 from worker.llm.choice import CONNECTIONS_MIN, ModelChoice
 from worker.memory.embedders import Embedder
@@ -291,6 +294,8 @@ def _tools(
         instructions=settings.instructions,
         handlers_database=handlers_database,
         called=called,
+        middlewares=tuple(middlewares),
+        resources=Resources(tuple(lifespans.values())),
         record_days=settings.record_calls,
     )
 

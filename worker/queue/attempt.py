@@ -11,19 +11,23 @@ import math
 import sys
 import time
 from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
 
+from db.documents import from_document
 from db.fence import Lease
 from db.queue.claim import Claimed
 from worker.attempt_state import AttemptState, Tools
 from worker.effects import check_same
+from worker.extensions.middleware import through
 from worker.handlers import Handler, arguments_of
 from worker.job import Job
 from worker.log import job_bound
-from worker.outcomes import Canceled, Done, Failed, Outcome, Parked
+from worker.outcomes import Canceled, Done, Ended, Failed, Outcome, Parked
 from worker.plain_job import trace_id
 from worker.queue import forked, isolated, leftovers
 from worker.queue.interpret import (
@@ -172,20 +176,63 @@ async def run_attempt(
 
 async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> Outcome:
     handler = attempt.handler
-    arguments = arguments_of(handler, attempt.job.payload)
+    if tools.middlewares:
+        state = _state(attempt, tools)
+        innermost = partial(_innermost, attempt, state, modules)
+        around = partial(through, tools.middlewares, Job(state), innermost)
+        return await _ending(attempt, state, partial(_run, attempt, state.beside, around))
+    arguments = _arguments(attempt, tools)
     if handler.kind == "process":
         return await isolated.run(attempt.job, attempt.lease, handler, tools, modules)
-    beside = Beside()
     if handler.kind == "async" and handler.job_parameter is None:
-        return Done(result_of(await _run(attempt, beside, arguments), handler))
-    plain = handler.kind == "thread"
-    state = attempt.state = AttemptState(
-        attempt.job, attempt.lease, tools, plain=plain, beside=beside
-    )
-    beside.on_parked = attempt.parks
+        call = partial(handler.function, **arguments)
+        return Done(result_of(await _run(attempt, Beside(), call), handler))
+    state = _state(attempt, tools)
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = Job(state)
-    outcome = await _ending(attempt, state, arguments)
+    call = partial(handler.function, **arguments)
+    if state.plain:
+        return await _ending(attempt, state, partial(state.run_in_thread, call))
+    return await _ending(attempt, state, partial(_run, attempt, state.beside, call))
+
+
+def _arguments(attempt: Attempt, tools: Tools) -> dict[str, Any]:
+    """What the handler is called with, without the job."""
+    handler = attempt.handler
+    arguments = arguments_of(handler, attempt.job.payload)
+    return arguments | tools.resources.given(handler.resources) if handler.resources else arguments
+
+
+def _state(attempt: Attempt, tools: Tools) -> AttemptState:
+    beside = Beside()
+    plain = attempt.handler.kind != "async"
+    state = AttemptState(attempt.job, attempt.lease, tools, plain=plain, beside=beside)
+    attempt.state = state
+    beside.on_parked = attempt.parks
+    return state
+
+
+async def _innermost(attempt: Attempt, state: AttemptState, modules: tuple[str, ...]) -> Any:
+    """Run the handler inside of middleware: its value, or what it raises."""
+    handler, tools = attempt.handler, state.tools
+    arguments = _arguments(attempt, tools)
+    if handler.kind == "process":
+        outcome = await isolated.run(attempt.job, attempt.lease, handler, tools, modules)
+        if not isinstance(outcome, Done):
+            raise Ended(outcome)
+        state.effects += outcome.effects
+        return from_document(outcome.result)
+    if handler.job_parameter is not None:
+        arguments[handler.job_parameter] = Job(state)
+    if state.plain:
+        return await state.run_in_thread(handler.function, **arguments)
+    return await handler.function(**arguments)
+
+
+async def _ending(
+    attempt: Attempt, state: AttemptState, handle: Callable[[], Awaitable[Any]]
+) -> Outcome:
+    outcome = await _value_or_wait(attempt, state, handle)
     parks = isinstance(outcome, Parked)
     await check_same(state, waits=parks)
     if parks:
@@ -193,13 +240,12 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
     return outcome
 
 
-async def _ending(attempt: Attempt, state: AttemptState, arguments: dict[str, Any]) -> Outcome:
-    handler, beside = attempt.handler, state.beside
+async def _value_or_wait(
+    attempt: Attempt, state: AttemptState, handle: Callable[[], Awaitable[Any]]
+) -> Outcome:
+    beside = state.beside
     try:
-        if state.plain:
-            value = await state.run_in_thread(handler.function, **arguments)
-        else:
-            value = await _run(attempt, beside, arguments)
+        value = await handle()
     except BaseException as error:
         if not waits(error, parked=beside.parked):
             raise
@@ -209,16 +255,16 @@ async def _ending(attempt: Attempt, state: AttemptState, arguments: dict[str, An
         return state.parked()
     if state.recorded:
         tell_unmet(state)
-    return Done(result_of(value, handler), tuple(state.effects))
+    return Done(result_of(value, attempt.handler), tuple(state.effects))
 
 
-async def _run(attempt: Attempt, beside: Beside, arguments: dict[str, Any]) -> Any:
+async def _run(attempt: Attempt, beside: Beside, call: Callable[[], Awaitable[Any]]) -> Any:
     """Run an async handler, and end what it leaves running."""
     function, scope = attempt.handler.function, attempt.scope
     token = beside.enter()
     try:
         try:
-            return await function(**arguments)
+            return await call()
         finally:
             forked.leave_if_child(sys.exc_info()[1])
             if scope is not None and beside.has_leftovers():

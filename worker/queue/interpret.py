@@ -21,6 +21,7 @@ from worker.masking import mask
 from worker.outcomes import (
     Cancel,
     Canceled,
+    Ended,
     Fail,
     Failed,
     HandlerEnding,
@@ -55,6 +56,8 @@ def outcome_of(
     error: BaseException, attempt_no: int, function: Callable[..., Any] | None = None
 ) -> Outcome:
     """The outcome that an exception of the handler `function` means; never raises."""
+    if isinstance(error, Ended):
+        return error.outcome
     try:
         outcome = _meaning(_alone(error), attempt_no, function)
         if isinstance(outcome, Failed | Canceled) and not isinstance(error, BadPayload):
