@@ -37,9 +37,13 @@ end $$
 """
 CALLS = """
 select c.request_id, c.status::text, c.job_id, c.step_name, c.attempt, c.input_tokens,
-  c.output_tokens, (select array_agg(l.entry::text) from jobsworth.token_ledger l
-    where l.call_id = c.id and l.entry in ('settle', 'release')) as entries
+  c.output_tokens, l.input_sum, l.output_sum, l.entries
 from jobsworth.llm_calls c
+cross join lateral (
+  select sum(e.input_tokens)::int as input_sum, sum(e.output_tokens)::int as output_sum,
+    array_agg(e.entry::text order by e.entry) as entries
+  from jobsworth.token_ledger e
+  where e.call_id = c.id and e.entry <> 'reserve') l
 """
 STEPS = """
 select s.job_id, s.name, s.attempt, s.output from jobsworth.steps s where s.finished_at is not null
@@ -47,11 +51,13 @@ select s.job_id, s.name, s.attempt, s.output from jobsworth.steps s where s.fini
 OPEN = "select count(*) from jobsworth.reactive_jobs where finished_at is null"
 UNSETTLED = "select count(*) from jobsworth.llm_calls where settled_at is null"
 # A call is let go unsent if the database went away between its booking and the look whether an
-# earlier attempt was answered meanwhile.
-BOOKED = {
-    "ok": (70, 30, ["settle"]),
-    "unknown": (100, 50, ["settle"]),
-    "error": (0, 0, ["release"]),
+# earlier attempt was answered meanwhile. The truth about a call may lie on a disk while another
+# daemon gives the call up as unknown: it is adjusted then.
+TOKENS = {"ok": (70, 30), "unknown": (100, 50), "error": (0, 0)}
+ENTRIES = {
+    "ok": (["settle"], ["settle", "adjust"]),
+    "unknown": (["settle"],),
+    "error": (["release"], ["settle", "adjust"]),
 }
 
 
@@ -104,8 +110,9 @@ def _feed(scene: Scene) -> None:
 def _check_settled_as_billed(scene: Scene) -> None:
     billed = {entry.name for entry in scene.diary() if entry.what == "billed"}
     for row in scene.rows(CALLS):
-        booked = (row["input_tokens"], row["output_tokens"], row["entries"])
-        assert booked == BOOKED[row["status"]], row
+        assert (row["input_tokens"], row["output_tokens"]) == TOKENS[row["status"]], row
+        assert (row["input_sum"], row["output_sum"]) == TOKENS[row["status"]], row
+        assert row["entries"] in ENTRIES[row["status"]], row
         assert row["status"] != "error" or row["request_id"] not in billed, row
 
 
