@@ -60,6 +60,11 @@ select current_date - mod(n, 20)::int, decode(md5(n::text), 'hex'), repeat('text
 from generate_series(1, 20000) n
 """
 QUIET: LiteralString = "alter table jobsworth.token_ledger set (autovacuum_enabled = false)"
+QUIET_TEXTS: LiteralString = """
+alter table jobsworth.llm_calls set (autovacuum_enabled = false);
+alter table jobsworth.call_records set (autovacuum_enabled = false);
+alter table jobsworth.call_texts set (autovacuum_enabled = false)
+"""
 HEAP_BLOCKS: LiteralString = "select pg_relation_size('jobsworth.token_ledger') / 8192"
 TOUCHED: LiteralString = """
 select sum(coalesce(heap_blks_hit, 0) + coalesce(heap_blks_read, 0)
@@ -159,6 +164,7 @@ async def _touched(conn: Connection, *tables: str) -> int:
 
 
 async def test_texts_of_calls_are_read_and_forgotten_by_index(conn: Connection) -> None:
+    await execute(conn, QUIET_TEXTS)
     await execute(conn, LOAD_TEXTS)
     job = UUID(int=7)
     read: dict[str, tuple[LiteralString, dict[str, Any]]] = {
