@@ -47,17 +47,19 @@ class Claimed(NamedTuple):
     agent_id: UUID | None
     waited_seconds: float
     suspect: bool
+    alone_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What one claim took: jobs to run, lanes whose other queued jobs were set to wait, and the
-    last position looked at in each queue and priority.
+    last position looked at in each queue and priority. `all_found`: nothing else was ready.
     """
 
     jobs: list[Claimed]
     deferred_lanes: list[str]
     positions: dict[tuple[str, int], int]
+    all_found: bool
 
 
 FIRST = -(2**63)
@@ -69,10 +71,10 @@ CLAIM: LiteralString = """
 select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
   c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
   c.parent_id, c.is_child, c.lane, c.trace_parent, c.request_id, c.run_id, c.node, c.agent_id,
-  c.waited_seconds, c.suspect
+  c.waited_seconds, c.suspect, c.alone_seconds
 from jobsworth.claim(%(worker_id)s, %(queues)s::text[], %(priorities)s::smallint[],
   %(positions)s::bigint[], %(modes)s::text[], %(wanted)s, %(crashes_max)s,
-  %(suspect_wanted)s) as c
+  %(suspect_wanted)s, %(alone)s) as c
 """
 
 
@@ -85,12 +87,14 @@ async def claim(
     wanted: int,
     crashes_max: int,
     suspect_wanted: bool,
+    alone: bool,
 ) -> Claim:
     """Take up to `wanted` queued jobs; committed on return.
 
     `probes` are (queue, priority, position): where to look, in this order, each only beyond its
     position. A suspect is a job that one more death of its worker fails; at most one is taken, and
-    none unless `suspect_wanted`. Without a row of the worker in `workers`, nothing is claimed.
+    none unless `suspect_wanted`. `alone`: the worker runs nothing, and may get a job that is to run
+    alone for its `alone_seconds`. Without a row of the worker in `workers`, nothing is claimed.
     Raises `Refused` with SQLSTATE 23505 when two workers claimed from one lane at once: try again.
     """
     values = {
@@ -102,11 +106,16 @@ async def claim(
         "wanted": wanted,
         "crashes_max": crashes_max,
         "suspect_wanted": suspect_wanted,
+        "alone": alone,
     }
     rows: list[Claimed] = await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True)
     rows.sort(key=_claim_order)
+    more = bool(rows) and not rows[0].priority
+    if more:
+        del rows[0]
     return Claim(
         jobs=[row for row in rows if row.lease_no],
         deferred_lanes=[row.lane for row in rows if not row.lease_no and row.lane],
         positions={(row.queue, row.priority): row.position for row in rows},
+        all_found=not more and len(rows) < wanted,
     )

@@ -11,7 +11,8 @@ from a living worker that had just claimed it.
 A death does not tell which job killed. Charging all that were there failed innocents beside one
 killer, and backoff from the second death slowed down the jobs of a healthy worker that somebody had
 killed three times. So a shared death only raises suspicion, and suspects run apart
-(`jobsworth.claim`) until a death has only one.
+(`jobsworth.claim`). A worker that dies with a single suspect may still have been killed by a job
+that never was under suspicion: such a suspect runs alone next. What dies alone is guilty.
 
 The look asks where no living worker's index entries lie: at the ids of dead workers, and between
 the ids that have a row. A look at all running jobs walked one dead index entry for each job that
@@ -34,7 +35,11 @@ with dead as materialized (
 ), present as materialized (
   -- All jobs that a worker ran when it died, and how many suspects were among them. Crashes are
   -- counted with a lease's end only, so what is read here holds if the lease does.
-  select d.job_id, d.lease_no, d.worker_id, c.suspect, c.bound, count(*) over w = 1 as alone,
+  select d.job_id, d.lease_no, d.worker_id, c.suspect, c.bound,
+    count(*) over w = 1 and not exists (
+      -- An earlier look, which is bounded, took back others of the worker.
+      select 1 from jobsworth.attempt_history h
+      where h.worker_id = d.worker_id and h.outcome = 'crashed') as alone,
     count(*) filter (where c.suspect) over w as suspects
   from dead d
   cross join lateral (
@@ -48,8 +53,7 @@ with dead as materialized (
   -- Take back the lease that was judged, no other: another rescue may have given the job back
   -- meanwhile, to a living worker, and a lock's recheck does not look into `workers` again.
   select f.id, f.holds, l.alone, l.bound,
-    -- A suspect that was the only one is guilty. With no suspect there, all are under suspicion;
-    -- beside a suspect, nobody else is.
+    -- With no suspect there, all are under suspicion; beside a suspect, nobody else is.
     l.alone or l.suspects = 0 or l.suspects = 1 and l.suspect as charged
   from present l
   cross join lateral ("""
@@ -58,7 +62,13 @@ with dead as materialized (
     + """ skip locked) f
   limit %(most)s
 ), judged as materialized (
-  select k.id, k.alone, k.bound, k.charged from locked k where k.holds
+  -- Only one that was alone is known to be guilty. With a bound of 1, no death may be survived.
+  select k.id, k.alone, k.charged, k.charged and r.crashes + 1 >= k.bound as last,
+    k.charged and r.crashes + 1 >= k.bound and (k.alone or k.bound = 1) as fails
+  from locked k
+  cross join lateral (
+    select r.crashes from jobsworth.reactive_jobs r where r.id = k.id offset 0) r
+  where k.holds
 ), told as (
   insert into jobsworth.attempt_history (
     job_id, team_id, attempt, outcome, worker_id, host, pid, began_at, error)
@@ -76,25 +86,26 @@ update jobsworth.reactive_jobs j
 set crashes = j.crashes + g.charged::int,
   status = (case
     when j.cancel_requested then 'canceled'
-    when g.charged and j.crashes + 1 >= g.bound then 'failed'
+    when g.fails then 'failed'
     when g.alone and j.crashes > 0 then 'waiting'
     else 'queued' end)::jobsworth.job_status,
   waiting_for = case
-    when not j.cancel_requested and j.crashes + 1 < g.bound and g.alone and j.crashes > 0
+    when not j.cancel_requested and not g.fails and g.alone and j.crashes > 0
     then 'timer' end::jobsworth.wait_reason,
   run_at = case
-    when j.cancel_requested or g.charged and j.crashes + 1 >= g.bound then null
+    when j.cancel_requested or g.fails then null
     when g.alone and j.crashes > 0
     then now() + least(%(retry_max_seconds)s, %(retry_base_seconds)s * 2 ^ least(j.crashes, 32))
       * (0.5 + random()) * interval '1 second'
     else now() end,
   position = nextval('jobsworth.job_position'::regclass),
-  finished_at = case
-    when j.cancel_requested or g.charged and j.crashes + 1 >= g.bound then now() end,
+  finished_at = case when j.cancel_requested or g.fails then now() end,
   error = case when j.cancel_requested then j.error
     else 'its worker died during attempt ' || j.attempt
       || case when g.charged then ' (crash ' || j.crashes + 1 || ')'
-        else ', beside a job that is suspected of it' end end
+        else ', beside a job that is suspected of it' end
+      || case when g.last and not g.fails then ', beside other jobs: it runs alone next'
+        else '' end end
 from judged g
 where j.id = any(array[g.id])
 returning j.id, j.status::text, j.mode, j.crashes
@@ -118,8 +129,9 @@ async def rescue(
     `dead` maps each dead worker to the number of its last beat: one that has beaten since lives.
     Those that shared the worker are queued again at once, and each is charged a crash. One that was
     alone waits for a backoff from its second crash. A job that one more crash would fail is a
-    suspect, and runs apart from others like it: if its worker dies, it fails at `crashes_max`, and
-    what ran beside it is charged nothing. Returns id, status, mode and crashes of each.
+    suspect, and runs apart from others like it: if its worker dies, what ran beside it is charged
+    nothing. It fails if it was alone, and runs alone next if not. Returns id, status, mode and
+    crashes of each.
     """
     return await fetch_all(
         conn,

@@ -108,6 +108,7 @@ async def claim(
     modes: Sequence[str] = MODES,
     queues: Sequence[str] = ("default",),
     suspect_wanted: bool = True,
+    alone: bool = False,
 ) -> Claim:
     """Claim in every priority, beyond one position."""
     return await claiming.claim(
@@ -118,6 +119,7 @@ async def claim(
         wanted=wanted,
         crashes_max=CRASHES_MAX,
         suspect_wanted=suspect_wanted,
+        alone=alone,
     )
 
 

@@ -282,5 +282,6 @@ def claimed_job(
         "agent_id": None,
         "waited_seconds": 0.0,
         "suspect": False,
+        "alone_seconds": None,
     }
     return Claimed(**{**columns, **first, **known})

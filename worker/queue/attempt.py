@@ -232,7 +232,10 @@ async def _innermost(attempt: Attempt, state: AttemptState, modules: tuple[str, 
 async def _ending(
     attempt: Attempt, state: AttemptState, handle: Callable[[], Awaitable[Any]]
 ) -> Outcome:
-    outcome = await _value_or_wait(attempt, state, handle)
+    try:
+        outcome = await _value_or_wait(attempt, state, handle)
+    finally:
+        state.beside.leave()
     parks = isinstance(outcome, Parked)
     await check_same(state, waits=parks)
     if parks:
@@ -271,6 +274,7 @@ async def _run(attempt: Attempt, beside: Beside, call: Callable[[], Awaitable[An
                 await leftovers.end(beside, scope, function, attempt.leftovers_told)
     finally:
         HERE.reset(token)
+        beside.leave()
 
 
 def _stopped(attempt: Attempt, error: BaseException) -> Outcome:

@@ -17,6 +17,7 @@ asynchronous commit of the claim, after which a crash of the server could draw t
 again.
 """
 
+import math
 from collections.abc import Sequence
 from random import random
 from time import monotonic as now
@@ -50,6 +51,8 @@ RESCAN_COST_FACTOR = 99
 IDLE_CHANGE_SECONDS = 1.0
 ERROR_PAUSE_SECONDS = 0.5
 UNREGISTERED_SECONDS = 0.05
+# A worker that has claimed all there was, and is not woken for so long, has little to do.
+QUIET_SECONDS = 0.002
 # Until the idle flag is set again after a busy time, no insert notifies: look more often.
 UNFLAGGED_SECONDS = 0.1
 LANE_COLLISION = "23505"
@@ -110,6 +113,8 @@ class Slots(Protocol):
 
     def free_slots(self) -> int: ...
 
+    def is_busy(self) -> bool: ...
+
     def has_suspect(self) -> bool: ...
 
     def start(self, job: Claimed, worker_id: UUID) -> None: ...
@@ -146,6 +151,7 @@ class Claimer:
         self._flag: tuple[UUID, bool] | None = None
         self._flag_changed_at = -IDLE_CHANGE_SECONDS
         self._found_nothing_at = now()
+        self._found_all_at = math.inf
         self._full_since: float | None = None
 
     async def run(self) -> None:
@@ -171,15 +177,22 @@ class Claimer:
             await self._full(worker_id)
             return poll_seconds
         self._full_since = None
+        if now() - self._found_all_at > QUIET_SECONDS:
+            self._found_nothing_at, self._found_all_at = now(), math.inf
         claim = await self._claim(worker_id, wanted)
         self._worked()
+        pause = min(poll_seconds, self._positions.next_rescan_in_seconds(now()))
         if claim.jobs or claim.deferred_lanes:
             if len(claim.jobs) < wanted:
                 # Slots are left, so the next look can wait until these jobs have begun.
                 await anyio.lowlevel.checkpoint()
             await self._busy(worker_id)
-            return 0
-        pause = min(poll_seconds, self._positions.next_rescan_in_seconds(now()))
+            if not claim.all_found or self._flag != (worker_id, True):
+                return 0
+            # Whatever becomes ready from now on wakes an idle worker. Another look after each job
+            # of a lane made 1.8 claims a job.
+            self._found_all_at = now()
+            return pause
         return await self._idle(worker_id, pause)
 
     def _worked(self) -> None:
@@ -208,6 +221,7 @@ class Claimer:
                 wanted=wanted,
                 crashes_max=self._crashes_max,
                 suspect_wanted=not self._slots.has_suspect(),
+                alone=not self._slots.is_busy(),
             )
             self._positions.look_took(now() - began)
         crash_points.reach("claim.committed")
@@ -239,7 +253,7 @@ class Claimer:
 
     async def _idle(self, worker_id: UUID, pause: float) -> float:
         """Ask for notifications; returns how long to wait for one."""
-        self._found_nothing_at = now()
+        self._found_nothing_at = self._found_all_at = now()
         if self._flag == (worker_id, True):
             return pause
         allowed_in = self._flag_changed_at + IDLE_CHANGE_SECONDS - now()

@@ -21,9 +21,26 @@ from typing import Any, TypeVar, cast
 import anyio
 from anyio._backends import _asyncio as backend
 
+from worker.steps.beside import HERE
+
 T = TypeVar("T")
 
 _states = cast(Any, backend)._task_states
+
+
+class Runner(asyncio.Task[None]):
+    """A task that runs one attempt after the other. Code of an ended attempt cannot cancel it.
+
+    What a handler has left behind, a timer or `asyncio.timeout`, knows the task, which runs
+    another attempt by then; it still has the context of its own.
+    """
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel what runs here, unless another attempt than that one asks for it."""
+        here = HERE.get(None)
+        if here is not None and not here.beside.runs_in(self):
+            return False
+        return super().cancel(msg)
 
 
 def place_of(task: "asyncio.Task[Any]") -> Any:

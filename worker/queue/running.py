@@ -15,10 +15,12 @@ lists (12 → 4 µs a job), `gc.freeze()` at the start (22 → 18 µs).
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import Context, copy_context
 from random import random
+from time import monotonic
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -91,6 +93,7 @@ class Running:
         self._retry_max_seconds = retry_max_seconds
         self._attempts: dict[int, Attempt] = {}
         self._suspects = 0
+        self._alone_until = -math.inf
         self._waiting: deque[Attempt] = deque()
         self._runner_starts = False
         self._runners: dict[asyncio.Task[None], anyio.CancelScope] = {}
@@ -122,6 +125,8 @@ class Running:
 
     def free_slots(self) -> int:
         """How many more jobs may be claimed."""
+        if self._attempts and monotonic() < self._alone_until:
+            return 0
         return self._slots - len(self._attempts)
 
     def has_suspect(self) -> bool:
@@ -140,6 +145,8 @@ class Running:
         attempt = Attempt(job, lease, self._handlers[job.mode])
         self._attempts[job.lease_no] = attempt
         self._suspects += job.suspect
+        if job.alone_seconds is not None:
+            self._alone_until = monotonic() + job.alone_seconds
         self._log.claimed(job.queue, job.mode)
         self._waiting.append(attempt)
         self._have_runner()
@@ -212,7 +219,7 @@ class Running:
             self._runner_starts = True
             # Made without the loop's task factory, which a handler may have changed.
             scope = anyio.CancelScope()
-            runner: asyncio.Task[None] = asyncio.Task(
+            runner = left_behind.Runner(
                 left_behind.Unclosed(self._runner(scope)), context=self._context.copy()
             )
             left_behind.hide(runner)
@@ -290,6 +297,8 @@ class Running:
         del self._attempts[attempt.lease.lease_no]
         self.ended += 1
         self._suspects -= attempt.job.suspect
+        if attempt.job.alone_seconds is not None:
+            self._alone_until = -math.inf
         if not self._attempts:
             self._all_free.set()
         self._log.ended(attempt, status or "lost", ending)

@@ -93,6 +93,14 @@ class Beside:
         self._main = asyncio.current_task()
         return HERE.set(Place(self))
 
+    def leave(self) -> None:
+        """Let go of the attempt and its task, which hold this: no cycle is left behind."""
+        self._main, self.on_parked = None, bool
+
+    def runs_in(self, task: "Task[Any]") -> bool:
+        """Whether the handler runs in this task, and has not ended."""
+        return task is self._main
+
     def in_branch(self) -> bool:
         """Whether this code runs in another task than the handler: in any order with others."""
         return asyncio.current_task() is not self._main

@@ -24,6 +24,10 @@ create table jobsworth.attempt_history (
   primary key (job_id, attempt)
 );
 
+-- What ran beside a job whose worker died: `db/queue/rescue.py`.
+create index attempt_history_crashed on jobsworth.attempt_history (worker_id)
+  where outcome = 'crashed';
+
 -- Write the rows of attempts whose jobs this transaction has locked and ended: of each job its newest
 -- attempt. Only the newest rows of a job are kept, so a job that fails for ever stays small.
 create function jobsworth.tell_attempts(

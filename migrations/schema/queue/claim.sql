@@ -8,19 +8,23 @@
 -- first (these are returned without a lease). `queues`, `priorities` and `positions` say where to
 -- look, in this order, and after which position in each. The worker must have its row in `workers`.
 -- A claim ends early at about 4 MiB of payloads, so that its answer is not long on its way: the jobs
--- are locked until all of it is sent.
+-- are locked until all of it is sent. A row without an id then says that there is more.
 -- A job is a suspect if its workers have died so often that one more death fails it (`crashes_max`
 -- unless it has its own bound). Suspects run apart from each other, so that the next death tells
--- which of them kills: at most one is taken, and none unless `suspect_wanted`.
+-- which of them kills: at most one is taken, and none unless `suspect_wanted`. A suspect whose
+-- worker died again, beside jobs that may have killed it, runs alone: a worker that runs nothing
+-- (`alone`) takes it and nothing else, and claims again after `alone_seconds`, twice as many with
+-- each further death. Where no worker is without a job, it runs beside others after a minute.
 create function jobsworth.claim(
   worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[],
-  wanted int, crashes_max int default 5, suspect_wanted boolean default true)
+  wanted int, crashes_max int default 5, suspect_wanted boolean default true,
+  alone boolean default false)
   returns table (
     id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
     payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
     thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
     trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean)
+    waited_seconds float8, suspect boolean, alone_seconds float8)
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -31,18 +35,23 @@ begin
     -- The next jobs of each queue and priority, after the remembered position, urgent ones first.
     -- Rows that other workers have locked are skipped. The lateral join keeps the order of the
     -- probes.
-    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.suspect, j.bytes
+    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.suspect, j.apart,
+      j.bytes
     from unnest(claim.queues, claim.priorities, claim.positions)
       as probe (queue, priority, position)
     cross join lateral (
       select r.id, r.queue, r.priority, r.position, r.lane, r.lane_position,
         r.crashes > 0 and r.crashes >= coalesce(r.crashes_max, claim.crashes_max) - 1 as suspect,
+        r.crashes > 0 and r.crashes >= coalesce(r.crashes_max, claim.crashes_max) as apart,
         pg_column_size(r.payload) as bytes
       from jobsworth.reactive_jobs r
       where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
         and r.position > probe.position and r.mode = any(claim.modes)
-        and (r.crashes = 0 or claim.suspect_wanted
-          or r.crashes < coalesce(r.crashes_max, claim.crashes_max) - 1)
+        and (r.crashes = 0
+          or r.crashes < coalesce(r.crashes_max, claim.crashes_max) - 1
+          or claim.suspect_wanted and (
+            claim.alone or r.crashes < coalesce(r.crashes_max, claim.crashes_max)
+            or coalesce(r.run_at, r.created_at) < now() - interval '1 minute'))
       order by r.position
       limit claim.wanted
       -- `for update` would also skip a job that another job needs, as long as the transaction that
@@ -52,6 +61,8 @@ begin
     where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
       and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
     limit claim.wanted
+  ), lone as materialized (
+    select f.id from found f where claim.alone and f.apart order by f.priority, f.position limit 1
   ), ready as materialized (
     select s.id, s.queue, s.priority, s.position, s.lane, s.lane_position, s.suspect
     from (
@@ -59,7 +70,7 @@ begin
         sum(f.bytes) over (rows unbounded preceding) - f.bytes as bytes_before
       from found f
     ) s
-    where s.bytes_before < 4194304
+    where coalesce(s.id = (select l.id from lone l), s.bytes_before < 4194304)
   ), heads as materialized (
     -- Of a lane only its lowest open job, if nothing runs there. One claimer at a time; the others
     -- do not wait for it.
@@ -90,17 +101,23 @@ begin
       j.failures, j.failures_max, j.timeout_seconds, j.team_id, j.thread_id, j.trigger_message_id,
       j.parent_id, j.is_child, j.lane, j.trace_parent, j.request_id, j.run_id, j.node,
       j.agent_id, greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds,
-      j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, claim.crashes_max) - 1 as suspect
+      j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, claim.crashes_max) - 1 as suspect,
+      case when j.id = (select l.id from lone l) then 60.0 * 2.0 ^ least(
+        j.crashes - coalesce(j.crashes_max, claim.crashes_max), 10) end::float8 as alone_seconds
   )
   -- The casts take the domains off: a function returns exactly the types that it declares.
   select t.id, t.lease_no, t.queue::text, t.priority::smallint, t.position, t.mode::text,
     t.payload::jsonb, t.attempt::int, t.failures::int, t.failures_max::int,
     t.timeout_seconds::real, t.team_id, t.thread_id, t.trigger_message_id, t.parent_id, t.is_child,
     t.lane, t.trace_parent, t.request_id::text, t.run_id, t.node, t.agent_id, t.waited_seconds,
-    t.suspect
+    t.suspect, t.alone_seconds
   from taken t
   union all
   select d.id, null, r.queue, r.priority, r.position, null, null, null, null, null, null, null,
-    null, null, null, null, d.lane, null, null, null, null, null, null, null
-  from deferred d join ready r on r.id = d.id;
+    null, null, null, null, d.lane, null, null, null, null, null, null, null, null
+  from deferred d join ready r on r.id = d.id
+  union all
+  select null, null, null, 0::smallint, 0, null, null, null, null, null, null, null, null, null,
+    null, null, null, null, null, null, null, null, null, null, null
+  where (select count(*) from found) > (select count(*) from ready);
 end $$;

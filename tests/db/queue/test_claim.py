@@ -47,6 +47,7 @@ async def test_a_job_is_claimed_whatever_its_position(conn: Connection, position
         wanted=1,
         crashes_max=CRASHES_MAX,
         suspect_wanted=True,
+        alone=False,
     )
     assert claimed.positions == {("default", 3): position}
 
@@ -76,6 +77,7 @@ async def test_eight_claimers_share_thousands_of_jobs_and_none_twice(
                     wanted=20,
                     crashes_max=CRASHES_MAX,
                     suspect_wanted=True,
+                    alone=False,
                 )
                 positions.claimed_up_to(got.positions)
                 claimed.extend((job.id, job.lease_no) for job in got.jobs)
@@ -151,6 +153,7 @@ async def test_an_urgent_job_is_in_the_next_claim_however_small(conn: Connection
         wanted=1,
         crashes_max=CRASHES_MAX,
         suspect_wanted=True,
+        alone=False,
     )
     assert [job.id for job in got.jobs] == [urgent]
 
@@ -171,6 +174,7 @@ async def test_a_late_commit_lies_behind_the_position_until_the_next_look_from_t
             wanted=10,
             crashes_max=CRASHES_MAX,
             suspect_wanted=True,
+            alone=False,
         )
         positions.claimed_up_to(got.positions)
         return [job.id for job in got.jobs]

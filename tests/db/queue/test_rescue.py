@@ -118,13 +118,71 @@ async def test_what_runs_beside_a_suspect_is_not_charged_with_its_death(conn: Co
     suspect, *fresh = [await add(conn) for _ in range(3)]
     await execute(conn, CRASH, {"id": suspect, "crashes": CRASHES_MAX - 1})
     await _run_and_die(conn, 3)
-    assert (await row(conn, suspect))["status"] == "failed"
     for job_id in fresh:
         now = await row(conn, job_id)
         assert (now["status"], now["crashes"], now["run_at"] is None) == ("queued", 0, False)
         assert now["error"] == (
             "its worker died during attempt 1, beside a job that is suspected of it"
         )
+
+
+async def test_an_innocent_beside_one_killer_after_the_other_never_fails(conn: Connection) -> None:
+    innocent = await add(conn)
+    for _ in range(CRASHES_MAX):
+        killer = await add(conn)
+        await _run_and_die(conn, 2)
+        assert (await row(conn, innocent))["status"] == "queued"
+        await cancel(conn, killer)
+    now = await row(conn, innocent)
+    assert (now["crashes"], now["error"]) == (
+        CRASHES_MAX,
+        f"its worker died during attempt {CRASHES_MAX} (crash {CRASHES_MAX}), beside other jobs: "
+        "it runs alone next",
+    )
+
+
+async def test_a_single_suspect_that_was_not_alone_runs_alone_next_and_then_fails(
+    conn: Connection,
+) -> None:
+    suspect, fresh = [await add(conn) for _ in range(2)]
+    await execute(conn, CRASH, {"id": suspect, "crashes": CRASHES_MAX - 1})
+    await _run_and_die(conn, 2)
+    busy, free = await register(conn), await register(conn)
+    [beside] = (await claim(conn, busy, alone=False)).jobs
+    assert (beside.id, beside.alone_seconds) == (fresh, None)
+    await finish(conn, done(lease_of(beside, busy)))
+    await add(conn, priority=1)
+    [alone] = (await claim(conn, free, alone=True)).jobs
+    assert (alone.id, alone.suspect, alone.alone_seconds) == (suspect, True, 60)
+    await die(conn, free)
+    await rescue(conn)
+    assert await state(conn, suspect) == ("failed", None)
+
+
+async def test_a_suspect_that_no_worker_can_run_alone_runs_beside_others_after_a_minute(
+    conn: Connection,
+) -> None:
+    suspect = await add(conn)
+    await execute(conn, CRASH, {"id": suspect, "crashes": CRASHES_MAX})
+    worker_id = await register(conn)
+    assert (await claim(conn, worker_id)).jobs == []
+    await execute(conn, "update jobsworth.reactive_jobs set run_at = now() - interval '61 seconds'")
+    [taken] = (await claim(conn, worker_id)).jobs
+    assert (taken.id, taken.alone_seconds) == (suspect, None)
+
+
+async def test_a_suspect_is_not_alone_because_its_neighbours_were_rescued_before_it(
+    conn: Connection,
+) -> None:
+    jobs = [await add(conn) for _ in range(2)]
+    worker_id = await register(conn)
+    assert len((await claim(conn, worker_id)).jobs) == 2
+    await die(conn, worker_id)
+    [first] = await rescue(conn, 1)
+    [last] = [job_id for job_id in jobs if job_id != first["id"]]
+    await execute(conn, CRASH, {"id": last, "crashes": CRASHES_MAX - 1})
+    await rescue(conn, 1)
+    assert await states(conn, *jobs) == [("queued", None)] * 2
 
 
 async def test_two_suspects_in_one_worker_are_told_apart_later(conn: Connection) -> None:

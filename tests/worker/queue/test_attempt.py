@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -33,6 +35,23 @@ from worker.outcomes import (
     Released,
 )
 from worker.queue.attempt import Attempt
+
+
+async def test_an_ended_attempt_leaves_the_collector_nothing_to_free() -> None:
+    async def work(job: Job) -> None:
+        job.say("half")
+
+    attempt = attempt_of(work)
+    gc.collect()
+    gc.disable()
+    try:
+        await attempted(attempt)
+        state = weakref.ref(attempt.state)
+        del attempt
+        assert state() is None
+    finally:
+        gc.enable()
+
 
 # Stops.
 

@@ -199,6 +199,9 @@ class Desk:
     def free_slots(self) -> int:
         return self.slots
 
+    def is_busy(self) -> bool:
+        return bool(self.started)
+
     def has_suspect(self) -> bool:
         return any(job.suspect for job, _ in self.started)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -191,16 +192,53 @@ async def test_what_runs_in_a_task_group_left_open_is_stopped() -> None:
             await stopped.wait()
 
 
-async def test_a_timer_that_cancels_a_task_later_costs_the_next_attempt_no_failure() -> None:
+def own_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+async def timer_that_cancels() -> None:
+    asyncio.get_running_loop().call_later(0.02, own_task().cancel)
+
+
+async def timeout_never_left() -> None:
+    await asyncio.timeout(0.02).__aenter__()
+
+
+async def timer_that_raises() -> None:
+    asyncio.get_running_loop().call_later(0.02, [].pop)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [timer_that_cancels, timeout_never_left, timer_that_raises],
+    ids=lambda deed: deed.__name__,
+)
+async def test_a_timer_that_a_handler_leaves_does_nothing_to_the_next_attempt_in_its_task(
+    deed: Callable[[], Awaitable[None]],
+) -> None:
     """The handler does not wait, so its task runs the next attempt as well."""
     async with attempts() as running:
         register_neighbour()
 
         @handler("leaves")
         async def leaves() -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            asyncio.get_running_loop().call_later(0.02, task.cancel)
+            await deed()
+
+        running.start("leaves", "neighbour")
+        assert await running.statuses() == ["done", "done"]
+
+
+async def test_a_thread_that_cancels_a_task_later_costs_the_next_attempt_no_failure() -> None:
+    """Nothing tells whose thread it is."""
+    async with attempts() as running:
+        register_neighbour()
+
+        @handler("leaves")
+        async def leaves() -> None:
+            loop, task = asyncio.get_running_loop(), own_task()
+            threading.Timer(0.02, lambda: loop.call_soon_threadsafe(task.cancel)).start()
 
         running.start("leaves", "neighbour")
         assert await running.statuses() == ["done", "waiting"]

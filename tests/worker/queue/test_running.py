@@ -1,16 +1,19 @@
 """Attempts run side by side, and none sees what another left behind."""
 
 from contextvars import ContextVar
+from typing import LiteralString
 
 import anyio
 import pytest
 
+from db.pool import execute
 from db.queue.jobs import JobStatus
 from jobsworth import handler
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
 from worker.daemon.heartbeat import Heartbeat
 
+CRASH: LiteralString = "update jobsworth.reactive_jobs set crashes = 2 where id = %(id)s"
 REQUEST: ContextVar[str | None] = ContextVar("REQUEST", default=None)
 
 
@@ -62,6 +65,24 @@ async def test_an_attempt_that_no_heartbeat_proves_does_not_begin(
     assert [job.status for job in done] == [JobStatus.DONE] * 2
     # What could not be proved was given back, and ran once.
     assert (ran, done[1].attempt, done[1].crashes) == (["blocks", "next"], 2, 0)
+
+
+async def test_beside_a_suspect_that_runs_alone_the_worker_begins_nothing(api: JobApi) -> None:
+    order: list[str] = []
+
+    @handler("note")
+    async def note(name: str) -> None:
+        order.append(f"{name} begins")
+        await anyio.lowlevel.checkpoint()
+        order.append(f"{name} ends")
+
+    jobs = [await api.enqueue("note", {"name": name}, crashes_max=2) for name in "abc"]
+    async with api.database.connection() as connection:
+        await execute(connection, CRASH, {"id": jobs[1]})
+    await api.work()
+    assert {(await api.job(job)).status for job in jobs} == {JobStatus.DONE}
+    assert order[:2] == ["b begins", "b ends"]
+    assert len(order) == 6
 
 
 def _not_alive(_: Heartbeat) -> bool:
