@@ -99,7 +99,9 @@ WAKE_NEXT: LiteralString = """
 select jobsworth.reconsider(array(
   select j.id
   from jobsworth.reactive_jobs j
-  where j.status = 'waiting' and j.waiting_for = 'limit' and j.waiting_detail = %(detail)s
+  where j.status = 'waiting' and j.waiting_for = 'limit' and j.run_at is null
+    and hashtextextended(j.waiting_detail, 0) = hashtextextended(%(detail)s, 0)
+    and j.waiting_detail = %(detail)s
   order by j.id
   limit 1))
 """

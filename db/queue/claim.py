@@ -52,12 +52,14 @@ class Claimed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim took: jobs to run, lanes whose other queued jobs were set to wait, and the
-    last position looked at in each queue and priority. `all_found`: nothing else was ready.
+    """What one claim took: jobs to run, lanes whose other queued jobs were set to wait, jobs that a
+    limit holds up, and the last position looked at in each queue and priority. `all_found`:
+    nothing else was ready.
     """
 
     jobs: list[Claimed]
     deferred_lanes: list[str]
+    held_up: list[UUID]
     positions: dict[tuple[str, int], int]
     all_found: bool
 
@@ -116,6 +118,7 @@ async def claim(
     return Claim(
         jobs=[row for row in rows if row.lease_no],
         deferred_lanes=[row.lane for row in rows if not row.lease_no and row.lane],
+        held_up=[row.id for row in rows if not row.lease_no and not row.lane],
         positions={(row.queue, row.priority): row.position for row in rows},
         all_found=not more and len(rows) < wanted,
     )

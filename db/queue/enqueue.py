@@ -52,7 +52,9 @@ select jobsworth.enqueue(
   crashes_max => %(crashes_max)s::int,
   id => %(id)s::uuid,
   agent_id => %(agent_id)s::uuid,
-  request_id => %(request_id)s)
+  request_id => %(request_id)s,
+  limit_key => %(limit_key)s,
+  limit_weight => %(limit_weight)s::int)
 """
 
 
@@ -138,6 +140,8 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
         "holds_lane": job.holds_lane,
         "agent_id": job.agent_id,
         "request_id": job.request_id,
+        "limit_key": job.limit_key,
+        "limit_weight": job.limit_weight,
     }
 
 

@@ -131,7 +131,7 @@ async def _write_bare(
 NEW_JOB_COLUMNS: LiteralString = """
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-  request_id
+  request_id, limit_key, limit_weight
 """
 
 COPY_JOBS: LiteralString = (
@@ -183,6 +183,8 @@ create temporary table jobsworth_new_jobs (
   holds_lane boolean,
   agent_id uuid,
   request_id text,
+  limit_key text,
+  limit_weight int,
   delay interval,
   after uuid[]
 ) on commit drop
@@ -198,11 +200,11 @@ INSERT_STAGED: LiteralString = """
 insert into jobsworth.reactive_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-  agent_id, request_id, status, waiting_for)
+  agent_id, request_id, limit_key, limit_weight, status, waiting_for)
 select n.id, n.mode, n.payload, n.queue, n.priority,
   coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
   n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
-  n.holds_lane, n.agent_id, n.request_id,
+  n.holds_lane, n.agent_id, n.request_id, n.limit_key, n.limit_weight,
   case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
   case when n.after is not null then 'parents' end::jobsworth.wait_reason
 from pg_temp.jobsworth_new_jobs n
@@ -345,6 +347,8 @@ def _options(job: NewJob) -> tuple[str | datetime | UUID | float | None, ...]:
         job.holds_lane,
         job.agent_id,
         job.request_id,
+        job.limit_key,
+        job.limit_weight,
     )
 
 
@@ -373,5 +377,5 @@ def _text(value: str) -> str:
 
 _NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_UNSET = (None,) * 10 + (False, None)
+_UNSET = (None,) * 10 + (False, *(None,) * 4)
 _WRITERS = {_Way.BARE: _write_bare, _Way.WHOLE: _write, _Way.STAGED: _write_staged}

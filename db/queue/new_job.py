@@ -21,6 +21,7 @@ RUN_AT_MIN, RUN_AT_END = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, 
 DELAY_MAX = timedelta(days=36_500)
 TIMEOUT_SECONDS_MIN, TIMEOUT_SECONDS_MAX = 0.001, 1e9
 COUNT_MAX = 2**31 - 1
+WEIGHT_MAX = 1_000_000
 
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACE_PARENT = re.compile(
@@ -44,6 +45,8 @@ class JobOptions(TypedDict, total=False):
     after: Sequence[UUID]
     holds_lane: bool
     id: UUID | None
+    limit_key: str | None
+    limit_weight: int | None
 
 
 class EnqueueOptions(JobOptions, total=False):
@@ -66,7 +69,9 @@ class NewJob:
     jobs that must be done first. holds_lane: no job of its lane overtakes it while it waits for an
     approval or a signal. id: your own, so that a repeated call adds nothing. agent_id: the agent
     that the job is for. request_id: the request that the job works for; by default that of its
-    trigger message. Its follow-ups, children and messages have it too.
+    trigger message. Its follow-ups, children and messages have it too. limit_key: its key for the
+    limits per key (`jobsworth job-limit`). limit_weight: how much of a rate its start takes, 1 by
+    default.
     """
 
     mode: str
@@ -89,6 +94,8 @@ class NewJob:
     after: Sequence[UUID] = ()
     holds_lane: bool = False
     id: UUID | None = None
+    limit_key: str | None = None
+    limit_weight: int | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -141,6 +148,10 @@ def _check(job: NewJob) -> None:
         _check_trace_parent(job.trace_parent)
     if job.request_id is not None:
         _check_text("request_id", job.request_id)
+    if job.limit_key is not None:
+        _check_text("limit_key", job.limit_key)
+    if job.limit_weight is not None:
+        _check_weight(job.limit_weight)
     if job.after:
         _check_after(job)
     if type(job.holds_lane) is not bool:
@@ -214,6 +225,14 @@ def _check_count(thing: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= COUNT_MAX:
         raise InvalidInput(
             f"{thing} {shown(value)} is not a whole number from 1", "1 allows no second try"
+        )
+
+
+def _check_weight(value: object) -> None:
+    if type(value) is not int or not 1 <= value <= WEIGHT_MAX:
+        raise InvalidInput(
+            f"limit_weight {shown(value)} is not a whole number from 1 to {WEIGHT_MAX:,}",
+            "leave it out for 1",
         )
 
 

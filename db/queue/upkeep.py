@@ -17,7 +17,8 @@ class DueWork:
     """What upkeep has to do. `rescue`: the worker of a running job has no row. `sweep` names what
     to look at again: the reasons that jobs wait for, `orphan` if something open may hang on an
     ended job, and `run` if a run is open. `schedule_in` is in how many seconds a schedule fires or
-    has to be planned; None if none does.
+    has to be planned, `rate_in` in how many a job has its turn at the rate of a limit; None if none
+    does. `gates`: jobs may wait at gates (limits of jobs, environments).
     `stalled` are the workers' server processes that wait for their clients right now, most of them
     for a moment.
     `looked_seconds` is the time the server took to find out.
@@ -27,7 +28,9 @@ class DueWork:
     expire: bool
     deployments: bool
     sweep: list[str]
+    gates: bool
     schedule_in: float | None
+    rate_in: float | None
     stalled: set[Stalled]
     looked_seconds: float
 
@@ -35,7 +38,8 @@ class DueWork:
 # Stalled are those of this role that have written something. A COPY waits for what its client
 # makes, and locks no job.
 DUE_WORK: LiteralString = """
-select c.rescue, c.expire, c.deployments, c.sweep, c.schedule_in, c.looked_seconds, array(
+select c.rescue, c.expire, c.deployments, c.sweep, c.gates, c.schedule_in, c.rate_in,
+  c.looked_seconds, array(
   select jsonb_build_array(a.pid, a.query_start::text)
   from pg_stat_activity a
   where a.datname = current_database() and a.usename = current_user

@@ -37,6 +37,13 @@ drop function
   jobsworth.send_signal, jobsworth.jobs_of_dead_workers, jobsworth.stalled_lanes,
   jobsworth.close_orphans, jobsworth.freed_lately,
   jobsworth.due_work,
+  jobsworth.gate, jobsworth.gates_of, jobsworth.slots_taken, jobsworth.slot_counts,
+  jobsworth.rooms_at, jobsworth.room_at, jobsworth.pick_next, jobsworth.leave_lanes,
+  jobsworth.admit, jobsworth.set_aside, jobsworth.charge_rates, jobsworth.claim_gated,
+  jobsworth.hold_slots, jobsworth.set_flood_aside, jobsworth.waiters_at, jobsworth.gate_is_open,
+  jobsworth.promote_gate, jobsworth.release_gates, jobsworth.promote_due_rates,
+  jobsworth.next_rate_in, jobsworth.sweep_gates, jobsworth.set_job_limit, jobsworth.count_running,
+  jobsworth.remove_job_limit, jobsworth.check_weight,
   jobsworth.decide_step,
   jobsworth.start_run, jobsworth.needs_of, jobsworth.check_nodes, jobsworth.refuse_cycle,
   jobsworth.upsert_run, jobsworth.move_runs, jobsworth.run_must_move, jobsworth.run_verdict,
@@ -67,6 +74,7 @@ drop function
 drop table
   jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
   jobsworth.signals, jobsworth.attempt_history,
+  jobsworth.job_limits, jobsworth.job_limit_slots, jobsworth.job_limit_rates,
   jobsworth.steps, jobsworth.step_decisions, jobsworth.artifacts,
   jobsworth.runs, jobsworth.run_metrics, jobsworth.branches, jobsworth.branch_reads,
   jobsworth.schedule_firings, jobsworth.schedules,
@@ -96,6 +104,7 @@ drop sequence
 
 drop type
   jobsworth.job_status, jobsworth.wait_reason, jobsworth.parent_failure,
+  jobsworth.limit_per,
   jobsworth.step_effect,
   jobsworth.run_status,
   jobsworth.missed_policy, jobsworth.overlap_policy, jobsworth.firing_outcome,
@@ -107,10 +116,10 @@ drop type
 
 -- The domains of columns.
 drop domain
-  jobsworth.archived_at, jobsworth.at, jobsworth.beaten_at, jobsworth.began_at,
-  jobsworth.begun_at,
+  jobsworth.archived_at, jobsworth.arrival_at, jobsworth.at, jobsworth.beaten_at,
+  jobsworth.began_at, jobsworth.begun_at,
   jobsworth.changed_at, jobsworth.closed_at, jobsworth.consumed_at, jobsworth.created_at,
-  jobsworth.cut_at, jobsworth.dead_at, jobsworth.deadline, jobsworth.decided_at,
+  jobsworth.cut_at, jobsworth.dead_at, jobsworth.due_at, jobsworth.deadline, jobsworth.decided_at,
   jobsworth.delivered_at, jobsworth.ended_at, jobsworth.escalated_at, jobsworth.failed_at,
   jobsworth.finished_at,
   jobsworth.fired_at, jobsworth.handled_to, jobsworth.next_at, jobsworth.every_seconds,
@@ -124,6 +133,8 @@ drop domain
   jobsworth.queue, jobsworth.unique_key, jobsworth.priority, jobsworth.failures_max,
   jobsworth.crashes_max, jobsworth.timeout_seconds, jobsworth.delay_seconds, jobsworth.attempt,
   jobsworth.failures, jobsworth.crashes, jobsworth.tries_made, jobsworth.node,
+  jobsworth.limit_name, jobsworth.limit_key, jobsworth.key, jobsworth.limit_weight,
+  jobsworth.slots, jobsworth.rate, jobsworth.per_seconds, jobsworth.burst,
   jobsworth.input_tokens,
   jobsworth.output_tokens, jobsworth.cache_read_tokens, jobsworth.cache_write_tokens,
   jobsworth.reasoning_tokens, jobsworth.total_tokens, jobsworth.estimated_input_tokens,

@@ -13,6 +13,9 @@ WITHOUT_TEAM = {
     "environments",  # a place has one owner, whoever ships to it
     "queues",
     "workers",
+    "job_limits",  # of all teams, as queues
+    "job_limit_slots",  # ids; the jobs have it
+    "job_limit_rates",
     "embedding_spaces",
     "alembic_version",
 }

@@ -33,6 +33,7 @@ from worker.extensions.middleware import declared as middlewares
 from worker.extensions.resources import Resources
 from worker.extensions.resources import declared as lifespans
 from worker.handlers import Handler
+from worker.limits import upkeep as limits_upkeep
 from worker.llm.choice import CONNECTIONS_MIN, ModelChoice
 from worker.memory.embedders import Embedder
 from worker.money import upkeep as money_upkeep
@@ -232,11 +233,13 @@ def upkeep_parts(
     """What the chapters bring to upkeep. A new part is one more line here."""
     rescuer = Rescuer(database, heartbeat, promoter, rescue, rescued)
     scheduling, scheduling_due = schedules_upkeep.parts(database, registry, wakes)
+    limiting, limiting_due = limits_upkeep.parts(database, heartbeat, wakes)
     due_parts = [
         *queue_upkeep.due_parts(database, heartbeat, rescuer, wakes),
         *approvals_upkeep.due_parts(database, wakes),
         *deployments_upkeep.due_parts(database, wakes),
         *scheduling_due,
+        *limiting_due,
         *stalled.due_parts(database),
     ]
     return [
@@ -247,6 +250,7 @@ def upkeep_parts(
         *money_upkeep.parts(database, spool, recorder, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),
         *scheduling,
+        *limiting,
     ]
 
 

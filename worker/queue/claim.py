@@ -53,6 +53,8 @@ ERROR_PAUSE_SECONDS = 0.5
 UNREGISTERED_SECONDS = 0.05
 # A worker that has claimed all there was, and is not woken for so long, has little to do.
 QUIET_SECONDS = 0.002
+# Another claim held the gate of a limit that the next jobs have to pass; it takes milliseconds.
+HELD_GATE_SECONDS = 0.02
 # Until the idle flag is set again after a busy time, no insert notifies: look more often.
 UNFLAGGED_SECONDS = 0.1
 LANE_COLLISION = "23505"
@@ -182,7 +184,7 @@ class Claimer:
         claim = await self._claim(worker_id, wanted)
         self._worked()
         pause = min(poll_seconds, self._positions.next_rescan_in_seconds(now()))
-        if claim.jobs or claim.deferred_lanes:
+        if claim.jobs or claim.deferred_lanes or claim.held_up:
             if len(claim.jobs) < wanted:
                 # Slots are left, so the next look can wait until these jobs have begun.
                 await anyio.lowlevel.checkpoint()
@@ -193,6 +195,8 @@ class Claimer:
             # of a lane made 1.8 claims a job.
             self._found_all_at = now()
             return pause
+        if not claim.all_found:
+            return HELD_GATE_SECONDS
         return await self._idle(worker_id, pause)
 
     def _worked(self) -> None:
@@ -227,6 +231,9 @@ class Claimer:
         crash_points.reach("claim.committed")
         self._positions.claimed_up_to(claim.positions)
         self._promoter.deferred(claim.deferred_lanes)
+        if claim.held_up:
+            self._promoter.ended(claim.held_up)
+            self._wakes.rates.set()
         if claim.jobs and self._heartbeat.proven_id() != worker_id:
             await self._give_back(worker_id, claim.jobs)
             return claim

@@ -71,6 +71,8 @@ class Wakes:
     """There may be a job to claim, or a free slot: for the claimer."""
     timers: Wake = field(default_factory=Wake)
     """A timer was set that may be due within a second: for upkeep."""
+    rates: Wake = field(default_factory=Wake)
+    """A claim has set jobs aside that may wait for a rate: for the limits' upkeep."""
     cancels: Wake = field(default_factory=Wake)
     """A running job was asked to cancel: for upkeep."""
     lost_claims: Wake = field(default_factory=Wake)

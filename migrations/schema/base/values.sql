@@ -13,6 +13,9 @@
 create domain jobsworth.archived_at as timestamptz
   constraint archived_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.arrival_at as timestamptz
+  constraint arrival_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.at as timestamptz
   constraint at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
@@ -51,6 +54,9 @@ create domain jobsworth.decided_at as timestamptz
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.delivered_at as timestamptz
   constraint delivered_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.due_at as timestamptz
+  constraint due_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.ended_at as timestamptz
   constraint ended_at_is_from_1900_to_2199 check (
@@ -165,6 +171,22 @@ create domain jobsworth.tries_made as int
   constraint tries_is_0_to_1e9 check (value between 0 and 1000000000);
 create domain jobsworth.node as text
   constraint node_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+
+-- Limits of jobs. What is longer than a key may be is stored as its hash.
+create domain jobsworth.limit_name as text
+  constraint limit_name_is_1_to_100_plain_letters
+    check (value ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$');
+create domain jobsworth.limit_key as text
+  constraint limit_key_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+create domain jobsworth.key as text
+  constraint key_has_at_most_1000_bytes check (octet_length(value) <= 1000);
+create domain jobsworth.limit_weight as int
+  constraint limit_weight_is_1_to_1e6 check (value between 1 and 1000000);
+create domain jobsworth.slots as int constraint slots_is_1_to_1e6 check (value between 1 and 1000000);
+create domain jobsworth.rate as int constraint rate_is_1_to_1e6 check (value between 1 and 1000000);
+create domain jobsworth.per_seconds as float8
+  constraint per_seconds_is_a_ms_to_100_years check (value between 0.001 and 3153600000);
+create domain jobsworth.burst as int constraint burst_is_1_to_1e6 check (value between 1 and 1000000);
 
 -- Schedules.
 create domain jobsworth.every_seconds as float8

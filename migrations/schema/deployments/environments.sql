@@ -46,5 +46,6 @@ create function jobsworth.environment_is_free(j jobsworth.reactive_jobs) returns
       where d.environment = substr((j).waiting_detail, 13) and d.finished_at is null)
     and not exists (
       select 1 from jobsworth.reactive_jobs o
-      where o.status = 'waiting' and o.waiting_for = 'limit' and o.id < (j).id
-        and o.waiting_detail = (j).waiting_detail);
+      where o.status = 'waiting' and o.waiting_for = 'limit' and o.run_at is null
+        and hashtextextended(o.waiting_detail, 0) = hashtextextended((j).waiting_detail, 0)
+        and o.id < (j).id and o.waiting_detail = (j).waiting_detail);

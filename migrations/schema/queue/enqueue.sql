@@ -7,7 +7,8 @@ create function jobsworth.enqueue(
   failures_max int default null, timeout_seconds float8 default null,
   trace_parent text default null, team_id uuid default null, after uuid[] default null,
   holds_lane boolean default false, crashes_max int default null, id uuid default null,
-  agent_id uuid default null, request_id text default null)
+  agent_id uuid default null, request_id text default null, limit_key text default null,
+  limit_weight int default null)
   returns uuid language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -51,6 +52,11 @@ begin
       then array['unique_key must have 1 to 1000 bytes', 'Leave it out, or use a hash of it.']
     when enqueue.request_id = '' or octet_length(enqueue.request_id) > 1000
       then array['request_id must have 1 to 1000 bytes', 'Leave it out, or use a hash of it.']
+    when enqueue.limit_key = '' or octet_length(enqueue.limit_key) > 1000
+      then array['limit_key must have 1 to 1000 bytes', 'Leave it out, or use a hash of it.']
+    when enqueue.limit_weight not between 1 and 1000000
+      then array[format('limit_weight %s is not 1 to 1000000', enqueue.limit_weight),
+        'Leave it out for 1.']
     when octet_length(enqueue.lane) > 1000
       then array['lane must have at most 1000 bytes', 'Leave it out, or use a hash of it.']
   end;
@@ -64,6 +70,9 @@ begin
       using errcode = 'program_limit_exceeded',
       hint = 'Store the document as an artifact or a file and pass its address.';
   end if;
+  if enqueue.limit_weight is not null then
+    perform jobsworth.check_weight(enqueue.queue, enqueue.mode, enqueue.limit_weight);
+  end if;
   select u.id into unknown from unnest(needs) u(id)
   where not exists (select 1 from jobsworth.reactive_jobs p where p.id = u.id) limit 1;
   if found then
@@ -74,7 +83,7 @@ begin
     insert into jobsworth.reactive_jobs (
       id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
       failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-      request_id, status, waiting_for)
+      request_id, limit_key, limit_weight, status, waiting_for)
     values (
       new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
       coalesce(enqueue.priority, 3)::smallint,
@@ -82,6 +91,7 @@ begin
       enqueue.thread_id, enqueue.trigger_message_id, enqueue.lane, enqueue.unique_key,
       enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
       enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id, enqueue.request_id,
+      enqueue.limit_key, enqueue.limit_weight,
       case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
       case when needs <> '{}' then 'parents'::jobsworth.wait_reason end)
     on conflict do nothing

@@ -86,6 +86,7 @@ begin
   returning h.n, j.status::text, (
     -- Scalar subqueries: `exists` may become a hash of a scan over the whole table.
     j.lane is not null or j.run_id is not null or j.is_child or j.status = 'waiting'
+    or j.limited is not null
     or (select true from jobsworth.job_edges e where e.needs_job_id = j.id limit 1) is not null
     or (select true from jobsworth.approvals a
       where a.job_id = j.id and a.status = 'pending' limit 1) is not null

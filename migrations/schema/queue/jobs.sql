@@ -65,6 +65,9 @@ create table jobsworth.reactive_jobs (
   node text,  -- the name of this job in its run
   agent_id uuid,
   request_id jobsworth.request_id,  -- the request that this job works for; its other jobs have it too
+  limit_key jobsworth.limit_key,  -- its key for limits per key
+  limit_weight jobsworth.limit_weight,  -- how much of a rate its start takes; null: 1
+  limited boolean,  -- whether its last attempt took slots of limits; null: no
   -- What concerns several columns; each column has its own bounds in base/values.sql.
   constraint waiting_has_its_reason check ((status = 'waiting') = (waiting_for is not null)),
   constraint timer_has_its_time check (waiting_for is distinct from 'timer' or run_at is not null),

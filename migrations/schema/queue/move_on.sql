@@ -55,7 +55,8 @@ begin
       where s.job_id = j.id and s.name = j.waiting_detail and s.received_at is null)
     when 'handler' then exists (
       select 1 from jobsworth.workers w where j.mode = any(w.modes))
-    when 'limit' then j.run_at is null and jobsworth.environment_is_free(j)
+    when 'limit' then j.run_at is null and case when j.waiting_detail like 'limit %'
+      then jobsworth.gate_is_open(j) else jobsworth.environment_is_free(j) end
     when 'budget' then jobsworth.budget_has_room(j.id)
     when 'person' then not exists (
       select 1 from jobsworth.steps s
@@ -228,14 +229,19 @@ declare
   parked uuid[];
   short uuid[];
   runs uuid[];
+  gated uuid[];
   again uuid[] := '{}';
 begin
   select array_agg(distinct j.lane) filter (where j.lane is not null),
     array_agg(distinct j.parent_id) filter (where j.is_child and j.finished_at is not null),
-    array_agg(j.id) filter (where j.status = 'waiting'),
+    -- Those that wait at a gate go on in their turn.
+    array_agg(j.id) filter (where j.status = 'waiting' and (
+      j.waiting_for <> 'limit' or j.run_at is not null
+      or j.waiting_detail not like 'limit %')),
     array_agg(j.id) filter (where j.waiting_for = 'budget'),
-    array_agg(distinct j.run_id) filter (where j.run_id is not null)
-  into lanes, parents, parked, short, runs
+    array_agg(distinct j.run_id) filter (where j.run_id is not null),
+    array_agg(j.id) filter (where j.limited or j.waiting_for = 'limit' and j.run_at is null)
+  into lanes, parents, parked, short, runs, gated
   from jobsworth.reactive_jobs j
   where j.id = any(job_ids);
   if short is not null then
@@ -252,6 +258,9 @@ begin
   candidates := array_remove(candidates, null);
   if candidates <> '{}' then
     again := jobsworth.reconsider(candidates, false, claimant, room);
+  end if;
+  if gated is not null then
+    again := again || jobsworth.release_gates(gated, claimant, room);
   end if;
 
   update jobsworth.approvals a

@@ -137,11 +137,13 @@ end $$;
 
 -- What upkeep has to do now. `rescue`: the worker of a running job has no row. `sweep`: the reasons
 -- for which a job waits, `orphan` if something open might belong to an ended job, `run` if a run is
--- open. `schedule_in`: in how many seconds a schedule fires or has to be planned, null if none does.
+-- open. `gates`: jobs wait at gates, or something of limits may have to be deleted. `schedule_in`: in
+-- how many seconds a schedule fires or has to be planned, null if none does. `rate_in`: in how many
+-- seconds a job that waits for the rate of a limit has its turn, null if none does.
 -- `looked_seconds`: how long it took to find out.
 create function jobsworth.due_work(
   out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
-  out schedule_in float8, out looked_seconds float8)
+  out gates boolean, out schedule_in float8, out rate_in float8, out looked_seconds float8)
   language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -160,7 +162,7 @@ begin
     where d.finished_at is null);
   sweep := array(
     select r.reason::text
-    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler', 'limit',
+    from unnest(array['lane', 'children', 'approval', 'signal', 'parents', 'handler',
       'budget', 'person']::jobsworth.wait_reason[]) as r (reason)
     where exists (
       select 1 from jobsworth.reactive_jobs j
@@ -176,6 +178,13 @@ begin
   then
     sweep := sweep || 'run'::text;
   end if;
+  -- Of what waits at gates, one look for each gate.
+  gates := exists (
+      select 1 from jobsworth.reactive_jobs j
+      where j.status = 'waiting' and j.waiting_for = 'limit' and j.run_at is null)
+    or exists (select 1 from jobsworth.job_limit_slots)
+    or exists (select 1 from jobsworth.job_limit_rates);
   schedule_in := jobsworth.next_schedule_in();
+  rate_in := jobsworth.next_rate_in();
   looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());
 end $$;

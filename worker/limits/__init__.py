@@ -1,0 +1,1 @@
+"""Giving turns to jobs that wait for a limit."""
