@@ -24,7 +24,8 @@ DOWN = """
 drop view
   jobsworth.approvals_decided,
   jobsworth.environment_states,
-  jobsworth.violations_of_queue, jobsworth.violations_of_runs, jobsworth.violations_of_books,
+  jobsworth.violations_of_queue, jobsworth.violations_of_limits, jobsworth.violations_of_runs,
+  jobsworth.violations_of_books,
   jobsworth.violations_of_ledger, jobsworth.violations_of_consent,
   jobsworth.violations_of_shipping, jobsworth.violations;
 
@@ -69,6 +70,7 @@ drop function
   jobsworth.halfvec, jobsworth.cosine_distance,
   jobsworth.why_held, jobsworth.why_attempt, jobsworth.why_again, jobsworth.shell_word,
   jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
+  jobsworth.why_job_limit,
   jobsworth.why, jobsworth.of_request;
 
 drop table

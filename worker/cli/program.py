@@ -86,6 +86,12 @@ TABLE = (
         "nouns.schedule:schedule",
         "Enqueue jobs and start runs again and again.",
     ),
+    Entry(
+        JOBS,
+        "job-limit",
+        "limits.job_limit:job_limit",
+        "Limit how many jobs run at once, or start in a time.",
+    ),
     Entry(JOBS, "signal", "nouns.signal:signal", "Send a signal to a job that waits for it."),
     Entry(JOBS, "request", "nouns.request:request", "Show what came of a request."),
     Entry(STEPS, "run", "nouns.run:run", "List, show, start, fork, cancel, retry and delete runs."),

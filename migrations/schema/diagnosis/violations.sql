@@ -88,6 +88,71 @@ cross join lateral (
 where c.is_child and c.finished_at is null and not c.cancel_requested
   and p.finished_at < now() - interval '30 seconds';
 
+-- A limit that was lowered lets what runs go on, so only a start after the change is a breach.
+create view jobsworth.violations_of_limits (invariant, subject_id, detail, at) as
+select 'more jobs at once than their limit has slots', h.job_id,
+  jobsworth.gate(h.limit_name, h.per, h.key) || ': ' || h.taken || ' of ' || h.slots, now()
+from (
+  select l.limit_name, l.per, s.key, coalesce(l.burst, l.slots) as slots, count(*) as taken,
+    (array_agg(s.job_id order by s.lease_no desc))[1] as job_id, max(j.started_at) as started_at,
+    l.changed_at
+  from jobsworth.job_limits l
+  join jobsworth.job_limit_slots s on s.limit_name = l.limit_name
+  cross join lateral (
+    select r.status, r.lease_no, r.started_at from jobsworth.reactive_jobs r
+    where r.id = s.job_id offset 0) j
+  where l.slots is not null and s.lease_no is not null
+    and jobsworth.slot_counts(s, j.status, j.lease_no)
+  group by l.limit_name, l.per, s.key, l.slots, l.burst, l.changed_at
+) h
+where h.taken > h.slots and h.started_at > h.changed_at
+union all
+select 'slot of a job that has ended', s.job_id, 'limit ' || s.limit_name, now()
+from jobsworth.job_limit_slots s
+cross join lateral (
+  select r.finished_at from jobsworth.reactive_jobs r where r.id = s.job_id offset 0) j
+where j.finished_at < now() - interval '5 minutes'
+union all
+-- The first of each gate, of the first thousand gates. Within 30 seconds after the last slot was given
+-- or given back, somebody may be about to promote it.
+(with recursive head as (
+  select 1 as n, f.hash, f.id
+  from (
+    select hashtextextended(j.waiting_detail, 0) as hash, j.id
+    from jobsworth.reactive_jobs j
+    where j.status = 'waiting' and j.waiting_for = 'limit' and j.run_at is null
+    order by hashtextextended(j.waiting_detail, 0), j.priority, j.created_at, j.id
+    limit 1) f
+  union all
+  select h.n + 1, f.hash, f.id
+  from head h
+  cross join lateral (
+    select hashtextextended(j.waiting_detail, 0) as hash, j.id
+    from jobsworth.reactive_jobs j
+    where j.status = 'waiting' and j.waiting_for = 'limit' and j.run_at is null
+      and hashtextextended(j.waiting_detail, 0) > h.hash
+    order by hashtextextended(j.waiting_detail, 0), j.priority, j.created_at, j.id
+    limit 1) f
+  where h.n < 1000
+)
+select 'waiting for a limit that has room', j.id, j.waiting_detail, now()
+from head h
+cross join lateral (
+  select r.id, r.waiting_detail, r.created_at from jobsworth.reactive_jobs r
+  where r.id = h.id offset 0) j
+cross join lateral (
+  select g.limit_name, g.key, g.needs from jobsworth.gates_of(array[j.id]) g
+  where g.gate = j.waiting_detail and not g.is_rate) g
+where j.created_at < now() - interval '30 seconds'
+  and jobsworth.room_at(g.limit_name, g.key) >= g.needs
+  and not exists (
+    select 1 from jobsworth.job_limit_slots s
+    cross join lateral (
+      select r.status, r.lease_no, r.finished_at from jobsworth.reactive_jobs r
+      where r.id = s.job_id offset 0) o
+    where s.limit_name = g.limit_name and (s.turn_at > now() - interval '30 seconds'
+      or coalesce(o.finished_at > now() - interval '30 seconds', o.status <> 'running'))));
+
 create view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
 select 'open run whose jobs have all ended', r.id, r.status::text, now()
 from jobsworth.runs r
@@ -269,6 +334,8 @@ where d.rollback_to is not null
 -- All chapters.
 create view jobsworth.violations as
 select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_queue v
+union all
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_limits v
 union all
 select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_runs v
 union all

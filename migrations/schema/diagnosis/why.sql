@@ -58,6 +58,57 @@ create function jobsworth.why_environment(
     and j.waiting_detail like 'environment %';
 end;
 
+-- What a limit of jobs is, who holds it, and what would help a job that waits for it.
+create function jobsworth.why_job_limit(
+  job_id uuid, out detail text, out remedy text) language plpgsql stable as $$
+declare
+  j jobsworth.reactive_jobs;
+  l jobsworth.job_limits;
+  passed record;
+  holders uuid[];
+  taken bigint;
+  due timestamptz;
+begin
+  select x.* into j from jobsworth.reactive_jobs x where x.id = why_job_limit.job_id;
+  if j.waiting_detail not like 'limit %' or j.run_at is not null then
+    return;
+  end if;
+  select g.limit_name, g.key, g.needs into passed
+  from jobsworth.gates_of(array[j.id]) g where g.gate = j.waiting_detail;
+  if not found then
+    detail := j.waiting_detail || ' was removed or changed: next to be promoted';
+    remedy := 'nothing to do: a worker promotes it';
+    return;
+  end if;
+  select x.* into l from jobsworth.job_limits x where x.limit_name = passed.limit_name;
+  if l.rate is not null then
+    select k.due_at into due from jobsworth.job_limit_rates k
+    where k.limit_name = passed.limit_name and k.key = passed.key;
+    detail := j.waiting_detail || ': ' || l.rate || ' in ' || l.per_seconds
+      || ' s; the first of those that wait has its turn at '
+      || to_char(coalesce(due, now()) at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC';
+    remedy := 'wait, or raise it: jobsworth job-limit set ' || l.limit_name || ' --rate '
+      || l.rate * 2;
+    return;
+  end if;
+  taken := jobsworth.slots_taken(passed.limit_name, passed.key);
+  holders := array(
+    select s.job_id from jobsworth.job_limit_slots s
+    cross join lateral (
+      select r.status, r.lease_no from jobsworth.reactive_jobs r where r.id = s.job_id offset 0) r
+    where s.limit_name = passed.limit_name and s.key = passed.key
+      and jobsworth.slot_counts(s, r.status, r.lease_no)
+    order by s.lease_no
+    limit 3);
+  detail := j.waiting_detail || ': ' || taken || ' of ' || l.slots || ' slots are taken'
+    || coalesce(', up to ' || l.burst || ' while all keys have fewer', '')
+    || coalesce(', by job ' || nullif(array_to_string(holders, ', '), '')
+      || case when taken > 3 then ' and others' else '' end, '');
+  remedy := case when holders = '{}' then 'nothing to do: a worker promotes it'
+    else 'wait for a slot, or raise the limit: jobsworth job-limit set ' || l.limit_name
+      || ' --slots ' || greatest(l.slots, taken) + 1 end;
+end $$;
+
 -- Why this job is not running.
 create function jobsworth.why(job_id uuid)
   returns table (status jobsworth.job_status, reason text, detail text, remedy text)
@@ -135,11 +186,13 @@ begin
       remedy := 'start a worker whose JOBSWORTH_HANDLERS define it, or cancel the job: '
         || 'jobsworth job cancel ' || j.id;
     when 'limit' then
-      select coalesce(e.detail, coalesce(j.waiting_detail, 'a limit')
+      select coalesce(g.detail, e.detail, coalesce(j.waiting_detail, 'a limit')
           || coalesce(', until ' || to_char(j.run_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
                || ' UTC', '')),
-        coalesce(e.remedy, 'nothing to do: it is tried again then')
-      into detail, remedy from (select 1) one left join jobsworth.why_environment(j.id) e on true;
+        coalesce(g.remedy, e.remedy, 'nothing to do: it is tried again then')
+      into detail, remedy from (select 1) one
+      left join jobsworth.why_environment(j.id) e on true
+      left join jobsworth.why_job_limit(j.id) g on true;
     when 'budget' then
       select coalesce(b.detail, j.waiting_detail, 'a budget'),
         coalesce(b.remedy, 'jobsworth job show ' || j.id)

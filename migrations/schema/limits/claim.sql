@@ -240,12 +240,13 @@ begin
   where j.id = any(array[u.id]);
   -- A look at once finds out when the first of those that wait for a rate has its turn.
   insert into jobsworth.job_limit_rates as k (limit_name, key, arrival_at, due_at)
-  select distinct g.limit_name, g.key, clock_timestamp(), clock_timestamp()
-  from unnest(job_ids, gates) as u (id, gate)
-  join jobsworth.gates_of(job_ids) g on g.job_id = u.id and g.gate = u.gate
-  join jobsworth.job_limits l on l.limit_name = g.limit_name
-  where l.rate is not null
-  order by 1, 2
+  select d.limit_name, d.key, clock_timestamp(), clock_timestamp()
+  from (
+    select distinct g.limit_name, g.key
+    from unnest(job_ids, gates) as u (id, gate)
+    join jobsworth.gates_of(job_ids) g on g.job_id = u.id and g.gate = u.gate
+    where g.is_rate
+    order by 1, 2) d
   on conflict (limit_name, key) do update
   set due_at = least(k.due_at, excluded.due_at)
   where k.due_at is null;

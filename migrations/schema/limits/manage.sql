@@ -17,18 +17,21 @@ declare
 begin
   select x.* into l from jobsworth.job_limits x
   where x.limit_name = set_job_limit.limit_name for no key update;
-  l.limit_name := set_job_limit.limit_name;
   wrong := case
     when coalesce(set_job_limit.limit_name, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$'
       then array[format('%L is not the name of a limit', set_job_limit.limit_name),
         'Use 1 to 100 letters, digits and _ . : -, a letter or digit first.']
-    when set_job_limit.slots < 1 or set_job_limit.rate < 1
-      then array[format('limit %s of %s lets nothing run', l.limit_name,
-          least(set_job_limit.slots, set_job_limit.rate)),
+    when least(set_job_limit.slots, set_job_limit.rate, set_job_limit.burst) < 1
+      then array[format('limit %s of %s lets nothing run', set_job_limit.limit_name,
+          least(set_job_limit.slots, set_job_limit.rate, set_job_limit.burst)),
         'Give a number from 1 on. To let nothing run, pause the queue: jobsworth queue pause.']
+    when set_job_limit.queue = '' or octet_length(set_job_limit.queue) > 1000
+      then array['queue must have 1 to 1000 bytes', 'Leave it out for all queues.']
+    when set_job_limit.mode = ''
+      then array['mode is empty', 'Leave it out for all modes.']
     when set_job_limit.slots is not null
         and (set_job_limit.rate is not null or set_job_limit.per_seconds is not null)
-      then array[format('limit %s has both slots and a rate', l.limit_name),
+      then array[format('limit %s has both slots and a rate', set_job_limit.limit_name),
         'Set two limits: a job may have to pass up to four.']
     when set_job_limit.per not in ('team', 'thread', 'lane', 'agent', 'key')
       then array[format('a limit per %s is not known', set_job_limit.per),
@@ -38,6 +41,7 @@ begin
         'Give 0.001 seconds to 100 years.']
   end;
   if wrong is null then
+    l.limit_name := set_job_limit.limit_name;
     l.queue := coalesce(set_job_limit.queue, l.queue);
     l.mode := coalesce(set_job_limit.mode, l.mode);
     l.per := coalesce(set_job_limit.per::jobsworth.limit_per, l.per);
@@ -64,8 +68,6 @@ begin
       when l.slots is not null and l.burst is not null and l.per is null
         then array[format('limit %s has a burst but no key', l.limit_name),
           'A burst lets one key have what others leave: say per what (team, thread, key, …).']
-      when l.burst < 1
-        then array[format('a burst of %s lets nothing run', l.burst), 'Give a number from 1 on.']
       when l.rate / l.per_seconds > 100000
         then array[format('limit %s lets more than 100,000 jobs a second start', l.limit_name),
           'Give a lower rate, or remove the limit.']

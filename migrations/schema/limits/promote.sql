@@ -87,9 +87,9 @@ begin
     update jobsworth.job_limit_rates k
     set due_at = clock_timestamp() + interval '1 second' * case
         when again <> '{}' then 0.1
-        else greatest(0.001, (next_needs
+        when next_needs is not null then greatest(0.001, (next_needs
           + coalesce((
-              select sum(g.needs) from jobsworth.gates_of(turns) g where g.gate = promote_gate.gate), 0)
+              select sum(g.charge) from jobsworth.gates_of(turns) g where g.gate = promote_gate.gate), 0)
           - free) * l.per_seconds / l.rate) end
     where k.limit_name = of_limit and k.key = of_key;
   end if;

@@ -185,6 +185,10 @@ def why(job: str, as_json: bool) -> None:
 )
 @click.option("--timeout", metavar="SPAN", help="The longest an attempt may take, like 5m.")
 @click.option("--request-id", metavar="REQUEST", help="The request that it works for.")
+@click.option("--limit-key", metavar="KEY", help="Its key for limits per key (`job-limit`).")
+@click.option(
+    "--limit-weight", type=click.INT, metavar="N", help="How much of a rate its start takes."
+)
 @click.option(
     "--after",
     metavar="ID",
@@ -207,6 +211,8 @@ def enqueue(
     failures_max: int | None,
     timeout: str | None,
     request_id: str | None,
+    limit_key: str | None,
+    limit_weight: int | None,
     after: tuple[str, ...],
     wait: bool,
     as_json: bool,
@@ -223,6 +229,8 @@ def enqueue(
         "failures_max": failures_max,
         "timeout_seconds": None if timeout is None else times.parse_duration(timeout, "--timeout"),
         "request_id": request_id,
+        "limit_key": limit_key,
+        "limit_weight": limit_weight,
     }
     return enqueue_job(mode, read_payload(payload), chosen, after=after, wait=wait, as_json=as_json)
 

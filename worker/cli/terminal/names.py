@@ -75,6 +75,17 @@ def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return _complete(read, incomplete)
 
 
+def job_limits(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of limits of jobs."""
+    from db.limits import job_limits
+
+    async def read(conn: "Connection") -> Named:
+        found = await job_limits.list_all(conn)
+        return [(each.name, f"{each.taken:,} taken, {each.waiting:,} waiting") for each in found]
+
+    return _complete(read, incomplete)
+
+
 def modes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Modes that a worker knows."""
     from db.queue import workers
