@@ -78,6 +78,8 @@ class JobEffect:
     agent_id: UUID | None = None
     thread_id: UUID | None = None
     message_key: str | None = None
+    limit_key: str | None = None
+    limit_weight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ JOBS: LiteralString = """
 insert into jobsworth.reactive_jobs (
   team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
   priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent,
-  request_id, run_id, node, agent_id)
+  request_id, run_id, node, agent_id, limit_key, limit_weight)
 select e.team_id, e.thread_id,
   case when e.message_key is null then e.trigger_message_id else (
     select m.id from jobsworth.chat_messages m
@@ -209,12 +211,13 @@ select e.team_id, e.thread_id,
   coalesce(e.lane, case when not e.is_child then p.lane end, ''),
   case when not e.is_child and e.lane is null then p.lane_position end,
   e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent, e.request_id,
-  e.run_id, e.node, e.agent_id
+  e.run_id, e.node, e.agent_id, e.limit_key, e.limit_weight
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
   mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
   unique_key text, failures_max int, timeout_seconds real, trace_parent text,
-  request_id text, run_id uuid, node text, agent_id uuid, message_key text, n int)
+  request_id text, run_id uuid, node text, agent_id uuid, message_key text,
+  limit_key text, limit_weight int, n int)
 cross join lateral (
   select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
 ) p
@@ -252,6 +255,8 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, JobEffect]]) ->
             "run_id": origin.run_id,
             "node": _node(origin, effect),
             "agent_id": effect.agent_id or origin.agent_id,
+            "limit_key": effect.limit_key,
+            "limit_weight": effect.limit_weight,
             "payload": orjson.Fragment(effect.payload),
             "n": n,
         }

@@ -86,6 +86,7 @@ async def test_what_a_job_made_goes_with_it(conn: Connection) -> None:
     """
     assert await names(conn, query) == {
         "jobsworth.job_edges",
+        "jobsworth.job_limit_slots",
         "jobsworth.signals",
         "jobsworth.steps",
         "jobsworth.artifacts",

@@ -15,7 +15,7 @@ from worker.money.spool_folder import SpoolFolder, folder_of
 
 NOUNS = (
     *("job", "run", "queue", "approval", "webhook", "delivery", "deployment", "environment"),
-    *("budget", "limit", "price", "spool", "schedule"),
+    *("budget", "limit", "price", "spool", "schedule", "job-limit"),
 )
 WORKER = """
 insert into jobsworth.workers (id, host, pid, modes, queues, slots, version)
