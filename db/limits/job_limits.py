@@ -189,7 +189,7 @@ from jobsworth.job_limit_slots s
 cross join lateral (
   select r.status, r.lease_no from jobsworth.reactive_jobs r where r.id = s.job_id offset 0) j
 where s.limit_name = %(name)s and s.key = %(key)s and s.lease_no is not null
-  and jobsworth.slot_counts(s, j.status, j.lease_no)
+  and jobsworth.slot_counts(s.lease_no, s.turn_at, j.status, j.lease_no)
 order by s.job_id
 limit %(most)s
 """

@@ -39,7 +39,7 @@ drop function
   jobsworth.close_orphans, jobsworth.freed_lately,
   jobsworth.due_work,
   jobsworth.gate, jobsworth.gates_of, jobsworth.slots_taken, jobsworth.slot_counts,
-  jobsworth.rooms_at, jobsworth.room_at, jobsworth.pick_next, jobsworth.leave_lanes,
+  jobsworth.rooms_of, jobsworth.room_at, jobsworth.pick_next, jobsworth.leave_lanes,
   jobsworth.admit, jobsworth.set_aside, jobsworth.charge_rates, jobsworth.claim_gated,
   jobsworth.hold_slots, jobsworth.set_flood_aside, jobsworth.waiters_at, jobsworth.gate_is_open,
   jobsworth.promote_gate, jobsworth.release_gates, jobsworth.promote_due_rates,

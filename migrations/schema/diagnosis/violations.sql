@@ -102,7 +102,7 @@ from (
     select r.status, r.lease_no, r.started_at from jobsworth.reactive_jobs r
     where r.id = s.job_id offset 0) j
   where l.slots is not null and s.lease_no is not null
-    and jobsworth.slot_counts(s, j.status, j.lease_no)
+    and jobsworth.slot_counts(s.lease_no, s.turn_at, j.status, j.lease_no)
   group by l.limit_name, l.per, s.key, l.slots, l.burst, l.changed_at
 ) h
 where h.taken > h.slots and h.started_at > h.changed_at

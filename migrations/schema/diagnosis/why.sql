@@ -97,7 +97,7 @@ begin
     cross join lateral (
       select r.status, r.lease_no from jobsworth.reactive_jobs r where r.id = s.job_id offset 0) r
     where s.limit_name = passed.limit_name and s.key = passed.key
-      and jobsworth.slot_counts(s, r.status, r.lease_no)
+      and jobsworth.slot_counts(s.lease_no, s.turn_at, r.status, r.lease_no)
     order by s.lease_no
     limit 3);
   detail := j.waiting_detail || ': ' || taken || ' of ' || l.slots || ' slots are taken'

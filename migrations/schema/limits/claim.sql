@@ -100,8 +100,7 @@ end $$;
 -- queued.
 create function jobsworth.admit(job_ids uuid[]) returns uuid[]
   language plpgsql
-  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+  set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
 declare
   wanted text[];
   locked text[] := '{}';
@@ -141,10 +140,14 @@ begin
         dense_rank() over (order by g.lock_name) as pool_number
       from jobsworth.gates_of(job_ids) g
     ), gates as materialized (
-      select d.number, r.share, r.beyond, r.pool
+      select d.numbers[r.n] as number, r.share, r.beyond, r.pool
       from (
-        select distinct p.number, p.limit_name, p.key from passed p where p.ours) d
-      cross join lateral jobsworth.rooms_at(d.limit_name, d.key) r
+        select array_agg(x.number order by x.number) as numbers,
+          array_agg(x.limit_name order by x.number) as limit_names,
+          array_agg(x.key order by x.number) as keys
+        from (
+          select distinct p.number, p.limit_name, p.key from passed p where p.ours) x) d
+      cross join lateral jobsworth.rooms_of(d.limit_names, d.keys) r
     ), judged as (
       select p.n, p.number, p.pool_number, p.gate, p.ours, g.share, g.beyond, g.pool, t.has_turn,
         -- The slot of a turn is taken already; a rate is charged when the job starts.
@@ -292,21 +295,21 @@ create function jobsworth.claim_gated(
 declare
   picked uuid[];
   passing uuid[];
+  holding uuid[];
 begin
   picked := jobsworth.pick_next(
     claim_gated.worker_id, claim_gated.queues, claim_gated.priorities, claim_gated.positions,
     claim_gated.modes, claim_gated.wanted, claim_gated.crashes_max, claim_gated.suspect_wanted,
     claim_gated.alone);
   passing := jobsworth.admit(jobsworth.leave_lanes(picked));
+  holding := array(
+    select distinct g.job_id from jobsworth.gates_of(passing) g where not g.is_rate);
   update jobsworth.reactive_jobs j
   set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'::regclass),
     worker_id = claim_gated.worker_id, started_at = now(),
-    limited = (
-      select true from jobsworth.gates_of(array[j.id]) g
-      join jobsworth.job_limits l on l.limit_name = g.limit_name
-      where l.slots is not null limit 1)
+    limited = case when j.id = any(holding) then true end
   where j.id = any(passing);
-  perform jobsworth.hold_slots(passing);
+  perform jobsworth.hold_slots(passing, holding);
   if cardinality(passing) < cardinality(picked) then
     perform jobsworth.set_flood_aside(
       picked, claim_gated.queues, claim_gated.priorities, claim_gated.positions,
@@ -339,8 +342,8 @@ begin
     select sum(pg_column_size(r.payload)) from jobsworth.reactive_jobs r where r.id = any(picked));
 end $$;
 
--- Note who holds the slots of the limits: the new leases of these jobs. Their turns are over.
-create function jobsworth.hold_slots(job_ids uuid[]) returns void
+-- Note the slots that the new leases of the jobs in `holding` take. The turns of all are over.
+create function jobsworth.hold_slots(job_ids uuid[], holding uuid[]) returns void
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -348,11 +351,10 @@ begin
   delete from jobsworth.job_limit_slots s where s.job_id = any(job_ids);
   insert into jobsworth.job_limit_slots (limit_name, key, job_id, lease_no)
   select g.limit_name, g.key, g.job_id, j.lease_no
-  from jobsworth.gates_of(job_ids) g
-  join jobsworth.job_limits l on l.limit_name = g.limit_name
+  from jobsworth.gates_of(holding) g
   cross join lateral (
     select r.lease_no from jobsworth.reactive_jobs r where r.id = g.job_id offset 0) j
-  where l.slots is not null;
+  where not g.is_rate;
 end $$;
 
 -- Of the next thousand queued jobs, let those wait that would have to wait at the same gates as the

@@ -71,7 +71,7 @@ create index jobs_gated on jobsworth.reactive_jobs
 
 -- A gate, in words: the `waiting_detail` of the jobs that wait at it.
 create function jobsworth.gate(limit_name text, per jobsworth.limit_per, key text) returns text
-  language sql immutable
+  language sql stable
   return 'limit ' || limit_name || coalesce(', ' || per::text || ' ' || key, '');
 
 -- The gates that jobs have to pass. `needs`: how much of the gate's room; of a rate, the weight of
@@ -116,70 +116,79 @@ begin
     and k.key is not null;
 end $$;
 
--- How many slots of a limit are taken: by running leases, and by turns that are younger than five
--- seconds. An older turn was not used (its queue is paused, all workers are busy), and holds up
--- nobody. `of_key` null: all keys together.
+-- Whether a row of `job_limit_slots` counts, by what its job is now: a running lease, or a turn that
+-- is younger than five seconds. An older turn was not used (its queue is paused, all workers are busy),
+-- and holds up nobody.
+create function jobsworth.slot_counts(
+  slot_lease_no bigint, turn_at timestamptz, status jobsworth.job_status, lease_no bigint)
+  returns boolean language sql stable
+  return case when slot_lease_no is null
+    then status = 'queued' and turn_at > statement_timestamp() - interval '5 seconds'
+    else status = 'running' and slot_lease_no = lease_no end;
+
+-- How much room gates have, in their order: free slots, or what a rate lets start now. `share`: of
+-- the key's own. `beyond`: up to its burst, as far as `pool` has it, which all keys share. Infinite if
+-- there is no such limit (any more).
+create function jobsworth.rooms_of(limit_names text[], keys text[])
+  returns table (n bigint, share float8, beyond float8, pool float8, taken bigint)
+  language plpgsql stable
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return query
+  select g.n,
+    case when l.rate is not null then l.burst - coalesce(
+        greatest(0, extract(epoch from r.arrival_at - clock_timestamp()))
+          * l.rate / l.per_seconds, 0)
+      when l.slots is not null then l.slots - t.taken
+      else 'infinity' end::float8,
+    coalesce((l.burst - t.taken)::float8, '-infinity'),
+    coalesce((l.burst - p.taken)::float8, '-infinity'),
+    coalesce(t.taken, 0)
+  from unnest(rooms_of.limit_names, rooms_of.keys) with ordinality as g (limit_name, key, n)
+  left join lateral (
+    select x.slots, x.rate, x.per_seconds, x.burst from jobsworth.job_limits x
+    where x.limit_name = g.limit_name
+    offset 0) l on true
+  left join lateral (
+    select x.arrival_at from jobsworth.job_limit_rates x
+    where x.limit_name = g.limit_name and x.key = g.key
+    offset 0) r on l.rate is not null
+  left join lateral (
+    select count(*) as taken
+    from jobsworth.job_limit_slots s
+    cross join lateral (
+      select x.status, x.lease_no from jobsworth.reactive_jobs x where x.id = s.job_id offset 0) j
+    where s.limit_name = g.limit_name and s.key = g.key
+      and jobsworth.slot_counts(s.lease_no, s.turn_at, j.status, j.lease_no)
+    ) t on l.slots is not null
+  left join lateral (
+    select count(*) as taken
+    from jobsworth.job_limit_slots s
+    cross join lateral (
+      select x.status, x.lease_no from jobsworth.reactive_jobs x where x.id = s.job_id offset 0) j
+    where s.limit_name = g.limit_name
+      and jobsworth.slot_counts(s.lease_no, s.turn_at, j.status, j.lease_no)
+    ) p on l.slots is not null and l.burst is not null;
+end $$;
+
+create function jobsworth.room_at(of_limit text, of_key text) returns float8
+  language sql stable as $$
+  select greatest(r.share, least(r.beyond, r.pool))
+  from jobsworth.rooms_of(array[of_limit], array[of_key]) r
+$$;
+
+-- How many slots of a limit, or turns of a rate, are taken; `of_key` null: of all keys together.
 create function jobsworth.slots_taken(of_limit text, of_key text) returns bigint
   language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 begin
-  if of_key is null then
-    return (
-      select count(*) from jobsworth.job_limit_slots s
-      cross join lateral (
-        select r.status, r.lease_no from jobsworth.reactive_jobs r where r.id = s.job_id offset 0) j
-      where s.limit_name = of_limit and jobsworth.slot_counts(s, j.status, j.lease_no));
-  end if;
   return (
     select count(*) from jobsworth.job_limit_slots s
     cross join lateral (
       select r.status, r.lease_no from jobsworth.reactive_jobs r where r.id = s.job_id offset 0) j
-    where s.limit_name = of_limit and s.key = of_key
-      and jobsworth.slot_counts(s, j.status, j.lease_no));
+    where s.limit_name = of_limit and (of_key is null or s.key = of_key)
+      and jobsworth.slot_counts(s.lease_no, s.turn_at, j.status, j.lease_no));
 end $$;
-
-create function jobsworth.slot_counts(
-  s jobsworth.job_limit_slots, status jobsworth.job_status, lease_no bigint) returns boolean
-  language sql stable
-  return case when (s).lease_no is null
-    then status = 'queued' and (s).turn_at > clock_timestamp() - interval '5 seconds'
-    else status = 'running' and (s).lease_no = slot_counts.lease_no end;
-
--- How much room a gate has: free slots, or what a rate lets start now. `share`: of the key's own.
--- `beyond`: up to its burst, as far as `pool` has it, which all keys share. Infinite if there is no
--- such limit (any more).
-create function jobsworth.rooms_at(
-  of_limit text, of_key text, out share float8, out beyond float8, out pool float8)
-  language plpgsql stable
-  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
-declare
-  l jobsworth.job_limits;
-  taken bigint;
-begin
-  beyond := '-infinity';
-  pool := '-infinity';
-  select x.* into l from jobsworth.job_limits x where x.limit_name = of_limit;
-  if not found then
-    share := 'infinity';
-  elsif l.rate is not null then
-    share := l.burst - coalesce((
-      select greatest(0, extract(epoch from k.arrival_at - clock_timestamp()))
-        * l.rate / l.per_seconds
-      from jobsworth.job_limit_rates k
-      where k.limit_name = of_limit and k.key = of_key), 0);
-  else
-    taken := jobsworth.slots_taken(of_limit, of_key);
-    share := l.slots - taken;
-    if l.burst is not null then
-      beyond := l.burst - taken;
-      pool := l.burst - jobsworth.slots_taken(of_limit, null);
-    end if;
-  end if;
-end $$;
-
-create function jobsworth.room_at(of_limit text, of_key text) returns float8
-  language sql stable as $$
-  select greatest(r.share, least(r.beyond, r.pool)) from jobsworth.rooms_at(of_limit, of_key) r
-$$;

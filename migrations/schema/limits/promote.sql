@@ -215,7 +215,7 @@ begin
     select o.limit_name, o.key, o.job_id from jobsworth.job_limit_slots o
     cross join lateral (
       select r.status, r.lease_no from jobsworth.reactive_jobs r where r.id = o.job_id offset 0) j
-    where not jobsworth.slot_counts(o, j.status, j.lease_no)
+    where not jobsworth.slot_counts(o.lease_no, o.turn_at, j.status, j.lease_no)
     limit 500
     for update of o skip locked);
   delete from jobsworth.job_limit_rates k
