@@ -370,7 +370,7 @@ def _names(node: ast.AST) -> set[str]:
 # The chapters of ARCHITECTURE.md, and what several of them share.
 CHAPTERS = {
     *("base", "queue", "steps", "runs", "money", "approvals", "deployments", "conversations"),
-    *("memory", "people", "diagnosis", "schedules"),
+    *("memory", "people", "diagnosis", "schedules", "limits"),
 }
 # At the beginning of a line: function bodies are indented, or begin with `begin` or `declare`.
 CREATED = re.compile(
