@@ -48,6 +48,7 @@ from worker.steps.input_hash import Input, input_hash
 R = TypeVar("R")
 T = TypeVar("T")
 
+INSTEAD = "or use only say, send, save, remember, metric and enqueue"
 # How often to look whether a thread has ended whose end its task was kept from hearing of.
 LOOK_SECONDS = 0.02
 # Hexadecimal digits by which an effect without a name is told from the others of its job.
@@ -113,6 +114,14 @@ class Deploys(Protocol):
     ) -> Deployment: ...
 
 
+class Batching(Protocol):
+    """Handles jobs in batches: see `worker.extensions.batches.Batches`."""
+
+    async def handle(
+        self, state: "AttemptState", handler: Any, arguments: dict[str, Any]
+    ) -> Any: ...
+
+
 def uncounted(_model: str, _status: str, _input: int, _output: int, _cost: float | None) -> None:
     """Counts no call: there are no metrics outside a daemon."""
 
@@ -145,6 +154,7 @@ class Tools:
     middlewares: Sequence[Callable[..., Awaitable[Any]]] = ()
     """What runs around each attempt, the outermost first."""
     resources: Resources = field(default_factory=Resources)
+    batches: Batching | None = None
     record_days: int = 0
     """For how many days what models are asked can be read."""
     books: GroupCommit = field(init=False)
@@ -166,13 +176,19 @@ class AttemptState:
         tools: Tools,
         *,
         plain: bool,
+        in_batch: bool = False,
         beside: Beside | None = None,
     ) -> None:
-        """`plain`: the handler is a plain function, which runs in a thread or a process."""
+        """`plain`: the handler cannot wait within its job: it is a plain function, in a thread or a
+        process, or has several jobs (`in_batch`).
+        """
         self.job = job
         self.lease = lease
         self.tools = tools
         self.plain = plain
+        self.in_batch = in_batch
+        self.told_to_stop = False
+        """Whether it was told so as a member of a batch."""
         self.beside = beside or Beside()
         self.effects: list[Effect] = []
         self.threads_running = 0
@@ -239,6 +255,20 @@ class AttemptState:
         """The signal to raise so that the job waits; the effects so far commit with the wait."""
         shown = None if detail is None else to_text(mask(detail))
         return ParkSignal(Parked(reason, shown, after_seconds, tuple(self.effects)))
+
+    def require_loop(self, method: str, instead: str) -> None:
+        """Raise `InvalidInput` for a method of `Job` that this handler cannot have."""
+        if self.in_batch:
+            raise InvalidInput(
+                f"job.{method} cannot be used in a batch: {self.job.mode!r} has several jobs, and"
+                " none of them can wait or be replayed without the others",
+                f"enqueue a job of another mode for that (job.enqueue), {INSTEAD}",
+            )
+        if self.plain:
+            raise InvalidInput(
+                f"job.{method} needs an async handler; {self.job.mode!r} is a plain function",
+                instead,
+            )
 
     def check_not_over(self) -> None:
         """Raise `LeaseLost` in what a handler left running, unless it finishes what it began."""

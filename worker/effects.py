@@ -123,11 +123,8 @@ def spawn(
     options: Mapping[str, Any],
 ) -> Child:
     """A child job, to be gathered."""
-    if state.plain:
-        raise InvalidInput(
-            f"job.spawn needs an async handler; {state.job.mode!r} is a plain function",
-            "children end with their parent unless it gathers them: use enqueue instead",
-        )
+    ends = "children end with their parent unless it gathers them: use enqueue instead"
+    state.require_loop("spawn", ends)
     _check_child(state, options)
     return Child(_add_job(state, "child", name, mode, payload, options))
 

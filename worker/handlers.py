@@ -26,6 +26,20 @@ from worker.job import Job
 F = TypeVar("F", bound=Callable[..., Any])
 Isolation = Literal["process"]
 
+# How long the first job of a batch waits for others.
+BATCH_SECONDS, BATCH_SECONDS_MAX = 0.5, 60.0
+BATCH_MAX = 10_000
+
+
+class Batch(NamedTuple):
+    """How many jobs a handler takes at once, and which of its parameters receive what of them."""
+
+    size: int
+    seconds: float
+    in_thread: bool
+    jobs: str | None
+    payloads: str | None
+
 
 @dataclass(frozen=True, slots=True)
 class Handler:
@@ -33,7 +47,7 @@ class Handler:
 
     mode: str
     function: Callable[..., Any]
-    kind: Literal["async", "thread", "process"]
+    kind: Literal["async", "thread", "process", "batch"]
     queue: str
     timeout_seconds: float | None
     failures_max: int | None
@@ -44,6 +58,7 @@ class Handler:
     schedule: NewSchedule | None = None
     resources: Mapping[str, type[Any]] = field(default_factory=dict[str, type[Any]])
     """The parameters that receive a resource of the worker, and of which type."""
+    batch: Batch | None = None
 
 
 class BadPayload(Exception):
@@ -63,6 +78,8 @@ def handler(
     memory_mb: int | None = None,
     schedule: str | timedelta | None = None,
     time_zone: str = "UTC",
+    batch: int | None = None,
+    batch_seconds: float = BATCH_SECONDS,
     shipped: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler of the jobs of `mode`.
@@ -77,14 +94,28 @@ def handler(
     that set none. `isolate="process"` runs a plain function in a process of its own, which can be
     killed and has at most `memory_mb` megabytes of address space. `schedule`, a cron
     expression in `time_zone` or a period, enqueues a job of this mode without arguments at each of
-    its times; `jobsworth schedule` shows it. Raises `HandlerError` if the mode has a handler
+    its times; `jobsworth schedule` shows it.
+
+    With `batch` the function is called for up to so many jobs at once, those that come within
+    `batch_seconds` of the first. It takes their payloads (a parameter annotated `list[Model]`, with
+    a pydantic model), the jobs (`list[Job]`), or both, and returns a list of outcomes in their
+    order: a result, or an exception as one job would raise it. Returning nothing, all are done;
+    raising, all have failed. Raises `HandlerError` if the mode has a handler
     already, for a signature that cannot take a payload, and for a schedule that never fires.
     """
 
     def register(function: F) -> F:
         new = replace(
             _describe(
-                function, mode, queue, timeout_seconds, failures_max, isolate, memory_mb, shipped
+                function,
+                mode,
+                queue,
+                timeout_seconds,
+                failures_max,
+                isolate,
+                memory_mb,
+                shipped,
+                _batch_of(mode, batch, batch_seconds, isolate, function),
             ),
             schedule=_schedule(mode, queue, schedule, time_zone),
         )
@@ -102,8 +133,11 @@ def handler(
 
 
 def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments for this payload. Raises `BadPayload` if it does not fit."""
-    if not payload and not handler.arguments.model_fields:
+    """The keyword arguments for this payload; of a batch, this job's element of the list.
+
+    Raises `BadPayload` if it does not fit.
+    """
+    if not payload and not handler.arguments.model_fields and handler.batch is None:
         return {}
     if isinstance(payload, Unreadable):
         raise BadPayload(f"the payload cannot be read: {payload.reason}")
@@ -111,6 +145,8 @@ def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]
         model = handler.arguments.model_validate(payload)
     except ValidationError as error:
         raise BadPayload(_explain(handler, error)) from None
+    if handler.batch is not None:
+        return {} if handler.batch.payloads is None else {handler.batch.payloads: model}
     extra = model.model_extra or {}
     return {name: getattr(model, name) for name in model.model_fields_set} | extra
 
@@ -120,7 +156,7 @@ def find_resources() -> None:
     for mode, one in registry.items():
         if one.shipped or not lifespans:
             continue
-        signature = _signature(one.function, mode)
+        signature = _signature_of(one.function, mode, one.batch)
         _refuse_resources(mode, "process" if one.kind == "process" else None, signature.resources)
         if signature.resources != one.resources:
             registry[mode] = replace(
@@ -146,6 +182,7 @@ def _describe(
     isolate: Isolation | None,
     memory_mb: int | None,
     shipped: bool,
+    batch: Batch | None,
 ) -> Handler:
     is_async = inspect.iscoroutinefunction(unwrapped(function))
     if not mode:
@@ -162,12 +199,15 @@ def _describe(
             f"the handler of {mode!r} has memory_mb without a process of its own",
             'add isolate="process"',
         )
-    signature = _signature(function, mode)
+    signature = _signature_of(function, mode, batch)
     _refuse_resources(mode, isolate, signature.resources)
+    if batch is not None:
+        batch = batch._replace(jobs=signature.jobs, payloads=signature.payloads)
+    kind = "process" if isolate else "async" if is_async else "thread"
     return Handler(
         mode=mode,
         function=function,
-        kind="process" if isolate else "async" if is_async else "thread",
+        kind=kind if batch is None else "batch",
         queue=queue,
         timeout_seconds=timeout_seconds,
         failures_max=failures_max,
@@ -176,7 +216,40 @@ def _describe(
         arguments=signature.arguments,
         shipped=shipped,
         resources=signature.resources,
+        batch=batch,
     )
+
+
+def _batch_of(
+    mode: str,
+    size: int | None,
+    seconds: float,
+    isolate: Isolation | None,
+    function: Callable[..., Any],
+) -> Batch | None:
+    if size is None:
+        if seconds != BATCH_SECONDS:
+            raise HandlerError(
+                f"the handler of {mode!r} has batch_seconds without batch",
+                "say how many jobs it takes at once: batch=100",
+            )
+        return None
+    if type(size) is not int or not 1 <= size <= BATCH_MAX:
+        raise HandlerError(
+            f"the handler of {mode!r} has batch={size!r}", f"give a number from 1 to {BATCH_MAX:,}"
+        )
+    if not 0 < seconds <= BATCH_SECONDS_MAX:
+        raise HandlerError(
+            f"the handler of {mode!r} has batch_seconds={seconds}",
+            f"give more than 0, and at most {BATCH_SECONDS_MAX:g}: jobs wait for it in their slots",
+        )
+    if isolate:
+        raise HandlerError(
+            f"the handler of {mode!r} takes batches and has a process of its own",
+            "leave one of them out: a process is for one job",
+        )
+    in_thread = not inspect.iscoroutinefunction(unwrapped(function))
+    return Batch(size, seconds, in_thread, None, None)
 
 
 def _refuse_resources(
@@ -224,6 +297,40 @@ class _Signature(NamedTuple):
     job_parameter: str | None
     resources: Mapping[str, type[Any]]
     arguments: type[BaseModel]
+    jobs: str | None = None
+    payloads: str | None = None
+
+
+def _signature_of(function: Callable[..., Any], mode: str, batch: Batch | None) -> _Signature:
+    return _signature(function, mode) if batch is None else _batch_signature(function, mode)
+
+
+def _batch_signature(function: Callable[..., Any], mode: str) -> _Signature:
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(unwrapped(function), include_extras=True)
+    resources = {name: hints[name] for name in parameters if _is_resource(hints.get(name))}
+    jobs: str | None = None
+    payloads: str | None = None
+    model = create_model(f"{mode} payload", __config__=ConfigDict(extra="allow"))
+    for name in parameters.keys() - resources.keys():
+        hint = hints.get(name)
+        [one] = typing.get_args(hint) if typing.get_origin(hint) is list else [None]
+        if one is Job and jobs is None:
+            jobs = name
+        elif isinstance(one, type) and issubclass(one, BaseModel) and payloads is None:
+            payloads, model = name, one
+        else:
+            raise HandlerError(
+                f"the batch handler of {mode!r} has an argument {name!r} that gets nothing",
+                "it takes payloads (notes: list[Note], with a pydantic model), jobs"
+                " (jobs: list[Job]), or both",
+            )
+    if jobs is None and payloads is None:
+        raise HandlerError(
+            f"the batch handler of {mode!r} takes neither jobs nor their payloads",
+            "annotate a parameter: jobs: list[Job], or notes: list[Note] with a pydantic model",
+        )
+    return _Signature(None, resources, model, jobs, payloads)
 
 
 def _signature(function: Callable[..., Any], mode: str) -> _Signature:

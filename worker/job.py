@@ -18,7 +18,6 @@ from typing import (
 )
 
 from db.deployments.deployments import Deployment
-from db.errors import InvalidInput
 from db.memory.memories import Hit
 from db.money.calls import Answer
 from db.pool import Connection, Database
@@ -27,7 +26,7 @@ from worker import effects
 from worker.approvals import ask
 from worker.approvals.ask import Decision
 from worker.arguments import checks_arguments
-from worker.attempt_state import AttemptState
+from worker.attempt_state import INSTEAD, AttemptState
 from worker.llm.options import AgentOptions
 from worker.memory import recall
 from worker.money import calls
@@ -74,11 +73,7 @@ async def _beside_others(state: AttemptState, method: Callable[[], Awaitable[R]]
 
 
 def _require_loop(state: AttemptState, method: str) -> None:
-    if state.plain:
-        raise InvalidInput(
-            f"job.{method} needs an async handler; {state.job.mode!r} is a plain function",
-            "write `async def`, or use only say, send, save, remember, metric and enqueue",
-        )
+    state.require_loop(method, f"write `async def`, {INSTEAD}")
 
 
 @checks_arguments
@@ -91,8 +86,8 @@ class Job(PlainJob):
     or the job waits): once, however often the job is run. An attempt that fails drops it. The other
     methods have committed when they return.
 
-    A plain function (`def`) can use `say`, `send`, `save`, `metric`, `remember` and `enqueue`; all
-    else needs `async def`, and raises `InvalidInput` without.
+    A plain function (`def`) and a batch handler can use `say`, `send`, `save`, `metric`, `remember`
+    and `enqueue`; all else needs an `async def` for one job, and raises `InvalidInput` without.
     """
 
     __slots__ = ()

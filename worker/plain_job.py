@@ -114,8 +114,21 @@ class PlainJob:
         return self._state.job.request_id
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether this attempt was told to end: what becomes of it is discarded.
+
+        A batch handler can leave such a job out, a plain function in a thread can return. A
+        deadline that has passed shows in batches only.
+        """
+        return self._state.told_to_stop or self._state.stopped_by is not None
+
+    @property
     def log(self) -> structlog.stdlib.BoundLogger:
         """A logger whose lines carry the job's id, lease, mode, request and trace id."""
+        if self._state.in_batch:  # which belongs to several jobs
+            job = self._state.job
+            ids = {"job_id": str(job.id), "lease_no": job.lease_no, "mode": job.mode}
+            return structlog.get_logger("handler").bind(**ids)
         return structlog.get_logger("handler")
 
     # Effects: they commit with the attempt's ending.

@@ -29,6 +29,7 @@ from worker.daemon.vitals import Vitals
 from worker.daemon.watch import Watch
 from worker.deployments import upkeep as deployments_upkeep
 from worker.deployments.deployer import Deployer
+from worker.extensions.batches import Batches
 from worker.extensions.middleware import declared as middlewares
 from worker.extensions.resources import Resources
 from worker.extensions.resources import declared as lifespans
@@ -299,6 +300,7 @@ def _tools(
         handlers_database=handlers_database,
         called=called,
         middlewares=tuple(middlewares),
+        batches=Batches(settings.slots),
         resources=Resources(tuple(lifespans.values())),
         record_days=settings.record_calls,
     )

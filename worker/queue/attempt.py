@@ -22,6 +22,7 @@ from db.documents import from_document
 from db.fence import Lease
 from db.queue.claim import Claimed
 from worker.attempt_state import AttemptState, Tools
+from worker.declared import HandlerError
 from worker.effects import check_same
 from worker.extensions.middleware import through
 from worker.handlers import Handler, arguments_of
@@ -188,6 +189,9 @@ async def _handle(attempt: Attempt, tools: Tools, modules: tuple[str, ...]) -> O
         call = partial(handler.function, **arguments)
         return Done(result_of(await _run(attempt, Beside(), call), handler))
     state = _state(attempt, tools)
+    if handler.kind == "batch":
+        join = partial(_join_batch, state, handler, arguments)
+        return await _ending(attempt, state, partial(_run, attempt, state.beside, join))
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = Job(state)
     call = partial(handler.function, **arguments)
@@ -205,8 +209,15 @@ def _arguments(attempt: Attempt, tools: Tools) -> dict[str, Any]:
 
 def _state(attempt: Attempt, tools: Tools) -> AttemptState:
     beside = Beside()
-    plain = attempt.handler.kind != "async"
-    state = AttemptState(attempt.job, attempt.lease, tools, plain=plain, beside=beside)
+    kind = attempt.handler.kind
+    state = AttemptState(
+        attempt.job,
+        attempt.lease,
+        tools,
+        plain=kind != "async",
+        in_batch=kind == "batch",
+        beside=beside,
+    )
     attempt.state = state
     beside.on_parked = attempt.parks
     return state
@@ -222,11 +233,19 @@ async def _innermost(attempt: Attempt, state: AttemptState, modules: tuple[str, 
             raise Ended(outcome)
         state.effects += outcome.effects
         return from_document(outcome.result)
+    if handler.kind == "batch":
+        return await _join_batch(state, handler, arguments)
     if handler.job_parameter is not None:
         arguments[handler.job_parameter] = Job(state)
     if state.plain:
         return await state.run_in_thread(handler.function, **arguments)
     return await handler.function(**arguments)
+
+
+async def _join_batch(state: AttemptState, handler: Handler, arguments: dict[str, Any]) -> Any:
+    if state.tools.batches is None:
+        raise HandlerError(f"nothing here runs batches, as {handler.mode!r} needs", "run a worker")
+    return await state.tools.batches.handle(state, handler, arguments)
 
 
 async def _ending(
