@@ -58,7 +58,7 @@ class Batches:
         try:
             await call.ended.wait()
         except BaseException:
-            if call.ended.is_set():
+            if call.ended.is_set() and not member.is_discarded:
                 return member.result()  # finished work beats a late stop
             if call.leave(member):
                 self._filled(call)  # nobody may join a call that is canceled
@@ -79,6 +79,8 @@ class _Member:
     def __init__(self, state: AttemptState, arguments: dict[str, Any]) -> None:
         self.state = state
         self.arguments = arguments
+        self.is_discarded = False
+        """Whether it was stopped before the call ended."""
         self.value: Any = None
         self._error: BaseException | None = None
         self._traceback: TracebackType | None = None
@@ -144,6 +146,9 @@ class _Call:
             forked.leave_if_child(error)
             self._failed(error)
         finally:
+            for member in self._members:
+                state = member.state
+                member.is_discarded = state.told_to_stop or state.stopped_by is not None
             self.ended.set()
 
     async def _call(self) -> None:
