@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from db.fence import Lease
+from tests.db.protocol import CRASHES_MAX
 
 STEPPED_ASIDE = ("approval", "signal")
 
@@ -35,6 +36,16 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.status in ("done", "failed", "canceled")
+
+    @property
+    def suspect(self) -> bool:
+        """May it have killed the workers that it shared?"""
+        return self.crashes > 0 and self.crashes >= CRASHES_MAX - 1
+
+    @property
+    def apart(self) -> bool:
+        """Is it to run alone, because a worker died with it as the single suspect?"""
+        return self.crashes > 0 and self.crashes >= CRASHES_MAX
 
     @property
     def in_line(self) -> bool:
@@ -70,6 +81,14 @@ class Model:
         return job.lane is not None and any(
             o.status == "running" or (o.in_line and o.order < job.order) for o in others
         )
+
+    def claimable(self, queued: list[Job], wanted: int, *, alone: bool) -> list[Job]:
+        """What a worker takes of these if it wants so many; `alone`: it runs nothing."""
+        found = [job for job in queued if alone or not job.apart][:wanted]
+        if lone := [job for job in found if job.apart]:
+            return lone[:1]
+        suspects = [job for job in found if job.suspect]
+        return [job for job in found if job not in suspects[1:]]
 
     def arrive(self, job: Job) -> None:
         """A new job takes its place."""

@@ -169,11 +169,13 @@ class Queue(RuleBasedStateMachine):
 
     @rule(target=running, wanted=st.integers(1, 3))
     def claim(self, wanted: int) -> Any:
-        ready = [self.model.jobs[one["id"]] for one in self.run(fetch_all, READY)][:wanted]
+        alone = not any(job.status == "running" for job in self.model.jobs.values())
+        queued = [self.model.jobs[one["id"]] for one in self.run(fetch_all, READY)]
+        ready = self.model.claimable(queued, wanted, alone=alone)
         lanes = {job.lane for job in ready if job.lane}
         heads = {min((j for j in ready if j.lane == lane), key=lambda j: j.order) for lane in lanes}
         taken = [j for j in ready if not j.lane or (j in heads and not self.model.blocked(j))]
-        got = self.run(claim, self.worker_id, wanted)
+        got = self.run(claim, self.worker_id, wanted, alone=alone)
         assert {job.id for job in got.jobs} == {job.id for job in taken}
         for job in ready:
             if job not in taken:
@@ -293,8 +295,10 @@ class Queue(RuleBasedStateMachine):
         self.worker_id = self.run(register)
         lost = [job for job in self.model.jobs.values() if job.status == "running"]
         assert set(rescued) == {job.id for job in lost}
+        alone = len(lost) == 1
+        suspects = [job for job in lost if job.suspect]
         for job in lost:
-            self._crash(job)
+            self._crash(job, alone=alone, charged=alone or suspects in ([], [job]))
         self.run(promote.unblock, list(rescued))
         self.model.look()
 
@@ -350,17 +354,19 @@ class Queue(RuleBasedStateMachine):
                 child.lane, child.place = parent.lane, parent.place
             self.model.arrive(child)
 
-    def _crash(self, job: Job) -> None:
-        job.crashes += 1
+    def _crash(self, job: Job, *, alone: bool, charged: bool) -> None:
+        """A job whose worker died; charged if it may have killed it, guilty if it was alone."""
+        before = job.crashes
+        job.crashes += charged
         if job.stopping:
             self.model.end(job, "canceled")
-        elif job.crashes >= CRASHES_MAX:
+        elif alone and job.crashes >= CRASHES_MAX:
             self.model.end(job, "failed")
-        elif job.crashes == 1:
-            self.model.requeue(job)
-        else:
+        elif alone and before:
             job.due = False
             self.model.park(job, "timer")
+        else:
+            self.model.requeue(job)
 
     def _key(self, kind: str) -> str:
         self._keys += 1
