@@ -1,8 +1,9 @@
 """Agents run under a faulty provider while daemons die: in the end its bill and the books agree.
 
 Each seed is one run of agents, and one daemon killed: at an instant that it draws, or at a named
-one. `JOBSWORTH_CHAOS_SEEDS` sets how many (a tenth as many on PostgreSQL 16). The provider is a
-process of its own, whose bill is a file that no kill and no database can undo.
+one. `JOBSWORTH_CHAOS_SEEDS` sets how many (a tenth as many on PostgreSQL 16); from 200 on, all that
+may happen has to. The provider is a process of its own, whose bill is a file that no kill and no
+database can undo.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.support import POLL_SECONDS, ROOT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.both]
 
-SEEDS = int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "300"))
+SEEDS = int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "100"))
 OPEN_RUNS = 16
 END_SECONDS = 120
 KILL_SECONDS = (0.02, 0.3)
@@ -294,7 +295,7 @@ class Play:
             assert await books.check(connection) == []
 
 
-def test_after_three_hundred_kills_the_books_agree_with_the_bill(
+def test_after_many_kills_the_books_agree_with_the_bill(
     scene: Scene, major: int, tmp_path: Path
 ) -> None:
     seeds = range(SEEDS) if major == 18 else range(SEEDS, SEEDS + SEEDS // 10)
