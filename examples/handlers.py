@@ -49,7 +49,7 @@ async def summarise(job: Job, text: str, sentences: int = 2, publish: bool = Fal
     return summary
 
 
-@handler("longest_match", isolate="process", memory_mb=512, timeout_seconds=5)
+@handler("longest_match", isolate="process", memory_mb=512, timeout_seconds=30)
 def longest_match(pattern: str, text: str) -> str | None:
     """Isolated: a process to itself, killed when its time or its memory is up.
 

@@ -5,14 +5,14 @@ import json
 import os
 import pty
 import re
+import select
 import struct
-import subprocess
-import sys
 import termios
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support import connect, environment, run_cli
+from tests.chaos.nursery import the_nursery
+from tests.support import POLL_SECONDS, connect, environment, run_cli
 
 # No server listens at this port.
 NOBODY = "postgresql://ann:secret@127.0.0.1:1/shop"
@@ -42,20 +42,17 @@ def run_in_terminal(
     surroundings.pop("NO_COLOR", None)
     surroundings.pop("COLUMNS", None)
     surroundings |= env or {}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.cli", *args],
-        env=surroundings,
-        stdin=program,
-        stdout=program,
-        stderr=subprocess.DEVNULL,
-        close_fds=True,
-    )
-    os.close(program)
+    terminal, nursery = os.ttyname(program), the_nursery()
+    child = nursery.fork(args, surroundings, (terminal, terminal, os.devnull))
     seen = b""
+    while nursery.wait(child, 0) is None:
+        if select.select([person], [], [], POLL_SECONDS)[0]:
+            seen += _read(person)
+    # Until here, so that it is never without a writer.
+    os.close(program)
     while chunk := _read(person):
         seen += chunk
     os.close(person)
-    process.wait(30)
     return seen.decode().replace("\r\n", "\n")
 
 

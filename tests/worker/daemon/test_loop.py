@@ -145,6 +145,7 @@ def run_program(text: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", text],
         cwd=ROOT,
         env=environment(None),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
