@@ -39,6 +39,7 @@ LISTEN_RECOVERED: Final = "listen.recovered"
 HEARTBEAT_MISSED: Final = "heartbeat.missed"
 ATTEMPTS_STOPPED: Final = "attempts.stopped"
 WORKER_REPLACED: Final = "worker.replaced"
+JOBS_EXPIRED: Final = "jobs.expired"
 JOBS_RESCUED: Final = "jobs.rescued"
 
 CLAIM_FAILED: Final = "claim.failed"
@@ -122,6 +123,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     HEARTBEAT_MISSED: "a heartbeat failed; with the time since the last successful one",
     ATTEMPTS_STOPPED: "no heartbeat succeeded in time: this worker stopped its running jobs",
     WORKER_REPLACED: "this worker's row was gone; it goes on under a new worker id",
+    JOBS_EXPIRED: "jobs that had not started by their expires_at were canceled",
     JOBS_RESCUED: "jobs of dead workers were queued again, or failed after too many crashes",
     CLAIM_FAILED: "a claim failed; jobs that it may have taken are looked for",
     ATTEMPT_ENDED: "an attempt is over: its one canonical line, with its status and times",
@@ -252,6 +254,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
         "new",
         "old",
     ),
+    JOBS_EXPIRED: ("jobs",),
     JOBS_RESCUED: (
         "failed",
         "job_ids",

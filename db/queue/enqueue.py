@@ -54,7 +54,9 @@ select jobsworth.enqueue(
   agent_id => %(agent_id)s::uuid,
   request_id => %(request_id)s,
   limit_key => %(limit_key)s,
-  limit_weight => %(limit_weight)s::int)
+  limit_weight => %(limit_weight)s::int,
+  expires_at => %(expires_at)s::timestamptz,
+  expires_in => %(expires_in)s::interval)
 """
 
 
@@ -142,6 +144,8 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
         "request_id": job.request_id,
         "limit_key": job.limit_key,
         "limit_weight": job.limit_weight,
+        "expires_at": job.expires_at,
+        "expires_in": job.expires_interval(),
     }
 
 

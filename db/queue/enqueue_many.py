@@ -8,7 +8,7 @@ those that exist already.
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum, auto
 from itertools import count, groupby
 from typing import Any, LiteralString, cast
@@ -109,7 +109,13 @@ class _Route:
 
 
 def _way_of(job: NewJob) -> _Way:
-    if job.unique_key is not None or job.id is not None or job.delay is not None or job.after:
+    if (
+        job.unique_key is not None
+        or job.id is not None
+        or job.delay is not None
+        or job.expires_in is not None
+        or job.after
+    ):
         return _Way.STAGED
     return _Way.BARE if _options(job) == _UNSET else _Way.WHOLE
 
@@ -131,7 +137,7 @@ async def _write_bare(
 NEW_JOB_COLUMNS: LiteralString = """
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-  request_id, limit_key, limit_weight
+  request_id, limit_key, limit_weight, expires_at
 """
 
 COPY_JOBS: LiteralString = (
@@ -185,7 +191,9 @@ create temporary table jobsworth_new_jobs (
   request_id text,
   limit_key text,
   limit_weight int,
+  expires_at timestamptz,
   delay interval,
+  expires_in interval,
   after uuid[]
 ) on commit drop
 """
@@ -193,18 +201,20 @@ create temporary table jobsworth_new_jobs (
 COPY_STAGING: LiteralString = (
     "copy pg_temp.jobsworth_new_jobs ("
     + NEW_JOB_COLUMNS
-    + ", delay, after) from stdin (format text, encoding 'UTF8')"
+    + ", delay, expires_in, after) from stdin (format text, encoding 'UTF8')"
 )
 
 INSERT_STAGED: LiteralString = """
 insert into jobsworth.reactive_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-  agent_id, request_id, limit_key, limit_weight, status, waiting_for)
+  agent_id, request_id, limit_key, limit_weight, expires_at,
+  status, waiting_for)
 select n.id, n.mode, n.payload, n.queue, n.priority,
   coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
   n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
   n.holds_lane, n.agent_id, n.request_id, n.limit_key, n.limit_weight,
+  coalesce(n.expires_at, clock_timestamp() + n.expires_in),
   case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
   case when n.after is not null then 'parents' end::jobsworth.wait_reason
 from pg_temp.jobsworth_new_jobs n
@@ -349,14 +359,17 @@ def _options(job: NewJob) -> tuple[str | datetime | UUID | float | None, ...]:
         job.request_id,
         job.limit_key,
         job.limit_weight,
+        job.expires_at,
     )
 
 
 def _staged_columns(job: NewJob) -> str:
-    delay = job.delay_interval()
-    wait = _NULL if delay is None else f"{delay.total_seconds()} seconds"
     needs = "{" + ",".join(map(str, job.after)) + "}" if job.after else _NULL
-    return f"{wait}\t{needs}"
+    return f"{_span(job.delay_interval())}\t{_span(job.expires_interval())}\t{needs}"
+
+
+def _span(value: timedelta | None) -> str:
+    return _NULL if value is None else f"{value.total_seconds()} seconds"
 
 
 def _field(value: str | datetime | UUID | float | None) -> str:
@@ -377,5 +390,5 @@ def _text(value: str) -> str:
 
 _NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_UNSET = (None,) * 10 + (False, *(None,) * 4)
+_UNSET = _options(NewJob("any"))
 _WRITERS = {_Way.BARE: _write_bare, _Way.WHOLE: _write, _Way.STAGED: _write_staged}

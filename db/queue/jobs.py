@@ -107,6 +107,7 @@ class Job(BaseModel):
     lease_no: int | None
     result: Any
     error: str | None
+    expires_at: AwareDatetime | None
     created_at: AwareDatetime
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
@@ -141,7 +142,8 @@ JOB_COLUMNS: LiteralString = """
   j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
   j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
   j.timeout_seconds, j.cancel_requested, j.trace_parent, j.request_id, j.run_id, j.node, j.agent_id,
-  j.worker_id, j.lease_no, j.result, j.error, j.created_at, j.started_at, j.finished_at
+  j.worker_id, j.lease_no, j.result, j.error, j.expires_at, j.created_at, j.started_at,
+  j.finished_at
 """
 
 GET_BY_ID: LiteralString = (

@@ -36,6 +36,8 @@ class JobOptions(TypedDict, total=False):
     priority: int
     run_at: datetime | None
     delay: timedelta | float | None
+    expires_at: datetime | None
+    expires_in: timedelta | float | None
     lane: str | None
     unique_key: str | None
     failures_max: int | None
@@ -63,7 +65,8 @@ class EnqueueOptions(JobOptions, total=False):
 class NewJob:
     """A job to enqueue; raises `InvalidInput` when an option is not usable.
 
-    priority: 1 (urgent) to 4. run_at or delay (seconds or timedelta): the earliest start. lane: its
+    priority: 1 (urgent) to 4. run_at or delay (seconds or timedelta): the earliest start.
+    expires_at or expires_in: canceled unless it has started by then. lane: its
     jobs run one at a time, in order; by default the thread, "" for none. unique_key: at most one
     open job of a team has it. failures_max, crashes_max: how many make it fail for good. after:
     jobs that must be done first. holds_lane: no job of its lane overtakes it while it waits for an
@@ -89,6 +92,8 @@ class NewJob:
     timeout_seconds: float | None = None
     trace_parent: str | None = None
     request_id: str | None = None
+    expires_at: datetime | None = None
+    expires_in: timedelta | float | None = None
     team_id: UUID | None = None
     agent_id: UUID | None = None
     after: Sequence[UUID] = ()
@@ -108,9 +113,17 @@ class NewJob:
 
     def delay_interval(self) -> timedelta | None:
         """The delay as a timedelta, if one was given."""
-        if self.delay is None or isinstance(self.delay, timedelta):
-            return self.delay
-        return timedelta(seconds=self.delay)
+        return _interval(self.delay)
+
+    def expires_interval(self) -> timedelta | None:
+        """`expires_in` as a timedelta, if it was given."""
+        return _interval(self.expires_in)
+
+
+def _interval(value: timedelta | float | None) -> timedelta | None:
+    if value is None or isinstance(value, timedelta):
+        return value
+    return timedelta(seconds=value)
 
 
 def _object(payload: object) -> object:
@@ -184,33 +197,49 @@ def _check_time(job: NewJob) -> None:
     if job.run_at is not None:
         if job.delay is not None:
             raise InvalidInput("run_at and delay are both given", "give only one of them")
-        _check_instant(job.run_at)
+        _check_instant("run_at", job.run_at, "delay")
     if job.delay is not None:
-        _check_delay(job.delay)
+        _check_span("delay", job.delay, "leave it out to run at once")
+    if job.expires_at is not None:
+        if job.expires_in is not None:
+            raise InvalidInput("expires_at and expires_in are both given", "give only one of them")
+        _check_instant("expires_at", job.expires_at, "expires_in")
+    if job.expires_in is not None:
+        _check_span("expires_in", job.expires_in, "leave it out for no expiry")
+    _check_expires_later(job)
 
 
-def _check_instant(value: object) -> None:
+def _check_instant(thing: str, value: object, span: str) -> None:
     if not isinstance(value, datetime) or value.tzinfo is None or value.utcoffset() is None:
         raise InvalidInput(
-            f"run_at {shown(value)} is not an instant: it has no time zone",
-            "for example datetime.now(UTC) + timedelta(hours=1), or use delay",
+            f"{thing} {shown(value)} is not an instant: it has no time zone",
+            f"for example datetime.now(UTC) + timedelta(hours=1), or use {span}",
         )
     if not RUN_AT_MIN <= value < RUN_AT_END:
-        raise InvalidInput(
-            f"run_at {value} is not from 1900 to 2199", "leave it out to run at once"
-        )
+        raise InvalidInput(f"{thing} {value} is not from 1900 to 2199", "leave it out")
 
 
-def _check_delay(value: object) -> None:
+def _check_span(thing: str, value: object, remedy: str) -> None:
     if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
         raise InvalidInput(
-            f"delay must be seconds or a timedelta, not {type(value).__name__}", "pass one of them"
+            f"{thing} must be seconds or a timedelta, not {type(value).__name__}",
+            "pass one of them",
         )
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if not 0 <= seconds <= DELAY_MAX.total_seconds():
         raise InvalidInput(
-            f"delay {shown(value)} is not between 0 and {DELAY_MAX.days:,} days",
-            "leave it out to run at once",
+            f"{thing} {shown(value)} is not between 0 and {DELAY_MAX.days:,} days", remedy
+        )
+
+
+def _check_expires_later(job: NewJob) -> None:
+    """The database compares an instant with a span."""
+    delay, expires_in = job.delay_interval() or timedelta(), job.expires_interval()
+    late = job.run_at and job.expires_at and job.expires_at <= job.run_at
+    if late or (expires_in is not None and expires_in <= delay):
+        raise InvalidInput(
+            "the job expires before it may start",
+            "let expires_at be after run_at, and expires_in longer than delay",
         )
 
 

@@ -51,6 +51,7 @@ from worker.queue.promote import Promoter
 from worker.queue.running import Running
 from worker.queue.upkeep import Attempts, RescueBounds, Rescuer
 from worker.queue.wake import Wakes
+from worker.retention import upkeep as retention_upkeep
 from worker.schedules import upkeep as schedules_upkeep
 from worker.settings import Settings
 from worker.web.metrics import Metrics
@@ -239,6 +240,7 @@ def upkeep_parts(
         *queue_upkeep.due_parts(database, heartbeat, rescuer, wakes),
         *approvals_upkeep.due_parts(database, wakes),
         *deployments_upkeep.due_parts(database, wakes),
+        *retention_upkeep.due_parts(database),
         *scheduling_due,
         *limiting_due,
         *stalled.due_parts(database),

@@ -64,6 +64,9 @@ create domain jobsworth.ended_at as timestamptz
 create domain jobsworth.escalated_at as timestamptz
   constraint escalated_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.expires_at as timestamptz
+  constraint expires_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.failed_at as timestamptz
   constraint failed_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');

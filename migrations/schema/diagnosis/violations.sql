@@ -81,6 +81,11 @@ where j.status = 'waiting'
   and coalesce(j.run_at, j.created_at) < now() - interval '30 seconds' and jobsworth.reason_gone(j)
   and not jobsworth.freed_lately(j)
 union all
+select 'open though it has expired', j.id, 'since ' || j.expires_at, now()
+from jobsworth.reactive_jobs j
+where j.expires_at < now() - interval '30 seconds' and j.attempt = 0
+  and j.status in ('queued', 'waiting')
+union all
 select 'ended with an open child', c.id, 'parent ' || c.parent_id, now()
 from jobsworth.reactive_jobs c
 cross join lateral (

@@ -68,6 +68,7 @@ begin
           or claim.suspect_wanted and (
             claim.alone or r.crashes < coalesce(r.crashes_max, claim.crashes_max)
             or coalesce(r.run_at, r.created_at) < now() - interval '1 minute'))
+        and (r.expires_at is null or r.attempt > 0 or r.expires_at > clock_timestamp())
       order by r.position
       limit claim.wanted
       -- `for update` would also skip a job that another job needs, as long as the transaction that

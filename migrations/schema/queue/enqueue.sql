@@ -8,7 +8,8 @@ create function jobsworth.enqueue(
   trace_parent text default null, team_id uuid default null, after uuid[] default null,
   holds_lane boolean default false, crashes_max int default null, id uuid default null,
   agent_id uuid default null, request_id text default null, limit_key text default null,
-  limit_weight int default null)
+  limit_weight int default null, expires_at timestamptz default null,
+  expires_in interval default null)
   returns uuid language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -34,6 +35,21 @@ begin
     when enqueue.run_at < '1900-01-01 00:00:00+00' or enqueue.run_at >= '2200-01-01 00:00:00+00'
       then array[format('run_at is %s; it must be from 1900 to 2199', enqueue.run_at),
         'Give such a time, or none for now.']
+    when enqueue.expires_in <= interval '0'
+        or enqueue.expires_in is not null and enqueue.expires_at is not null
+      then array['expires_in is not positive, or given together with expires_at',
+        'Give one of them, or none for no expiry.']
+    when enqueue.expires_in > interval '100 years'
+      then array[format('expires_in is %s; at most 100 years are allowed', enqueue.expires_in),
+        'Leave it out for no expiry.']
+    when enqueue.expires_at < '1900-01-01 00:00:00+00'
+        or enqueue.expires_at >= '2200-01-01 00:00:00+00'
+      then array[format('expires_at is %s; it must be from 1900 to 2199', enqueue.expires_at),
+        'Leave it out for no expiry.']
+    when coalesce(enqueue.expires_at, now() + enqueue.expires_in)
+        <= coalesce(enqueue.run_at, now() + enqueue.delay)
+      then array['the job expires before it may start',
+        'Let expires_at be after run_at, and expires_in longer than delay.']
     when enqueue.priority not between 1 and 4
       then array[format('priority %s is not 1 to 4', enqueue.priority),
         '1 is urgent, 3 is the default.']
@@ -83,7 +99,7 @@ begin
     insert into jobsworth.reactive_jobs (
       id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
       failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-      request_id, limit_key, limit_weight, status, waiting_for)
+      request_id, limit_key, limit_weight, expires_at, status, waiting_for)
     values (
       new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
       coalesce(enqueue.priority, 3)::smallint,
@@ -92,6 +108,7 @@ begin
       enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
       enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id, enqueue.request_id,
       enqueue.limit_key, enqueue.limit_weight,
+      coalesce(enqueue.expires_at, clock_timestamp() + enqueue.expires_in),
       case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
       case when needs <> '{}' then 'parents'::jobsworth.wait_reason end)
     on conflict do nothing

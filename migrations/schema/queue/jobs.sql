@@ -36,6 +36,8 @@ create table jobsworth.reactive_jobs (
   lane_position bigint,
   -- Of a waiting job: when it is due. Of another one: since when it was ready again.
   run_at jobsworth.run_at,
+  -- A job that has not begun its first attempt by then is canceled.
+  expires_at jobsworth.expires_at,
   created_at jobsworth.created_at not null default now(),
   started_at jobsworth.started_at,
   finished_at jobsworth.finished_at,
@@ -124,6 +126,9 @@ create unique index jobs_node on jobsworth.reactive_jobs (run_id, node) where ru
 create index jobs_due on jobsworth.reactive_jobs (run_at)
   where status = 'waiting' and waiting_for not in ('lane', 'parents', 'handler')
     and run_at is not null;
+-- Jobs that are canceled unless they begin in time, soonest first (`expire_jobs`).
+create index jobs_expiring on jobsworth.reactive_jobs (expires_at)
+  where expires_at is not null and attempt = 0 and status in ('queued', 'waiting');
 -- The jobs of a run that have not ended.
 create index jobs_open_in_run on jobsworth.reactive_jobs (run_id, status)
   where run_id is not null and finished_at is null;

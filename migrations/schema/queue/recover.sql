@@ -142,8 +142,9 @@ end $$;
 -- seconds a job that waits for the rate of a limit has its turn, null if none does.
 -- `looked_seconds`: how long it took to find out.
 create function jobsworth.due_work(
-  out rescue boolean, out expire boolean, out deployments boolean, out sweep text[],
-  out gates boolean, out schedule_in float8, out rate_in float8, out looked_seconds float8)
+  out rescue boolean, out expire boolean, out expired_jobs boolean, out deployments boolean,
+  out sweep text[], out gates boolean, out schedule_in float8, out rate_in float8,
+  out looked_seconds float8)
   language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -152,6 +153,10 @@ begin
   expire := exists (
     select 1 from jobsworth.approvals a
     where a.status = 'pending' and a.deadline <= clock_timestamp());
+  expired_jobs := exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.expires_at is not null and j.expires_at <= clock_timestamp() and j.attempt = 0
+      and j.status in ('queued', 'waiting'));
   deployments := exists (
     select 1
     from jobsworth.deployments d

@@ -40,7 +40,8 @@ begin
 end $$;
 
 -- Give a fresh start to failed and canceled jobs that this transaction has locked. A job that ended
--- with a no asks its question again; the no stays in the books.
+-- with a no asks its question again; the no stays in the books. One that expired does not expire again:
+-- a person wants it now.
 create function jobsworth.restart_locked(job_ids uuid[]) returns void language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -82,7 +83,7 @@ begin
             where e.job_id = x.id and (p.finished_at is null or p.id = any(job_ids)))
           then 'parents' else 'timer' end::jobsworth.wait_reason,
         failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
-        lane_position = null
+        lane_position = null, expires_at = null
     where x.id = any(job_ids);
   exception when unique_violation then
     raise exception 'job % cannot run again: another job has just taken its unique key %',

@@ -60,6 +60,7 @@ async def test_every_plain_option_reaches_the_row(conn: Connection) -> None:
         "timeout_seconds": 1.5,
         "trace_parent": TRACE_PARENT,
         "request_id": "order-17",
+        "expires_at": datetime(2090, 1, 2, 3, 4, 6, tzinfo=UTC),
         "team_id": uuid4(),
         "agent_id": uuid4(),
         "holds_lane": True,
@@ -399,6 +400,9 @@ async def test_a_payload_too_large_as_jsonb_is_refused_by_the_database(conn: Con
         ("jobsworth.enqueue('m', timeout_seconds => 0)", "timeout_seconds 0 is not above 0"),
         ("jobsworth.enqueue('m', delay => '-1 hour')", "is negative"),
         ("jobsworth.enqueue('m', delay => '1 hour', run_at => now())", "with run_at"),
+        ("jobsworth.enqueue('m', expires_in => '-1 hour')", "is not positive"),
+        ("jobsworth.enqueue('m', expires_in => '1 s', delay => '2 s')", "expires before it may"),
+        ("jobsworth.enqueue('m', expires_at => 'infinity')", "must be from 1900 to 2199"),
         ("jobsworth.enqueue('m', '{\"a\": \"\\u0000\"}')", "unsupported Unicode escape"),
     ],
 )

@@ -63,6 +63,7 @@ async def test_every_plain_option_reaches_the_row(conn: Connection, unique_key: 
         "timeout_seconds": 1.5,
         "trace_parent": TRACE_PARENT,
         "request_id": "order-17",
+        "expires_at": datetime(2090, 1, 2, 3, 4, 6, tzinfo=UTC),
         "team_id": uuid4(),
         "agent_id": uuid4(),
         "holds_lane": True,

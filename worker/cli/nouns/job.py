@@ -173,6 +173,7 @@ def why(job: str, as_json: bool) -> None:
 @click.option("--priority", type=click.INT, metavar="N", default=3, help="1 (urgent) to 4.")
 @click.option("--run-at", metavar="TIME", help="Not before, like 2026-02-01T09:00+01:00.")
 @click.option("--delay", metavar="SPAN", help="Not before this much time has passed, like 1h30m.")
+@click.option("--expires-in", metavar="SPAN", help="Canceled unless it starts within, like 10m.")
 @click.option("--thread", metavar="UUID", help="The chat thread it belongs to.")
 @click.option(
     "--lane",
@@ -205,6 +206,7 @@ def enqueue(
     priority: int,
     run_at: str | None,
     delay: str | None,
+    expires_in: str | None,
     thread: str | None,
     lane: str | None,
     unique_key: str | None,
@@ -222,12 +224,13 @@ def enqueue(
         "queue": queue,
         "priority": priority,
         "run_at": None if run_at is None else times.parse_instant(run_at, "--run-at"),
-        "delay": None if delay is None else times.parse_duration(delay, "--delay"),
+        "delay": _span(delay, "--delay"),
+        "expires_in": _span(expires_in, "--expires-in"),
         "thread_id": None if thread is None else ids.whole_id(thread, "--thread"),
         "lane": lane,
         "unique_key": unique_key,
         "failures_max": failures_max,
-        "timeout_seconds": None if timeout is None else times.parse_duration(timeout, "--timeout"),
+        "timeout_seconds": _span(timeout, "--timeout"),
         "request_id": request_id,
         "limit_key": limit_key,
         "limit_weight": limit_weight,
@@ -292,6 +295,10 @@ def run_now(job: str, as_json: bool) -> None:
         return await jobs.get_by_id(conn, job_id)
 
     _tell(run_in_database(work), as_json=as_json)
+
+
+def _span(text: str | None, option: str) -> float | None:
+    return None if text is None else times.parse_duration(text, option)
 
 
 def _tell(found: Job, *, as_json: bool) -> None:

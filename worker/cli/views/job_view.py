@@ -116,6 +116,7 @@ def _row(file: JobFile, now: datetime) -> None:
             ("parent", job.parent_id and str(job.parent_id)),
             ("created", _time(job.created_at, now)),
             ("due", _time(job.run_at, now) if job.finished_at is None else None),
+            ("expires", _time(job.expires_at, now) if job.attempt == 0 else None),
             ("started", _time(job.started_at, now)),
             ("finished", _time(job.finished_at, now)),
             ("tries", _tries(job)),

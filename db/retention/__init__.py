@@ -1,0 +1,1 @@
+"""What leaves by itself: jobs that expire before they start, and jobs that ended long ago."""
