@@ -36,6 +36,7 @@ drop function
   jobsworth.reconsider, jobsworth.unblock,
   jobsworth.cancel, jobsworth.cancel_locked, jobsworth.retry, jobsworth.restart_locked,
   jobsworth.expire_jobs,
+  jobsworth.retry_locked, jobsworth.bulk_refusal, jobsworth.bulk_apply, jobsworth.move_locked,
   jobsworth.send_signal, jobsworth.jobs_of_dead_workers, jobsworth.stalled_lanes,
   jobsworth.close_orphans, jobsworth.freed_lately,
   jobsworth.due_work,
@@ -106,6 +107,7 @@ drop sequence
   jobsworth.job_position, jobsworth.lane_position, jobsworth.lease_no, jobsworth.idle_workers;
 
 drop type
+  jobsworth.bulk_operation,
   jobsworth.job_status, jobsworth.wait_reason, jobsworth.parent_failure,
   jobsworth.limit_per,
   jobsworth.step_effect,

@@ -1,4 +1,4 @@
-"""The four shipped modes, and `deploy`. Importing this package registers their handlers.
+"""The shipped modes. Importing this package registers their handlers.
 
 A message becomes a `classify` job, which enqueues `answer` or `plan`; an approved plan becomes
 `execute`. Read in this order: classify → answer → plan → execute → deploy. Below them: conversation
@@ -13,10 +13,11 @@ themselves do each once. A plan's values are shown as one visible line each, so 
 another step.
 """
 
+from worker.bulk.operation import bulk_operation
 from worker.modes.answer import answer
 from worker.modes.classify import classify
 from worker.modes.deploy import deploy
 from worker.modes.execute import execute
 from worker.modes.plan import plan
 
-__all__ = ["answer", "classify", "deploy", "execute", "plan"]
+__all__ = ["answer", "bulk_operation", "classify", "deploy", "execute", "plan"]

@@ -163,8 +163,35 @@ begin
     again := jobsworth.unblock(ended);
   end if;
 
-  -- One by one, in the order in which they were due. A join with the table might scan all of it.
+  -- In the order in which they were due: in one statement if all become queued and none has a lane,
+  -- which takes half as long for many.
   at := clock_timestamp();
+  if cardinality(gone) > 1 and not exists (
+    select 1 from jobsworth.reactive_jobs w
+    where w.id = any(gone) and w.status::text = 'waiting'
+      and (w.lane is not null or w.waiting_for in ('parents', 'handler') and w.run_at > at))
+  then
+    with placed as materialized (
+      select d.id, nextval('jobsworth.job_position'::regclass) as position
+      from (
+        select w.id from jobsworth.reactive_jobs w
+        where w.id = any(gone) and w.status::text = 'waiting'
+        order by w.run_at, w.id) d
+    ), queued as (
+      -- `any(array[…])` keeps the plan on the primary key, job by job.
+      update jobsworth.reactive_jobs x
+      set status = 'queued', waiting_for = null, waiting_detail = null, run_at = at,
+          position = p.position
+      from placed p
+      where x.id = any(array[p.id])
+      returning x.id, x.run_id)
+    select coalesce(array_agg(q.id), '{}'),
+      coalesce(array_agg(distinct q.run_id) filter (where q.run_id is not null), '{}')
+    into ready, runs
+    from queued q;
+    gone := '{}';
+  end if;
+  -- Else one by one. A join with the table might scan all of it.
   for one in
     select w.* from jobsworth.reactive_jobs w
     where w.id = any(gone) and w.status::text = 'waiting'

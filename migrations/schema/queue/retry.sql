@@ -14,15 +14,43 @@ begin
   if not found then
     raise exception 'there is no job %', retry.job_id using errcode = 'no_data_found',
       hint = 'List jobs: jobsworth jobs.';
-  elsif j.status = 'waiting' and j.waiting_for = 'timer' then
-    update jobsworth.reactive_jobs x set run_at = clock_timestamp() where x.id = j.id;
-    perform jobsworth.reconsider(array[j.id], wait_for_locks => true);
-  elsif j.status in ('failed', 'canceled') then
-    perform jobsworth.restart_locked(array[j.id] || array(
+  elsif j.status not in ('failed', 'canceled')
+    and (j.status <> 'waiting' or j.waiting_for <> 'timer')
+  then
+    raise exception 'job % is %: only a failed, canceled or timed job can be run again',
+      j.id, j.status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'see what it waits for: jobsworth why ' || j.id;
+  end if;
+  perform jobsworth.retry_locked(array[j.id]);
+  return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
+end $$;
+
+-- Run jobs again that this transaction has locked: those that failed, were canceled or wait for a
+-- timer. The others are left alone.
+create function jobsworth.retry_locked(job_ids uuid[]) returns void language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  timed uuid[];
+  ended uuid[];
+begin
+  with due as (
+    update jobsworth.reactive_jobs x set run_at = clock_timestamp()
+    where x.id = any(job_ids) and x.status::text = 'waiting' and x.waiting_for = 'timer'
+    returning x.id)
+  select array_agg(d.id) into timed from due d;
+  if timed is not null then
+    perform jobsworth.reconsider(timed, wait_for_locks => true);
+  end if;
+  ended := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(job_ids) and j.status::text in ('failed', 'canceled'));
+  if ended <> '{}' then
+    perform jobsworth.restart_locked(ended || array(
       with recursive below as (
         select c.id from jobsworth.reactive_jobs c
-        where c.parent_id = j.id and c.is_child and c.status in ('failed', 'canceled')
-        union all
+        where c.parent_id = any(ended) and c.is_child and c.status in ('failed', 'canceled')
+        union
         select c.id from below b
         join jobsworth.reactive_jobs c on c.parent_id = b.id
         where c.is_child and c.status in ('failed', 'canceled')
@@ -31,12 +59,7 @@ begin
       join jobsworth.reactive_jobs x on x.id = b.id
       where x.status in ('failed', 'canceled')
       for no key update of x));
-  else
-    raise exception 'job % is %: only a failed, canceled or timed job can be run again',
-      j.id, j.status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'see what it waits for: jobsworth why ' || j.id;
   end if;
-  return (select x.status from jobsworth.reactive_jobs x where x.id = j.id);
 end $$;
 
 -- Give a fresh start to failed and canceled jobs that this transaction has locked. A job that ended

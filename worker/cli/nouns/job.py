@@ -10,27 +10,22 @@ from uuid import UUID
 import click
 from rich.text import Text
 
+from db.bulk.batches import Change, Operation
 from db.errors import Conflict
 from db.pool import Connection
 from db.queue import jobs
 from db.queue.jobs import EnqueueOptions, Job, JobStatus, WaitReason
+from worker.cli.bulk.act import act_on_many, act_on_one
+from worker.cli.bulk.choice import Choice, one_or_many
 from worker.cli.terminal import ids, names, options, times
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
 from worker.cli.terminal.enqueue import enqueue_job
 from worker.cli.terminal.exit_codes import ExitCode
-from worker.cli.terminal.output import Column, emit, emit_json, emit_table, one_line, say, styled
+from worker.cli.terminal.output import emit, emit_json, emit_table, say, styled
 from worker.cli.terminal.payload import read_payload
-from worker.cli.terminal.times import age, ago
 from worker.cli.terminal.words import job_status
-
-COLUMNS = [
-    Column("ID"),
-    Column("MODE", flexible=True),
-    Column("STATUS"),
-    Column("AGE", right=True),
-    Column("DETAIL", flexible=True),
-]
+from worker.cli.views.job_rows import COLUMNS, job_row
 
 job = Noun("job", "Jobs: pieces of work in the queue.")
 
@@ -81,7 +76,7 @@ def list_jobs(
     short = ids.short_ids(each.id for each in found)
     filtered = any((status, mode, queue, waiting_for, thread, request_id))
     none = "no such jobs" if filtered else "no jobs yet\n  → jobsworth enqueue MODE '{…}'"
-    emit_table(COLUMNS, [_row(each, short(each.id), now) for each in found], none)
+    emit_table(COLUMNS, [job_row(each, short(each.id), now) for each in found], none)
     if len(found) == limit:
         say(f"these are the newest {limit}; for more: --limit")
 
@@ -238,13 +233,19 @@ def enqueue(
     return enqueue_job(mode, read_payload(payload), chosen, after=after, wait=wait, as_json=as_json)
 
 
-@job.verb("cancel", "jobsworth job cancel 0123456789ab --reason 'not needed any more'")
-@options.job_id
+@job.verb(
+    "cancel",
+    "jobsworth job cancel 0123456789ab --reason 'not needed any more'",
+    "jobsworth job cancel --mode answer --waiting-for timer --dry-run",
+)
+@one_or_many
 @options.reason
 @options.as_json
-def cancel(job: str, reason: str, as_json: bool) -> None:
-    """Cancel a job: now, or as soon as it stops if it is running."""
-    typed = ids.typed_job(job)
+def cancel(choice: Choice, reason: str, as_json: bool) -> ExitCode | None:
+    """Cancel a job, or all that a filter finds: now, or as soon as it stops if it is running."""
+    typed = choice.typed_id()
+    if typed is None:
+        return act_on_many(Change(Operation.CANCEL, reason), choice, as_json=as_json)
 
     async def work(conn: Connection) -> Job:
         job_id = await ids.find_job(conn, typed)
@@ -265,14 +266,21 @@ def cancel(job: str, reason: str, as_json: bool) -> None:
         emit(Text.assemble(f"job {found.id} is ", styled("canceled")))
     else:
         emit(f"job {found.id} is {found.status}: it is told to stop, and canceled when it has")
+    return None
 
 
-@job.verb("retry", "jobsworth job retry 0123456789ab")
-@options.job_id
+@job.verb(
+    "retry",
+    "jobsworth job retry 0123456789ab",
+    "jobsworth job retry --mode answer --since 1h --error 'rate limit'",
+)
+@one_or_many
 @options.as_json
-def retry(job: str, as_json: bool) -> None:
-    """Run a failed or canceled job again; one that waits for its next try runs now."""
-    typed = ids.typed_job(job)
+def retry(choice: Choice, as_json: bool) -> ExitCode | None:
+    """Run failed or canceled jobs again; one that waits for its next try runs now."""
+    typed = choice.typed_id()
+    if typed is None:
+        return act_on_many(Change(Operation.RETRY), choice, as_json=as_json)
 
     async def work(conn: Connection) -> Job:
         job_id = await ids.find_job(conn, typed)
@@ -280,14 +288,19 @@ def retry(job: str, as_json: bool) -> None:
         return await jobs.get_by_id(conn, job_id)
 
     _tell(run_in_database(work), as_json=as_json)
+    return None
 
 
-@job.verb("run-now", "jobsworth job run-now 0123456789ab")
-@options.job_id
+@job.verb(
+    "run-now", "jobsworth job run-now 0123456789ab", "jobsworth job run-now --mode report --wait"
+)
+@one_or_many
 @options.as_json
-def run_now(job: str, as_json: bool) -> None:
-    """Run a job now that waits for its time: scheduled, delayed or about to be retried."""
-    typed = ids.typed_job(job)
+def run_now(choice: Choice, as_json: bool) -> ExitCode | None:
+    """Run jobs now that wait for their time: scheduled, delayed or about to be retried."""
+    typed = choice.typed_id()
+    if typed is None:
+        return act_on_many(Change(Operation.RUN_NOW), choice, as_json=as_json)
 
     async def work(conn: Connection) -> Job:
         job_id = await ids.find_job(conn, typed)
@@ -295,6 +308,50 @@ def run_now(job: str, as_json: bool) -> None:
         return await jobs.get_by_id(conn, job_id)
 
     _tell(run_in_database(work), as_json=as_json)
+    return None
+
+
+@job.verb(
+    "move",
+    "jobsworth job move 0123456789ab --to urgent",
+    "jobsworth job move --queue default --mode report --to reports",
+)
+@one_or_many
+@click.option("--to", metavar="QUEUE", required=True, help="The queue to put them into.")
+@options.as_json
+def move(choice: Choice, to: str, as_json: bool) -> ExitCode | None:
+    """Move jobs that have not begun into another queue, behind those that are there."""
+    return _change(Change(Operation.MOVE, queue=to), choice, as_json=as_json)
+
+
+@job.verb(
+    "reprioritize",
+    "jobsworth job reprioritize 0123456789ab --to 1",
+    "jobsworth job reprioritize --mode report --to 4",
+)
+@one_or_many
+@click.option("--to", type=click.INT, metavar="N", required=True, help="1 (urgent) to 4.")
+@options.as_json
+def reprioritize(choice: Choice, to: int, as_json: bool) -> ExitCode | None:
+    """Give jobs that have not begun another priority."""
+    return _change(Change(Operation.REPRIORITIZE, priority=to), choice, as_json=as_json)
+
+
+def _change(change: Change, choice: Choice, *, as_json: bool) -> ExitCode | None:
+    typed = choice.typed_id()
+    if typed is None:
+        return act_on_many(change, choice, as_json=as_json)
+    change.check()
+
+    async def work(conn: Connection) -> Job:
+        return await act_on_one(conn, change, await ids.find_job(conn, typed))
+
+    found = run_in_database(work)
+    if as_json:
+        emit_json({"id": found.id, "queue": found.queue, "priority": found.priority})
+    else:
+        emit(f"job {found.id} is in the queue {found.queue}, with priority {found.priority}")
+    return None
 
 
 def _span(text: str | None, option: str) -> float | None:
@@ -306,26 +363,6 @@ def _tell(found: Job, *, as_json: bool) -> None:
         emit_json({"id": found.id, "status": found.status, "waiting_for": found.waiting_for})
     else:
         emit(Text.assemble(f"job {found.id} is ", job_status(found)))
-
-
-def _row(found: Job, shown_id: str, now: datetime) -> list[str | Text | None]:
-    status = job_status(found)
-    return [shown_id, found.mode, status, age(found.created_at, now), _detail(found, now)]
-
-
-def _detail(found: Job, now: datetime) -> str:
-    if found.status in (JobStatus.FAILED, JobStatus.CANCELED):
-        return one_line(found.error or "")
-    if found.status is JobStatus.WAITING and found.waiting_for is WaitReason.TIMER:
-        failed = f", failed {found.failures}×" if found.failures else ""
-        return f"due {ago(found.run_at, now)}{failed}"
-    if found.status is JobStatus.WAITING and found.waiting_for is WaitReason.HANDLER:
-        return "no living worker knows this mode"
-    if found.status is JobStatus.WAITING:
-        return one_line(found.waiting_detail or "")
-    if found.status is JobStatus.RUNNING:
-        return f"attempt {found.attempt}, since {ago(found.started_at, now)}"
-    return "" if found.queue == "default" else f"queue {found.queue}"
 
 
 def _has_ended(found: Job) -> Conflict:

@@ -7,7 +7,7 @@ database is asked.
 
 import difflib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -62,15 +62,20 @@ def enqueue_job(
             job = await follow(conn, enqueued.job_id)
         else:
             job = await jobs.get_by_id(conn, enqueued.job_id)
-            await _warn(conn, enqueued.job_id, mode)
+            await warn(conn, enqueued.job_id, mode)
         _tell(job, enqueued, readable or _json, wait=wait, as_json=as_json)
         return ExitCode.NO if wait and job.status is not JobStatus.DONE else ExitCode.OK
 
     return run_in_database(work, settings)
 
 
-async def follow(conn: Connection, job_id: UUID) -> Job:
-    """The job once it is done, failed or canceled; says on stderr what it waits for meanwhile."""
+async def follow(
+    conn: Connection, job_id: UUID, progress: Callable[[], Awaitable[str | None]] | None = None
+) -> Job:
+    """The job once it is done, failed or canceled; says on stderr what it waits for meanwhile, and
+    its `progress`.
+    """
+    last: str | None = None
     reason: Why | None = None
     since, told = 0.0, False
     pause = POLL_SECONDS_MIN
@@ -85,6 +90,9 @@ async def follow(conn: Connection, job_id: UUID) -> Job:
         if not told and time.monotonic() - since > TELL_SECONDS:
             say(f"{current.reason}: {current.detail}\n  → {current.remedy}")
             told = True
+        if progress is not None and (now := await progress()) not in (last, None):
+            say(str(now))
+            last = now
         await anyio.sleep(pause)
         pause = min(POLL_SECONDS_MAX, pause * BACKOFF)
 
@@ -121,14 +129,16 @@ def _tell(
         )
 
 
-async def _warn(conn: Connection, job_id: UUID, mode: str) -> None:
+async def warn(conn: Connection, job_id: UUID, mode: str) -> None:
+    """Say so if only a person can let the job run: no worker, no handler, a paused queue."""
     why = await jobs.why(conn, job_id)
     if why.reason in NEEDS_PERSON:
-        likely = await _likely(conn, mode) if why.reason in NEEDS_HANDLER else ""
+        likely = await likely_mode(conn, mode) if why.reason in NEEDS_HANDLER else ""
         say(f"note: {why.detail}{likely}\n  → {why.remedy}")
 
 
-async def _likely(conn: Connection, mode: str) -> str:
+async def likely_mode(conn: Connection, mode: str) -> str:
+    """Which mode of a worker was meant, as the end of a sentence; empty if none is near."""
     known = {mode for worker in await workers.list_workers(conn) for mode in worker.modes}
     near = difflib.get_close_matches(mode, sorted(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,1 @@
+"""The mode `bulk_operation`: one operation on many jobs, as a job."""
