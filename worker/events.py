@@ -40,6 +40,7 @@ HEARTBEAT_MISSED: Final = "heartbeat.missed"
 ATTEMPTS_STOPPED: Final = "attempts.stopped"
 WORKER_REPLACED: Final = "worker.replaced"
 JOBS_EXPIRED: Final = "jobs.expired"
+JOBS_REMOVED: Final = "jobs.removed"
 JOBS_RESCUED: Final = "jobs.rescued"
 
 CLAIM_FAILED: Final = "claim.failed"
@@ -124,6 +125,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     ATTEMPTS_STOPPED: "no heartbeat succeeded in time: this worker stopped its running jobs",
     WORKER_REPLACED: "this worker's row was gone; it goes on under a new worker id",
     JOBS_EXPIRED: "jobs that had not started by their expires_at were canceled",
+    JOBS_REMOVED: "jobs and runs that had been kept long enough were removed, by retention rules",
     JOBS_RESCUED: "jobs of dead workers were queued again, or failed after too many crashes",
     CLAIM_FAILED: "a claim failed; jobs that it may have taken are looked for",
     ATTEMPT_ENDED: "an attempt is over: its one canonical line, with its status and times",
@@ -255,6 +257,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
         "old",
     ),
     JOBS_EXPIRED: ("jobs",),
+    JOBS_REMOVED: ("jobs", "runs"),
     JOBS_RESCUED: (
         "failed",
         "job_ids",

@@ -12,6 +12,7 @@ WITHOUT_TEAM = {
     "job_edges",  # two ids; the jobs have it
     "environments",  # a place has one owner, whoever ships to it
     "queues",
+    "retention",  # of the installation, by status, mode and queue
     "workers",
     "job_limits",  # of all teams, as queues
     "job_limit_slots",  # ids; the jobs have it

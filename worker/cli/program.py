@@ -92,6 +92,12 @@ TABLE = (
         "limits.job_limit:job_limit",
         "Limit how many jobs run at once, or start in a time.",
     ),
+    Entry(
+        JOBS,
+        "retention",
+        "retention.retention:retention",
+        "Set how long jobs that have ended are kept.",
+    ),
     Entry(JOBS, "signal", "nouns.signal:signal", "Send a signal to a job that waits for it."),
     Entry(JOBS, "request", "nouns.request:request", "Show what came of a request."),
     Entry(STEPS, "run", "nouns.run:run", "List, show, start, fork, cancel, retry and delete runs."),

@@ -252,6 +252,7 @@ def upkeep_parts(
         look_for_due_parts(database, due_parts),
         *money_upkeep.parts(database, spool, recorder, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),
+        *retention_upkeep.parts(database, heartbeat),
         *scheduling,
         *limiting,
     ]

@@ -192,6 +192,8 @@ create domain jobsworth.per_seconds as float8
 create domain jobsworth.burst as int constraint burst_is_1_to_1e6 check (value between 1 and 1000000);
 
 -- Schedules.
+create domain jobsworth.keep_seconds as float8 constraint keep_seconds_is_from_0_to_100_years
+  check (value >= 0 and value <= 3153600000);
 create domain jobsworth.every_seconds as float8
   constraint every_seconds_is_1_to_100_years check (value between 1 and 3153600000);
 create domain jobsworth.jitter_seconds as float8
