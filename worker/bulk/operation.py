@@ -20,7 +20,7 @@ from db.bulk import batches
 from db.bulk.batches import Applied, Change, Operation
 from db.bulk.filters import MODE, PROGRESS, JobFilter
 from db.errors import InvalidInput
-from db.fence import PINNED, hold
+from db.fence import PINNED
 from db.pool import Connection
 from db.queue import jobs
 from db.steps import checkpoints
@@ -32,8 +32,9 @@ from worker.plain_job import state_of
 
 BATCH_SECONDS = 0.05
 PAUSE_SHARE = 0.5
-# How many jobs a batch looks at.
-PAGE_FIRST, PAGE_MIN, PAGE_MAX = 500, 50, 10_000
+# How many jobs a batch looks at. On a busy machine the statements of a batch take so long, however
+# small it is, that fewer would come to nothing.
+PAGE_FIRST, PAGE_MIN, PAGE_MAX = 500, 500, 10_000
 GROWTH_MAX = 2.0
 # So many jobs that others hold are tried again before the walk goes on; at the end so often, each
 # time a little later.
@@ -121,8 +122,8 @@ class _Walk:
     async def _paced(self, progress: Progress, batch: Batch) -> Progress:
         began = monotonic()
         async with self._state.own_sql.transaction(PINNED) as connection:
-            await hold(connection, self._state.lease)
             progress = await batch(connection, progress)
+            # Under the fence: without the lease nothing of the batch is committed.
             await checkpoints.replace(
                 connection,
                 self._state.lease,

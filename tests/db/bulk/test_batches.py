@@ -112,7 +112,9 @@ async def test_each_part_of_a_filter_finds_its_own(
     options: dict[str, Any] = {"mode": "answer", **given}
     if "payload" in options:
         options["payload"] = {**options["payload"], "more": 1}
-    [mine, *_] = [await add(conn, **options), await add(conn, **{"mode": "answer", **other})]
+    others: dict[str, Any] = {"mode": "answer", **other}
+    mine = await add(conn, **options)
+    await add(conn, **others)
     seen = await batches.preview(conn, Change(Operation.CANCEL), JobFilter(**given))
     assert [job.id for job in seen.examples] == [mine]
 

@@ -32,8 +32,9 @@ CANCEL = {"operation": "cancel", "filter": {"mode": "old"}, "reason": "not neede
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Batches of fifty, long pauses: there is always a middle to be hit."""
     known = registry["bulk_operation"]
-    for name, value in {"PAGE_FIRST": 50, "PAGE_MAX": 50, "PAUSE_SHARE": 2.0}.items():
-        monkeypatch.setattr(operation, name, value)
+    for name in ("PAGE_FIRST", "PAGE_MIN", "PAGE_MAX"):
+        monkeypatch.setattr(operation, name, 50)
+    monkeypatch.setattr(operation, "PAUSE_SHARE", 2.0)
     with registered() as handlers:
         handlers["bulk_operation"] = known
         yield
@@ -127,4 +128,5 @@ async def test_a_payload_that_says_nothing_fails_at_once(
         job = await api.run("bulk_operation", payload)
         assert (job.status, job.attempt) == ("failed", 1)
         assert says in (job.error or "")
-        assert await api.rows(STATES) == [{"status": "queued", "jobs": 1, "errors": 0}]
+        [untouched] = await api.rows(STATES)
+        assert untouched["status"] in ("queued", "waiting"), "nobody knows its mode"
