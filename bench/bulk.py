@@ -1,7 +1,7 @@
 """`python -m bench.bulk [JOBS] [OPERATION …]`: operations on many jobs, beside claims.
 
 In: the number of jobs (a million by default) and the operations, one after the other (cancel,
-retry, move). Out: how long a worker takes for each, and the median and 95th percentile of a claim of
+retry, move). Out: how long each takes, and the median and 95th percentile of a claim of
 one job from the same queue before it and meanwhile. It runs on a temporary server of its own.
 """
 

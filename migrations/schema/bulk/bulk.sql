@@ -38,7 +38,6 @@ create function jobsworth.bulk_apply(
 declare
   fit uuid[];
   reasons text[];
-  free uuid[];
   one uuid;
   taken int := 0;
 begin
@@ -62,25 +61,11 @@ begin
   when 'move', 'reprioritize' then
     perform jobsworth.move_locked(fit, to_queue, to_priority);
   else
-    -- Of the jobs with a unique key only one can run again, and none while an open job has it.
-    free := array(
-      select f.id
-      from (
-        select j.id, j.unique_key, j.team_id, j.finished_at, row_number() over (
-          partition by j.team_id, coalesce(j.unique_key, j.id::text) order by j.id) as n
-        from jobsworth.reactive_jobs j
-        where j.id = any(fit)) f
-      where f.unique_key is null or f.finished_at is null or f.n = 1 and not exists (
-        select 1 from jobsworth.reactive_jobs x
-        where x.unique_key = f.unique_key and x.team_id is not distinct from f.team_id
-          and x.finished_at is null)
-      order by f.id);
-    taken := applied - cardinality(free);
     begin
-      perform jobsworth.retry_locked(free);
-    -- A key was taken just now, or a child has it: then each job by itself.
+      perform jobsworth.retry_locked(fit);
+    -- Another job has the unique key of one of them, or of a child: then each by itself.
     exception when unique_violation then
-      foreach one in array free loop
+      foreach one in array fit loop
         begin
           perform jobsworth.retry_locked(array[one]);
         exception when unique_violation then
