@@ -41,6 +41,8 @@ CHECKED_ONLY: dict[str, str] = {}
 SQL_OUTSIDE = {"worker/queue/wake.py"}
 # Statements that several functions share on purpose.
 SHARED = {
+    "db/bulk/batches.py": {"REFUSAL"},  # what is counted and what is shown
+    "db/bulk/filters.py": {"MATCHES"},  # of every statement that takes a filter
     "db/deployments/deployments.py": {"LATEST"},
     "db/queue/enqueue.py": {"ENQUEUE"},  # async and not
     "db/queue/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},
@@ -370,7 +372,7 @@ def _names(node: ast.AST) -> set[str]:
 # The chapters of ARCHITECTURE.md, and what several of them share.
 CHAPTERS = {
     *("base", "queue", "steps", "runs", "money", "approvals", "deployments", "conversations"),
-    *("memory", "people", "diagnosis", "schedules", "limits"),
+    *("memory", "people", "diagnosis", "schedules", "limits", "bulk", "retention"),
 }
 # At the beginning of a line: function bodies are indented, or begin with `begin` or `declare`.
 CREATED = re.compile(
