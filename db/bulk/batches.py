@@ -70,10 +70,10 @@ class Change:
 
 class Page(NamedTuple):
     """The jobs of a page that match, of how many; the following page begins after `next`, None at
-    the end.
+    the end. `ids` is the text form of a `uuid[]`: Python's own ids took a third of the time.
     """
 
-    job_ids: list[UUID]
+    ids: str
     looked: int
     next: UUID | None
 
@@ -99,10 +99,15 @@ class Preview(BaseModel):
 
 
 PAGE_COLUMNS: LiteralString = (
-    "select array_agg(p.id) filter (where p.matches) as job_ids, count(*) as looked,"
-    " (array_agg(p.id))[count(*)::int] as last from (select j.id, j.created_at <= %(up_to)s and ("
+    """
+select coalesce(array_agg(p.id) filter (where p.matches), '{}')::text as ids, count(*) as looked,
+  (array_agg(p.id))[count(*)::int] as last
+from (
+  select j.id, j.created_at <= %(up_to)s and ("""
     + MATCHES
-    + ") as matches from jobsworth.reactive_jobs j where "
+    + """) as matches
+  from jobsworth.reactive_jobs j
+  where """
 )
 FORWARD: LiteralString = "j.id > %(after)s::uuid order by j.id limit %(most)s) p"
 BACKWARD: LiteralString = "j.id < %(after)s::uuid order by j.id desc limit %(most)s) p"
@@ -126,11 +131,11 @@ async def page(
     }
     row = await fetch_one(conn, PAGE_COLUMNS + (BACKWARD if backward else FORWARD), values)
     assert row is not None
-    return Page(row["job_ids"] or [], row["looked"], row["last"] if row["looked"] == most else None)
+    return Page(row["ids"], row["looked"], row["last"] if row["looked"] == most else None)
 
 
 LOCK: LiteralString = """
-select coalesce(array_agg(l.id), '{}') as job_ids
+select coalesce(array_agg(l.id), '{}')::text as ids
 from (
   select j.id from jobsworth.reactive_jobs j
   where j.id = any(%(ids)s::uuid[])
@@ -155,8 +160,8 @@ from jobsworth.bulk_apply(%(operation)s::jobsworth.bulk_operation,
 )
 
 
-async def apply(conn: Connection, change: Change, which: JobFilter, ids: list[UUID]) -> Applied:
-    """Do it with those of these jobs that nobody holds and that still match."""
+async def apply(conn: Connection, change: Change, which: JobFilter, ids: str) -> Applied:
+    """Do it with those of these jobs (as `Page.ids`) that nobody holds and that still match."""
     locked = await fetch_val(conn, LOCK, {"ids": ids})
     values = {**which.values(), **change.values(), "ids": ids, "locked": locked}
     done = await fetch_one(conn, APPLY, values, Applied)

@@ -39,8 +39,8 @@ class DueWork:
 # Stalled are those of this role that have written something. A COPY waits for what its client
 # makes, and locks no job.
 DUE_WORK: LiteralString = """
-select c.rescue, c.expire, c.expired_jobs, c.deployments, c.sweep, c.gates, c.schedule_in, c.rate_in,
-  c.looked_seconds, array(
+select c.rescue, c.expire, c.expired_jobs, c.deployments, c.sweep, c.gates, c.schedule_in,
+  c.rate_in, c.looked_seconds, array(
   select jsonb_build_array(a.pid, a.query_start::text)
   from pg_stat_activity a
   where a.datname = current_database() and a.usename = current_user

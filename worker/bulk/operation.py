@@ -2,9 +2,9 @@
 
 In: an operation and a filter (`db/bulk`). Out: with how many jobs it was done, with how many not
 and why. A batch and how far it got are one commit, so a worker's death repeats and skips nothing,
-and a cancel of this job ends it between two batches. A batch takes about `BATCH_SECONDS`, and half
-as long is left to the claims after it. A job that somebody else holds at that moment is tried again
-at the end.
+and a cancel of this job ends it between two batches. A batch takes about `BATCH_SECONDS`, and a
+third of that is left to the claims after it. A job that somebody else holds at that moment is tried
+again at the end.
 """
 
 from collections import Counter
@@ -23,6 +23,7 @@ from db.errors import InvalidInput
 from db.fence import PINNED
 from db.pool import Connection
 from db.queue import jobs
+from db.queue.finish import uuid_array
 from db.steps import checkpoints
 from worker.attempt_state import AttemptState
 from worker.handlers import handler
@@ -31,7 +32,7 @@ from worker.outcomes import Fail
 from worker.plain_job import state_of
 
 BATCH_SECONDS = 0.05
-PAUSE_SHARE = 0.5
+PAUSE_SHARE = 0.3
 # How many jobs a batch looks at. On a busy machine the statements of a batch take so long, however
 # small it is, that fewer would come to nothing.
 PAGE_FIRST, PAGE_MIN, PAGE_MAX = 500, 500, 10_000
@@ -141,7 +142,7 @@ class _Walk:
         page = await batches.page(
             connection, self._change, self._which, progress.after, progress.up_to, self._most
         )
-        done = await batches.apply(connection, self._change, self._which, page.job_ids)
+        done = await batches.apply(connection, self._change, self._which, page.ids)
         return progress.told(
             done,
             looked=progress.looked + page.looked,
@@ -151,5 +152,5 @@ class _Walk:
         )
 
     async def _again(self, connection: Connection, progress: Progress) -> Progress:
-        done = await batches.apply(connection, self._change, self._which, progress.held)
+        done = await batches.apply(connection, self._change, self._which, uuid_array(progress.held))
         return progress.told(done, held=done.held)

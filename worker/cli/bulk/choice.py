@@ -114,7 +114,9 @@ _OPTIONS = (
     click.option("--request-id", metavar="REQUEST", help="Jobs of this request."),
     options.team_only,
     click.option(
-        "--since", metavar="TIME", help="Jobs that ended (open ones: came) since, like 1h: an hour ago."
+        "--since",
+        metavar="TIME",
+        help="Jobs that ended (open ones: came) since, like 1h: an hour ago.",
     ),
     click.option(
         "--before", metavar="TIME", help="Jobs that ended (open ones: came) before, like 30d."
