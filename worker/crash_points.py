@@ -28,6 +28,21 @@ CRASH_POINTS = {
 }
 
 
+def arm(point: str) -> None:
+    """Have this process killed at a point that `check` accepts."""
+    global _armed  # noqa: PLW0603 - one process has one
+    check(point)
+    _armed = _Armed(point, "")
+
+
+def check(point: str) -> None:
+    """Raise `ValueError` unless this is a point, as `name` or, at the third time, `name:3`."""
+    name, _, count = point.partition(":")
+    if name not in CRASH_POINTS or not (count or "1").isdecimal():
+        known = "".join(f"\n  {each}: {what}" for each, what in CRASH_POINTS.items())
+        raise ValueError(f"{point!r} is not a crash point; they are:{known}")
+
+
 def reach(name: str) -> None:
     """Die here if a test asked for it."""
     if _armed is not None:
@@ -60,4 +75,4 @@ def _from_environment() -> _Armed | None:
     return _Armed(point, log) if point or log else None
 
 
-_armed = _from_environment()
+_armed: _Armed | None = _from_environment()
