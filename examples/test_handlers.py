@@ -1,6 +1,6 @@
 """Tests of handlers.py with the test kit: `pytest examples` runs them. See docs/testing.md."""
 
-import handlers  # noqa: F401 - declares them
+from handlers import pick_sentences
 
 from jobsworth.testing import Jobs
 

@@ -21,22 +21,18 @@ from db.diagnosis.fitness import missing_rights, unfit_session
 from db.errors import DatabaseError, JobsworthError, Refused, SchemaMismatch
 from db.migrate import check, migrate
 from db.pool import Connection, bounded
-from db.queue import workers
 from db.server.embedded import Embedded
 from db.server.embedded import start as start_embedded
 from worker import events, handler_modules, handlers
 from worker.approvals import webhooks
-from worker.daemon import collector, systemd, upkeep
+from worker.daemon import collector, core, systemd
 from worker.daemon.loop_watch import LoopWatch, turn
 from worker.daemon.open_files import raise_limit
 from worker.daemon.parts import Parts, make_parts, model_choice
 from worker.log import get_logger
 from worker.masking import keep_secrets
-from worker.memory import embed
-from worker.memory.choice import from_settings as embedder_from_settings
-from worker.memory.embedders import Embedder
+from worker.memory.choice import embedder_of
 from worker.outages import REMEDY
-from worker.outcomes import Released
 from worker.queue.wake import listen
 from worker.repeats import Repeats
 from worker.settings import Settings
@@ -46,7 +42,6 @@ REFUSED = 2
 SCHEMA_REFUSED = 6
 DATABASE_AWAY = 5
 
-FLUSH_SECONDS = 5.0
 DATABASE_WAIT_SECONDS_MAX = 5.0
 SPOOL_SECONDS = 10.0
 
@@ -60,7 +55,7 @@ async def run(settings: Settings) -> int:
     try:
         registry = _load_handlers(settings)
         keep_secrets()  # modules of handlers read files of variables
-        embedder = _embedder(settings)
+        embedder = embedder_of(settings)
     except JobsworthError as error:
         log.error(events.DAEMON_FAILED, error=error.message, remedy=error.remedy)
         return REFUSED
@@ -134,20 +129,12 @@ class Daemon:
         """Start the parts in `tasks`, claim and run jobs until told to stop, then drain."""
         parts = self.parts
         collector.begin()
-        if not await parts.tools.resources.open(parts.stop.asked):
-            return
-        parts.heartbeat.start()
-        await parts.handlers_database.open()
-        try:
-            await tasks.start(parts.running.run)
-            tasks.start_soon(parts.finisher.run)
-            tasks.start_soon(parts.promoter.run)
-            tasks.start_soon(parts.tools.spool.run)
-            tasks.start_soon(upkeep.run, parts.upkeep)
+        async with core.at_work(parts, self._settings, tasks) as working:
+            if not working:
+                return
             tasks.start_soon(
                 listen, parts.direct_url, parts.database.schema, parts.wakes, parts.vitals
             )
-            tasks.start_soon(self._embed)
             tasks.start_soon(self._tell_webhooks)
             tasks.start_soon(parts.watch.run)
             tasks.start_soon(collector.run, parts.running)
@@ -159,11 +146,6 @@ class Daemon:
                 await parts.stop.asked.wait()
                 claiming.cancel_scope.cancel()
             await self._drain()
-        finally:
-            parts.heartbeat.stop()
-            await parts.handlers_database.close()
-            with anyio.CancelScope(shield=True):
-                await parts.tools.resources.close()
 
     async def _serve_health(self, tasks: TaskGroup) -> None:
         if self._settings.http_port is None:
@@ -234,16 +216,6 @@ class Daemon:
         except JobsworthError as error:
             log.warning(events.UPKEEP_FAILED, part="spool", error=error)
 
-    async def _embed(self) -> None:
-        await embed.run(
-            self.parts.database,
-            self.parts.embedder,
-            wake=self.parts.wakes.memories,
-            batch_max=self._settings.embed_batch_max,
-            embedded=self.parts.metrics.embedded,
-            busy=self.parts.running.is_busy,
-        )
-
     async def _tell_webhooks(self) -> None:
         secret, hosts = self._settings.webhook_secret, self._settings.webhook_hosts
         if secret is not None and hosts:
@@ -259,30 +231,13 @@ class Daemon:
             with anyio.move_on_after(self._settings.drain_seconds):
                 await parts.running.wait_empty()
             waiting.cancel_scope.cancel()
-        released = parts.running.stop_all(Released())
-        with anyio.move_on_after(FLUSH_SECONDS):
-            await parts.running.wait_empty()
-            await parts.promoter.wait_idle()
-            await parts.tools.recorder.write()
-        parts.heartbeat.stop()
-        await anyio.to_thread.run_sync(parts.heartbeat.join, FLUSH_SECONDS)
-        await self._leave()
+        released = await core.give_back(parts)
         if released:
             log.info(events.JOBS_RELEASED, jobs=released, kept=len(parts.running))
 
     async def _until_hurried(self, scope: anyio.CancelScope) -> None:
         await self.parts.stop.hurried.wait()
         scope.cancel()
-
-    async def _leave(self) -> None:
-        worker_id = self.parts.heartbeat.pulse.worker_id
-        if worker_id is None:
-            return
-        try:
-            async with bounded(FLUSH_SECONDS), self.parts.database.connection() as connection:
-                await workers.leave(connection, worker_id)
-        except JobsworthError as error:
-            log.warning(events.UPKEEP_FAILED, part="leave", error=error)
 
     def _end_despite_threads(self) -> None:
         """End the process here if an attempt is left: its thread may never return.
@@ -317,16 +272,6 @@ def _load_handlers(settings: Settings) -> Mapping[str, handlers.Handler]:
         )
     model_choice(settings).check()
     return registry
-
-
-def _embedder(settings: Settings) -> Embedder:
-    return embedder_from_settings(
-        url=settings.embedder_url,
-        model=settings.embedder_model,
-        key=settings.embedder_key.get_secret_value() if settings.embedder_key else None,
-        dimensions=settings.embedder_dimensions,
-        batch_max=settings.embed_batch_max,
-    )
 
 
 @asynccontextmanager

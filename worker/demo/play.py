@@ -38,8 +38,7 @@ from worker.demo.summary.checks import Facts, problems_in
 from worker.demo.summary.report import print_report
 from worker.demo.survey import BUDGET, Survey, SurveyResult
 from worker.demo.watch import STALL_SECONDS, Watch
-from worker.memory.choice import from_settings
-from worker.memory.embedders import Embedder
+from worker.memory.choice import embedder_of
 from worker.settings import Settings
 
 OK = 0
@@ -268,22 +267,13 @@ def _query(fed: Sequence[FedMessage]) -> str:
 
 
 async def _search(connection: Connection, settings: Settings, query: str) -> list[Hit]:
-    embedder = _embedder(settings)
+    embedder = embedder_of(settings)
     try:
         [vector] = await embedder.embed([query])
     finally:
         await embedder.close()
     space = await memories.get_or_create_space(connection, embedder.model, embedder.dimensions)
     return await memories.search(connection, space, vector, limit=SEARCH_LIMIT)
-
-
-def _embedder(settings: Settings) -> Embedder:
-    return from_settings(
-        url=settings.embedder_url,
-        model=settings.embedder_model,
-        key=settings.embedder_key.get_secret_value() if settings.embedder_key else None,
-        dimensions=settings.embedder_dimensions,
-    )
 
 
 async def _calls(connection: Connection, of: Sequence[Job]) -> list[Call]:

@@ -29,6 +29,17 @@ def from_settings(
     )
 
 
+def embedder_of(settings: Settings) -> Embedder:
+    """The embedder of these settings. Close it after use."""
+    return from_settings(
+        url=settings.embedder_url,
+        model=settings.embedder_model,
+        key=settings.embedder_key.get_secret_value() if settings.embedder_key else None,
+        dimensions=settings.embedder_dimensions,
+        batch_max=settings.embed_batch_max,
+    )
+
+
 def space_of(settings: Settings) -> tuple[str, int]:
     """The model and the dimensions of the embedder of these settings."""
     dimensions = settings.embedder_dimensions

@@ -19,7 +19,7 @@ from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database
 from worker.cli.terminal.output import emit, emit_facts, emit_json, say
 from worker.cli.terminal.times import ago
-from worker.memory.choice import from_settings
+from worker.memory.choice import embedder_of
 from worker.memory.embedders import Embedder, EmbedderError
 from worker.settings import load_settings
 
@@ -40,13 +40,7 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
         raise InvalidInput("the text to search for is empty", "say what to look for")
     thread_id = None if thread is None else ids.whole_id(thread, "--thread")
     settings = load_settings()
-    key = settings.embedder_key
-    embedder = from_settings(
-        url=settings.embedder_url,
-        model=settings.embedder_model,
-        key=key.get_secret_value() if key else None,
-        dimensions=settings.embedder_dimensions,
-    )
+    embedder = embedder_of(settings)
 
     async def work(conn: Connection) -> tuple[list[Hit], int, list[Hidden]]:
         vector = await _vector(embedder, text)
