@@ -42,7 +42,7 @@ class Gates:
         """Hear from the common look when a rate is due, and whether anything waits."""
         return [
             DuePart("rates", lambda found: found.rate_in is not None, self._hear),
-            DuePart("gates", lambda found: found.gates, self.sweep, wakes=self._wakes.work),
+            DuePart("gates", lambda found: found.gates, self.sweep),
         ]
 
     async def _hear(self, found: DueWork) -> bool:
@@ -68,7 +68,7 @@ class Gates:
         most = GATES_BATCH_FIRST if self._heartbeat.is_first() else GATES_BATCH
         async with self._database.connection() as connection:
             self._swept_to = await gates.sweep(connection, self._swept_to, most)
-        return True
+        return False  # what moves on wakes the workers that can take it
 
 
 def parts(

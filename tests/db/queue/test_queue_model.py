@@ -78,7 +78,7 @@ EMPTY: LiteralString = """
 set session_replication_role = replica;
 truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
   jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads, jobsworth.attempt_history,
-  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions;
+  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions, jobsworth.job_limit_slots;
 reset session_replication_role
 """
 
