@@ -52,6 +52,15 @@ def check_asked_once(settings: ModelSettings) -> None:
         raise Fail(unmetered("the provider's background mode (openai_background)"))
 
 
+def sends_again(model: Model) -> bool:
+    """Whether the model's SDK sends a request again unless the request says otherwise.
+
+    For a request that says so, pydantic-ai makes a copy of the SDK's client: 30 objects in a cycle.
+    """
+    client = getattr(model, "client", None)
+    return "max_retries" not in ignored(model) and getattr(client, "max_retries", None) != 0
+
+
 def ignored(model: Model) -> frozenset[str]:
     """The settings that this model ignores, with a warning."""
     return model._unsupported_settings()  # pyright: ignore[reportPrivateUsage]

@@ -217,7 +217,8 @@ class MeteredModel(WrapperModel):
         settings = cast(ModelSettings, {**(merge_model_settings(self.settings, given) or {})})
         limit = settings.setdefault("max_tokens", self._conversation.max_tokens)
         unmetered.check_asked_once(settings)
-        if "max_retries" not in unmetered.ignored(self.wrapped):
+        settings.pop("max_retries", None)
+        if unmetered.sends_again(self.wrapped):
             settings["max_retries"] = 0
         return PendingRequest(
             self._conversation.next_request,

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
+from openai import AsyncOpenAI
 from pydantic_ai import Agent
 
 from db.errors import ExtraMissing, InvalidInput
@@ -105,8 +106,10 @@ async def test_of_many_agents_that_start_together_one_loads_the_model(
 
 
 async def test_an_agent_without_a_model_takes_the_operators(
-    database_url: str, provider: OpenAIStub
+    database_url: str, provider: OpenAIStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copies: list[Any] = []
+    monkeypatch.setattr(AsyncOpenAI, "with_options", lambda *_, **options: copies.append(options))
     agent = Agent()
     chosen: dict[str, Any] = {
         "model": "openai:chat-7",
@@ -125,6 +128,7 @@ async def test_an_agent_without_a_model_takes_the_operators(
     assert job.result == "You said: hello"
     assert (call.model, call.estimated_output_tokens) == ("chat-7", 77)
     assert provider.requests[0].body["max_completion_tokens"] == 77
+    assert copies == []  # its client sends a request once, and so it serves all of them
 
 
 async def test_an_agent_without_any_model_is_told_where_to_name_one(api: JobApi) -> None:
