@@ -10,6 +10,7 @@ second signal gives them back at once.
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
@@ -88,6 +89,10 @@ class Daemon:
             modes=parts.identity.modes,
             slots=parts.identity.slots,
         )
+        # Both hold the loop, for a second if many workers start together; nobody waits for it yet.
+        if self._settings.http_port is not None:
+            import_module("worker.web.app")
+        collector.clean_up()
         loop_watch = LoopWatch(
             parts.vitals,
             self._let_go,

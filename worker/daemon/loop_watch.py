@@ -34,6 +34,12 @@ BLOCKED_SECONDS = 1.0
 CLAIM_LOOP_LIMIT_SECONDS = 90.0
 STACK_LINES_MAX = 24
 
+HANDLERS_REMEDY = "await what waits; or write the handler with def, which runs in a thread"
+OUR_REMEDY = (
+    "no handler is at fault: a host without free processors shows this; if it has some, and it"
+    " comes again, report the stack"
+)
+
 log = get_logger()
 
 
@@ -114,7 +120,7 @@ class LoopWatch(threading.Thread):
             **{"mode": None, "job_id": None} | job,
             seconds=round(self._vitals.loop_age_seconds, 1),
             stack="".join(reversed(lines)),
-            remedy="await what waits; or write the handler with def, which runs in a thread",
+            remedy=HANDLERS_REMEDY if job else OUR_REMEDY,
         )
         self._count(job.get("mode", ""))
         return job

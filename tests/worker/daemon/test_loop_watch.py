@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from tests.chaos.scene import Scene
 from tests.support import until_sync
+from worker.daemon import loop_watch
+from worker.daemon.vitals import Vitals
 
 HANDLERS = {"JOBSWORTH_HANDLERS": "tests.chaos.handlers,tests.worker.endings"}
 # A daemon that is not in a hurry: on a busy machine nobody takes it for dead.
@@ -65,6 +69,25 @@ def test_a_daemon_that_was_stopped_as_a_whole_does_not_end_for_it(scene: Scene) 
     second = scene.enqueue("end.return", {"n": 2})
     scene.until_status(second, "done", seconds=60)
     assert daemon.events("loop.stuck") == []
+
+
+async def test_a_loop_that_no_job_blocks_is_not_blamed_on_a_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_watch, "TURN_SECONDS", 0.01)
+    vitals = Vitals(UUID(int=1), 1, clock=lambda: 0.0)
+    vitals.loop_turned()
+    monkeypatch.setattr(loop_watch, "BLOCKED_SECONDS", 0.0)  # it is never seen to turn again
+    modes: list[str] = []
+    watch = loop_watch.LoopWatch(vitals, lambda: None, modes.append, block_seconds_max=60)
+    with capture_logs() as logs:
+        watch.start()
+        until_sync(lambda: bool(modes))  # which blocks this loop
+        watch.stop()
+        watch.join()
+    [told] = [one for one in logs if one["event"] == "loop.blocked"]
+    assert (modes, told["job_id"]) == ([""], None)
+    assert told["remedy"].startswith("no handler is at fault")
 
 
 def _drop_what_came(manager: socket.socket) -> None:
