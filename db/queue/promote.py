@@ -98,30 +98,16 @@ async def next_due_seconds(conn: Connection) -> float | None:
 
 
 SWEEP: LiteralString = """
-with recent as materialized (
-  select j.id, jobsworth.reason_gone(j) as is_gone
-  from jobsworth.reactive_jobs j
-  where j.status = 'waiting' and j.waiting_for = %(reason)s::jobsworth.wait_reason
-  order by j.id desc
-  limit %(newest)s
-), slice as materialized (
-  select j.id, jobsworth.reason_gone(j) as is_gone
-  from jobsworth.reactive_jobs j
-  where j.status = 'waiting' and j.waiting_for = %(reason)s::jobsworth.wait_reason
-    and j.id > %(after)s::uuid
-  order by j.id
-  limit %(most)s
-), looked as (
-  -- Nothing is locked for a job that has to go on waiting.
-  select jobsworth.reconsider(array(
-    select r.id from recent r where r.is_gone
-    union
-    select s.id from slice s where s.is_gone)) as held
+with stalled as materialized (
+  select s.ids, s.next
+  from jobsworth.stalled_waits(
+    %(reason)s::jobsworth.wait_reason, %(after)s::uuid, %(most)s, %(newest)s) s
 )
+-- Nothing is locked for a job that has to go on waiting.
 select (
-  select (array_agg(s.id order by s.id desc))[1] from slice s having count(*) = %(most)s
-) as next
-from looked
+    select cardinality(jobsworth.reconsider(s.ids)) from stalled s where s.ids <> '{}'
+  ) as held,
+  (select s.next from stalled s) as next
 """
 
 
@@ -135,7 +121,9 @@ async def sweep(conn: Connection, reason: str, after: UUID, most: int) -> UUID |
         # No transaction unblocks jobs when a new window begins.
         await budgets.wake(conn)
     values = {"reason": reason, "after": after, "most": most, "newest": min(most, NEWEST_MAX)}
-    return await fetch_val(conn, SWEEP, values)
+    row = await fetch_one(conn, SWEEP, values)
+    assert row is not None
+    return row["next"]
 
 
 SWEEP_LANES: LiteralString = """

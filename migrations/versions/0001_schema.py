@@ -39,6 +39,7 @@ drop function
   jobsworth.first_id_at, jobsworth.remove_ended, jobsworth.run_may_leave,
   jobsworth.retry_locked, jobsworth.bulk_refusal, jobsworth.bulk_apply, jobsworth.move_locked,
   jobsworth.send_signal, jobsworth.jobs_of_dead_workers, jobsworth.stalled_lanes,
+  jobsworth.stalled_waits,
   jobsworth.close_orphans, jobsworth.freed_lately,
   jobsworth.due_work,
   jobsworth.gate, jobsworth.gates_of, jobsworth.slots_taken, jobsworth.slot_counts,

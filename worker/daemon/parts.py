@@ -249,7 +249,7 @@ def upkeep_parts(
         *queue_upkeep.parts(
             database, heartbeat, vitals, attempts, rescuer, wakes, poll_seconds=poll_seconds
         ),
-        look_for_due_parts(database, due_parts),
+        look_for_due_parts(database, due_parts, heartbeat.is_first),
         *money_upkeep.parts(database, spool, recorder, windows_days=windows_days),
         *deployments_upkeep.parts(database, wakes),
         *retention_upkeep.parts(database, heartbeat),

@@ -86,6 +86,74 @@ begin
   end loop;
 end $$;
 
+-- The jobs that wait for `reason` although it is gone, among the `newest` newest ones and up to `most`
+-- after the job `after`; at most 1,000 of the latter. `next` is the job after which the next look goes
+-- on (null: from the first). One look into an index tells that most have to wait, in a sixth of the
+-- time of `reason_gone`, which decides about the rest. With `exists` the planner read all open
+-- approvals for each slice.
+create function jobsworth.stalled_waits(
+  reason jobsworth.wait_reason, after uuid, most int, newest int, out ids uuid[], out next uuid)
+  language plpgsql stable
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+  modes text[];
+  recent uuid[];
+begin
+  if reason = 'handler' then
+    modes := array(select distinct m.mode from jobsworth.workers w, unnest(w.modes) as m (mode));
+  end if;
+  recent := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.status = 'waiting' and j.waiting_for = stalled_waits.reason
+    order by j.id desc
+    limit newest);
+  with slice as materialized (
+    select j.id, j.mode, j.run_at
+    from jobsworth.reactive_jobs j
+    where j.status = 'waiting' and j.waiting_for = stalled_waits.reason
+      and j.id > stalled_waits.after
+    order by j.id
+    limit most
+  )
+  select array(
+      select s.id
+      from slice s
+      where case stalled_waits.reason
+          when 'parents' then (
+            select true from jobsworth.job_edges e
+            join jobsworth.reactive_jobs p on p.id = e.needs_job_id
+            where e.job_id = s.id and p.finished_at is null limit 1) is null
+          when 'children' then (
+            select true from jobsworth.reactive_jobs c
+            where c.parent_id = s.id and c.is_child and c.finished_at is null limit 1) is null
+          when 'approval' then (
+            select true from jobsworth.approvals a
+            where a.job_id = s.id and a.status = 'pending' limit 1) is null
+          when 'signal' then (
+            select true from jobsworth.signals g
+            where g.job_id = s.id and g.received_at is null limit 1)
+          when 'handler' then s.mode = any(modes)
+          else true
+        end
+        or stalled_waits.reason not in ('parents', 'handler') and s.run_at <= clock_timestamp()
+        or stalled_waits.reason in ('children', 'approval', 'signal') and (
+          select true from jobsworth.steps m
+          where m.job_id = s.id and m.name = 'waits#several' limit 1)
+      order by s.id),
+    (select (array_agg(s.id order by s.id desc))[1] from slice s having count(*) = most)
+  into ids, next;
+  ids := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(ids) and j.status::text = 'waiting' and jobsworth.reason_gone(j)
+    order by j.id
+    limit 1000);
+  next := coalesce(ids[1000], next);
+  ids := ids || array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(recent) and j.status::text = 'waiting' and jobsworth.reason_gone(j));
+end $$;
+
 -- Close the open approvals and children of jobs that have ended. It looks at the newest open ones,
 -- and at the `most` approvals and `most` children after the job `after`. Returns for how many jobs
 -- it closed something, and the job after which the next call goes on (null: from the first). It

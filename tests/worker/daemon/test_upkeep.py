@@ -76,7 +76,7 @@ async def test_a_round_without_work_is_ten_statements_and_one_for_what_waits(
     asked = Round(monkeypatch)
     async with upkeep(api, unbroken_seconds=RESCUE_SECONDS + 1):
         await until(asked.over)
-    sweeps = [statement for statement in asked.asked if "recent" in statement]
+    sweeps = [statement for statement in asked.asked if "stalled_waits" in statement]
     assert len(sweeps) == waiting
     assert len(asked.asked) == 10 + waiting
 

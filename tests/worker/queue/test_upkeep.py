@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, LiteralString
+from types import SimpleNamespace
+from typing import Any, LiteralString, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from db.queue.jobs import JobStatus, WaitReason
 from db.runs import runs
 from db.runs.runs import Node
 from jobsworth import handler
+from tests.db.protocol import done, finish
 from tests.support import until
 from tests.worker.job_api import JobApi, registered
 from tests.worker.upkeep_at_work import (
@@ -24,6 +26,7 @@ from tests.worker.upkeep_at_work import (
     upkeep,
     woken,
 )
+from worker.queue import upkeep as queue_upkeep
 
 ADD_WORKER: LiteralString = """
 insert into jobsworth.workers (id, host, pid, version, modes, queues, slots)
@@ -107,6 +110,28 @@ async def test_dead_workers_are_buried_once_their_jobs_are_rescued(api: JobApi) 
         kept.judge.verdicts = {lease.worker_id: 0}
         await until(buried)
     assert (await api.job(lease.job_id)).status is JobStatus.QUEUED
+
+
+async def test_one_worker_sweeps_all_that_waits_in_one_look_however_deep(
+    api: JobApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_upkeep, "SWEEP_BATCH_FIRST", 2)
+    needed = await running_job(api)
+    deep = [await api.enqueue("answer", after=[needed.job_id]) for _ in range(4)]
+    other = await running_job(api)
+    lost = await api.enqueue("answer", after=[other.job_id])
+    deep += [await api.enqueue("answer", after=[needed.job_id]) for _ in range(4)]
+    async with api.database.connection() as connection:
+        await finish(connection, done(other))  # and its worker died before it looked
+    sweep = queue_upkeep.Sweep(api.database, cast(Any, _First()))
+    await sweep.work(cast(Any, SimpleNamespace(sweep=["parents"])))
+    assert (await api.job(lost)).status is JobStatus.QUEUED
+    assert {(await api.job(job_id)).status for job_id in deep} == {JobStatus.WAITING}
+
+
+class _First:
+    def is_first(self) -> bool:
+        return True
 
 
 async def test_timers_fire_and_one_that_was_just_set_is_not_slept_over(api: JobApi) -> None:
