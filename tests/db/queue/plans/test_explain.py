@@ -129,7 +129,7 @@ LIMITS = {
     "promote a lane": 100,
     "next due": 20,
     "promote due 100": 40,
-    "sweep lane": 100,
+    "sweep lane": 150,
     "sweep signal": 50,
     "cancel requests": 10,
     "strays": 2 * RUNNING,
