@@ -5,6 +5,7 @@
 -- branches. What stays, because it is somebody else's or the books: calls and ledger, approvals and
 -- their decisions, deployments, messages, memories (also those still to be embedded), what a schedule
 -- fired, and what models were asked (JOBSWORTH_RECORD_CALLS has its own days). A run leaves whole.
+-- An `enqueue` that is repeated with an id of its own after its job has left adds the job anew.
 
 create table jobsworth.retention (
   id uuid not null default jobsworth.uuidv7() primary key,

@@ -82,7 +82,7 @@ async def _enqueue(
     job_id = (await jobs.enqueue(conn, MODE, given, priority=1)).job_id
     if not as_json:
         emit(str(job_id))
-        say(f"{found.jobs:,} jobs are to be {DONE[change.operation]}{_but(found.refused)}")
+        say(f"to be {DONE[change.operation]}: {_jobs(found.jobs)}{_but(found.refused)}")
     if wait:
         job = await follow(conn, job_id, lambda: _progress(conn, job_id, found.jobs))
     else:
@@ -121,10 +121,14 @@ def _show(change: Change, found: Preview, *, as_json: bool) -> None:
         emit_json(found)
         return
     now = datetime.now(UTC)
-    emit(f"{found.jobs:,} jobs would be {DONE[change.operation]}{_but(found.refused)}")
+    emit(f"{_jobs(found.jobs)} would be {DONE[change.operation]}{_but(found.refused)}")
     short = ids.short_ids(each.id for each in found.examples)
     if found.examples:
         emit_table(COLUMNS, [job_row(each, short(each.id), now) for each in found.examples], "")
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number:,} jobs"
 
 
 def _but(refused: dict[str, int]) -> str:
