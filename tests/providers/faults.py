@@ -21,7 +21,9 @@ class Fault:
     connection half-way through it, `garble` sends broken JSON, `edit` changes it (as a chat
     completion), `breaks` ends its stream with an error of that status, `ends` without one. `at`
     says where: before the first piece (nothing is computed then), half-way, or after the last.
-    `within` answers 200 with an error of that code, as gateways do. `seconds` delays the response.
+    `within` answers 200 with an error of that code, as gateways do: in a stream as its first event,
+    or in place of the stream if it is `plain` (a text: that is the whole answer). `seconds` delays
+    the response.
     """
 
     status: int | None = None
@@ -33,6 +35,7 @@ class Fault:
     breaks: int | None = None
     at: Literal["first", "half", "last"] = "half"
     within: int | None = None
+    plain: bool | str = False
     ends: bool = False
     edit: Callable[[Body], Any] | None = None
 
@@ -48,7 +51,7 @@ class Fault:
 
     def of(self, *, streamed: bool) -> Fault:
         """The same in a stream, or in a whole answer, for a fault that is of the other kind."""
-        if streamed and self.within:
+        if streamed and self.within and not self.plain:
             return replace(self, within=None, breaks=self.within, at="first")
         return too_many() if self.breaks in (429, 529) and not streamed else self
 
@@ -101,6 +104,7 @@ REFUSALS = {
         message="rate limit reached",
     ),
     "429_within": Fault(within=429, message="rate-limited upstream"),
+    "429_plain": Fault(within=429, plain=True, message="rate-limited upstream"),
     "429_first": Fault(breaks=429, at="first", message="rate limit reached"),
     "429_half": Fault(breaks=429, message="rate limit reached"),
     "429_last": Fault(breaks=429, at="last", message="rate limit reached"),

@@ -90,6 +90,7 @@ class BillLine:
     computed: bool
     fault: str | None
     at: float
+    streamed: bool = False
 
 
 class OpenAIStub:
@@ -217,13 +218,13 @@ class OpenAIStub:
             fault = drawn.of(streamed=bool(request.body.get("stream")))
             if fault.status is not None or fault.before_all:
                 nothing = Charge(request.path, _model(request), _request_id(request), 0, 0)
-                self._write(nothing, drawn, computed=False)
+                self._write(request, nothing, drawn, computed=False)
                 return fault, _error(request, fault)
             body, charge = self._computed(request)
             if fault.refuses and fault.at == "half":
                 charge = replace(charge, output_tokens=charge.output_tokens // 2)
             self._bill.append(charge)
-            self._write(charge, drawn, computed=True)
+            self._write(request, charge, drawn, computed=True)
             return fault, body
 
     def _next_fault(self, request: Request) -> Fault:
@@ -247,13 +248,17 @@ class OpenAIStub:
                 self._ways.rotate(-1)
                 return self._ways[-1]
             if drawn < 0:
-                return FAULTS[name]
+                face = FACES.get(request.path)
+                # What states no total cannot contradict it.
+                untold = name == "inconsistent_usage" and face and not face.states_total
+                return MISSING_USAGE if untold else FAULTS[name]
         return GOOD
 
-    def _write(self, charge: Charge, fault: Fault, *, computed: bool) -> None:
+    def _write(self, request: Request, charge: Charge, fault: Fault, *, computed: bool) -> None:
         """Write the line before the answer is sent, so that it is there if the client is killed."""
         if self._bill_file is not None:
-            line = BillLine(charge, computed, _fault_name(fault), time.time())
+            streamed = bool(request.body.get("stream"))
+            line = BillLine(charge, computed, _fault_name(fault), time.time(), streamed)
             with self._bill_file.open("a") as bill:
                 bill.write(json.dumps(asdict(line)) + "\n")
 
@@ -369,7 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = fault.edit(body) if fault.edit else body
             face = FACES.get(request.path)
             body = face.answer_of(body) if face else body
-        answer = json.dumps(body).encode()
+        answer = (fault.plain if isinstance(fault.plain, str) else json.dumps(body)).encode()
         if fault.garble:
             answer = answer[: len(answer) // 2]
         self.send_response(fault.status or 200)

@@ -19,7 +19,7 @@ class Face:
     """One protocol; `broken` makes the error event of a stream that fails.
 
     `closing`: how many events end a stream after all of the answer has been told. `within`: the
-    body of an error that comes with status 200.
+    body of an error that comes with status 200. `states_total`: its usage has a sum of all tokens.
     """
 
     chat_of: Callable[[Body], Body]
@@ -30,6 +30,7 @@ class Face:
     within: Callable[[int, str], Body]
     closing: int = 1
     last: bytes = b""
+    states_total: bool = True
 
     def stream(self, answer: Body, asked: Body) -> list[bytes]:
         return [*map(event_of, self.events(answer, asked)), *([self.last] if self.last else [])]
@@ -71,6 +72,7 @@ FACES = {
         anthropic_face.error,
         anthropic_face.error,
         anthropic_face.error,
+        states_total=False,
     ),
     "/v1/responses": Face(
         responses_face.chat_of,

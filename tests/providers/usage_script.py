@@ -26,12 +26,18 @@ OF_INPUT = {
     "cache_write_1h_tokens": "cache_write_1h_tokens",
     "audio_tokens": "input_audio_tokens",
     "image_tokens": "input_image_tokens",
+    "video_tokens": "input_video_tokens",
 }
-OF_CACHE = {"audio_tokens": "cache_audio_read_tokens", "image_tokens": "cache_image_read_tokens"}
+OF_CACHE = {
+    "audio_tokens": "cache_audio_read_tokens",
+    "image_tokens": "cache_image_read_tokens",
+    "video_tokens": "cache_video_read_tokens",
+}
 OF_OUTPUT = {
     "reasoning_tokens": "output_reasoning_tokens",
     "audio_tokens": "output_audio_tokens",
     "image_tokens": "output_image_tokens",
+    "video_tokens": "output_video_tokens",
 }
 
 
@@ -63,7 +69,8 @@ def _usage(usage: Body, counts: Mapping[str, int], most: int | None) -> Body:
         return sum(counts.get(name, 0) for name in names)
 
     read = usage["prompt_tokens"] + of(
-        *("cache_read_tokens", "cache_write_tokens", "input_audio_tokens", "input_image_tokens")
+        *("cache_read_tokens", "cache_write_tokens", "input_audio_tokens"),
+        *("input_image_tokens", "input_video_tokens"),
     )
     # These are parts of both the cached tokens and those of their kind.
     read -= of(*OF_CACHE.values())

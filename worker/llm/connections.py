@@ -60,6 +60,8 @@ class ManyClients(httpx2.AsyncClient):
             self.open_requests[n] -= 1
         else:
             response.stream = _Counted(response.stream, lambda: self._ended(n))  # pyright: ignore[reportArgumentType]
+        for hook in self.event_hooks["response"]:
+            await hook(response)
         return response
 
     async def aclose(self) -> None:

@@ -13,6 +13,7 @@ Requested 36278"), its headers say that the limit was whole and the request may 
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 from pydantic_ai.exceptions import (
@@ -25,7 +26,8 @@ from pydantic_ai.exceptions import (
 )
 from pydantic_ai.messages import ModelMessage, ModelResponse, UserPromptPart
 
-from worker.llm.usage import Estimate, usage_so_far
+from worker.llm.plain_answers import PlainAnswer
+from worker.llm.usage import Estimate, Told, usage_so_far
 from worker.masking import MASK, mask
 from worker.money.paid_call import PROVIDER_WAIT_SECONDS_MAX, PaidCall
 from worker.outcomes import Fail, Retry
@@ -48,7 +50,17 @@ QUOTA = "pay for more there, or raise the limit of this key, and retry the job"
 _LIMIT_AND_REQUESTED = re.compile(r"\bLimit:? ([\d,]{1,20})\b.*?\bRequested:? ([\d,]{1,20})", re.S)
 _COUNTED_TOKENS = re.compile(r"\b(input|output)? ?tokens\b")
 _CATEGORIES = {402: ModelQuotaExceededError, 429: ModelRateLimitError, 529: ModelOverloadedError}
-_TYPES = {"rate_limit_error": 429, "rate_limit_exceeded": 429, "overloaded_error": 529}
+_REFUSING = {"rate_limit_error": 429, "rate_limit_exceeded": 429, "overloaded_error": 529}
+# The status of errors that come without one (platform.claude.com/docs/en/api/errors, and OpenAI's).
+_STATUS = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "insufficient_quota": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+}
 _KEY = re.compile(r"\b(?:sk|pk|key|org|proj)[-_][\w*.-]{4,}")
 
 
@@ -68,17 +80,19 @@ async def settle(
     error: BaseException,
     says: str,
     estimate: Estimate,
+    told: Told,
     partial: ModelResponse | None = None,
     *,
     thinks: bool = False,
 ) -> Unanswered:
     """Settle the call by its error; `partial`: what had come of the answer when its stream failed.
 
-    `thinks`: the model may have thought without showing it.
+    `told`: what the provider had said besides. `thinks`: the model may have thought without showing
+    it.
     """
     limited = isinstance(error, ModelRateLimitError | ModelOverloadedError)
     if limited:
-        usage = None if partial is None else usage_so_far(partial, estimate, thinks=thinks)
+        usage = None if partial is None else usage_so_far(partial, estimate, told, thinks=thinks)
         if usage is None and never_met(error, estimate):
             await call.refused(says)
             return Unanswered(error, says, Fail(f"{says}; {NEVER_MET}"))
@@ -136,17 +150,40 @@ def error_within(model_name: str, answer: Any) -> ModelAPIError | None:
     if not isinstance(said, dict) or not said or getattr(answer, "object", None) == "response":
         return None
     body = cast(dict[str, Any], said)
-    code = str(_TYPES.get(str(body.get("type"))) or body.get("code"))
+    code = _status_of(str(body.get("type")), str(body.get("code")))
     began = bool(choices) or bool(getattr(getattr(answer, "usage", None), "total_tokens", 0))
-    if not (code.isdecimal() and 400 <= int(code) < 600):
+    if code is None:
         return ModelAPIError(model_name, str(body.get("message")), body=body, in_stream=began)
     return ModelHTTPError.for_category(
-        _CATEGORIES.get(int(code)),
-        status_code=int(code),
+        _CATEGORIES.get(code),
+        status_code=code,
         model_name=model_name,
         body=body,
         in_stream=began,
     )
+
+
+def _status_of(kind: str, code: str) -> int | None:
+    """The HTTP status that an error's type and code stand for; None if for none."""
+    if refusing := _REFUSING.get(kind) or _REFUSING.get(code):
+        return refusing
+    if code.isdecimal() and len(code) == 3 and 400 <= int(code) < 600:
+        return int(code)
+    return _STATUS.get(code) or _STATUS.get(kind)
+
+
+def error_instead_of_stream(model_name: str, answer: PlainAnswer) -> ModelAPIError | None:
+    """The error in a document that came in place of a stream; None if none came."""
+    if not answer.came:
+        return None
+    found: Any = answer.document
+    told = cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    listed: Any = told.get("choices")
+    first: Any = listed[0] if isinstance(listed, list) and listed else None
+    choices = [SimpleNamespace(**first)] if isinstance(first, dict) else []
+    error = error_within(model_name, SimpleNamespace(error=told.get("error"), choices=choices))
+    untold = "it answered a streamed request with a document that is no stream"
+    return error or ModelAPIError(model_name, untold)
 
 
 def described(error: BaseException, model: str, messages: Sequence[ModelMessage]) -> str:

@@ -111,11 +111,14 @@ def usage_of(response: ModelResponse, estimate: Estimate, told: "Told") -> Usage
     )
 
 
-def usage_so_far(partial: ModelResponse, estimate: Estimate, *, thinks: bool) -> Usage | None:
+def usage_so_far(
+    partial: ModelResponse, estimate: Estimate, told: "Told", *, thinks: bool
+) -> Usage | None:
     """What an answer took that its provider broke off; None if nothing of it had been made.
 
-    The provider's own count of the input, if it came; of the output, no more than what was shown,
-    because no token is less than a byte. A model that `thinks` may have made more than it showed.
+    Classes and tier are those that the provider had `told`. The input is the provider's own count,
+    if it came; the output no more than what was shown, because no token is less than a byte. A
+    model that `thinks` may have made more than it showed.
     """
     said = partial.usage
     if not partial.parts and said.input_tokens + said.output_tokens == 0:
@@ -127,6 +130,8 @@ def usage_so_far(partial: ModelResponse, estimate: Estimate, *, thinks: bool) ->
         min(max(said.output_tokens, min(made, estimate.output_tokens)), TOKENS_MAX),
         cache_read_tokens=min(max(said.cache_read_tokens, 0), TOKENS_MAX),
         cache_write_tokens=min(max(said.cache_write_tokens, 0), TOKENS_MAX),
+        others=classes.others_of(said, told.others),
+        tier=classes.tier_of(told.terms | (partial.provider_details or {})),
         source=UsageSource.ESTIMATED,
     )
 

@@ -34,6 +34,7 @@ from worker.attempt_state import AttemptState
 from worker.llm import failures, recorded, unmetered
 from worker.llm.connections import connection_of
 from worker.llm.failures import Unanswered
+from worker.llm.plain_answers import PlainAnswer
 from worker.llm.stream import MeteredStream
 from worker.llm.usage import Estimate, Told, price_of, upper_estimate, usage_of
 from worker.log import get_logger
@@ -143,7 +144,7 @@ class MeteredModel(WrapperModel):
                         messages, self._with_request_id(pending, call), model_request_parameters
                     )
         except BaseException as error:
-            await self._fail(pending, call, error, messages)
+            await self._fail(pending, call, error, messages, told)
         return await self._answer(pending, call, response, messages, told)
 
     @asynccontextmanager
@@ -162,7 +163,7 @@ class MeteredModel(WrapperModel):
                 call, model_request_parameters=model_request_parameters, replay_events=True
             )
             return
-        told = self._told()
+        told, plain = self._told(), PlainAnswer()
         stream: MeteredStream | None = None
 
         async def answered(response: ModelResponse) -> ModelResponse:
@@ -172,7 +173,7 @@ class MeteredModel(WrapperModel):
             Sending(call.request_id).sent()
             settings = self._with_request_id(pending, call)
             async with connection as stack:
-                with unmetered.sending():
+                with unmetered.sending(), plain.heeded(self.wrapped):
                     live = await stack.enter_async_context(
                         self.wrapped.request_stream(
                             messages, settings, model_request_parameters, run_context
@@ -184,7 +185,9 @@ class MeteredModel(WrapperModel):
         except BaseException as error:
             if stream is not None and stream.answered:
                 raise
-            await self._fail(pending, call, error, messages, stream)
+            if stream is None and isinstance(error, Exception):
+                error = failures.error_instead_of_stream(self.model_name, plain) or error
+            await self._fail(pending, call, error, messages, told, stream)
         if not stream.answered:
             await call.cut("the stream was left before its end")
 
@@ -336,6 +339,7 @@ class MeteredModel(WrapperModel):
         call: PaidCall,
         error: BaseException,
         messages: list[ModelMessage],
+        told: Told,
         stream: MeteredStream | None = None,
     ) -> NoReturn:
         """Settle the call, and raise pydantic-ai's own error: a fallback goes on from there."""
@@ -345,6 +349,7 @@ class MeteredModel(WrapperModel):
             error,
             says,
             pending.estimate,
+            told,
             stream and stream.get(),
             thinks=self.wrapped.profile.get("supports_thinking", False),
         )

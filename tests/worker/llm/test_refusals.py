@@ -235,6 +235,41 @@ async def test_an_error_that_comes_as_an_answer_keeps_its_reason(
     assert says is None or says in (job.error or "")
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_an_error_that_comes_in_place_of_a_stream_keeps_its_reason(
+    api: JobApi, provider: OpenAIStub, protocol: str
+) -> None:
+    """Status 200 and plain JSON, where the events of a stream were asked for."""
+    working(provider, protocol, streamed=True)
+    said = "upstream says no"
+    provider.script(Fault(within=402, plain=True, message=said))
+    failed = await api.run("work")
+    provider.script(Fault(within=429, plain=True, message=said))
+    parked = await api.run("work")
+    for job in (failed, parked):
+        call, *_ = await calls_of(api, job.id)
+        assert said in (call.error or ""), call
+    assert (parked.status, parked.waiting_for) == (JobStatus.WAITING, "limit")
+    if protocol == "responses":  # its error has no status
+        assert (await calls_of(api, failed.id))[0].status is CallStatus.UNKNOWN
+    else:
+        assert failed.status is JobStatus.FAILED
+        assert f"answered 402: {said}" in (failed.error or "")
+
+
+@pytest.mark.parametrize("sent", ["[1]", '{"choices": 3, "error": {}}', "[" * 9_000, "{"])
+async def test_a_document_in_place_of_a_stream_ends_the_try_with_a_reason(
+    api: JobApi, provider: OpenAIStub, sent: str
+) -> None:
+    provider.script(Fault(within=200, plain=sent))
+    working(provider, streamed=True)
+    job = await api.run("work")
+    assert job.status is JobStatus.DONE, job.error
+    failed, answered = await calls_of(api, job.id)
+    assert (failed.status, answered.status) == (CallStatus.UNKNOWN, CallStatus.OK)
+    assert "a document that is no stream" in (failed.error or "")
+
+
 def filtered(body: Any) -> Any:
     body["choices"][0]["finish_reason"] = "content_filter"
     return body
