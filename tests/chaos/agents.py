@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from anthropic import AsyncAnthropic
 from pydantic_ai import Agent, RunContext
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models import Model
+from pydantic_ai.models.anthropic import AnthropicModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
@@ -26,34 +30,38 @@ CHARGE_SECONDS = 0.1
 
 
 @handler("books.agent", failures_max=TRIES)
-async def agent(job: Job, prompt: str, model: str, streamed: bool = False, key: str = KEY) -> str:
-    """What the prompt scripts: tools of every kind, and a last word."""
-    return await _run(job, prompt, model, streamed, key)
+async def agent(job: Job, prompt: str, **asked: Any) -> str:
+    """What the prompt scripts: tools of every kind, and a last word. `asked` is as in `_run`."""
+    return await _run(job, prompt, **asked)
 
 
 @handler("books.frugal", failures_max=TRIES)
-async def frugal(job: Job, prompt: str, model: str, streamed: bool = False) -> str:
+async def frugal(job: Job, prompt: str, **asked: Any) -> str:
     """The same in a mode whose budget fails what does not fit."""
-    return await _run(job, prompt, model, streamed)
+    return await _run(job, prompt, **asked)
 
 
 @handler("books.join", failures_max=TRIES)
-async def join(job: Job, prompt: str, model: str, streamed: bool = False) -> str:
+async def join(job: Job, prompt: str, **asked: Any) -> str:
     """Where the branches of a run come together, with what they came to."""
     parents = await job.parents()
     # How a parent ended does not change any more, so every attempt asks the same.
     told = ", ".join(f"{node}: {parents[node]}" for node in sorted(parents))
-    return await _run(job, f"{told} {prompt}", model, streamed)
+    return await _run(job, f"{told} {prompt}", **asked)
 
 
-async def _run(job: Job, prompt: str, model: str, streamed: bool, key: str = KEY) -> str:
+async def _run(
+    job: Job, prompt: str, model: str, streamed: bool = False, face: str = "chat", key: str = KEY
+) -> str:
+    """`face`: the protocol, `chat`, `responses` or `anthropic`."""
+
     async def listen(ctx: RunContext[Job], events: AsyncIterable[Any]) -> None:
         async for _ in events:
             pass
 
     return await job.agent(
         "think",
-        _agent(model, key),
+        _agent(face, model, key),
         prompt,
         deps=job,
         event_stream_handler=listen if streamed else None,
@@ -62,9 +70,9 @@ async def _run(job: Job, prompt: str, model: str, streamed: bool, key: str = KEY
 
 
 @cache
-def _agent(model: str, key: str) -> Agent[Job, str]:
+def _agent(face: str, model: str, key: str) -> Agent[Job, str]:
     agent = Agent(
-        OpenAIChatModel(model, provider=_provider(key)),
+        _model(face, model, key),
         deps_type=Job,
         retries=TRIES,
         model_settings=ModelSettings(max_tokens=MAX_TOKENS),
@@ -101,5 +109,10 @@ def _done(job: Job, tool: str, n: int) -> str:
 
 
 @cache
-def _provider(key: str) -> OpenAIProvider:
-    return OpenAIProvider(base_url=os.environ["JOBSWORTH_CHAOS_PROVIDER"], api_key=key)
+def _model(face: str, model: str, key: str) -> Model:
+    url = os.environ["JOBSWORTH_CHAOS_PROVIDER"]
+    if face == "anthropic":
+        client = AsyncAnthropic(base_url=url.removesuffix("/v1"), api_key=key)
+        return AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client))
+    kind = OpenAIChatModel if face == "chat" else OpenAIResponsesModel
+    return kind(model, provider=OpenAIProvider(base_url=url, api_key=key))

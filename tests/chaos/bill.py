@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +18,7 @@ from uuid import UUID
 
 from psycopg.rows import DictRow
 
+from tests.chaos import price_list
 from tests.chaos.scene import Scene
 from tests.providers.openai_stub import BillLine, Charge
 
@@ -49,31 +50,8 @@ from jobsworth.steps s
 where s.kind = 'call' and s.finished_at is not null
 """
 
-PER_TOKENS = 1_000_000
 # From the booking of a call to its arrival: a daemon may be stalled in between, or a machine busy.
 LATE_SECONDS = 10.0
-
-
-class Rates(NamedTuple):
-    """US dollars for a million tokens; all but images at half the price in the tier "flex"."""
-
-    input: Decimal
-    cached: Decimal
-    output: Decimal
-    image: Decimal
-    drawn: Decimal
-
-    def cost(self, charge: Charge) -> Decimal | None:
-        """By hand, from the bill; None in a tier that has no price."""
-        if charge.tier not in (None, "flex"):
-            return None
-        seen = charge.others.get("input_image_tokens", 0)
-        drawn = charge.others.get("output_image_tokens", 0)
-        fresh = charge.input_tokens - charge.cached_tokens - seen
-        text = fresh * self.input + charge.cached_tokens * self.cached
-        text += (charge.output_tokens - drawn) * self.output
-        images = seen * self.image + drawn * self.drawn
-        return (text / (2 if charge.tier else 1) + images) / PER_TOKENS
 
 
 class Budget(NamedTuple):
@@ -114,9 +92,8 @@ class Amounts:
 class Books:
     """The books beside the bill, both complete."""
 
-    def __init__(self, scene: Scene, bill: Sequence[BillLine], rates: Rates) -> None:
+    def __init__(self, scene: Scene, bill: Sequence[BillLine]) -> None:
         self.bill = bill
-        self.rates = rates
         scene.conn.execute("set time zone 'utc'")
         self.calls = scene.rows(CALLS)
         self.entries = scene.rows(ENTRIES)
@@ -148,14 +125,17 @@ class Books:
                 upper = (call["estimated_input_tokens"], call["estimated_output_tokens"])
                 assert billed[0] <= booked[0] <= upper[0], said
                 assert billed[1] <= booked[1] <= upper[1], said
-                cost = self.rates.cost(charge) or 0
-                assert cost <= call["cost"] <= call["estimated_cost"], said
+                cost = price_list.cost(charge)
+                if call["cost"] is None:
+                    assert cost is None, said
+                else:
+                    assert (cost or 0) <= call["cost"] <= call["estimated_cost"], said
             elif not line.computed and call["status"] == "error":
                 assert booked == (0, 0, 0), said
                 assert call["cost"] == 0, said
             elif (call["status"], call["usage_source"]) == ("ok", "provider"):
                 assert booked == billed, said
-                cost = self.rates.cost(charge)
+                cost = price_list.cost(charge)
                 # Whoever was given up stays at the estimate if the truth has no price.
                 assert call["cost"] == cost or (cost, call["estimated_cost"]) == (
                     *(None, call["cost"]),
@@ -168,7 +148,7 @@ class Books:
                 assert call["usage_source"] == "estimated", said
                 estimated = (call["estimated_input_tokens"], call["estimated_output_tokens"])
                 assert booked == (*estimated, 0), said
-                assert call["cost"] == call["estimated_cost"] >= (self.rates.cost(charge) or 0), (
+                assert call["cost"] == call["estimated_cost"] >= (price_list.cost(charge) or 0), (
                     said
                 )
                 assert booked[0] >= billed[0], said
@@ -178,7 +158,7 @@ class Books:
         written = (call["cache_write_tokens"], call["reasoning_tokens"])
         assert written == (charge.written_tokens, charge.thought_tokens), said
         assert (call["other_usage"] or {}) == charge.others, said
-        assert call["tier"] == charge.tier, said
+        assert call["tier"] == price_list.tier_of(charge), said
         answered = None if charge.answered_model == charge.model else charge.answered_model
         assert call["answered_model"] == answered, said
 
@@ -234,12 +214,18 @@ class Books:
                 allowed = amounts.at(entry["occurred_at"].timestamp())
                 assert held[window] <= allowed, f"{window}: {held[window]} at {entry}"
 
-    def check_rate(self, model: str, per_minute: int, since: float, until: float) -> None:
+    def check_rate(
+        self, paths: Collection[str], model: str, per_minute: int, since: float, until: float
+    ) -> None:
         """A bucket holds a minute's worth, and fills at the rate: no interval saw more arrive.
 
         What arrived within it was booked within it, or up to `LATE_SECONDS` before.
         """
-        arrived = [line.at for line in self.bill if line.charge.model == model]
+        arrived = [
+            line.at
+            for line in self.bill
+            if line.charge.model == model and line.charge.path in paths
+        ]
         within = sorted(at for at in arrived if since < at < until)
         for first, began in enumerate(within):
             for count, at in enumerate(within[first:], start=1):
@@ -253,6 +239,13 @@ class Books:
             assert call["lease_no"] >= newest[call["job_id"]], f"after its lease was lost: {call}"
             newest[call["job_id"]] = call["lease_no"]
 
+    def booked_by_the_provider(self) -> Iterator[BillLine]:
+        """The lines whose calls are settled at what their provider says."""
+        for line in self.bill:
+            call = self.by_request[str(line.charge.request_id)]
+            if (call["status"], call["usage_source"]) == ("ok", "provider"):
+                yield line
+
     def statuses(self) -> Counter[str]:
         return Counter(call["status"] for call in self.calls)
 
@@ -262,4 +255,4 @@ class Books:
     def _billed(self, budget: Budget, charge: Charge) -> Decimal:
         if budget.unit == "tokens":
             return Decimal(charge.input_tokens + charge.output_tokens)
-        return self.rates.cost(charge) or Decimal(0)
+        return price_list.cost(charge) or Decimal(0)

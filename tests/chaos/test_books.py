@@ -13,10 +13,11 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import LiteralString
 from uuid import UUID
@@ -27,10 +28,11 @@ from psycopg.types.json import Jsonb
 
 from db.money import books, settlements
 from db.pool import Database
-from tests.chaos.bill import Amounts, Books, Budget, Rates
+from tests.chaos import price_list
+from tests.chaos.bill import Amounts, Books, Budget
 from tests.chaos.nursery import Daemon
 from tests.chaos.scene import Scene
-from tests.chaos.scripts import nodes_of, rush_of
+from tests.chaos.scripts import MODELS, USED, nodes_of, parts_scripted, rush_of
 from tests.chaos.verdict import check_no_violations
 from tests.providers.faults import ANY_REFUSAL, REFUSALS
 from tests.providers.openai_stub import BillLine, bill_of
@@ -64,7 +66,6 @@ FAULTS = {
     "malformed_tool_json": 0.04,
     "duplicate_tool_ids": 0.05,
 }
-RATES = Rates(Decimal(2), Decimal(1), Decimal(8), Decimal("1.5"), Decimal(4))
 HOURLY = Budget("hourly", "tokens", "hour", model="hourly-1")
 RUN = Budget("each run", "money", "run")
 FRUGAL = Budget("frugal", "tokens", "day", mode="books.frugal")
@@ -75,20 +76,21 @@ RUSH = 24
 LIMITED = "limited-1"
 LIMIT_REQUESTS = 12
 LATER_REQUESTS = 600
+# The paths of each provider's protocols.
+PATHS = {
+    "openai": ("/v1/chat/completions", "/v1/responses"),
+    "anthropic": ("/v1/messages",),
+}
 
 START_RUN: LiteralString = "select jobsworth.start_run(%(nodes)s) as id"
-PRICE: LiteralString = """
-insert into jobsworth.prices (provider, model, input, cache_read, output, tier, others)
-values ('openai', '*', %(input)s, %(cached)s, %(output)s, null, jsonb_build_object(
-    'input_image_mtok', %(image)s, 'output_image_mtok', %(drawn)s)),
-  ('openai', '*', %(input)s / 2, %(cached)s / 2, %(output)s / 2, 'flex', '{}')
-"""
 BUDGET: LiteralString = """
 select jobsworth.set_budget(%(name)s, %(unit)s::jobsworth.budget_unit, %(amount)s::numeric,
   %(period)s::jobsworth.budget_period, model => %(model)s, mode => %(mode)s,
   over => %(over)s::jobsworth.budget_over)
 """
-LIMIT: LiteralString = "select jobsworth.set_rate_limit('openai', %(model)s, %(requests)s)"
+LIMIT: LiteralString = """
+select jobsworth.set_rate_limit(%(provider)s, %(model)s, %(requests)s)
+"""
 CLOCK: LiteralString = "select extract(epoch from clock_timestamp())::float8"
 RAISE: LiteralString = "select jobsworth.raise_budget(%(name)s, %(amount)s::numeric)"
 SHORT: LiteralString = """
@@ -175,7 +177,9 @@ class Play:
 
     def begin(self, seed: int) -> None:
         """Start the run of this seed when there are few enough."""
+        give_up = time.monotonic() + END_SECONDS
         while self.scene.value(BUSY) >= OPEN_RUNS:
+            self._must_end_by(give_up)
             self.tend(0.1)
         self.scene.conn.execute(START_RUN, {"nodes": Jsonb(nodes_of(seed))})
 
@@ -223,17 +227,20 @@ class Play:
         """Until every run has ended; then what only upkeep does, which takes its time."""
         give_up = time.monotonic() + END_SECONDS
         while self.scene.value(OPEN) or self._stalled:
-            if time.monotonic() > give_up:
-                raise AssertionError(f"still open: {self.scene.open_jobs()}\n{self.scene.tails()}")
+            self._must_end_by(give_up)
             self.tend(0.1)
             self._replace_dead()
         self.phases.append(self.scene.value(CLOCK))
         anyio.run(self._settle_abandoned)
 
+    def _must_end_by(self, give_up: float) -> None:
+        if time.monotonic() > give_up:
+            raise AssertionError(f"still open: {self.scene.open_jobs()}\n{self.scene.tails()}")
+
     def relax(self) -> None:
         """Let the limited model be asked more from now on."""
         self.phases.append(self.scene.value(CLOCK))
-        self.scene.conn.execute(LIMIT, {"model": LIMITED, "requests": LATER_REQUESTS})
+        self._limit(LATER_REQUESTS)
 
     def tend(self, seconds: float) -> None:
         """For a while, decide what is asked, and raise what is waited for."""
@@ -250,12 +257,17 @@ class Play:
     def _prepare(self) -> None:
         conn = self.scene.conn
         conn.execute(SLOW_DISK)
-        conn.execute(PRICE, RATES._asdict())
-        conn.execute(LIMIT, {"model": LIMITED, "requests": LIMIT_REQUESTS})
+        price_list.set_prices(conn, tuple(MODELS))
+        self._limit(LIMIT_REQUESTS)
         self.phases.append(self.scene.value(CLOCK))
         for budget, (amount, step) in BUDGETS.items():
             over = "park" if step else "fail"
             conn.execute(BUDGET, budget._asdict() | {"amount": amount, "over": over})
+
+    def _limit(self, requests: int) -> None:
+        for provider in PATHS:
+            limit = {"provider": provider, "model": LIMITED, "requests": requests}
+            self.scene.conn.execute(LIMIT, limit)
 
     def _decide(self) -> None:
         for asked in self.scene.rows(ASKED):
@@ -317,7 +329,7 @@ def test_after_many_kills_the_books_agree_with_the_bill(
 
 
 def _check(play: Play, bill: list[BillLine], *, many: bool) -> None:
-    books = Books(play.scene, bill, RATES)
+    books = Books(play.scene, bill)
     books.check_each_request_on_the_bill_has_one_call()
     books.check_each_call_says_what_the_bill_says()
     books.check_no_answer_was_bought_twice()
@@ -325,8 +337,9 @@ def _check(play: Play, bill: list[BillLine], *, many: bool) -> None:
     for budget in BUDGETS:
         books.check_nothing_beyond_a_budget(budget, play.raised[budget.name])
     begun, relaxed, ended = play.phases
-    books.check_rate(LIMITED, LIMIT_REQUESTS, begun, relaxed)
-    books.check_rate(LIMITED, LATER_REQUESTS, relaxed, ended)
+    for paths in PATHS.values():
+        books.check_rate(paths, LIMITED, LIMIT_REQUESTS, begun, relaxed)
+        books.check_rate(paths, LIMITED, LATER_REQUESTS, relaxed, ended)
     books.check_each_call_began_under_its_lease()
     check_no_violations(play.scene)
     _check_endings(play.scene)
@@ -356,10 +369,7 @@ def _check_everything_happened(play: Play, books: Books) -> None:
     """Nothing of the above was true for want of an occasion."""
     assert books.statuses().keys() == {"ok", "cut", "error", "unknown"}
     assert books.faults().keys() >= (FAULTS.keys() - {ANY_REFUSAL}) | REFUSALS.keys()
-    booked = [call for call in books.calls if call["usage_source"] == "provider"]
-    assert {call["tier"] for call in booked} == {None, "flex", "scale"}
-    assert {call["answered_model"] for call in booked} == {None, "other-2"}
-    assert any(call["other_usage"] for call in booked)
+    _check_each_class_was_booked(books)
     assert play.happened.keys() >= {"approve", "reject", "done", "again"}
     assert play.happened.keys() >= {"killed", "died", "stalled"}
     limited = [line for line in books.bill if line.charge.model == LIMITED]
@@ -367,6 +377,23 @@ def _check_everything_happened(play: Play, books: Books) -> None:
     assert any(row["status"] == "failed" for row in play.scene.rows(ENDINGS))
     for budget in (HOURLY, RUN):
         assert len(play.raised[budget.name].amounts) > 2, budget
+
+
+def _check_each_class_was_booked(books: Books) -> None:
+    """By each protocol, whole and streamed; and each protocol has refused something."""
+    booked: dict[str, set[str]] = defaultdict(set)
+    for line in books.booked_by_the_provider():
+        booked[line.charge.path] |= price_list.parts_of(line.charge)
+        booked[line.charge.path].add(f"streamed: {line.streamed}")
+    for face, path in zip(("chat", "responses", "anthropic"), chain(*PATHS.values()), strict=True):
+        scripted = set[str]().union(*map(parts_scripted, USED[face]))
+        assert booked[path] >= scripted | {"streamed: True", "streamed: False"}, face
+        refused = {
+            line.streamed
+            for line in books.bill
+            if line.charge.path == path and line.fault in REFUSALS
+        }
+        assert refused == {True, False}, face
 
 
 @contextmanager
