@@ -16,13 +16,13 @@ from rich.text import Text
 
 from db.documents import parse_payload
 from db.errors import Conflict, InvalidInput
-from db.pool import Connection
+from db.pool import Connection, Database
 from db.runs import branches, runs
 from db.runs.branches import Fork
 from db.runs.runs import Run, RunStarted, RunStatus, StartOptions
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
-from worker.cli.terminal.database import run_in_database
+from worker.cli.terminal.database import run_in_database, write_in_database
 from worker.cli.terminal.output import (
     Column,
     compact_json,
@@ -147,10 +147,10 @@ def start(file: str, key: str | None, as_json: bool) -> None:
     if key is not None:
         chosen["idempotency_key"] = key
 
-    async def work(conn: Connection) -> RunStarted:
-        return await runs.start(conn, nodes, **chosen)
+    async def work(database: Database) -> RunStarted:
+        return await runs.start(database, nodes, **chosen)
 
-    started = run_in_database(work)
+    started = write_in_database(work)
     if as_json:
         emit_json({"id": started.run_id, "created": started.created})
         return
@@ -350,7 +350,7 @@ def _read(argument: str) -> bytes:
 def _parse(data: bytes, argument: str) -> object:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"{argument} is not JSON: {error}", "write a list of nodes, or an object that has one"
         ) from error

@@ -6,12 +6,12 @@ In: a job, the signal's name and its payload. Out: the signal, kept until the jo
 import click
 from rich.text import Text
 
-from db.pool import Connection
+from db.pool import Database
 from db.queue import jobs, signals
 from db.queue.jobs import Job
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
-from worker.cli.terminal.database import run_in_database
+from worker.cli.terminal.database import write_in_database
 from worker.cli.terminal.output import emit, emit_json
 from worker.cli.terminal.payload import read_document
 from worker.cli.terminal.words import job_status
@@ -29,12 +29,14 @@ def send(job: str, name: str, payload: str | None, as_json: bool) -> None:
     typed = ids.typed_job(job)
     document = read_document(payload, "the payload")
 
-    async def work(conn: Connection) -> Job:
-        job_id = await ids.find_job(conn, typed)
-        await signals.send(conn, job_id, name, document)
-        return await jobs.get_by_id(conn, job_id)
+    async def work(database: Database) -> Job:
+        async with database.connection() as conn:
+            job_id = await ids.find_job(conn, typed)
+        await signals.send(database, job_id, name, document)
+        async with database.connection() as conn:
+            return await jobs.get_by_id(conn, job_id)
 
-    found = run_in_database(work)
+    found = write_in_database(work)
     if as_json:
         emit_json({"id": found.id, "status": found.status, "waiting_for": found.waiting_for})
     else:

@@ -1,8 +1,9 @@
 """One connection for one command.
 
-In: settings. Out: a connection to the installation they name, its schema checked. Where no URL is
-set, the embedded database is started, brought to this version's schema, and stopped afterwards if
-no other process uses it. Invariant: no password is ever shown.
+In: settings. Out: a connection to the installation they name, its schema checked; or a pool of one,
+for a write that is tried again. Where no URL is set, the embedded database is started, brought to
+this version's schema, and stopped afterwards if no other process uses it. Invariant: no password is
+ever shown.
 """
 
 import sys
@@ -16,7 +17,7 @@ import psycopg
 
 from db.errors import SchemaMismatch
 from db.migrate import SchemaState, check, migrate
-from db.pool import Connection
+from db.pool import Connection, Database
 from db.reach import passes, unreachable
 from db.sessions import connect_parameters
 from worker.cli.terminal.output import say
@@ -41,6 +42,22 @@ def run_in_database(
     async def connect_and_work() -> T:
         async with connected(known) as conn:
             return await work(conn)
+
+    return run_async(connect_and_work)
+
+
+def write_in_database(work: Callable[[Database], Awaitable[T]]) -> T:
+    """`run_in_database` with a pool of one connection, for writes that are harmless twice
+    (`db.safe_write`): a connection that is lost meanwhile is replaced.
+    """
+    settings = load_settings()
+
+    async def connect_and_work() -> T:
+        async with database_url(settings) as url:
+            async with connection_to(url, settings) as conn:
+                await _check_schema(conn, url, settings)
+            async with _pool(url, settings) as database:
+                return await work(database)
 
     return run_async(connect_and_work)
 
@@ -85,11 +102,7 @@ async def connected(settings: Settings) -> AsyncGenerator[Connection]:
     Raises `Unavailable` (with the address, without the password) and `SchemaMismatch`.
     """
     async with database_url(settings) as url, connection_to(url, settings) as conn:
-        state = await check(conn, settings.schema_name)
-        if state.state in ("missing", "older") and settings.database_url is None:
-            await anyio.to_thread.run_sync(migrate, url, settings.schema_name)
-        elif state.state != "ok":
-            raise schema_mismatch(state)
+        await _check_schema(conn, url, settings)
         yield conn
 
 
@@ -128,6 +141,26 @@ def schema_mismatch(state: SchemaState) -> SchemaMismatch:
     """The error for a schema in this state."""
     message, _, remedy = state.message.partition("; run")
     return SchemaMismatch(message, f"run{remedy}")
+
+
+async def _check_schema(conn: Connection, url: str, settings: Settings) -> None:
+    state = await check(conn, settings.schema_name)
+    if state.state in ("missing", "older") and settings.database_url is None:
+        await anyio.to_thread.run_sync(migrate, url, settings.schema_name)
+    elif state.state != "ok":
+        raise schema_mismatch(state)
+
+
+def _pool(url: str, settings: Settings) -> Database:
+    return Database(
+        url,
+        schema=settings.schema_name,
+        pool_min=1,
+        pool_max=1,
+        statement_seconds=settings.statement_seconds,
+        acquire_seconds=max(settings.connect_seconds, CONNECT_SECONDS_MIN),
+        application_name="jobsworth cli",
+    )
 
 
 async def _connect(url: str, settings: Settings) -> Connection:

@@ -12,12 +12,14 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+from psycopg import AsyncConnection
 
-from db.pool import Connection
+from db.pool import Connection, Database
 from db.queue import jobs, workers
 from db.queue.jobs import Enqueued, EnqueueOptions, Job, JobStatus, NewJob, Why
+from db.safe_write import write_safely
 from worker.cli.terminal import ids
-from worker.cli.terminal.database import run_in_database
+from worker.cli.terminal.database import write_in_database
 from worker.cli.terminal.exit_codes import ExitCode
 from worker.cli.terminal.output import clean, compact_json, emit, emit_facts, emit_json, say, styled
 from worker.settings import load_settings
@@ -49,41 +51,48 @@ def enqueue_job(
     needed = [ids.typed_job(text) for text in after]
     NewJob(mode, payload, **options).payload_json(settings.payload_bytes_max)
 
-    async def work(conn: Connection) -> ExitCode:
-        options["after"] = [await ids.find_job(conn, typed) for typed in needed]
+    async def work(database: Database) -> ExitCode:
+        async with database.connection() as conn:
+            options["after"] = [await ids.find_job(conn, typed) for typed in needed]
         enqueued = await jobs.enqueue(
-            conn, mode, payload, payload_bytes_max=settings.payload_bytes_max, **options
+            database, mode, payload, payload_bytes_max=settings.payload_bytes_max, **options
         )
         if not enqueued.created:
             say(f"an open job has the unique key {options.get('unique_key')!r} already; this is it")
         if not as_json:
             emit(str(enqueued.job_id))
         if wait:
-            job = await follow(conn, enqueued.job_id)
+            job = await follow(database, enqueued.job_id)
         else:
-            job = await jobs.get_by_id(conn, enqueued.job_id)
-            await warn(conn, enqueued.job_id, mode)
+            async with database.connection() as conn:
+                job = await jobs.get_by_id(conn, enqueued.job_id)
+                await warn(conn, enqueued.job_id, mode)
         _tell(job, enqueued, readable or _json, wait=wait, as_json=as_json)
         return ExitCode.NO if wait and job.status is not JobStatus.DONE else ExitCode.OK
 
-    return run_in_database(work, settings)
+    return write_in_database(work)
 
 
 async def follow(
-    conn: Connection, job_id: UUID, progress: Callable[[], Awaitable[str | None]] | None = None
+    target: Connection | Database,
+    job_id: UUID,
+    progress: Callable[[], Awaitable[str | None]] | None = None,
 ) -> Job:
     """The job once it is done, failed or canceled; says on stderr what it waits for meanwhile, and
-    its `progress`.
+    its `progress`. A connection of a pool that is lost meanwhile is replaced.
     """
+
+    async def look(conn: AsyncConnection[Any]) -> tuple[Job, Why]:
+        return await jobs.get_by_id(conn, job_id), await jobs.why(conn, job_id)
+
     last: str | None = None
     reason: Why | None = None
     since, told = 0.0, False
     pause = POLL_SECONDS_MIN
     while True:
-        job = await jobs.get_by_id(conn, job_id)
+        job, current = await write_safely(target, look)  # a look is harmless twice, too
         if job.finished_at is not None:
             return job
-        current = await jobs.why(conn, job_id)
         if current != reason:
             reason, since, told = current, time.monotonic(), False
             pause = POLL_SECONDS_MIN
