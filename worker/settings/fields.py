@@ -262,7 +262,7 @@ class Settings(BaseSettings):
         7,
         ge=0,
         le=3_650,
-        description="days for which it can be read what models were asked (job calls); 0: none",
+        description="days for which prompts are kept and can be read (job calls); 0: none",
     )
     embedder_url: HttpUrl = Field(
         None,
