@@ -4,7 +4,6 @@ In: ids, an option, a comment. Out: a proposal and exactly what is shown with it
 resumes the waiting job in the same transaction, or the reason why it does not count.
 """
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from db.approvals import approvals
 from db.approvals.approvals import APPROVE, REJECT, Approval, ApprovalStatus, Vote
 from db.approvals.questions import ESCALATE
 from db.diagnosis import paperwork
+from db.documents import parse_document
 from db.errors import Conflict, InvalidInput
 from db.pool import Connection
 from db.queue import jobs
@@ -325,13 +325,11 @@ def _document(text: str) -> Any:
             raise InvalidInput(
                 f"{text[1:]} cannot be read: {_reason(error)}", "name a text file"
             ) from error
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(
-            f"the edited document is not JSON: {error}",
-            "give the document to approve instead of the one shown, as JSON",
-        ) from error
+    document = parse_document(
+        text,
+        "the edited document",
+        "give the document to approve instead of the one shown, as JSON",
+    )
     if document is None:
         raise InvalidInput("the edited document is null", "give the document to approve instead")
     return document

@@ -17,7 +17,7 @@ from rich.text import Text
 from db.deployments import deployments, environments
 from db.deployments.deployments import Deployment
 from db.deployments.environments import EnvironmentState, RollbackTarget
-from db.errors import InvalidInput
+from db.errors import InvalidInput, shown
 from db.pool import Connection
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
@@ -42,6 +42,7 @@ from worker.settings import load_settings
 
 MODE = "deploy"
 # Ids of older deployments are given whole.
+NAME_CHARACTERS_MAX = 200
 FOUND_AMONG = 1000
 
 deployment = Noun("deployment", "Deployments: commits shipped to environments.")
@@ -164,8 +165,9 @@ def _check(**names: str) -> None:
     if file is not None:
         find_environment(load_environments(file), names["ENVIRONMENT"])
     for name, value in names.items():
-        if not value.strip() or value.startswith("-"):
-            raise InvalidInput(f"{name} {value!r} is not a name", "like: staging 4f2a91c")
+        odd = value.startswith("-") or not value.isprintable() or len(value) > NAME_CHARACTERS_MAX
+        if odd or not value.strip():
+            raise InvalidInput(f"{name} {shown(value)} is not a name", "like: staging 4f2a91c")
 
 
 def _report(result: Any) -> str | None:

@@ -9,6 +9,7 @@ import click
 
 from db.diagnosis import requests
 from db.diagnosis.requests import Traced
+from db.errors import shown
 from db.pool import Connection
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
@@ -54,5 +55,5 @@ def show_request(request_id: str, as_json: bool) -> ExitCode:
             ]
             for each in found
         ]
-        emit_table(COLUMNS, rows, f"nothing belongs to a request {request_id!r}")
+        emit_table(COLUMNS, rows, f"nothing belongs to a request {shown(request_id)}")
     return ExitCode.OK

@@ -5,6 +5,7 @@ noun's default verb, usually `list`, with whatever options follow.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from click.shell_completion import CompletionItem
 
 # A first sentence is never cut in a list of commands.
 HELP_CHARACTERS_MAX = 200
+# What no text in PostgreSQL can hold; half a surrogate pair stands for a byte that is not UTF-8.
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Verb(click.Command):
@@ -21,6 +24,15 @@ class Verb(click.Command):
     def __init__(self, name: str | None, examples: Sequence[str] = (), **attributes: Any) -> None:
         super().__init__(name, **attributes)
         self.examples = tuple(examples)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            value: object = ctx.params.get(parameter.name or "")
+            is_text = isinstance(value, str) and not isinstance(parameter.type, click.Path)
+            if is_text and NO_TEXT.search(value):
+                raise click.BadParameter("is not UTF-8 text without NUL characters", ctx, parameter)
+        return rest
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if not self.examples:

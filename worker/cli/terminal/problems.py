@@ -17,7 +17,12 @@ import click
 from worker.cli.terminal.commands import UsageProblem
 from worker.cli.terminal.exit_codes import ExitCode
 from worker.cli.terminal.output import clean, harmless
-from worker.masking import masked
+from worker.masking import mask, masked
+
+# Of one message, or of a remedy. Its end says what is wrong with the value that it quotes.
+CHARACTERS_MAX = 2_000
+END_CHARACTERS = 500
+SECRET_CHARACTERS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +35,28 @@ class Problem:
     details: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def as_text(self) -> str:
-        lines = [f"error: {message}" for message in self.messages]
-        return clean("\n".join([*lines, f"  → {self.remedy}"] if self.remedy else lines))
+        lines = [f"error: {_bounded(message)}" for message in self.messages]
+        remedy = f"  → {_bounded(self.remedy)}"
+        return clean("\n".join([*lines, remedy] if self.remedy else lines))
 
     def as_json(self) -> str:
         error = {
-            "message": "\n".join(self.messages),
-            "remedy": self.remedy or None,
+            "message": "\n".join(map(_bounded, self.messages)),
+            "remedy": _bounded(self.remedy) or None,
             "exit_code": int(self.exit_code),
             **self.details,
         }
         return harmless(json.dumps({"error": masked(error)}, ensure_ascii=False))
+
+
+def _bounded(text: str) -> str:
+    """The text without its middle if it is very long, as one that quotes megabytes is."""
+    if len(text) <= CHARACTERS_MAX:
+        return text
+    # Masked before it is cut: half a secret would not be found.
+    begin = mask(text[: CHARACTERS_MAX + SECRET_CHARACTERS_MAX])[: CHARACTERS_MAX - END_CHARACTERS]
+    end = mask(text[-END_CHARACTERS - SECRET_CHARACTERS_MAX :])[-END_CHARACTERS:]
+    return f"{begin} … ({len(text) - CHARACTERS_MAX:,} more characters) … {end}"
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
