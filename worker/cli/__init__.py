@@ -13,12 +13,31 @@ Invariant: a command declares its arguments once, at its function, in the module
 module is imported when the command is called, so `jobsworth --help` imports none of them.
 """
 
+import os
+import sys
+
 
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
-    from worker.cli.terminal import collector
+    _open_standard_streams()
+    try:
+        from worker.cli.terminal import collector
 
-    collector.relax()
-    from worker.cli.run import run
+        collector.relax()
+        from worker.cli.run import run
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # while modules are imported
+        return 130
+
+
+# Python leaves out the streams whose files are closed (`>&-`), and the event loop ends the process
+# if a file of its own takes one of their numbers.
+def _open_standard_streams() -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115

@@ -192,3 +192,17 @@ def test_a_closed_pipe_ends_the_command_quietly() -> None:
     os.close(writer)
     assert ended.returncode == ExitCode.PIPE_CLOSED
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_standard_streams_are_closed_does_its_work(
+    database_url: str, closed: str
+) -> None:
+    """As `>&-` and some schedulers leave them; the event loop would end the process."""
+    ended = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m worker.cli queue pause default {closed}"],
+        env=environment(database_url),
+        cwd=ROOT,
+        check=False,
+    )
+    assert ended.returncode == ExitCode.OK
