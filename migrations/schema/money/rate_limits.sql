@@ -16,6 +16,13 @@
 -- since. So a provider that refuses everything gets, after what was under way, 8 calls in the first
 -- minute and one a minute later, however many workers and jobs there are; and after an outage they
 -- do not all return at once.
+--
+-- The pace belongs to the model and not to the key, because the books do not know keys, and the keys
+-- of one organisation share its limits. So two keys of two accounts slow each other down: where one
+-- is refused and the other served, the served one goes at about a call a second, and its jobs come
+-- before those that were refused themselves (`refuse_call`). A scope of provider, address and a digest
+-- of the key would free it, for a column in each call and a condition in each start; nobody has
+-- asked for it.
 
 -- `turn_at`: when the last of the jobs that were sent away may come again. `tokens_mean`: how many
 -- tokens a call took lately. `refusals`: how often calls were refused since the last answer.
