@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.worker.cli.test_careless import Typing, check_careless
-from tests.worker.cli.test_careless import ids as ids
-from tests.worker.cli.test_careless import typing as typing
+from tests.worker.cli.mishaps.test_careless import Typing, check_careless
+from tests.worker.cli.mishaps.test_careless import ids as ids
+from tests.worker.cli.mishaps.test_careless import typing as typing
 
 
 def test_an_odd_value_of_any_parameter_of_any_command_is_answered_in_words(

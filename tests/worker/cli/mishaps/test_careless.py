@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import connect
-from tests.worker.cli.careless import NODES, STAYING, careless, good, line, verbs
+from tests.worker.cli.mishaps.careless import NODES, STAYING, careless, good, line, verbs
 from tests.worker.cli.support import NOBODY, insert_approval, insert_job
 from worker.cli.run import run
 from worker.cli.terminal import database
