@@ -60,9 +60,14 @@ ODD: Mapping[str, str] = {
 
 
 class Line(NamedTuple):
-    """A command line; `wrong` is the parameter that has the value named `kind`."""
+    """A command line; `wrong` is the parameter that has the value named `kind`.
+
+    `given`: good values of what the command requires.
+    """
 
     path: Path
+    command: click.Command
+    given: Mapping[str, str]
     arguments: tuple[str, ...]
     wrong: click.Parameter
     kind: str
@@ -131,4 +136,4 @@ def careless(ids: Mapping[str, str]) -> Iterator[Line]:
             for kind, value in ODD.items():
                 odd = others[-1] if value == "OTHER" else value
                 values = {**given, str(parameter.name): odd}
-                yield Line(path, line(path, command, values), parameter, kind)
+                yield Line(path, command, given, line(path, command, values), parameter, kind)

@@ -70,8 +70,10 @@ def check_careless(ids: dict[str, str], typing: Typing, every: int) -> int:
         assert len(err) < MESSAGE_CHARACTERS_MAX, said
         if code in (ExitCode.BAD_INPUT, ExitCode.NOT_FOUND, ExitCode.CONFLICT):
             assert "\n  → " in err, said
-        if code is ExitCode.BAD_INPUT:
-            assert typed.named_in(err), said
+        if code is ExitCode.BAD_INPUT and not typed.named_in(err):
+            # A command that needs more than its required parameters is refused for that.
+            sound, _, _ = typing.type(line(typed.path, typed.command, typed.given))
+            assert sound is ExitCode.BAD_INPUT, said
     assert codes[ExitCode.BAD_INPUT] > codes.total() // 3
     return codes.total()
 
