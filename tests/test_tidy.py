@@ -189,7 +189,7 @@ def test_the_command_line_does_not_load_what_only_a_daemon_needs() -> None:
 
 def test_a_daemon_does_not_load_what_an_endpoint_an_embedder_or_a_migration_needs() -> None:
     heavy = ["fastapi", "uvicorn", "prometheus_client", "numpy", "httpx", "alembic", "sqlalchemy"]
-    _assert_not_loaded("worker.daemon.daemon", heavy + OF_AGENTS)
+    _assert_not_loaded("worker.daemon.daemon", [*heavy, "opentelemetry", *OF_AGENTS])
     # Its handlers, the shipped modes among them, wait for their first job.
     _assert_not_loaded("worker.modes", OF_AGENTS)
 

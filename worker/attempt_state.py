@@ -44,6 +44,7 @@ from worker.queue import forked
 from worker.steps.beside import Beside
 from worker.steps.declaration import check_name
 from worker.steps.input_hash import Input, input_hash
+from worker.tracing.spans import Tracing
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -155,6 +156,7 @@ class Tools:
     """What runs around each attempt, the outermost first."""
     resources: Resources = field(default_factory=Resources)
     batches: Batching | None = None
+    tracing: Tracing | None = None
     record_days: int = 0
     """For how many days what models are asked can be read."""
     books: GroupCommit = field(init=False)

@@ -26,6 +26,7 @@ EXIT_REFUSED: Final = "exit.refused"
 LEFTOVERS_DROPPED: Final = "leftovers.dropped"
 RUNNER_BROKEN: Final = "runner.broken"
 RESOURCE_BROKEN: Final = "resource.broken"
+TRACES_LOST: Final = "traces.lost"
 SIGNALS_TAKEN_BACK: Final = "signals.taken_back"
 HEALTH_LISTENED: Final = "health.listened"
 HEALTH_FAILED: Final = "health.failed"
@@ -113,6 +114,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     RUNNER_BROKEN: "a task that ran attempts ended with an error; the attempts have their outcomes",
     RESOURCE_BROKEN: "a resource of the worker (@worker_lifespan) failed while it was open, and is"
     " opened again; or it was not closed in time",
+    TRACES_LOST: "the collector of traces and metrics is away or too slow: spans are dropped",
     SIGNALS_TAKEN_BACK: "code of a handler had taken signals away; they reach the worker again",
     HEALTH_LISTENED: "the health and metrics endpoint is open; with its address",
     HEALTH_FAILED: "the health and metrics endpoint could not be opened",
@@ -229,6 +231,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
         "error",
         "resource",
     ),
+    TRACES_LOST: ("error",),
     SIGNALS_TAKEN_BACK: (
         "modes",
         "signals",

@@ -25,6 +25,7 @@ from worker.steps import steps
 from worker.steps.changed import other_input
 from worker.steps.declaration import check_effect
 from worker.steps.input_hash import input_hash
+from worker.tracing import conventions
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ async def _decided(state: AttemptState, question: ApprovalEffect) -> Decision | 
         return None
     if not _is_final(asked):
         return None
+    _trace(state, asked)
     if not asked.approved:
         return _decision(asked)
     if question.for_step is None:
@@ -213,6 +215,13 @@ async def _consume(state: AttemptState, question: ApprovalEffect) -> Decision | 
         )
     steps.keep(state, question.key, RecordedStep(output, "approval", question.shown_hash))
     return decision
+
+
+def _trace(state: AttemptState, asked: approvals.Approval) -> None:
+    tracing, ended = state.tools.tracing, asked.decided_at or asked.closed_at
+    if tracing is not None and ended is not None:
+        described = conventions.approval(asked.approved, asked.channel)
+        tracing.past(described, asked.created_at, ended)
 
 
 def _is_final(asked: approvals.Approval) -> bool:

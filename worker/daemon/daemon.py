@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
+from uuid import uuid4
 
 import anyio
 import anyio.to_thread
@@ -37,6 +38,7 @@ from worker.outages import REMEDY
 from worker.queue.wake import listen
 from worker.repeats import Repeats
 from worker.settings import Settings
+from worker.tracing.start import start as start_tracing
 from worker.web.sampler import keep_sampling
 
 REFUSED = 2
@@ -57,15 +59,18 @@ async def run(settings: Settings) -> int:
         registry = _load_handlers(settings)
         keep_secrets()  # modules of handlers read files of variables
         embedder = embedder_of(settings)
+        tracing = start_tracing(settings.traces, uuid4())
     except JobsworthError as error:
         log.error(events.DAEMON_FAILED, error=error.message, remedy=error.remedy)
         return REFUSED
     try:
         async with _database_url(settings) as (url, let_go):
-            parts = make_parts(settings, url, registry, embedder)
+            parts = make_parts(settings, url, registry, embedder, tracing=tracing)
             return await Daemon(settings, parts, let_go).run()
     finally:
         await embedder.close()
+        if tracing is not None:
+            await anyio.to_thread.run_sync(tracing.end)
 
 
 class Daemon:

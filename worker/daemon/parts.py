@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -89,10 +90,12 @@ def make_parts(
     registry: Mapping[str, Handler],
     embedder: Embedder,
     pricing: PriceSource | None = None,
+    tracing: Any = None,
 ) -> Parts:
     """The parts of a worker with these settings; `url` leads to its database.
 
-    Without `pricing`, own prices come first and those of genai-prices second.
+    Without `pricing`, own prices come first and those of genai-prices second. `tracing` is an
+    `Otel` of `worker.tracing`, or None.
     """
     database = Database(
         url,
@@ -126,7 +129,10 @@ def make_parts(
         pricing or Pricing(),
         spooled=metrics.spooled,
         called=metrics.called,
+        tracing=tracing,
     )
+    if tracing is not None:
+        tracing.count(metrics)
     heartbeat = Heartbeat(
         direct_url,
         settings.schema_name,
@@ -278,6 +284,7 @@ def _tools(
     *,
     spooled: Callable[[], None],
     called: Callable[[str, str, int, int, float | None], None],
+    tracing: Any,
 ) -> Tools:
     folder = folder_of(
         settings.spool_dir, settings.database_url, settings.data_dir, settings.schema_name
@@ -302,7 +309,8 @@ def _tools(
         instructions=settings.instructions,
         handlers_database=handlers_database,
         called=called,
-        middlewares=tuple(middlewares),
+        middlewares=(*([] if tracing is None else [tracing.around]), *middlewares),
+        tracing=tracing,
         batches=Batches(settings.slots),
         resources=Resources(tuple(lifespans.values())),
         record_days=settings.record_calls,

@@ -25,6 +25,8 @@ from worker.deployments.pipeline.probe import ProbeResult
 from worker.log import get_logger
 from worker.outcomes import Canceled
 from worker.steps import steps as recording
+from worker.tracing import conventions
+from worker.tracing.spans import within
 
 ABANDONED_BATCH = 100
 IDLE_SECONDS_MAX = 600.0
@@ -52,7 +54,9 @@ class DeploymentRecord:
         if recorded is not None:
             return PhaseResult.model_validate(recorded.output)
         await self._set_status(DeploymentStatus(status))
-        result = await run()
+        described = conventions.phase(self.deployment.environment, name)
+        with within(self.state.tools.tracing, described):
+            result = await run()
         await self._keep_log(result)
         await recording.record(
             self.state, step, result.model_dump_json(), result.duration_seconds, kind="phase"

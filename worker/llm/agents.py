@@ -22,6 +22,8 @@ from worker.llm.tools import Durable
 from worker.llm.wrapper import Conversation
 from worker.outcomes import Fail
 from worker.steps.declaration import STEP_EFFECTS, StepEffect
+from worker.tracing import conventions
+from worker.tracing.spans import within
 
 IF_CHANGED = ("fail", "reuse")
 
@@ -71,7 +73,8 @@ async def run_result(
     # To begin an agent takes some milliseconds, and a claim brings hundreds at once.
     await state.tools.turns.take()
     try:
-        with unmetered.within(name):
+        traced = within(state.tools.tracing, conventions.agent(name, agent.name))
+        with traced, unmetered.within(name):
             return await agent.run(
                 prompt,
                 message_history=message_history,

@@ -30,6 +30,8 @@ from worker.llm.wrapper import Conversation, metered
 from worker.outcomes import Fail, ParkSignal
 from worker.steps import steps
 from worker.steps.declaration import StepEffect
+from worker.tracing import conventions
+from worker.tracing.spans import within
 
 ARGUMENTS_SHOWN_CHARACTERS_MAX = 500
 
@@ -78,7 +80,8 @@ class Durable(AbstractCapability[Any]):
             return await handler(args)
 
         async def run(given: dict[str, Any]) -> dict[str, Any]:
-            return _document(tool_def.name, await _outcome(handler, given))
+            with within(state.tools.tracing, conventions.tool(tool_def.name, call.tool_call_id)):
+                return _document(tool_def.name, await _outcome(handler, given))
 
         state = self.conversation.state
         step = steps.run(

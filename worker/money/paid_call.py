@@ -45,6 +45,7 @@ from worker.money.sending import CallLimited, CallRefused
 from worker.money.unusable import AnswerUnusable
 from worker.outcomes import Fail
 from worker.steps import steps
+from worker.tracing import conventions
 
 # A request that was refused for a rate limit waits a second longer than its model is paused, and
 # twice as long each further time.
@@ -79,6 +80,9 @@ class PaidCall:
         self._under_way = under_way
         self._began = time.monotonic()
         self._open = True
+        tracing = state.tools.tracing
+        described = conventions.call(booked.provider, booked.model, name)
+        self._span = None if tracing is None else tracing.begin(described)
         state.calls_open.began()
 
     @property
@@ -209,6 +213,7 @@ class PaidCall:
             answered_model,
         )
         self._end()
+        self._trace(settlement)
         tools = self._state.tools
         with self._under_way:
             booked = await tools.spool.settle(
@@ -231,6 +236,19 @@ class PaidCall:
         if self._open:
             self._open = False
             self._state.calls_open.ended()
+
+    def _trace(self, settled: Settlement) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            status, cost = settled.status.value, settled.cost
+            known = conventions.settled(
+                status,
+                settled.usage,
+                None if cost is None else float(cost),
+                settled.answered_model,
+                settled.finish_reason,
+            )
+            span.end(known, None if settled.status is CallStatus.OK else status)
 
     def _price(
         self, usage: Usage | None, model: str

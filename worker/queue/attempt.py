@@ -228,7 +228,7 @@ async def _innermost(attempt: Attempt, state: AttemptState, modules: tuple[str, 
     handler, tools = attempt.handler, state.tools
     arguments = _arguments(attempt, tools)
     if handler.kind == "process":
-        outcome = await isolated.run(attempt.job, attempt.lease, handler, tools, modules)
+        outcome = await isolated.run(state.job, attempt.lease, handler, tools, modules)
         if not isinstance(outcome, Done):
             raise Ended(outcome)
         state.effects += outcome.effects

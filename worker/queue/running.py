@@ -277,7 +277,9 @@ class Running:
         else:
             if attempt.state is not None and attempt.state.failed_steps:
                 transition = transition._replace(failed_steps=failures_of(attempt.state))
-            self._ended.put(EndedAttempt(attempt.job, attempt.lease, transition))
+            # Traces make what the attempt enqueues part of its span.
+            job = attempt.job if attempt.state is None else attempt.state.job
+            self._ended.put(EndedAttempt(job, attempt.lease, transition))
 
     def _tries(self, attempt: Attempt) -> Tries:
         return Tries(

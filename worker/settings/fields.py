@@ -25,6 +25,7 @@ from worker.settings.checks import (
     Queues,
     SchemaName,
     Seconds,
+    Traces,
     UnknownPrice,
     WebhookSecret,
 )
@@ -294,6 +295,11 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
         description="most lines of ended attempts; failed and lost ones are always logged",
+    )
+    traces: Traces = Field(
+        "off",
+        description="OpenTelemetry traces and metrics to where OTEL_EXPORTER_OTLP_ENDPOINT says "
+        "(extra otel): an attempt is a child of its job's span (parent), or linked to it (link)",
     )
 
 

@@ -37,6 +37,8 @@ from worker.outcomes import HandlerEnding, ParkSignal, Snooze
 from worker.steps import changed
 from worker.steps.declaration import check_effect, check_name
 from worker.steps.input_hash import Input, input_of
+from worker.tracing import conventions
+from worker.tracing.spans import within
 
 KEPT_DETAIL = "a paid answer is on the disk of the machine, and is settled before the job goes on"
 KEPT_PAUSE_SECONDS = 1.0
@@ -87,7 +89,7 @@ async def run(
             return await _run_once(state, name, given, fn, args, kwargs)
         began = time.monotonic()
         try:
-            value = await _call(state, fn, args, kwargs)
+            value = await _call(state, name, fn, args, kwargs)
             document = to_document(value, f"the result of step {name!r}")
         except BaseException as error:
             _note_failure(state, name, given, effect, began, error)
@@ -216,7 +218,7 @@ async def _run_once(
     crash_points.reach("step.begun")
     began = time.monotonic()
     try:
-        value = await _call(state, fn, args, kwargs)
+        value = await _call(state, name, fn, args, kwargs)
         document = to_document(value, f"the result of step {name!r}")
     except BaseException as error:
         # If the mark cannot be changed now the step stays begun, and a person will look at it.
@@ -321,12 +323,17 @@ def _did_not_happen(error: BaseException) -> bool:
 
 
 async def _call(
-    state: AttemptState, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    state: AttemptState,
+    name: str,
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> Any:
-    if inspect.iscoroutinefunction(fn):
-        return await fn(*args, **kwargs)
-    value = await state.run_in_thread(fn, *args, **kwargs)
-    return await value if inspect.isawaitable(value) else value
+    with within(state.tools.tracing, conventions.step(name)):
+        if inspect.iscoroutinefunction(fn):
+            return await fn(*args, **kwargs)
+        value = await state.run_in_thread(fn, *args, **kwargs)
+        return await value if inspect.isawaitable(value) else value
 
 
 def _output(name: str, recorded: RecordedStep) -> Any:

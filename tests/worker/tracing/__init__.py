@@ -1,0 +1,1 @@
+SECRET = "canary-of-the-tests-of-traces"

@@ -1,0 +1,1 @@
+"""OpenTelemetry: what is traced, how it is called, and how it gets to a collector."""
