@@ -2,17 +2,18 @@
 
 import os
 import pty
+import select
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from db.migrate import HEAD, current
 from db.schema import DEFAULT_SCHEMA
+from tests.chaos.nursery import the_nursery
 from tests.support import Workers, connect, environment, run_cli
 from tests.worker.cli.support import NOBODY, cli_json, insert_job
 from worker import events
@@ -57,35 +58,35 @@ def test_nothing_is_asked_where_nothing_is_dropped(
     assert run_cli("migrate", "--to", HEAD, url=database_url).returncode == 0
 
 
-def test_on_a_terminal_the_name_of_the_schema_does_it(database_url: str) -> None:
-    with _asked(database_url) as (process, terminal, question):
+def test_on_a_terminal_the_name_of_the_schema_does_it(database_url: str, tmp_path: Path) -> None:
+    with _asked(database_url, tmp_path) as (process, question):
         assert "This drops every table of schema jobsworth" in question
-        os.write(terminal, b"jobsworth\n")
-        out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert out == f"schema jobsworth went from revision {HEAD} to nothing\n"
+        process.say(b"jobsworth\n")
+        assert process.wait() == (0, f"schema jobsworth went from revision {HEAD} to nothing\n")
     assert current(database_url, DEFAULT_SCHEMA) is None
 
 
 @pytest.mark.parametrize("answer", [b"\n", b"yes\n", b"jobswort\n", b"\x04"])
-def test_on_a_terminal_any_other_answer_changes_nothing(database_url: str, answer: bytes) -> None:
-    with _asked(database_url) as (process, terminal, _):
-        os.write(terminal, answer)
-        assert process.wait(60) == ExitCode.CONFLICT
-        assert "nothing was changed" in _read(terminal, until="confirm")
+def test_on_a_terminal_any_other_answer_changes_nothing(
+    database_url: str, tmp_path: Path, answer: bytes
+) -> None:
+    with _asked(database_url, tmp_path) as (process, _):
+        process.say(answer)
+        assert process.wait() == (ExitCode.CONFLICT, "")
+        assert "nothing was changed" in process.read(until="confirm")
     assert current(database_url, DEFAULT_SCHEMA) == HEAD
 
 
-def test_ctrl_c_at_the_question_ends_it_at_once(database_url: str) -> None:
-    with _asked(database_url) as (process, _, _):
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == ExitCode.INTERRUPTED
+def test_ctrl_c_at_the_question_ends_it_at_once(database_url: str, tmp_path: Path) -> None:
+    with _asked(database_url, tmp_path) as (process, _):
+        process.interrupt()
+        assert process.wait() == (ExitCode.INTERRUPTED, "")
     assert current(database_url, DEFAULT_SCHEMA) == HEAD
 
 
-def test_on_a_terminal_yes_is_not_asked_again(database_url: str) -> None:
-    with _on_a_terminal(database_url, *DOWN, "--yes") as (process, _):
-        assert process.wait(60) == 0
+def test_on_a_terminal_yes_is_not_asked_again(database_url: str, tmp_path: Path) -> None:
+    with _on_a_terminal(database_url, tmp_path, *DOWN, "--yes") as process:
+        assert process.wait()[0] == 0
     assert current(database_url, DEFAULT_SCHEMA) is None
 
 
@@ -147,36 +148,54 @@ def _insert_worker(url: str, seconds_ago: float = 0) -> None:
         )
 
 
-@contextmanager
-def _asked(url: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    """The process, its terminal, and what it has said up to the question."""
-    with _on_a_terminal(url, *DOWN) as (process, terminal):
-        yield process, terminal, _read(terminal, until="to go on: ")
+class Asked:
+    """`jobsworth *args` whose standard input and error are a terminal."""
+
+    def __init__(self, url: str, args: Sequence[str], folder: Path) -> None:
+        self._nursery = the_nursery()
+        self._person, self._program = pty.openpty()
+        self._out = folder / "out"
+        terminal = os.ttyname(self._program)
+        self._child = self._nursery.fork(
+            args, environment(url), (terminal, str(self._out), terminal)
+        )
+
+    def read(self, until: str) -> str:
+        """What it says on the terminal up to these words."""
+        seen = b""
+        while until not in seen.decode():
+            assert select.select([self._person], [], [], 60)[0], seen
+            seen += os.read(self._person, 65_536)
+        return seen.decode()
+
+    def say(self, answer: bytes) -> None:
+        os.write(self._person, answer)
+
+    def interrupt(self) -> None:
+        os.kill(self._child.pid, signal.SIGINT)
+
+    def wait(self) -> tuple[int | None, str]:
+        """Its exit code, and what it wrote to its standard output."""
+        return self._nursery.wait(self._child, 60), self._out.read_text()
+
+    def end(self) -> None:
+        if self._nursery.wait(self._child, 0) is None:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        os.close(self._program)
+        os.close(self._person)
 
 
 @contextmanager
-def _on_a_terminal(url: str, *args: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Standard input and error are a terminal; standard output is a pipe."""
-    person, program = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.cli", *args],
-        env=environment(url),
-        stdin=program,
-        stdout=subprocess.PIPE,
-        stderr=program,
-        text=True,
-    )
-    os.close(program)
+def _asked(url: str, folder: Path) -> Iterator[tuple[Asked, str]]:
+    """The process, and what it has said up to the question."""
+    with _on_a_terminal(url, folder, *DOWN) as process:
+        yield process, process.read(until="to go on: ")
+
+
+@contextmanager
+def _on_a_terminal(url: str, folder: Path, *args: str) -> Iterator[Asked]:
+    process = Asked(url, args, folder)
     try:
-        yield process, person
+        yield process
     finally:
-        process.kill()
-        process.communicate()
-        os.close(person)
-
-
-def _read(terminal: int, until: str) -> str:
-    seen = b""
-    while until not in seen.decode():
-        seen += os.read(terminal, 65_536)  # raises when the process has ended without saying it
-    return seen.decode()
+        process.end()
