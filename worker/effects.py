@@ -237,9 +237,9 @@ def _check_child(state: AttemptState, options: Mapping[str, Any]) -> None:
             f"a child in the lane {state.job.lane!r} would wait for its parent for ever",
             "leave lane out: a child has no lane of its own",
         )
-    if options.get("unique_key") is not None:
+    if options.get("unique_key") is not None or options.get("unique_until") is not None:
         raise InvalidInput(
-            f"a child cannot have a unique_key: another job may hold {options['unique_key']!r},"
+            f"a child cannot have a unique_key: another job may hold {options.get('unique_key')!r},"
             " and then there would be no child to gather",
             "leave it out: a replay spawns each child once anyway",
         )

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import structlog
 
+from db.queue.unique_options import UniqueUntil
 from worker import effects
 from worker.arguments import checks_arguments
 from worker.attempt_state import AttemptState
@@ -32,7 +33,9 @@ class FollowUpOptions(ChildOptions, total=False):
     """Options of `job.enqueue`."""
 
     unique_key: str | None
-    """While an open job of the team has this key, no second one is enqueued."""
+    """While a job of the team holds this key, no second one is enqueued."""
+    unique_until: UniqueUntil | None
+    """"end" (the default) or "start": until when the new job holds its key."""
 
 
 @checks_arguments

@@ -23,6 +23,7 @@ from db.documents import to_document
 from db.errors import InvalidInput
 from db.pool import Connection, execute
 from db.queue.swallowed import Wanted, swallowed
+from db.queue.unique_options import UniqueUntil
 from db.tables import without_nulls
 
 
@@ -73,6 +74,7 @@ class JobEffect:
     delay_seconds: float | None = None
     lane: str | None = None
     unique_key: str | None = None
+    unique_until: UniqueUntil | None = None
     failures_max: int | None = None
     timeout_seconds: float | None = None
     agent_id: UUID | None = None
@@ -199,8 +201,8 @@ async def _write_messages(conn: Connection, rows: list[tuple[Origin, MessageEffe
 JOBS: LiteralString = """
 insert into jobsworth.reactive_jobs (
   team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
-  priority, run_at, lane, lane_position, unique_key, failures_max, timeout_seconds, trace_parent,
-  request_id, run_id, node, agent_id, limit_key, limit_weight)
+  priority, run_at, lane, lane_position, unique_key, unique_until, failures_max, timeout_seconds,
+  trace_parent, request_id, run_id, node, agent_id, limit_key, limit_weight)
 select e.team_id, e.thread_id,
   case when e.message_key is null then e.trigger_message_id else (
     select m.id from jobsworth.chat_messages m
@@ -210,12 +212,13 @@ select e.team_id, e.thread_id,
   -- A follow-up takes its parent's place in the lane; a child has no lane of its own.
   coalesce(e.lane, case when not e.is_child then p.lane end, ''),
   case when not e.is_child and e.lane is null then p.lane_position end,
-  e.unique_key, e.failures_max, e.timeout_seconds, e.trace_parent, e.request_id,
+  e.unique_key, nullif(e.unique_until, 'end')::jobsworth.unique_until, e.failures_max,
+  e.timeout_seconds, e.trace_parent, e.request_id,
   e.run_id, e.node, e.agent_id, e.limit_key, e.limit_weight
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
   mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
-  unique_key text, failures_max int, timeout_seconds real, trace_parent text,
+  unique_key text, unique_until text, failures_max int, timeout_seconds real, trace_parent text,
   request_id text, run_id uuid, node text, agent_id uuid, message_key text,
   limit_key text, limit_weight int, n int)
 cross join lateral (
@@ -225,6 +228,7 @@ cross join lateral (
 where not (e.is_child and exists (
   select 1 from jobsworth.branch_reads b
   where b.job_id = e.job_id and jobsworth.inherits_child(b.job_id, e.key)))
+  and (e.unique_key is null or jobsworth.window_holder(e.team_id, e.unique_key) is null)
 order by e.n
 on conflict do nothing
 """
@@ -248,6 +252,7 @@ async def _write_jobs(conn: Connection, rows: list[tuple[Origin, JobEffect]]) ->
             "delay_seconds": _seconds(effect.delay_seconds),
             "lane": effect.lane,
             "unique_key": effect.unique_key,
+            "unique_until": effect.unique_until,
             "failures_max": effect.failures_max,
             "timeout_seconds": effect.timeout_seconds,
             "trace_parent": origin.trace_parent,

@@ -25,14 +25,20 @@ from db.schema import DEFAULT_SCHEMA, render
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """`created` is False when an open job had the unique key already; `job_id` is that job then."""
+    """`created` is False when another job held the unique key; `job_id` is that job then.
+
+    `replaced`: that job waited, and has taken what this call says.
+    """
 
     job_id: UUID
     created: bool
+    replaced: bool = False
 
 
+# What the call did is asked for only where the id of the job does not tell it.
 ENQUEUE: LiteralString = """
-select jobsworth.enqueue(
+select e.job_id, case when %(replaces)s then jobsworth.enqueue_outcome(%(id)s::uuid) end
+from jobsworth.enqueue(
   mode => %(mode)s,
   payload => %(payload)s::jsonb,
   queue => %(queue)s,
@@ -56,7 +62,12 @@ select jobsworth.enqueue(
   limit_key => %(limit_key)s,
   limit_weight => %(limit_weight)s::int,
   expires_at => %(expires_at)s::timestamptz,
-  expires_in => %(expires_in)s::interval)
+  expires_in => %(expires_in)s::interval,
+  unique_until => %(unique_until)s,
+  unique_seconds => %(unique_seconds)s::float8,
+  on_conflict => %(on_conflict)s,
+  debounce_seconds => %(debounce_seconds)s::float8,
+  debounce_max_seconds => %(debounce_max_seconds)s::float8) as e (job_id)
 """
 
 
@@ -76,10 +87,11 @@ async def enqueue(
     repeat: give the job an `id`.
 
     `NewJob` explains the options. `schema` defaults to that of a connection of `db.pool`, else to
-    "jobsworth". If an open job has the unique key, that job is returned. If an uncommitted
-    transaction takes or frees the key, this waits until it ends. A call that is repeated with the
-    same `id`, after the answer to its COMMIT was lost, adds nothing. Raises `InvalidInput` before
-    anything is sent, and the other errors of `db.errors`.
+    "jobsworth". If another job holds the unique key, that job is returned, unless `on_conflict`
+    says otherwise. If an uncommitted transaction takes or frees the key, this waits until it ends.
+    A call that is repeated with the same `id`, after the answer to its COMMIT was lost, adds and
+    changes nothing. Raises `InvalidInput` before anything is sent, `Conflict` if it is to be
+    rejected, and the other errors of `db.errors`.
     """
     values = _values(_new_job(mode, payload, options), payload_bytes_max)
     statement = render(ENQUEUE, schema_of(conn, schema))
@@ -133,6 +145,12 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
         "trigger_message_id": job.trigger_message_id,
         "lane": job.lane,
         "unique_key": job.unique_key,
+        "unique_until": job.unique_until,
+        "unique_seconds": job.unique_seconds,
+        "on_conflict": job.on_conflict,
+        "debounce_seconds": job.debounce_seconds,
+        "debounce_max_seconds": job.debounce_max_seconds,
+        "replaces": job.replaces,
         "failures_max": job.failures_max,
         "crashes_max": job.crashes_max,
         "timeout_seconds": job.timeout_seconds,
@@ -152,7 +170,7 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
 def _enqueued(values: Mapping[str, Any], row: tuple[Any, ...] | None) -> Enqueued:
     if row is None:
         raise Refused("enqueue returned no row", "migrate the schema: jobsworth migrate")
-    return Enqueued(row[0], created=row[0] == values["id"])
+    return Enqueued(row[0], created=row[0] == values["id"], replaced=row[1] == "replaced")
 
 
 def schema_of(conn: psycopg.AsyncConnection[Any] | Database, schema: str | None) -> str:

@@ -3,13 +3,15 @@
 In: any number of new jobs, sent in bounded blocks while the server works on the block before. Out:
 rows of `reactive_jobs`. Jobs that can neither conflict with others nor come after them are copied
 straight into the table. The others are staged in a temporary table and inserted from there, without
-those that exist already.
+those that exist already. What only the function `enqueue` can do (windows of time, what happens
+when a key is held, debounce) it does for each staged job of such a group.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, auto
+from functools import partial
 from itertools import count, groupby
 from typing import Any, LiteralString, cast
 from uuid import UUID
@@ -40,7 +42,8 @@ async def enqueue_many(
 ) -> int:
     """Enqueue all of `jobs` or, if one is refused, none; returns how many were created.
 
-    A job whose unique key an open job has, or whose id exists, is left out and not counted. The
+    A job whose unique key another job holds, or whose id exists, is left out and not counted; so is
+    one that changed a waiting job (`on_conflict`). The
     jobs named in a job's `after` must precede it. Memory use does not grow with the number of jobs:
     a generator is read while the transaction is open. Raises `InvalidInput`, and the other errors
     of `db.errors`.
@@ -84,6 +87,8 @@ class _Way(IntEnum):
     """
     WHOLE = auto()
     STAGED = auto()
+    CALLED = auto()
+    """As staged, and each through the function `enqueue`."""
 
 
 class _Route:
@@ -102,13 +107,15 @@ class _Route:
         needed = _way_of(_checked(job))
         if needed <= self._way and self._left > 0:
             self._left -= 1
-        elif needed is not self._way or needed is _Way.STAGED:
+        elif needed is not self._way or needed >= _Way.STAGED:
             self._number += 1
             self._way, self._left = needed, GROUPED_JOBS_MAX - 1
         return self._number, self._way
 
 
 def _way_of(job: NewJob) -> _Way:
+    if job.replaces or job.unique_seconds is not None or job.on_conflict == "reject":
+        return _Way.CALLED
     if (
         job.unique_key is not None
         or job.id is not None
@@ -137,7 +144,7 @@ async def _write_bare(
 NEW_JOB_COLUMNS: LiteralString = """
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-  request_id, limit_key, limit_weight, expires_at
+  request_id, limit_key, limit_weight, expires_at, unique_until
 """
 
 COPY_JOBS: LiteralString = (
@@ -192,51 +199,102 @@ create temporary table jobsworth_new_jobs (
   limit_key text,
   limit_weight int,
   expires_at timestamptz,
+  unique_until text,
   delay interval,
   expires_in interval,
-  after uuid[]
+  after uuid[],
+  unique_seconds float8,
+  on_conflict text,
+  debounce_seconds float8,
+  debounce_max_seconds float8
 ) on commit drop
 """
 
 COPY_STAGING: LiteralString = (
     "copy pg_temp.jobsworth_new_jobs ("
     + NEW_JOB_COLUMNS
-    + ", delay, expires_in, after) from stdin (format text, encoding 'UTF8')"
+    + ", delay, expires_in, after, unique_seconds, on_conflict, debounce_seconds,"
+    " debounce_max_seconds) from stdin (format text, encoding 'UTF8')"
 )
-
-INSERT_STAGED: LiteralString = """
-insert into jobsworth.reactive_jobs (
-  id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-  agent_id, request_id, limit_key, limit_weight, expires_at,
-  status, waiting_for)
-select n.id, n.mode, n.payload, n.queue, n.priority,
-  coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
-  n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
-  n.holds_lane, n.agent_id, n.request_id, n.limit_key, n.limit_weight,
-  coalesce(n.expires_at, clock_timestamp() + n.expires_in),
-  case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
-  case when n.after is not null then 'parents' end::jobsworth.wait_reason
-from pg_temp.jobsworth_new_jobs n
-order by n.number
-on conflict do nothing
-"""
 
 DROP_STAGING: LiteralString = "drop table pg_temp.jobsworth_new_jobs"
 
 
 async def _write_staged(
-    conn: psycopg.AsyncConnection[Any], schema: str, jobs: Iterable[NewJob], payload_bytes_max: int
+    conn: psycopg.AsyncConnection[Any],
+    schema: str,
+    jobs: Iterable[NewJob],
+    payload_bytes_max: int,
+    insert: Callable[[psycopg.AsyncConnection[Any], str], Awaitable[int]],
 ) -> int:
     rows = (f"{_row(job, payload_bytes_max)}\t{_staged_columns(job)}" for job in jobs)
     await _execute(conn, schema, CREATE_STAGING)
     await _copy(conn, COPY_STAGING, rows)
+    created = await insert(conn, schema)
+    await _execute(conn, schema, DROP_STAGING)
+    return created
+
+
+INSERT_STAGED: LiteralString = """
+insert into jobsworth.reactive_jobs (
+  id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
+  failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
+  agent_id, request_id, unique_until, limit_key, limit_weight, expires_at, status, waiting_for)
+select n.id, n.mode, n.payload, n.queue, n.priority,
+  coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
+  n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
+  n.holds_lane, n.agent_id, n.request_id, n.unique_until::jobsworth.unique_until,
+  n.limit_key, n.limit_weight, coalesce(n.expires_at, clock_timestamp() + n.expires_in),
+  case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
+  case when n.after is not null then 'parents' end::jobsworth.wait_reason
+from pg_temp.jobsworth_new_jobs n
+where n.unique_key is null or jobsworth.window_holder(n.team_id, n.unique_key) is null
+order by n.number
+on conflict do nothing
+"""
+
+
+async def _insert_staged(conn: psycopg.AsyncConnection[Any], schema: str) -> int:
     created = await _execute(conn, schema, INSERT_STAGED)
     await _refuse_unknown(conn, schema)
     if await _execute(conn, schema, INSERT_EDGES):
         await _execute(conn, schema, RECONSIDER_STAGED)
-    await _execute(conn, schema, DROP_STAGING)
     return created
+
+
+FORGET_KNOWN: LiteralString = """
+delete from pg_temp.jobsworth_new_jobs n
+using jobsworth.reactive_jobs j
+where j.id = n.id
+"""
+
+CALL_STAGED: LiteralString = """
+select jobsworth.enqueue(
+  id => n.id, mode => n.mode, payload => n.payload, queue => n.queue, priority => n.priority,
+  run_at => n.run_at, delay => n.delay, thread_id => n.thread_id,
+  trigger_message_id => n.trigger_message_id, lane => n.lane, unique_key => n.unique_key,
+  failures_max => n.failures_max, crashes_max => n.crashes_max,
+  timeout_seconds => n.timeout_seconds, trace_parent => n.trace_parent, team_id => n.team_id,
+  holds_lane => n.holds_lane, agent_id => n.agent_id, request_id => n.request_id,
+  limit_key => n.limit_key, limit_weight => n.limit_weight, expires_at => n.expires_at,
+  expires_in => n.expires_in,
+  after => n.after, unique_until => n.unique_until, unique_seconds => n.unique_seconds,
+  on_conflict => n.on_conflict, debounce_seconds => n.debounce_seconds,
+  debounce_max_seconds => n.debounce_max_seconds)
+from (select s.* from pg_temp.jobsworth_new_jobs s order by s.number) n
+"""
+
+FIND_CREATED: LiteralString = """
+select n.id
+from pg_temp.jobsworth_new_jobs n
+where exists (select 1 from jobsworth.reactive_jobs j where j.id = n.id)
+"""
+
+
+async def _call_staged(conn: psycopg.AsyncConnection[Any], schema: str) -> int:
+    await _execute(conn, schema, FORGET_KNOWN)
+    await _execute(conn, schema, CALL_STAGED)
+    return await _execute(conn, schema, FIND_CREATED)
 
 
 # A job that existed already keeps the edges it has.
@@ -360,12 +418,20 @@ def _options(job: NewJob) -> tuple[str | datetime | UUID | float | None, ...]:
         job.limit_key,
         job.limit_weight,
         job.expires_at,
+        "start" if job.unique_until == "start" else None,
     )
 
 
 def _staged_columns(job: NewJob) -> str:
     needs = "{" + ",".join(map(str, job.after)) + "}" if job.after else _NULL
-    return f"{_span(job.delay_interval())}\t{_span(job.expires_interval())}\t{needs}"
+    unique = (
+        job.unique_seconds,
+        job.on_conflict,
+        job.debounce_seconds,
+        job.debounce_max_seconds,
+    )
+    spans = (_span(job.delay_interval()), _span(job.expires_interval()))
+    return "\t".join((*spans, needs, *map(_field, unique)))
 
 
 def _span(value: timedelta | None) -> str:
@@ -390,5 +456,10 @@ def _text(value: str) -> str:
 
 _NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_UNSET = _options(NewJob("any"))
-_WRITERS = {_Way.BARE: _write_bare, _Way.WHOLE: _write, _Way.STAGED: _write_staged}
+_UNSET = _options(NewJob("unset"))
+_WRITERS = {
+    _Way.BARE: _write_bare,
+    _Way.WHOLE: _write,
+    _Way.STAGED: partial(_write_staged, insert=_insert_staged),
+    _Way.CALLED: partial(_write_staged, insert=_call_staged),
+}

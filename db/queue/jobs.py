@@ -18,6 +18,7 @@ from db.pool import execute, fetch_all, fetch_one, fetch_val
 from db.queue.enqueue import Enqueued, enqueue, enqueue_sync
 from db.queue.enqueue_many import enqueue_many
 from db.queue.new_job import PAYLOAD_BYTES_MAX, EnqueueOptions, JobOptions, NewJob
+from db.queue.unique_options import UniqueUntil
 from db.transactions import transaction
 
 __all__ = [
@@ -87,6 +88,7 @@ class Job(BaseModel):
     lane: str | None
     holds_lane: bool
     unique_key: str | None
+    unique_until: UniqueUntil | None
     status: JobStatus
     waiting_for: WaitReason | None
     waiting_detail: str | None
@@ -139,7 +141,8 @@ class Counts(BaseModel):
 
 JOB_COLUMNS: LiteralString = """
   j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
-  j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.status, j.waiting_for,
+  j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.unique_until,
+  j.status, j.waiting_for,
   j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
   j.timeout_seconds, j.cancel_requested, j.trace_parent, j.request_id, j.run_id, j.node, j.agent_id,
   j.worker_id, j.lease_no, j.result, j.error, j.expires_at, j.created_at, j.started_at,

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from db.documents import to_payload
 from db.errors import InvalidInput, shown
+from db.queue.unique_options import OnConflict, UniqueUntil, check_unique
 
 PAYLOAD_BYTES_MAX = 1_048_576
 # The indexes cannot hold longer texts.
@@ -40,6 +41,11 @@ class JobOptions(TypedDict, total=False):
     expires_in: timedelta | float | None
     lane: str | None
     unique_key: str | None
+    unique_until: UniqueUntil | None
+    unique_seconds: float | None
+    on_conflict: OnConflict | None
+    debounce_seconds: float | None
+    debounce_max_seconds: float | None
     failures_max: int | None
     crashes_max: int | None
     timeout_seconds: float | None
@@ -68,13 +74,16 @@ class NewJob:
     priority: 1 (urgent) to 4. run_at or delay (seconds or timedelta): the earliest start.
     expires_at or expires_in: canceled unless it has started by then. lane: its
     jobs run one at a time, in order; by default the thread, "" for none. unique_key: at most one
-    open job of a team has it. failures_max, crashes_max: how many make it fail for good. after:
-    jobs that must be done first. holds_lane: no job of its lane overtakes it while it waits for an
-    approval or a signal. id: your own, so that a repeated call adds nothing. agent_id: the agent
-    that the job is for. request_id: the request that the job works for; by default that of its
-    trigger message. Its follow-ups, children and messages have it too. limit_key: its key for the
-    limits per key (`jobsworth job-limit`). limit_weight: how much of a rate its start takes, 1 by
-    default.
+    open job of a team has it; with unique_until="start" at most one that has not started, and with
+    unique_seconds for so long in any case. on_conflict: what happens when it is held; by default
+    the holder is returned. debounce_seconds: the job runs when no call has come for that long, at
+    the latest debounce_max_seconds after the first, with what the last one said. failures_max,
+    crashes_max: how many make it fail for good. after: jobs that must be done first. holds_lane: no
+    job of its lane overtakes it while it waits for an approval or a signal. id: your own, so that a
+    repeated call adds nothing. agent_id: the agent that the job is for. request_id: the request
+    that the job works for; by default that of its trigger message. Its follow-ups, children and
+    messages have it too. limit_key: its key for the limits per key (`jobsworth job-limit`).
+    limit_weight: how much of a rate its start takes, 1 by default.
     """
 
     mode: str
@@ -87,6 +96,11 @@ class NewJob:
     trigger_message_id: UUID | None = None
     lane: str | None = None
     unique_key: str | None = None
+    unique_until: UniqueUntil | None = None
+    unique_seconds: float | None = None
+    on_conflict: OnConflict | None = None
+    debounce_seconds: float | None = None
+    debounce_max_seconds: float | None = None
     failures_max: int | None = None
     crashes_max: int | None = None
     timeout_seconds: float | None = None
@@ -104,6 +118,11 @@ class NewJob:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the job that holds the key takes what this one says."""
+        return self.on_conflict == "replace" or self.debounce_seconds is not None
 
     def payload_json(self, bytes_max: int = PAYLOAD_BYTES_MAX) -> str:
         """The payload as JSON text; raises `InvalidInput` (not an object, NUL, too large)."""
@@ -151,6 +170,16 @@ def _check(job: NewJob) -> None:
         _check_text("lane", job.lane)
     if job.unique_key is not None:
         _check_text("unique_key", job.unique_key)
+    check_unique(
+        unique_key=job.unique_key,
+        unique_until=job.unique_until,
+        unique_seconds=job.unique_seconds,
+        on_conflict=job.on_conflict,
+        debounce_seconds=job.debounce_seconds,
+        debounce_max_seconds=job.debounce_max_seconds,
+        has_time=job.run_at is not None or job.delay is not None,
+        after=job.after,
+    )
     if job.failures_max is not None:
         _check_count("failures_max", job.failures_max)
     if job.crashes_max is not None:

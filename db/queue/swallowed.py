@@ -6,7 +6,7 @@ ended well. A trigger of the user's that returns null drops a row without an err
 index of the user's own makes `on conflict do nothing` do so.
 
 Fewer rows are the rule where a later attempt repeats its effects, and where another open job has
-the unique key: then the effect stands.
+the unique key, or a window of time: then the effect stands.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,11 @@ where not case e.table
     or exists (
       select 1 from jobsworth.reactive_jobs j
       where j.unique_key = e.unique_key and j.team_id is not distinct from e.team_id
-        and j.finished_at is null)
+        and j.finished_at is null and (j.unique_until is distinct from 'start' or j.attempt = 0))
+    or exists (
+      select 1 from jobsworth.unique_windows w
+      where w.unique_key = e.unique_key and w.team_id is not distinct from e.team_id
+        and w.held_until > clock_timestamp())
     or e.is_child and exists (
       select 1 from jobsworth.branch_reads b
       where b.job_id = e.job_id and jobsworth.inherits_child(b.job_id, e.key))

@@ -32,6 +32,8 @@ drop view
 -- The functions that name tables in their signatures or bodies.
 drop function
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
+  jobsworth.enqueue_outcome, jobsworth.unique_mistake, jobsworth.keep_key, jobsworth.window_holder,
+  jobsworth.replace_waiting, jobsworth.forget_unique_windows, jobsworth.why_replaced,
   jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.something_came,
   jobsworth.reconsider, jobsworth.unblock,
   jobsworth.cancel, jobsworth.cancel_locked, jobsworth.retry, jobsworth.restart_locked,
@@ -81,6 +83,7 @@ drop table
   jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
   jobsworth.signals, jobsworth.attempt_history,
   jobsworth.job_limits, jobsworth.job_limit_slots, jobsworth.job_limit_rates,
+  jobsworth.unique_windows, jobsworth.replacements,
   jobsworth.steps, jobsworth.step_decisions, jobsworth.artifacts,
   jobsworth.runs, jobsworth.run_metrics, jobsworth.branches, jobsworth.branch_reads,
   jobsworth.schedule_firings, jobsworth.schedules,
@@ -113,6 +116,7 @@ drop type
   jobsworth.bulk_operation,
   jobsworth.job_status, jobsworth.wait_reason, jobsworth.parent_failure,
   jobsworth.limit_per,
+  jobsworth.unique_until, jobsworth.on_conflict,
   jobsworth.step_effect,
   jobsworth.run_status,
   jobsworth.missed_policy, jobsworth.overlap_policy, jobsworth.firing_outcome,
@@ -134,6 +138,7 @@ drop domain
   jobsworth.fired_at, jobsworth.handled_to, jobsworth.next_at, jobsworth.every_seconds,
   jobsworth.keep_seconds,
   jobsworth.jitter_seconds, jobsworth.missed_max, jobsworth.granted_at,
+  jobsworth.held_until, jobsworth.replaced_at,
   jobsworth.idle_since, jobsworth.next_try_at, jobsworth.occurred_at, jobsworth.paused_until,
   jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.refused_at,
   jobsworth.run_at,

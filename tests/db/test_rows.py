@@ -94,4 +94,5 @@ async def test_what_a_job_made_goes_with_it(conn: Connection) -> None:
         "jobsworth.run_metrics",
         "jobsworth.branch_reads",
         "jobsworth.attempt_history",
+        "jobsworth.replacements",
     }

@@ -16,7 +16,7 @@ from typing import Protocol
 from uuid import UUID
 
 from db.pool import Database
-from db.queue import promote, rescue, workers
+from db.queue import promote, rescue, windows, workers
 from db.queue.upkeep import DueWork
 from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
@@ -42,8 +42,11 @@ SWEEP_PAUSE_SECONDS_MAX = 4.0
 RUNS_BATCH = 200
 ORPHANS_BATCH = 100
 SHELVE_BATCH = 1000
+WINDOWS_BATCH = 1000
 STRAYS_BATCH = 500
 SHELVE_PERIOD_SECONDS = 5.0
+WINDOWS_PERIOD_SECONDS = 60.0
+WINDOWS_PAUSE_SECONDS = 0.2
 CANCEL_PERIOD_SECONDS = 5.0
 STRAYS_PERIOD_SECONDS = 5.0
 # How often to ask the judge, which asks nobody.
@@ -116,6 +119,7 @@ def parts(
             wakes=wakes.work,
             woken_by=wakes.lost_claims,
         ),
+        Part("unique windows", WINDOWS_PERIOD_SECONDS, partial(_forget_windows, database)),
         Part("shelve", SHELVE_PERIOD_SECONDS, Shelf(database).work),
         Part("rescue", VERDICTS_PERIOD_SECONDS, rescuer.work, wakes=wakes.work),
     ]
@@ -153,6 +157,12 @@ async def _promote_due(database: Database, heartbeat: Heartbeat, poll_seconds: f
         promoted = await promote.promote_due(connection, TIMER_BATCH)
     log.debug(events.TIMERS_PROMOTED, jobs=promoted)
     return Did(moved=True, pause_seconds=0.0 if promoted else HELD_PAUSE_SECONDS)
+
+
+async def _forget_windows(database: Database) -> Did:
+    async with database.connection() as connection:
+        forgotten = await windows.forget(connection, WINDOWS_BATCH)
+    return Did(pause_seconds=WINDOWS_PAUSE_SECONDS if forgotten == WINDOWS_BATCH else None)
 
 
 async def _stop_canceled(database: Database, heartbeat: Heartbeat, attempts: Attempts) -> Did:

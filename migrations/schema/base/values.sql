@@ -82,6 +82,9 @@ create domain jobsworth.granted_at as timestamptz
 create domain jobsworth.handled_to as timestamptz
   constraint handled_to_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.held_until as timestamptz
+  constraint held_until_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.idle_since as timestamptz
   constraint idle_since_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
@@ -99,6 +102,9 @@ create domain jobsworth.paused_until as timestamptz
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.received_at as timestamptz
   constraint received_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.replaced_at as timestamptz
+  constraint replaced_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.requests_at as timestamptz
   constraint requests_at_is_from_1900_to_2199 check (

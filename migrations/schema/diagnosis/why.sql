@@ -109,6 +109,16 @@ begin
       || ' --slots ' || greatest(l.slots, taken) + 1 end;
 end $$;
 
+-- Which call changed what a job is to do, if one did.
+create function jobsworth.why_replaced(job_id uuid) returns text language sql stable begin atomic
+  select 'replaced by call ' || r.id || ' at '
+      || to_char(r.replaced_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+  from jobsworth.replacements r
+  where r.job_id = why_replaced.job_id
+  order by r.replaced_at desc
+  limit 1;
+end;
+
 -- Why this job is not running.
 create function jobsworth.why(job_id uuid)
   returns table (status jobsworth.job_status, reason text, detail text, remedy text)
@@ -260,6 +270,9 @@ begin
   end if;
   if j.status = 'queued' and reason in ('no slot', 'no worker', 'no handler') then
     detail := detail || coalesce(jobsworth.why_again(j.id), '');
+  end if;
+  if j.unique_key is not null then
+    detail := detail || coalesce('; ' || jobsworth.why_replaced(j.id), '');
   end if;
   if j.finished_at is null then
     select h.detail, h.remedy into held from jobsworth.why_held(j.id) h;

@@ -1,4 +1,9 @@
--- Enqueue a job and return its id. If an open job has the same unique key, return that job's id.
+-- Enqueue a job and return its id. If another job holds the unique key, `on_conflict` says what happens;
+-- by default that job's id is returned. `enqueue_outcome` tells what a call with an id of its own did.
+--
+-- `unique_until`: the key is held until the job's 'end' (the default) or its 'start'. `unique_seconds`:
+-- and for so long in any case. `debounce_seconds`: the job runs when no call has come for that long, at
+-- the latest `debounce_max_seconds` after the first, with what the last one said.
 
 create function jobsworth.enqueue(
   mode text, payload jsonb default '{}', queue text default 'default', priority int default 3,
@@ -9,7 +14,9 @@ create function jobsworth.enqueue(
   holds_lane boolean default false, crashes_max int default null, id uuid default null,
   agent_id uuid default null, request_id text default null, limit_key text default null,
   limit_weight int default null, expires_at timestamptz default null,
-  expires_in interval default null)
+  expires_in interval default null, unique_until text default null,
+  unique_seconds float8 default null, on_conflict text default null,
+  debounce_seconds float8 default null, debounce_max_seconds float8 default null)
   returns uuid language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -20,6 +27,10 @@ declare
   needs uuid[] := coalesce(enqueue.after, '{}');
   unknown uuid;
   wrong text[];
+  keyed boolean := num_nonnulls(enqueue.unique_key, enqueue.unique_until, enqueue.unique_seconds,
+    enqueue.on_conflict, enqueue.debounce_seconds, enqueue.debounce_max_seconds) > 0;
+  replaces boolean;
+  taker uuid;
   tries int := 0;
 begin
   -- One expression: each costs a microsecond in each transaction.
@@ -76,6 +87,12 @@ begin
     when octet_length(enqueue.lane) > 1000
       then array['lane must have at most 1000 bytes', 'Leave it out, or use a hash of it.']
   end;
+  if keyed then
+    wrong := coalesce(wrong, jobsworth.unique_mistake(
+      enqueue.unique_key, enqueue.unique_until, enqueue.unique_seconds, enqueue.on_conflict,
+      enqueue.debounce_seconds, enqueue.debounce_max_seconds,
+      enqueue.run_at is not null or enqueue.delay is not null, needs <> '{}'));
+  end if;
   if wrong is not null then
     raise exception '%', wrong[1] || coalesce(' (in a ' || nullif(enqueue.mode, '') || ' job)', '')
       using errcode = 'invalid_parameter_value', hint = wrong[2];
@@ -95,24 +112,43 @@ begin
     raise exception 'job % in after does not exist', unknown
       using errcode = 'foreign_key_violation', hint = 'Enqueue the jobs it needs first.';
   end if;
+  replaces := keyed and (enqueue.on_conflict = 'replace' or enqueue.debounce_seconds is not null);
   loop
+    found_id := null;
+    taker := null;
+    if enqueue.unique_seconds is not null then
+      taker := jobsworth.window_holder(enqueue.team_id, enqueue.unique_key);
+    end if;
     insert into jobsworth.reactive_jobs (
       id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
-      failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-      request_id, limit_key, limit_weight, expires_at, status, waiting_for)
-    values (
+      unique_until, failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
+      agent_id, request_id, limit_key, limit_weight, expires_at, status, waiting_for)
+    select
       new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
       coalesce(enqueue.priority, 3)::smallint,
-      coalesce(enqueue.run_at, clock_timestamp() + enqueue.delay),
+      coalesce(enqueue.run_at, clock_timestamp() + coalesce(
+        enqueue.delay, make_interval(secs => enqueue.debounce_seconds))),
       enqueue.thread_id, enqueue.trigger_message_id, enqueue.lane, enqueue.unique_key,
+      -- Of what is replaced until it starts, a later one would be lost unless it begins a new job.
+      case when enqueue.unique_until = 'start' or enqueue.unique_until is null and replaces
+        then 'start'::jobsworth.unique_until end,
       enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
       enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id, enqueue.request_id,
       enqueue.limit_key, enqueue.limit_weight,
       coalesce(enqueue.expires_at, clock_timestamp() + enqueue.expires_in),
       case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
-      case when needs <> '{}' then 'parents'::jobsworth.wait_reason end)
+      case when needs <> '{}' then 'parents'::jobsworth.wait_reason end
+    where taker is null
     on conflict do nothing
     returning reactive_jobs.id into found_id;
+    if found_id is not null and enqueue.unique_key is not null then
+      taker := jobsworth.keep_key(
+        new_id, enqueue.team_id, enqueue.unique_key, enqueue.unique_seconds, replaces);
+      if taker is not null then
+        delete from jobsworth.reactive_jobs j where j.id = new_id;
+        found_id := null;
+      end if;
+    end if;
     if found_id is not null then
       if needs <> '{}' then
         insert into jobsworth.job_edges (job_id, needs_job_id)
@@ -122,17 +158,51 @@ begin
       return found_id;
     end if;
     -- The conflict was with its own id (a repeated call), or with the job that has the unique key.
-    -- If that job has ended just now, try again.
+    -- If that job has ended or started just now, try again.
     tries := tries + 1;
     select j.id into found_id from jobsworth.reactive_jobs j where j.id = new_id;
-    if not found then
+    if found then
+      return found_id;
+    end if;
+    found_id := taker;
+    if taker is null then
       select j.id into found_id from jobsworth.reactive_jobs j
       where j.unique_key = enqueue.unique_key and j.team_id is not distinct from enqueue.team_id
-        and j.finished_at is null;
+        and j.finished_at is null and (j.unique_until is distinct from 'start' or j.attempt = 0);
     end if;
-    if found_id is not null then
+    if found_id = new_id then
       return found_id;
-    elsif tries >= 100 then
+    elsif found_id is not null and enqueue.on_conflict = 'reject' then
+      raise exception 'job % holds the unique key %', found_id
+          || coalesce(' (' || (select j.status from jobsworth.reactive_jobs j where j.id = found_id)
+            || ')', ''), enqueue.unique_key || coalesce(' until ' || (
+            select to_char(w.held_until at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+            from jobsworth.unique_windows w
+            where w.unique_key = enqueue.unique_key and w.job_id = taker
+              and w.team_id is not distinct from enqueue.team_id), '')
+        using errcode = 'unique_violation',
+        hint = 'Wait until it has ended, or leave on_conflict out: that job is returned then.';
+    elsif found_id is not null and replaces then
+      if jobsworth.replace_waiting(
+        found_id, new_id, enqueue.mode, coalesce(enqueue.payload, '{}'),
+        coalesce(enqueue.priority, 3), coalesce(enqueue.run_at, clock_timestamp() + enqueue.delay),
+        enqueue.debounce_seconds, enqueue.debounce_max_seconds, enqueue.trigger_message_id,
+        enqueue.request_id, enqueue.trace_parent,
+        coalesce(enqueue.expires_at, clock_timestamp() + enqueue.expires_in))
+      then
+        return found_id;
+      elsif taker is not null or exists (
+        select 1 from jobsworth.reactive_jobs j
+        where j.id = found_id and j.finished_at is null
+          and j.unique_until is distinct from 'start')
+      then
+        return found_id;
+      end if;
+      found_id := null;
+    elsif found_id is not null then
+      return found_id;
+    end if;
+    if tries >= 100 then
       raise exception 'the % job was not inserted: a trigger of reactive_jobs returns null for it, '
           'or it conflicts with another unique index than that of unique_key', enqueue.mode
         using errcode = 'object_not_in_prerequisite_state',

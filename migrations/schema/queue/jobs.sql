@@ -10,6 +10,8 @@ create type jobsworth.job_status as enum
 create type jobsworth.wait_reason as enum
   ('timer', 'lane', 'parents', 'children', 'approval', 'signal', 'limit', 'budget', 'handler',
    'person');
+-- When a job gives its unique key up: at its end, or when it is first claimed.
+create type jobsworth.unique_until as enum ('end', 'start');
 
 -- The order of jobs within a queue and priority: a job draws a new position each time it becomes
 -- queued.
@@ -57,6 +59,7 @@ create table jobsworth.reactive_jobs (
   mode jobsworth.mode not null,
   lane text,
   unique_key jobsworth.unique_key,
+  unique_until jobsworth.unique_until,  -- null: its end
   effect_key text,
   trace_parent text,
   waiting_detail text,
@@ -101,9 +104,11 @@ create index jobs_lane_ended on jobsworth.reactive_jobs (lane, finished_at)
   where lane is not null and finished_at is not null;
 -- The sweep, and the counts by reason.
 create index jobs_waiting on jobsworth.reactive_jobs (waiting_for, id) where status = 'waiting';
--- One open job for each unique key of a team.
+-- One job holds each unique key of a team: until it ends, or until it starts. `attempt` never goes
+-- back to 0, so a retry or a rescue of a started job does not need the key again.
 create unique index jobs_unique_key on jobsworth.reactive_jobs (team_id, unique_key)
-  nulls not distinct where unique_key is not null and finished_at is null;
+  nulls not distinct where unique_key is not null and finished_at is null
+    and (unique_until is distinct from 'start' or attempt = 0);
 -- The children and follow-ups of a job; each effect exists once.
 create unique index jobs_effect on jobsworth.reactive_jobs (parent_id, effect_key)
   where parent_id is not null;

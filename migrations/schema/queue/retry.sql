@@ -76,6 +76,8 @@ begin
   join jobsworth.reactive_jobs x
     on x.unique_key = j.unique_key and x.team_id is not distinct from j.team_id
   where j.id = any(job_ids) and x.finished_at is null
+    and (x.unique_until is distinct from 'start' or x.attempt = 0)
+    and (j.unique_until is distinct from 'start' or j.attempt = 0)
   limit 1;
   if found then
     raise exception 'job % cannot run again: job % holds its unique key %',

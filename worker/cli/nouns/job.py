@@ -15,6 +15,7 @@ from db.errors import Conflict
 from db.pool import Connection
 from db.queue import jobs
 from db.queue.jobs import EnqueueOptions, Job, JobStatus, WaitReason
+from db.queue.unique_options import OnConflict, UniqueUntil
 from worker.cli.bulk.act import act_on_many, act_on_one
 from worker.cli.bulk.choice import Choice, one_or_many
 from worker.cli.terminal import ids, names, options, times
@@ -146,6 +147,7 @@ def why(job: str, as_json: bool) -> None:
     "enqueue",
     """jobsworth enqueue greet '{"name": "Ada"}' --wait""",
     "jobsworth enqueue report @payload.json --delay 1h30m --priority 1",
+    "jobsworth enqueue index @page.json --unique-key page-7 --debounce 10s --debounce-max 5m",
 )
 @click.argument(
     "mode",
@@ -177,6 +179,20 @@ def why(job: str, as_json: bool) -> None:
 )
 @click.option("--unique-key", metavar="KEY", help="At most one open job has this key.")
 @click.option(
+    "--unique-until",
+    type=click.Choice(["end", "start"]),
+    help="Until when it holds its key.  [default: end]",
+)
+@click.option("--unique-for", metavar="SPAN", help="It holds its key for so long in any case.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["return", "replace", "reject"]),
+    help="When another job holds the key: return it, replace what it does unless it has started,"
+    " or fail.  [default: return]",
+)
+@click.option("--debounce", metavar="SPAN", help="Run when no call with the key came for so long.")
+@click.option("--debounce-max", metavar="SPAN", help="And at the latest so long after the first.")
+@click.option(
     "--failures-max", type=click.INT, metavar="N", help="It has failed for good after N failures."
 )
 @click.option("--timeout", metavar="SPAN", help="The longest an attempt may take, like 5m.")
@@ -205,6 +221,11 @@ def enqueue(
     thread: str | None,
     lane: str | None,
     unique_key: str | None,
+    unique_until: UniqueUntil | None,
+    unique_for: str | None,
+    on_conflict: OnConflict | None,
+    debounce: str | None,
+    debounce_max: str | None,
     failures_max: int | None,
     timeout: str | None,
     request_id: str | None,
@@ -224,6 +245,11 @@ def enqueue(
         "thread_id": None if thread is None else ids.whole_id(thread, "--thread"),
         "lane": lane,
         "unique_key": unique_key,
+        "unique_until": unique_until,
+        "unique_seconds": _span(unique_for, "--unique-for"),
+        "on_conflict": on_conflict,
+        "debounce_seconds": _span(debounce, "--debounce"),
+        "debounce_max_seconds": _span(debounce_max, "--debounce-max"),
         "failures_max": failures_max,
         "timeout_seconds": _span(timeout, "--timeout"),
         "request_id": request_id,
@@ -231,6 +257,10 @@ def enqueue(
         "limit_weight": limit_weight,
     }
     return enqueue_job(mode, read_payload(payload), chosen, after=after, wait=wait, as_json=as_json)
+
+
+def _span(text: str | None, option: str) -> float | None:
+    return None if text is None else times.parse_duration(text, option)
 
 
 @job.verb(

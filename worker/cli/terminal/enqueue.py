@@ -57,8 +57,10 @@ def enqueue_job(
         enqueued = await jobs.enqueue(
             database, mode, payload, payload_bytes_max=settings.payload_bytes_max, **options
         )
-        if not enqueued.created:
-            say(f"an open job has the unique key {options.get('unique_key')!r} already; this is it")
+        if enqueued.replaced:
+            say(f"the job that holds the unique key {options.get('unique_key')!r} does this now")
+        elif not enqueued.created:
+            say(f"a job holds the unique key {options.get('unique_key')!r} already; this is it")
         if not as_json:
             emit(str(enqueued.job_id))
         if wait:
@@ -121,6 +123,7 @@ def _tell(
     document: dict[str, object] = {
         "id": job.id,
         "created": enqueued.created,
+        "replaced": enqueued.replaced,
         "status": job.status,
         "waiting_for": job.waiting_for,
     }

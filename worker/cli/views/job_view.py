@@ -110,6 +110,7 @@ def _row(file: JobFile, now: datetime) -> None:
             ("thread", job.thread_id and str(job.thread_id)),
             ("lane", job.lane if job.lane != str(job.thread_id) else None),
             ("unique key", job.unique_key),
+            ("unique until", job.unique_until),
             ("message", job.trigger_message_id and str(job.trigger_message_id)),
             ("run", job.run_id and f"{job.run_id}, node {job.node or '-'}"),
             ("request", job.request_id),
