@@ -17,6 +17,7 @@ from typing import (
     overload,
 )
 
+from db.conversations.messages import Message
 from db.deployments.deployments import Deployment
 from db.memory.memories import Hit
 from db.money.calls import Answer
@@ -27,6 +28,7 @@ from worker.approvals import ask
 from worker.approvals.ask import Decision
 from worker.arguments import checks_arguments
 from worker.attempt_state import INSTEAD, AttemptState
+from worker.conversations import own_messages
 from worker.llm.options import AgentOptions
 from worker.memory import recall
 from worker.money import calls
@@ -459,6 +461,11 @@ class Job(PlainJob):
         A parent that did not end well is None there, and is named in `failed`.
         """
         return await parents.read(self._state)
+
+    @_in_the_loop
+    async def messages(self) -> list[Message]:
+        """Return the job's message, and those that it takes too (policy `merge`), oldest first."""
+        return await own_messages.read(self._state)
 
 
 async def _once(

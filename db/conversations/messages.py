@@ -2,7 +2,8 @@
 
 In: a thread, a role and a text. Out: a row that no update and no delete can change. A message that
 a platform delivers twice is stored once. `receive` writes a message and the job that handles it in
-one commit, so neither exists without the other.
+one commit, so neither exists without the other. By the thread's policy, work on earlier messages
+makes way for the message, or a waiting job takes it too.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_limit, check_options
+from db.conversations.threads import MessagePolicy, policy_of
 from db.documents import to_document, to_text
 from db.errors import NotFound
 from db.pool import Database, fetch_all, fetch_one, fetch_val
@@ -52,13 +54,15 @@ class Message(BaseModel):
     output_tokens: int | None
     latency_ms: int | None
     job_id: UUID | None
+    merged_into: UUID | None
     created_at: AwareDatetime
 
 
 class Received(BaseModel):
     """A message and its job; `duplicate` if both existed already.
 
-    `job` is None for a message that was stored without one.
+    `job` is None for a message that was stored without one. A message that was merged
+    (`message.merged_into`) has the job of that message.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -95,18 +99,22 @@ async def receive(
     author_user_id: UUID | None = None,
     request_id: str | None = None,
     raw_payload: Any = None,
+    policy: MessagePolicy | str | None = None,
     **options: Unpack[jobs.JobOptions],
 ) -> Received:
     """Store a user's message and enqueue the job that handles it, in one commit.
 
     The message is the job's trigger; the job belongs to the thread and its team, and to the
-    thread's lane. `db.queue.jobs.NewJob` explains its options. If the thread has the
-    `platform_message_id` already, nothing is written, and the stored message is returned with its
+    thread's lane. `db.queue.jobs.NewJob` explains its options. `policy`, or else that of the
+    thread, says what becomes of the work on earlier messages (docs/messages.md); a job that takes
+    this message too keeps its own payload and options. If the thread has the `platform_message_id`
+    already, nothing is written, and the stored message is returned with its
     job. With a `Database` in place of the connection it is committed on return; a connection that
     is lost meanwhile is replaced if there is a `platform_message_id`. Raises `NotFound` if there is
     no such thread.
     """
     check_options("receive", options, jobs.JobOptions.__annotations__)
+    chosen = policy_of(policy)
     origin: MessageOptions = {
         "platform_message_id": platform_message_id,
         "author_user_id": author_user_id,
@@ -116,9 +124,11 @@ async def receive(
 
     async def write(conn: AsyncConnection[Any]) -> Received:
         async with transaction(conn):
-            message, duplicate = await _store(conn, thread_id, MessageRole.USER, text, origin)
-            if duplicate:
-                job = await _job_of(conn, message.id)
+            message, duplicate = await _store(
+                conn, thread_id, MessageRole.USER, text, origin, mode, chosen
+            )
+            if duplicate or message.merged_into is not None:
+                job = await _job_of(conn, message.merged_into or message.id)
             else:
                 job = await _enqueue(conn, message, mode, payload, options)
         return Received(message=message, job=job, duplicate=duplicate)
@@ -143,7 +153,9 @@ async def insert(
 
     async def write(conn: AsyncConnection[Any]) -> Message:
         async with transaction(conn):
-            message, _ = await _store(conn, thread_id, role, text, options)
+            message, _ = await _store(
+                conn, thread_id, role, text, options, None, MessagePolicy.QUEUE
+            )
         return message
 
     return await write_safely(conn, write, once=options.get("platform_message_id") is None)
@@ -152,7 +164,7 @@ async def insert(
 MESSAGE_COLUMNS: LiteralString = """
   m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
   m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
-  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.created_at
+  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.merged_into, m.created_at
 """
 
 GET_BY_ID: LiteralString = (
@@ -216,6 +228,22 @@ async def fetch_recent(
     return (await fetch_all(conn, FETCH_RECENT, values, Message))[::-1]
 
 
+GET_FOR_TRIGGER: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
+from jobsworth.chat_messages m
+where m.id = %(id)s or m.merged_into = %(id)s
+order by m.id
+"""
+)
+
+
+async def get_for_trigger(conn: AsyncConnection[Any], message_id: UUID) -> list[Message]:
+    """The message that triggered a job, and those that the job took too, oldest first."""
+    return await fetch_all(conn, GET_FOR_TRIGGER, {"id": message_id}, Message)
+
+
 COUNT_BY_ROLE: LiteralString = """
 select m.role, count(*) as messages
 from jobsworth.chat_messages m
@@ -235,14 +263,24 @@ async def count_by_role(conn: AsyncConnection[Any], thread_id: UUID) -> dict[Mes
 # transaction.
 INSERT: LiteralString = (
     """
-insert into jobsworth.chat_messages as m (team_id, thread_id, role, text, author_user_id,
-  author_agent_id, recipient_agent_id, request_id, platform_message_id, raw_payload, model,
-  input_tokens, output_tokens, latency_ms, job_id)
-select t.team_id, t.id, %(role)s::jobsworth.message_role, %(text)s, %(author_user_id)s::uuid,
+insert into jobsworth.chat_messages as m (id, merged_into, team_id, thread_id, role, text,
+  author_user_id, author_agent_id, recipient_agent_id, request_id, platform_message_id, raw_payload,
+  model, input_tokens, output_tokens, latency_ms, job_id)
+select coalesce(way.message_id, jobsworth.uuidv7()), way.merged_into, t.team_id, t.id,
+  %(role)s::jobsworth.message_role, %(text)s, %(author_user_id)s::uuid,
   %(author_agent_id)s::uuid, %(recipient_agent_id)s::uuid, %(request_id)s,
   %(platform_message_id)s, %(raw_payload)s::jsonb, %(model)s, %(input_tokens)s::int,
   %(output_tokens)s::int, %(latency_ms)s::int, %(job_id)s::uuid
 from jobsworth.chat_threads t
+-- Not called at all for the policy `queue`: it depends on a row that is not there then.
+left join lateral (
+  select w.message_id, w.merged_into
+  from (
+    select t.id as thread_id
+    where coalesce(%(policy)s::text, t.message_policy::text) <> 'queue' offset 0) c
+  cross join lateral jobsworth.make_way(
+    c.thread_id, %(mode)s::text, %(policy)s::text, %(platform_message_id)s::text) w
+) way on true
 where t.id = %(thread_id)s
 on conflict (thread_id, platform_message_id) where platform_message_id is not null do nothing
 returning """
@@ -256,8 +294,11 @@ async def _store(
     role: MessageRole,
     text: str,
     options: MessageOptions,
+    mode: str | None,
+    policy: MessagePolicy | None,
 ) -> tuple[Message, bool]:
-    message = await fetch_one(conn, INSERT, _values(thread_id, role, text, options), Message)
+    values = {**_values(thread_id, role, text, options), "mode": mode, "policy": policy}
+    message = await fetch_one(conn, INSERT, values, Message)
     if message is not None:
         return message, False
     platform_message_id = options.get("platform_message_id")

@@ -31,6 +31,15 @@ class ThreadStatus(StrEnum):
     DELETED = "deleted"
 
 
+class MessagePolicy(StrEnum):
+    """What a new message means for the work on earlier ones: docs/messages.md."""
+
+    QUEUE = "queue"
+    MERGE = "merge"
+    INTERRUPT = "interrupt"
+    SUPERSEDE = "supersede"
+
+
 class Thread(BaseModel):
     """A row of `chat_threads`."""
 
@@ -44,6 +53,7 @@ class Thread(BaseModel):
     chat_id: str
     title: str | None
     status: ThreadStatus
+    message_policy: MessagePolicy
     metadata: dict[str, Any]
     created_at: AwareDatetime
     updated_at: AwareDatetime
@@ -66,11 +76,12 @@ class ThreadChanges(TypedDict, total=False):
     user_id: UUID | None
     agent_id: UUID | None
     metadata: dict[str, Any]
+    message_policy: MessagePolicy
 
 
 THREAD_COLUMNS: LiteralString = """
   t.id, t.team_id, t.user_id, t.agent_id, t.platform, t.chat_id, t.title, t.status,
-  t.metadata, t.created_at, t.updated_at, t.archived_at
+  t.message_policy, t.metadata, t.created_at, t.updated_at, t.archived_at
 """
 
 INSERT_IF_NEW: LiteralString = (
@@ -168,7 +179,8 @@ update jobsworth.chat_threads t
 set title = case when new.has_title then %(title)s else t.title end,
   user_id = case when new.has_user_id then %(user_id)s::uuid else t.user_id end,
   agent_id = case when new.has_agent_id then %(agent_id)s::uuid else t.agent_id end,
-  metadata = case when new.has_metadata then %(metadata)s::jsonb else t.metadata end
+  metadata = case when new.has_metadata then %(metadata)s::jsonb else t.metadata end,
+  message_policy = coalesce(%(message_policy)s::jobsworth.message_policy, t.message_policy)
 from (values (
     'title' = any(%(changed)s::text[]), 'user_id' = any(%(changed)s::text[]),
     'agent_id' = any(%(changed)s::text[]), 'metadata' = any(%(changed)s::text[])))
@@ -192,6 +204,7 @@ async def update(
         "user_id": changes.get("user_id"),
         "agent_id": changes.get("agent_id"),
         "metadata": to_payload(changes.get("metadata", {}), "the metadata of a thread"),
+        "message_policy": policy_of(changes.get("message_policy")),
     }
     return _found(await fetch_one(conn, UPDATE, values, Thread), thread_id)
 
@@ -332,6 +345,17 @@ async def erase(conn: AsyncConnection[Any], thread_id: UUID) -> None:
         await execute(conn, SET_ERASE, {"erase": ""})
         if not erased:
             raise _not_found(thread_id)
+
+
+def policy_of(word: str | None) -> MessagePolicy | None:
+    """The policy of this name. Raises `InvalidInput`."""
+    try:
+        return None if word is None else MessagePolicy(word)
+    except ValueError:
+        raise InvalidInput(
+            f"the policy {word!r} is not one of {', '.join(MessagePolicy)}",
+            "leave it out for that of the thread",
+        ) from None
 
 
 def _found(row: Row | None, thread_id: UUID) -> Row:

@@ -222,10 +222,13 @@ from jsonb_to_recordset(%(rows)s::jsonb) as e (
   request_id text, run_id uuid, node text, agent_id uuid, message_key text,
   limit_key text, limit_weight int, n int)
 cross join lateral (
-  select j.lane, j.lane_position from jobsworth.reactive_jobs j where j.id = e.job_id offset 0
+  select j.lane, j.lane_position, j.superseded_by
+  from jobsworth.reactive_jobs j
+  where j.id = e.job_id offset 0
 ) p
--- A branch reads a child that was done before the cut, and does not spawn it again.
-where not (e.is_child and exists (
+-- A job that was stopped for a newer message, and was done before it heard, leaves no more work on
+-- the old one. A branch reads a child that was done before the cut, and does not spawn it again.
+where (p.superseded_by is null or e.message_key is not null) and not (e.is_child and exists (
   select 1 from jobsworth.branch_reads b
   where b.job_id = e.job_id and jobsworth.inherits_child(b.job_id, e.key)))
   and (e.unique_key is null or jobsworth.window_holder(e.team_id, e.unique_key) is null)

@@ -101,6 +101,7 @@ class Job(BaseModel):
     timeout_seconds: float | None
     cancel_requested: bool
     trace_parent: str | None
+    superseded_by: UUID | None
     request_id: str | None
     run_id: UUID | None
     node: str | None
@@ -142,11 +143,10 @@ class Counts(BaseModel):
 JOB_COLUMNS: LiteralString = """
   j.id, j.team_id, j.thread_id, j.trigger_message_id, j.parent_id, j.is_child, j.mode,
   j.payload, j.queue, j.priority, j.lane, j.holds_lane, j.unique_key, j.unique_until,
-  j.status, j.waiting_for,
-  j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max, j.crashes, j.crashes_max,
-  j.timeout_seconds, j.cancel_requested, j.trace_parent, j.request_id, j.run_id, j.node, j.agent_id,
-  j.worker_id, j.lease_no, j.result, j.error, j.expires_at, j.created_at, j.started_at,
-  j.finished_at
+  j.status, j.waiting_for, j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max,
+  j.crashes, j.crashes_max, j.timeout_seconds, j.cancel_requested, j.trace_parent, j.superseded_by,
+  j.request_id, j.run_id, j.node, j.agent_id, j.worker_id, j.lease_no, j.result, j.error,
+  j.expires_at, j.created_at, j.started_at, j.finished_at
 """
 
 GET_BY_ID: LiteralString = (

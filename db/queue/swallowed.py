@@ -47,7 +47,8 @@ where not case e.table
     or e.is_child and exists (
       select 1 from jobsworth.branch_reads b
       where b.job_id = e.job_id and jobsworth.inherits_child(b.job_id, e.key))
-    or not exists (select 1 from jobsworth.reactive_jobs p where p.id = e.job_id)
+    or not exists (
+      select 1 from jobsworth.reactive_jobs p where p.id = e.job_id and p.superseded_by is null)
   when 'chat_messages' then exists (
     select 1 from jobsworth.chat_messages m where m.job_id = e.job_id and m.effect_key = e.key)
   when 'embedding_outbox' then exists (

@@ -33,6 +33,7 @@ drop view
 drop function
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
   jobsworth.enqueue_outcome, jobsworth.unique_mistake, jobsworth.keep_key, jobsworth.window_holder,
+  jobsworth.make_way, jobsworth.is_work_on_message,
   jobsworth.replace_waiting, jobsworth.forget_unique_windows, jobsworth.why_replaced,
   jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.something_came,
   jobsworth.reconsider, jobsworth.unblock,
@@ -124,7 +125,8 @@ drop type
   jobsworth.budget_unit, jobsworth.budget_period, jobsworth.budget_over, jobsworth.call_verdict,
   jobsworth.approval_status,
   jobsworth.deployment_status,
-  jobsworth.thread_status, jobsworth.message_role, jobsworth.message_artifact_kind;
+  jobsworth.thread_status, jobsworth.message_policy, jobsworth.message_role,
+  jobsworth.message_artifact_kind;
 
 -- The domains of columns.
 drop domain

@@ -69,6 +69,11 @@ async def end_sleep(job: Job, seconds: float) -> int:
         return job.attempt
 
 
+@handler("end.messages")
+async def end_messages(job: Job) -> list[str]:
+    return [message.text for message in await job.messages()]
+
+
 @handler("end.never")
 async def end_never(job: Job) -> None:
     with noted(job):

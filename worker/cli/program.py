@@ -99,6 +99,12 @@ TABLE = (
         "Set how long jobs that have ended are kept.",
     ),
     Entry(JOBS, "signal", "nouns.signal:signal", "Send a signal to a job that waits for it."),
+    Entry(
+        JOBS,
+        "thread",
+        "conversations.thread:thread",
+        "Show a chat thread, set what a new message means, say something.",
+    ),
     Entry(JOBS, "request", "nouns.request:request", "Show what came of a request."),
     Entry(STEPS, "run", "nouns.run:run", "List, show, start, fork, cancel, retry and delete runs."),
     Entry(

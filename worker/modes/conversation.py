@@ -1,6 +1,6 @@
 """What a model sees of a thread.
 
-In: a job, with the message that triggered it or a text of its own. Out: the turns up to that
+In: a job, with the messages that triggered it or a text of its own. Out: the turns up to that
 message, oldest first, and what is remembered about it. Invariant: the turns are bounded in number,
 length and tokens, and leave out what people wrote after that message: it has jobs of its own.
 """
@@ -51,23 +51,24 @@ async def read(job: Job, text: str | None) -> MessageInContext:
 
     Raises `Fail` if there is neither.
     """
-    trigger = await _trigger(job)
-    if trigger is None and text is None:
+    own = await job.messages()
+    if not own and text is None:
         raise Fail(
             f"a {job.mode} job needs a message (trigger_message_id) or a text in its payload; "
             'enqueue it with one, like {"text": "What did we decide?"}'
         )
-    whole = text if text is not None else trigger.text if trigger else ""
+    texts = [message.text for message in own]
+    whole = "\n\n".join(texts if text is None else [text, *texts[1:]])
     last = ("user", clip(whole) if whole.strip() else NO_TEXT)
     tokens_max = state_of(job).tools.history_tokens - tokens_of(last[1])
-    return MessageInContext(whole, (*newest(await _earlier(job, trigger), tokens_max), last))
+    return MessageInContext(whole, (*newest(await _earlier(job, own), tokens_max), last))
 
 
 async def read_thread(job: Job) -> tuple[Turn, ...]:
     """The turns of the job's thread up to the message that triggered it, that one included."""
-    trigger = await _trigger(job)
-    own = [("user", clip(trigger.text))] if trigger else []
-    return newest([*await _earlier(job, trigger), *own], state_of(job).tools.history_tokens)
+    dealt = await job.messages()
+    own = [("user", clip(message.text)) for message in dealt]
+    return newest([*await _earlier(job, dealt), *own], state_of(job).tools.history_tokens)
 
 
 def newest(turns: Sequence[Turn], tokens_max: int) -> tuple[Turn, ...]:
@@ -102,26 +103,19 @@ def clip(text: str, characters_max: int = TURN_CHARACTERS_MAX) -> str:
     return text[: characters_max - len(mark)] + mark
 
 
-async def _trigger(job: Job) -> Message | None:
-    if job.trigger_message_id is None:
-        return None
-    async with job.database.connection() as connection:
-        return await messages.get_by_id(connection, job.trigger_message_id)
-
-
-async def _earlier(job: Job, trigger: Message | None) -> tuple[Turn, ...]:
+async def _earlier(job: Job, own: Sequence[Message]) -> tuple[Turn, ...]:
     if job.thread_id is None:
         return ()
     async with job.database.connection() as connection:
         recent = await messages.fetch_recent(connection, job.thread_id, limit=MESSAGES_READ)
-    earlier = [m for m in recent if _comes_before(m, trigger) and m.text.strip()]
+    earlier = [m for m in recent if _comes_before(m, own) and m.text.strip()]
     return tuple((message.role.value, clip(message.text)) for message in earlier[-TURNS_MAX:])
 
 
-def _comes_before(message: Message, trigger: Message | None) -> bool:
-    if trigger is None:
+def _comes_before(message: Message, own: Sequence[Message]) -> bool:
+    if not own:
         return True
     # An answer to an earlier message may have been written after this one came.
-    return message.id != trigger.id and (
-        message.role is not MessageRole.USER or message.id < trigger.id
+    return message.id not in {one.id for one in own} and (
+        message.role is not MessageRole.USER or message.id < own[0].id
     )

@@ -21,6 +21,7 @@ create table jobsworth.chat_messages (
   latency_ms jobsworth.latency_ms,
   job_id uuid,
   effect_key text,
+  merged_into uuid,  -- the message whose job takes this one too
   created_at jobsworth.created_at not null default clock_timestamp()
 );
 create index chat_messages_recent on jobsworth.chat_messages (thread_id, id);
@@ -32,6 +33,9 @@ create unique index chat_messages_platform on jobsworth.chat_messages
   (thread_id, platform_message_id) where platform_message_id is not null;
 create unique index chat_messages_effect on jobsworth.chat_messages (job_id, effect_key)
   where job_id is not null;
+-- The messages that a job took besides its own.
+create index chat_messages_merged on jobsworth.chat_messages (merged_into, id)
+  where merged_into is not null;
 create trigger messages_are_immutable before update or delete on jobsworth.chat_messages
   for each row execute function jobsworth.refuse_change('thread_id');
 create trigger messages_are_not_emptied before truncate on jobsworth.chat_messages

@@ -2,6 +2,10 @@
 
 create type jobsworth.thread_status as enum ('active', 'archived', 'closed', 'deleted');
 
+-- What a new message means for the work on earlier ones: it waits behind them, the job that waits takes
+-- it too, all of it is stopped, or what waits is canceled.
+create type jobsworth.message_policy as enum ('queue', 'merge', 'interrupt', 'supersede');
+
 create table jobsworth.chat_threads (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
@@ -11,6 +15,7 @@ create table jobsworth.chat_threads (
   chat_id jobsworth.chat_id not null,
   title text,
   status jobsworth.thread_status not null default 'active',
+  message_policy jobsworth.message_policy not null default 'queue',
   metadata jsonb not null default '{}',
   created_at jobsworth.created_at not null default now(),
   updated_at jobsworth.updated_at not null default now(),

@@ -67,6 +67,11 @@ cross join lateral (
   offset 0) j
 where j.started_at < now() - interval '30 seconds'
 union all
+select 'running though it is superseded', j.id, 'by message ' || j.superseded_by, now()
+from jobsworth.reactive_jobs j
+where j.status = 'running' and j.worker_id is not null and j.superseded_by is not null
+  and not j.cancel_requested
+union all
 -- Timers by their time, so that those that are not due cost nothing however many they are.
 select 'waiting though its reason is gone', j.id, j.waiting_for::text, now()
 from jobsworth.reactive_jobs j

@@ -271,6 +271,9 @@ begin
   if j.status = 'queued' and reason in ('no slot', 'no worker', 'no handler') then
     detail := detail || coalesce(jobsworth.why_again(j.id), '');
   end if;
+  if j.superseded_by is not null and j.status in ('running', 'done', 'failed') then
+    detail := detail || '; superseded by message ' || j.superseded_by;
+  end if;
   if j.unique_key is not null then
     detail := detail || coalesce('; ' || jobsworth.why_replaced(j.id), '');
   end if;

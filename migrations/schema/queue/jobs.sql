@@ -69,6 +69,7 @@ create table jobsworth.reactive_jobs (
   run_id uuid,
   node text,  -- the name of this job in its run
   agent_id uuid,
+  superseded_by uuid,  -- the message for which this job was stopped
   request_id jobsworth.request_id,  -- the request that this job works for; its other jobs have it too
   limit_key jobsworth.limit_key,  -- its key for limits per key
   limit_weight jobsworth.limit_weight,  -- how much of a rate its start takes; null: 1

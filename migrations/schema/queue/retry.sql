@@ -108,7 +108,7 @@ begin
             where e.job_id = x.id and (p.finished_at is null or p.id = any(job_ids)))
           then 'parents' else 'timer' end::jobsworth.wait_reason,
         failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
-        lane_position = null, expires_at = null
+        lane_position = null, expires_at = null, superseded_by = null
     where x.id = any(job_ids);
   exception when unique_violation then
     raise exception 'job % cannot run again: another job has just taken its unique key %',

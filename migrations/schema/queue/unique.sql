@@ -156,6 +156,7 @@ begin
       when x.waiting_for = 'timer' then clock_timestamp() end,
     status = case when later then 'waiting' else x.status end,
     waiting_for = case when not later or timed then x.waiting_for else 'timer' end,
+    waiting_detail = case when not later or timed then x.waiting_detail end,
     -- A job that is not due has no place in its lane.
     lane_position = case when not later or timed then x.lane_position end
   where x.id = j.id;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import httpx
@@ -148,6 +148,27 @@ def test_a_queued_a_waiting_and_a_running_job_can_be_canceled(scene: Scene) -> N
         ended = scene.until_status(job_id, "canceled")
         assert (ended["error"], ended["failures"]) == ("not wanted", 0)
     assert [entry.what for entry in scene.diary()] == ["began", "left"]
+
+
+def test_a_message_joins_the_waiting_job_or_interrupts_the_running_one(scene: Scene) -> None:
+    scene.start(HANDLERS | NO_POLL)
+    thread = scene.thread()
+    running = _say(scene, thread, "start", "end.never", "queue")
+    scene.until_noted("began", running, 1)
+    waiting = _say(scene, thread, "one", "end.messages", "merge")
+    assert _say(scene, thread, "two", "end.messages", "merge") == waiting
+    assert _cancel(scene, running) == "running"
+    assert scene.until_status(waiting, "done")["result"] == ["one", "two"]
+
+    running = _say(scene, thread, "start again", "end.never", "queue")
+    scene.until_noted("began", running, 1)
+    newest = _say(scene, thread, "stop", "end.messages", "interrupt")
+    assert scene.until_status(newest, "done")["result"] == ["stop"]
+    stopped = scene.job(running)
+    assert (stopped["status"], stopped["superseded_by"]) == (
+        *("canceled", scene.job(newest)["trigger_message_id"]),
+    )
+    assert scene.rows(VIOLATIONS) == []
 
 
 def test_the_attempt_of_a_deleted_job_is_stopped(scene: Scene) -> None:
@@ -304,6 +325,27 @@ def _memories(scene: Scene, job_id: UUID) -> int:
         " + (select count(*) from jobsworth.embeddings where job_id = %(id)s)",
         {"id": job_id},
     )
+
+
+SAY: LiteralString = """
+with way as materialized (
+  select w.message_id, w.merged_into
+  from jobsworth.make_way(%(thread)s, %(mode)s, %(policy)s) w
+), said as (
+  insert into jobsworth.chat_messages (id, thread_id, role, text, merged_into)
+  select w.message_id, %(thread)s, 'user', %(text)s, w.merged_into from way w
+)
+select case when w.merged_into is null
+  then jobsworth.enqueue(%(mode)s, thread_id => %(thread)s, trigger_message_id => w.message_id)
+  else (select j.id from jobsworth.reactive_jobs j where j.trigger_message_id = w.merged_into) end
+from way w
+"""
+
+
+def _say(scene: Scene, thread: UUID, text: str, mode: str, policy: str) -> UUID:
+    """A message in the thread; the job that handles it."""
+    values = {"thread": thread, "text": text, "mode": mode, "policy": policy}
+    return scene.value(SAY, values)
 
 
 def _cancel(scene: Scene, job_id: UUID) -> str:

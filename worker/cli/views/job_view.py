@@ -112,6 +112,7 @@ def _row(file: JobFile, now: datetime) -> None:
             ("unique key", job.unique_key),
             ("unique until", job.unique_until),
             ("message", job.trigger_message_id and str(job.trigger_message_id)),
+            ("superseded by message", job.superseded_by and str(job.superseded_by)),
             ("run", job.run_id and f"{job.run_id}, node {job.node or '-'}"),
             ("request", job.request_id),
             ("parent", job.parent_id and str(job.parent_id)),

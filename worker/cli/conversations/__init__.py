@@ -1,0 +1,1 @@
+"""The commands about chat threads and their messages."""

@@ -1,0 +1,1 @@
+"""What a handler sees of the conversation that its job belongs to."""
