@@ -259,10 +259,6 @@ def enqueue(
     return enqueue_job(mode, read_payload(payload), chosen, after=after, wait=wait, as_json=as_json)
 
 
-def _span(text: str | None, option: str) -> float | None:
-    return None if text is None else times.parse_duration(text, option)
-
-
 @job.verb(
     "cancel",
     "jobsworth job cancel 0123456789ab --reason 'not needed any more'",
