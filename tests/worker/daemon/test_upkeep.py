@@ -59,15 +59,16 @@ class Round:
         monkeypatch.setattr(Wake, "wait", wait)
 
     async def over(self) -> bool:
-        return len(self.rests) == 13
+        return len(self.rests) == 15
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["no job", "one that waits"])
-async def test_a_round_without_work_is_ten_statements_and_one_for_what_waits(
+async def test_a_round_without_work_is_twelve_statements_and_one_for_what_waits(
     api: JobApi, monkeypatch: pytest.MonkeyPatch, *, waiting: bool
 ) -> None:
     """Timers, strays, due_parts, unknown modes, abandoned calls, reserved tokens, environments,
-    budgets' windows, old texts of calls and the ledger's days ask once each, cancels not."""
+    budgets' windows, old texts of calls, old jobs, rates and the ledger's days ask once each,
+    cancels not."""
     await api.database.execute(CLOSE_LEDGER)
     await api.enqueue("answer", delay=3600)
     if waiting:
@@ -78,7 +79,7 @@ async def test_a_round_without_work_is_ten_statements_and_one_for_what_waits(
         await until(asked.over)
     sweeps = [statement for statement in asked.asked if "stalled_waits" in statement]
     assert len(sweeps) == waiting
-    assert len(asked.asked) == 10 + waiting
+    assert len(asked.asked) == 12 + waiting
 
 
 async def test_a_worker_without_work_asks_less_than_four_times_a_second(api: JobApi) -> None:
@@ -99,7 +100,7 @@ async def test_a_worker_without_work_asks_less_than_four_times_a_second(api: Job
         defaults.heartbeat_seconds,
         embed.POLL_SECONDS,
     ]
-    assert len(pauses) == 11
+    assert len(pauses) == 13
     assert sum(1 / pause for pause in pauses) < 4
 
 
