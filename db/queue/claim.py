@@ -110,7 +110,11 @@ async def claim(
         "suspect_wanted": suspect_wanted,
         "alone": alone,
     }
-    rows: list[Claimed] = await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True)
+    return claim_of(await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True))
+
+
+def claim_of(rows: list[Claimed]) -> Claim:
+    """The rows that a claim function returned; sorts them."""
     rows.sort(key=_claim_order)
     more = bool(rows) and not rows[0].priority
     if more:

@@ -67,7 +67,8 @@ from jobsworth.enqueue(
   unique_seconds => %(unique_seconds)s::float8,
   on_conflict => %(on_conflict)s,
   debounce_seconds => %(debounce_seconds)s::float8,
-  debounce_max_seconds => %(debounce_max_seconds)s::float8) as e (job_id)
+  debounce_max_seconds => %(debounce_max_seconds)s::float8,
+  fair_key => %(fair_key)s) as e (job_id)
 """
 
 
@@ -164,6 +165,7 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
         "limit_weight": job.limit_weight,
         "expires_at": job.expires_at,
         "expires_in": job.expires_interval(),
+        "fair_key": job.fair_key,
     }
 
 

@@ -144,7 +144,7 @@ async def _write_bare(
 NEW_JOB_COLUMNS: LiteralString = """
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-  request_id, limit_key, limit_weight, expires_at, unique_until
+  request_id, limit_key, limit_weight, expires_at, unique_until, fair_key
 """
 
 COPY_JOBS: LiteralString = (
@@ -200,6 +200,7 @@ create temporary table jobsworth_new_jobs (
   limit_weight int,
   expires_at timestamptz,
   unique_until text,
+  fair_key text,
   delay interval,
   expires_in interval,
   after uuid[],
@@ -239,12 +240,14 @@ INSERT_STAGED: LiteralString = """
 insert into jobsworth.reactive_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-  agent_id, request_id, unique_until, limit_key, limit_weight, expires_at, status, waiting_for)
+  agent_id, request_id, unique_until, limit_key, limit_weight, expires_at, fair_key,
+  status, waiting_for)
 select n.id, n.mode, n.payload, n.queue, n.priority,
   coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
   n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
   n.holds_lane, n.agent_id, n.request_id, n.unique_until::jobsworth.unique_until,
   n.limit_key, n.limit_weight, coalesce(n.expires_at, clock_timestamp() + n.expires_in),
+  n.fair_key,
   case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
   case when n.after is not null then 'parents' end::jobsworth.wait_reason
 from pg_temp.jobsworth_new_jobs n
@@ -280,7 +283,7 @@ select jobsworth.enqueue(
   expires_in => n.expires_in,
   after => n.after, unique_until => n.unique_until, unique_seconds => n.unique_seconds,
   on_conflict => n.on_conflict, debounce_seconds => n.debounce_seconds,
-  debounce_max_seconds => n.debounce_max_seconds)
+  debounce_max_seconds => n.debounce_max_seconds, fair_key => n.fair_key)
 from (select s.* from pg_temp.jobsworth_new_jobs s order by s.number) n
 """
 
@@ -419,6 +422,7 @@ def _options(job: NewJob) -> tuple[str | datetime | UUID | float | None, ...]:
         job.limit_weight,
         job.expires_at,
         "start" if job.unique_until == "start" else None,
+        job.fair_key,
     )
 
 

@@ -55,6 +55,7 @@ class JobOptions(TypedDict, total=False):
     id: UUID | None
     limit_key: str | None
     limit_weight: int | None
+    fair_key: str | None
 
 
 class EnqueueOptions(JobOptions, total=False):
@@ -83,7 +84,8 @@ class NewJob:
     repeated call adds nothing. agent_id: the agent that the job is for. request_id: the request
     that the job works for; by default that of its trigger message. Its follow-ups, children and
     messages have it too. limit_key: its key for the limits per key (`jobsworth job-limit`).
-    limit_weight: how much of a rate its start takes, 1 by default.
+    limit_weight: how much of a rate its start takes, 1 by default. fair_key: whose turn it is in a
+    fair queue; by default the key of its parent, else its team.
     """
 
     mode: str
@@ -115,6 +117,7 @@ class NewJob:
     id: UUID | None = None
     limit_key: str | None = None
     limit_weight: int | None = None
+    fair_key: str | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -180,6 +183,8 @@ def _check(job: NewJob) -> None:
         has_time=job.run_at is not None or job.delay is not None,
         after=job.after,
     )
+    if job.fair_key is not None:
+        _check_text("fair_key", job.fair_key)
     if job.failures_max is not None:
         _check_count("failures_max", job.failures_max)
     if job.crashes_max is not None:

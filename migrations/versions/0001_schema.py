@@ -31,6 +31,9 @@ drop view
 
 -- The functions that name tables in their signatures or bodies.
 drop function
+  jobsworth.announce_key, jobsworth.fair_time, jobsworth.place_keys, jobsworth.review_idle_keys,
+  jobsworth.claim_locked, jobsworth.pick_fair, jobsworth.claim_fair, jobsworth.set_fair,
+  jobsworth.set_fair_weight, jobsworth.why_fair,
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
   jobsworth.enqueue_outcome, jobsworth.unique_mistake, jobsworth.keep_key, jobsworth.window_holder,
   jobsworth.make_way, jobsworth.is_work_on_message,
@@ -81,6 +84,7 @@ drop function
   jobsworth.why, jobsworth.of_request;
 
 drop table
+  jobsworth.fair_keys, jobsworth.fair_weights,
   jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.queues, jobsworth.workers,
   jobsworth.signals, jobsworth.attempt_history,
   jobsworth.job_limits, jobsworth.job_limit_slots, jobsworth.job_limit_rates,
@@ -102,7 +106,7 @@ drop table
 drop function
   jobsworth.uuidv7, jobsworth.refuse_change, jobsworth.touch,
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
-  jobsworth.take_request,
+  jobsworth.take_request, jobsworth.announce_moved, jobsworth.note_fair_queues,
   jobsworth.guard_status, jobsworth.guard_settled, jobsworth.tell_deleted, jobsworth.guard_run,
   jobsworth.guard_jobs_of_run,
   jobsworth.plan_again, jobsworth.forget_problem,
@@ -111,7 +115,8 @@ drop function
   jobsworth.guard_deployment, jobsworth.set_outcome_aside;
 
 drop sequence
-  jobsworth.job_position, jobsworth.lane_position, jobsworth.lease_no, jobsworth.idle_workers;
+  jobsworth.job_position, jobsworth.lane_position, jobsworth.lease_no, jobsworth.idle_workers,
+  jobsworth.fair_queues;
 
 drop type
   jobsworth.bulk_operation,
@@ -147,6 +152,7 @@ drop domain
   jobsworth.sent_at, jobsworth.settled_at, jobsworth.since, jobsworth.started_at,
   jobsworth.starts_at, jobsworth.tokens_at, jobsworth.turn_at, jobsworth.updated_at,
   jobsworth.valid_from, jobsworth.warned_at, jobsworth.day, jobsworth.mode, jobsworth.payload,
+  jobsworth.fair_key, jobsworth.weight, jobsworth.virtual_time, jobsworth.floor,
   jobsworth.queue, jobsworth.unique_key, jobsworth.priority, jobsworth.failures_max,
   jobsworth.crashes_max, jobsworth.timeout_seconds, jobsworth.delay_seconds, jobsworth.attempt,
   jobsworth.failures, jobsworth.crashes, jobsworth.tries_made, jobsworth.node,

@@ -13,6 +13,8 @@ WITHOUT_TEAM = {
     "environments",  # a place has one owner, whoever ships to it
     "queues",
     "retention",  # of the installation, by status, mode and queue
+    "fair_keys",  # of a queue
+    "fair_weights",
     "workers",
     "job_limits",  # of all teams, as queues
     "job_limit_slots",  # ids; the jobs have it

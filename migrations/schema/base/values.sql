@@ -160,6 +160,14 @@ create domain jobsworth.queue as text
   constraint queue_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.unique_key as text
   constraint unique_key_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+create domain jobsworth.fair_key as text
+  constraint fair_key_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+create domain jobsworth.weight as float8
+  constraint weight_is_0_001_to_1000 check (value between 0.001 and 1000);
+create domain jobsworth.virtual_time as float8
+  constraint virtual_time_is_0_to_1e15 check (value between 0 and 1e15);
+create domain jobsworth.floor as float8
+  constraint floor_is_0_to_1e15 check (value between 0 and 1e15);
 create domain jobsworth.priority as smallint
   constraint priority_is_1_to_4 check (value between 1 and 4);
 create domain jobsworth.failures_max as int constraint failures_max_is_positive check (value > 0);

@@ -39,6 +39,14 @@ begin
   else
     new.lane_position := null;
   end if;
+  if new.fair_key is null and exists (
+    select 1 from jobsworth.queues q where q.name = new.queue and q.fair)
+  then
+    new.fair_key := coalesce(new.team_id::text, 'none');
+  end if;
+  if new.fair_key is not null and new.status = 'queued' then
+    perform jobsworth.announce_key(new.queue, new.priority, new.fair_key);
+  end if;
   return new;
 end $$;
 
@@ -58,5 +66,6 @@ create trigger take_request before insert on jobsworth.reactive_jobs
   execute function jobsworth.take_request();
 create trigger arrive before insert on jobsworth.reactive_jobs
   for each row when (new.lane is not null or new.thread_id is not null
-    or new.run_at is not null or new.status <> 'queued')
+    or new.run_at is not null or new.status <> 'queued' or new.fair_key is not null
+    or (pg_sequence_last_value('jobsworth.fair_queues') >> (hashtext(new.queue) & 31)) & 1 = 1)
   execute function jobsworth.arrive();

@@ -76,7 +76,8 @@ begin
       for no key update skip locked
     ) j
     where exists (select 1 from jobsworth.workers w where w.id = claim.worker_id)
-      and not exists (select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
+      and not exists (select 1 from jobsworth.queues q where q.name = probe.queue
+        and (q.paused or q.fair))
     limit claim.wanted
   ), lone as materialized (
     select f.id from found f where claim.alone and f.apart order by f.priority, f.position limit 1

@@ -16,7 +16,8 @@ create function jobsworth.enqueue(
   limit_weight int default null, expires_at timestamptz default null,
   expires_in interval default null, unique_until text default null,
   unique_seconds float8 default null, on_conflict text default null,
-  debounce_seconds float8 default null, debounce_max_seconds float8 default null)
+  debounce_seconds float8 default null, debounce_max_seconds float8 default null,
+  fair_key text default null)
   returns uuid language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -84,6 +85,8 @@ begin
     when enqueue.limit_weight not between 1 and 1000000
       then array[format('limit_weight %s is not 1 to 1000000', enqueue.limit_weight),
         'Leave it out for 1.']
+    when enqueue.fair_key = '' or octet_length(enqueue.fair_key) > 1000
+      then array['fair_key must have 1 to 1000 bytes', 'Leave it out for the team, or use a hash of it.']
     when octet_length(enqueue.lane) > 1000
       then array['lane must have at most 1000 bytes', 'Leave it out, or use a hash of it.']
   end;
@@ -122,7 +125,8 @@ begin
     insert into jobsworth.reactive_jobs (
       id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
       unique_until, failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-      agent_id, request_id, limit_key, limit_weight, expires_at, status, waiting_for)
+      agent_id, request_id, limit_key, limit_weight, expires_at, fair_key, status,
+      waiting_for)
     select
       new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
       coalesce(enqueue.priority, 3)::smallint,
@@ -135,7 +139,7 @@ begin
       enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
       enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id, enqueue.request_id,
       enqueue.limit_key, enqueue.limit_weight,
-      coalesce(enqueue.expires_at, clock_timestamp() + enqueue.expires_in),
+      coalesce(enqueue.expires_at, clock_timestamp() + enqueue.expires_in), enqueue.fair_key,
       case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
       case when needs <> '{}' then 'parents'::jobsworth.wait_reason end
     where taker is null

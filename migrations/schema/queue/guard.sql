@@ -1,6 +1,7 @@
 -- What a plain update or delete of a job may not do.
 
--- Refuses a change of status that no function makes. Each legal change leaves a mark that a plain
+-- Refuses a change of status that no function makes, and tells claims of the key of a job that is queued again.
+-- Each legal change leaves a mark that a plain
 -- `update … set status = …` does not: a claim draws a lease, a return to the queue a position, `done`
 -- has a result, a failure is counted, a retry sets the counts back. This stops mistakes; an update that
 -- imitates a mark passes. (A setting that the functions switch on would stop these too, and would be
@@ -29,6 +30,9 @@ begin
     raise exception 'job % cannot go from % to % by a plain update', old.id, old.status, new.status
       using errcode = 'restrict_violation',
       hint = 'Use the functions: cancel, retry, send_signal and resolve; a worker does the rest.';
+  end if;
+  if new.status = 'queued' and new.fair_key is not null then
+    perform jobsworth.announce_key(new.queue, new.priority, new.fair_key);
   end if;
   return null;
 end $$;

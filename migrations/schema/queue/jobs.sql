@@ -62,6 +62,7 @@ create table jobsworth.reactive_jobs (
   unique_until jobsworth.unique_until,  -- null: its end
   effect_key text,
   trace_parent text,
+  fair_key jobsworth.fair_key,  -- whose turn it is, in a fair queue
   waiting_detail text,
   error text,
   payload jobsworth.payload not null default '{}',
