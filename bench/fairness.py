@@ -63,7 +63,7 @@ async def _measure(conn: Connection, worker_id: UUID, keys: int) -> None:
     await execute(conn, LOAD, {"keys": keys, "jobs": JOBS})
     await execute(conn, SETTLE)
     common: dict[str, Any] = {"worker_id": worker_id, "modes": ["nothing"], "wanted": 1}
-    common |= {"crashes_max": 5, "suspect_wanted": True}
+    common |= {"crashes_max": 5, "suspect_wanted": True, "alone": False}
     for _ in range(1 + keys // 1000):  # a claim places so many keys
         await fairness.claim_fair(conn, queue="fair", rescan=True, **common)
     plain: list[float] = []

@@ -6,6 +6,7 @@ are bounded, and wait for nobody.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -19,9 +20,9 @@ CLAIM_FAIR: LiteralString = """
 select c.id, c.lease_no, c.queue_name, c.priority, c.position, c.mode, c.payload, c.attempt,
   c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
   c.parent_id, c.is_child, c.lane, c.trace_parent, c.request_id, c.run_id, c.node, c.agent_id,
-  c.waited_seconds, c.suspect
+  c.waited_seconds, c.suspect, c.alone_seconds
 from jobsworth.claim_fair(%(worker_id)s, %(queue)s, %(modes)s::text[], %(wanted)s, %(crashes_max)s,
-  %(suspect_wanted)s, %(rescan)s) as c
+  %(suspect_wanted)s, %(alone)s, %(rescan)s) as c
 """
 
 
@@ -34,6 +35,7 @@ async def claim_fair(
     wanted: int,
     crashes_max: int,
     suspect_wanted: bool,
+    alone: bool,
     rescan: bool,
 ) -> Claim:
     """Take up to `wanted` queued jobs of a fair queue; committed on return.
@@ -48,9 +50,12 @@ async def claim_fair(
         "wanted": wanted,
         "crashes_max": crashes_max,
         "suspect_wanted": suspect_wanted,
+        "alone": alone,
         "rescan": rescan,
     }
-    return claim_of(await fetch_rows(conn, CLAIM_FAIR, values, args_row(Claimed), prepare=True))
+    rows = await fetch_rows(conn, CLAIM_FAIR, values, args_row(Claimed), prepare=True)
+    # A key with less than its share leaves jobs of others for the next claim.
+    return replace(claim_of(rows, wanted), all_found=not rows)
 
 
 SET_FAIR: LiteralString = "select jobsworth.set_fair(%(queue)s, %(fair)s)"
@@ -69,9 +74,7 @@ select jobsworth.set_fair_weight(%(queue)s, %(fair_key)s, %(weight)s::float8)
 """
 
 
-async def set_weight(
-    conn: AsyncConnection[Any], queue: str, fair_key: str, weight: float
-) -> None:
+async def set_weight(conn: AsyncConnection[Any], queue: str, fair_key: str, weight: float) -> None:
     """Serve the key `weight` times as often as one with weight 1; 0.001 to 1000.
 
     Raises `InvalidInput`.
@@ -110,9 +113,7 @@ select (select count(*) from keyed)::int as keyed,
 """
 
 
-async def key_jobs(
-    conn: Connection, queue: str, after: int, most: int
-) -> tuple[int, int | None]:
+async def key_jobs(conn: Connection, queue: str, after: int, most: int) -> tuple[int, int | None]:
     """Give their keys to those of the next `most` queued jobs after this position that have none.
 
     They were there before the queue was fair. Returns how many, and the position after which the

@@ -110,11 +110,12 @@ async def claim(
         "suspect_wanted": suspect_wanted,
         "alone": alone,
     }
-    return claim_of(await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True))
+    rows = await fetch_rows(conn, CLAIM, values, args_row(Claimed), prepare=True)
+    return claim_of(rows, wanted)
 
 
-def claim_of(rows: list[Claimed]) -> Claim:
-    """The rows that a claim function returned; sorts them."""
+def claim_of(rows: list[Claimed], wanted: int) -> Claim:
+    """What a claim of up to `wanted` jobs came to, from the rows that it returned."""
     rows.sort(key=_claim_order)
     more = bool(rows) and not rows[0].priority
     if more:

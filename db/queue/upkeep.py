@@ -18,7 +18,7 @@ class DueWork:
     to look at again: the reasons that jobs wait for, `orphan` if something open may hang on an
     ended job, and `run` if a run is open. `schedule_in` is in how many seconds a schedule fires or
     has to be planned, `rate_in` in how many a job has its turn at the rate of a limit; None if none
-    does. `gates`: jobs may wait at gates (limits of jobs, environments).
+    does. `gates`: jobs may wait at gates (limits of jobs, environments). `fair_queues` are their names.
     `stalled` are the workers' server processes that wait for their clients right now, most of them
     for a moment.
     `looked_seconds` is the time the server took to find out.
@@ -32,6 +32,7 @@ class DueWork:
     gates: bool
     schedule_in: float | None
     rate_in: float | None
+    fair_queues: list[str]
     stalled: set[Stalled]
     looked_seconds: float
 
@@ -40,7 +41,7 @@ class DueWork:
 # makes, and locks no job.
 DUE_WORK: LiteralString = """
 select c.rescue, c.expire, c.expired_jobs, c.deployments, c.sweep, c.gates, c.schedule_in,
-  c.rate_in, c.looked_seconds, array(
+  c.rate_in, c.fair_queues, c.looked_seconds, array(
   select jsonb_build_array(a.pid, a.query_start::text)
   from pg_stat_activity a
   where a.datname = current_database() and a.usename = current_user

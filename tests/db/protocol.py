@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import anyio
 
 from db.fence import Lease
+from db.limits import fairness
 from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
 from db.queue import claim as claiming
 from db.queue import finish as finishing
@@ -120,6 +121,30 @@ async def claim(
         crashes_max=CRASHES_MAX,
         suspect_wanted=suspect_wanted,
         alone=alone,
+    )
+
+
+async def fair_claim(
+    conn: Connection,
+    worker_id: UUID,
+    wanted: int = 1,
+    *,
+    rescan: bool = False,
+    modes: Sequence[str] = MODES,
+    suspect_wanted: bool = True,
+    alone: bool = False,
+) -> Claim:
+    """Claim from the queue `default`, which is fair."""
+    return await fairness.claim_fair(
+        conn,
+        worker_id=worker_id,
+        queue="default",
+        modes=modes,
+        wanted=wanted,
+        crashes_max=CRASHES_MAX,
+        suspect_wanted=suspect_wanted,
+        alone=alone,
+        rescan=rescan,
     )
 
 

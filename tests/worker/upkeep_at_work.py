@@ -23,6 +23,7 @@ from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.parts import upkeep_parts
 from worker.daemon.upkeep import Part
 from worker.daemon.vitals import Vitals
+from worker.limits.fair_queues import FairQueues
 from worker.money.recording import Recorder
 from worker.money.spool import Spool
 from worker.money.spool_folder import SpoolFolder
@@ -92,6 +93,7 @@ class Kept:
             windows_days=90,
             rescued=self.rescued.append,
             registry={},
+            fair=FairQueues([]),
         )
 
     @property

@@ -36,6 +36,8 @@ from worker.extensions.resources import Resources
 from worker.extensions.resources import declared as lifespans
 from worker.handlers import Handler
 from worker.limits import upkeep as limits_upkeep
+from worker.limits import fair_upkeep
+from worker.limits.fair_queues import FairQueues
 from worker.llm.choice import CONNECTIONS_MIN, ModelChoice
 from worker.memory.embedders import Embedder
 from worker.money import upkeep as money_upkeep
@@ -142,6 +144,7 @@ def make_parts(
         judge=Judge(settings.rescue_seconds, settings.heartbeat_seconds, identity.process),
         vitals=vitals,
     )
+    fair = FairQueues(identity.queues)
     ended = EndedAttempts()
     attempt_log = AttemptLog(metrics, settings.log_attempts_per_second)
     running = Running(
@@ -186,6 +189,7 @@ def make_parts(
             modes=identity.modes,
             poll_seconds=settings.poll_seconds,
             crashes_max=settings.crashes_max,
+            fair=fair,
         ),
         upkeep=upkeep_parts(
             database,
@@ -206,6 +210,7 @@ def make_parts(
             windows_days=settings.budget_windows_days,
             rescued=metrics.rescued,
             registry=registry,
+            fair=fair,
         ),
         watch=Watch(
             heartbeat,
@@ -237,6 +242,7 @@ def upkeep_parts(
     windows_days: int,
     rescued: Callable[[int], None],
     registry: Mapping[str, Handler],
+    fair: FairQueues,
 ) -> list[Part]:
     """What the chapters bring to upkeep. A new part is one more line here."""
     rescuer = Rescuer(database, heartbeat, promoter, rescue, rescued)
@@ -249,6 +255,7 @@ def upkeep_parts(
         *retention_upkeep.due_parts(database),
         *scheduling_due,
         *limiting_due,
+        *fair_upkeep.due_parts(fair, wakes),
         *stalled.due_parts(database),
     ]
     return [
@@ -261,6 +268,7 @@ def upkeep_parts(
         *retention_upkeep.parts(database, heartbeat),
         *scheduling,
         *limiting,
+        *fair_upkeep.parts(database, fair, wakes),
     ]
 
 

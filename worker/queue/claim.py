@@ -27,7 +27,8 @@ from uuid import UUID
 import anyio.lowlevel
 
 from db.errors import JobsworthError
-from db.pool import Database
+from db.limits import fairness
+from db.pool import Connection, Database
 from db.queue import claim as claiming
 from db.queue import rescue, workers
 from db.queue.claim import FIRST, Claim, Claimed
@@ -35,19 +36,16 @@ from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.patience import Patience
 from worker.daemon.vitals import Vitals
+from worker.limits.fair_queues import FairQueues
 from worker.log import get_logger
 from worker.queue.promote import Promoter
 from worker.queue.wake import Wakes
 from worker.repeats import Repeats
+from worker.rescans import Rescans
 
 PRIORITIES = (1, 2, 3, 4)
 # Large enough that one batch is claimed while another runs and a third is committed.
 CLAIM_MAX = 1000
-RESCAN_SECONDS = 0.5
-# However much a rescan costs, a late commit is found within this time and a poll.
-RESCAN_SECONDS_MAX = 3.0
-# A rescan of 20 ms, as after 200,000 dead entries, is made every two seconds.
-RESCAN_COST_FACTOR = 99
 IDLE_CHANGE_SECONDS = 1.0
 ERROR_PAUSE_SECONDS = 0.5
 UNREGISTERED_SECONDS = 0.05
@@ -68,19 +66,11 @@ class Positions:
     def __init__(self, queues: Sequence[str]) -> None:
         self._places = [(queue_name, priority) for priority in PRIORITIES for queue_name in queues]
         self._beyond: dict[tuple[str, int], int] = {}
-        self._rescanned = -RESCAN_SECONDS_MAX
-        self._rescan_seconds = RESCAN_SECONDS
-        self._from_start = False
-        self._usual_seconds = 0.0
-        self._moved = False
+        self._rescans = Rescans()
 
     def probes(self, at: float) -> list[tuple[str, int, int]]:
         """(queue, priority, position) in the order to look; `FIRST` when a rescan is due."""
-        rescan = at - self._rescanned >= self._rescan_seconds
-        self._from_start = rescan
-        if rescan:
-            self._rescanned = at
-            self._moved = False
+        rescan = self._rescans.is_due(at)
         return [
             (name, priority, FIRST if rescan else self._beyond.get((name, priority), FIRST))
             for name, priority in self._places
@@ -90,24 +80,15 @@ class Positions:
         """Remember the last position that was claimed, which never moves back."""
         for place, position in positions.items():
             self._beyond[place] = max(position, self._beyond.get(place, FIRST))
-            self._moved = True
+            self._rescans.moved()
 
     def look_took(self, seconds: float) -> None:
-        """Account for the duration of the last look.
-
-        A rescan costs what it takes longer than an ordinary look.
-        """
-        if not self._from_start:
-            self._usual_seconds = seconds
-            return
-        pause = RESCAN_COST_FACTOR * (seconds - self._usual_seconds)
-        self._rescan_seconds = min(max(pause, RESCAN_SECONDS), RESCAN_SECONDS_MAX)
+        """Account for the duration of the last look."""
+        self._rescans.look_took(seconds)
 
     def next_rescan_in_seconds(self, at: float) -> float:
         """When to rescan: something may lie behind the claimed jobs. Infinite without a claim."""
-        if not self._moved:
-            return float("inf")
-        return max(0.0, self._rescanned + self._rescan_seconds - at)
+        return self._rescans.next_in_seconds(at)
 
 
 class Slots(Protocol):
@@ -138,6 +119,7 @@ class Claimer:
         modes: Sequence[str],
         poll_seconds: float,
         crashes_max: int,
+        fair: FairQueues | None = None,
     ) -> None:
         self._heartbeat = heartbeat
         self._slots = slots
@@ -145,6 +127,7 @@ class Claimer:
         self._vitals = vitals
         self._wakes = wakes
         self._positions = Positions(queues)
+        self._fair = fair or FairQueues(queues)
         self._modes = list(modes)
         self._repeats = Repeats()
         self._poll_seconds = poll_seconds
@@ -183,7 +166,12 @@ class Claimer:
             self._found_nothing_at, self._found_all_at = now(), math.inf
         claim = await self._claim(worker_id, wanted)
         self._worked()
-        pause = min(poll_seconds, self._positions.next_rescan_in_seconds(now()))
+        at = now()
+        pause = min(
+            poll_seconds,
+            self._positions.next_rescan_in_seconds(at),
+            self._fair.next_rescan_in_seconds(at),
+        )
         if claim.jobs or claim.deferred_lanes or claim.held_up:
             if len(claim.jobs) < wanted:
                 # Slots are left, so the next look can wait until these jobs have begun.
@@ -215,21 +203,21 @@ class Claimer:
         return ERROR_PAUSE_SECONDS * (0.5 + random())
 
     async def _claim(self, worker_id: UUID, wanted: int) -> Claim:
+        """Claim from the first of the queues in turn that has a job."""
+        first, *others = self._fair.turns()
+        claim = await self._claim_from(first, worker_id, wanted)
+        for queue in others:
+            if not (claim.jobs or claim.deferred_lanes or claim.held_up):
+                claim = await self._claim_from(queue, worker_id, wanted)
+        return claim
+
+    async def _claim_from(self, queue: str | None, worker_id: UUID, wanted: int) -> Claim:
         async with self._patience.connection() as connection:
-            began = now()
-            claim = await claiming.claim(
-                connection,
-                worker_id=worker_id,
-                probes=self._positions.probes(began),
-                modes=self._modes,
-                wanted=wanted,
-                crashes_max=self._crashes_max,
-                suspect_wanted=not self._slots.has_suspect(),
-                alone=not self._slots.is_busy(),
-            )
-            self._positions.look_took(now() - began)
+            if queue is None:
+                claim = await self._claim_plain(connection, worker_id, wanted)
+            else:
+                claim = await self._claim_fair(connection, queue, worker_id, wanted)
         crash_points.reach("claim.committed")
-        self._positions.claimed_up_to(claim.positions)
         self._promoter.deferred(claim.deferred_lanes)
         if claim.held_up:
             self._promoter.ended(claim.held_up)
@@ -239,6 +227,42 @@ class Claimer:
             return claim
         for job in claim.jobs:
             self._slots.start(job, worker_id)
+        return claim
+
+    async def _claim_plain(self, connection: Connection, worker_id: UUID, wanted: int) -> Claim:
+        began = now()
+        claim = await claiming.claim(
+            connection,
+            worker_id=worker_id,
+            probes=self._positions.probes(began),
+            modes=self._modes,
+            wanted=wanted,
+            crashes_max=self._crashes_max,
+            suspect_wanted=not self._slots.has_suspect(),
+            alone=not self._slots.is_busy(),
+        )
+        self._positions.look_took(now() - began)
+        self._positions.claimed_up_to(claim.positions)
+        return claim
+
+    async def _claim_fair(
+        self, connection: Connection, queue: str, worker_id: UUID, wanted: int
+    ) -> Claim:
+        began, rescans = now(), self._fair.rescans.get(queue, Rescans())
+        claim = await fairness.claim_fair(
+            connection,
+            worker_id=worker_id,
+            queue=queue,
+            modes=self._modes,
+            wanted=wanted,
+            crashes_max=self._crashes_max,
+            suspect_wanted=not self._slots.has_suspect(),
+            alone=not self._slots.is_busy(),
+            rescan=rescans.is_due(began),
+        )
+        rescans.look_took(now() - began)
+        if claim.jobs:
+            rescans.moved()
         return claim
 
     async def _give_back(self, worker_id: UUID, jobs: Sequence[Claimed]) -> None:

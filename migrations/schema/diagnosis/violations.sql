@@ -96,7 +96,57 @@ from jobsworth.reactive_jobs c
 cross join lateral (
   select r.finished_at from jobsworth.reactive_jobs r where r.id = c.parent_id offset 0) p
 where c.is_child and c.finished_at is null and not c.cancel_requested
-  and p.finished_at < now() - interval '30 seconds';
+  and p.finished_at < now() - interval '30 seconds'
+union all
+-- From key to key, so that a deep backlog costs no more than a short one.
+select 'queued in a fair queue under a key that claims do not know', h.id, 'key ' || f.fair_key, now()
+from jobsworth.queues q
+cross join lateral (
+  with recursive key (priority, fair_key) as (
+    (select r.priority, r.fair_key
+     from jobsworth.reactive_jobs r
+     where r.queue = q.name and r.fair_key is not null and r.finished_at is null
+       and r.status not in ('waiting', 'running')
+     order by r.priority, r.fair_key
+     limit 1)
+    union all
+    select n.priority, n.fair_key
+    from key k
+    cross join lateral (
+      select r.priority, r.fair_key
+      from jobsworth.reactive_jobs r
+      where r.queue = q.name and (r.priority, r.fair_key) > (k.priority, k.fair_key)
+        and r.fair_key is not null and r.finished_at is null
+        and r.status not in ('waiting', 'running')
+      order by r.priority, r.fair_key
+      limit 1) n)
+  select k.priority, k.fair_key from key k) f
+cross join lateral (
+  select r.id, coalesce(r.run_at, r.created_at) as since
+  from jobsworth.reactive_jobs r
+  where r.queue = q.name and r.priority = f.priority and r.fair_key = f.fair_key
+    and r.finished_at is null and r.status not in ('waiting', 'running')
+  order by r.position
+  limit 1) h
+where q.fair and q.changed_at < now() - interval '1 minute'
+  and h.since < now() - interval '1 minute'
+  and not coalesce((
+    select k.ready from jobsworth.fair_keys k
+    where k.queue = q.name and k.priority = f.priority and k.fair_key = f.fair_key
+    order by k.turn desc
+    limit 1), false)
+union all
+select 'ready key without a queued job', null::uuid, 'key ' || k.fair_key || ' of queue ' || k.queue, now()
+from jobsworth.fair_keys k
+where k.ready and k.virtual_time is not null and k.since < now() - interval '1 hour'
+  and exists (
+    select 1 from jobsworth.workers w
+    where k.queue = any(w.queues) and w.beaten_at > now() - interval '10 seconds'
+      and w.started_at < now() - interval '1 hour')
+  and not exists (
+    select 1 from jobsworth.reactive_jobs r
+    where r.queue = k.queue and r.priority = k.priority and r.fair_key = k.fair_key
+      and r.finished_at is null and r.status not in ('waiting', 'running'));
 
 -- A limit that was lowered lets what runs go on, so only a start after the change is a breach.
 create view jobsworth.violations_of_limits (invariant, subject_id, detail, at) as

@@ -244,7 +244,8 @@ begin
       remedy := 'add ' || j.queue || ' to a worker''s JOBSWORTH_QUEUES';
     else
       reason := 'no slot';
-      detail := 'ready: the next free slot takes it in its turn';
+      detail := 'ready: the next free slot takes it in its turn'
+        || coalesce(jobsworth.why_fair(j), '');
       remedy := 'nothing to do, or add workers or slots (JOBSWORTH_SLOTS)';
     end if;
   elsif j.status = 'running' then

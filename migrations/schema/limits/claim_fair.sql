@@ -3,35 +3,44 @@
 -- calls the other functions.
 
 -- Claim jobs that this transaction has locked, with the rules of `claim`: of a lane only its head (the
--- others are put off, and returned without a lease), at most one suspect, and about 4 MiB of payloads. The
--- first ones of `job_ids` come first. A job that is not returned stays as it is.
-create function jobsworth.claim_locked(worker_id uuid, job_ids uuid[], crashes_max int)
+-- others are put off, and returned without a lease), at most one suspect, nothing beside one that is to run
+-- alone, and about 4 MiB of payloads. The first ones of `job_ids` come first. A job that is not returned
+-- stays as it is; a row without an id says that there is one.
+create function jobsworth.claim_locked(
+  worker_id uuid, job_ids uuid[], crashes_max int, alone boolean)
   returns table (
     id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
     payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
     thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
     trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean, fair_key text)
+    waited_seconds float8, suspect boolean, alone_seconds float8, fair_key text)
   language plpgsql as $$
 #variable_conflict use_column
 begin
   return query
-  with ready as materialized (
-    select s.id, s.queue, s.priority, s.position, s.lane, s.lane_position, s.fair_key
-    from (
-      select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.fair_key, j.suspect,
-        sum(j.bytes) over so_far - j.bytes as bytes_before,
-        count(*) filter (where j.suspect) over so_far as suspects
-      from unnest(claim_locked.job_ids) with ordinality as r (id, n)
-      cross join lateral (
-        select x.id, x.queue, x.priority, x.position, x.lane, x.lane_position, x.fair_key,
-          pg_column_size(x.payload) as bytes, x.crashes > 0
-            and x.crashes >= coalesce(x.crashes_max, claim_locked.crashes_max) - 1 as suspect
-        from jobsworth.reactive_jobs x
-        where x.id = r.id
-        offset 0) j
-      window so_far as (order by r.n rows unbounded preceding)) s
-    where s.bytes_before < 4194304 and (not s.suspect or s.suspects = 1)
+  with found as materialized (
+    select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.fair_key, j.suspect,
+      claim_locked.alone and j.apart as lone,
+      sum(j.bytes) over so_far - j.bytes as bytes_before,
+      count(*) filter (where j.suspect) over so_far as suspects,
+      count(*) filter (where claim_locked.alone and j.apart) over so_far as lones,
+      bool_or(claim_locked.alone and j.apart) over () as has_lone
+    from unnest(claim_locked.job_ids) with ordinality as r (id, n)
+    cross join lateral (
+      select x.id, x.queue, x.priority, x.position, x.lane, x.lane_position, x.fair_key,
+        pg_column_size(x.payload) as bytes, x.crashes > 0
+          and x.crashes >= coalesce(x.crashes_max, claim_locked.crashes_max) - 1 as suspect,
+        x.crashes > 0
+          and x.crashes >= coalesce(x.crashes_max, claim_locked.crashes_max) as apart
+      from jobsworth.reactive_jobs x
+      where x.id = r.id
+      offset 0) j
+    window so_far as (order by r.n rows unbounded preceding)
+  ), ready as materialized (
+    select f.id, f.queue, f.priority, f.position, f.lane, f.lane_position, f.fair_key, f.lone
+    from found f
+    where case when f.has_lone then f.lone and f.lones = 1
+      else f.bytes_before < 4194304 and (not f.suspect or f.suspects = 1) end
   ), heads as materialized (
     select r.id, r.lane, (
         row_number() over (partition by r.lane order by r.lane_position, r.id) = 1
@@ -59,19 +68,26 @@ begin
       j.agent_id, greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))) as waited_seconds,
       j.crashes > 0
         and j.crashes >= coalesce(j.crashes_max, claim_locked.crashes_max) - 1 as suspect,
+      case when j.id = any(array(select r.id from ready r where r.lone)) then 60.0 * 2.0 ^ least(
+        j.crashes - coalesce(j.crashes_max, claim_locked.crashes_max), 10) end::float8
+        as alone_seconds,
       j.fair_key
   )
   select t.id, t.lease_no, t.queue::text, t.priority::smallint, t.position, t.mode::text,
     t.payload::jsonb, t.attempt::int, t.failures::int, t.failures_max::int,
     t.timeout_seconds::real, t.team_id, t.thread_id, t.trigger_message_id, t.parent_id, t.is_child,
     t.lane, t.trace_parent, t.request_id::text, t.run_id, t.node, t.agent_id, t.waited_seconds,
-    t.suspect, t.fair_key::text
+    t.suspect, t.alone_seconds, t.fair_key::text
   from taken t
   union all
   select d.id, null, r.queue::text, r.priority::smallint, r.position, null, null, null, null, null,
-    null, null, null, null, null, null, d.lane, null, null, null, null, null, null, null,
+    null, null, null, null, null, null, d.lane, null, null, null, null, null, null, null, null,
     r.fair_key::text
-  from deferred d join ready r on r.id = d.id;
+  from deferred d join ready r on r.id = d.id
+  union all
+  select null, null, null, 0::smallint, 0, null, null, null, null, null, null, null, null, null,
+    null, null, null, null, null, null, null, null, null, null, null, null
+  where (select count(*) from found) > (select count(*) from ready);
 end $$;
 
 -- Lock the next jobs of a fair queue and priority: up to `wanted`, in the shares of their keys. Keys are
@@ -82,7 +98,7 @@ end $$;
 -- keys, as water fills a vessel. So one claim of many jobs has the same shares as many of one.
 create function jobsworth.pick_fair(
   in_queue text, at_priority smallint, modes text[], wanted int, crashes_max int,
-  suspect_wanted boolean, rescan boolean, after_time float8, after_turn bigint)
+  suspect_wanted boolean, alone boolean, rescan boolean, after_time float8, after_turn bigint)
   returns table (
     fair_key text, turn bigint, virtual_time float8, weight float8, ids uuid[],
     emptied boolean, from_start boolean)
@@ -143,8 +159,11 @@ begin
       where r.queue = in_queue and r.priority = at_priority and r.fair_key = o.fair_key
         and r.finished_at is null and r.status not in ('waiting', 'running')
         and r.position > o.beyond and r.mode = any(pick_fair.modes)
-        and (r.crashes = 0 or pick_fair.suspect_wanted
-          or r.crashes < coalesce(r.crashes_max, pick_fair.crashes_max) - 1)
+        and (r.crashes = 0
+          or r.crashes < coalesce(r.crashes_max, pick_fair.crashes_max) - 1
+          or pick_fair.suspect_wanted and (
+            pick_fair.alone or r.crashes < coalesce(r.crashes_max, pick_fair.crashes_max)
+            or coalesce(r.run_at, r.created_at) < now() - interval '1 minute'))
       order by r.position
       limit s.jobs
       for no key update skip locked) j
@@ -157,19 +176,19 @@ end $$;
 -- walks the dead index entries that somebody's open snapshot keeps.
 create function jobsworth.claim_fair(
   worker_id uuid, queue text, modes text[], wanted int, crashes_max int default 5,
-  suspect_wanted boolean default true, rescan boolean default false)
+  suspect_wanted boolean default true, alone boolean default false, rescan boolean default false)
   returns table (
     id uuid, lease_no bigint, queue_name text, priority smallint, "position" bigint, mode text,
     payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
     thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
     trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean)
+    waited_seconds float8, suspect boolean, alone_seconds float8)
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
-  alone boolean;
+  has_lock boolean;
   placed boolean := false;
   lowest_times float8[];
   lowest_turns bigint[];
@@ -195,7 +214,7 @@ begin
   then
     return;
   end if;
-  alone := pg_try_advisory_xact_lock(hashtextextended('jobsworth.fair ' || claim_fair.queue, 0));
+  has_lock := pg_try_advisory_xact_lock(hashtextextended('jobsworth.fair ' || claim_fair.queue, 0));
   loop
     -- Of each priority: the lowest key, and whether a key is to be placed. Those are looked for from a
     -- little before the last one on: transactions commit in another order than they draw turns.
@@ -222,7 +241,7 @@ begin
         where k.queue = claim_fair.queue and k.priority = p.priority and k.virtual_time is null
           and k.turn > case when h.arrived is null or claim_fair.rescan then -9223372036854775808
             else h.arrived - 10000 end) as came) c;
-    exit when placed or not alone or not (claim_fair.rescan or true = any(came));
+    exit when placed or not has_lock or not (claim_fair.rescan or true = any(came));
     placed := true;
     for n in 1 .. 4 loop
       if came[n] then
@@ -248,7 +267,7 @@ begin
         select p.*, row_number() over (order by p.virtual_time, p.turn) as n
         from jobsworth.pick_fair(
           claim_fair.queue, n::smallint, claim_fair.modes, asked, claim_fair.crashes_max,
-          claim_fair.suspect_wanted, claim_fair.rescan, after_time, after_turn) p
+          claim_fair.suspect_wanted, claim_fair.alone, claim_fair.rescan, after_time, after_turn) p
       )
       select
         array(
@@ -285,7 +304,7 @@ begin
   with claimed as materialized (
     select c.*
     from jobsworth.claim_locked(
-      claim_fair.worker_id, found_ids, claim_fair.crashes_max) c
+      claim_fair.worker_id, found_ids, claim_fair.crashes_max, claim_fair.alone) c
   ), tally as materialized (
     select s.priority, s.fair_key, s.turn, s.weight, s.from_start,
       -- A suspect that was left, or what was too much for one answer, is still there.
@@ -308,17 +327,17 @@ begin
       arrived = arrived_turns[t.priority],
       since = case when t.from_start or t.emptied then now() else k.since end
     from tally t
-    where alone and (t.jobs > 0 or t.emptied) and k.queue = claim_fair.queue
+    where has_lock and (t.jobs > 0 or t.emptied) and k.queue = claim_fair.queue
       and k.priority = t.priority and k.fair_key = any(array[t.fair_key]) and k.turn = t.turn
   ), noted as (
     insert into jobsworth.fair_keys (queue, priority, fair_key, started)
     select claim_fair.queue, t.priority, t.fair_key, t.started
     from tally t
-    where not alone and t.started > 0
+    where not has_lock and t.started > 0
   )
   select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt, c.failures,
     c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id, c.parent_id,
     c.is_child, c.lane, c.trace_parent, c.request_id, c.run_id, c.node, c.agent_id,
-    c.waited_seconds, c.suspect
+    c.waited_seconds, c.suspect, c.alone_seconds
   from claimed c;
 end $$;

@@ -184,7 +184,7 @@ begin
   ), one as materialized (
     -- Several transactions may have announced a key at once.
     select c.fair_key, coalesce(w.weight, 1) as weight, sum(c.started) as started, k.turn,
-      max(max(c.turn)) over () as arrived
+      min(c.turn) filter (where c.started = 0) as announced, max(max(c.turn)) over () as arrived
     from came c
     left join lateral (
       select x.weight from jobsworth.fair_weights x
@@ -201,6 +201,8 @@ begin
     update jobsworth.fair_keys k
     set virtual_time = greatest(k.virtual_time, now_at) + o.started / o.weight, ready = true,
       turn = nextval('jobsworth.job_position'::regclass), floor = now_at, floor_turn = now_turn,
+      -- Its job drew its position a little before, and may be committed after later ones.
+      position = least(k.position, o.announced - 1000),
       arrived = greatest(beyond, o.arrived)
     from one o
     where k.queue = in_queue and k.priority = at_priority and k.fair_key = any(array[o.fair_key])
@@ -264,7 +266,9 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'For example: set_fair(''default'', true).';
   end if;
   insert into jobsworth.queues as q (name, fair) values (set_fair.queue, set_fair.fair)
-  on conflict (name) do update set fair = excluded.fair;
+  on conflict (name) do update
+  set fair = excluded.fair,
+    changed_at = case when q.fair = excluded.fair then q.changed_at else now() end;
   if not fair then
     delete from jobsworth.fair_keys k where k.queue = set_fair.queue;
   end if;
@@ -295,4 +299,49 @@ begin
     values (set_fair_weight.queue, set_fair_weight.fair_key, set_fair_weight.weight)
     on conflict on constraint fair_weights_pkey do update set weight = excluded.weight;
   end if;
+end $$;
+
+-- The place of a queued job's key in its fair queue; null in another queue.
+create function jobsworth.why_fair(j jobsworth.reactive_jobs) returns text
+  language plpgsql stable
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off as $$
+declare
+  own record;
+  others record;
+  weight float8;
+begin
+  if j.fair_key is null or not exists (
+    select 1 from jobsworth.queues q where q.name = j.queue and q.fair)
+  then
+    return null;
+  end if;
+  select k.virtual_time, k.turn, k.ready into own
+  from jobsworth.fair_keys k
+  where k.queue = j.queue and k.priority = j.priority and k.fair_key = j.fair_key
+  order by k.turn desc
+  limit 1;
+  if not found or not own.ready then
+    return '; its key ' || j.fair_key || ' gets its place within some seconds';
+  elsif own.virtual_time is null then
+    return '; its key ' || j.fair_key || ' gets its place with the next claim';
+  end if;
+  weight := coalesce((
+    select w.weight from jobsworth.fair_weights w
+    where w.queue = j.queue and w.fair_key = j.fair_key), 1);
+  select count(*) filter (where (k.virtual_time, k.turn) < (own.virtual_time, own.turn)) as before,
+    sum(k.weight) as weights
+  into others
+  from (
+    select r.virtual_time, r.turn, coalesce(w.weight, 1) as weight
+    from jobsworth.fair_keys r
+    left join jobsworth.fair_weights w on w.queue = r.queue and w.fair_key = r.fair_key
+    where r.queue = j.queue and r.priority = j.priority and r.ready and r.virtual_time is not null
+    order by r.virtual_time, r.turn
+    limit 10000) k;
+  return '; ' || case others.before when 0 then 'its key ' || j.fair_key || ' is next'
+      when 1 then '1 key is before its key ' || j.fair_key
+      else others.before || ' keys are before its key ' || j.fair_key end
+    || ', whose share is ' || round((100 * weight / greatest(others.weights, weight))::numeric, 1)
+    || ' %';
 end $$;

@@ -208,10 +208,10 @@ end $$;
 -- open. `gates`: jobs wait at gates, or something of limits may have to be deleted. `schedule_in`: in
 -- how many seconds a schedule fires or has to be planned, null if none does. `rate_in`: in how many
 -- seconds a job that waits for the rate of a limit has its turn, null if none does.
--- `looked_seconds`: how long it took to find out.
+-- `fair_queues`: their names. `looked_seconds`: how long it took to find out.
 create function jobsworth.due_work(
   out rescue boolean, out expire boolean, out expired_jobs boolean, out deployments boolean,
-  out sweep text[], out gates boolean, out schedule_in float8, out rate_in float8,
+  out sweep text[], out gates boolean, out schedule_in float8, out rate_in float8, out fair_queues text[],
   out looked_seconds float8)
   language plpgsql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -257,6 +257,7 @@ begin
       where j.status = 'waiting' and j.waiting_for = 'limit' and j.run_at is null)
     or exists (select 1 from jobsworth.job_limit_slots)
     or exists (select 1 from jobsworth.job_limit_rates);
+  fair_queues := array(select q.name::text from jobsworth.queues q where q.fair);
   schedule_in := jobsworth.next_schedule_in();
   rate_in := jobsworth.next_rate_in();
   looked_seconds := extract(epoch from clock_timestamp() - statement_timestamp());

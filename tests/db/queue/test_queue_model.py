@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 
 from db.errors import Conflict
 from db.fence import Lease
+from db.limits.fairness import set_fair
 from db.pool import Connection, Database, execute, fetch_all
 from db.queue import effects, promote
 from db.queue import finish as finishing
@@ -44,6 +45,7 @@ from tests.db.protocol import (
     die,
     done,
     failed,
+    fair_claim,
     finish,
     lease_of,
     parked,
@@ -78,7 +80,8 @@ EMPTY: LiteralString = """
 set session_replication_role = replica;
 truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
   jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads, jobsworth.attempt_history,
-  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions, jobsworth.job_limit_slots;
+  jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions, jobsworth.fair_keys,
+  jobsworth.job_limit_slots;
 reset session_replication_role
 """
 
@@ -113,8 +116,11 @@ class Queue(RuleBasedStateMachine):
     running = Bundle("running")
     stale = Bundle("stale")
 
-    def __init__(self, call: Callable[..., Any]) -> None:
+    def __init__(self, call: Callable[..., Any], fair: bool = False) -> None:
+        """`fair`: the jobs share one key of a fair queue, so their order is that of a plain one."""
         super().__init__()
+        self.fair = fair
+        self.claim_of = fair_claim if fair else claim
         self.model = Model()
         self._call = call
         self._keys = 0
@@ -126,6 +132,7 @@ class Queue(RuleBasedStateMachine):
     @initialize()
     def empty(self) -> None:
         self.run(execute, EMPTY)
+        self.run(set_fair, "default", self.fair)
         self.worker_id = self.run(register)
 
     @rule(
@@ -175,7 +182,7 @@ class Queue(RuleBasedStateMachine):
         lanes = {job.lane for job in ready if job.lane}
         heads = {min((j for j in ready if j.lane == lane), key=lambda j: j.order) for lane in lanes}
         taken = [j for j in ready if not j.lane or (j in heads and not self.model.blocked(j))]
-        got = self.run(claim, self.worker_id, wanted, alone=alone)
+        got = self.run(self.claim_of, self.worker_id, wanted, alone=alone)
         assert {job.id for job in got.jobs} == {job.id for job in taken}
         for job in ready:
             if job not in taken:
@@ -383,7 +390,10 @@ async def _commit(conn: Connection, ending: Finish, made: tuple[Effect, ...]) ->
         return applied
 
 
-def test_any_sequence_of_operations_leaves_the_queue_as_the_model_says(database_url: str) -> None:
+@pytest.mark.parametrize("fair", [False, True], ids=["plain", "fair"])
+def test_any_sequence_of_operations_leaves_the_queue_as_the_model_says(
+    database_url: str, fair: bool
+) -> None:
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal("asyncio", {"use_uvloop": True}))
         database = Database(database_url, pool_min=1, pool_max=1)
@@ -394,12 +404,12 @@ def test_any_sequence_of_operations_leaves_the_queue_as_the_model_says(database_
 
         class OnThisDatabase(Queue):
             def __init__(self) -> None:
-                super().__init__(_on(portal, conn))
+                super().__init__(_on(portal, conn), fair)
 
         run_state_machine_as_test(
             OnThisDatabase,
             settings=settings(
-                max_examples=EXAMPLES if newest else EXAMPLES_OF_OLDER,
+                max_examples=EXAMPLES if newest and not fair else EXAMPLES_OF_OLDER,
                 stateful_step_count=STEPS,
                 deadline=None,
                 # Shrinking a database takes minutes; the steps that failed are shown anyhow.

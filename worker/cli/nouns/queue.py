@@ -1,8 +1,8 @@
-"""`jobsworth queue`: named streams of jobs, with their counts and pauses.
+"""`jobsworth queue`: named streams of jobs, with their counts, pauses and fairness.
 
-In: a queue's name. Out: whether workers may claim from it. Running jobs go on when it is paused. A
-name that nothing uses is refused, because it is most often misspelt: the pause of another queue
-would stop nothing.
+In: a queue's name. Out: whether workers may claim from it, and whose turn it is. Running jobs go on
+when it is paused. A name that nothing uses is refused, because it is most often misspelt: the pause
+of another queue would stop nothing.
 """
 
 import difflib
@@ -12,6 +12,7 @@ import click
 from db.diagnosis import checkup
 from db.diagnosis.checkup import QueueCounts
 from db.errors import NotFound
+from db.limits import fairness
 from db.pool import Connection
 from db.queue import queues
 from db.queue.queues import Queue
@@ -75,6 +76,50 @@ def resume(queue: str, as_json: bool) -> None:
         emit_json(resumed)
     else:
         say(f"queue {queue} is open again")
+
+
+@queue.verb("fair", "jobsworth queue fair research", "jobsworth queue fair research --off")
+@options.queue_name
+@click.option("--off", is_flag=True, help="Start its jobs in their order again.")
+@click.option("--new", is_flag=True, help="Although no job and no worker uses it yet.")
+@options.as_json
+def fair(queue: str, off: bool, new: bool, as_json: bool) -> None:
+    """Start a queue's jobs in turns of their keys: a flood of one delays no other."""
+
+    async def work(conn: Connection) -> None:
+        if not new:
+            await _require_known(conn, queue, f"jobsworth queue fair {queue} --new")
+        await fairness.set_fair(conn, queue, not off)
+
+    run_in_database(work)
+    if as_json:
+        emit_json({"queue": queue, "fair": not off})
+    elif off:
+        say(f"queue {queue} is not fair: its jobs start in their order")
+    else:
+        say(
+            f"queue {queue} is fair: its jobs start in turns of their fair_key, by default their "
+            f"team; to change a share: jobsworth queue weight {queue} KEY 3"
+        )
+
+
+@queue.verb("weight", "jobsworth queue weight research team-a 3")
+@options.queue_name
+@click.argument("key")
+@click.argument("weight", type=float)
+@options.as_json
+def weight(queue: str, key: str, weight: float, as_json: bool) -> None:
+    """Serve a key of a fair queue so many times as often as others; 1 is the usual weight."""
+
+    async def work(conn: Connection) -> None:
+        await _require_known(conn, queue, f"jobsworth queue fair {queue} --new")
+        await fairness.set_weight(conn, queue, key, weight)
+
+    run_in_database(work)
+    if as_json:
+        emit_json({"queue": queue, "key": key, "weight": weight})
+    else:
+        say(f"key {key} of queue {queue} has weight {weight:g} from its next job on")
 
 
 async def _require_known(conn: Connection, name: str, otherwise: str) -> None:
