@@ -22,15 +22,25 @@ NO_KEY = (0, "")
 
 def parts(database: Database, fair: FairQueues, wakes: Wakes) -> list[Part]:
     """What has to look for itself."""
-    work = Fairness(database, fair).work
-    return [Part("fairness", FAIRNESS_PERIOD_SECONDS, work, wakes=wakes.work)]
+    return [
+        Part(
+            "fairness",
+            FAIRNESS_PERIOD_SECONDS,
+            Fairness(database, fair).work,
+            wakes=wakes.work,
+            woken_by=wakes.fair_queues,
+        )
+    ]
 
 
 def due_parts(fair: FairQueues, wakes: Wakes) -> list[DuePart]:
     """What the common look finds: the names of the fair queues."""
 
     async def tell(found: DueWork) -> bool:
-        return fair.found(found.fair_queues)
+        news = fair.found(found.fair_queues)
+        if news:
+            wakes.fair_queues.set()
+        return news
 
     return [
         DuePart(

@@ -77,6 +77,8 @@ class Wakes:
     """A running job was asked to cancel: for upkeep."""
     lost_claims: Wake = field(default_factory=Wake)
     """A claim may have been committed without its answer: for upkeep."""
+    fair_queues: Wake = field(default_factory=Wake)
+    """Other queues are fair than before: for upkeep."""
     memories: Wake = field(default_factory=Wake)
     """Texts to remember were committed: for the embedder."""
 

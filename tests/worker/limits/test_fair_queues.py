@@ -11,11 +11,13 @@ from tests.support import Workers, connect, run_cli, until_sync
 from worker.limits.fair_queues import FairQueues
 
 HANDLERS = {"JOBSWORTH_HANDLERS": "tests.worker.limits.handlers", "JOBSWORTH_SLOTS": "8"}
+HANDLERS |= {"JOBSWORTH_HEARTBEAT_SECONDS": "0.5", "JOBSWORTH_LEASE_STOP_SECONDS": "2"}
+HANDLERS |= {"JOBSWORTH_RESCUE_SECONDS": "4"}
 THREE, ONE = UUID(int=3), UUID(int=1)
-JOBS_EACH = 1500
+JOBS_EACH = 600
 LOAD: LiteralString = """
 insert into jobsworth.reactive_jobs (mode, team_id)
-select 'fair.work', case when n <= %(most)s then %(one)s else %(three)s end::uuid
+select 'fair.work', case when n %% 2 = 0 then %(one)s else %(three)s end::uuid
 from generate_series(1, 2 * %(most)s::int) n
 """
 STARTED: LiteralString = """
