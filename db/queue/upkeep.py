@@ -18,7 +18,8 @@ class DueWork:
     to look at again: the reasons that jobs wait for, `orphan` if something open may hang on an
     ended job, and `run` if a run is open. `schedule_in` is in how many seconds a schedule fires or
     has to be planned, `rate_in` in how many a job has its turn at the rate of a limit; None if none
-    does. `gates`: jobs may wait at gates (limits of jobs, environments). `fair_queues` are their names.
+    does. `gates`: jobs may wait at gates (limits of jobs, environments). `fair_queues` are their
+    names.
     `stalled` are the workers' server processes that wait for their clients right now, most of them
     for a moment.
     `looked_seconds` is the time the server took to find out.

@@ -32,7 +32,8 @@ drop view
 -- The functions that name tables in their signatures or bodies.
 drop function
   jobsworth.announce_key, jobsworth.fair_time, jobsworth.place_keys, jobsworth.review_idle_keys,
-  jobsworth.claim_locked, jobsworth.pick_fair, jobsworth.claim_fair, jobsworth.set_fair,
+  jobsworth.claim_locked, jobsworth.claim_locked_gated, jobsworth.start_passing,
+  jobsworth.set_aside_behind, jobsworth.pick_fair, jobsworth.claim_fair, jobsworth.set_fair,
   jobsworth.set_fair_weight, jobsworth.why_fair,
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
   jobsworth.enqueue_outcome, jobsworth.unique_mistake, jobsworth.keep_key, jobsworth.window_holder,

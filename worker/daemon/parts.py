@@ -35,8 +35,8 @@ from worker.extensions.middleware import declared as middlewares
 from worker.extensions.resources import Resources
 from worker.extensions.resources import declared as lifespans
 from worker.handlers import Handler
-from worker.limits import upkeep as limits_upkeep
 from worker.limits import fair_upkeep
+from worker.limits import upkeep as limits_upkeep
 from worker.limits.fair_queues import FairQueues
 from worker.llm.choice import CONNECTIONS_MIN, ModelChoice
 from worker.memory.embedders import Embedder

@@ -1,4 +1,4 @@
-"""Upkeep of fair queues: keys for the jobs that were there before, and keys that nobody announced.
+"""Upkeep of fair queues: keys for jobs that were there before, and keys that nobody announced.
 
 In: the fair queues. Out: jobs with keys, which claims find. The work comes in slices, and there is
 none without a fair queue.

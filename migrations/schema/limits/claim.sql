@@ -39,7 +39,8 @@ begin
       ) j
       where exists (select 1 from jobsworth.workers w where w.id = pick_next.worker_id)
         and not exists (
-          select 1 from jobsworth.queues q where q.name = probe.queue and q.paused)
+          select 1 from jobsworth.queues q
+          where q.name = probe.queue and (q.paused or q.fair))
       limit pick_next.wanted
     ), lone as materialized (
       select f.id from found f
@@ -277,6 +278,28 @@ begin
     + (excluded.arrival_at - clock_timestamp());
 end $$;
 
+-- Start those of these locked queued jobs that are the heads of their lanes and pass their gates. Returns
+-- their ids.
+create function jobsworth.start_passing(worker_id uuid, job_ids uuid[]) returns uuid[]
+  language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  passing uuid[] := jobsworth.admit(jobsworth.leave_lanes(start_passing.job_ids));
+  holding uuid[];
+begin
+  holding := array(
+    select distinct g.job_id from jobsworth.gates_of(passing) g where not g.is_rate);
+  update jobsworth.reactive_jobs j
+  set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'::regclass),
+    worker_id = start_passing.worker_id, started_at = now(),
+    limited = case when j.id = any(holding) then true end
+  where j.id = any(passing);
+  perform jobsworth.hold_slots(passing, holding);
+  return passing;
+end $$;
+
 -- `jobsworth.claim` for a worker some of whose jobs may have to pass a limit. Each step takes the ids
 -- of locked queued jobs and returns those that go on.
 create function jobsworth.claim_gated(
@@ -295,21 +318,12 @@ create function jobsworth.claim_gated(
 declare
   picked uuid[];
   passing uuid[];
-  holding uuid[];
 begin
   picked := jobsworth.pick_next(
     claim_gated.worker_id, claim_gated.queues, claim_gated.priorities, claim_gated.positions,
     claim_gated.modes, claim_gated.wanted, claim_gated.crashes_max, claim_gated.suspect_wanted,
     claim_gated.alone);
-  passing := jobsworth.admit(jobsworth.leave_lanes(picked));
-  holding := array(
-    select distinct g.job_id from jobsworth.gates_of(passing) g where not g.is_rate);
-  update jobsworth.reactive_jobs j
-  set status = 'running', attempt = j.attempt + 1, lease_no = nextval('jobsworth.lease_no'::regclass),
-    worker_id = claim_gated.worker_id, started_at = now(),
-    limited = case when j.id = any(holding) then true end
-  where j.id = any(passing);
-  perform jobsworth.hold_slots(passing, holding);
+  passing := jobsworth.start_passing(claim_gated.worker_id, picked);
   if cardinality(passing) < cardinality(picked) then
     perform jobsworth.set_flood_aside(
       picked, claim_gated.queues, claim_gated.priorities, claim_gated.positions,
@@ -364,9 +378,37 @@ create function jobsworth.set_flood_aside(
   returns void language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+begin
+  if not exists (
+    select 1
+    from unnest(picked) as u (id)
+    cross join lateral (
+      select r.waiting_for, r.status from jobsworth.reactive_jobs r where r.id = u.id offset 0) j
+    where j.status = 'waiting' and j.waiting_for = 'limit')
+  then
+    return;
+  end if;
+  perform jobsworth.set_aside_behind(picked, array(
+    select j.id
+    from unnest(queues, priorities, positions) as probe (queue, priority, position)
+    cross join lateral (
+      select r.id from jobsworth.reactive_jobs r
+      where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
+        and r.position > probe.position and r.mode = any(modes) and r.lane is null
+      order by r.position
+      limit 1000
+    ) j
+    limit 1000));
+end $$;
+
+-- Let those of the queued jobs in `next_ids` wait that would have to wait at the gates where the jobs in
+-- `picked` wait.
+create function jobsworth.set_aside_behind(picked uuid[], next_ids uuid[]) returns void
+  language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
   closed text[];
-  next_ids uuid[];
   aside uuid[];
   at_gates text[];
 begin
@@ -380,17 +422,6 @@ begin
   if closed = '{}' then
     return;
   end if;
-  next_ids := array(
-    select j.id
-    from unnest(queues, priorities, positions) as probe (queue, priority, position)
-    cross join lateral (
-      select r.id from jobsworth.reactive_jobs r
-      where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
-        and r.position > probe.position and r.mode = any(modes) and r.lane is null
-      order by r.position
-      limit 1000
-    ) j
-    limit 1000);
   select array_agg(f.job_id order by f.n), array_agg(f.gate order by f.n) into aside, at_gates
   from (
     select distinct on (g.n) g.n, g.job_id, g.gate

@@ -17,6 +17,11 @@ create function jobsworth.claim_locked(
   language plpgsql as $$
 #variable_conflict use_column
 begin
+  if exists (select 1 from jobsworth.job_limits) then
+    return query select g.* from jobsworth.claim_locked_gated(
+      claim_locked.worker_id, claim_locked.job_ids, claim_locked.crashes_max, claim_locked.alone) g;
+    return;
+  end if;
   return query
   with found as materialized (
     select j.id, j.queue, j.priority, j.position, j.lane, j.lane_position, j.fair_key, j.suspect,
@@ -88,6 +93,94 @@ begin
   select null, null, null, 0::smallint, 0, null, null, null, null, null, null, null, null, null,
     null, null, null, null, null, null, null, null, null, null, null, null
   where (select count(*) from found) > (select count(*) from ready);
+end $$;
+
+-- `claim_locked` where jobs may have to pass limits.
+create function jobsworth.claim_locked_gated(
+  worker_id uuid, job_ids uuid[], crashes_max int, alone boolean)
+  returns table (
+    id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
+    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
+    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
+    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
+    waited_seconds float8, suspect boolean, alone_seconds float8, fair_key text)
+  language plpgsql as $$
+#variable_conflict use_column
+declare
+  picked uuid[];
+begin
+  picked := array(
+      with found as materialized (
+        select j.id, r.n, j.suspect,
+          claim_locked_gated.alone and j.apart as lone,
+          sum(j.bytes) over so_far - j.bytes as bytes_before,
+          count(*) filter (where j.suspect) over so_far as suspects,
+          count(*) filter (where claim_locked_gated.alone and j.apart) over so_far as lones,
+          bool_or(claim_locked_gated.alone and j.apart) over () as has_lone
+        from unnest(claim_locked_gated.job_ids) with ordinality as r (id, n)
+        cross join lateral (
+          select x.id, pg_column_size(x.payload) as bytes, x.crashes > 0
+              and x.crashes >= coalesce(x.crashes_max, claim_locked_gated.crashes_max) - 1 as suspect,
+            x.crashes > 0
+              and x.crashes >= coalesce(x.crashes_max, claim_locked_gated.crashes_max) as apart
+          from jobsworth.reactive_jobs x
+          where x.id = r.id
+          offset 0) j
+        window so_far as (order by r.n rows unbounded preceding)
+      ), ready as materialized (
+        select f.id, f.n
+        from found f
+        where case when f.has_lone then f.lone and f.lones = 1
+          else f.bytes_before < 4194304 and (not f.suspect or f.suspects = 1) end
+    )
+    select r.id from ready r order by r.n);
+  if cardinality(jobsworth.start_passing(claim_locked_gated.worker_id, picked))
+    < cardinality(picked)
+  then
+    -- However many jobs of a key wait at a gate, they keep the others only for a moment.
+    perform jobsworth.set_aside_behind(picked, array(
+      select n.id
+      from (
+        select distinct j.queue, j.priority, j.fair_key
+        from unnest(picked) as u (id)
+        cross join lateral (
+          select x.queue, x.priority, x.fair_key, x.waiting_for
+          from jobsworth.reactive_jobs x
+          where x.id = u.id
+          offset 0) j
+        where j.waiting_for = 'limit') k
+      cross join lateral (
+        select x.id
+        from jobsworth.reactive_jobs x
+        where x.queue = k.queue and x.priority = k.priority and x.fair_key = k.fair_key
+          and x.finished_at is null and x.status not in ('waiting', 'running') and x.lane is null
+        order by x.position
+        limit 1000) n
+      limit 1000));
+  end if;
+  return query
+  select j.id, case when j.status = 'running' then j.lease_no end, j.queue::text,
+    j.priority::smallint, j.position, j.mode::text,
+    case when j.status = 'running' then j.payload::jsonb end, j.attempt::int, j.failures::int,
+    j.failures_max::int, j.timeout_seconds::real, j.team_id, j.thread_id,
+    j.trigger_message_id, j.parent_id, j.is_child,
+    case when j.status = 'running' or j.waiting_for = 'lane' then j.lane end, j.trace_parent,
+    j.request_id::text, j.run_id, j.node, j.agent_id,
+    greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))),
+    j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, claim_locked_gated.crashes_max) - 1,
+    case when claim_locked_gated.alone and j.crashes > 0
+        and j.crashes >= coalesce(j.crashes_max, claim_locked_gated.crashes_max)
+      then 60.0 * 2.0 ^ least(
+        j.crashes - coalesce(j.crashes_max, claim_locked_gated.crashes_max), 10) end::float8,
+    j.fair_key::text
+  from unnest(picked) as u (id)
+  cross join lateral (
+    select r.* from jobsworth.reactive_jobs r where r.id = u.id offset 0) j
+  where j.status in ('running', 'waiting')
+  union all
+  select null, null, null, 0::smallint, 0, null, null, null, null, null, null, null, null, null,
+    null, null, null, null, null, null, null, null, null, null, null, null
+  where cardinality(picked) < cardinality(claim_locked_gated.job_ids);
 end $$;
 
 -- Lock the next jobs of a fair queue and priority: up to `wanted`, in the shares of their keys. Keys are

@@ -75,23 +75,6 @@ create table jobsworth.fair_weights (
 create index jobs_fair on jobsworth.reactive_jobs (queue, priority, fair_key, position)
   where fair_key is not null and finished_at is null and status not in ('waiting', 'running');
 
--- A set of bits, one for each fair queue, by the hash of its name. The condition of a trigger can read a
--- sequence without a query, so inserts into other queues stay out of the trigger's function.
-create sequence jobsworth.fair_queues minvalue 0 start 0;
-select setval('jobsworth.fair_queues', 0);
-
-create function jobsworth.note_fair_queues() returns trigger language plpgsql as $$
-begin
-  -- One transaction after the other, so each sees what the ones before it have committed.
-  perform pg_advisory_xact_lock(
-    'pg_class'::regclass::oid::int, 'jobsworth.fair_queues'::regclass::oid::int);
-  perform setval('jobsworth.fair_queues', coalesce(
-    (select bit_or(1::bigint << (hashtext(q.name) & 31)) from jobsworth.queues q where q.fair), 0));
-  return null;
-end $$;
-create trigger note_fair_queues after insert or update of name, fair or delete or truncate
-  on jobsworth.queues for each statement execute function jobsworth.note_fair_queues();
-
 -- Let claims know that this key has a queued job. It waits for nobody.
 create function jobsworth.announce_key(in_queue text, at_priority smallint, key text) returns void
   language plpgsql

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.errors import InvalidInput
-from db.limits import fairness
+from db.limits import fairness, job_limits
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue import jobs, queues
 from db.queue.enqueue import enqueue
@@ -471,3 +471,23 @@ async def test_a_wrong_key_or_queue_is_refused(conn: Connection) -> None:
         await conn.execute("insert into jobsworth.reactive_jobs (mode, fair_key) values ('m', '')")
     longest = await add(conn, fair_key="x" * 1000, queue="q" * 1000)
     assert longest
+
+
+async def test_jobs_that_a_limit_holds_up_hide_no_job_of_another_key(
+    conn: Connection, worker_id: UUID
+) -> None:
+    """They wait at the limit, and do not count as started."""
+    await job_limits.set_limit(conn, "plans", mode="plan", slots=1)
+    for _ in range(30):
+        await add(conn, "plan", fair_key="a")
+    await add(conn, "answer", fair_key="b")
+    claims = [await fair_claim(conn, worker_id) for _ in range(3)]
+    assert [len(got.jobs) for got in claims].count(1) >= 2
+    assert await started(conn) == {"a": 1, "b": 1}
+    assert await breaches(conn) == []
+    assert (await claim(conn, worker_id)).jobs == [], (
+        "nor does the plain claim with limits take any"
+    )
+    [lease] = [lease_of(job, worker_id) for got in claims for job in got.jobs if job.mode == "plan"]
+    await settle(conn, done(lease))
+    assert [job.mode for job in (await fair_claim(conn, worker_id, 5)).jobs] == ["plan"]
