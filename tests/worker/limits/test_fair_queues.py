@@ -10,9 +10,14 @@ import pytest
 from tests.support import Workers, connect, run_cli, until_sync
 from worker.limits.fair_queues import FairQueues
 
-HANDLERS = {"JOBSWORTH_HANDLERS": "tests.worker.limits.handlers", "JOBSWORTH_SLOTS": "8"}
-HANDLERS |= {"JOBSWORTH_HEARTBEAT_SECONDS": "0.5", "JOBSWORTH_LEASE_STOP_SECONDS": "2"}
-HANDLERS |= {"JOBSWORTH_RESCUE_SECONDS": "4"}
+HANDLERS = {
+    "JOBSWORTH_HANDLERS": "tests.worker.limits.handlers",
+    "JOBSWORTH_HTTP_PORT": "off",
+    "JOBSWORTH_SLOTS": "8",
+    "JOBSWORTH_HEARTBEAT_SECONDS": "0.5",
+    "JOBSWORTH_LEASE_STOP_SECONDS": "2",
+    "JOBSWORTH_RESCUE_SECONDS": "4",
+}
 THREE, ONE = UUID(int=3), UUID(int=1)
 JOBS_EACH = 600
 LOAD: LiteralString = """
