@@ -22,15 +22,9 @@ from tests.support import until
 from tests.worker.queue.standins import CountedWake, RecordedPromoter, beat, heartbeat
 from worker.daemon.vitals import Vitals
 from worker.queue import claim
-from worker.queue.claim import (
-    PRIORITIES,
-    RESCAN_COST_FACTOR,
-    RESCAN_SECONDS,
-    RESCAN_SECONDS_MAX,
-    Claimer,
-    Positions,
-)
+from worker.queue.claim import PRIORITIES, Claimer, Positions
 from worker.queue.wake import Wakes
+from worker.rescans import RESCAN_COST_FACTOR, RESCAN_SECONDS, RESCAN_SECONDS_MAX
 
 pytestmark = pytest.mark.both
 
