@@ -252,6 +252,7 @@ begin
       where r.queue = in_queue and r.priority = at_priority and r.fair_key = o.fair_key
         and r.finished_at is null and r.status not in ('waiting', 'running')
         and r.position > o.beyond and r.mode = any(pick_fair.modes)
+        and (r.expires_at is null or r.attempt > 0 or r.expires_at > clock_timestamp())
         and (r.crashes = 0
           or r.crashes < coalesce(r.crashes_max, pick_fair.crashes_max) - 1
           or pick_fair.suspect_wanted and (
