@@ -71,11 +71,12 @@ class Line(NamedTuple):
     arguments: tuple[str, ...]
     wrong: click.Parameter
     kind: str
+    value: str
 
     def named_in(self, message: str) -> bool:
         """Whether a message names the parameter, or its value, or what the value should be of."""
         words = {*self.wrong.opts, self.wrong.name or "", self.wrong.human_readable_name}
-        words |= {self.path[0], repr(ODD[self.kind])[1:9]}
+        words |= {self.path[0], repr(self.value)[1:9]}
         words = {word.lower().strip("-<>").replace("_", " ") for word in words} - {""}
         return any(word in message.lower().replace("_", " ") for word in words)
 
@@ -136,4 +137,4 @@ def careless(ids: Mapping[str, str]) -> Iterator[Line]:
             for kind, value in ODD.items():
                 odd = others[-1] if value == "OTHER" else value
                 values = {**given, str(parameter.name): odd}
-                yield Line(path, command, given, line(path, command, values), parameter, kind)
+                yield Line(path, command, given, line(path, command, values), parameter, kind, odd)
