@@ -179,8 +179,8 @@ def error_instead_of_stream(model_name: str, answer: PlainAnswer) -> ModelAPIErr
     found: Any = answer.document
     told = cast(dict[str, Any], found) if isinstance(found, dict) else {}
     listed: Any = told.get("choices")
-    first: Any = listed[0] if isinstance(listed, list) and listed else None
-    choices = [SimpleNamespace(**first)] if isinstance(first, dict) else []
+    first = cast(list[Any], listed)[:1] if isinstance(listed, list) else []
+    choices = [SimpleNamespace(**each) for each in first if isinstance(each, dict)]
     error = error_within(model_name, SimpleNamespace(error=told.get("error"), choices=choices))
     untold = "it answered a streamed request with a document that is no stream"
     return error or ModelAPIError(model_name, untold)

@@ -108,8 +108,12 @@ async def test_of_many_agents_that_start_together_one_loads_the_model(
 async def test_an_agent_without_a_model_takes_the_operators(
     database_url: str, provider: OpenAIStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copies: list[Any] = []
-    monkeypatch.setattr(AsyncOpenAI, "with_options", lambda *_, **options: copies.append(options))
+    copies: list[dict[str, Any]] = []
+
+    def copied(_: AsyncOpenAI, **options: Any) -> None:
+        copies.append(options)
+
+    monkeypatch.setattr(AsyncOpenAI, "with_options", copied)
     agent = Agent()
     chosen: dict[str, Any] = {
         "model": "openai:chat-7",

@@ -29,8 +29,9 @@ class Verb(click.Command):
         rest = super().parse_args(ctx, args)
         for parameter in self.params:
             value: object = ctx.params.get(parameter.name or "")
-            is_text = isinstance(value, str) and not isinstance(parameter.type, click.Path)
-            if is_text and NO_TEXT.search(value):
+            if isinstance(parameter.type, click.Path) or not isinstance(value, str):
+                continue
+            if NO_TEXT.search(value):
                 raise click.BadParameter("is not UTF-8 text without NUL characters", ctx, parameter)
         return rest
 
