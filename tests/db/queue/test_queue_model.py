@@ -81,7 +81,8 @@ set session_replication_role = replica;
 truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
   jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads, jobsworth.attempt_history,
   jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions, jobsworth.fair_keys,
-  jobsworth.job_limit_slots;
+  jobsworth.job_limit_slots
+  cascade;
 reset session_replication_role
 """
 
