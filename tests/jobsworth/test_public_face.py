@@ -21,17 +21,8 @@ from worker.attempt_state import AttemptState, Tools
 # What a handler may use of its job. All else is the worker's own business.
 OF_A_JOB = {
     *("id", "mode", "attempt", "payload", "team_id", "thread_id", "trigger_message_id", "run_id"),
-    *(
-        "node",
-        "agent_id",
-        "trace_parent",
-        "trace_id",
-        "request_id",
-        "log",
-        "database",
-        "is_stopped",
-    ),
-    *("is_stopped", "say", "send", "metric", "enqueue", "spawn", "save", "remember"),
+    *("node", "agent_id", "trace_parent", "trace_id", "request_id", "log", "database"),
+    *("messages", "is_stopped", "say", "send", "metric", "enqueue", "spawn", "save", "remember"),
     *("step", "transaction", "call", "agent", "deploy", "rollback"),
     *("checkpoint", "latest_checkpoint", "checkpoint_at", "prune_checkpoints"),
     *("ask", "approved_step", "sleep", "wait", "gather", "recall", "parents"),

@@ -93,7 +93,7 @@ async def test_a_row_has_no_column_unknown_to_the_model_but_the_queues_own(
         where a.attrelid = 'jobsworth.reactive_jobs'::regclass and a.attnum > 0
         """,
     )
-    internal = {"position", "lane_position", "effect_key"}
+    internal = {"position", "lane_position", "effect_key", "limited"}
     assert {row["attname"] for row in columns} - internal == set(Job.model_fields)
 
 

@@ -111,6 +111,8 @@ def _row(file: JobFile, now: datetime) -> None:
             ("lane", job.lane if job.lane != str(job.thread_id) else None),
             ("unique key", job.unique_key),
             ("unique until", job.unique_until),
+            ("fair key", job.fair_key),
+            ("limit key", job.limit_key),
             ("message", job.trigger_message_id and str(job.trigger_message_id)),
             ("superseded by message", job.superseded_by and str(job.superseded_by)),
             ("run", job.run_id and f"{job.run_id}, node {job.node or '-'}"),
