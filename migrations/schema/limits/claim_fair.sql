@@ -421,8 +421,13 @@ begin
       arrived = arrived_turns[t.priority],
       since = case when t.from_start or t.emptied then now() else k.since end
     from tally t
-    where has_lock and (t.jobs > 0 or t.emptied) and k.queue = claim_fair.queue
-      and k.priority = t.priority and k.fair_key = any(array[t.fair_key]) and k.turn = t.turn
+    -- By its place, as in `place_keys`.
+    cross join lateral (
+      select x.ctid as at from jobsworth.fair_keys x
+      where x.queue = claim_fair.queue and x.priority = t.priority and x.fair_key = t.fair_key
+        and x.turn = t.turn
+      offset 0) o
+    where has_lock and (t.jobs > 0 or t.emptied) and k.ctid = o.at
   ), noted as (
     insert into jobsworth.fair_keys (queue, priority, fair_key, started)
     select claim_fair.queue, t.priority, t.fair_key, t.started

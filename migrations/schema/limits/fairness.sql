@@ -166,7 +166,7 @@ begin
     returning k.fair_key, k.turn, k.started
   ), one as materialized (
     -- Several transactions may have announced a key at once.
-    select c.fair_key, coalesce(w.weight, 1) as weight, sum(c.started) as started, k.turn,
+    select c.fair_key, coalesce(w.weight, 1) as weight, sum(c.started) as started, k.at,
       min(c.turn) filter (where c.started = 0) as announced, max(max(c.turn)) over () as arrived
     from came c
     left join lateral (
@@ -174,12 +174,13 @@ begin
       where x.queue = in_queue and x.fair_key = c.fair_key
       offset 0) w on true
     left join lateral (
-      select x.turn from jobsworth.fair_keys x
+      select x.ctid as at from jobsworth.fair_keys x
+      -- Not `is not null`: so it cannot be planned on `fair_keys_last`, which has all keys.
       where x.queue = in_queue and x.priority = at_priority and x.fair_key = c.fair_key
-        and x.virtual_time is not null
+        and num_nulls(x.virtual_time) = 0
       order by x.turn desc
       limit 1) k on true
-    group by c.fair_key, w.weight, k.turn
+    group by c.fair_key, w.weight, k.at
   ), back as (
     update jobsworth.fair_keys k
     set virtual_time = greatest(k.virtual_time, now_at) + o.started / o.weight, ready = true,
@@ -188,15 +189,16 @@ begin
       position = least(k.position, o.announced - 1000),
       arrived = greatest(beyond, o.arrived)
     from one o
-    where k.queue = in_queue and k.priority = at_priority and k.fair_key = any(array[o.fair_key])
-      and k.turn = o.turn
+    -- By its place, which only who has the lock changes. A join by the key was planned, without
+    -- statistics, as a walk over all keys of the queue.
+    where k.ctid = o.at
   )
   insert into jobsworth.fair_keys (
     queue, priority, fair_key, virtual_time, floor, floor_turn, arrived)
   select in_queue, at_priority, o.fair_key, now_at + o.started / o.weight, now_at, now_turn,
     greatest(beyond, o.arrived)
   from one o
-  where o.turn is null;
+  where o.at is null;
 end $$;
 
 -- Look again at keys that ran out of jobs: a late commit may have brought one. Forget those that have
