@@ -148,13 +148,13 @@ def test_work_that_does_not_end_is_given_up(jobs: Jobs) -> None:
 
 
 async def test_serves_async_tests(jobs: Jobs) -> None:
-    @handler("plain")
-    def plain(word: str) -> str:
+    @handler("declared in one test")
+    def declared(word: str) -> str:
         return word.upper()
 
-    assert jobs.run("plain", {"word": "loud"}).result == "LOUD"
+    assert jobs.run("declared in one test", {"word": "loud"}).result == "LOUD"
 
 
 def test_forgets_the_handlers_of_other_tests(jobs: Jobs) -> None:
-    job = jobs.run("plain", {"word": "loud"})
+    job = jobs.run("declared in one test", {"word": "loud"})
     assert (job.status, job.waiting_for) == ("waiting", "handler")
