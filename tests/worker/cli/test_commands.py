@@ -81,7 +81,7 @@ def test_enqueue_passes_every_option_on(database_url: str) -> None:
 def test_enqueue_says_when_a_unique_key_brought_an_existing_job(database_url: str) -> None:
     first = cli_json(database_url, "enqueue", "greet", "--unique-key", "once")
     again = run_cli("enqueue", "greet", "--unique-key", "once", "--json", url=database_url)
-    assert "has the unique key 'once' already" in again.stderr
+    assert "holds the unique key 'once' already" in again.stderr
     document = json.loads(again.stdout)
     assert document["id"] == first["id"]
     assert document["created"] is False
