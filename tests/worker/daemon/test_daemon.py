@@ -195,12 +195,13 @@ def test_a_mode_that_nobody_knows_waits_for_a_worker_that_does(scene: Scene) -> 
 def test_a_poison_job_ends_failed_while_its_neighbours_finish(scene: Scene) -> None:
     poison = scene.enqueue("end.poison", crashes_max=2)
     neighbours = [scene.enqueue("chaos.hold") for _ in range(3)]
-    for _ in range(2):
+    # Twice beside its neighbours, then alone, so that it is known who kills.
+    for _ in range(3):
         assert scene.start(HANDLERS).wait() == -9
     scene.start(HANDLERS)
     ended = scene.until_status(poison, "failed")
-    assert (ended["crashes"], ended["failures"]) == (2, 0)
-    assert ended["error"] == "its worker died during attempt 2 (crash 2)"
+    assert (ended["crashes"], ended["failures"]) == (3, 0)
+    assert ended["error"] == "its worker died during attempt 3 (crash 3)"
     scene.open_gate()
     for job_id in neighbours:
         ended = scene.until_status(job_id, "done")
