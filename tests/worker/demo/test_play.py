@@ -5,7 +5,8 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import anyio
@@ -225,14 +226,12 @@ def test_a_long_line_is_wrapped_and_indented() -> None:
 
 
 def running(job_id: UUID, lease_no: int) -> Job:
-    values: dict[str, Any] = dict.fromkeys(Job.model_fields, 0)
-    nothing = ("team_id", "thread_id", "trigger_message_id", "parent_id", "lane", "unique_key",
-               "waiting_for", "waiting_detail", "run_at", "timeout_seconds", "trace_parent",
-               "request_id", "run_id", "node", "agent_id", "result", "error", "started_at",
-               "finished_at")  # fmt: skip
+    values: dict[str, Any] = {
+        name: None if NoneType in get_args(field.annotation) else 0
+        for name, field in Job.model_fields.items()
+    }
     return Job.model_validate(
         values
-        | dict.fromkeys(nothing)
         | {
             "id": job_id,
             "mode": "digest",
