@@ -33,6 +33,7 @@ begin
             or pick_next.suspect_wanted and (
               pick_next.alone or r.crashes < coalesce(r.crashes_max, pick_next.crashes_max)
               or coalesce(r.run_at, r.created_at) < now() - interval '1 minute'))
+          and (r.expires_at is null or r.attempt > 0 or r.expires_at > clock_timestamp())
         order by r.position
         limit pick_next.wanted
         for no key update skip locked

@@ -8,12 +8,13 @@ from uuid import UUID
 
 import pytest
 
+from db.limits import fairness, job_limits
 from db.pool import Connection, Database, execute, fetch_val
 from db.queue import jobs
 from db.queue.enqueue_many import enqueue_many
 from db.queue.new_job import NewJob
 from db.retention import expiry
-from tests.db.protocol import BREACHES, add, claim, register, row, state
+from tests.db.protocol import BREACHES, add, claim, fair_claim, register, row, state
 
 pytestmark = pytest.mark.both
 
@@ -36,14 +37,23 @@ async def late(conn: Connection, **options: Any) -> UUID:
     return job_id
 
 
-async def test_an_expired_job_is_never_claimed_and_ends_as_canceled(conn: Connection) -> None:
+@pytest.mark.parametrize("limited", [False, True], ids=["", "limited"])
+@pytest.mark.parametrize("fair", [False, True], ids=["", "fair"])
+async def test_an_expired_job_is_never_claimed_and_ends_as_canceled(
+    conn: Connection, *, fair: bool, limited: bool
+) -> None:
     """Also before anything has swept it, and whether or not a worker knows its mode."""
+    if fair:
+        await fairness.set_fair(conn, "default")
+    if limited:
+        await job_limits.set_limit(conn, "ten", mode="answer", slots=10)
     expired, unknown = await late(conn), await late(conn, mode="nobody knows it")
     waits = await late(conn, delay=3600)
     in_time = await add(conn, expires_in=3600)
     worker = await register(conn)
 
-    assert [job.id for job in (await claim(conn, worker)).jobs] == [in_time]
+    claimed = await (fair_claim(conn, worker, 10) if fair else claim(conn, worker))
+    assert [job.id for job in claimed.jobs] == [in_time]
     assert await expiry.expire_jobs(conn, 10) == 3
     for job_id in (expired, unknown, waits):
         job = await row(conn, job_id)
