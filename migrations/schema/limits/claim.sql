@@ -28,12 +28,8 @@ begin
         from jobsworth.reactive_jobs r
         where r.status = 'queued' and r.queue = probe.queue and r.priority = probe.priority
           and r.position > probe.position and r.mode = any(pick_next.modes)
-          and (r.crashes = 0
-            or r.crashes < coalesce(r.crashes_max, pick_next.crashes_max) - 1
-            or pick_next.suspect_wanted and (
-              pick_next.alone or r.crashes < coalesce(r.crashes_max, pick_next.crashes_max)
-              or coalesce(r.run_at, r.created_at) < now() - interval '1 minute'))
-          and (r.expires_at is null or r.attempt > 0 or r.expires_at > clock_timestamp())
+          and jobsworth.may_start(
+            r, pick_next.crashes_max, pick_next.suspect_wanted, pick_next.alone)
         order by r.position
         limit pick_next.wanted
         for no key update skip locked
@@ -301,6 +297,41 @@ begin
   return passing;
 end $$;
 
+-- What a claim returns of the jobs that it picked: those that run now, and without a lease those that
+-- wait. What is neither stays queued, and is not told.
+create function jobsworth.told_of(picked uuid[], crashes_max int, alone boolean)
+  returns table (
+    id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
+    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
+    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
+    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
+    waited_seconds float8, suspect boolean, alone_seconds float8, fair_key text)
+  language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return query
+  select j.id, case when j.status = 'running' then j.lease_no end, j.queue::text,
+    j.priority::smallint, j.position, j.mode::text,
+    case when j.status = 'running' then j.payload::jsonb end, j.attempt::int, j.failures::int,
+    j.failures_max::int, j.timeout_seconds::real, j.team_id, j.thread_id,
+    j.trigger_message_id, j.parent_id, j.is_child,
+    case when j.status = 'running' or j.waiting_for = 'lane' then j.lane end, j.trace_parent,
+    j.request_id::text, j.run_id, j.node, j.agent_id,
+    greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))),
+    j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, told_of.crashes_max) - 1,
+    case when told_of.alone and j.crashes > 0
+        and j.crashes >= coalesce(j.crashes_max, told_of.crashes_max)
+      then 60.0 * 2.0 ^ least(
+        j.crashes - coalesce(j.crashes_max, told_of.crashes_max), 10) end::float8,
+    j.fair_key::text
+  from unnest(told_of.picked) as u (id)
+  cross join lateral (
+    select r.* from jobsworth.reactive_jobs r where r.id = u.id offset 0) j
+  where j.status in ('running', 'waiting');
+end $$;
+
 -- `jobsworth.claim` for a worker some of whose jobs may have to pass a limit. Each step takes the ids
 -- of locked queued jobs and returns those that go on.
 create function jobsworth.claim_gated(
@@ -330,25 +361,12 @@ begin
       picked, claim_gated.queues, claim_gated.priorities, claim_gated.positions,
       claim_gated.modes);
   end if;
-  -- What is neither running nor waiting now stays queued, and is not told.
   return query
-  select j.id, case when j.status = 'running' then j.lease_no end, j.queue::text,
-    j.priority::smallint, j.position, j.mode::text,
-    case when j.status = 'running' then j.payload::jsonb end, j.attempt::int, j.failures::int,
-    j.failures_max::int, j.timeout_seconds::real, j.team_id, j.thread_id,
-    j.trigger_message_id, j.parent_id, j.is_child,
-    case when j.status = 'running' or j.waiting_for = 'lane' then j.lane end, j.trace_parent,
-    j.request_id::text, j.run_id, j.node, j.agent_id,
-    greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))),
-    j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, claim_gated.crashes_max) - 1,
-    case when claim_gated.alone and j.crashes > 0
-        and j.crashes >= coalesce(j.crashes_max, claim_gated.crashes_max)
-      then 60.0 * 2.0 ^ least(
-        j.crashes - coalesce(j.crashes_max, claim_gated.crashes_max), 10) end::float8
-  from unnest(picked) as u (id)
-  cross join lateral (
-    select r.* from jobsworth.reactive_jobs r where r.id = u.id offset 0) j
-  where j.status in ('running', 'waiting')
+  select r.id, r.lease_no, r.queue, r.priority, r.position, r.mode, r.payload, r.attempt, r.failures,
+    r.failures_max, r.timeout_seconds, r.team_id, r.thread_id, r.trigger_message_id, r.parent_id,
+    r.is_child, r.lane, r.trace_parent, r.request_id, r.run_id, r.node, r.agent_id,
+    r.waited_seconds, r.suspect, r.alone_seconds
+  from jobsworth.told_of(picked, claim_gated.crashes_max, claim_gated.alone) r
   union all
   -- There may be more: behind what waits now, or behind a gate that another claim held.
   select null, null, null, 0::smallint, 0, null, null, null, null, null, null, null, null, null,

@@ -159,24 +159,8 @@ begin
       limit 1000));
   end if;
   return query
-  select j.id, case when j.status = 'running' then j.lease_no end, j.queue::text,
-    j.priority::smallint, j.position, j.mode::text,
-    case when j.status = 'running' then j.payload::jsonb end, j.attempt::int, j.failures::int,
-    j.failures_max::int, j.timeout_seconds::real, j.team_id, j.thread_id,
-    j.trigger_message_id, j.parent_id, j.is_child,
-    case when j.status = 'running' or j.waiting_for = 'lane' then j.lane end, j.trace_parent,
-    j.request_id::text, j.run_id, j.node, j.agent_id,
-    greatest(0, date_part('epoch', now() - coalesce(j.run_at, j.created_at))),
-    j.crashes > 0 and j.crashes >= coalesce(j.crashes_max, claim_locked_gated.crashes_max) - 1,
-    case when claim_locked_gated.alone and j.crashes > 0
-        and j.crashes >= coalesce(j.crashes_max, claim_locked_gated.crashes_max)
-      then 60.0 * 2.0 ^ least(
-        j.crashes - coalesce(j.crashes_max, claim_locked_gated.crashes_max), 10) end::float8,
-    j.fair_key::text
-  from unnest(picked) as u (id)
-  cross join lateral (
-    select r.* from jobsworth.reactive_jobs r where r.id = u.id offset 0) j
-  where j.status in ('running', 'waiting')
+  select r.*
+  from jobsworth.told_of(picked, claim_locked_gated.crashes_max, claim_locked_gated.alone) r
   union all
   select null, null, null, 0::smallint, 0, null, null, null, null, null, null, null, null, null,
     null, null, null, null, null, null, null, null, null, null, null, null
@@ -252,12 +236,8 @@ begin
       where r.queue = in_queue and r.priority = at_priority and r.fair_key = o.fair_key
         and r.finished_at is null and r.status not in ('waiting', 'running')
         and r.position > o.beyond and r.mode = any(pick_fair.modes)
-        and (r.expires_at is null or r.attempt > 0 or r.expires_at > clock_timestamp())
-        and (r.crashes = 0
-          or r.crashes < coalesce(r.crashes_max, pick_fair.crashes_max) - 1
-          or pick_fair.suspect_wanted and (
-            pick_fair.alone or r.crashes < coalesce(r.crashes_max, pick_fair.crashes_max)
-            or coalesce(r.run_at, r.created_at) < now() - interval '1 minute'))
+        and jobsworth.may_start(
+          r, pick_fair.crashes_max, pick_fair.suspect_wanted, pick_fair.alone)
       order by r.position
       limit s.jobs
       for no key update skip locked) j
