@@ -14,16 +14,16 @@ from psycopg import AsyncConnection
 from psycopg.rows import args_row
 
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_rows
-from db.queue.claim import Claim, Claimed, claim_of
+from db.queue.claim import CLAIMED_COLUMNS, Claim, Claimed, claim_of
 
-CLAIM_FAIR: LiteralString = """
-select c.id, c.lease_no, c.queue_name, c.priority, c.position, c.mode, c.payload, c.attempt,
-  c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
-  c.parent_id, c.is_child, c.lane, c.trace_parent, c.request_id, c.run_id, c.node, c.agent_id,
-  c.waited_seconds, c.suspect, c.alone_seconds
+CLAIM_FAIR: LiteralString = (
+    "select "
+    + CLAIMED_COLUMNS
+    + """
 from jobsworth.claim_fair(%(worker_id)s, %(queue)s, %(modes)s::text[], %(wanted)s, %(crashes_max)s,
   %(suspect_wanted)s, %(alone)s, %(rescan)s) as c
 """
+)
 
 
 async def claim_fair(

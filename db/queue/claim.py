@@ -69,15 +69,22 @@ FIRST = -(2**63)
 
 _claim_order = attrgetter("priority", "position")
 
-CLAIM: LiteralString = """
-select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
+CLAIMED_COLUMNS: LiteralString = """
+  c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt,
   c.failures, c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id,
   c.parent_id, c.is_child, c.lane, c.trace_parent, c.request_id, c.run_id, c.node, c.agent_id,
   c.waited_seconds, c.suspect, c.alone_seconds
+"""
+
+CLAIM: LiteralString = (
+    "select "
+    + CLAIMED_COLUMNS
+    + """
 from jobsworth.claim(%(worker_id)s, %(queues)s::text[], %(priorities)s::smallint[],
   %(positions)s::bigint[], %(modes)s::text[], %(wanted)s, %(crashes_max)s,
   %(suspect_wanted)s, %(alone)s) as c
 """
+)
 
 
 async def claim(

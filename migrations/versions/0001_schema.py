@@ -121,7 +121,7 @@ drop sequence
   jobsworth.fair_queues;
 
 drop type
-  jobsworth.bulk_operation,
+  jobsworth.bulk_operation, jobsworth.claimed,
   jobsworth.job_status, jobsworth.wait_reason, jobsworth.parent_failure,
   jobsworth.limit_per,
   jobsworth.unique_until, jobsworth.on_conflict,

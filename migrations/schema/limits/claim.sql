@@ -300,12 +300,7 @@ end $$;
 -- What a claim returns of the jobs that it picked: those that run now, and without a lease those that
 -- wait. What is neither stays queued, and is not told.
 create function jobsworth.told_of(picked uuid[], crashes_max int, alone boolean)
-  returns table (
-    id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
-    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
-    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
-    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean, alone_seconds float8, fair_key text)
+  returns setof jobsworth.claimed
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -337,12 +332,7 @@ end $$;
 create function jobsworth.claim_gated(
   worker_id uuid, queues text[], priorities smallint[], positions bigint[], modes text[],
   wanted int, crashes_max int, suspect_wanted boolean, alone boolean)
-  returns table (
-    id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
-    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
-    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
-    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean, alone_seconds float8)
+  returns setof jobsworth.claimed
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -362,15 +352,12 @@ begin
       claim_gated.modes);
   end if;
   return query
-  select r.id, r.lease_no, r.queue, r.priority, r.position, r.mode, r.payload, r.attempt, r.failures,
-    r.failures_max, r.timeout_seconds, r.team_id, r.thread_id, r.trigger_message_id, r.parent_id,
-    r.is_child, r.lane, r.trace_parent, r.request_id, r.run_id, r.node, r.agent_id,
-    r.waited_seconds, r.suspect, r.alone_seconds
+  select r.*
   from jobsworth.told_of(picked, claim_gated.crashes_max, claim_gated.alone) r
   union all
   -- There may be more: behind what waits now, or behind a gate that another claim held.
   select null, null, null, 0::smallint, 0, null, null, null, null, null, null, null, null, null,
-    null, null, null, null, null, null, null, null, null, null, null
+    null, null, null, null, null, null, null, null, null, null, null, null
   where cardinality(passing) < cardinality(picked) or 4194304 <= (
     select sum(pg_column_size(r.payload)) from jobsworth.reactive_jobs r where r.id = any(picked));
 end $$;

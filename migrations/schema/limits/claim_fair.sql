@@ -8,12 +8,7 @@
 -- stays as it is; a row without an id says that there is one.
 create function jobsworth.claim_locked(
   worker_id uuid, job_ids uuid[], crashes_max int, alone boolean)
-  returns table (
-    id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
-    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
-    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
-    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean, alone_seconds float8, fair_key text)
+  returns setof jobsworth.claimed
   language plpgsql as $$
 #variable_conflict use_column
 begin
@@ -98,12 +93,7 @@ end $$;
 -- `claim_locked` where jobs may have to pass limits.
 create function jobsworth.claim_locked_gated(
   worker_id uuid, job_ids uuid[], crashes_max int, alone boolean)
-  returns table (
-    id uuid, lease_no bigint, queue text, priority smallint, "position" bigint, mode text,
-    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
-    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
-    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean, alone_seconds float8, fair_key text)
+  returns setof jobsworth.claimed
   language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -251,12 +241,7 @@ end $$;
 create function jobsworth.claim_fair(
   worker_id uuid, queue text, modes text[], wanted int, crashes_max int default 5,
   suspect_wanted boolean default true, alone boolean default false, rescan boolean default false)
-  returns table (
-    id uuid, lease_no bigint, queue_name text, priority smallint, "position" bigint, mode text,
-    payload jsonb, attempt int, failures int, failures_max int, timeout_seconds real, team_id uuid,
-    thread_id uuid, trigger_message_id uuid, parent_id uuid, is_child boolean, lane text,
-    trace_parent text, request_id text, run_id uuid, node text, agent_id uuid,
-    waited_seconds float8, suspect boolean, alone_seconds float8)
+  returns setof jobsworth.claimed
   language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -414,9 +399,6 @@ begin
     from tally t
     where not has_lock and t.started > 0
   )
-  select c.id, c.lease_no, c.queue, c.priority, c.position, c.mode, c.payload, c.attempt, c.failures,
-    c.failures_max, c.timeout_seconds, c.team_id, c.thread_id, c.trigger_message_id, c.parent_id,
-    c.is_child, c.lane, c.trace_parent, c.request_id, c.run_id, c.node, c.agent_id,
-    c.waited_seconds, c.suspect, c.alone_seconds
+  select c.*
   from claimed c;
 end $$;
