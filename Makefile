@@ -11,6 +11,8 @@ STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 CHAOS_SEEDS ?= 1000
 FAULT_ROUNDS ?= 11
+LIMIT_SECONDS ?= 120
+LIMIT_DAEMONS ?= 8
 QUICK ?=
 # More than there are cores, because tests mostly wait, for servers and for rescues. The files run in
 # order, so that the fault tests, which take longest, begin first.
@@ -18,7 +20,7 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo debian-packages test hostile installed check bench chaos faults faketime lock clean
+.PHONY: help demo debian-packages test hostile installed check bench chaos faults limits faketime lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +63,11 @@ chaos: $(STAMP) ## run the fault tests with many more seeds (CHAOS_SEEDS=1000)
 faults: export PYTHONDONTWRITEBYTECODE =
 faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each rescue (FAULT_ROUNDS=11)
 	JOBSWORTH_FAULT_ROUNDS=$(FAULT_ROUNDS) $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 tests/faults $(ARGS)
+
+limits: export PYTHONDONTWRITEBYTECODE =
+limits: $(STAMP) ## count what limits let through while daemons are killed and frozen (LIMIT_SECONDS=120)
+	JOBSWORTH_FAULT_LIMIT_SECONDS=$(LIMIT_SECONDS) JOBSWORTH_FAULT_LIMIT_DAEMONS=$(LIMIT_DAEMONS) \
+	    $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 tests/faults/test_limits.py $(ARGS)
 
 faketime: ## install what sets the clock of a server in the fault tests, from Debian (as root, or with sudo)
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \

@@ -6,7 +6,13 @@ from jobsworth import Job, handler
 from tests.chaos.handlers import noted
 
 
-@handler("limits.work")
-async def work(job: Job, seconds: float) -> None:
+@handler("limits.slots", queue="slots")
+async def slots(job: Job, seconds: float) -> None:
+    with noted(job):
+        await anyio.sleep(seconds)
+
+
+@handler("limits.pace", queue="pace")
+async def pace(job: Job, seconds: float) -> None:
     with noted(job):
         await anyio.sleep(seconds)
