@@ -11,6 +11,8 @@ from pathlib import Path
 
 CRASH_POINTS = {
     "claim.committed": "the claim is committed; no attempt has begun",
+    "claim.held_up": "a claim has let jobs wait at a limit; whether it has room was not looked at",
+    "fair.keyed": "some jobs of a queue that became fair have their keys; others may not",
     "call.before_row": "a model call is about to be booked",
     "call.after_row": "the call and its reservation are committed; no request was sent",
     "call.sent": "the request is on its way",
@@ -19,12 +21,16 @@ CRASH_POINTS = {
     "spool.drained": "an answer from the disk is settled; its file is still there",
     "step.begun": "an unsafe step is marked as begun; it has not run",
     "step.committed": "a step was recorded; the handler does not know it yet",
+    "batch.returned": "a batch handler has ended; none of its jobs has",
     "finish.updated": "the jobs' rows are updated; their effects are not yet written",
     "finish.committed": "the finishing transaction is committed; no slot was freed for it",
     "park.updated": "a parking job's row is updated; what it waits for is not yet written",
     "promote.before": "jobs may have been unblocked; they have not been looked at",
     "rescue.committed": "dead workers' jobs were taken back; what that unblocks was not looked at",
     "release.updated": "the stopping daemon has updated its jobs' rows; not yet committed",
+    "bulk.applied": "an operation is done with a batch of jobs; how far it is is not yet written",
+    "bulk.committed": "an operation's batch is committed; the next one has not begun",
+    "retention.removed": "a batch of old jobs is removed; the next one has not begun",
 }
 
 

@@ -6,12 +6,14 @@ handler go on.
 
 import os
 import random
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import anyio
+from pydantic import BaseModel
 
 from db.money.calls import Answer, Usage
 from jobsworth import Job, Sending, handler
@@ -20,6 +22,11 @@ from tests.chaos import diary
 GATE_POLL_SECONDS = 0.01
 GATE_SECONDS_MAX = 60.0
 SLOW_SECONDS = (0.05, 1.5)
+
+
+class Numbered(BaseModel):
+    n: int
+    kills: bool = False
 
 
 @handler("chaos.work")
@@ -59,6 +66,16 @@ def child(job: Job, n: int) -> int:
     diary.write(_diary(), "began", job.id, job.attempt)
     diary.write(_diary(), "left", job.id, job.attempt)
     return n
+
+
+@handler("chaos.batch", batch=4, batch_seconds=0.2)
+async def batch(jobs: list[Job], payloads: list[Numbered]) -> list[int]:
+    for job, payload in zip(jobs, payloads, strict=True):
+        with noted(job):
+            job.save("report.txt", f"{payload.n} in a batch")
+    if any(payload.kills for payload in payloads):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [payload.n for payload in payloads]
 
 
 @handler("chaos.followup")

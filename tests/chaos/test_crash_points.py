@@ -22,7 +22,7 @@ from tests.chaos.nursery import Daemon, Nursery
 from tests.chaos.scene import Scene, playing
 from tests.chaos.verdict import check_everything
 from tests.conftest import MAJORS, SharedServers
-from tests.support import POLL_SECONDS, connect
+from tests.support import POLL_SECONDS, connect, until_sync
 from worker.crash_points import CRASH_POINTS
 
 pytestmark = pytest.mark.chaos
@@ -37,8 +37,12 @@ CREATE = SQL("create database {} template {} strategy file_copy")
 CLOSE = SQL("alter database {} allow_connections false")
 REOPEN = SQL("alter database {} allow_connections true")
 HANG_UP = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
-# These are reached once: by a rescue, by a daemon that gives jobs back, and over an outage.
-STAGED = ("rescue.committed", "release.updated", "spool.written", "spool.drained")
+# These are reached once: by a rescue, by a daemon that gives jobs back, over an outage, and by work
+# of their own.
+STAGED = (
+    *("rescue.committed", "release.updated", "spool.written", "spool.drained"),
+    *("fair.keyed", "batch.returned", "bulk.applied", "bulk.committed", "retention.removed"),
+)
 # All jobs that park meanwhile reach this together, so it is reached a few times only.
 GROUPED = ("park.updated",)
 
@@ -52,6 +56,29 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.point}:{self.count}"
+
+
+# Old jobs: more than one batch of an operation, and of the removal.
+OLD = """
+insert into jobsworth.reactive_jobs (mode, run_at)
+select 'chaos.old', now() + interval '1 day' from generate_series(1, 600)
+"""
+OLD_JOBS = 600
+OLD_LEFT = "select count(*) from jobsworth.reactive_jobs where mode = 'chaos.old'"
+OLD_CANCELED = OLD_LEFT + " and status = 'canceled'"
+END_OLD = """
+select jobsworth.cancel(j.id) from jobsworth.reactive_jobs j where j.mode = 'chaos.old';
+insert into jobsworth.retention (mode, keep_seconds) values ('chaos.old', 0)
+"""
+RESULT = """
+select j.attempt, (j.result ->> 'applied')::int as applied
+from jobsworth.reactive_jobs j
+where j.mode = 'bulk_operation'
+"""
+FORGET = "delete from jobsworth.reactive_jobs where mode = 'chaos.old'"
+CANCEL_OLD = {"operation": "cancel", "filter": {"mode": "chaos.old"}}
+# What is left of the slots that jobs held.
+ROOM = "select jobsworth.room_at('works', '')"
 
 
 def _cases() -> list[Case]:
@@ -93,14 +120,25 @@ def _play(case: Case, server: Embedded, directory: Path, nursery: Nursery) -> No
     with connect(server.database_url("postgres")) as conn:
         conn.execute(CREATE.format(Identifier(name), Identifier(TEMPLATE)))
     with playing(server.database_url(name), directory, nursery) as scene:
-        _give_work(scene)
+        _give_work(scene, case)
         _die(scene, case, partial(_away, server, name))
         scene.start()
         scene.until_all_ended(ENDS_SECONDS)
+        _check_old_jobs(scene, case)
         check_everything(scene)
+        assert scene.value(ROOM) in (1, float("inf"))
 
 
-def _give_work(scene: Scene) -> None:
+def _give_work(scene: Scene, case: Case) -> None:
+    # The second death at each point comes upon jobs that have to pass limits.
+    if case.count > 1 or case.point == "claim.held_up":
+        scene.value("select jobsworth.set_job_limit('works', mode => 'chaos.work', slots => 1)")
+        scene.value("select jobsworth.set_job_limit('kids', mode => 'chaos.child', rate => 9)")
+    if case.point == "batch.returned":
+        for n in range(4):
+            scene.enqueue("chaos.batch", {"n": n})
+    if case.point.startswith(("bulk.", "retention.")):
+        scene.conn.execute(OLD)
     # Its window must be the sum of its calls, whoever dies.
     scene.value("select jobsworth.set_budget('all', 'tokens', 100000, 'day')")
     for _ in range(2):
@@ -130,6 +168,15 @@ def _die(scene: Scene, case: Case, away: Away) -> None:
         case "spool.drained":
             _die_with_an_answer(scene, {"JOBSWORTH_CRASH_POINT": "spool.written"}, away)
             daemon = scene.start(armed)
+        case "fair.keyed":
+            scene.value("select jobsworth.set_fair('default', true)")
+            daemon = scene.start(armed)
+        case "bulk.applied" | "bulk.committed":
+            scene.enqueue("bulk_operation", CANCEL_OLD)
+            daemon = scene.start(armed)
+        case "retention.removed":
+            scene.conn.execute(END_OLD)
+            daemon = scene.start(armed)
         case _:
             daemon = scene.start(armed)
 
@@ -140,6 +187,17 @@ def _die(scene: Scene, case: Case, away: Away) -> None:
         time.sleep(POLL_SECONDS)
     assert daemon.wait() == -signal.SIGKILL, daemon.tail()
     assert case.point in reached.read_text().split()
+
+
+def _check_old_jobs(scene: Scene, case: Case) -> None:
+    if case.point.startswith("bulk."):
+        assert scene.value(OLD_CANCELED) == OLD_JOBS
+        [result] = scene.rows(RESULT)
+        assert result["attempt"] == 2
+        assert result["applied"] == OLD_JOBS
+        scene.conn.execute(FORGET)
+    if case.point == "retention.removed":
+        until_sync(lambda: scene.value(OLD_LEFT) == 0, ENDS_SECONDS)
 
 
 def _die_with_an_answer(scene: Scene, env: Mapping[str, str], away: Away) -> Daemon:

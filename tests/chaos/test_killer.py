@@ -41,6 +41,25 @@ def test_the_job_that_kills_its_worker_fails_and_no_other(scene: Scene) -> None:
     assert scene.rows(VIOLATIONS) == []
 
 
+def test_a_job_that_kills_its_worker_out_of_a_batch_fails_and_no_other(scene: Scene) -> None:
+    surroundings = SURROUNDINGS | {"JOBSWORTH_CRASHES_MAX": "2"}
+    members = [scene.enqueue("chaos.batch", {"n": n, "kills": n == 1}) for n in range(4)]
+    deaths = 0
+    while scene.value(OPEN):
+        daemon = scene.start(surroundings)
+        until_sync(lambda daemon=daemon: not daemon.running or not scene.value(OPEN), 30)
+        deaths += not daemon.running
+    ended = [scene.job(job_id) for job_id in members]
+    killer = ended.pop(1)
+    assert [(one["status"], one["result"], one["error"]) for one in ended] == [
+        ("done", n, None) for n in (0, 2, 3)
+    ]
+    assert (killer["status"], killer["crashes"]) == ("failed", 2)
+    assert "worker" in killer["error"]
+    assert [one["failures"] for one in ended] == [0] * 3
+    assert scene.rows(VIOLATIONS) == []
+
+
 def test_three_kills_of_a_healthy_worker_make_nothing_wait(scene: Scene) -> None:
     jobs = [scene.enqueue("chaos.hold", {"times": CRASHES_MAX}) for _ in range(INNOCENTS)]
     slow = SURROUNDINGS | {

@@ -74,7 +74,7 @@ def check_effects_once(scene: Scene) -> None:
         work, followup = row["mode"] == "chaos.work", row["mode"] == "chaos.followup"
         wanted = {
             "messages": int(work or followup),
-            "artifacts": int(work),
+            "artifacts": int(work or row["mode"] == "chaos.batch"),
             "memories": int(work),
             "followups": int(work),
             "children": row["children_wanted"] or 0,

@@ -25,6 +25,7 @@ from db.pool import Connection
 from db.queue import jobs
 from db.queue.finish import uuid_array
 from db.steps import checkpoints
+from worker import crash_points
 from worker.attempt_state import AttemptState
 from worker.handlers import handler
 from worker.job import Job
@@ -124,6 +125,7 @@ class _Walk:
         began = monotonic()
         async with self._state.own_sql.transaction(PINNED) as connection:
             progress = await batch(connection, progress)
+            crash_points.reach("bulk.applied")
             # Under the fence: without the lease nothing of the batch is committed.
             await checkpoints.replace(
                 connection,
@@ -132,6 +134,7 @@ class _Walk:
                 progress.model_dump_json(),
                 self._state.job.attempt,
             )
+        crash_points.reach("bulk.committed")
         took = monotonic() - began
         growth = min(GROWTH_MAX, BATCH_SECONDS / max(took, 0.001))
         self._most = round(max(PAGE_MIN, min(PAGE_MAX, self._most * growth)))

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import anyio
 
+from worker import crash_points
 from worker.attempt_state import AttemptState
 from worker.declared import HandlerError
 from worker.handlers import Batch, Handler
@@ -142,6 +143,7 @@ class _Call:
             self._began = True
             if self._members:
                 await self._call()
+                crash_points.reach("batch.returned")
         except BaseException as error:
             forked.leave_if_child(error)
             self._failed(error)

@@ -8,6 +8,7 @@ from db.limits import fairness
 from db.pool import Connection, Database
 from db.queue.claim import FIRST
 from db.queue.upkeep import DueWork
+from worker import crash_points
 from worker.daemon.upkeep import Did, DuePart, Part
 from worker.limits.fair_queues import FairQueues
 from worker.queue.wake import Wakes
@@ -75,6 +76,8 @@ class Fairness:
     async def _slice(self, connection: Connection, queue: str) -> bool:
         position = self._keyed_to.get(queue, FIRST)
         keyed, stopped = await fairness.key_jobs(connection, queue, position, KEY_JOBS_BATCH)
+        if keyed:
+            crash_points.reach("fair.keyed")
         self._keyed_to[queue] = FIRST if stopped is None else stopped
         if stopped is None:
             self._settled.add(queue)

@@ -220,6 +220,7 @@ class Claimer:
         crash_points.reach("claim.committed")
         self._promoter.deferred(claim.deferred_lanes)
         if claim.held_up:
+            crash_points.reach("claim.held_up")
             self._promoter.ended(claim.held_up)
             self._wakes.rates.set()
         if claim.jobs and self._heartbeat.proven_id() != worker_id:

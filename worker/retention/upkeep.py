@@ -11,7 +11,7 @@ from uuid import UUID
 from db.pool import Database
 from db.queue.upkeep import DueWork
 from db.retention import expiry, removal
-from worker import events
+from worker import crash_points, events
 from worker.daemon.heartbeat import Heartbeat
 from worker.daemon.upkeep import Did, DuePart, Part
 from worker.log import get_logger
@@ -26,6 +26,8 @@ BATCH_SECONDS = 0.05
 # The removal works for a twentieth of the time, and begins anew after a pause at the least.
 PAUSE_FACTOR = 19
 PERIOD_SECONDS = 60.0
+# How often a worker asks itself whether it is the one that removes; that takes no statement.
+TURN_SECONDS = 2.0
 FIRST_ID = UUID(int=0)
 
 log = get_logger()
@@ -70,13 +72,15 @@ class Removal:
         """One batch; the pause after it is in proportion to it."""
         if not self._heartbeat.is_first():
             self._after = FIRST_ID
-            return Did()
+            return Did(pause_seconds=TURN_SECONDS)
         async with self._database.connection() as connection:
             began = monotonic()
             removed = await removal.remove_ended(connection, self._after, self._most)
             took = monotonic() - began
         if removed.busy:
             return Did()
+        if removed.jobs or removed.runs:
+            crash_points.reach("retention.removed")
         self._most = round(
             max(PAGE_MIN, min(PAGE_MAX, self._most * min(2.0, BATCH_SECONDS / max(took, 0.001))))
         )
