@@ -1,6 +1,6 @@
 """What the test kit asks of a database that belongs to one test, and does to it.
 
-In: queues and modes. Out: whether everything in them has come to rest, and a database in which time
+In: queues. Out: whether everything in them has come to rest, and a database in which time
 has passed. None of it is for a database in use.
 """
 
@@ -22,19 +22,18 @@ select not exists (
   select from jobsworth.reactive_jobs j
   where j.queue = any(%(queues)s)
     and (j.status = 'running'
-      or j.status = 'queued' and j.mode = any(%(modes)s)
+      or j.status = 'queued'
         and not exists (select from jobsworth.queues q where q.name = j.queue and q.paused)
       or j.status = 'waiting' and j.waiting_for = 'timer' and j.run_at <= clock_timestamp()))
   and not exists (select from jobsworth.embedding_outbox o where o.last_error is null)
 """
 
 
-async def is_settled(conn: Connection, queues: Sequence[str], modes: Sequence[str]) -> bool:
-    """Whether in these queues no job of these modes is ready, due or running, nor any text left to
-    embed that no embedder has refused.
+async def is_settled(conn: Connection, queues: Sequence[str]) -> bool:
+    """Whether in these queues no job is ready, due or running, nor any text left to embed that no
+    embedder has refused.
     """
-    values = {"queues": list(queues), "modes": list(modes)}
-    return bool(await fetch_val(conn, SETTLED, values))
+    return bool(await fetch_val(conn, SETTLED, {"queues": list(queues)}))
 
 
 NEXT_TIMER: LiteralString = """

@@ -147,7 +147,7 @@ def why(job: str, as_json: bool) -> None:
     "enqueue",
     """jobsworth enqueue greet '{"name": "Ada"}' --wait""",
     "jobsworth enqueue report @payload.json --delay 1h30m --priority 1",
-    "jobsworth enqueue index @page.json --unique-key page-7 --debounce 10s --debounce-max 5m",
+    "jobsworth enqueue index @page.json --unique-key page-7 --debounce 10s",
 )
 @click.argument(
     "mode",
