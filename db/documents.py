@@ -13,6 +13,7 @@ only the job or the field that it belongs to fails, and no list.
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 import orjson
@@ -98,6 +99,17 @@ def to_payload(value: object, thing: str, bytes_max: int = 1_048_576) -> str:
         )
     _refuse_unreadable(encoded, thing)
     return encoded.decode()
+
+
+def to_metadata(value: Mapping[str, Any] | None, thing: str) -> str | None:
+    """JSON text of the caller's own facts about a row; None where there are none.
+
+    Raises `InvalidInput` as `to_payload`.
+    """
+    if not value:
+        return None
+    facts: object = dict(value) if isinstance(value, Mapping) else value
+    return to_payload(facts, f"the metadata of {thing}")
 
 
 def parse_payload(text: str, thing: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from uuid import UUID
 from orjson import loads
 
 from db.arguments import check_uri
-from db.documents import to_document, to_payload, to_text
+from db.documents import to_document, to_metadata, to_payload, to_text
 from db.errors import InvalidInput
 from db.queue import effects_made, enqueue_middleware
 from db.queue.effects import (
@@ -41,6 +41,7 @@ def say(
     thread_id: UUID | None,
     name: str | None,
     role: str,
+    metadata: Mapping[str, Any] | None,
     model: str | None,
     input_tokens: int | None,
     output_tokens: int | None,
@@ -55,6 +56,7 @@ def say(
             text=to_text(text),
             role=role,
             thread_id=thread_id,
+            metadata=to_metadata(metadata, "a message"),
             model=model,
             input_tokens=input_tokens,
             output_tokens=output_tokens,

@@ -141,6 +141,7 @@ class PlainJob:
         text: str,
         *,
         role: str = "assistant",
+        metadata: Mapping[str, Any] | None = None,
         model: str | None = None,
         input_tokens: int | None = None,
         output_tokens: int | None = None,
@@ -148,7 +149,7 @@ class PlainJob:
         thread_id: UUID | None = None,
         name: str | None = None,
     ) -> None:
-        """Write a message into the job's thread, or into `thread_id`.
+        """Write a message into the job's thread, or into `thread_id`; `metadata` is your own.
 
         It commits when the attempt ends well. A replay that says it again writes nothing: messages
         are told apart by `name`, or by their text. Raises `InvalidInput` if there is no thread.
@@ -159,6 +160,7 @@ class PlainJob:
             thread_id=thread_id,
             name=name,
             role=role,
+            metadata=metadata,
             model=model,
             input_tokens=input_tokens,
             output_tokens=output_tokens,

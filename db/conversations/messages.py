@@ -16,8 +16,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_limit, check_options
 from db.conversations.threads import MessagePolicy, policy_of
-from db.documents import to_document, to_text
-from db.errors import NotFound
+from db.conversations.threads import get_by_id as get_thread
+from db.documents import to_document, to_metadata, to_text
+from db.errors import Conflict, NotFound
 from db.pool import Database, fetch_all, fetch_one, fetch_val
 from db.queue import jobs
 from db.safe_write import write_safely
@@ -49,6 +50,7 @@ class Message(BaseModel):
     request_id: str | None
     platform_message_id: str | None
     raw_payload: Any
+    metadata: dict[str, Any]
     model: str | None
     input_tokens: int | None
     output_tokens: int | None
@@ -81,6 +83,7 @@ class MessageOptions(TypedDict, total=False):
     request_id: str | None
     platform_message_id: str | None
     raw_payload: Any
+    metadata: Mapping[str, Any] | None
     model: str | None
     input_tokens: int | None
     output_tokens: int | None
@@ -99,6 +102,7 @@ async def receive(
     author_user_id: UUID | None = None,
     request_id: str | None = None,
     raw_payload: Any = None,
+    metadata: Mapping[str, Any] | None = None,
     policy: MessagePolicy | str | None = None,
     **options: Unpack[jobs.JobOptions],
 ) -> Received:
@@ -111,7 +115,7 @@ async def receive(
     already, nothing is written, and the stored message is returned with its
     job. With a `Database` in place of the connection it is committed on return; a connection that
     is lost meanwhile is replaced if there is a `platform_message_id`. Raises `NotFound` if there is
-    no such thread.
+    no such thread; `Conflict` if it is deleted.
     """
     check_options("receive", options, jobs.JobOptions.__annotations__)
     chosen = policy_of(policy)
@@ -120,6 +124,7 @@ async def receive(
         "author_user_id": author_user_id,
         "request_id": request_id,
         "raw_payload": raw_payload,
+        "metadata": metadata,
     }
 
     async def write(conn: AsyncConnection[Any]) -> Received:
@@ -147,7 +152,7 @@ async def insert(
 
     With a `Database` in place of the connection it is committed on return; a connection that is
     lost meanwhile is replaced if there is a `platform_message_id`. Raises `NotFound` if there is no
-    such thread.
+    such thread; `Conflict` if it is deleted.
     """
     check_options("insert", options, MessageOptions.__annotations__)
 
@@ -163,8 +168,9 @@ async def insert(
 
 MESSAGE_COLUMNS: LiteralString = """
   m.id, m.team_id, m.thread_id, m.role, m.text, m.author_user_id, m.author_agent_id,
-  m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload, m.model,
-  m.input_tokens, m.output_tokens, m.latency_ms, m.job_id, m.merged_into, m.created_at
+  m.recipient_agent_id, m.request_id, m.platform_message_id, m.raw_payload,
+  coalesce(m.metadata, '{}') as metadata, m.model, m.input_tokens, m.output_tokens, m.latency_ms,
+  m.job_id, m.merged_into, m.created_at
 """
 
 GET_BY_ID: LiteralString = (
@@ -205,14 +211,74 @@ async def get_by_platform_id(
     return await fetch_one(conn, GET_BY_PLATFORM_ID, values, Message)
 
 
-FETCH_RECENT: LiteralString = (
+GET_BY_SOURCE: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
+from jobsworth.chat_threads t
+join jobsworth.chat_messages m on m.thread_id = t.id
+where t.platform = %(platform)s and t.chat_id = %(chat_id)s
+  and t.team_id is not distinct from %(team_id)s::uuid
+  and m.platform_message_id = %(platform_message_id)s
+"""
+)
+
+
+async def get_by_source(
+    conn: AsyncConnection[Any],
+    platform: str,
+    chat_id: str,
+    platform_message_id: str,
+    team_id: UUID | None = None,
+) -> Message | None:
+    """The message that a platform delivered to one of its chats, or None if it has not arrived."""
+    values = {
+        "platform": platform,
+        "chat_id": chat_id,
+        "team_id": team_id,
+        "platform_message_id": platform_message_id,
+    }
+    return await fetch_one(conn, GET_BY_SOURCE, values, Message)
+
+
+LIST_OF_JOB: LiteralString = (
     "select "
     + MESSAGE_COLUMNS
     + """
 from jobsworth.chat_messages m
-where m.thread_id = %(thread_id)s
+where m.job_id = %(job_id)s
+order by m.id
+"""
+)
+
+
+async def list_of_job(conn: AsyncConnection[Any], job_id: UUID) -> list[Message]:
+    """The messages that a job wrote, oldest first."""
+    return await fetch_all(conn, LIST_OF_JOB, {"job_id": job_id}, Message)
+
+
+LIST_OF_REQUEST: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
+from jobsworth.chat_messages m
+where m.request_id = %(request_id)s
+order by m.id
+"""
+)
+
+
+async def list_of_request(conn: AsyncConnection[Any], request_id: str) -> list[Message]:
+    """The messages of a request, replies included, oldest first."""
+    return await fetch_all(conn, LIST_OF_REQUEST, {"request_id": request_id}, Message)
+
+
+FETCH_RECENT: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
+from jobsworth.recent_messages(%(thread_id)s, %(limit)s) m
 order by m.id desc
-limit %(limit)s
 """
 )
 
@@ -265,12 +331,12 @@ INSERT: LiteralString = (
     """
 insert into jobsworth.chat_messages as m (id, merged_into, team_id, thread_id, role, text,
   author_user_id, author_agent_id, recipient_agent_id, request_id, platform_message_id, raw_payload,
-  model, input_tokens, output_tokens, latency_ms, job_id)
+  metadata, model, input_tokens, output_tokens, latency_ms, job_id)
 select coalesce(way.message_id, jobsworth.uuidv7()), way.merged_into, t.team_id, t.id,
   %(role)s::jobsworth.message_role, %(text)s, %(author_user_id)s::uuid,
   %(author_agent_id)s::uuid, %(recipient_agent_id)s::uuid, %(request_id)s,
-  %(platform_message_id)s, %(raw_payload)s::jsonb, %(model)s, %(input_tokens)s::int,
-  %(output_tokens)s::int, %(latency_ms)s::int, %(job_id)s::uuid
+  %(platform_message_id)s, %(raw_payload)s::jsonb, %(metadata)s::jsonb, %(model)s,
+  %(input_tokens)s::int, %(output_tokens)s::int, %(latency_ms)s::int, %(job_id)s::uuid
 from jobsworth.chat_threads t
 -- Not called at all for the policy `queue`: it depends on a row that is not there then.
 left join lateral (
@@ -281,7 +347,7 @@ left join lateral (
   cross join lateral jobsworth.make_way(
     c.thread_id, %(mode)s::text, %(policy)s::text, %(platform_message_id)s::text) w
 ) way on true
-where t.id = %(thread_id)s
+where t.id = %(thread_id)s and t.status <> 'deleted'
 on conflict (thread_id, platform_message_id) where platform_message_id is not null do nothing
 returning """
     + MESSAGE_COLUMNS
@@ -306,7 +372,11 @@ async def _store(
         stored = await get_by_platform_id(conn, thread_id, platform_message_id)
         if stored is not None:
             return stored, True
-    raise NotFound(f"there is no thread {thread_id}", "create it first: threads.get_or_create")
+    await get_thread(conn, thread_id)
+    raise Conflict(
+        f"thread {thread_id} is deleted: it takes no messages",
+        f"take the deletion back first: jobsworth thread undelete {thread_id}",
+    )
 
 
 def _values(
@@ -323,6 +393,7 @@ def _values(
         "request_id": options.get("request_id"),
         "platform_message_id": options.get("platform_message_id"),
         "raw_payload": None if raw_payload is None else to_document(raw_payload, "raw_payload"),
+        "metadata": to_metadata(options.get("metadata"), "a message"),
         "model": options.get("model"),
         "input_tokens": options.get("input_tokens"),
         "output_tokens": options.get("output_tokens"),

@@ -241,9 +241,28 @@ async def close(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
     return await _move(conn, thread_id, ThreadStatus.CLOSED, ["active", "archived"])
 
 
+async def reopen(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
+    """Make a closed thread active again; an active one stays so.
+
+    Raises `NotFound`; `Conflict` for an archived or deleted thread.
+    """
+    return await _move(conn, thread_id, ThreadStatus.ACTIVE, ["closed"])
+
+
 async def delete(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
-    """Mark the thread as deleted; its rows remain until `erase`. Raises `NotFound`."""
+    """Mark the thread as deleted: it takes no more messages. Its rows remain until `erase`.
+
+    Raises `NotFound`.
+    """
     return await _move(conn, thread_id, ThreadStatus.DELETED, ["active", "archived", "closed"])
+
+
+async def undelete(conn: AsyncConnection[Any], thread_id: UUID) -> Thread:
+    """Make a deleted thread active again, whatever it was before; an active one stays so.
+
+    Raises `NotFound`; `Conflict` for an archived or closed thread.
+    """
+    return await _move(conn, thread_id, ThreadStatus.ACTIVE, ["deleted"])
 
 
 async def _move(
@@ -259,9 +278,16 @@ async def _move(
         if thread.status not in allowed:
             raise Conflict(
                 f"thread {thread_id} is {thread.status}: it cannot become {status}",
-                f"only a thread that is {' or '.join(allowed)} can become {status}",
+                _way(thread, status),
             )
     raise Contended(f"thread {thread_id} is moved again and again by another caller", "try again")
+
+
+def _way(thread: Thread, status: ThreadStatus) -> str:
+    """How a thread of another status gets there."""
+    back = {"archived": "unarchive", "closed": "reopen", "deleted": "undelete"}.get(thread.status)
+    other = "" if status is ThreadStatus.ACTIVE else f", and make it {status} then"
+    return f"make it active first: jobsworth thread {back} {thread.id}{other}"
 
 
 LIST_BY_USER: LiteralString = (

@@ -1,6 +1,7 @@
-"""One request from end to end: its messages, the jobs that worked for it, and their model calls.
+"""One request from end to end: its messages, the jobs that worked for it, and what these made.
 
-In: a request id, as it came with a message or a job. Out: rows of all three kinds, oldest first.
+In: a request id, as it came with a message or a job. Out: messages, jobs, runs, approvals, files
+and model calls, oldest first.
 """
 
 from typing import LiteralString
@@ -12,7 +13,9 @@ from db.pool import Connection, fetch_all
 
 
 class Traced(BaseModel):
-    """A message, a job or a call of a request. `job_id` is the job that made it."""
+    """One row of a request. `kind` is message, job, run, approval, file or call; `job_id` is the
+    job that made it.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -44,13 +44,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class MessageEffect:
-    """A message in the job's thread, or in `thread_id`."""
+    """A message in the job's thread, or in `thread_id`. `metadata` is JSON text."""
 
     key: str
     text: str
     role: str = "assistant"
     thread_id: UUID | None = None
     recipient_agent_id: UUID | None = None
+    metadata: str | None = None
     model: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -160,14 +161,14 @@ def measured(content: bytes | None) -> dict[str, Any]:
 
 MESSAGES: LiteralString = """
 insert into jobsworth.chat_messages (
-  team_id, thread_id, role, text, author_agent_id, recipient_agent_id, model, input_tokens,
-  output_tokens, latency_ms, request_id, job_id, effect_key)
+  team_id, thread_id, role, text, author_agent_id, recipient_agent_id, metadata, model,
+  input_tokens, output_tokens, latency_ms, request_id, job_id, effect_key)
 select e.team_id, e.thread_id, e.role::jobsworth.message_role, e.text, e.author_agent_id,
-  e.recipient_agent_id, e.model, e.input_tokens, e.output_tokens, e.latency_ms, e.request_id,
-  e.job_id, e.key
+  e.recipient_agent_id, e.metadata::jsonb, e.model, e.input_tokens, e.output_tokens, e.latency_ms,
+  e.request_id, e.job_id, e.key
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, role text, text text, author_agent_id uuid,
-  recipient_agent_id uuid, model text, input_tokens int,
+  recipient_agent_id uuid, metadata text, model text, input_tokens int,
   output_tokens int, latency_ms int, request_id text, job_id uuid, key text)
 on conflict do nothing
 """
@@ -184,6 +185,7 @@ async def _write_messages(conn: Connection, rows: list[tuple[Origin, MessageEffe
             "text": effect.text,
             "author_agent_id": _author(origin, effect),
             "recipient_agent_id": effect.recipient_agent_id,
+            "metadata": effect.metadata,
             "model": effect.model,
             "input_tokens": effect.input_tokens,
             "output_tokens": effect.output_tokens,

@@ -37,6 +37,7 @@ drop function
   jobsworth.set_fair_weight, jobsworth.why_fair,
   jobsworth.wake, jobsworth.lane_blocked, jobsworth.lane_head, jobsworth.enqueue, jobsworth.claim,
   jobsworth.enqueue_outcome, jobsworth.unique_mistake, jobsworth.keep_key, jobsworth.window_holder,
+  jobsworth.recent_messages, jobsworth.recent_threads,
   jobsworth.make_way, jobsworth.is_work_on_message,
   jobsworth.replace_waiting, jobsworth.forget_unique_windows, jobsworth.why_replaced,
   jobsworth.finish, jobsworth.tell_attempts, jobsworth.reason_gone, jobsworth.something_came,
@@ -114,7 +115,7 @@ drop function
   jobsworth.plan_again, jobsworth.forget_problem,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
-  jobsworth.guard_deployment, jobsworth.set_outcome_aside;
+  jobsworth.guard_deployment, jobsworth.guard_thread, jobsworth.set_outcome_aside;
 
 drop sequence
   jobsworth.job_position, jobsworth.lane_position, jobsworth.lease_no, jobsworth.idle_workers,

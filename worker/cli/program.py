@@ -103,7 +103,7 @@ TABLE = (
         JOBS,
         "thread",
         "conversations.thread:thread",
-        "Show a chat thread, set what a new message means, say something.",
+        "List, show, archive, close and delete chat threads; say something.",
     ),
     Entry(JOBS, "request", "nouns.request:request", "Show what came of a request."),
     Entry(STEPS, "run", "nouns.run:run", "List, show, start, fork, cancel, retry and delete runs."),

@@ -62,7 +62,9 @@ async def test_an_unknown_thread_is_not_found(conn: Connection) -> None:
         threads.archive,
         threads.unarchive,
         threads.close,
+        threads.reopen,
         threads.delete,
+        threads.undelete,
         threads.activity,
         threads.erase,
     ):
@@ -215,7 +217,7 @@ async def test_a_deleted_thread_stays_deleted_but_is_still_there(conn: Connectio
     thread = await threads.get_or_create(conn, "telegram", "42")
     deleted = await threads.delete(conn, thread.id)
     assert deleted.status == "deleted"
-    for call in (threads.archive, threads.unarchive, threads.close):
+    for call in (threads.archive, threads.unarchive, threads.close, threads.reopen):
         with pytest.raises(Conflict, match=f"thread {thread.id} is deleted: it cannot become"):
             await call(conn, thread.id)
     assert await threads.get_or_create(conn, "telegram", "42") == deleted

@@ -36,6 +36,7 @@ async def test_a_request_is_found_again_with_all_that_came_of_it(api: JobApi) ->
     @handler("child")
     async def child(job: Job, n: int) -> None:
         seen["child"] = job.request_id
+        job.save("notes.txt", "noted")
 
     @handler("after")
     def after(job: Job) -> None:
@@ -57,7 +58,7 @@ async def test_a_request_is_found_again_with_all_that_came_of_it(api: JobApi) ->
         listed = await jobs.list_jobs(connection, request_id="order-17")
     kinds = [one.kind for one in found]
     assert kinds[:2] == ["message", "job"]
-    assert sorted(kinds) == ["call", "job", "job", "job", "message", "message", "message"]
+    assert sorted(kinds) == ["call", "file", *["job"] * 3, *["message"] * 3]
     assert [one.what for one in found if one.kind == "message"] == [
         "user: hi",
         "assistant: hello",

@@ -1,6 +1,6 @@
 """`jobsworth request show`: everything that belongs to one request.
 
-In: a request id. Out: its messages, its jobs and their model calls, oldest first.
+In: a request id. Out: its messages, its jobs and what these made, oldest first.
 """
 
 from datetime import UTC, datetime
@@ -33,7 +33,10 @@ request = Noun("request", "Requests: what came of one message or call.", default
 @click.argument("request_id", metavar="REQUEST", help="The request id of a message or a job.")
 @options.as_json
 def show_request(request_id: str, as_json: bool) -> ExitCode:
-    """Show the messages, jobs and model calls of a request, oldest first."""
+    """Show the messages, jobs, runs, approvals, files and model calls of a request.
+
+    Oldest first.
+    """
 
     async def work(conn: Connection) -> list[Traced]:
         return await requests.of_request(conn, request_id)

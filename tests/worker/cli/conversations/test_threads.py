@@ -60,3 +60,29 @@ def test_enqueueing_says_what_became_of_the_call(database_url: str) -> None:
     assert f"job {first['id']} (waiting) holds the unique key page-7" in reject.stderr
     wrong = run_cli("enqueue", "index", "--unique-for", "1h", url=database_url)
     assert "without unique_key" in wrong.stderr
+
+
+def test_threads_are_listed_put_away_and_brought_back(database_url: str) -> None:
+    thread = add_thread(database_url)
+    cli_json(database_url, "thread", "say", thread, "hello", "--mode", "answer")
+    for verb, status in (
+        ("archive", "archived"),
+        ("unarchive", "active"),
+        ("close", "closed"),
+        ("reopen", "active"),
+        ("delete", "deleted"),
+    ):
+        assert cli_json(database_url, "thread", verb, thread) == {"id": thread, "status": status}
+    assert "no threads yet" in run_cli("thread", url=database_url).stderr
+    say = run_cli("thread", "say", thread, "more", "--mode", "answer", url=database_url)
+    assert say.returncode == ExitCode.CONFLICT
+    assert "is deleted: it takes no messages\n  → take the deletion back" in say.stderr
+    assert (
+        f"thread {thread} is active"
+        in run_cli("thread", "undelete", thread, url=database_url).stdout
+    )
+    [listed] = cli_json(database_url, "thread", "list", "--platform", "x")
+    assert (listed["messages"], listed["by_role"]) == (1, {"user": 1})
+    shown = run_cli("thread", "list", url=database_url).stdout
+    assert thread in shown
+    assert "1: 1 user" in run_cli("thread", "show", thread, url=database_url).stdout
