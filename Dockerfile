@@ -16,7 +16,7 @@ COPY worker/ worker/
 COPY db/ db/
 COPY migrations/ migrations/
 # The lock is only a constraint: its packages for development are not installed.
-ARG EXTRAS=anthropic,embedded,otel
+ARG EXTRAS=anthropic,embedded,otel,semantic
 RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /dist . \
     && /opt/jobsworth/bin/pip install --constraint requirements.lock \
         "jobsworth[${EXTRAS}] @ file://$(echo /dist/*.whl)"

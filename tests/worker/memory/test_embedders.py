@@ -28,7 +28,7 @@ from tests.providers.openai_stub import (
     wrong_dimensions,
 )
 from tests.support import ROOT
-from worker.memory.choice import from_settings
+from worker.memory.choice import embedder_of
 from worker.memory.embedders import (
     EmbedderBusy,
     EmbedderError,
@@ -36,6 +36,7 @@ from worker.memory.embedders import (
     HashingEmbedder,
 )
 from worker.memory.openai_embedder import OpenAIEmbedder
+from worker.settings import load_settings
 
 DIMENSIONS = 64
 
@@ -106,7 +107,7 @@ def test_texts_that_share_words_or_stems_rank_higher(query: str, best: str) -> N
 
 
 async def test_the_offline_embedder_says_that_it_is_lexical() -> None:
-    embedder = from_settings(url=None, model=None, key=None, dimensions=32)
+    embedder = embedder_of(load_settings(embedder_dimensions=32))
     assert (embedder.lexical, embedder.dimensions) == (True, 32)
     assert "lexical" in embedder.model
     assert "lexical" in embedder.description
@@ -147,8 +148,13 @@ async def test_vectors_come_in_the_order_of_the_texts_over_several_requests(
 
 async def test_the_url_may_name_the_page_itself(provider: OpenAIStub) -> None:
     for url in (f"{provider.url}/", f"{provider.url}/embeddings"):
-        embedder = from_settings(
-            url=url, model="embed-1", key="s3cret", dimensions=DIMENSIONS, timeout_seconds=5
+        embedder = embedder_of(
+            load_settings(
+                embedder_url=url,
+                embedder_model="embed-1",
+                embedder_key="s3cret",
+                embedder_dimensions=DIMENSIONS,
+            )
         )
         assert len(await embedder.embed(["a"])) == 1
         await embedder.close()

@@ -13,7 +13,8 @@ from worker.cli.terminal.commands import Verb
 from worker.cli.terminal.database import run_async
 from worker.cli.terminal.exit_codes import ExitCode
 from worker.cli.terminal.output import say
-from worker.settings import load_settings
+from worker.memory.choice import semantic_is_installed
+from worker.settings import Settings, load_settings
 
 
 @click.command("demo", cls=Verb, examples=["jobsworth demo --model offline"])
@@ -44,10 +45,18 @@ def demo(inbox: str | None, shuffle: int | None, keep: bool, model: str | None) 
             f"the conversation {conversation} does not exist",
             "name a file, or leave out --inbox for the shipped one",
         )
-    settings = load_settings()
+    settings = _embedding_meanings(load_settings())
     from worker import demo as play
 
     code = run_async(lambda: play.run(settings, conversation, shuffle, keep, model or play.PRICED))
     if code == ExitCode.INTERRUPTED and not keep:
         say("interrupted; the demo's database and files are removed")
     return code
+
+
+def _embedding_meanings(settings: Settings) -> Settings:
+    """The settings with the semantic embedder, if it is installed and no embedder was chosen."""
+    chosen = {"embedder", "embedder_url", "embedder_dimensions"} & settings.model_fields_set
+    if chosen or not semantic_is_installed():
+        return settings
+    return settings.model_copy(update={"embedder": "semantic"})

@@ -17,7 +17,7 @@ from rich.text import Text
 from db.errors import JobsworthError
 from worker.cli.installation.database_checks import check_database
 from worker.cli.installation.finding import Finding, Mark, failed, ok, problem, warning
-from worker.cli.installation.model_check import check_model
+from worker.cli.installation.model_check import check_embedder, check_model
 from worker.cli.installation.spool_check import check_spool
 from worker.cli.terminal import options
 from worker.cli.terminal.commands import Verb
@@ -61,7 +61,12 @@ def examine() -> list[Finding]:
     findings, settings = check_settings()
     if settings is None:
         return [*findings, *_check_directory(), NOT_EXAMINED]
-    findings += [*_check_directory(), check_model(settings), *check_spool(settings)]
+    findings += [
+        *_check_directory(),
+        check_model(settings),
+        *check_embedder(settings),
+        *check_spool(settings),
+    ]
     findings += _check_deploy_file(settings)
     return findings + run_async(lambda: check_database(settings))
 

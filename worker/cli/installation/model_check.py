@@ -1,11 +1,12 @@
-"""What `jobsworth doctor` says of the model that the operator chose.
+"""What `jobsworth doctor` says of the model and the embedder that the operator chose.
 
-In: settings. Out: a finding. Invariant: nothing is sent, and no provider's SDK is loaded.
+In: settings. Out: findings. Invariant: nothing is sent, and no provider's SDK is loaded.
 """
 
 from db.errors import InvalidInput
 from worker.cli.installation.finding import Finding, failed, ok
 from worker.llm.choice import ModelChoice
+from worker.memory.choice import require_embedder
 from worker.settings import Settings
 
 
@@ -21,3 +22,12 @@ def check_model(settings: Settings) -> Finding:
         return failed("model", error)
     where = f", at {settings.model_url}" if settings.model_url else ""
     return ok("model", f"{settings.model}{where}; not asked")
+
+
+def check_embedder(settings: Settings) -> list[Finding]:
+    """A finding if the embedder needs what is not installed."""
+    try:
+        require_embedder(settings)
+    except InvalidInput as error:
+        return [failed("embedder", error)]
+    return []

@@ -1,0 +1,1 @@
+"""The offline embedder that compares meanings: the extra `semantic`."""
