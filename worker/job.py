@@ -21,6 +21,7 @@ from db.conversations.messages import Message
 from db.deployments.deployments import Deployment
 from db.memory.memories import Hit
 from db.money.calls import Answer
+from db.people.agents import Agent
 from db.pool import Connection, Database
 from db.steps.checkpoints import Checkpoint
 from worker import effects
@@ -34,6 +35,7 @@ from worker.memory import recall
 from worker.money import calls
 from worker.money.open_call import OpenCall
 from worker.money.sending import CallOptions, Sending
+from worker.people import own_agent
 from worker.plain_job import ChildOptions, PlainJob, state_of
 from worker.steps import changed, checkpoints, parents, steps, waits
 from worker.steps.declaration import StepEffect
@@ -466,6 +468,11 @@ class Job(PlainJob):
     async def messages(self) -> list[Message]:
         """Return the job's message, and those that it takes too (policy `merge`), oldest first."""
         return await own_messages.read(self._state)
+
+    @_in_the_loop
+    async def own_agent(self) -> Agent | None:
+        """Return the agent that the job is for, as it is now; None if the database has none."""
+        return await own_agent.read(self._state)
 
 
 async def _once(

@@ -205,7 +205,7 @@ insert into jobsworth.reactive_jobs (
   team_id, thread_id, trigger_message_id, parent_id, effect_key, is_child, mode, payload, queue,
   priority, run_at, lane, lane_position, unique_key, unique_until, failures_max, timeout_seconds,
   trace_parent, request_id, run_id, node, agent_id, limit_key, limit_weight,
-  fair_key)
+  fair_key, session_id)
 select e.team_id, e.thread_id,
   case when e.message_key is null then e.trigger_message_id else (
     select m.id from jobsworth.chat_messages m
@@ -217,7 +217,8 @@ select e.team_id, e.thread_id,
   case when not e.is_child and e.lane is null then p.lane_position end,
   e.unique_key, nullif(e.unique_until, 'end')::jobsworth.unique_until, e.failures_max,
   e.timeout_seconds, e.trace_parent, e.request_id,
-  e.run_id, e.node, e.agent_id, e.limit_key, e.limit_weight, p.fair_key
+  e.run_id, e.node, e.agent_id, e.limit_key, e.limit_weight, p.fair_key,
+  p.session_id
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, thread_id uuid, trigger_message_id uuid, job_id uuid, key text, is_child boolean,
   mode text, payload jsonb, queue text, priority smallint, delay_seconds float8, lane text,
@@ -225,7 +226,7 @@ from jsonb_to_recordset(%(rows)s::jsonb) as e (
   request_id text, run_id uuid, node text, agent_id uuid, message_key text,
   limit_key text, limit_weight int, n int)
 cross join lateral (
-  select j.lane, j.lane_position, j.superseded_by, j.fair_key
+  select j.lane, j.lane_position, j.superseded_by, j.fair_key, j.session_id
   from jobsworth.reactive_jobs j
   where j.id = e.job_id offset 0
 ) p

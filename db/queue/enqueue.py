@@ -68,7 +68,8 @@ from jobsworth.enqueue(
   on_conflict => %(on_conflict)s,
   debounce_seconds => %(debounce_seconds)s::float8,
   debounce_max_seconds => %(debounce_max_seconds)s::float8,
-  fair_key => %(fair_key)s) as e (job_id)
+  fair_key => %(fair_key)s,
+  session_id => %(session_id)s::uuid) as e (job_id)
 """
 
 
@@ -166,6 +167,7 @@ def _values(job: NewJob, payload_bytes_max: int) -> dict[str, Any]:
         "expires_at": job.expires_at,
         "expires_in": job.expires_interval(),
         "fair_key": job.fair_key,
+        "session_id": job.session_id,
     }
 
 

@@ -144,7 +144,7 @@ async def _write_bare(
 NEW_JOB_COLUMNS: LiteralString = """
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane, agent_id,
-  request_id, limit_key, limit_weight, expires_at, unique_until, fair_key
+  request_id, limit_key, limit_weight, expires_at, unique_until, fair_key, session_id
 """
 
 COPY_JOBS: LiteralString = (
@@ -201,6 +201,7 @@ create temporary table jobsworth_new_jobs (
   expires_at timestamptz,
   unique_until text,
   fair_key text,
+  session_id uuid,
   delay interval,
   expires_in interval,
   after uuid[],
@@ -240,14 +241,14 @@ INSERT_STAGED: LiteralString = """
 insert into jobsworth.reactive_jobs (
   id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
   failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-  agent_id, request_id, unique_until, limit_key, limit_weight, expires_at, fair_key,
+  agent_id, request_id, unique_until, limit_key, limit_weight, expires_at, fair_key, session_id,
   status, waiting_for)
 select n.id, n.mode, n.payload, n.queue, n.priority,
   coalesce(n.run_at, clock_timestamp() + n.delay), n.thread_id, n.trigger_message_id, n.lane,
   n.unique_key, n.failures_max, n.crashes_max, n.timeout_seconds, n.trace_parent, n.team_id,
   n.holds_lane, n.agent_id, n.request_id, n.unique_until::jobsworth.unique_until,
   n.limit_key, n.limit_weight, coalesce(n.expires_at, clock_timestamp() + n.expires_in),
-  n.fair_key,
+  n.fair_key, n.session_id,
   case when n.after is null then 'queued' else 'waiting' end::jobsworth.job_status,
   case when n.after is not null then 'parents' end::jobsworth.wait_reason
 from pg_temp.jobsworth_new_jobs n
@@ -283,7 +284,8 @@ select jobsworth.enqueue(
   expires_in => n.expires_in,
   after => n.after, unique_until => n.unique_until, unique_seconds => n.unique_seconds,
   on_conflict => n.on_conflict, debounce_seconds => n.debounce_seconds,
-  debounce_max_seconds => n.debounce_max_seconds, fair_key => n.fair_key)
+  debounce_max_seconds => n.debounce_max_seconds, fair_key => n.fair_key,
+  session_id => n.session_id)
 from (select s.* from pg_temp.jobsworth_new_jobs s order by s.number) n
 """
 
@@ -423,6 +425,7 @@ def _options(job: NewJob) -> tuple[str | datetime | UUID | float | None, ...]:
         job.expires_at,
         "start" if job.unique_until == "start" else None,
         job.fair_key,
+        job.session_id,
     )
 
 

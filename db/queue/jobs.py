@@ -103,6 +103,7 @@ class Job(BaseModel):
     trace_parent: str | None
     superseded_by: UUID | None
     fair_key: str | None
+    session_id: UUID | None
     limit_key: str | None
     limit_weight: int | None
     request_id: str | None
@@ -149,7 +150,7 @@ JOB_COLUMNS: LiteralString = """
   j.status, j.waiting_for, j.waiting_detail, j.run_at, j.attempt, j.failures, j.failures_max,
   j.crashes, j.crashes_max, j.timeout_seconds, j.cancel_requested, j.trace_parent, j.superseded_by,
   j.request_id, j.run_id, j.node, j.agent_id, j.worker_id, j.lease_no, j.result, j.error,
-  j.fair_key, j.limit_key, j.limit_weight,
+  j.fair_key, j.session_id, j.limit_key, j.limit_weight,
   j.expires_at, j.created_at, j.started_at, j.finished_at
 """
 

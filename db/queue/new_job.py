@@ -66,6 +66,7 @@ class EnqueueOptions(JobOptions, total=False):
     request_id: str | None
     team_id: UUID | None
     agent_id: UUID | None
+    session_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,13 @@ class NewJob:
     the latest debounce_max_seconds after the first, with what the last one said. failures_max,
     crashes_max: how many make it fail for good. after: jobs that must be done first. holds_lane: no
     job of its lane overtakes it while it waits for an approval or a signal. id: your own, so that a
-    repeated call adds nothing. agent_id: the agent that the job is for. request_id: the request
-    that the job works for; by default that of its trigger message. Its follow-ups, children and
-    messages have it too. limit_key: its key for the limits per key (`jobsworth job-limit`).
-    limit_weight: how much of a rate its start takes, 1 by default. fair_key: whose turn it is in a
-    fair queue; by default the key of its parent, else its team.
+    repeated call adds nothing. agent_id: the agent that the job is for, by default that of its
+    thread. request_id: the request that the job works for; by default that of its trigger message.
+    Its follow-ups, children and messages have it too. limit_key: its key for the limits per key
+    (`jobsworth job-limit`). limit_weight: how much of a rate its start takes, 1 by default.
+    fair_key: whose turn it is in a fair queue; by default the key of its parent, else its team.
+    session_id: the session that the job belongs to, with all that it makes; by default that of its
+    thread.
     """
 
     mode: str
@@ -118,6 +121,7 @@ class NewJob:
     limit_key: str | None = None
     limit_weight: int | None = None
     fair_key: str | None = None
+    session_id: UUID | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -165,6 +169,7 @@ def _check(job: NewJob) -> None:
         ("trigger_message_id", job.trigger_message_id),
         ("team_id", job.team_id),
         ("agent_id", job.agent_id),
+        ("session_id", job.session_id),
         ("id", job.id),
     ):
         if value is not None:

@@ -103,6 +103,8 @@ drop table
   jobsworth.approvals, jobsworth.approval_decisions, jobsworth.webhooks, jobsworth.webhook_outbox,
   jobsworth.deployments, jobsworth.environments,
   jobsworth.chat_threads, jobsworth.chat_messages, jobsworth.message_artifacts,
+  jobsworth.teams, jobsworth.users, jobsworth.team_memberships, jobsworth.agents,
+  jobsworth.projects, jobsworth.sessions, jobsworth.api_tokens,
   jobsworth.embedding_spaces, jobsworth.embedding_outbox, jobsworth.embeddings;
 
 -- The functions of triggers and defaults.
@@ -115,6 +117,7 @@ drop function
   jobsworth.plan_again, jobsworth.forget_problem,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
+  jobsworth.enter_owner, jobsworth.keep_owner, jobsworth.effective_skills,
   jobsworth.guard_deployment, jobsworth.guard_thread, jobsworth.set_outcome_aside;
 
 drop sequence
@@ -134,7 +137,8 @@ drop type
   jobsworth.approval_status,
   jobsworth.deployment_status,
   jobsworth.thread_status, jobsworth.message_policy, jobsworth.message_role,
-  jobsworth.message_artifact_kind;
+  jobsworth.message_artifact_kind,
+  jobsworth.team_role, jobsworth.session_status;
 
 -- The domains of columns.
 drop domain
@@ -175,7 +179,10 @@ drop domain
   jobsworth.environment, jobsworth.sha, jobsworth.source_kind, jobsworth.idempotency_key,
   jobsworth.trace_id, jobsworth.proposal_text, jobsworth.media_type,
   jobsworth.uri, jobsworth.url, jobsworth.step_name, jobsworth.asked_by, jobsworth.channel,
-  jobsworth.created_by, jobsworth.decided_by;
+  jobsworth.created_by, jobsworth.decided_by,
+  jobsworth.external_id, jobsworth.last_active_at, jobsworth.last_used_at, jobsworth.revoked_at,
+  jobsworth.similarity_weight, jobsworth.recency_weight, jobsworth.importance_weight,
+  jobsworth.half_life_seconds;
 """
 
 

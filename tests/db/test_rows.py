@@ -20,6 +20,8 @@ WITHOUT_TEAM = {
     "job_limit_slots",  # ids; the jobs have it
     "job_limit_rates",
     "embedding_spaces",
+    "teams",  # its id is the team
+    "users",  # may be in several
     "alembic_version",
 }
 

@@ -39,13 +39,14 @@ class Entry(NamedTuple):
     help: str
 
 
-DAILY, JOBS, STEPS, MONEY, CONSENT, SHIPPING, REST = (
+DAILY, JOBS, STEPS, MONEY, CONSENT, SHIPPING, PEOPLE, REST = (
     "Every day",
     "Queue",
     "Runs and steps",
     "Money",
     "Approvals",
     "Deployments",
+    "People",
     "Memory and shell",
 )
 
@@ -144,6 +145,17 @@ TABLE = (
         "nouns.environment:environment",
         "List environments and what is live in each.",
     ),
+    Entry(PEOPLE, "team", "people.team:team", "List teams; say who is in them, and as what."),
+    Entry(PEOPLE, "user", "people.user:user", "List and save users, by a platform's own ids."),
+    Entry(
+        PEOPLE,
+        "agent",
+        "people.agent:agent",
+        "Say what agents are: model, personality, instructions, skills.",
+    ),
+    Entry(PEOPLE, "project", "people.project:project", "List and save projects."),
+    Entry(PEOPLE, "session", "people.session:session", "Open, resume and close sessions."),
+    Entry(PEOPLE, "token", "people.token:token", "Issue, list and revoke tokens of programs."),
     Entry(REST, "memory", "nouns.memory:memory", "Search what is remembered."),
     Entry(
         REST,

@@ -21,6 +21,8 @@ T = TypeVar("T")
 OFFLINE = "offline"
 # As many as an SDK's own client has: with few slots, too, one job may run many agents at once.
 CONNECTIONS_MIN = 1_000
+# Models of agents that have their own; one more takes the place of the oldest.
+OTHERS_MAX = 32
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class ModelChoice:
     timeout_seconds: float = 600.0
     connections_max: int = CONNECTIONS_MIN
     _built: "Model | None" = field(default=None, init=False, repr=False)
+    _others: "dict[str, Model]" = field(default_factory=dict[str, Any], init=False, repr=False)
     _made: Any = field(default=None, init=False, repr=False)
     _imported: bool = field(default=False, init=False, repr=False)
     _lock: RLock = field(default_factory=RLock, init=False, repr=False)
@@ -91,6 +94,31 @@ class ModelChoice:
                 if self._built is None:
                     return await anyio.to_thread.run_sync(self.model)
         return self._built
+
+    async def named(self, name: str) -> "Model":
+        """Another model than the operator's, with the operator's address and key if it is of the
+        same provider. Raises `InvalidInput` for a name without a provider, or a missing key.
+        """
+        if name not in self._others:
+            async with self._loading:
+                if name not in self._others:
+                    model = await anyio.to_thread.run_sync(self._other, name)
+                    while len(self._others) >= OTHERS_MAX:
+                        del self._others[next(iter(self._others))]
+                    self._others[name] = model
+        return self._others[name]
+
+    def _other(self, name: str) -> "Model":
+        from worker.llm.providers import model_of
+
+        same = self.name is not None and self.name.partition(":")[0] == name.partition(":")[0]
+        return model_of(
+            name,
+            url=self.url if same else None,
+            key=self.key if same else None,
+            timeout_seconds=self.timeout_seconds,
+            connections_max=self.connections_max,
+        )
 
     async def once(self, make: Callable[["Model | None"], T]) -> T:
         """What `make` makes of the model. It is called once, in a thread; later calls get the same.

@@ -21,8 +21,11 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import Model
 
+from db.errors import InvalidInput
+from db.people.agents import Agent as OwnAgent
 from worker.job import Job
 from worker.llm import agents
+from worker.llm.choice import OFFLINE
 from worker.modes.conversation import NOT_FIRST, Turn
 from worker.modes.offline_model import CARRIED_OUT, CLASSIFIED, PLANNED, OfflineModel
 from worker.modes.plan_execution import PlanExecution
@@ -30,6 +33,7 @@ from worker.modes.plans import Plan
 from worker.modes.requests import CarriedOut, Classified, Made, Request, Task
 from worker.modes.toolset import EFFECTS, TOOLS
 from worker.outcomes import Fail
+from worker.people import own_agent
 from worker.plain_job import state_of
 
 T = TypeVar("T")
@@ -86,6 +90,8 @@ class Agents:
         """What the model makes of the request: see `ask` in `model.py`."""
         state, task = state_of(job), request.task
         *earlier, (_, text) = request.turns
+        own = await own_agent.read(state)
+        model = await _model_of(job, own) or self.model
         try:
             result = await agents.run_result(
                 state,
@@ -93,17 +99,18 @@ class Agents:
                 self._of_task[task],
                 _prompt(text, request.memories),
                 message_history=_history(earlier),
-                instructions=state.tools.instructions,
+                instructions=_instructions(state.tools.instructions, own),
+                model=model,
                 deps=deps,
                 effects=EFFECTS if task == "execute" else None,
                 # A recorded answer stands, though the thread has gone on or Jobsworth was updated.
                 if_changed="reuse",
             )
         except Fail as failed:
-            raise self._explained(task, failed) from failed.__cause__
+            raise _explained(model, task, failed) from failed.__cause__
         if not isinstance(result.output, kind):
             raise TypeError(f"{task} makes no {kind.__name__}")
-        return _made(self.model, result.output, result.new_messages())
+        return _made(model, result.output, result.new_messages())
 
     def _agent(self, task: Task, output_type: Any) -> Agent[Any, Any]:
         return Agent(
@@ -114,15 +121,36 @@ class Agents:
             retries=RETRIES,
         )
 
-    def _explained(self, task: Task, failed: Fail) -> Fail:
-        """The failure, with what a person can do if the model gave no usable output."""
-        cause = failed.__cause__
-        if not isinstance(cause, UnexpectedModelBehavior):
-            return failed
-        return Fail(
-            f"{self.model.model_id} gave nothing that can be used to {task}: {cause.message}; "
-            "try again by a new job, or choose another model by JOBSWORTH_MODEL"
-        )
+
+async def _model_of(job: Job, own: OwnAgent | None) -> Model | None:
+    """The model that the job's agent has of its own."""
+    if own is None or own.model is None:
+        return None
+    if own.model == OFFLINE:
+        return OfflineModel()
+    try:
+        return await state_of(job).tools.model.named(own.model)
+    except InvalidInput as error:
+        raise Fail(
+            f"agent {own.name} has the model {own.model!r}, which cannot be used: {error}"
+        ) from error
+
+
+def _instructions(of_operator: str | None, own: OwnAgent | None) -> str | None:
+    """What the operator says to all, and then what the agent is and does."""
+    texts = [of_operator, *([] if own is None else [own.personality, own.instructions])]
+    return "\n\n".join(text for text in texts if text) or None
+
+
+def _explained(model: Model, task: Task, failed: Fail) -> Fail:
+    """The failure, with what a person can do if the model gave no usable output."""
+    cause = failed.__cause__
+    if not isinstance(cause, UnexpectedModelBehavior):
+        return failed
+    return Fail(
+        f"{model.model_id} gave nothing that can be used to {task}: {cause.message}; "
+        "try again by a new job, or choose another model by JOBSWORTH_MODEL"
+    )
 
 
 def _answering(agent: Agent[Any, str]) -> Agent[Any, str]:

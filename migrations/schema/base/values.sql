@@ -91,6 +91,12 @@ create domain jobsworth.idle_since as timestamptz
 create domain jobsworth.next_at as timestamptz
   constraint next_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.last_active_at as timestamptz
+  constraint last_active_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.last_used_at as timestamptz
+  constraint last_used_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.next_try_at as timestamptz
   constraint next_try_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
@@ -114,6 +120,9 @@ create domain jobsworth.reset_at as timestamptz
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.refused_at as timestamptz
   constraint refused_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.revoked_at as timestamptz
+  constraint revoked_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.run_at as timestamptz
   constraint run_at_is_from_1900_to_2199 check (
@@ -277,6 +286,18 @@ create domain jobsworth.model as text
   constraint model_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.request_id as text
   constraint request_id_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+
+-- People and agents.
+create domain jobsworth.external_id as text
+  constraint external_id_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+create domain jobsworth.similarity_weight as float8
+  constraint similarity_weight_is_0_to_1000 check (value between 0 and 1000);
+create domain jobsworth.recency_weight as float8
+  constraint recency_weight_is_0_to_1000 check (value between 0 and 1000);
+create domain jobsworth.importance_weight as float8
+  constraint importance_weight_is_0_to_1000 check (value between 0 and 1000);
+create domain jobsworth.half_life_seconds as float8
+  constraint half_life_seconds_is_1_to_100_years check (value between 1 and 3153600000);
 
 -- The rest.
 create domain jobsworth.votes_needed as int

@@ -20,9 +20,12 @@ create table jobsworth.chat_threads (
   created_at jobsworth.created_at not null default now(),
   updated_at jobsworth.updated_at not null default now(),
   archived_at jobsworth.archived_at,
+  session_id uuid,
   constraint archived_has_its_time check ((status = 'archived') = (archived_at is not null)),
   constraint one_thread_per_chat unique nulls not distinct (team_id, platform, chat_id)
 );
 create index chat_threads_user on jobsworth.chat_threads (user_id, id) where user_id is not null;
+create index chat_threads_session on jobsworth.chat_threads (session_id, id)
+  where session_id is not null;
 create trigger touch before update on jobsworth.chat_threads
   for each row execute function jobsworth.touch();

@@ -17,7 +17,7 @@ create function jobsworth.enqueue(
   expires_in interval default null, unique_until text default null,
   unique_seconds float8 default null, on_conflict text default null,
   debounce_seconds float8 default null, debounce_max_seconds float8 default null,
-  fair_key text default null)
+  fair_key text default null, session_id uuid default null)
   returns uuid language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -32,6 +32,8 @@ declare
     enqueue.on_conflict, enqueue.debounce_seconds, enqueue.debounce_max_seconds) > 0;
   replaces boolean;
   taker uuid;
+  session uuid := enqueue.session_id;
+  agent uuid := enqueue.agent_id;
   tries int := 0;
 begin
   -- One expression: each costs a microsecond in each transaction.
@@ -115,6 +117,14 @@ begin
     raise exception 'job % in after does not exist', unknown
       using errcode = 'foreign_key_violation', hint = 'Enqueue the jobs it needs first.';
   end if;
+  if enqueue.thread_id is not null then
+    select coalesce(session, t.session_id), coalesce(agent, t.agent_id) into session, agent
+    from jobsworth.chat_threads t where t.id = enqueue.thread_id;
+    if not found then
+      session := enqueue.session_id;
+      agent := enqueue.agent_id;
+    end if;
+  end if;
   replaces := keyed and (enqueue.on_conflict = 'replace' or enqueue.debounce_seconds is not null);
   loop
     found_id := null;
@@ -125,7 +135,7 @@ begin
     insert into jobsworth.reactive_jobs (
       id, mode, payload, queue, priority, run_at, thread_id, trigger_message_id, lane, unique_key,
       unique_until, failures_max, crashes_max, timeout_seconds, trace_parent, team_id, holds_lane,
-      agent_id, request_id, limit_key, limit_weight, expires_at, fair_key, status,
+      agent_id, request_id, limit_key, limit_weight, expires_at, fair_key, session_id, status,
       waiting_for)
     select
       new_id, enqueue.mode, coalesce(enqueue.payload, '{}'), coalesce(enqueue.queue, 'default'),
@@ -137,9 +147,10 @@ begin
       case when enqueue.unique_until = 'start' or enqueue.unique_until is null and replaces
         then 'start'::jobsworth.unique_until end,
       enqueue.failures_max, enqueue.crashes_max, enqueue.timeout_seconds, enqueue.trace_parent,
-      enqueue.team_id, coalesce(enqueue.holds_lane, false), enqueue.agent_id, enqueue.request_id,
+      enqueue.team_id, coalesce(enqueue.holds_lane, false), agent, enqueue.request_id,
       enqueue.limit_key, enqueue.limit_weight,
       coalesce(enqueue.expires_at, clock_timestamp() + enqueue.expires_in), enqueue.fair_key,
+      session,
       case when needs = '{}' then 'queued' else 'waiting' end::jobsworth.job_status,
       case when needs <> '{}' then 'parents'::jobsworth.wait_reason end
     where taker is null

@@ -75,6 +75,7 @@ create table jobsworth.reactive_jobs (
   limit_key jobsworth.limit_key,  -- its key for limits per key
   limit_weight jobsworth.limit_weight,  -- how much of a rate its start takes; null: 1
   limited boolean,  -- whether its last attempt took slots of limits; null: no
+  session_id uuid,
   -- What concerns several columns; each column has its own bounds in base/values.sql.
   constraint waiting_has_its_reason check ((status = 'waiting') = (waiting_for is not null)),
   constraint timer_has_its_time check (waiting_for is distinct from 'timer' or run_at is not null),
@@ -125,6 +126,9 @@ create index jobs_trigger_message on jobsworth.reactive_jobs (trigger_message_id
 -- The jobs of a request.
 create index jobs_request on jobsworth.reactive_jobs (request_id, id)
   where request_id is not null;
+-- The jobs of a session.
+create index jobs_session on jobsworth.reactive_jobs (session_id, id)
+  where session_id is not null;
 -- The failed jobs, by time.
 create index jobs_failed on jobsworth.reactive_jobs (finished_at) where status = 'failed';
 -- The nodes of a run.

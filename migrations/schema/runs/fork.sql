@@ -225,13 +225,13 @@ begin
   insert into jobsworth.reactive_jobs (
     id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, request_id, mode, payload,
     queue,
-    priority, lane, holds_lane, failures_max, crashes_max, timeout_seconds, fair_key, status,
-    waiting_for)
+    priority, lane, holds_lane, failures_max, crashes_max, timeout_seconds, fair_key, session_id,
+    status, waiting_for)
   select u.new_id, branch, u.node, j.agent_id, j.team_id, j.thread_id, j.trigger_message_id,
     j.request_id, j.mode,
     j.payload || coalesce(fork_run.changes -> u.node, '{}'), j.queue, j.priority,
     coalesce(j.lane, ''), j.holds_lane, j.failures_max, j.crashes_max, j.timeout_seconds,
-    j.fair_key,
+    j.fair_key, j.session_id,
     case when e.needs then 'waiting' else 'queued' end::jobsworth.job_status,
     case when e.needs then 'parents'::jobsworth.wait_reason end
   from unnest(nodes, olds, news) with ordinality as u (node, old_id, new_id, n)

@@ -35,6 +35,7 @@ create unique index runs_idempotency on jobsworth.runs (team_id, idempotency_key
 create index runs_of_actor on jobsworth.runs (actor, id) where actor is not null;
 create index runs_open on jobsworth.runs (id) where finished_at is null;
 create index runs_of_thread on jobsworth.runs (thread_id, id) where thread_id is not null;
+create index runs_of_session on jobsworth.runs (session_id, id) where session_id is not null;
 create index runs_of_agent on jobsworth.runs (agent_id, id) where agent_id is not null;
 
 -- Refuses a status that a run cannot have now. A run does not end while a job is open, and an ended

@@ -99,7 +99,7 @@ begin
     id, run_id, node, agent_id, team_id, thread_id, trigger_message_id, trace_parent, request_id,
     mode, payload,
     queue, priority, lane, failures_max, crashes_max, timeout_seconds, run_at, holds_lane,
-    status, waiting_for)
+    session_id, status, waiting_for)
   select ids[e.n], made.id, e.spec ->> 'node',
     coalesce((e.spec ->> 'agent_id')::uuid, made.agent_id), made.team_id,
     made.thread_id, start_run.trigger_message_id, parent_trace, start_run.request_id,
@@ -112,7 +112,7 @@ begin
     (e.spec ->> 'timeout_seconds')::real,
     coalesce((e.spec ->> 'run_at')::timestamptz,
       clock_timestamp() + (e.spec ->> 'delay')::float8 * interval '1 second'),
-    coalesce((e.spec ->> 'holds_lane')::boolean, false),
+    coalesce((e.spec ->> 'holds_lane')::boolean, false), made.session_id,
     case when needs.are_there then 'waiting' else 'queued' end::jobsworth.job_status,
     case when needs.are_there then 'parents' end::jobsworth.wait_reason
   from jsonb_array_elements(start_run.nodes) with ordinality as e (spec, n)

@@ -197,6 +197,8 @@ def why(job: str, as_json: bool) -> None:
 )
 @click.option("--timeout", metavar="SPAN", help="The longest an attempt may take, like 5m.")
 @click.option("--request-id", metavar="REQUEST", help="The request that it works for.")
+@click.option("--session", metavar="UUID", help="The session that it belongs to.")
+@click.option("--agent", metavar="UUID", help="The agent that it is for.")
 @click.option("--limit-key", metavar="KEY", help="Its key for limits per key (`job-limit`).")
 @click.option(
     "--limit-weight", type=click.INT, metavar="N", help="How much of a rate its start takes."
@@ -229,6 +231,8 @@ def enqueue(
     failures_max: int | None,
     timeout: str | None,
     request_id: str | None,
+    session: str | None,
+    agent: str | None,
     limit_key: str | None,
     limit_weight: int | None,
     after: tuple[str, ...],
@@ -253,6 +257,8 @@ def enqueue(
         "failures_max": failures_max,
         "timeout_seconds": _span(timeout, "--timeout"),
         "request_id": request_id,
+        "session_id": ids.optional_id("session", session),
+        "agent_id": ids.optional_id("agent", agent),
         "limit_key": limit_key,
         "limit_weight": limit_weight,
     }

@@ -1,0 +1,1 @@
+"""People: teams and who is in them, agents, projects, sessions, tokens."""

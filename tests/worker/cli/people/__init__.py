@@ -1,0 +1,1 @@
+"""People: teams, users, agents, projects, sessions, tokens, and who sees what."""

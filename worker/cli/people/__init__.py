@@ -1,0 +1,1 @@
+"""The nouns of people: teams, users, agents, projects, sessions, tokens."""

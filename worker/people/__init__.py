@@ -1,0 +1,1 @@
+"""People: the agent that a job is for."""
