@@ -101,14 +101,14 @@ def to_payload(value: object, thing: str, bytes_max: int = 1_048_576) -> str:
     return encoded.decode()
 
 
-def to_metadata(value: Mapping[str, Any] | None, thing: str) -> str | None:
+def to_metadata(value: object, thing: str) -> str | None:
     """JSON text of the caller's own facts about a row; None where there are none.
 
     Raises `InvalidInput` as `to_payload`.
     """
     if not value:
         return None
-    facts: object = dict(value) if isinstance(value, Mapping) else value
+    facts = dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
     return to_payload(facts, f"the metadata of {thing}")
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from db.runs.runs import retry as retry_run
     from db.runs.runs import start as start_run
     from db.runs.runs import start_sync as start_run_sync
+    from db.runs.saved import save_artifact, save_step
     from db.steps.checkpoints import Checkpoint
     from worker.approvals.ask import Decision, NotApproved
     from worker.approvals.webhook_signature import is_signed as is_webhook_signed
@@ -136,7 +137,9 @@ __all__ = [
     "retry",
     "retry_run",
     "run_now",
+    "save_artifact",
     "save_llm_call",
+    "save_step",
     "signal",
     "start_run",
     "start_run_sync",
@@ -211,7 +214,9 @@ _HOMES = {
     "retry": "db.queue.jobs",
     "retry_run": "db.runs.runs:retry",
     "run_now": "db.queue.jobs",
+    "save_artifact": "db.runs.saved",
     "save_llm_call": "worker.money.saved",
+    "save_step": "db.runs.saved",
     "signal": "db.queue.signals:send",
     "start_run": "db.runs.runs:start",
     "start_run_sync": "db.runs.runs:start_sync",

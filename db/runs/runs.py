@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_limit, check_options, named
+from db.documents import to_text
 from db.errors import NotFound, Refused, translated
 from db.ids import uuidv7
 from db.pool import Database, bounded, execute, fetch_all, fetch_one, fetch_val
@@ -40,6 +41,7 @@ from db.runs.view import (
 )
 from db.safe_write import write_safely
 from db.schema import DEFAULT_SCHEMA, render
+from db.transactions import transaction
 
 __all__ = [
     "LIMIT_MAX",
@@ -55,6 +57,7 @@ __all__ = [
     "RunStats",
     "RunStatus",
     "StartOptions",
+    "Transition",
     "cancel",
     "count",
     "delete",
@@ -72,6 +75,7 @@ __all__ = [
     "start",
     "start_sync",
     "stats",
+    "transitions",
     "upsert",
 ]
 
@@ -354,6 +358,8 @@ async def count(
     return int(await fetch_val(conn, COUNT, values))
 
 
+SET_WHY: LiteralString = "select set_config('jobsworth.why', %(why)s, true)"
+
 SET_STATUS: LiteralString = """
 update jobsworth.runs r
 set status = %(status)s::jobsworth.run_status,
@@ -370,15 +376,45 @@ async def set_status(
     *,
     result: str | None = None,
     error: str | None = None,
+    why: str | None = None,
 ) -> None:
-    """Set a run's status by hand; `result` is JSON text. Jobs that end later change it again.
+    """Set a run's status by hand; `result` is JSON text, `why` is for the run's history. Jobs that
+    end later change it again.
 
     Raises `NotFound`; `InvalidInput`, which names the legal moves, if this is not one of them or a
     job is open.
     """
     values = {"id": run_id, "status": status, "result": result, "error": error}
-    if await execute(conn, SET_STATUS, values) == 0:
-        raise _not_found(run_id)
+    async with transaction(conn):
+        await execute(conn, SET_WHY, {"why": to_text(why or "")})
+        moved = await execute(conn, SET_STATUS, values)
+        await execute(conn, SET_WHY, {"why": ""})
+        if not moved:
+            raise _not_found(run_id)
+
+
+class Transition(BaseModel):
+    """A row of `run_transitions`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    from_status: RunStatus
+    to_status: RunStatus
+    why: str | None
+    at: AwareDatetime
+
+
+TRANSITIONS: LiteralString = """
+select t.from_status, t.to_status, t.why, t.at
+from jobsworth.run_transitions t
+where t.run_id = %(id)s
+order by t.id
+"""
+
+
+async def transitions(conn: AsyncConnection[Any], run_id: UUID) -> list[Transition]:
+    """The moves of a run's status, oldest first; it was made with the first one's `from_status`."""
+    return await fetch_all(conn, TRANSITIONS, {"id": run_id}, Transition)
 
 
 CANCEL: LiteralString = "select jobsworth.cancel_run(%(id)s, %(reason)s)"

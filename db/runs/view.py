@@ -1,7 +1,7 @@
 """The rows that belong to a run: its jobs, their graph, steps, artifacts and calls, and their sums.
 
-In: a run's id. Out: rows, oldest first. They are found through the run's jobs, by index. No count
-is stored, so none can drift.
+In: a run's id. Out: rows, oldest first. They are found by index, through the run's jobs or by the
+run. No count is stored, so none can drift.
 """
 
 from decimal import Decimal
@@ -61,12 +61,12 @@ class Graph(BaseModel):
 
 
 class RunCall(BaseModel):
-    """One model call of the run."""
+    """One model call of the run; one that was saved for it has no job."""
 
     model_config = ConfigDict(frozen=True)
 
     id: UUID
-    job_id: UUID
+    job_id: UUID | None
     node: str | None
     step_name: str | None
     provider: str
@@ -187,13 +187,20 @@ STEPS: LiteralString = (
 from jobsworth.reactive_jobs j
 join jobsworth.steps s on s.job_id = j.id
 where j.run_id = %(run_id)s
-order by s.started_at, s.job_id, s.name
+union all
+select null, s.name, s.kind, 'idempotent', null, s.output, 1, s.started_at, s.finished_at, s.error,
+  null, s.input, case when s.error is not null then s.finished_at end
+from jobsworth.saved_steps s
+where s.run_id = %(run_id)s
+order by started_at, job_id, name
 """
 )
 
 
 async def get_steps(conn: AsyncConnection[Any], run_id: UUID) -> list[Step]:
-    """All steps of a run's jobs in the order they began."""
+    """All steps of a run in the order they began: of its jobs, and those that were saved for it,
+    which have no job.
+    """
     return await fetch_all(conn, STEPS, {"run_id": run_id}, Step)
 
 
@@ -204,64 +211,53 @@ ARTIFACTS: LiteralString = (
 from jobsworth.reactive_jobs j
 join jobsworth.artifacts a on a.job_id = j.id
 where j.run_id = %(run_id)s
-order by a.id
+union all
+select """
+    + ARTIFACT_COLUMNS
+    + """
+from jobsworth.artifacts a
+where a.run_id = %(run_id)s
+order by id
 """
 )
 
 
 async def get_artifacts(conn: AsyncConnection[Any], run_id: UUID) -> list[Artifact]:
-    """All files of a run's jobs, with type, size and SHA-256, without their content."""
+    """All files of a run, of its jobs or saved for it, with type, size and SHA-256, without their
+    content.
+    """
     return await fetch_all(conn, ARTIFACTS, {"run_id": run_id}, Artifact)
 
 
 CALLS: LiteralString = """
 select l.id, l.job_id, j.node, l.step_name, l.provider, l.model, l.status, l.input_tokens,
   l.output_tokens, l.cost, l.latency_ms, l.started_at
-from jobsworth.reactive_jobs j
-join jobsworth.llm_calls l on l.job_id = j.id
-where j.run_id = %(run_id)s
+from jobsworth.llm_calls l
+left join lateral (
+  select x.node from jobsworth.reactive_jobs x where x.id = l.job_id offset 0
+) j on true
+where l.run_id = %(run_id)s
 order by l.id
 """
 
 
 async def get_calls(conn: AsyncConnection[Any], run_id: UUID) -> list[RunCall]:
-    """All model calls of a run's jobs in the order they were sent."""
+    """All model calls in the books of a run in the order they were sent."""
     return await fetch_all(conn, CALLS, {"run_id": run_id}, RunCall)
 
 
+# The function is in migrations/schema/runs/stats.sql.
 STATS: LiteralString = """
-with jobs as materialized (
-  select j.id, j.status
-  from jobsworth.reactive_jobs j
-  where j.run_id = %(run_id)s
-), spent as (
-  -- From each job by index: a hash join would read the whole table of calls.
-  select count(*) as calls, count(*) filter (where c.settled_at is null) as open_calls,
-    coalesce(sum(c.input_tokens), 0)::bigint as input_tokens,
-    coalesce(sum(c.output_tokens), 0)::bigint as output_tokens,
-    coalesce(sum(c.cost), 0) as cost,
-    count(*) filter (where c.settled_at is not null and c.cost is null) as cost_unknown_calls
-  from jobs j
-  cross join lateral (
-    select l.settled_at, l.input_tokens, l.output_tokens, l.cost
-    from jobsworth.llm_calls l
-    where l.job_id = j.id
-    offset 0
-  ) c
-)
-select
-  (select coalesce(jsonb_object_agg(b.status, b.jobs), '{}')
-   from (select j.status::text as status, count(*) as jobs from jobs j group by j.status) b
-  ) as jobs,
-  s.calls, s.open_calls, s.input_tokens, s.output_tokens, s.cost, s.cost_unknown_calls,
-  (select extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8
-   from jobsworth.runs r where r.id = %(run_id)s) as duration_seconds
-from spent s
+select s.jobs, s.calls, s.open_calls, s.input_tokens, s.output_tokens, s.cost,
+  s.cost_unknown_calls, s.duration_seconds
+from jobsworth.run_stats(%(run_id)s) s
 """
 
 
 async def stats(conn: AsyncConnection[Any], run_id: UUID) -> RunStats:
-    """The sums of a run; reads only its own jobs and calls."""
+    """The sums of a run; reads only its own jobs and calls. The SQL view `run_statistics` and
+    `jobsworth run show` say the same.
+    """
     found = await fetch_one(conn, STATS, {"run_id": run_id}, RunStats)
     assert found is not None
     return found

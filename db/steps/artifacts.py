@@ -1,8 +1,8 @@
-"""Artifacts: files and addresses that jobs produced.
+"""Artifacts: files and addresses that jobs produced, or that were saved for a run.
 
-In: ids. Out: the rows of artifacts, and separately their content, which may be large. Artifacts are
-written with the transition of their job (`db.queue.effects`). Only logs are written here, because
-they are needed most when their job fails.
+In: ids. Out: the rows of artifacts, and separately their content, which may be large. A job's
+artifacts are written with its transition (`db.queue.effects`), those of a run by `db.runs.saved`.
+Only logs are written here, because they are needed most when their job fails.
 """
 
 import hashlib
@@ -18,23 +18,30 @@ from db.pool import Connection, fetch_all, fetch_one
 
 
 class Artifact(BaseModel):
-    """A row of `artifacts` without its content; `sha256` is that of the content, in hex."""
+    """A row of `artifacts` without its content; `sha256` is that of the content, in hex.
+
+    It is of a job, or was saved for a run. `step_name` is the step that made it, if that is known.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     id: UUID
     team_id: UUID | None
-    job_id: UUID
+    job_id: UUID | None
+    run_id: UUID | None
+    step_name: str | None
     name: str
     media_type: str
     bytes: int | None
     sha256: str | None
     uri: str | None
+    metadata: dict[str, Any]
     created_at: AwareDatetime
 
 
 ARTIFACT_COLUMNS: LiteralString = """
-  a.id, a.team_id, a.job_id, a.name, a.media_type, a.bytes, a.sha256, a.uri, a.created_at
+  a.id, a.team_id, a.job_id, a.run_id, a.step_name, a.name, a.media_type, a.bytes, a.sha256, a.uri,
+  coalesce(a.metadata, '{}') as metadata, a.created_at
 """
 
 GET: LiteralString = (

@@ -19,11 +19,14 @@ from db.tables import write_rows
 
 
 class Step(BaseModel):
-    """A row of `steps`; `output` is what the step returned."""
+    """A row of `steps`; `output` is what the step returned.
+
+    A step that was saved for a run has no job.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    job_id: UUID
+    job_id: UUID | None
     name: str
     kind: str
     effect: str

@@ -22,6 +22,7 @@ RELEASED = Path(__file__).with_suffix(".sql")
 # schema, which is why this is no `drop schema … cascade`.
 DOWN = """
 drop view
+  jobsworth.run_statistics,
   jobsworth.approvals_decided,
   jobsworth.environment_states,
   jobsworth.violations_of_queue, jobsworth.violations_of_limits, jobsworth.violations_of_runs,
@@ -60,6 +61,7 @@ drop function
   jobsworth.remove_job_limit, jobsworth.check_weight,
   jobsworth.decide_step,
   jobsworth.start_run, jobsworth.needs_of, jobsworth.check_nodes, jobsworth.refuse_cycle,
+  jobsworth.save_step, jobsworth.save_artifact, jobsworth.run_stats,
   jobsworth.upsert_run, jobsworth.move_runs, jobsworth.run_must_move, jobsworth.run_verdict,
   jobsworth.cancel_run, jobsworth.retry_run, jobsworth.delete_run, jobsworth.is_inherited,
   jobsworth.sources_of, jobsworth.inherited_steps, jobsworth.inherited_children,
@@ -93,7 +95,8 @@ drop table
   jobsworth.job_limits, jobsworth.job_limit_slots, jobsworth.job_limit_rates,
   jobsworth.unique_windows, jobsworth.replacements,
   jobsworth.steps, jobsworth.step_decisions, jobsworth.artifacts,
-  jobsworth.runs, jobsworth.run_metrics, jobsworth.branches, jobsworth.branch_reads,
+  jobsworth.runs, jobsworth.run_transitions, jobsworth.saved_steps, jobsworth.run_metrics,
+  jobsworth.branches, jobsworth.branch_reads,
   jobsworth.schedule_firings, jobsworth.schedules,
   jobsworth.retention,
   jobsworth.llm_calls, jobsworth.call_texts, jobsworth.call_records,
@@ -113,7 +116,7 @@ drop function
   jobsworth.guard_edges, jobsworth.count_idle_workers, jobsworth.wake_on_insert, jobsworth.arrive,
   jobsworth.take_request, jobsworth.announce_moved, jobsworth.note_fair_queues,
   jobsworth.guard_status, jobsworth.guard_settled, jobsworth.tell_deleted, jobsworth.guard_run,
-  jobsworth.guard_jobs_of_run,
+  jobsworth.keep_transitions, jobsworth.note_transition, jobsworth.guard_jobs_of_run,
   jobsworth.plan_again, jobsworth.forget_problem,
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,

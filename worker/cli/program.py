@@ -114,6 +114,7 @@ TABLE = (
         "nouns.step:step",
         "List a job's steps; decide whether an unsafe step happened.",
     ),
+    Entry(STEPS, "artifact", "steps.artifact:artifact", "List and fetch files of jobs and runs."),
     Entry(MONEY, "ledger", "nouns.ledger:ledger", "Add up what model calls used and cost."),
     Entry(MONEY, "budget", "nouns.budget:budget", "Limit how much model calls may spend."),
     Entry(MONEY, "limit", "nouns.limit:limit", "Limit requests and tokens per minute."),

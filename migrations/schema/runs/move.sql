@@ -39,12 +39,14 @@ begin
   loop
     verdict := jobsworth.run_verdict(one.id);
     if verdict.status <> one.status or one.finished_at is not null then
+      perform set_config('jobsworth.why', coalesce(verdict.error, 'as its jobs'), true);
       -- An ended run must execute again before it can end again.
       update jobsworth.runs r set status = 'executing'
       where r.id = one.id and r.finished_at is not null and verdict.status <> 'waiting';
       update jobsworth.runs r
       set status = verdict.status, result = verdict.result, error = verdict.error
       where r.id = one.id;
+      perform set_config('jobsworth.why', '', true);
       if verdict.status = 'waiting' then
         waiting := waiting || one.id;
       end if;

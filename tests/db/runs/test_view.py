@@ -30,9 +30,9 @@ END_MOST: LiteralString = """
 update jobsworth.reactive_jobs set status = 'done', finished_at = now() where node <> 'n1'
 """
 LOAD_CALLS: LiteralString = """
-insert into jobsworth.llm_calls (job_id, provider, model, request_id, status, settled_at,
+insert into jobsworth.llm_calls (job_id, run_id, provider, model, request_id, status, settled_at,
   input_tokens, output_tokens, cost)
-select j.id, 'p', 'm', j.id, 'ok', now(), 10, 5, case when j.node <> 'n2' then 0.5 end
+select j.id, j.run_id, 'p', 'm', j.id, 'ok', now(), 10, 5, case when j.node <> 'n2' then 0.5 end
 from jobsworth.reactive_jobs j
 """
 LOOK: LiteralString = "select jobsworth.move_runs(array[%(id)s]::uuid[])"

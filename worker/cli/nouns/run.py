@@ -19,7 +19,7 @@ from db.errors import Conflict, InvalidInput
 from db.pool import Connection, Database
 from db.runs import branches, runs
 from db.runs.branches import Fork
-from db.runs.runs import Run, RunStarted, RunStatus, StartOptions
+from db.runs.runs import Run, RunStarted, RunStatus, StartOptions, Transition
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import run_in_database, write_in_database
@@ -124,6 +124,36 @@ def show_run(run: str, as_json: bool) -> None:
         emit_json(file)
     else:
         run_view.emit_run(file)
+
+
+HISTORY = [Column("AGE", right=True), Column("FROM"), Column("TO"), Column("WHY", flexible=True)]
+
+
+@run.verb("history", "jobsworth run history 0123456789ab")
+@options.run_id
+@options.as_json
+def history(run: str, as_json: bool) -> None:
+    """Show how the status of a run has moved, and why, oldest first."""
+    typed = ids.typed_run(run)
+
+    async def work(conn: Connection) -> list[Transition]:
+        return await runs.transitions(conn, await ids.find_run(conn, typed))
+
+    found = run_in_database(work)
+    if as_json:
+        emit_json(found)
+        return
+    now = datetime.now(UTC)
+    rows = [
+        [
+            age(each.at, now),
+            styled(each.from_status),
+            styled(each.to_status),
+            one_line(each.why or ""),
+        ]
+        for each in found
+    ]
+    emit_table(HISTORY, rows, "its status has not moved since it was made")
 
 
 @run.verb(
