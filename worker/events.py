@@ -377,7 +377,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     EMBEDDER_REFUSED: (
         "delay_seconds",
         "error",
-        "outbox_id",
+        "memory_id",
         "tries",
     ),
 }

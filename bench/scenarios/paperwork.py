@@ -92,7 +92,8 @@ select
   (select count(*) from jobsworth.llm_calls),
   (select count(distinct job_id) from jobsworth.token_ledger where entry = 'settle'),
   (select count(*) from jobsworth.token_ledger where entry = 'settle'),
-  (select count(distinct job_id) from jobsworth.embeddings),
+  (select count(distinct m.job_id) from jobsworth.memories m
+    join jobsworth.embeddings e on e.memory_id = m.id),
   (select count(*) from jobsworth.embeddings)
 """
 

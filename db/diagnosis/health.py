@@ -184,7 +184,7 @@ select
   coalesce((
     select greatest(extract(epoch from now() - o.created_at), 0)
     from jobsworth.embedding_outbox o
-    order by o.id
+    order by o.memory_id
     limit 1), 0)::float8 as oldest_seconds
 """
 

@@ -295,15 +295,13 @@ async def _write_approvals(conn: Connection, rows: list[tuple[Origin, ApprovalEf
 
 
 MEMORIES: LiteralString = """
-insert into jobsworth.embedding_outbox (
-  team_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
-select e.team_id, e.thread_id, e.job_id, e.key, e.source_kind, e.source_id, e.text, e.metadata
+insert into jobsworth.memories (
+  team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
+select e.team_id, e.agent_id, e.thread_id, e.job_id, e.key, e.source_kind, e.source_id, e.text,
+  e.metadata
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
-  team_id uuid, thread_id uuid, job_id uuid, key text, source_kind text, source_id text, text text,
-  metadata jsonb)
--- A later attempt may repeat a text that has been embedded and has left the outbox since.
-where not exists (
-  select 1 from jobsworth.embeddings m where m.job_id = e.job_id and m.effect_key = e.key)
+  team_id uuid, agent_id uuid, thread_id uuid, job_id uuid, key text, source_kind text,
+  source_id text, text text, metadata jsonb)
 on conflict do nothing
 """
 
@@ -314,6 +312,7 @@ async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffec
     documents = [
         {
             "team_id": origin.team_id,
+            "agent_id": origin.agent_id,
             "thread_id": origin.thread_id,
             "job_id": origin.job_id,
             "key": effect.key,
@@ -325,7 +324,7 @@ async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffec
         for origin, effect in rows
     ]
     written = await execute(conn, MEMORIES, {"rows": _encode(documents)})
-    await _check(conn, "embedding_outbox", rows, written)
+    await _check(conn, "memories", rows, written)
 
 
 ARTIFACTS: LiteralString = """

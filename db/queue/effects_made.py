@@ -42,12 +42,7 @@ MEMORIES: LiteralString = """
 select e.key
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   key text, text text, source_kind text, source_id text)
-cross join lateral (
-  select o.text, o.source_kind, o.source_id from jobsworth.embedding_outbox o
-  where o.job_id = %(job_id)s and o.effect_key = e.key
-  union all
-  select m.text, m.source_kind, m.source_id from jobsworth.embeddings m
-  where m.job_id = %(job_id)s and m.effect_key = e.key) m
+join jobsworth.memories m on m.job_id = %(job_id)s and m.effect_key = e.key
 where (m.text, m.source_kind, m.source_id) is distinct from (e.text, e.source_kind, e.source_id)
 """
 

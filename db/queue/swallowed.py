@@ -51,10 +51,8 @@ where not case e.table
       select 1 from jobsworth.reactive_jobs p where p.id = e.job_id and p.superseded_by is null)
   when 'chat_messages' then exists (
     select 1 from jobsworth.chat_messages m where m.job_id = e.job_id and m.effect_key = e.key)
-  when 'embedding_outbox' then exists (
-      select 1 from jobsworth.embedding_outbox o where o.job_id = e.job_id and o.effect_key = e.key)
-    or exists (
-      select 1 from jobsworth.embeddings m where m.job_id = e.job_id and m.effect_key = e.key)
+  when 'memories' then exists (
+    select 1 from jobsworth.memories m where m.job_id = e.job_id and m.effect_key = e.key)
   when 'artifacts' then exists (
     select 1 from jobsworth.artifacts a where a.job_id = e.job_id and a.effect_key = e.key)
   when 'run_metrics' then exists (

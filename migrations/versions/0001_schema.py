@@ -82,6 +82,7 @@ drop function
   jobsworth.canonical, jobsworth.shown_hash, jobsworth.person, jobsworth.resolve,
   jobsworth.expire_approvals, jobsworth.time_out, jobsworth.supersede,
   jobsworth.environment_is_free,
+  jobsworth.nearest, jobsworth.nearest_by_index, jobsworth.space_indexes, jobsworth.index_space,
   jobsworth.halfvec, jobsworth.cosine_distance,
   jobsworth.why_held, jobsworth.why_attempt, jobsworth.why_again, jobsworth.shell_word,
   jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
@@ -108,7 +109,8 @@ drop table
   jobsworth.chat_threads, jobsworth.chat_messages, jobsworth.message_artifacts,
   jobsworth.teams, jobsworth.users, jobsworth.team_memberships, jobsworth.agents,
   jobsworth.projects, jobsworth.sessions, jobsworth.api_tokens,
-  jobsworth.embedding_spaces, jobsworth.embedding_outbox, jobsworth.embeddings;
+  jobsworth.embedding_outbox, jobsworth.embeddings, jobsworth.memories,
+  jobsworth.embedding_spaces;
 
 -- The functions of triggers and defaults.
 drop function
@@ -121,7 +123,8 @@ drop function
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
   jobsworth.enter_owner, jobsworth.keep_owner, jobsworth.effective_skills,
-  jobsworth.guard_deployment, jobsworth.guard_thread, jobsworth.set_outcome_aside;
+  jobsworth.guard_deployment, jobsworth.guard_thread, jobsworth.set_outcome_aside,
+  jobsworth.queue_memories, jobsworth.identifiers;
 
 drop sequence
   jobsworth.job_position, jobsworth.lane_position, jobsworth.lease_no, jobsworth.idle_workers,
@@ -178,7 +181,8 @@ drop domain
   jobsworth.tokens_per_minute, jobsworth.tokens_reserved, jobsworth.tokens_mean, jobsworth.refusals,
   jobsworth.pace_seconds, jobsworth.provider, jobsworth.model, jobsworth.request_id,
   jobsworth.votes_needed, jobsworth.approvals_needed, jobsworth.metric, jobsworth.bytes,
-  jobsworth.dimensions, jobsworth.name, jobsworth.platform, jobsworth.chat_id,
+  jobsworth.dimensions, jobsworth.chunker, jobsworth.chunk_no, jobsworth.start_offset,
+  jobsworth.end_offset, jobsworth.name, jobsworth.platform, jobsworth.chat_id,
   jobsworth.environment, jobsworth.sha, jobsworth.source_kind, jobsworth.idempotency_key,
   jobsworth.trace_id, jobsworth.proposal_text, jobsworth.media_type,
   jobsworth.uri, jobsworth.url, jobsworth.step_name, jobsworth.asked_by, jobsworth.channel,

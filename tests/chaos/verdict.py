@@ -22,8 +22,7 @@ select j.id, j.mode, (j.payload ->> 'children')::int as children_wanted,
   coalesce((j.payload ->> 'ask')::boolean, false)::int as asks_wanted,
   (select count(*) from jobsworth.chat_messages m where m.job_id = j.id) as messages,
   (select count(*) from jobsworth.artifacts a where a.job_id = j.id) as artifacts,
-  (select count(*) from jobsworth.embedding_outbox o where o.job_id = j.id)
-    + (select count(*) from jobsworth.embeddings e where e.job_id = j.id) as memories,
+  (select count(*) from jobsworth.memories m where m.job_id = j.id) as memories,
   (select count(*) from jobsworth.reactive_jobs f
     where f.parent_id = j.id and not f.is_child) as followups,
   (select count(*) from jobsworth.reactive_jobs c

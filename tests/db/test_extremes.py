@@ -22,7 +22,7 @@ from db.conversations import message_artifacts, messages, threads
 from db.conversations.message_artifacts import MessageArtifactKind
 from db.deployments import deployments, environments
 from db.diagnosis import checkup, health, paperwork, violations
-from db.memory import memories
+from db.memory import memories, outbox, spaces
 from db.money import budgets, calls, ledger, limits, prices
 from db.money.calls import Answer, Usage
 from db.pool import Connection, fetch_val
@@ -146,7 +146,7 @@ async def seed(url: str) -> dict[str, UUID]:
 def readers(ids: dict[str, UUID]) -> dict[str, Callable[[Connection], Awaitable[object]]]:
     """Every list, look-up and sum of the library."""
     job, run, thread, message = ids["job"], ids["run"], ids["thread"], ids["message"]
-    space = memories.Space(id=1, model="hashing", dimensions=64)
+    space = spaces.Space(id=1, provider="p", model="m", dimensions=64, chunker="c")
     return {
         "jobs.get": lambda c: jobs.get_by_id(c, job),
         "jobs.list": jobs.list_jobs,
@@ -201,7 +201,7 @@ def readers(ids: dict[str, UUID]) -> dict[str, Callable[[Connection], Awaitable[
         "ledger.models": lambda c: ledger.usage_by(c, "model"),
         "ledger.runs": lambda c: ledger.usage_by(c, "run"),
         "memories": lambda c: memories.search(c, space, [1.0] * 64, any_team=True),
-        "outbox": memories.outbox,
+        "outbox": outbox.counts,
         "paperwork.messages": lambda c: paperwork.messages(c, job),
         "paperwork.offspring": lambda c: paperwork.offspring(c, job),
         "paperwork.approvals": lambda c: paperwork.approvals(c, job),

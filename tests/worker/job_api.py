@@ -70,9 +70,10 @@ where j.mode = any(%(modes)s) and (
       select 1 from jobsworth.approvals a
       where a.job_id = j.id and a.status = 'pending' and a.deadline <= clock_timestamp())))
 union all
-select o.job_id, o.source_kind, 'to embed', null, o.last_error
+select m.job_id, m.source_kind, 'to embed', null, o.last_error
 from jobsworth.embedding_outbox o
-where o.next_try_at <= clock_timestamp()
+join jobsworth.memories m on m.id = o.memory_id
+where o.dead_at is null and o.next_try_at <= clock_timestamp()
 """
 
 WORKERS: LiteralString = "select w.id, w.beats from jobsworth.workers w"

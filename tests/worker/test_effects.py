@@ -58,7 +58,7 @@ async def test_a_failed_attempt_drops_its_effects(api: JobApi) -> None:
     await api.run("work", thread_id=await new_thread(api))
     assert [m["text"] for m in await api.rows(THREAD_MESSAGES)] == ["attempt 2"]
     assert await api.value("select content from jobsworth.artifacts") == b"attempt 2"
-    assert await api.rows("select text from jobsworth.embeddings") == [{"text": "attempt 2"}]
+    assert await api.rows("select text from jobsworth.memories") == [{"text": "attempt 2"}]
     assert await api.value("select result from jobsworth.reactive_jobs where mode = 'follow'") == 2
 
 

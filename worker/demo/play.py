@@ -16,7 +16,7 @@ import anyio
 from db.conversations import messages
 from db.deployments import deployments
 from db.diagnosis import paperwork, violations
-from db.memory import memories
+from db.memory import memories, outbox, spaces
 from db.memory.memories import Hit
 from db.money import books, budgets, ledger
 from db.money import calls as call_records
@@ -214,7 +214,7 @@ class Play:
 
     async def _remembered(self) -> bool:
         async with self._database.connection() as connection:
-            return (await memories.outbox(connection)).pending == 0
+            return (await outbox.counts(connection)).pending == 0
 
     async def _facts(
         self,
@@ -240,7 +240,7 @@ class Play:
                 by_model=await ledger.usage_by(connection, "model"),
                 query=query,
                 hits=await _search(connection, self._settings, query),
-                texts_pending=(await memories.outbox(connection)).pending,
+                texts_pending=(await outbox.counts(connection)).pending,
                 surveyed=surveyed,
                 budget=await budgets.get(connection, BUDGET),
                 ordered=ordered,
@@ -272,8 +272,8 @@ async def _search(connection: Connection, settings: Settings, query: str) -> lis
         [vector] = await embedder.embed([query])
     finally:
         await embedder.close()
-    space = await memories.get_or_create_space(connection, embedder.model, embedder.dimensions)
-    return await memories.search(connection, space, vector, limit=SEARCH_LIMIT)
+    space = await spaces.get_or_create(connection, embedder.space)
+    return await memories.search(connection, space, vector, query=query, limit=SEARCH_LIMIT)
 
 
 async def _calls(connection: Connection, of: Sequence[Job]) -> list[Call]:

@@ -3,7 +3,9 @@
 from importlib.util import find_spec
 
 from db.errors import ExtraMissing
-from worker.memory.embedders import Embedder, HashingEmbedder
+from db.memory.spaces import SpaceKey
+from worker.memory.chunks import chunker_name
+from worker.memory.embedders import CHUNK_CHARACTERS, ENDPOINT, Embedder, HashingEmbedder
 from worker.memory.semantic import embedder as semantic
 from worker.settings import Settings
 
@@ -33,14 +35,15 @@ def require_embedder(settings: Settings) -> None:
         )
 
 
-def space_of(settings: Settings) -> tuple[str, int]:
-    """The model and the dimensions of the embedder of these settings."""
+def space_of(settings: Settings) -> SpaceKey:
+    """The key of the space of the embedder of these settings."""
     if settings.embedder_url is not None:
-        return settings.embedder_model or "", settings.embedder_dimensions
+        chunker = chunker_name(CHUNK_CHARACTERS)
+        model = settings.embedder_model or ""
+        return SpaceKey(ENDPOINT, model, settings.embedder_dimensions, chunker)
     if settings.embedder == "semantic":
-        return semantic.MODEL, semantic.DIMENSIONS
-    dimensions = settings.embedder_dimensions
-    return HashingEmbedder(dimensions).model, dimensions
+        return semantic.SPACE
+    return HashingEmbedder(settings.embedder_dimensions).space
 
 
 def semantic_is_installed() -> bool:

@@ -5,7 +5,9 @@ embedder, or texts put off with the reason. Invariants: no transaction is open w
 works; a text leaves the outbox only with its vector; and no job is touched: an embedder that is
 down delays memories, never jobs.
 
-A batch that is refused is halved until the refused text is alone, so it delays no other text.
+Texts are cut into chunks, and a content that has a vector in the space is not sent again. A batch
+that is refused is halved until the refused chunk is alone, so it delays no other text; a text that
+is refused again and again becomes a dead letter. While the embedder fails, one text is tried.
 
 An embedder that computes in the worker takes at most a fifth of the time while jobs run, and all of
 it while none do: jobs come first.
@@ -20,12 +22,14 @@ from uuid import UUID
 import anyio
 
 from db.errors import DatabaseError, JobsworthError
-from db.memory import memories
-from db.memory.memories import DueText
+from db.memory import outbox, spaces
+from db.memory.outbox import ChunkVector, DueText
+from db.memory.spaces import Space
 from db.pool import Database, bounded
 from worker import events
 from worker.log import get_logger
 from worker.masking import mask
+from worker.memory.chunks import Chunk, chunks, content_hash
 from worker.memory.embedders import Embedder, EmbedderBusy, EmbedderRefused
 from worker.queue.wake import Wake
 
@@ -44,6 +48,8 @@ REST_SECONDS_MAX = 1.0
 # A text that failed more often than this is sent with few others: it may be the refused one.
 TRIES_TOGETHER_MAX = 3
 SUSPECTS_TOGETHER_MAX = 8
+# A text refused for itself is tried again, since a setting may be wrong: for a quarter of an hour.
+REFUSALS_MAX = 10
 ERROR_CHARACTERS_MAX = 500
 
 log = get_logger()
@@ -68,7 +74,9 @@ async def run(
     while True:
         began = time.monotonic()
         try:
-            ended = await embed_due(database, embedder, batch_max, retry_base_seconds)
+            # While it fails, one text is enough to find out whether it works again.
+            most = 1 if failures else batch_max
+            ended = await embed_due(database, embedder, most, retry_base_seconds)
         except Exception as error:
             # The database may be away. The texts stay in the outbox.
             ended = Round(failure=error)
@@ -86,12 +94,12 @@ async def run(
                 )
             await anyio.sleep(pause)
             continue
-        failures = 0
+        probed, failures = failures > 0, 0
         if embedder.lexical and ended.leased and busy():
             # It takes the interpreter from the jobs, so it gets a fifth of the time.
             worked_seconds = time.monotonic() - began
             await anyio.sleep(min(REST_SECONDS_MAX, REST_FACTOR * worked_seconds))
-        if ended.leased < batch_max:
+        if ended.leased < batch_max and not probed:
             await wake.wait(poll_seconds * (0.75 + random() / 2))
 
 
@@ -104,13 +112,22 @@ class Round:
     failure: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """A chunk of a leased text."""
+
+    of: DueText
+    chunk: Chunk
+    content: str
+    content_hash: UUID
+
+
 @dataclass(slots=True)
 class _Vectors:
-    """The vectors of leased texts, the refused texts, and those left over after a failure."""
+    """The vectors of contents, the refused contents, and the error that ended the round early."""
 
-    made: dict[UUID, list[float]] = field(default_factory=dict[UUID, list[float]])
-    refused: dict[DueText, str] = field(default_factory=dict[DueText, str])
-    untried: list[DueText] = field(default_factory=list[DueText])
+    made: dict[UUID, Sequence[float]] = field(default_factory=dict[UUID, Sequence[float]])
+    refused: dict[UUID, str] = field(default_factory=dict[UUID, str])
     failure: Exception | None = None
 
 
@@ -121,17 +138,22 @@ async def embed_due(
 
     Raises what the database raises; an embedder's failure is recorded with its texts.
     """
+    lease_seconds = OFFLINE_LEASE_SECONDS if embedder.lexical else LEASE_SECONDS
     async with database.connection() as connection:
-        lease_seconds = OFFLINE_LEASE_SECONDS if embedder.lexical else LEASE_SECONDS
-        due = await memories.lease_due(connection, batch_max, lease_seconds)
+        due = await outbox.lease_due(connection, batch_max, lease_seconds)
     if not due:
         return Round()
     began = time.monotonic()
     settled = False
     try:
-        vectors = await _vectors(embedder, due)
-        written = await _store(database, embedder, vectors)
-        await _put_off(database, vectors, retry_base_seconds)
+        pieces = [piece for text in due for piece in _cut(text, embedder.chunk_characters)]
+        async with database.connection() as connection:
+            space = await spaces.get_or_create(connection, embedder.space)
+            hashes = list({piece.content_hash for piece in pieces})
+            vectors = _Vectors(dict(await outbox.known(connection, space, hashes)))
+        await _embed(database, embedder, pieces, batch_max, lease_seconds, vectors)
+        written = await _store(database, space, pieces, vectors)
+        await _put_off(database, due, pieces, vectors, retry_base_seconds)
         settled = True
     finally:
         if not settled:
@@ -146,81 +168,136 @@ async def embed_due(
     return Round(len(due), written, vectors.failure)
 
 
-async def _vectors(embedder: Embedder, due: Sequence[DueText]) -> _Vectors:
-    result = _Vectors()
-    parts = list(_parts(due))
+def _cut(text: DueText, characters_max: int) -> Iterator[_Piece]:
+    for chunk in chunks(text.text, characters_max):
+        content = text.text[chunk.start : chunk.end]
+        yield _Piece(text, chunk, content, content_hash(content))
+
+
+async def _embed(
+    database: Database,
+    embedder: Embedder,
+    pieces: Sequence[_Piece],
+    batch_max: int,
+    lease_seconds: float,
+    vectors: _Vectors,
+) -> None:
+    """Embed what has no vector yet, each content once, and put it into `vectors`."""
+    wanted = {one.content_hash: one for one in pieces if one.content_hash not in vectors.made}
+    parts = list(_parts(list(wanted.values()), batch_max))
+    refused_texts: set[UUID] = set()
+    leased_at = time.monotonic()
     while parts:
-        part = parts.pop()
+        # A text that was refused is not stored: its other chunks are not paid for.
+        part = [one for one in parts.pop() if one.of.id not in refused_texts]
+        if not part:
+            continue
+        if time.monotonic() - leased_at > lease_seconds / 3:
+            async with database.connection() as connection:
+                ids = list({piece.of.id for piece in pieces})
+                await outbox.extended(connection, ids, lease_seconds)
+            leased_at = time.monotonic()
         try:
-            made = await embedder.embed([text.text for text in part])
+            made = await embedder.embed([piece.content for piece in part])
         except EmbedderRefused as refused:
             if len(part) == 1:
-                result.refused[part[0]] = _reason(refused)
+                vectors.refused[part[0].content_hash] = _reason(refused)
+                refused_texts.add(part[0].of.id)
             else:
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
         except Exception as failure:
-            result.failure = failure
-            result.untried = [text for left in (part, *parts) for text in left]
-            break
+            vectors.failure = failure
+            return
         else:
-            ids = [text.id for text in part]
-            result.made.update(zip(ids, made, strict=True))
-    if len(result.refused) == len(due) > 1:
+            hashes = [piece.content_hash for piece in part]
+            vectors.made.update(zip(hashes, made, strict=True))
+    texts = {piece.of.id for piece in wanted.values()}
+    if len(texts) > 1 and texts == refused_texts:
         # Then the embedder is at fault, not the texts.
-        reason = next(iter(result.refused.values()))
-        result.failure = EmbedderRefused(f"every text was refused: {reason}")
-    return result
+        reason = next(iter(vectors.refused.values()))
+        vectors.failure = EmbedderRefused(f"every text was refused: {reason}")
+        vectors.refused.clear()
 
 
-def _parts(due: Sequence[DueText]) -> Iterator[list[DueText]]:
-    """The texts to send together; the last part is sent first."""
-    suspects = [text for text in due if text.tries > TRIES_TOGETHER_MAX]
+def _parts(pieces: Sequence[_Piece], batch_max: int) -> Iterator[list[_Piece]]:
+    """The pieces to send together; the last part is sent first."""
+    suspects = [piece for piece in pieces if piece.of.tries > TRIES_TOGETHER_MAX]
     # In a new order each time: the texts before the refused one get through.
     shuffle(suspects)
     for start in range(0, len(suspects), SUSPECTS_TOGETHER_MAX):
         yield suspects[start : start + SUSPECTS_TOGETHER_MAX]
-    fresh = [text for text in due if text.tries <= TRIES_TOGETHER_MAX]
-    if fresh:
-        yield fresh
+    fresh = [piece for piece in pieces if piece.of.tries <= TRIES_TOGETHER_MAX]
+    for start in range(0, len(fresh), batch_max):
+        yield fresh[start : start + batch_max]
 
 
-async def _store(database: Database, embedder: Embedder, vectors: _Vectors) -> int:
-    if not vectors.made:
+async def _store(
+    database: Database, space: Space, pieces: Sequence[_Piece], vectors: _Vectors
+) -> int:
+    """Store the texts of which each chunk has its vector; returns how many."""
+    lacking = _lacking(pieces, vectors)
+    whole: dict[UUID, list[ChunkVector]] = {}
+    for piece in pieces:
+        if piece.of.id not in lacking:
+            vector = vectors.made[piece.content_hash]
+            one = ChunkVector(piece.chunk.start, piece.chunk.end, piece.content_hash, vector)
+            whole.setdefault(piece.of.id, []).append(one)
+    if not whole:
         return 0
     async with database.connection() as connection:
-        space = await memories.get_or_create_space(connection, embedder.model, embedder.dimensions)
-        return await memories.written(connection, space, vectors.made)
+        return await outbox.written(connection, space, whole)
 
 
-async def _put_off(database: Database, vectors: _Vectors, retry_base_seconds: float) -> None:
-    if not vectors.refused and vectors.failure is None:
+async def _put_off(
+    database: Database,
+    due: Sequence[DueText],
+    pieces: Sequence[_Piece],
+    vectors: _Vectors,
+    retry_base_seconds: float,
+) -> None:
+    lacking = _lacking(pieces, vectors)
+    left = [text for text in due if text.id in lacking]
+    if not left:
         return
+    refused = {
+        piece.of.id: vectors.refused[piece.content_hash]
+        for piece in pieces
+        if piece.content_hash in vectors.refused
+    }
     async with database.connection() as connection:
-        for text, reason in vectors.refused.items():
-            delay = delay_seconds(text.tries, retry_base_seconds)
-            log.warning(
-                events.EMBEDDER_REFUSED,
-                outbox_id=str(text.id),
-                tries=text.tries,
-                error=reason,
-                delay_seconds=round(delay, 3),
-            )
-            await memories.postponed(connection, {text.id: delay}, reason)
+        for text in left:
+            if reason := refused.get(text.id):
+                delay = delay_seconds(text.tries, retry_base_seconds)
+                dead = await outbox.refused(connection, text.id, delay, reason, REFUSALS_MAX)
+                log.warning(
+                    events.EMBEDDER_REFUSED,
+                    memory_id=str(text.id),
+                    tries=text.tries,
+                    error=reason,
+                    dead=dead,
+                    delay_seconds=round(delay, 3),
+                )
         if vectors.failure is not None:
             after_seconds = _after_seconds(vectors.failure)
             delays = {
                 text.id: after_seconds + delay_seconds(text.tries, retry_base_seconds)
-                for text in vectors.untried
+                for text in left
+                if text.id not in refused
             }
-            await memories.postponed(connection, delays, _reason(vectors.failure))
+            await outbox.postponed(connection, delays, _reason(vectors.failure))
+
+
+def _lacking(pieces: Sequence[_Piece], vectors: _Vectors) -> set[UUID]:
+    """The texts that lack the vector of a chunk."""
+    return {piece.of.id for piece in pieces if piece.content_hash not in vectors.made}
 
 
 async def _release(database: Database, due: Sequence[DueText]) -> None:
     """End the lease of an interrupted round early, so that the next one need not wait for it."""
     try:
         async with bounded(RELEASE_SECONDS), database.connection() as connection:
-            await memories.released(connection, [text.id for text in due])
+            await outbox.released(connection, [text.id for text in due])
     except JobsworthError:
         return  # the lease ends by itself
 

@@ -2,7 +2,7 @@
 
 In: texts. Out: vectors of shape `(len(texts), dimensions)`, in the order of the texts. Invariant:
 either all vectors are there and usable, or an `EmbedderError` says what was wrong; no partial
-result is returned. `model` and `dimensions` name the space in which vectors can be compared.
+result is returned. `space` names what makes its vectors comparable.
 """
 
 import hashlib
@@ -17,7 +17,14 @@ from typing import Protocol
 
 import anyio.to_thread
 
+from db.memory.spaces import SpaceKey
+from worker.memory.chunks import chunker_name
+
 TIMEOUT_SECONDS = 30.0
+# A chunk: some paragraphs. Within the limit of every known endpoint (8,191 tokens), in any script.
+CHUNK_CHARACTERS = 2_000
+# The provider in the key of an endpoint's space.
+ENDPOINT = "openai-compatible"
 
 
 class EmbedderError(Exception):
@@ -47,12 +54,25 @@ class Embedder(Protocol):
     def lexical(self) -> bool: ...
     @property
     def description(self) -> str: ...
+    @property
+    def chunk_characters(self) -> int:
+        """The most characters of a text that it embeds well; longer ones are cut."""
+        ...
+
+    @property
+    def space(self) -> SpaceKey: ...
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Vectors of shape `(len(texts), dimensions)`. Raises `EmbedderError`."""
         ...
 
     async def close(self) -> None: ...
+
+
+def space_key(provider: str, embedder: Embedder) -> SpaceKey:
+    """The key of an embedder's space."""
+    chunker = chunker_name(embedder.chunk_characters)
+    return SpaceKey(provider, embedder.model, embedder.dimensions, chunker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,14 @@ class HashingEmbedder:
     @property
     def model(self) -> str:
         return "jobsworth-lexical-1"
+
+    @property
+    def chunk_characters(self) -> int:
+        return CHUNK_CHARACTERS
+
+    @property
+    def space(self) -> SpaceKey:
+        return space_key("jobsworth", self)
 
     @property
     def lexical(self) -> bool:

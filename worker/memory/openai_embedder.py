@@ -10,8 +10,17 @@ from typing import Any, cast
 import anyio
 import httpx
 
+from db.memory.spaces import SpaceKey
 from worker.masking import mask
-from worker.memory.embedders import TIMEOUT_SECONDS, EmbedderBusy, EmbedderError, EmbedderRefused
+from worker.memory.embedders import (
+    CHUNK_CHARACTERS,
+    ENDPOINT,
+    TIMEOUT_SECONDS,
+    EmbedderBusy,
+    EmbedderError,
+    EmbedderRefused,
+    space_key,
+)
 from worker.retry_after import retry_after_seconds
 
 RETRY_AFTER_SECONDS_MAX = 3_600.0
@@ -59,6 +68,14 @@ class OpenAIEmbedder:
     @property
     def dimensions(self) -> int:
         return self._dimensions
+
+    @property
+    def chunk_characters(self) -> int:
+        return CHUNK_CHARACTERS
+
+    @property
+    def space(self) -> SpaceKey:
+        return space_key(ENDPOINT, self)
 
     @property
     def lexical(self) -> bool:

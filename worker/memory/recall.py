@@ -5,7 +5,7 @@ already can be found, and only by the embedder that made their vectors: what ano
 told once a minute.
 """
 
-from db.memory import memories
+from db.memory import memories, spaces
 from db.memory.memories import Hit
 from db.pool import Connection
 from worker import events
@@ -26,11 +26,12 @@ async def recall(
     [vector] = await embedder.embed([query])
     async with state.tools.database.connection() as connection:
         await _tell_hidden(connection, embedder)
-        space = await memories.get_or_create_space(connection, embedder.model, embedder.dimensions)
+        space = await spaces.get_or_create(connection, embedder.space)
         return await memories.search(
             connection,
             space,
             vector,
+            query=query,
             limit=limit,
             team_id=state.job.team_id,
             thread_id=state.job.thread_id if thread_only else None,
@@ -39,14 +40,14 @@ async def recall(
 
 
 async def _tell_hidden(connection: Connection, embedder: Embedder) -> None:
-    if not looked.due(f"{embedder.model} {embedder.dimensions}"):
+    if not looked.due(str(embedder.space)):
         return
-    for one in await memories.hidden(connection, embedder.model, embedder.dimensions):
+    for one in await spaces.hidden(connection, embedder.space):
         log.warning(
             events.MEMORIES_HIDDEN,
             model=one.model,
             dimensions=one.dimensions,
             memories=one.memories,
             embedder=embedder.model,
-            remedy=memories.HIDDEN_REMEDY,
+            remedy=spaces.HIDDEN_REMEDY,
         )

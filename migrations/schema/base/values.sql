@@ -310,6 +310,14 @@ create domain jobsworth.bytes as bigint
   constraint bytes_is_0_to_1e12 check (value between 0 and 1000000000000);
 create domain jobsworth.dimensions as int
   constraint dimensions_is_1_to_16000 check (value between 1 and 16000);
+create domain jobsworth.chunker as text
+  constraint chunker_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+create domain jobsworth.chunk_no as int
+  constraint chunk_no_is_1_to_1e9 check (value between 1 and 1000000000);
+create domain jobsworth.start_offset as int
+  constraint start_offset_is_0_to_1e9 check (value between 0 and 1000000000);
+create domain jobsworth.end_offset as int
+  constraint end_offset_is_0_to_1e9 check (value between 0 and 1000000000);
 create domain jobsworth.name as text
   constraint name_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.platform as text

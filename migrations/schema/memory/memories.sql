@@ -1,18 +1,49 @@
--- Memories: texts with their embeddings. A job that finishes writes the text into the outbox; the
--- embedding is computed after that.
+-- Memories: texts, and beside them their vectors. A job that finishes writes a memory; its vectors are
+-- computed after that, by a daemon that finds it in the outbox.
 
--- The vectors of one model and size are comparable: they share a space.
+-- The vectors of one space are comparable. Another provider, model, length or way to cut texts into
+-- chunks makes another space. A memory may have vectors in several.
 create table jobsworth.embedding_spaces (
   id int generated always as identity primary key,
+  provider jobsworth.provider not null,
   model jobsworth.model not null,
   dimensions jobsworth.dimensions not null,
+  chunker jobsworth.chunker not null,
   created_at jobsworth.created_at not null default now(),
-  constraint one_space_per_model unique (model, dimensions)
+  constraint one_space_per_embedder unique (provider, model, dimensions, chunker)
 );
 
-create table jobsworth.embedding_outbox (
+-- The words of a text that name one thing, in lower case: a digit beside letters or signs (inv-2041,
+-- 2026-05-01, v1.2), four digits or more, an underscore, a path, an address, a capital within a word.
+-- Vectors tell such words apart badly, so they are looked up literally.
+create function jobsworth.identifiers(of text) returns text[]
+  language sql immutable strict parallel safe
+return (
+  select coalesce(array_agg(distinct lower(w.word)), '{}')
+  from (
+    -- Most words have none of these signs, and cost no more than this.
+    select distinct s.word
+    from string_to_table(translate(left(of, 100000), e'\t\n\r', '   '), ' ') as s (word)
+    where s.word ~ '[0-9_@#/\\]|[^\s][.:][^\s]|[[:lower:]][[:upper:]]'
+  ) s
+  cross join lateral regexp_matches(
+    s.word, '[[:alnum:]_]+(?:[-./:@#+\\]+[[:alnum:]_]+)*', 'g') as f (found)
+  -- A compound, and its parts: inv-2041/inv-2042.
+  cross join lateral (
+    select f.found[1] as word
+    union all
+    select parts.word from regexp_split_to_table(f.found[1], '[/:@#\\]+') as parts (word)
+    where f.found[1] ~ '[/:@#\\]'
+  ) w
+  where octet_length(w.word) between 2 and 200
+    and (
+      w.word ~ '[0-9].*[^0-9]|[^0-9].*[0-9]|^[0-9]{4,}$|[[:alnum:]]_+[[:alnum:]]'
+      or w.word ~ '[[:alnum:]]{2}(@|::|#|\.|[/\\].*[/\\])[[:alnum:]]{2}|[[:lower:]][[:upper:]]'));
+
+create table jobsworth.memories (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
+  agent_id uuid,
   thread_id uuid,
   job_id uuid,
   effect_key text,
@@ -20,30 +51,69 @@ create table jobsworth.embedding_outbox (
   source_id text,
   text text not null,
   metadata jsonb not null default '{}',
+  created_at jobsworth.created_at not null default now(),
+  -- Stored, or each search would compute them again.
+  identifiers text[] generated always as (nullif(jobsworth.identifiers(text), '{}')) stored
+);
+create unique index memories_effect on jobsworth.memories (job_id, effect_key)
+  where job_id is not null;
+create index memories_source on jobsworth.memories (source_kind, source_id)
+  where source_id is not null;
+-- What a search filters by, of those memories that have it.
+create index memories_thread on jobsworth.memories (thread_id) where thread_id is not null;
+create index memories_metadata on jobsworth.memories using gin (metadata jsonb_path_ops)
+  where metadata <> '{}';
+create index memories_identifiers on jobsworth.memories using gin (identifiers)
+  where identifiers is not null;
+
+-- The memories that wait to be embedded. `dead_at`: refused so often that it is not tried again until
+-- a person asks for it.
+create table jobsworth.embedding_outbox (
+  memory_id uuid not null primary key references jobsworth.memories on delete cascade,
+  team_id uuid,
   tries jobsworth.tries_made not null default 0,
+  refusals jobsworth.refusals not null default 0,
   next_try_at jobsworth.next_try_at not null default now(),
   last_error text,
+  dead_at jobsworth.dead_at,
   created_at jobsworth.created_at not null default now()
 );
-create unique index embedding_outbox_effect on jobsworth.embedding_outbox (job_id, effect_key)
-  where job_id is not null;
-create index embedding_outbox_due on jobsworth.embedding_outbox (next_try_at);
+create index embedding_outbox_due on jobsworth.embedding_outbox (next_try_at)
+  where dead_at is null;
+create index embedding_outbox_dead on jobsworth.embedding_outbox (dead_at)
+  where dead_at is not null;
 
+-- A memory is embedded, whoever inserts it: plain SQL too.
+create function jobsworth.queue_memories() returns trigger
+  language plpgsql
+as $$
+begin
+  insert into jobsworth.embedding_outbox (memory_id, team_id)
+  select a.id, a.team_id from added a;
+  return null;
+end $$;
+create trigger queue_memories
+  after insert on jobsworth.memories
+  referencing new table as added
+  for each statement execute function jobsworth.queue_memories();
+
+-- The vectors, only ever inserted and deleted. A long text has several, one for each chunk: `text` from
+-- `start_offset` to before `end_offset`, in characters from 0. `content_hash` is of the chunk's text: a
+-- content that has a vector in a space is not embedded there again.
+--
+-- All spaces share the table, and each may have an HNSW index of its own (search.sql). A partition for
+-- each space was rejected: daemons would create tables, each with its own rights and policies.
 create table jobsworth.embeddings (
-  id uuid not null default jobsworth.uuidv7() primary key,
-  team_id uuid,
-  thread_id uuid,
-  job_id uuid,
-  effect_key text,
+  memory_id uuid not null references jobsworth.memories on delete cascade,
   space_id int not null references jobsworth.embedding_spaces,
-  source_kind jobsworth.source_kind not null,
-  source_id text,
-  text text not null,
-  metadata jsonb not null default '{}',
+  chunk_no jobsworth.chunk_no not null,
+  team_id uuid,
+  start_offset jobsworth.start_offset not null,
+  end_offset jobsworth.end_offset not null,
+  content_hash uuid not null,
   vector halfvec not null,
-  created_at jobsworth.created_at not null default now()
+  created_at jobsworth.created_at not null default now(),
+  primary key (memory_id, space_id, chunk_no)
 );
-create unique index embeddings_effect on jobsworth.embeddings (job_id, effect_key, space_id)
-  where job_id is not null;
 create index embeddings_scope on jobsworth.embeddings (space_id, team_id);
-create index embeddings_source on jobsworth.embeddings (source_kind, source_id);
+create index embeddings_content on jobsworth.embeddings (space_id, content_hash);

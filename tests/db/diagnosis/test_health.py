@@ -93,9 +93,13 @@ async def test_a_job_that_is_ready_again_counts_from_then(database_url: str) -> 
 async def test_the_outbox_is_counted_with_its_oldest(database_url: str) -> None:
     with connect(database_url) as conn:
         conn.execute(
-            "insert into jobsworth.embedding_outbox (source_kind, text, created_at)"
-            " select 'note', 'text', now() - (400 - n) * interval '1 second'"
-            " from generate_series(1, 3) n order by n"
+            "insert into jobsworth.memories (source_kind, text)"
+            " select 'note', 'text' from generate_series(1, 3)"
+        )
+        conn.execute(
+            "update jobsworth.embedding_outbox o set created_at = now() - n * interval '1 second'"
+            " from (select memory_id, 400 - row_number() over (order by memory_id) as n"
+            "  from jobsworth.embedding_outbox) x where o.memory_id = x.memory_id"
         )
     async with Database(database_url) as database, database.connection() as conn:
         outbox = await sample_outbox(conn)
@@ -175,7 +179,7 @@ async def test_a_backlog_is_counted_from_its_indexes(database_url: str) -> None:
         conn.execute("set synchronous_commit = on")
         _queue(conn, DONE)
         conn.execute(
-            "insert into jobsworth.embedding_outbox (source_kind, text)"
+            "insert into jobsworth.memories (source_kind, text)"
             " select 'note', repeat('text ', 100) from generate_series(1, %s)",
             [DONE],
         )

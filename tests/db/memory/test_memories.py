@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -9,8 +10,10 @@ import anyio
 import pytest
 
 from db.errors import InvalidInput
-from db.memory import memories
-from db.memory.memories import Space, Text
+from db.memory import memories, outbox, spaces
+from db.memory.memories import Text
+from db.memory.outbox import ChunkVector
+from db.memory.spaces import Space, SpaceKey
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from tests.db import rows
 from tests.support import until
@@ -18,9 +21,9 @@ from tests.support import until
 LEASE_SECONDS = 60.0
 
 OUTBOX: LiteralString = """
-select text, tries, last_error, next_try_at > now() as put_off
-from jobsworth.embedding_outbox
-order by id
+select m.text, o.tries, o.last_error, o.next_try_at > now() as put_off
+from jobsworth.embedding_outbox o join jobsworth.memories m on m.id = o.memory_id
+order by m.id
 """
 
 MAKE_DUE: LiteralString = """
@@ -29,12 +32,17 @@ update jobsworth.embedding_outbox set next_try_at = now() - interval '1 second'
 
 
 async def space_of(conn: Connection, dimensions: int = 3) -> Space:
-    return await memories.get_or_create_space(conn, "test", dimensions)
+    return await spaces.get_or_create(conn, SpaceKey("test", "m", dimensions))
 
 
 async def embed_all(conn: Connection, space: Space, vector: list[float] | None = None) -> int:
-    due = await memories.lease_due(conn, 1000, LEASE_SECONDS)
-    return await memories.written(conn, space, {text.id: vector or [1.0, 0.0, 0.0] for text in due})
+    due = await outbox.lease_due(conn, 1000, LEASE_SECONDS)
+    return await store(conn, space, [text.id for text in due], vector or [1.0, 0.0, 0.0])
+
+
+async def store(conn: Connection, space: Space, ids: Iterable[UUID], vector: list[float]) -> int:
+    made = {one: [ChunkVector(0, 1, one, vector)] for one in ids}
+    return await outbox.written(conn, space, made)
 
 
 async def found(conn: Connection, space: Space, **scope: Any) -> list[str]:
@@ -112,7 +120,10 @@ async def test_a_vector_without_direction_is_never_found(conn: Connection) -> No
 
 
 async def test_spaces_are_searched_apart(conn: Connection) -> None:
-    space, other = await space_of(conn), await memories.get_or_create_space(conn, "other", 3)
+    space, other = (
+        await space_of(conn),
+        await spaces.get_or_create(conn, SpaceKey("test", "other", 3)),
+    )
     await memories.add(conn, space, [Text("mine")], [[1.0, 0.0, 0.0]])
     await memories.add(conn, other, [Text("theirs")], [[1.0, 0.0, 0.0]])
     assert await found(conn, space) == ["mine"]
@@ -153,13 +164,13 @@ async def test_a_text_goes_through_the_outbox_unchanged(conn: Connection) -> Non
         effect_key="note 1",
     )
     await memories.put(conn, [text])
-    created_at = await fetch_val(conn, "select created_at from jobsworth.embedding_outbox")
+    created_at = await fetch_val(conn, "select created_at from jobsworth.memories")
     assert await embed_all(conn, space) == 1
     [hit] = await memories.search(conn, space, [1.0, 0.0, 0.0])
     assert (hit.text, hit.source_kind, hit.source_id) == ("said \u2400 so", "message", "m-1\u2400")
     assert (hit.metadata, hit.job_id) == ({"a": "\u2400"}, job_id)
     assert hit.created_at == created_at
-    assert (await memories.outbox(conn)).pending == 0
+    assert (await outbox.counts(conn)).pending == 0
 
 
 async def test_a_text_of_a_job_is_remembered_once(conn: Connection) -> None:
@@ -176,21 +187,21 @@ async def test_a_text_of_a_job_is_remembered_once(conn: Connection) -> None:
 async def test_two_daemons_lease_different_texts(database: Database, conn: Connection) -> None:
     await memories.put(conn, [Text(str(n)) for n in range(10)])
     async with database.transaction() as first, database.connection() as second:
-        mine = await memories.lease_due(first, 4, LEASE_SECONDS)
-        theirs = await memories.lease_due(second, 10, LEASE_SECONDS)
+        mine = await outbox.lease_due(first, 4, LEASE_SECONDS)
+        theirs = await outbox.lease_due(second, 10, LEASE_SECONDS)
     assert (len(mine), len(theirs)) == (4, 6)
     assert not {text.id for text in mine} & {text.id for text in theirs}
-    assert await memories.lease_due(conn, 10, LEASE_SECONDS) == []
+    assert await outbox.lease_due(conn, 10, LEASE_SECONDS) == []
 
 
 async def test_the_texts_of_a_killed_daemon_are_due_again(conn: Connection) -> None:
     [text_id] = await memories.put(conn, [Text("kept")])
-    [first] = await memories.lease_due(conn, 10, LEASE_SECONDS)
-    waits = await memories.next_due_seconds(conn)
+    [first] = await outbox.lease_due(conn, 10, LEASE_SECONDS)
+    waits = await outbox.next_due_seconds(conn)
     assert waits is not None
     assert 0 < waits <= LEASE_SECONDS
     await execute(conn, MAKE_DUE)
-    [second] = await memories.lease_due(conn, 10, LEASE_SECONDS)
+    [second] = await outbox.lease_due(conn, 10, LEASE_SECONDS)
     assert (first.id, first.tries, second.id, second.tries) == (text_id, 1, text_id, 2)
 
 
@@ -204,12 +215,10 @@ async def test_a_text_embedded_by_two_daemons_is_stored_once(
     async with database.connection() as other, anyio.create_task_group() as tasks:
 
         async def write_late() -> None:
-            vectors = {text_id: [0.0, 1.0, 0.0] for text_id in reversed(ids)}
-            counts.append(await memories.written(other, space, vectors))
+            counts.append(await store(other, space, reversed(ids), [0.0, 1.0, 0.0]))
 
         async with conn.transaction():
-            vectors = {text_id: [1.0, 0.0, 0.0] for text_id in ids}
-            counts.append(await memories.written(conn, space, vectors))
+            counts.append(await store(conn, space, ids, [1.0, 0.0, 0.0]))
             tasks.start_soon(write_late)
             await until(lambda: rows.is_blocked(database, other))
     assert counts == [2, 0]
@@ -220,16 +229,16 @@ async def test_a_write_that_is_rolled_back_loses_no_text(conn: Connection) -> No
     space = await space_of(conn)
     [text_id] = await memories.put(conn, [Text("kept")])
     async with conn.transaction(force_rollback=True):
-        assert await memories.written(conn, space, {text_id: [1.0, 0.0, 0.0]}) == 1
+        assert await store(conn, space, [text_id], [1.0, 0.0, 0.0]) == 1
     assert await found(conn, space) == []
-    assert (await memories.outbox(conn)).pending == 1
+    assert (await outbox.counts(conn)).pending == 1
 
 
 async def test_postponed_texts_say_why_and_are_not_due(conn: Connection) -> None:
     first, second, _ = await memories.put(conn, [Text("a"), Text("b"), Text("c")])
-    await memories.lease_due(conn, 10, LEASE_SECONDS)
-    await memories.postponed(conn, {first: 300.0, second: -1.0}, "it is down\0")
-    assert [text.text for text in await memories.lease_due(conn, 10, LEASE_SECONDS)] == ["b"]
+    await outbox.lease_due(conn, 10, LEASE_SECONDS)
+    await outbox.postponed(conn, {first: 300.0, second: -1.0}, "it is down\0")
+    assert [text.text for text in await outbox.lease_due(conn, 10, LEASE_SECONDS)] == ["b"]
     a, b, c = await fetch_all(conn, OUTBOX)
     assert (a["last_error"], a["tries"], a["put_off"]) == ("it is down\u2400", 1, True)
     assert (b["tries"], c["tries"], c["last_error"]) == (2, 1, None)
@@ -237,25 +246,25 @@ async def test_postponed_texts_say_why_and_are_not_due(conn: Connection) -> None
 
 async def test_released_texts_are_due_at_once_and_not_counted_as_tried(conn: Connection) -> None:
     [text_id] = await memories.put(conn, [Text("a")])
-    await memories.lease_due(conn, 10, LEASE_SECONDS)
-    await memories.released(conn, [text_id])
-    [text] = await memories.lease_due(conn, 10, LEASE_SECONDS)
+    await outbox.lease_due(conn, 10, LEASE_SECONDS)
+    await outbox.released(conn, [text_id])
+    [text] = await outbox.lease_due(conn, 10, LEASE_SECONDS)
     assert text.tries == 1
 
 
 async def test_the_state_of_the_outbox_is_told(conn: Connection) -> None:
-    empty = await memories.outbox(conn)
+    empty = await outbox.counts(conn)
     assert (empty.pending, empty.oldest_seconds, empty.failing) == (0, None, 0)
-    assert await memories.next_due_seconds(conn) is None
+    assert await outbox.next_due_seconds(conn) is None
     first, _ = await memories.put(conn, [Text("a"), Text("b")])
     await execute(
         conn,
         "update jobsworth.embedding_outbox set created_at = now() - interval '1 hour'"
-        " where id = %s",
+        " where memory_id = %s",
         [first],
     )
-    await memories.postponed(conn, {first: 10.0}, "down")
-    state = await memories.outbox(conn)
+    await outbox.postponed(conn, {first: 10.0}, "down")
+    state = await outbox.counts(conn)
     assert (state.pending, state.failing) == (2, 1)
     assert state.oldest_seconds == pytest.approx(3600, abs=60)
 
@@ -274,7 +283,7 @@ async def test_a_source_is_forgotten_embedded_or_not(conn: Connection) -> None:
     assert await memories.delete_by_source(conn, "file", "x") == 0
     assert await found(conn, space) == ["y"]
     assert await found(conn, space, team_id=team_id) == ["x"]
-    assert (await memories.outbox(conn)).pending == 2
+    assert (await outbox.counts(conn)).pending == 2
     assert await memories.delete_by_source(conn, "file", "x", team_id=team_id) == 1
 
 
@@ -289,7 +298,7 @@ async def test_a_text_on_its_way_is_forgotten_too(database: Database, conn: Conn
             counts.append(await memories.delete_by_source(other, "file", "x"))
 
         async with conn.transaction():
-            await memories.written(conn, space, {text_id: [1.0, 0.0, 0.0]})
+            await store(conn, space, [text_id], [1.0, 0.0, 0.0])
             tasks.start_soon(forget)
             await until(lambda: rows.is_blocked(database, other))
     assert counts == [1]
@@ -303,5 +312,5 @@ async def test_nothing_depends_on_where_pgvector_is(database_url: str) -> None:
         await execute(conn, "set search_path to pg_catalog")
         space = await space_of(conn)
         ids: list[UUID] = await memories.put(conn, [Text("here")])
-        assert await memories.written(conn, space, {ids[0]: [1.0, 0.0, 0.0]}) == 1
+        assert await store(conn, space, ids, [1.0, 0.0, 0.0]) == 1
         assert await found(conn, space) == ["here"]

@@ -147,13 +147,11 @@ async def test_a_memory_that_was_embedded_meanwhile_is_not_embedded_again(
     lease = await running(conn)
     await execute(
         conn,
-        "with space as (insert into jobsworth.embedding_spaces (model, dimensions) "
-        "  values ('m', 1) returning id) "
-        "insert into jobsworth.embeddings "
-        "  (job_id, effect_key, space_id, source_kind, text, vector) "
-        "select %(id)s, 'memory:1', s.id, 'note', 'a note', jobsworth.halfvec('[1]') from space s",
+        "insert into jobsworth.memories (job_id, effect_key, source_kind, text) "
+        "values (%(id)s, 'memory:1', 'note', 'a note')",
         {"id": lease.job_id},
     )
+    await execute(conn, "delete from jobsworth.embedding_outbox")
     await effects.write(conn, [(Origin(lease.job_id), MemoryEffect("memory:1", "a note", "note"))])
     assert await fetch_one(conn, COUNTS) == NONE
 
@@ -227,7 +225,7 @@ TABLES: dict[str, LiteralString] = {
     "message:1": "jobsworth.chat_messages",
     "job:1": "jobsworth.reactive_jobs",
     "approval:1": "jobsworth.approvals",
-    "memory:1": "jobsworth.embedding_outbox",
+    "memory:1": "jobsworth.memories",
     "artifact:1": "jobsworth.artifacts",
     "metric:1": "jobsworth.run_metrics",
 }

@@ -134,7 +134,7 @@ async def test_what_hangs_on_a_job_leaves_with_it_and_the_books_stay(conn: Conne
         "insert into jobsworth.artifacts (job_id, effect_key, name, media_type, uri) "
         "values (%(id)s, 'k', 'a', 'text/plain', 'file:///x')",
         "insert into jobsworth.signals (job_id, name) values (%(id)s, 'late')",
-        "insert into jobsworth.embedding_outbox (job_id, effect_key, source_kind, text) "
+        "insert into jobsworth.memories (job_id, effect_key, source_kind, text) "
         "values (%(id)s, 'k', 'note', 'remember this')",
         "insert into jobsworth.approvals (job_id, proposal_text, shown_hash, status, closed_at) "
         "values (%(id)s, 'May I?', '', 'superseded', now())",

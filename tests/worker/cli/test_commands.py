@@ -330,7 +330,7 @@ def test_the_ledger_adds_up_and_an_unknown_price_is_not_zero(database_url: str) 
 def test_a_remembered_text_is_found(database_url: str, workers: Workers) -> None:
     with connect(database_url) as conn:
         conn.execute(
-            "insert into jobsworth.embedding_outbox (source_kind, text) "
+            "insert into jobsworth.memories (source_kind, text) "
             "values ('note', 'the tower clock is five minutes slow')"
         )
     pending = run_cli("memory", "search", "tower clock", url=database_url)

@@ -322,8 +322,7 @@ def _pauses(scene: Scene, job_id: UUID) -> list[float]:
 
 def _memories(scene: Scene, job_id: UUID) -> int:
     return scene.value(
-        "select (select count(*) from jobsworth.embedding_outbox where job_id = %(id)s)"
-        " + (select count(*) from jobsworth.embeddings where job_id = %(id)s)",
+        "select count(*) from jobsworth.memories where job_id = %(id)s",
         {"id": job_id},
     )
 

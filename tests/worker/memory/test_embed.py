@@ -12,7 +12,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from db.memory import memories
+from db.memory import memories, outbox, spaces
 from db.memory.memories import Text
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from jobsworth import Job, handler
@@ -34,12 +34,15 @@ MAKE_DUE: LiteralString = """
 update jobsworth.embedding_outbox set next_try_at = now() - interval '1 second'
 """
 OUTBOX: LiteralString = """
-select text, tries, last_error,
-  extract(epoch from next_try_at - now())::float8 as due_in_seconds
-from jobsworth.embedding_outbox
-order by text
+select m.text, o.tries, o.last_error,
+  extract(epoch from o.next_try_at - now())::float8 as due_in_seconds
+from jobsworth.embedding_outbox o join jobsworth.memories m on m.id = o.memory_id
+order by m.text
 """
-REMEMBERED: LiteralString = "select text from jobsworth.embeddings order by text"
+REMEMBERED: LiteralString = """
+select m.text from jobsworth.embeddings e join jobsworth.memories m on m.id = e.memory_id
+order by m.text
+"""
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ async def test_a_round_embeds_what_is_due(database: Database, conn: Connection) 
     assert await embed_pending(database, embedder, batch_max=2) == 1
     assert await embed_pending(database, embedder, batch_max=2) == 0
 
-    space = await memories.get_or_create_space(conn, embedder.model, 256)
+    space = await spaces.get_or_create(conn, embedder.space)
     [query] = await embedder.embed(["how is a deployment rolled back?"])
     [hit] = await memories.search(conn, space, query, limit=1)
     assert hit.text == "deployments are rolled back"
@@ -338,7 +341,7 @@ async def test_a_stopped_round_gives_its_texts_back(database: Database, conn: Co
         tasks.start_soon(embed_pending, database, Slow())
         await started.wait()
         tasks.cancel_scope.cancel()
-    [text] = await memories.lease_due(conn, 10, 60)
+    [text] = await outbox.lease_due(conn, 10, 60)
     assert (text.text, text.tries) == ("a", 1)
 
 
@@ -423,7 +426,7 @@ async def test_an_embedder_that_is_down_delays_memories_and_no_job(
     await until(lambda: _equals(conn, done, 5), 30)
     await until(lambda: _true(provider.requests))
     assert await remembered(conn) == []
-    assert (await memories.outbox(conn)).pending == 5
+    assert (await outbox.counts(conn)).pending == 5
 
     provider.recover()
     await until(lambda: _pending(conn, 0), 30)
@@ -432,7 +435,7 @@ async def test_an_embedder_that_is_down_delays_memories_and_no_job(
 
 
 async def _pending(conn: Connection, count: int) -> bool:
-    return (await memories.outbox(conn)).pending == count
+    return (await outbox.counts(conn)).pending == count
 
 
 async def _equals(conn: Connection, query: LiteralString, count: int) -> bool:

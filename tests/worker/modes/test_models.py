@@ -30,7 +30,7 @@ ARTIFACTS: LiteralString = """
 select a.name, convert_from(a.content, 'utf8') as content from jobsworth.artifacts a order by a.id
 """
 MEMORIES: LiteralString = """
-select e.text from jobsworth.embeddings e where e.source_kind = 'note' order by e.id
+select m.text from jobsworth.memories m where m.source_kind = 'note' order by m.id
 """
 
 NEWSLETTER = {

@@ -240,7 +240,7 @@ async def test_an_answer_that_comes_after_the_lease_was_lost_is_paid_and_kept(ap
     assert job.result == "of attempt 1"
     [call] = await calls(api, job.id)
     assert (call.status, call.attempt) == (CallStatus.OK, 1)
-    assert await api.rows("select text from jobsworth.embeddings") == [{"text": "attempt 2"}]
+    assert await api.rows("select text from jobsworth.memories") == [{"text": "attempt 2"}]
 
 
 @pytest.mark.parametrize("form", ["send", "block"])

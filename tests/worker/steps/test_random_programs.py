@@ -116,7 +116,7 @@ async def test_each_effect_of_a_random_program_happens_once(api: JobApi, seed: i
         " where mode = 'follow'",
         "child": "select payload ->> 'word' as word from jobsworth.reactive_jobs"
         " where mode = 'child'",
-        "remember": "select m.text as word from jobsworth.embeddings m",
+        "remember": "select m.text as word from jobsworth.memories m",
         "metric": "select m.name as word from jobsworth.run_metrics m",
     }
     for kind, query in made.items():

@@ -11,8 +11,8 @@ from pathlib import Path
 from db.deployments import environments
 from db.diagnosis import checkup, fitness, violations
 from db.errors import JobsworthError
-from db.memory import memories
-from db.memory.memories import Outbox
+from db.memory import outbox, spaces
+from db.memory.outbox import Outbox
 from db.migrate import check
 from db.money import books
 from db.pool import Connection
@@ -268,11 +268,11 @@ async def _books(conn: Connection) -> list[Finding]:
 
 
 async def _memory(conn: Connection, settings: Settings) -> list[Finding]:
-    outbox = await memories.outbox(conn)
-    hidden = await memories.hidden(conn, *space_of(settings))
+    waiting = await outbox.counts(conn)
+    hidden = await spaces.hidden(conn, space_of(settings))
     return [
-        *_outbox(outbox),
-        *(warning("memory", str(one), memories.HIDDEN_REMEDY) for one in hidden),
+        *_outbox(waiting),
+        *(warning("memory", str(one), spaces.HIDDEN_REMEDY) for one in hidden),
     ]
 
 

@@ -14,8 +14,8 @@ from rich.text import Text
 from db.diagnosis import checkup, violations
 from db.diagnosis.checkup import QueueCounts
 from db.errors import InvalidInput
-from db.memory import memories
-from db.memory.memories import Hidden
+from db.memory import spaces
+from db.memory.spaces import Hidden
 from db.money import ledger
 from db.money.ledger import DailyUsage
 from db.pool import Connection
@@ -86,7 +86,7 @@ async def read(conn: Connection, settings: Settings) -> Status:
         counts=await jobs.counts(conn),
         spent=await ledger.get_daily_usage(conn),
         violations=await violations.count(conn, VIOLATIONS_SECONDS),
-        hidden=await memories.hidden(conn, *space_of(settings)),
+        hidden=await spaces.hidden(conn, space_of(settings)),
     )
 
 

@@ -11,8 +11,9 @@ import click
 from rich.text import Text
 
 from db.errors import InvalidInput, Unavailable
-from db.memory import memories
-from db.memory.memories import Hidden, Hit
+from db.memory import memories, outbox, spaces
+from db.memory.memories import Hit
+from db.memory.spaces import Hidden
 from db.pool import Connection
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
@@ -44,22 +45,23 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
 
     async def work(conn: Connection) -> tuple[list[Hit], int, list[Hidden]]:
         vector = await _vector(embedder, text)
-        space = await memories.get_or_create_space(conn, embedder.model, embedder.dimensions)
+        space = await spaces.get_or_create(conn, embedder.space)
         hits = await memories.search(
             conn,
             space,
             vector,
+            query=text,
             limit=limit,
             any_team=True,
             thread_id=thread_id,
             source_kind=kind,
         )
-        hidden = await memories.hidden(conn, embedder.model, embedder.dimensions)
-        return hits, (await memories.outbox(conn)).pending, hidden
+        hidden = await spaces.hidden(conn, embedder.space)
+        return hits, (await outbox.counts(conn)).pending, hidden
 
     hits, pending, hidden = run_in_database(work, settings)
     for one in hidden:
-        say(f"note: {one}\n  → {memories.HIDDEN_REMEDY}")
+        say(f"note: {one}\n  → {spaces.HIDDEN_REMEDY}")
     if pending:
         say(f"{pending:,} texts wait to be embedded and cannot be found yet")
     if as_json:

