@@ -215,3 +215,8 @@ where p.datname = current_database() and p.relid = 'jobsworth.embeddings'::regcl
 async def index_progress(conn: Connection) -> IndexProgress | None:
     """How far the index is that is being built now, if any."""
     return await fetch_one(conn, PROGRESS, {}, IndexProgress)
+
+
+def counted(number: int) -> str:
+    """A count that ends at 10,000, in words."""
+    return f"{number:,}" if number < COUNTED_MAX else f"{number:,}+"

@@ -157,7 +157,12 @@ TABLE = (
     Entry(PEOPLE, "project", "people.project:project", "List and save projects."),
     Entry(PEOPLE, "session", "people.session:session", "Open, resume and close sessions."),
     Entry(PEOPLE, "token", "people.token:token", "Issue, list and revoke tokens of programs."),
-    Entry(REST, "memory", "nouns.memory:memory", "Search what is remembered."),
+    Entry(
+        REST,
+        "memory",
+        "nouns.memory:memory",
+        "Search and forget what is remembered; see to its vectors.",
+    ),
     Entry(
         REST,
         "completion",

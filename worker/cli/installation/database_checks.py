@@ -272,8 +272,16 @@ async def _memory(conn: Connection, settings: Settings) -> list[Finding]:
     hidden = await spaces.hidden(conn, space_of(settings))
     return [
         *_outbox(waiting),
+        *_dead(waiting),
         *(warning("memory", str(one), spaces.HIDDEN_REMEDY) for one in hidden),
     ]
+
+
+def _dead(waiting: Outbox) -> list[Finding]:
+    if not waiting.dead:
+        return []
+    text = f"{waiting.dead:,} texts were refused by the embedder too often and cannot be found"
+    return [warning("memory", text, "jobsworth memory dead, then jobsworth memory retry")]
 
 
 def _outbox(outbox: Outbox) -> list[Finding]:

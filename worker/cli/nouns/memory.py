@@ -1,28 +1,35 @@
-"""`jobsworth memory search`: find remembered texts.
+"""`jobsworth memory`: find remembered texts, forget them, and see to their vectors.
 
 In: a text. Out: the remembered texts nearest to it, of all teams: an operator's view. The text is
-embedded by the workers' embedder, so that both are in the same space.
+embedded by the workers' embedder, so that both are in the same space. Beside it: which spaces there
+are, the index of one, and the dead letters, which no embedder took.
 """
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import anyio
 import click
 from rich.text import Text
 
 from db.errors import InvalidInput, Unavailable
 from db.memory import memories, outbox, spaces
 from db.memory.memories import Hit
+from db.memory.outbox import DeadLetter, Outbox
 from db.memory.spaces import Hidden
 from db.pool import Connection
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
-from worker.cli.terminal.database import run_in_database
-from worker.cli.terminal.output import emit, emit_facts, emit_json, say
+from worker.cli.terminal.database import connected, run_async, run_in_database
+from worker.cli.terminal.output import Column, emit, emit_facts, emit_json, emit_table, say
 from worker.cli.terminal.times import ago
-from worker.memory.choice import embedder_of
+from worker.memory.choice import embedder_of, space_of
 from worker.memory.embedders import Embedder, EmbedderError
 from worker.settings import load_settings
+
+PROGRESS_SECONDS = 2.0
+# Ids of older dead letters are given whole.
+FOUND_AMONG = 1000
 
 memory = Noun("memory", "Memory: texts that jobs remember.", default=None)
 
@@ -43,7 +50,7 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
     settings = load_settings()
     embedder = embedder_of(settings)
 
-    async def work(conn: Connection) -> tuple[list[Hit], int, list[Hidden]]:
+    async def work(conn: Connection) -> tuple[list[Hit], Outbox, list[Hidden]]:
         vector = await _vector(embedder, text)
         space = await spaces.get_or_create(conn, embedder.space)
         hits = await memories.search(
@@ -57,13 +64,15 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
             source_kind=kind,
         )
         hidden = await spaces.hidden(conn, embedder.space)
-        return hits, (await outbox.counts(conn)).pending, hidden
+        return hits, await outbox.counts(conn), hidden
 
-    hits, pending, hidden = run_in_database(work, settings)
+    hits, waiting, hidden = run_in_database(work, settings)
     for one in hidden:
         say(f"note: {one}\n  → {spaces.HIDDEN_REMEDY}")
-    if pending:
-        say(f"{pending:,} texts wait to be embedded and cannot be found yet")
+    if waiting.pending:
+        say(f"{waiting.pending:,} texts wait to be embedded and cannot be found yet")
+    if waiting.dead:
+        say(f"{waiting.dead:,} texts were refused and cannot be found\n  → jobsworth memory dead")
     if as_json:
         emit_json(hits)
         return
@@ -73,6 +82,161 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
     for hit in hits:
         emit(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {_origin(hit, now)}"))
         emit_facts([("", hit.text)])
+
+
+@memory.verb("forget", "jobsworth memory forget file report.pdf")
+@click.argument("kind", metavar="KIND", help="The kind of the source, like file.")
+@click.argument("source", metavar="SOURCE", help="The id of the source.")
+@click.option("--team", metavar="UUID", help="Of this team; by default those of no team.")
+@options.as_json
+def forget(kind: str, source: str, team: str | None, as_json: bool) -> None:
+    """Delete the texts of a source, embedded or not."""
+    team_id = None if team is None else ids.whole_id(team, "--team")
+
+    async def work(conn: Connection) -> int:
+        return await memories.delete_by_source(conn, kind, source, team_id=team_id)
+
+    gone = run_in_database(work)
+    if as_json:
+        emit_json({"deleted": gone})
+    else:
+        say(f"{gone:,} deleted" if gone else f"nothing is remembered of {kind} {source}")
+
+
+@memory.verb("spaces", "jobsworth memory spaces")
+@options.as_json
+def list_spaces(as_json: bool) -> None:
+    """List the spaces of vectors, one for each embedder, and what is missing in each."""
+    settings = load_settings()
+    found = run_in_database(spaces.list_all, settings)
+    if as_json:
+        emit_json(found)
+        return
+    mine = space_of(settings)
+    columns = [
+        Column("ID", right=True),
+        Column("MODEL", flexible=True),
+        Column("DIMENSIONS", right=True),
+        Column("VECTORS", right=True),
+        Column("MISSING", right=True),
+        Column("INDEX"),
+        Column("USED"),
+    ]
+    rows = [
+        [
+            str(each.id),
+            each.model,
+            str(each.dimensions),
+            spaces.counted(each.vectors),
+            spaces.counted(each.missing),
+            {None: "", True: "ready", False: "broken off"}[each.index_valid],
+            "by these settings" if each.key == mine else "",
+        ]
+        for each in found
+    ]
+    emit_table(columns, rows, "no space yet: nothing has been embedded")
+
+
+@memory.verb("index", "jobsworth memory index")
+@options.as_json
+def index(as_json: bool) -> None:
+    """Build the index of the vectors of the workers' embedder; nobody waits meanwhile.
+
+    Run it as the schema's owner. Below 20,000 vectors of a team no search uses it.
+    """
+    settings = load_settings()
+
+    async def work() -> bool:
+        built: list[bool] = []
+        async with connected(settings) as conn, connected(settings) as watching:
+            space = await spaces.get_or_create(conn, space_of(settings))
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_tell_progress, watching)
+                    built.append(await spaces.build_index(conn, space))
+                    tasks.cancel_scope.cancel()
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+        return built[0]
+
+    built = run_async(work)
+    if as_json:
+        emit_json({"built": built})
+    else:
+        say("the index is built" if built else "the index is there already")
+
+
+@memory.verb("dead", "jobsworth memory dead")
+@options.limit(30)
+@options.as_json
+def dead(limit: int, as_json: bool) -> None:
+    """List texts that were refused so often that nobody embeds them, latest first."""
+
+    async def work(conn: Connection) -> list[DeadLetter]:
+        return await outbox.dead_letters(conn, limit)
+
+    found = run_in_database(work)
+    if as_json:
+        emit_json(found)
+        return
+    now = datetime.now(UTC)
+    short = ids.short_ids(each.id for each in found)
+    columns = [
+        Column("ID"),
+        Column("KIND"),
+        Column("TRIES", right=True),
+        Column("AGE", right=True),
+        Column("TEXT", flexible=True),
+        Column("LAST ERROR", flexible=True),
+    ]
+    rows = [
+        [
+            short(each.id),
+            each.source_kind,
+            str(each.tries),
+            ago(each.dead_at, now),
+            each.text,
+            each.last_error or "",
+        ]
+        for each in found
+    ]
+    emit_table(columns, rows, "every text was taken by the embedder, or is still tried")
+    if found:
+        say("to try them again: jobsworth memory retry")
+
+
+@memory.verb("retry", "jobsworth memory retry", "jobsworth memory retry 0123456789ab")
+@click.argument(
+    "text", metavar="[ID]", required=False, help="Only this text; by default all dead ones."
+)
+@options.as_json
+def retry(text: str | None, as_json: bool) -> None:
+    """Let texts be embedded again that were refused too often."""
+    typed = None if text is None else ids.typed(text, "text")
+
+    async def work(conn: Connection) -> int:
+        if typed is None:
+            return await outbox.revive(conn)
+        if len(typed.digits) == ids.UUID_DIGITS:
+            return await outbox.revive(conn, [typed.lowest])
+        known = [each.id for each in await outbox.dead_letters(conn, FOUND_AMONG)]
+        found = ids.find_among(typed, known, "jobsworth memory dead")
+        return await outbox.revive(conn, [found])
+
+    tried = run_in_database(work)
+    if as_json:
+        emit_json({"retried": tried})
+    else:
+        say(f"{tried:,} will be tried again" if tried else "no text was refused too often")
+
+
+async def _tell_progress(conn: Connection) -> None:
+    while True:
+        await anyio.sleep(PROGRESS_SECONDS)
+        progress = await spaces.index_progress(conn)
+        if progress is not None:
+            part = f", {progress.done:,} of {progress.total:,}" if progress.total else ""
+            say(f"{progress.phase}{part} …")
 
 
 async def _vector(embedder: Embedder, text: str) -> Sequence[float]:
