@@ -150,14 +150,18 @@ class OpenAIEmbedder:
             raise EmbedderError(
                 f"{self._where} returned {len(items)} embeddings for {wanted} texts"
             )
-        return [self._checked(by_index[index]) for index in range(wanted)]
+        vectors = [by_index[index] for index in range(wanted)]
+        wrong = [len(vector) for vector in vectors if len(vector) != self._dimensions]
+        if wrong:
+            # All of several: the setting. Some, or a text alone: it is found by asking for fewer.
+            kind = EmbedderError if len(wrong) == wanted > 1 else EmbedderRefused
+            raise kind(
+                f"{self._where} returned vectors of {wrong[0]} numbers, not {self._dimensions}; "
+                f"set JOBSWORTH_EMBEDDER_DIMENSIONS={wrong[0]} if that is this model's length"
+            )
+        return [self._checked(vector) for vector in vectors]
 
     def _checked(self, vector: list[Any]) -> list[float]:
-        if len(vector) != self._dimensions:
-            raise EmbedderError(
-                f"{self._where} returned vectors of {len(vector)} numbers, not {self._dimensions}; "
-                f"set JOBSWORTH_EMBEDDER_DIMENSIONS={len(vector)} if that is this model's length"
-            )
         if not all(type(x) in (int, float) and abs(x) <= HALF_PRECISION_MAX for x in vector):
             # Of one text perhaps: it is found by asking again for fewer.
             raise EmbedderRefused(

@@ -177,6 +177,45 @@ async def test_a_vector_beyond_half_precision_delays_no_other_text(
     assert "half precision" in left["last_error"]
 
 
+async def test_a_vector_of_another_length_delays_no_other_text_and_becomes_a_dead_letter(
+    database: Database, conn: Connection, provider: OpenAIStub, embedder: OpenAIEmbedder
+) -> None:
+    def shorten(body: Any) -> Any:
+        for item in body["data"]:
+            if sum(item["embedding"]) == 7:  # the text of seven words
+                item["embedding"].pop()
+        return body
+
+    provider.always(Fault(edit=shorten))
+    await put(conn, "a", "b c", "one two three four five six seven", "d e f")
+    assert await embed_pending(database, embedder) == 3
+    for _ in range(embed.REFUSALS_MAX):
+        await execute(conn, MAKE_DUE)
+        assert await embed_pending(database, embedder) == 0
+    counts = await outbox.counts(conn)
+    assert (counts.pending, counts.dead) == (0, 1)
+    [letter] = await outbox.dead_letters(conn)
+    assert "31 numbers, not 32" in (letter.last_error or "")
+    provider.recover()
+    assert await outbox.revive(conn) == 1
+    assert await embed_pending(database, embedder) == 1
+
+
+async def test_a_content_is_embedded_once_and_a_long_text_in_chunks(
+    database: Database, conn: Connection, provider: OpenAIStub, embedder: OpenAIEmbedder
+) -> None:
+    await put(conn, "same", "same", "other")
+    assert await embed_pending(database, embedder) == 3
+    long = "".join(f"Sentence {n} has words. " for n in range(200))
+    await put(conn, "same", long)
+    assert await embed_pending(database, embedder) == 2
+    sent = [text for request in provider.requests for text in request.body["input"]]
+    assert sorted(sent[:2]) == ["other", "same"]
+    assert "same" not in sent[2:]
+    assert "".join(sent[2:]) == long
+    assert len(sent[2:]) == 3
+
+
 async def test_memories_of_another_embedder_are_told(
     database: Database, conn: Connection, database_url: str
 ) -> None:
