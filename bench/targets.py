@@ -39,6 +39,7 @@ def targets(figures: Sequence[Figure]) -> Iterator[Target]:
     yield from _daemons(run)
     yield from _cost(run)
     yield from _shape(run)
+    yield from _evidence(run)
 
 
 def last_over_first(values: Sequence[float]) -> float:
@@ -126,6 +127,13 @@ def _shape(run: "_Run") -> Iterator[Target]:
     yield _stated("the same, handlers busy %", run.ours("shape", "handlers busy %"))
     lost = run.ours("shape", "leases lost")
     yield _bound("leases that neighbours of a blocked loop lost", "<=", 0, lost, sum)
+
+
+def _evidence(run: "_Run") -> Iterator[Target]:
+    paraphrases = run.ours("evidence", "R@5", "semantic, paraphrase")
+    yield _bound("paraphrases among the first 5, semantic embedder", ">=", 0.9, paraphrases)
+    identifiers = run.ours("evidence", "R@1", "semantic, identifier")
+    yield _bound("identifiers found first, semantic embedder", ">=", 1, identifiers)
 
 
 class _Run:

@@ -18,6 +18,7 @@ from db.memory.memories import Hit
 from db.memory.outbox import DeadLetter, Outbox
 from db.memory.spaces import Hidden
 from db.pool import Connection
+from worker.cli.memory.bench import bench
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import connected, run_async, run_in_database
@@ -32,6 +33,7 @@ PROGRESS_SECONDS = 2.0
 FOUND_AMONG = 1000
 
 memory = Noun("memory", "Memory: texts that jobs remember.", default=None)
+memory.add_command(bench)
 
 
 @memory.verb("search", "jobsworth memory search 'when is the shop open'")

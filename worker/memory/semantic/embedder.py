@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from db.memory.spaces import SpaceKey
@@ -99,5 +100,7 @@ class SemanticEmbedder:
 
 def _after_the_jobs() -> None:
     # Only Linux has priorities of threads; elsewhere this would slow down the whole worker.
+    # Where it is forbidden, the thread works at the jobs' priority.
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

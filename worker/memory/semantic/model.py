@@ -49,6 +49,7 @@ class Model:
         options: Any = cast(Any, onnxruntime).SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only: its lines are not those of our log
         # Threads that spin while they wait would take the jobs' processors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session: Any = onnxruntime.InferenceSession(

@@ -1,0 +1,1 @@
+"""`jobsworth memory`, beyond the search."""
