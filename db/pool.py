@@ -116,10 +116,14 @@ class Database:
         pool_max: int = 10,
         statement_seconds: float = STATEMENT_SECONDS,
         acquire_seconds: float = 30.0,
+        lifetime_seconds: float = 3_600.0,
+        idle_seconds: float = 600.0,
         application_name: str = "jobsworth",
         late: type[DatabaseError] = Unavailable,
     ) -> None:
-        """`late` is what a statement raises that takes longer than `statement_seconds`."""
+        """`late` is what a statement raises that takes longer than `statement_seconds`. A
+        connection is replaced at `lifetime_seconds`, and closed when idle beyond `pool_min`.
+        """
         self.url = url
         self.schema = schema
         self.statement_seconds = statement_seconds
@@ -145,6 +149,8 @@ class Database:
             min_size=pool_min,
             max_size=pool_max,
             timeout=acquire_seconds,
+            max_lifetime=lifetime_seconds,
+            max_idle=idle_seconds,
             # The pool doubles its pause without a bound. When it gives up early, the next borrower
             # makes it try again at once.
             reconnect_timeout=RECONNECT_SECONDS,

@@ -26,6 +26,7 @@ from db.queue.effects import (
 from db.queue.new_job import NewJob
 from worker.attempt_state import AttemptState
 from worker.steps.changed import StepChanged
+from worker.steps.declaration import check_name
 from worker.steps.waits import Child
 
 # What a handler does not set by an option of `enqueue` or `spawn`.
@@ -138,11 +139,15 @@ def save(
     *,
     uri: str | None,
     media_type: str | None,
+    step: str | None,
+    metadata: Mapping[str, Any] | None,
 ) -> None:
     """An artifact: its content, or its address."""
     if (content is None) == (uri is None):
         raise InvalidInput(f"artifact {name!r} needs either content or uri", "pass one of them")
     check_uri(f"artifact {name!r}", uri)
+    if step is not None:
+        check_name("step", step)
     if not isinstance(cast(object, content), bytes | bytearray | memoryview | str | None):
         raise InvalidInput(
             f"the content of artifact {name!r} is a {type(content).__name__}",
@@ -164,6 +169,8 @@ def save(
             media_type=media_type or guessed or fallback,
             content=None if data is None else bytes(data),
             uri=uri,
+            step_name=step,
+            metadata=to_metadata(metadata, "a file"),
         )
     )
 

@@ -7,15 +7,7 @@ again.
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial, wraps
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    ParamSpec,
-    TypeVar,
-    Unpack,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from db.conversations.messages import Message
 from db.deployments.deployments import Deployment
@@ -37,7 +29,7 @@ from worker.money.open_call import OpenCall
 from worker.money.sending import CallOptions, Sending
 from worker.people import own_agent
 from worker.plain_job import ChildOptions, PlainJob, state_of
-from worker.steps import changed, checkpoints, parents, steps, waits
+from worker.steps import changed, checkpoints, files, parents, steps, waits
 from worker.steps.declaration import StepEffect
 from worker.steps.parents import Parents
 from worker.steps.waits import Child
@@ -455,6 +447,14 @@ class Job(PlainJob):
         return await recall.recall(
             self._state, query, limit=limit, thread_only=thread_only, kind=kind
         )
+
+    @_in_the_loop
+    async def load(self, name: str) -> bytes:
+        """Return the content of a file that this job has saved, also in a former attempt.
+
+        Raises `NotFound`; `InvalidInput` for a file that is only an address.
+        """
+        return await files.load(self._state, name)
 
     @_in_the_loop
     async def parents(self) -> Parents:

@@ -215,14 +215,25 @@ class PlainJob:
         *,
         uri: str | None = None,
         media_type: str | None = None,
+        step: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Save a file of this job: its content (at most 100 MiB), or the `uri` where it is stored.
 
-        It commits when the attempt ends well; a replay saves nothing twice. Without `media_type`
-        the type is guessed from the name. Raises `InvalidInput` for a name that this attempt has
+        It commits when the attempt ends well; a replay saves nothing twice. `step` names the step
+        that made it, `metadata` is your own. Without `media_type` the type is guessed from the
+        name. Raises `InvalidInput` for a name that this attempt has
         saved already, and unless exactly one of content and uri is given.
         """
-        effects.save(self._state, name, content, uri=uri, media_type=media_type)
+        effects.save(
+            self._state,
+            name,
+            content,
+            uri=uri,
+            media_type=media_type,
+            step=step,
+            metadata=metadata,
+        )
 
     def remember(
         self,

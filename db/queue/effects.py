@@ -98,13 +98,15 @@ class MemoryEffect:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactEffect:
-    """A file that the job made: its content, or its address (`uri`)."""
+    """A file that the job made: its content, or its address (`uri`). `metadata` is JSON text."""
 
     key: str
     name: str
     media_type: str
     content: bytes | None = None
     uri: str | None = None
+    step_name: str | None = None
+    metadata: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,12 +331,13 @@ async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffec
 
 ARTIFACTS: LiteralString = """
 insert into jobsworth.artifacts (
-  team_id, job_id, effect_key, name, media_type, bytes, sha256, content, uri)
+  team_id, job_id, effect_key, name, media_type, bytes, sha256, content, uri, step_name, metadata)
 select e.team_id, e.job_id, e.key, e.name, e.media_type, e.bytes, e.sha256,
-  case when e.sha256 is not null then (%(contents)b::bytea[])[e.n] end, e.uri
+  case when e.sha256 is not null then (%(contents)b::bytea[])[e.n] end, e.uri, e.step_name,
+  e.metadata::jsonb
 from jsonb_to_recordset(%(rows)s::jsonb) as e (
   team_id uuid, job_id uuid, key text, name text, media_type text, bytes bigint, sha256 text,
-  uri text, n int)
+  uri text, step_name text, metadata text, n int)
 on conflict do nothing
 """
 
@@ -349,6 +352,8 @@ async def _write_artifacts(conn: Connection, rows: list[tuple[Origin, ArtifactEf
                 "name": effect.name,
                 "media_type": effect.media_type,
                 "uri": effect.uri,
+                "step_name": effect.step_name,
+                "metadata": effect.metadata,
                 "n": n,
                 **measured(effect.content),
             }

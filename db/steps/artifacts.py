@@ -89,6 +89,32 @@ async def content(conn: AsyncConnection[Any], artifact_id: UUID) -> bytes | None
     return row["content"]
 
 
+# A branch's job also reads what the jobs that it goes on from had saved before the cut.
+NAMED: LiteralString = """
+select f.content, f.uri
+from (
+  select a.id, a.content, a.uri, 0 as depth
+  from jobsworth.artifacts a
+  where a.job_id = %(job_id)s and a.name = %(name)s
+  union all
+  select a.id, a.content, a.uri, c.depth
+  from jobsworth.sources_of(%(job_id)s) c
+  join jobsworth.artifacts a on a.job_id = c.from_job_id
+  where a.name = %(name)s and a.created_at < c.cut_at
+) f
+order by f.depth, f.id desc
+limit 1
+"""
+
+
+async def named(
+    conn: AsyncConnection[Any], job_id: UUID, name: str
+) -> tuple[bytes | None, str | None] | None:
+    """The content, or else the address, of a job's file of this name; None if it has none."""
+    row = await fetch_one(conn, NAMED, {"job_id": job_id, "name": name})
+    return None if row is None else (row["content"], row["uri"])
+
+
 KEEP_LOG: LiteralString = (
     FENCED
     + """

@@ -311,3 +311,10 @@ async def test_a_transaction_that_falls_silent_is_ended_by_the_server(database: 
     with pytest.raises(Unavailable):
         await fall_silent()
     assert await database.fetch_val("select 1") == 1
+
+
+async def test_a_pool_waits_and_renews_its_connections_as_it_is_told() -> None:
+    pool = Database(
+        "postgresql://localhost/none", acquire_seconds=9, lifetime_seconds=50, idle_seconds=7
+    ).pool
+    assert (pool.timeout, pool.max_lifetime, pool.max_idle) == (9, 50, 7)

@@ -105,6 +105,9 @@ def make_parts(
         pool_min=settings.pool_min,
         pool_max=settings.pool_max,
         statement_seconds=settings.statement_seconds,
+        acquire_seconds=settings.pool_wait_seconds,
+        lifetime_seconds=settings.pool_lifetime_seconds,
+        idle_seconds=settings.pool_idle_seconds,
         application_name="jobsworth worker",
     )
     # Handlers that hold connections must not keep the worker from claiming and finishing. A late
@@ -115,6 +118,9 @@ def make_parts(
         pool_min=0,
         pool_max=settings.handler_pool_max,
         statement_seconds=settings.statement_seconds,
+        acquire_seconds=settings.pool_wait_seconds,
+        lifetime_seconds=settings.pool_lifetime_seconds,
+        idle_seconds=settings.pool_idle_seconds,
         application_name="jobsworth handlers",
         late=Refused,
     )

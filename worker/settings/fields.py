@@ -177,6 +177,18 @@ class Settings(BaseSettings):
 
     pool_min: int = Field(2, ge=1, le=1_000, description="database connections kept open")
     pool_max: int = Field(10, ge=1, le=1_000, description="most database connections")
+    pool_wait_seconds: Seconds = Field(
+        30.0, ge=0.1, le=3_600, description="longest time to wait for a free database connection"
+    )
+    pool_lifetime_seconds: Seconds = Field(
+        3_600.0, ge=1, le=604_800, description="age at which a database connection is replaced"
+    )
+    pool_idle_seconds: Seconds = Field(
+        600.0,
+        ge=1,
+        le=604_800,
+        description="time after which an unused database connection beyond pool_min is closed",
+    )
     handler_pool_max: int = Field(
         10,
         ge=1,
