@@ -97,7 +97,7 @@ begin
 end $$;
 
 -- After the commit that ended, parked or set aside these jobs, promote those that wait at their
--- gates. Slots of leases that are over are deleted. Returns the ids that another transaction holds.
+-- gates. Slots of leases, and turns, that are over are deleted. Returns the ids that another transaction holds.
 create function jobsworth.release_gates(
   job_ids uuid[], claimant uuid default null, room int default 0) returns uuid[]
   language plpgsql
@@ -114,8 +114,8 @@ begin
     using unnest(job_ids) as u (id)
     cross join lateral (
       select r.status, r.lease_no from jobsworth.reactive_jobs r where r.id = u.id offset 0) j
-    where s.job_id = u.id and s.lease_no is not null
-      and not (j.status = 'running' and j.lease_no = s.lease_no)
+    where s.job_id = u.id and not case when s.lease_no is null then j.status = 'queued'
+      else j.status = 'running' and j.lease_no = s.lease_no end
     returning s.limit_name, s.key
   )
   select array_agg(o.limit_name), array_agg(o.key) into freed, keys from over o;

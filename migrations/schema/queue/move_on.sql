@@ -267,7 +267,10 @@ begin
       or j.waiting_detail not like 'limit %')),
     array_agg(j.id) filter (where j.waiting_for = 'budget'),
     array_agg(distinct j.run_id) filter (where j.run_id is not null),
-    array_agg(j.id) filter (where j.limited or j.waiting_for = 'limit' and j.run_at is null)
+    -- Also those that were queued because they had their turn at a gate.
+    array_agg(j.id) filter (where j.limited or j.waiting_for = 'limit' and j.run_at is null
+      or exists (select 1 from jobsworth.job_limits) and exists (
+        select 1 from jobsworth.job_limit_slots s where s.job_id = j.id))
   into lanes, parents, parked, short, runs, gated
   from jobsworth.reactive_jobs j
   where j.id = any(job_ids);

@@ -165,7 +165,8 @@ begin
   elsif later and at < clock_timestamp() + interval '1 second' then
     perform pg_notify('jobsworth.wake', 'timer');
   end if;
-  if later and not timed and j.lane is not null then
+  -- It has left its place in its lane, and its turn at a limit.
+  if later and not timed then
     perform jobsworth.unblock(array[j.id]);
   end if;
   return true;

@@ -9,6 +9,7 @@ import pytest
 from db.limits import gates, job_limits
 from db.pool import Connection, Database, execute
 from db.queue import promote
+from db.queue.enqueue import enqueue
 from tests.db.protocol import (
     add,
     breaches,
@@ -281,3 +282,24 @@ async def test_an_overlong_key_stops_nobody(conn: Connection) -> None:
         "insert into jobsworth.reactive_jobs (mode, lane) values ('answer', repeat('x', 2000))",
     )
     assert len((await claim(conn, worker_id)).jobs) == 1
+
+
+@pytest.mark.parametrize("change", ["cancel", "debounce"])
+async def test_a_turn_that_is_given_up_goes_to_the_next_at_once(
+    conn: Connection, change: str
+) -> None:
+    await job_limits.set_limit(conn, "each", per="key", slots=1)
+    worker_id = await register(conn)
+    first = await add(conn, limit_key="x")
+    second = await add(conn, limit_key="x", unique_key="k", unique_until="start")
+    third = await add(conn, limit_key="x")
+    [job] = (await claim(conn, worker_id)).jobs
+    await settle(conn, done(lease_of(job, worker_id)))
+    assert await states(conn, first, second, third) == [
+        *(("done", None), ("queued", None), ("waiting", "limit"))
+    ]
+    if change == "cancel":
+        await cancel(conn, second)
+    else:
+        await enqueue(conn, "answer", unique_key="k", on_conflict="replace", delay=60)
+    assert await states(conn, third) == [("queued", None)]
