@@ -67,7 +67,8 @@ faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each res
 limits: export PYTHONDONTWRITEBYTECODE =
 limits: $(STAMP) ## count what limits let through while daemons are killed and frozen (LIMIT_SECONDS=120)
 	JOBSWORTH_FAULT_LIMIT_SECONDS=$(LIMIT_SECONDS) JOBSWORTH_FAULT_LIMIT_DAEMONS=$(LIMIT_DAEMONS) \
-	    $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 tests/faults/test_limits.py $(ARGS)
+	    JOBSWORTH_TEST_LIMIT_EXAMPLES=100 $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 \
+	    tests/faults/test_limits.py tests/db/limits/test_limits_model.py $(ARGS)
 
 faketime: ## install what sets the clock of a server in the fault tests, from Debian (as root, or with sudo)
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \

@@ -20,6 +20,9 @@ class Job:
     place: int | None = None
     holds_lane: bool = False
     unique_key: str | None = None
+    until_start: bool = False
+    started: bool = False
+    limit_key: str | None = None
     parent: Job | None = None
     is_child: bool = False
     needs: tuple[Job, ...] = ()
@@ -36,6 +39,11 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.status in ("done", "failed", "canceled")
+
+    @property
+    def keeps_key(self) -> bool:
+        """Does it keep others from its unique key, or would it if it were open?"""
+        return self.unique_key is not None and not (self.until_start and self.started)
 
     @property
     def suspect(self) -> bool:
@@ -65,16 +73,41 @@ class Model:
 
     jobs: dict[UUID, Job] = field(default_factory=dict[UUID, Job])
     places: int = 0
+    windows: dict[str, Job] = field(default_factory=dict[str, Job])
 
-    def holder(self, unique_key: str | None) -> Job | None:
+    def holder(self, unique_key: str | None, *, windowed: bool = False) -> Job | None:
+        """Who keeps a call with this key from a job; `windowed`: it asks for a window."""
+        if unique_key is None:
+            return None
+        window = self.windows.get(unique_key)
+        if windowed and window is not None:
+            return window
+        return self.open_holder(unique_key) or window
+
+    def open_holder(self, unique_key: str | None) -> Job | None:
+        """The open job that has this key."""
         return next(
             (
                 j
                 for j in self.jobs.values()
-                if unique_key and j.unique_key == unique_key and not j.ended
+                if unique_key and j.unique_key == unique_key and j.keeps_key and not j.ended
             ),
             None,
         )
+
+    def replace(self, job: Job, *, due: bool, debounced: bool) -> bool:
+        """Let a job that has not started take the time of a later call; returns whether it did."""
+        if job.started or job.ended:
+            return False
+        timed = job.waiting_for in ("timer", "parents")
+        if debounced:
+            due = not (timed and not job.due)
+        if due or timed:
+            job.due = due
+        else:
+            job.due, job.place = False, None
+            self._wait(job, "timer")
+        return True
 
     def blocked(self, job: Job) -> bool:
         others = [o for o in self.jobs.values() if o.lane == job.lane and o is not job]

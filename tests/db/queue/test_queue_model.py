@@ -7,7 +7,7 @@ two differ, a look is missing, or too many were taken. No sweep helps here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -57,11 +57,7 @@ from tests.db.protocol import (
     signal,
     tried_again,
 )
-from tests.db.queue.model import (
-    STEPPED_ASIDE,
-    Job,
-    Model,
-)
+from tests.db.queue.model import STEPPED_ASIDE, Job, Model
 
 pytestmark = [
     pytest.mark.both,
@@ -81,7 +77,7 @@ set session_replication_role = replica;
 truncate jobsworth.reactive_jobs, jobsworth.job_edges, jobsworth.signals, jobsworth.steps,
   jobsworth.artifacts, jobsworth.run_metrics, jobsworth.branch_reads, jobsworth.attempt_history,
   jobsworth.workers, jobsworth.approvals, jobsworth.approval_decisions, jobsworth.fair_keys,
-  jobsworth.job_limit_slots
+  jobsworth.job_limit_slots, jobsworth.unique_windows, jobsworth.replacements
   cascade;
 reset session_replication_role
 """
@@ -112,6 +108,9 @@ STEPS = 30
 
 class Queue(RuleBasedStateMachine):
     """Every operation, on both."""
+
+    limit_keys: Sequence[str | None] = (None,)
+    """Those of the jobs, in turn."""
 
     every = Bundle("every")
     running = Bundle("running")
@@ -163,6 +162,7 @@ class Queue(RuleBasedStateMachine):
             after=[job.id for job in needs],
             holds_lane=holds_lane,
             priority=priority,
+            limit_key=(limit_key := self._limit_key()),
         )
         holder = self.model.holder(unique_key)
         assert added.created == (holder is None)
@@ -171,9 +171,67 @@ class Queue(RuleBasedStateMachine):
             return holder
         # A scheduled job that its own lane waits for would wait for ever: that is not asked for.
         job = Job(added.job_id, lane, None, holds_lane, unique_key, needs=tuple(needs), due=due)
+        job.limit_key = limit_key
         self.model.arrive(job)
         self.model.look()
         return job
+
+    @rule(
+        target=every,
+        lane=st.sampled_from([None, "a"]),
+        unique_key=st.sampled_from(["k", "l"]),
+        time=st.sampled_from(["now", "later", "debounced"]),
+        until_start=st.booleans(),
+        windowed=st.sampled_from([False, False, True]),
+        on_conflict=st.sampled_from([None, "replace", "replace", "reject"]),
+        priority=st.sampled_from([3, 1]),
+    )
+    def add_unique(
+        self,
+        lane: str | None,
+        unique_key: str,
+        time: str,
+        until_start: bool,
+        windowed: bool,
+        on_conflict: str | None,
+        priority: int,
+    ) -> Any:
+        """A call with terms of its own for its key."""
+        debounced = time == "debounced"
+        if debounced:
+            on_conflict, until_start = None, True
+        until_start = until_start or on_conflict == "replace"
+        options: Any = {
+            "lane": lane,
+            "unique_key": unique_key,
+            "unique_until": "start" if until_start and not debounced else None,
+            "unique_seconds": FAR_SECONDS if windowed else None,
+            "on_conflict": on_conflict,
+            "delay": FAR_SECONDS if time == "later" else None,
+            "debounce_seconds": FAR_SECONDS if debounced else None,
+            "priority": priority,
+            "limit_key": self._limit_key(),
+        }
+        holder = self.model.holder(unique_key, windowed=windowed)
+        if holder is not None and on_conflict == "reject":
+            with pytest.raises(Conflict):
+                self.run(enqueue, "answer", **options)
+            return multiple(*tuple[Job]())
+        added = self.run(enqueue, "answer", **options)
+        if holder is None:
+            assert added.created
+            job = Job(added.job_id, lane, None, False, unique_key, until_start, due=time == "now")
+            job.limit_key = options["limit_key"]
+            if windowed:
+                self.model.windows[unique_key] = job
+            self.model.arrive(job)
+            self.model.look()
+            return job
+        replaces = debounced or on_conflict == "replace"
+        replaced = replaces and self.model.replace(holder, due=time == "now", debounced=debounced)
+        self.model.look()
+        assert (added.job_id, added.created, added.replaced) == (holder.id, False, replaced)
+        return multiple(*tuple[Job]())
 
     @rule(target=running, wanted=st.integers(1, 3))
     def claim(self, wanted: int) -> Any:
@@ -191,6 +249,7 @@ class Queue(RuleBasedStateMachine):
         for one in got.jobs:
             job = self.model.jobs[one.id]
             job.status, job.lease = "running", lease_of(one, self.worker_id)
+            job.started = True
         self.run(promote.promote_lanes, got.deferred_lanes)
         self.model.look()
         return multiple(*taken)
@@ -275,7 +334,8 @@ class Queue(RuleBasedStateMachine):
         again = job.status in ("failed", "canceled")
         if again and job.is_child and job.parent and job.parent.ended:
             return  # it may go on alone, which the invariant below would call an orphan
-        if (again and self.model.holder(job.unique_key)) or not (again or timed):
+        taken = job.keeps_key and self.model.open_holder(job.unique_key)
+        if (again and taken) or not (again or timed):
             with pytest.raises(Conflict):
                 self.run(retry, job.id)
             return
@@ -312,20 +372,14 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def is_as_the_model_says(self) -> None:
-        found = {
-            one["id"]: (
-                one["status"],
-                one["waiting_for"],
-                one["failures"],
-                one["crashes"],
-                one["stopping"],
-            )
-            for one in self.run(fetch_all, ALL)
-        }
-        assert found == {
+        assert self.found() == {
             job.id: (job.status, job.waiting_for, job.failures, job.crashes, job.stopping)
             for job in self.model.jobs.values()
         }
+
+    def found(self) -> dict[UUID, tuple[Any, ...]]:
+        """What the database says of each job."""
+        return {one.pop("id"): tuple(one.values()) for one in self.run(fetch_all, ALL)}
 
     @invariant()
     def breaks_no_rule(self) -> None:
@@ -376,6 +430,9 @@ class Queue(RuleBasedStateMachine):
         else:
             self.model.requeue(job)
 
+    def _limit_key(self) -> str | None:
+        return self.limit_keys[len(self.model.jobs) % len(self.limit_keys)]
+
     def _key(self, kind: str) -> str:
         self._keys += 1
         return f"{kind}:{self._keys:06}"
@@ -395,22 +452,26 @@ async def _commit(conn: Connection, ending: Finish, made: tuple[Effect, ...]) ->
 def test_any_sequence_of_operations_leaves_the_queue_as_the_model_says(
     database_url: str, fair: bool
 ) -> None:
+    play(database_url, Queue, EXAMPLES_OF_OLDER if fair else EXAMPLES, fair=fair)
+
+
+def play(database_url: str, kind: type[Queue], examples: int, *, fair: bool = False) -> None:
+    """Play so many sequences; on an older version fewer."""
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal("asyncio", {"use_uvloop": True}))
         database = Database(database_url, pool_min=1, pool_max=1)
         stack.enter_context(portal.wrap_async_context_manager(database))
         conn = stack.enter_context(portal.wrap_async_context_manager(database.connection()))
-
         newest = conn.info.server_version >= NEWEST
 
-        class OnThisDatabase(Queue):
+        class OnThisDatabase(kind):
             def __init__(self) -> None:
                 super().__init__(_on(portal, conn), fair)
 
         run_state_machine_as_test(
             OnThisDatabase,
             settings=settings(
-                max_examples=EXAMPLES if newest and not fair else EXAMPLES_OF_OLDER,
+                max_examples=examples if newest else min(examples, EXAMPLES_OF_OLDER),
                 stateful_step_count=STEPS,
                 deadline=None,
                 # Shrinking a database takes minutes; the steps that failed are shown anyhow.
