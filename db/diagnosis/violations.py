@@ -18,12 +18,15 @@ LIMIT_MAX = 10_000
 
 
 class Violation(BaseModel):
-    """One breach: the invariant, the row that breaks it (a job, call or deployment), and how."""
+    """One breach: the invariant, the row that breaks it (a job, call or deployment), and how.
+
+    `subject_id` is None for a row without an id, which `detail` names.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     invariant: str
-    subject_id: UUID
+    subject_id: UUID | None
     detail: str | None
 
 

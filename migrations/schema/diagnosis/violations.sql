@@ -167,6 +167,27 @@ from (
 ) h
 where h.taken > h.slots and h.started_at > h.changed_at
 union all
+-- A limit that was set in a long transaction does not count what began meanwhile.
+select 'running without the slot that its limit asks for', j.id, g.gate, now()
+from (
+  select array_agg(r.id) as job_ids
+  from jobsworth.workers w
+  cross join lateral (
+    select x.id from jobsworth.reactive_jobs x
+    where x.status = 'running' and x.worker_id is not null and x.worker_id = w.id offset 0) r
+  where exists (select 1 from jobsworth.job_limits l where l.slots is not null)
+) r
+cross join lateral jobsworth.gates_of(r.job_ids) g
+join jobsworth.job_limits l on l.limit_name = g.limit_name
+cross join lateral (
+  select x.id, x.status, x.lease_no, x.started_at from jobsworth.reactive_jobs x
+  where x.id = g.job_id offset 0) j
+where not g.is_rate and j.status = 'running' and j.started_at > l.changed_at + interval '1 minute'
+  and not exists (
+    select 1 from jobsworth.job_limit_slots s
+    where s.limit_name = g.limit_name and s.key = g.key and s.job_id = g.job_id
+      and s.lease_no = j.lease_no)
+union all
 select 'slot of a job that has ended', s.job_id, 'limit ' || s.limit_name, now()
 from jobsworth.job_limit_slots s
 cross join lateral (
@@ -174,7 +195,8 @@ cross join lateral (
 where j.finished_at < now() - interval '5 minutes'
 union all
 -- The first of each gate, of the first thousand gates. Within 30 seconds after the last slot was given
--- or given back, somebody may be about to promote it.
+-- or given back, somebody may be about to promote it; a rate has been at rest for so long, and the turn
+-- of the first is as long ago, or nobody has noted it.
 (with recursive head as (
   select 1 as n, f.hash, f.id
   from (
@@ -201,17 +223,22 @@ cross join lateral (
   select r.id, r.waiting_detail, r.created_at from jobsworth.reactive_jobs r
   where r.id = h.id offset 0) j
 cross join lateral (
-  select g.limit_name, g.key, g.needs from jobsworth.gates_of(array[j.id]) g
-  where g.gate = j.waiting_detail and not g.is_rate) g
+  select g.limit_name, g.key, g.needs, g.is_rate from jobsworth.gates_of(array[j.id]) g
+  where g.gate = j.waiting_detail) g
+left join jobsworth.job_limit_rates k on k.limit_name = g.limit_name and k.key = g.key
 where j.created_at < now() - interval '30 seconds'
-  and jobsworth.room_at(g.limit_name, g.key) >= g.needs
-  and not exists (
-    select 1 from jobsworth.job_limit_slots s
-    cross join lateral (
-      select r.status, r.lease_no, r.finished_at from jobsworth.reactive_jobs r
-      where r.id = s.job_id offset 0) o
-    where s.limit_name = g.limit_name and (s.turn_at > now() - interval '30 seconds'
-      or coalesce(o.finished_at > now() - interval '30 seconds', o.status <> 'running'))));
+  and case when g.is_rate
+    then coalesce(k.arrival_at < now() - interval '30 seconds', true)
+      and coalesce(k.due_at < now() - interval '30 seconds', true)
+    else jobsworth.room_at(g.limit_name, g.key) >= g.needs
+      and not exists (
+        select 1 from jobsworth.job_limit_slots s
+        cross join lateral (
+          select r.status, r.lease_no, r.finished_at from jobsworth.reactive_jobs r
+          where r.id = s.job_id offset 0) o
+        where s.limit_name = g.limit_name and (s.turn_at > now() - interval '30 seconds'
+          or coalesce(o.finished_at > now() - interval '30 seconds', o.status <> 'running')))
+    end);
 
 create view jobsworth.violations_of_runs (invariant, subject_id, detail, at) as
 select 'open run whose jobs have all ended', r.id, r.status::text, now()

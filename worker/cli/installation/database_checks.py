@@ -246,7 +246,8 @@ async def _violations(conn: Connection) -> list[Finding]:
     return [
         problem(
             "violations",
-            f"{each.invariant}: {each.subject_id} ({each.detail})",
+            f"{each.invariant}: {each.subject_id or each.detail}"
+            + (f" ({each.detail})" if each.subject_id else ""),
             "report it with the logs of that time: an invariant of Jobsworth is broken",
         )
         for each in await violations.list_violations(conn, SHOWN_MAX)
