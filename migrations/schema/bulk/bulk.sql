@@ -87,16 +87,35 @@ create function jobsworth.move_locked(job_ids uuid[], to_queue text, to_priority
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
-  ready uuid[];
+  ready uuid[] := array(
+    select j.id from jobsworth.reactive_jobs j
+    where j.id = any(job_ids) and j.status::text = 'queued');
+  gated uuid[];
 begin
   update jobsworth.reactive_jobs j
   set queue = coalesce(to_queue, j.queue), priority = coalesce(to_priority, j.priority)
   where j.id = any(job_ids) and j.status::text = 'waiting';
+  -- The limit at which a job waits may not be for it any more.
+  if to_queue is not null then
+    gated := array(
+      select j.id from jobsworth.reactive_jobs j
+      where j.id = any(job_ids) and j.status::text = 'waiting' and j.waiting_for = 'limit'
+        and j.run_at is null and j.waiting_detail like 'limit %');
+    if gated <> '{}' then
+      perform jobsworth.reconsider(array(
+        select u.id from unnest(gated) u (id)
+        except
+        select g.job_id from jobsworth.gates_of(gated) g
+        cross join lateral (
+          select r.waiting_detail from jobsworth.reactive_jobs r where r.id = g.job_id offset 0) j
+        where j.waiting_detail = g.gate));
+    end if;
+  end if;
   with placed as materialized (
     select q.id, nextval('jobsworth.job_position'::regclass) as position
     from (
       select j.id from jobsworth.reactive_jobs j
-      where j.id = any(job_ids) and j.status::text = 'queued'
+      where j.id = any(ready)
       order by j.priority, j.position) q
   ), moved as (
     -- `any(array[…])` keeps the plan on the primary key, job by job.

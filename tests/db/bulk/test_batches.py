@@ -13,9 +13,11 @@ from db.bulk import batches
 from db.bulk.batches import BACKWARD, FORWARD, PAGE_COLUMNS, Applied, Change, Operation, Page
 from db.bulk.filters import JobFilter
 from db.errors import InvalidInput
+from db.limits import job_limits
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue import jobs
 from db.queue.enqueue_many import enqueue_many
+from db.queue.jobs import JobStatus
 from db.queue.new_job import NewJob
 from tests.db.protocol import BREACHES, add, claim, register, row, state
 from tests.db.queue.job_rows import put
@@ -281,3 +283,20 @@ async def test_a_page_reads_its_rows_by_the_primary_key(conn: Connection) -> Non
         text = "\n".join(next(iter(line.values())) for line in plan)
         assert "using reactive_jobs_pkey" in text, text
         assert "rows=500" in text, text
+
+
+async def test_a_moved_job_waits_no_longer_at_a_limit_that_is_not_for_it(
+    conn: Connection, database: Database
+) -> None:
+    await job_limits.set_limit(conn, "slow", queue="slow", slots=1)
+    await job_limits.set_limit(conn, "each", per="key", slots=1)
+    worker = await register(conn)
+    jobs = [await add(conn, queue="slow", limit_key=key) for key in ("a", "b", "a", "c")]
+    await claim(conn, worker, queues=["slow"])
+    await claim(conn, worker, queues=["slow"])
+    gates = [(await row(conn, j))["waiting_detail"] for j in jobs]
+    assert gates == [None, "limit slow", "limit each, key a", "limit slow"]
+    change, which = Change(Operation.MOVE, queue="default"), JobFilter(status=JobStatus.WAITING)
+    assert (await all_of(conn, database, change, which)).applied == 3
+    assert [(await state(conn, j))[0] for j in jobs] == ["running", "queued", "waiting", "queued"]
+    assert [job.id for job in (await claim(conn, worker)).jobs] == [jobs[1], jobs[3]]
