@@ -50,12 +50,13 @@ class UnknownMode(BaseModel):
 
 
 class QueueCounts(BaseModel):
-    """The open jobs of one queue, and whether it is paused."""
+    """The open jobs of one queue, and whether it is paused, or fair."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     paused: bool
+    fair: bool
     queued: int
     waiting: int
     running: int
@@ -203,6 +204,7 @@ with open_jobs as (
   cross join lateral unnest(w.queues) as s (queue)
 )
 select n.name, coalesce(bool_or(q.paused), false) as paused,
+  coalesce(bool_or(q.fair), false) as fair,
   coalesce(sum(o.queued), 0)::bigint as queued, coalesce(sum(o.waiting), 0)::bigint as waiting,
   coalesce(sum(o.running), 0)::bigint as running
 from (
@@ -210,7 +212,7 @@ from (
   union
   select s.queue from served s
   union
-  select q.name from jobsworth.queues q where q.paused) n
+  select q.name from jobsworth.queues q where q.paused or q.fair) n
 left join jobsworth.queues q on q.name = n.name
 left join open_jobs o on o.queue = n.name
 group by n.name

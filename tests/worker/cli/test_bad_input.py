@@ -48,6 +48,8 @@ REFUSED = {
     "no id": (["job", "show", "the-last-one"], "", ["not the id of a job", "jobsworth job list"]),
     "long id": (["job", "show", "0" * 33], "", ["not the id of a job"]),
     "no status": (["jobs", "--status", "lost"], "", ["'lost' is not one of", "queued"]),
+    "no policy": (["thread", "policy", "0" * 32, "now"], "", ["POLICY 'now' is not one of"]),
+    "fair key": (["enqueue", "greet", "--fair-key", ""], "", ["fair_key is empty"]),
     "limit": (["jobs", "--limit", "100000"], "", ["--limit", "from 1 to 1,000"]),
     "since": (["ledger", "--since", "once"], "", ["--since 'once'", "7d"]),
     "no text": (["memory", "search", " "], "", ["is empty"]),

@@ -350,9 +350,17 @@ def test_a_paused_queue_says_so_everywhere(database_url: str) -> None:
     assert cli_json(database_url, "queue", "pause", "mail")["paused"] is True
     assert cli_json(database_url, "why", job_id)["reason"] == "paused"
     [queue] = cli_json(database_url, "queue", "list")
-    assert queue == {"name": "mail", "paused": True, "queued": 1, "waiting": 0, "running": 0}
+    assert queue == {
+        "name": "mail",
+        "paused": True,
+        "fair": False,
+        "queued": 1,
+        "waiting": 0,
+        "running": 0,
+    }
     assert cli_json(database_url, "queue", "resume", "mail")["paused"] is False
-    assert cli_json(database_url, "queue", "list")[0]["paused"] is False
+    assert run_cli("queue", "fair", "mail", url=database_url).returncode == 0
+    assert "open, fair" in run_cli("queue", "list", url=database_url).stdout
 
 
 def test_a_misspelt_queue_is_not_paused(database_url: str) -> None:

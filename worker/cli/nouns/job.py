@@ -200,6 +200,7 @@ def why(job: str, as_json: bool) -> None:
 @click.option("--session", metavar="UUID", help="The session that it belongs to.")
 @click.option("--agent", metavar="UUID", help="The agent that it is for.")
 @click.option("--limit-key", metavar="KEY", help="Its key for limits per key (`job-limit`).")
+@click.option("--fair-key", metavar="KEY", help="Whose turn it is.  [default: the team]")
 @click.option(
     "--limit-weight", type=click.INT, metavar="N", help="How much of a rate its start takes."
 )
@@ -235,6 +236,7 @@ def enqueue(
     agent: str | None,
     limit_key: str | None,
     limit_weight: int | None,
+    fair_key: str | None,
     after: tuple[str, ...],
     wait: bool,
     as_json: bool,
@@ -261,6 +263,7 @@ def enqueue(
         "agent_id": ids.optional_id("agent", agent),
         "limit_key": limit_key,
         "limit_weight": limit_weight,
+        "fair_key": fair_key,
     }
     return enqueue_job(mode, read_payload(payload), chosen, after=after, wait=wait, as_json=as_json)
 

@@ -30,7 +30,7 @@ queue = Noun("queue", "Queues: named streams of jobs.")
 @queue.verb("list", "jobsworth queue")
 @options.as_json
 def list_queues(as_json: bool) -> None:
-    """List the queues that have open jobs, a worker or a pause."""
+    """List the queues that have open jobs, a worker or a pause, or are fair."""
 
     async def work(conn: Connection) -> list[QueueCounts]:
         return await checkup.queues(conn)

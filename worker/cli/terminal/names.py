@@ -54,7 +54,7 @@ def approvals(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 
 def queues(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of queues that have open jobs, a worker or a pause."""
+    """Names of queues that have open jobs, a worker or a pause, or are fair."""
     from db.diagnosis import checkup
 
     async def read(conn: "Connection") -> Named:

@@ -182,7 +182,4 @@ def _of_usage(error: click.ClickException) -> Problem:
 def _name(parameter: click.Parameter | None) -> str:
     if isinstance(parameter, click.Option):
         return max(parameter.opts, key=len)
-    return "" if parameter is None else parameter.make_metavar(_NOWHERE).strip("[]")
-
-
-_NOWHERE = click.Context(click.Command("jobsworth"))
+    return "" if parameter is None else parameter.human_readable_name.strip("[]")

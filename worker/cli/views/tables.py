@@ -36,14 +36,14 @@ def emit_queues(found: list[QueueCounts]) -> None:
     rows = [
         [
             queue.name,
-            styled("paused" if queue.paused else "open"),
+            styled("paused" if queue.paused else "open", ", fair" if queue.fair else ""),
             f"{queue.queued:,}",
             f"{queue.waiting:,}",
             f"{queue.running:,}",
         ]
         for queue in found
     ]
-    emit_table(QUEUES, rows, "no queue has open jobs, a worker or a pause")
+    emit_table(QUEUES, rows, "no queue has open jobs, a worker or a pause, or is fair")
 
 
 def emit_workers(found: list[Worker], rescue_seconds: float) -> None:
