@@ -22,8 +22,10 @@ declare
       when 'waiting' then true
       else false end
     when 'done' then false
-    else new.status = 'waiting' and new.failures = 0 and new.crashes = 0
-      and new.waiting_for in ('timer', 'parents')
+    else new.failures = 0 and new.crashes = 0 and case new.status
+      when 'queued' then new.position <> old.position
+      when 'waiting' then new.waiting_for in ('timer', 'parents')
+      else false end
   end;
 begin
   if not legal then

@@ -70,6 +70,8 @@ create function jobsworth.restart_locked(job_ids uuid[]) returns void language p
   set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
   taken record;
+  free uuid[];
+  others uuid[];
 begin
   select j.id, j.unique_key, x.id as holder into taken
   from jobsworth.reactive_jobs j
@@ -97,9 +99,28 @@ begin
   update jobsworth.approvals a set effect_key = null
   where a.job_id = any(job_ids) and a.superseded_by is null and a.chosen_option = 'reject';
 
-  -- They wait for a timer that is due, so `reconsider` gives each its place. If a job that they
-  -- need is open, or is restarted here too, they wait for that job.
+  -- A job that has no lane, needs no other and is part of no run is queued at once: for many that takes
+  -- half as long. The others wait for a timer that is due, so `reconsider` gives each its place. If a
+  -- job that they need is open, or is restarted here too, they wait for that job.
+  select coalesce(array_agg(j.id) filter (where j.free), '{}'),
+    coalesce(array_agg(j.id) filter (where not j.free), '{}')
+  into free, others
+  from (
+    select x.id, x.lane is null and x.run_id is null and not exists (
+      select 1 from jobsworth.job_edges e where e.job_id = x.id) as free
+    from jobsworth.reactive_jobs x
+    where x.id = any(job_ids)) j;
   begin
+    with placed as materialized (
+      select u.id, nextval('jobsworth.job_position'::regclass) as position
+      from (select f.id from unnest(free) as f (id) order by f.id) u
+    )
+    update jobsworth.reactive_jobs x
+    set status = 'queued', run_at = clock_timestamp(), finished_at = null, position = p.position,
+        failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
+        expires_at = null, superseded_by = null
+    from placed p
+    where x.id = any(array[p.id]);
     update jobsworth.reactive_jobs x
     set status = 'waiting', run_at = clock_timestamp(), finished_at = null,
         waiting_for = case when exists (
@@ -109,7 +130,7 @@ begin
           then 'parents' else 'timer' end::jobsworth.wait_reason,
         failures = 0, crashes = 0, cancel_requested = false, error = null, result = null,
         lane_position = null, expires_at = null, superseded_by = null
-    where x.id = any(job_ids);
+    where x.id = any(others);
   exception when unique_violation then
     raise exception 'job % cannot run again: another job has just taken its unique key %',
       (select string_agg(j.id::text, ' or ') from jobsworth.reactive_jobs j
@@ -118,5 +139,10 @@ begin
         where j.id = any(job_ids))
       using errcode = 'unique_violation', hint = 'Wait for that job, or cancel it first.';
   end;
-  perform jobsworth.reconsider(job_ids, wait_for_locks => true);
+  if free <> '{}' then
+    perform jobsworth.wake(free);
+  end if;
+  if others <> '{}' then
+    perform jobsworth.reconsider(others, wait_for_locks => true);
+  end if;
 end $$;
