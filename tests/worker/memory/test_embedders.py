@@ -216,7 +216,6 @@ NUMBERS: list[Any] = [0.5] * DIMENSIONS
         (Fault(404, message="no such model"), "answered 404: no such model"),
         (CUT, "cannot be reached"),
         (MALFORMED, "invalid JSON"),
-        (wrong_dimensions(8), "vectors of 8 numbers, not 64; set JOBSWORTH_EMBEDDER_DIMENSIONS=8"),
         (edited(data=[]), "0 embeddings for 1 texts"),
         (edited(data=None), "without a list"),
         (Fault(edit=lambda _: [1, 2]), "without a list"),
@@ -234,6 +233,17 @@ async def test_whatever_is_not_an_answer_is_an_error_that_says_so(
     assert type(failed.value) is EmbedderError
     assert provider.url in str(failed.value)
     assert len(await embedder.embed(["a"])) == 1  # and it works again
+
+
+async def test_a_wrong_length_is_the_settings_if_all_vectors_have_it_and_else_a_texts(
+    provider: OpenAIStub, embedder: OpenAIEmbedder
+) -> None:
+    told = "vectors of 8 numbers, not 64; set JOBSWORTH_EMBEDDER_DIMENSIONS=8"
+    for texts, kind in ((["a", "b"], EmbedderError), (["a"], EmbedderRefused)):
+        provider.script(wrong_dimensions(8))
+        with pytest.raises(EmbedderError, match=told) as failed:
+            await embedder.embed(texts)
+        assert type(failed.value) is kind
 
 
 @pytest.mark.parametrize("number", ["x", None, math.nan, math.inf, 65_505, -1e9, True])
