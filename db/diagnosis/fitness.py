@@ -6,7 +6,7 @@ of a worker say the same. What a session can set for itself (`db.sessions`) is n
 pooler is in between.
 """
 
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict
@@ -118,6 +118,14 @@ with here as (
     on p.relkind = case c.relkind when 'p' then 'r' else c.relkind::text end
   where c.relname <> 'alembic_version' or p.privilege = 'select'
   union all
+  select c.relname, 'table', 'every row', not row_security_active(c.oid) or exists (
+    select 1 from pg_catalog.pg_policy p
+    cross join unnest(p.polroles) as r (role)
+    where p.polrelid = c.oid and p.polpermissive and r.role <> 0
+      and pg_has_role(r.role, 'usage'))
+  from here h
+  join pg_catalog.pg_class c on c.relnamespace = h.oid and c.relrowsecurity
+  union all
   select f.proname, 'function', 'execute', has_function_privilege(f.oid, 'execute')
   from here h
   join pg_catalog.pg_proc f on f.pronamespace = h.oid
@@ -156,12 +164,16 @@ where n.nspname = %(schema)s
 """
 
 
+async def _schema(conn: Connection, role: str) -> dict[str, Any] | None:
+    return await fetch_one(conn, OWNER, {"role": role, "schema": conn.schema})
+
+
 async def grant(conn: Connection, role: str) -> None:
     """Give a role what a worker needs, in what is there and what later versions add.
 
     Raises `InvalidInput` for a role that does not exist, and `Refused` if this role may not.
     """
-    found = await fetch_one(conn, OWNER, {"role": role, "schema": conn.schema})
+    found = await _schema(conn, role)
     if found is None or not found["known"]:
         raise InvalidInput(f"there is no role {role!r}", "create it first: create role … login")
     names = {
@@ -190,3 +202,15 @@ async def grant(conn: Connection, role: str) -> None:
                 sql.SQL("grant usage on schema {schema} to {role}"),
             ):
                 await conn.execute(statement.format(**names))
+            see_all = sql.SQL("select {schema}.see_all_rows({word})")
+            await conn.execute(see_all.format(word=sql.Literal(role), **names))
+
+
+async def let_owner_see_all(conn: Connection) -> None:
+    """Give the owner of the schema the policy by which it sees every row where they are forced."""
+    found = await _schema(conn, "")
+    assert found is not None
+    see_all = sql.SQL("select {schema}.see_all_rows({owner})")
+    names = {"schema": sql.Identifier(conn.schema), "owner": sql.Literal(found["owner"])}
+    with translated():
+        await conn.execute(see_all.format(**names))

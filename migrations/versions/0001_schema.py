@@ -87,7 +87,7 @@ drop function
   jobsworth.why_held, jobsworth.why_attempt, jobsworth.why_again, jobsworth.shell_word,
   jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
   jobsworth.why_job_limit,
-  jobsworth.why, jobsworth.of_request;
+  jobsworth.why, jobsworth.of_request, jobsworth.vote;
 
 drop table
   jobsworth.fair_keys, jobsworth.fair_weights,
@@ -123,6 +123,7 @@ drop function
   jobsworth.take_repricing_back, jobsworth.open_ledger_day,
   jobsworth.announce_approval, jobsworth.guard_shown,
   jobsworth.enter_owner, jobsworth.keep_owner, jobsworth.effective_skills,
+  jobsworth.in_session, jobsworth.isolate, jobsworth.see_all_rows, jobsworth.submit,
   jobsworth.guard_deployment, jobsworth.guard_thread, jobsworth.set_outcome_aside,
   jobsworth.queue_memories, jobsworth.identifiers;
 

@@ -156,6 +156,12 @@ TABLE = (
     ),
     Entry(PEOPLE, "project", "people.project:project", "List and save projects."),
     Entry(PEOPLE, "session", "people.session:session", "Open, resume and close sessions."),
+    Entry(
+        PEOPLE,
+        "roles",
+        "people.roles:noun",
+        "Create database roles that see their team's rows alone.",
+    ),
     Entry(PEOPLE, "token", "people.token:token", "Issue, list and revoke tokens of programs."),
     Entry(
         REST,

@@ -204,6 +204,7 @@ async def somebody(database_url: str, server: Embedded, conn: Connection) -> Asy
         "grant all on all sequences in schema jobsworth to {}",
     ):
         await conn.execute(SQL(statement).format(role))
+    await execute(conn, "select jobsworth.see_all_rows(%(role)s)", {"role": _role(conn)})
     try:
         with as_user(database_url, server, _role(conn)) as url:
             async with (
