@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
@@ -62,11 +62,17 @@ where j.status = 'running' and j.worker_id in (
 """
 OPEN: LiteralString = "select count(*) from jobsworth.reactive_jobs where finished_at is null"
 ENDED: LiteralString = """
-select j.id, j.status::text, j.attempt, j.crashes, j.error,
+select j.id, j.status::text, j.attempt, j.error,
   (select count(*) from jobsworth.chat_messages m where m.job_id = j.id) as messages,
   (select count(*) from jobsworth.artifacts a where a.job_id = j.id) as artifacts
 from jobsworth.reactive_jobs j
 """
+CRASHED: LiteralString = """
+select h.job_id, h.attempt, h.worker_id, h.pid
+from jobsworth.attempt_history h
+where h.outcome = 'crashed' and h.worker_id <> all(%(struck)s)
+"""
+WORKER_IDS: LiteralString = "select w.id from jobsworth.workers w where w.pid = %(pid)s"
 LANE: LiteralString = """
 select j.id::text, j.lane from jobsworth.reactive_jobs j where j.lane is not null
 """
@@ -108,7 +114,7 @@ class World:
         self.server = server
         self.clock = clock
         self.draw = draw
-        self.crashes: Counter[str] = Counter()
+        self.struck: set[UUID] = set()
         self.stops: defaultdict[int, list[int]] = defaultdict(list)
         self.rerun_seconds: dict[str, list[float]] = defaultdict(list)
         self._threads = [scene.thread() for _ in range(LANES)]
@@ -157,9 +163,8 @@ class World:
 
     def cut_off(self, place: Place) -> Struck:
         """It lives, and none of its messages arrives; it stops its attempts by itself."""
-        struck = Struck(time.monotonic_ns(), place.daemon.pid, self._running(place.daemon.pid))
-        self.crashes.update(struck.attempts.keys())
-        return struck
+        self._strike(place)
+        return Struck(time.monotonic_ns(), place.daemon.pid, self._running(place.daemon.pid))
 
     def until_rerun(self, kind: str, struck: Struck) -> None:
         """Until whatever it ran has begun again, or had ended; notes how long that took."""
@@ -231,7 +236,7 @@ class World:
         for row in ended:
             once = (row["status"], row["messages"], row["artifacts"])
             assert once == ("done", 1, 1), row
-            assert row["crashes"] <= self.crashes[str(row["id"])], row
+        assert self.scene.rows(CRASHED, {"struck": list(self.struck)}) == []
         until_sync(lambda: self.scene.rows(VIOLATIONS) == [], 60, str(self.scene.rows(VIOLATIONS)))
         lanes = {row["id"]: row["lane"] for row in self.scene.rows(LANE)}
         attempts = spans(self.scene.diary(), self.stops)
@@ -256,9 +261,13 @@ class World:
     def _struck(self, place: Place) -> Struck:
         at_ns, pid = time.monotonic_ns(), place.daemon.pid
         self.stops[pid].append(at_ns)
-        struck = Struck(at_ns, pid, self._running(pid))
-        self.crashes.update(struck.attempts.keys())
-        return struck
+        self._strike(place)
+        return Struck(at_ns, pid, self._running(pid))
+
+    def _strike(self, place: Place) -> None:
+        """Whoever works there may be taken for dead, with all that it ran."""
+        rows = self.scene.rows(WORKER_IDS, {"pid": place.daemon.pid})
+        self.struck.update(row["id"] for row in rows)
 
     def _running(self, pid: int) -> dict[str, int]:
         return {str(row["id"]): row["attempt"] for row in self.scene.rows(RUNNING, {"pid": pid})}

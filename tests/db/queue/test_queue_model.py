@@ -99,9 +99,9 @@ DUE: LiteralString = """
 update jobsworth.reactive_jobs set run_at = now() - interval '1 second' where id = %(id)s
 """
 FAR_SECONDS = 3600.0
-EXAMPLES = 40
+EXAMPLES = 25
 # The older version has the same statements: fewer sequences show where it behaves otherwise.
-EXAMPLES_OF_OLDER = 20
+EXAMPLES_OF_OLDER = 10
 NEWEST = 180_000
 STEPS = 30
 

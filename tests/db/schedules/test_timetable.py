@@ -13,28 +13,31 @@ from db.schedules.timetable import Timetable
 FROM, TO = datetime(2020, 1, 1, tzinfo=UTC), datetime(2038, 1, 1, tzinfo=UTC)
 # Around the hours at which clocks change, and far from them.
 TIMES = (time(0, 0), time(0, 30), time(1, 15), time(2, 0), time(2, 30), time(3, 0), time(23, 45))
-DAY = timedelta(days=1)
+DAY, WEEK = timedelta(days=1), timedelta(days=7)
 
 
 def changes(zone: ZoneInfo) -> Iterator[datetime]:
-    """The instants, to the hour, before which the zone's clocks change from 2020 to 2037."""
+    """The instants, to the day, before which the zone's clocks change from 2020 to 2037."""
     moment, before = FROM, FROM.astimezone(zone).utcoffset()
     while moment < TO:
-        later = moment + DAY
-        if later.astimezone(zone).utcoffset() != before:
-            yield later
-            before = later.astimezone(zone).utcoffset()
-        moment = later
+        # No zone changes its clocks and back within a week.
+        while moment < TO and (moment + WEEK).astimezone(zone).utcoffset() == before:
+            moment += WEEK
+        moment += DAY
+        if moment.astimezone(zone).utcoffset() != before:
+            yield moment
+            before = moment.astimezone(zone).utcoffset()
 
 
 def first_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
     """When a clock on the wall first shows this time or a later one, by the offsets alone."""
     wall = datetime.combine(day, at)
-    # Minute by minute in UTC, from before any offset can matter.
-    moment = wall.replace(tzinfo=UTC) - timedelta(hours=26)
-    step = timedelta(hours=1)
-    while (moment + step).astimezone(zone).replace(tzinfo=None) <= wall - step:
-        moment += step
+    # From before any change can matter, at last minute by minute in UTC. No step can pass both the
+    # time and a change that takes it back: they are a quarter of an hour apart at least.
+    moment = wall.replace(tzinfo=zone).astimezone(UTC) - timedelta(hours=3)
+    for step in (timedelta(hours=1), timedelta(minutes=10)):
+        while (moment + step).astimezone(zone).replace(tzinfo=None) <= wall - step:
+            moment += step
     while moment.astimezone(zone).replace(tzinfo=None) < wall:
         moment += timedelta(minutes=1)
     return moment
