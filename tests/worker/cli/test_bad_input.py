@@ -22,6 +22,11 @@ REFUSED = {
     "empty payload": (["enqueue", "greet", " "], "", ["is empty"]),
     "a list": (["enqueue", "greet", "[1]"], "", ["must be a JSON object, not list"]),
     "a number": (["enqueue", "greet", "7"], "", ["must be a JSON object, not int"]),
+    "no key": (
+        ["enqueue", "greet", "--unique-for", "1h"],
+        "",
+        ["--unique-for is given without --unique-key"],
+    ),
     "a NUL character": (["enqueue", "greet", '{"a": "\\u0000"}'], "", ["NUL", "base64"]),
     "a NUL byte": (["enqueue", "greet", "-"], '{"a":\n "\0"}', ["NUL byte", "line 2"]),
     "10 MB": (
@@ -39,11 +44,11 @@ REFUSED = {
     "both times": (
         ["enqueue", "greet", "--delay", "5", "--run-at", "2026-02-01T09:00Z"],
         "",
-        ["run_at and delay"],
+        ["--run-at and delay"],
     ),
     "no thread": (["enqueue", "greet", "--thread", "mine"], "", ["--thread 'mine'", "UUID"]),
-    "failures": (["enqueue", "greet", "--failures-max", "0"], "", ["failures_max 0"]),
-    "timeout": (["enqueue", "greet", "--timeout", "0"], "", ["timeout_seconds"]),
+    "failures": (["enqueue", "greet", "--failures-max", "0"], "", ["--failures-max 0"]),
+    "timeout": (["enqueue", "greet", "--timeout", "0"], "", ["--timeout"]),
     "short id": (["why", "01a2"], "", ["too short", "at least 6 digits"]),
     "no id": (["job", "show", "the-last-one"], "", ["not the id of a job", "jobsworth job list"]),
     "long id": (["job", "show", "0" * 33], "", ["not the id of a job"]),

@@ -14,7 +14,7 @@ from db.pool import Connection, fetch_all, fetch_one
 from db.queue import jobs
 from db.queue.jobs import JobStatus
 from jobsworth import Job, Retry, Sending, handler
-from tests.odd_settings import BUNDLES, DECOY, ODD, bundle, odd
+from tests.odd_settings import BUNDLES, DECOY, Place, bundle, odd
 from tests.support import connect
 from tests.worker.job_api import JobApi, new_thread, registered
 
@@ -121,18 +121,10 @@ def decoyed(database_url: str) -> str:
     return database_url
 
 
-@pytest.mark.parametrize(("setting", "value"), ODD, ids=[f"{n}={v}" for n, v in ODD])
-async def test_no_setting_of_the_database_changes_what_a_job_does(
-    decoyed: str, setting: str, value: str
-) -> None:
-    with odd(decoyed, {setting: value}, "database") as url:
-        await live(url)
-    check(decoyed)
-
-
 @pytest.mark.parametrize("number", range(BUNDLES))
-async def test_no_setting_of_the_role_changes_what_a_job_does(decoyed: str, number: int) -> None:
+@pytest.mark.parametrize("of", ["database", "role"])
+async def test_no_setting_changes_what_a_job_does(decoyed: str, of: Place, number: int) -> None:
     """Together, because they do not depend on each other: each setting is in one of these."""
-    with odd(decoyed, bundle(number), "role") as url:
+    with odd(decoyed, bundle(number), of) as url:
         await live(url)
     check(decoyed)

@@ -20,7 +20,7 @@ from tests.support import until_sync
 pytestmark = pytest.mark.chaos
 
 # Each run is an agent's job; how many, and which instants are drawn.
-RUNS = int(os.environ.get("JOBSWORTH_CHAOS_RUNS", "20"))
+RUNS = int(os.environ.get("JOBSWORTH_CHAOS_RUNS", "10"))
 SEED = int(os.environ.get("JOBSWORTH_CHAOS_SEED", "1"))
 ENDS_SECONDS = 60
 FAULTS = {

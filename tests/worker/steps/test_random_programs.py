@@ -17,7 +17,7 @@ from tests.support import until
 from tests.worker.job_api import JobApi, new_thread
 from tests.worker.steps.beside import TOGETHER
 
-PROGRAMS = 24
+PROGRAMS = 12
 BRANCHES_MAX = 4
 ACTS_MAX = 4
 KILLS_MAX = 3

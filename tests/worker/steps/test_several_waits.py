@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 from uuid import UUID
 
@@ -43,9 +44,7 @@ async def deliver(api: JobApi, job_id: UUID, kind: str) -> None:
             )
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [(first, second) for first in KINDS for second in KINDS if first != second]
-)
+@pytest.mark.parametrize(("first", "second"), combinations(KINDS, 2))
 async def test_the_branch_goes_on_whose_wait_ends_first(
     api: JobApi, first: str, second: str
 ) -> None:

@@ -6,6 +6,7 @@ database is asked.
 """
 
 import difflib
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from uuid import UUID
 import anyio
 from psycopg import AsyncConnection
 
+from db.errors import InvalidInput
 from db.pool import Connection, Database
 from db.queue import jobs, workers
 from db.queue.jobs import Enqueued, EnqueueOptions, Job, JobStatus, NewJob, Why
@@ -32,6 +34,24 @@ TELL_SECONDS = 0.4
 NEEDS_HANDLER = ("no handler", "handler")
 NEEDS_PERSON = ("no worker", "paused", *NEEDS_HANDLER)
 
+# What the options of `enqueue` are on the command line, where another word is typed for them.
+TYPED = {
+    "run_at": "--run-at",
+    "expires_in": "--expires-in",
+    "unique_key": "--unique-key",
+    "unique_until": "--unique-until",
+    "unique_seconds": "--unique-for",
+    "on_conflict": "--on-conflict",
+    "debounce_seconds": "--debounce",
+    "debounce_max_seconds": "--debounce-max",
+    "failures_max": "--failures-max",
+    "timeout_seconds": "--timeout",
+    "request_id": "--request-id",
+    "limit_key": "--limit-key",
+    "limit_weight": "--limit-weight",
+}
+_NAMED = re.compile(rf"\b({'|'.join(TYPED)})\b")
+
 
 def enqueue_job(
     mode: str,
@@ -49,7 +69,10 @@ def enqueue_job(
     """
     settings = load_settings()
     needed = [ids.typed_job(text) for text in after]
-    NewJob(mode, payload, **options).payload_json(settings.payload_bytes_max)
+    try:
+        NewJob(mode, payload, **options).payload_json(settings.payload_bytes_max)
+    except InvalidInput as error:
+        raise InvalidInput(_as_typed(error.message), _as_typed(error.remedy)) from None
 
     async def work(database: Database) -> ExitCode:
         async with database.connection() as conn:
@@ -154,3 +177,7 @@ async def likely_mode(conn: Connection, mode: str) -> str:
     known = {mode for worker in await workers.list_workers(conn) for mode in worker.modes}
     near = difflib.get_close_matches(mode, sorted(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _as_typed(text: str) -> str:
+    return _NAMED.sub(lambda found: TYPED[found[1]], text)
