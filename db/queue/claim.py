@@ -65,7 +65,7 @@ class Claim:
 
 
 FIRST = -(2**63)
-"""A look beyond this position finds all. They are drawn from 1 on, but plain SQL may set any."""
+"""A look beyond this position finds all: the schema keeps positions above it."""
 
 _claim_order = attrgetter("priority", "position")
 

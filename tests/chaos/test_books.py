@@ -129,6 +129,10 @@ BUSY: LiteralString = """
 select count(distinct j.run_id) from jobsworth.reactive_jobs j
 where j.finished_at is null and j.waiting_for is distinct from 'limit'
 """
+# A run whose last job's worker died before it looked at the run is found by a sweep.
+RUNS_LEFT: LiteralString = """
+select count(*) from jobsworth.runs r where r.status not in ('done', 'failed', 'canceled')
+"""
 ENDINGS: LiteralString = """
 select j.id, j.mode, j.status::text, j.error, r.status::text as run, j.crashes
 from jobsworth.reactive_jobs j
@@ -226,7 +230,7 @@ class Play:
     def end(self) -> None:
         """Until every run has ended; then what only upkeep does, which takes its time."""
         give_up = time.monotonic() + END_SECONDS
-        while self.scene.value(OPEN) or self._stalled:
+        while self.scene.value(OPEN) or self.scene.value(RUNS_LEFT) or self._stalled:
             self._must_end_by(give_up)
             self.tend(0.1)
             self._replace_dead()

@@ -83,7 +83,9 @@ create table jobsworth.reactive_jobs (
     check (status <> 'running' or (lease_no is not null and worker_id is not null)),
   constraint final_has_its_end
     check ((status in ('done', 'failed', 'canceled')) = (finished_at is not null)),
-  constraint node_is_of_a_run check (node is null or run_id is not null)
+  constraint node_is_of_a_run check (node is null or run_id is not null),
+  -- A look from the start begins below it.
+  constraint position_is_not_the_lowest check (position > -9223372036854775808)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05,
         fillfactor = 100);
 

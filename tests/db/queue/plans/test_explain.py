@@ -97,10 +97,10 @@ LOAD_ONE_OF_EACH: LiteralString = """
 insert into jobsworth.reactive_jobs (
   mode, status, waiting_for, waiting_detail, run_at, finished_at, worker_id, lease_no, lane,
   lane_position, unique_key, parent_id, is_child, thread_id, trigger_message_id, request_id, run_id,
-  node, fair_key, expires_at)
+  node, fair_key, expires_at, session_id)
 select 'answer', k.status::jobsworth.job_status, k.reason::jobsworth.wait_reason, k.reason,
   case k.reason when 'timer' then now() end, case k.status when 'failed' then now() end,
-  k.one, 1, k.one, 1, k.one, k.one, true, k.one, k.one, 'x', k.one, 'x', 'x', now()
+  k.one, 1, k.one, 1, k.one, k.one, true, k.one, k.one, 'x', k.one, 'x', 'x', now(), k.one
 from (
   select v.*, gen_random_uuid() as one
   from (values ('queued', null), ('waiting', 'limit'), ('waiting', 'timer'), ('running', null),
