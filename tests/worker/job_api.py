@@ -73,7 +73,7 @@ union all
 select m.job_id, m.source_kind, 'to embed', null, o.last_error
 from jobsworth.embedding_outbox o
 join jobsworth.memories m on m.id = o.memory_id
-where o.dead_at is null and o.next_try_at <= clock_timestamp()
+where o.dead_at is null and (o.last_error is null or o.next_try_at <= clock_timestamp())
 """
 
 WORKERS: LiteralString = "select w.id, w.beats from jobsworth.workers w"
