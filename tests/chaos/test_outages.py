@@ -23,7 +23,7 @@ from tests.support import until_sync
 
 pytestmark = [pytest.mark.chaos, pytest.mark.own_server]
 
-SEEDS = max(1, int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "200")) // 20)
+SEEDS = max(1, int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "100")) // 20)
 OPEN_JOBS = 12
 CALLS_EACH = 4
 KILL_EVERY = 3
