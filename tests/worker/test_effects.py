@@ -174,7 +174,7 @@ async def test_files_are_kept_with_their_type_and_content(api: JobApi) -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"content": "both", "uri": "file:///x"}])
-async def test_a_file_has_either_content_or_an_address(api: JobApi, given: dict[str, str]) -> None:
+async def test_a_file_has_either_content_or_an_address(api: JobApi, given: dict[str, Any]) -> None:
     @handler("work", failures_max=1)
     def work(job: Job) -> None:
         job.save("report", **given)

@@ -19,7 +19,7 @@ from tests.db.money import entries
 pytestmark = pytest.mark.both
 
 
-async def listed(conn: Connection) -> list[tuple[str, UUID]]:
+async def listed(conn: Connection) -> list[tuple[str, UUID | None]]:
     found = await violations.list_violations(conn)
     assert all(violation.detail for violation in found)
     return [(violation.invariant, violation.subject_id) for violation in found]
