@@ -134,7 +134,9 @@ async def test_no_thread_is_too_long_to_be_listed_or_read(conn: Connection) -> N
 
 
 async def blocks(conn: Connection, statement: Any, values: Mapping[str, object]) -> int:
-    """How many blocks a statement reads, planned without statistics."""
-    rows = await fetch_all(conn, "explain (analyze, buffers, format json) " + statement, values)
+    """How many blocks a statement reads, planned before, and without statistics."""
+    explain = "explain (analyze, buffers, format json) " + statement
+    await fetch_all(conn, explain, values)
+    rows = await fetch_all(conn, explain, values)
     plan = rows[0]["QUERY PLAN"][0]["Plan"]
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]

@@ -47,6 +47,7 @@ async def test_a_fair_claim_reads_a_bounded_number_of_blocks(
     conn: Connection, database_url: str, keys: int, analyzed: bool
 ) -> None:
     """While somebody holds a snapshot, so that every dead entry stays."""
+    meter = Meter(conn, database_url)
     await fairness.set_fair(conn, "default")
     worker_id = await register(conn)
     async with conn.transaction():
@@ -55,7 +56,6 @@ async def test_a_fair_claim_reads_a_bounded_number_of_blocks(
         await execute(conn, LOAD_KEYS, {"keys": keys})
     for _ in range(2):
         await fair_claim(conn, worker_id, 1, rescan=True)
-    meter = Meter(conn, database_url)
     touched: dict[str, float] = {}
     with connect(database_url) as other:
         other.execute("begin isolation level repeatable read")

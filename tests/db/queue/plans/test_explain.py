@@ -57,17 +57,6 @@ STATISTICS = [(18, "none"), (18, "fresh"), (18, "planned on nothing"), (16, "pla
 MISLED = [(18, "of an empty table"), (18, "of few rows"), (18, "planned on nothing")]
 RUNNING = 1_200
 
-QUIET: LiteralString = """
-do $$
-declare t text;
-begin
-  for t in select format('%I.%I', schemaname, tablename) from pg_tables
-    where schemaname = 'jobsworth'
-  loop
-    execute 'alter table ' || t || ' set (autovacuum_enabled = false)';
-  end loop;
-end $$
-"""
 OPEN_CALLS: LiteralString = "select id from jobsworth.llm_calls where status = 'started'"
 
 LOAD_WINDOWS: LiteralString = """
@@ -349,7 +338,6 @@ async def _excess(database_url: str, conn: Connection, statistics: str) -> dict[
 
 
 async def _scene(database_url: str, conn: Connection, statistics: str) -> Scene:
-    await execute(conn, QUIET)
     await conn.execute("set plan_cache_mode = force_generic_plan")
     scene = Scene(Meter(conn, database_url), await register(conn))
     await conn.execute("set session_replication_role = replica")  # or triggers refuse them
