@@ -92,7 +92,7 @@ def _until_done(scene: Scene, more: int) -> None:
         scene.decide()
         return scene.value(DONE) >= before + more
 
-    until_sync(done, 60, "work between two restarts")
+    until_sync(done, 180, "work between two restarts")
 
 
 def _check_recovered(scene: Scene, daemons: list[Daemon]) -> None:

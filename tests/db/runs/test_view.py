@@ -11,7 +11,7 @@ import pytest
 from db.pool import Connection, execute
 from db.runs import runs
 from db.runs.runs import Node
-from tests.db.queue.plans.test_explain import ANALYZE, QUIET, Meter
+from tests.db.queue.plans.test_explain import ANALYZE, Meter
 
 pytestmark = pytest.mark.both
 
@@ -44,7 +44,6 @@ RUN_ID = UUID(f"{7:032d}")
 
 
 async def load(conn: Connection) -> None:
-    await execute(conn, QUIET)
     await execute(conn, LOAD_RUNS, {"runs": RUNS})
     await execute(conn, LOAD_JOBS, {"runs": RUNS, "jobs": JOBS})
     await execute(conn, LOAD_CALLS)
