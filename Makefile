@@ -20,7 +20,7 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo debian-packages test hostile installed check bench chaos faults limits faketime lock clean
+.PHONY: help demo debian-packages test hostile installed check bench chaos faults limits docs faketime lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ limits: $(STAMP) ## count what limits let through while daemons are killed and f
 	JOBSWORTH_FAULT_LIMIT_SECONDS=$(LIMIT_SECONDS) JOBSWORTH_FAULT_LIMIT_DAEMONS=$(LIMIT_DAEMONS) \
 	    JOBSWORTH_TEST_LIMIT_EXAMPLES=100 $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 \
 	    tests/faults/test_limits.py tests/db/limits/test_limits_model.py $(ARGS)
+
+docs: $(STAMP) ## write the pages of docs/ that are made of the code (docs/errors.md)
+	$(VENV)/bin/python -m tests.error_docs
 
 faketime: ## install what sets the clock of a server in the fault tests, from Debian (as root, or with sudo)
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \
