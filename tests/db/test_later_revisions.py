@@ -30,6 +30,7 @@ NEXT = f"{int(HEAD) + 1:04}"
 UP = """
 alter table jobsworth.queues add column note text;
 create table jobsworth.toys (id int primary key);
+select jobsworth.isolate('jobsworth.toys');
 create or replace function jobsworth.touch() returns trigger language plpgsql as $$
 begin
   new.updated_at := clock_timestamp();
