@@ -22,7 +22,8 @@ from worker.attempt_state import AttemptState, Tools
 OF_A_JOB = {
     *("id", "mode", "attempt", "payload", "team_id", "thread_id", "trigger_message_id", "run_id"),
     *("node", "agent_id", "trace_parent", "trace_id", "request_id", "log", "database"),
-    *("messages", "is_stopped", "say", "send", "metric", "enqueue", "spawn", "save", "remember"),
+    *("messages", "is_stopped", "say", "send", "metric", "enqueue", "spawn", "save", "load"),
+    *("remember", "own_agent"),
     *("step", "transaction", "call", "agent", "deploy", "rollback"),
     *("checkpoint", "latest_checkpoint", "checkpoint_at", "prune_checkpoints"),
     *("ask", "approved_step", "sleep", "wait", "gather", "recall", "parents"),

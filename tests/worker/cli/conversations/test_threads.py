@@ -59,7 +59,7 @@ def test_enqueueing_says_what_became_of_the_call(database_url: str) -> None:
     assert reject.returncode == ExitCode.CONFLICT
     assert f"job {first['id']} (waiting) holds the unique key page-7" in reject.stderr
     wrong = run_cli("enqueue", "index", "--unique-for", "1h", url=database_url)
-    assert "without unique_key" in wrong.stderr
+    assert "without --unique-key" in wrong.stderr
 
 
 def test_threads_are_listed_put_away_and_brought_back(database_url: str) -> None:
