@@ -25,10 +25,10 @@ def list_roles(as_json: bool) -> None:
     _show(roles.list_roles, as_json)
 
 
-@noun.verb("create", "jobsworth roles create", "jobsworth psql -c 'grant jobsworth_api to web'")
+@noun.verb("create", "jobsworth roles create")
 @options.as_json
 def create(as_json: bool) -> None:
-    """Create the roles, without logins; make your logins members of them.
+    """Create the roles, without logins; make your logins members: grant jobsworth_api to web.
 
     From then on row-level security is forced: the owner of the tables sees every row by a policy of
     its own, and pg_dump as this owner needs --enable-row-security.
