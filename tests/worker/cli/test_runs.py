@@ -23,9 +23,9 @@ DIAMOND = [
 ]
 
 SPEND: LiteralString = """
-insert into jobsworth.llm_calls (job_id, provider, model, request_id, status, settled_at,
+insert into jobsworth.llm_calls (job_id, run_id, provider, model, request_id, status, settled_at,
   input_tokens, output_tokens, cost)
-select j.id, 'p', 'm', 'r', 'ok', now(), 1000, 234, 0.5
+select j.id, j.run_id, 'p', 'm', 'r', 'ok', now(), 1000, 234, 0.5
 from jobsworth.reactive_jobs j where j.node = 'fetch'
 """
 
