@@ -85,6 +85,11 @@ def fork_and_raise() -> None:
     _forked(raiser(lambda: ValueError("in the child")))
 
 
+def fork_and_profile() -> None:
+    """The child ends Python's profiling, as a signal's exception does within a profile function."""
+    _forked(lambda: sys.setprofile(None))
+
+
 def fork_and_be_terminated() -> None:
     """The child is sent SIGTERM, SIGINT and SIGHUP, which are for nobody else."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -275,6 +280,7 @@ ANYWHERE: dict[str, Callable[[], object]] = {
             fork_and_return,
             fork_and_raise,
             fork_and_be_terminated,
+            fork_and_profile,
             multiprocessing_terminated,
             multiprocessing_left_behind,
             own_signal_handlers,

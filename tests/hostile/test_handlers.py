@@ -10,7 +10,10 @@ from tests.hostile.batches import Case, run_batch
 from tests.hostile.handlers import ASYNC_PLACES, PLAIN_PLACES
 
 EXITS = ("raise exit", "raise keyboard interrupt", "raise own base exception")
-FORKS = ("fork and exit", "fork and return", "fork and be terminated", "multiprocessing terminated")
+FORKS = (
+    *("fork and exit", "fork and return", "fork and be terminated", "fork and profile"),
+    "multiprocessing terminated",
+)
 LEFT = (
     "abandon cancel scope",
     "abandon move on after and wait",

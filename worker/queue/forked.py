@@ -90,6 +90,9 @@ def _after_fork_in_child() -> None:
     edge = _edge(forks)
     if edge is not None:
         sys.setprofile(partial(_end_at, edge))
+        # What a signal's handler raises within that function takes it away. Then this one is left.
+        edge.f_trace = partial(_end_beyond, edge)
+        sys.settrace(edge.f_trace)
 
 
 def _edge(frame: FrameType | None) -> FrameType | None:
@@ -104,7 +107,13 @@ def _edge(frame: FrameType | None) -> FrameType | None:
 def _end_at(edge: FrameType, frame: FrameType, event: str, _argument: Any) -> None:
     if event == "call" and frame.f_code is BaseProcess._bootstrap.__code__:  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType]
         sys.setprofile(None)
+        sys.settrace(None)
     elif event == "return" and frame.f_back is edge:
+        os._exit(ENDED_AT_EDGE)
+
+
+def _end_beyond(edge: FrameType, frame: FrameType, event: str, _argument: Any) -> None:
+    if frame is edge or (event == "call" and frame.f_back is edge):
         os._exit(ENDED_AT_EDGE)
 
 
