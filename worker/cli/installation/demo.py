@@ -21,7 +21,7 @@ from worker.settings import Settings, load_settings
 @click.option(
     "--inbox",
     metavar="FILE",
-    type=click.Path(),
+    type=options.FilePath(),
     help="The conversation: one JSON message per line.  [default: the one that is shipped]",
 )
 @click.option(

@@ -37,7 +37,7 @@ COLUMNS = [
     "file",
     metavar="[FILE]",
     required=False,
-    type=click.Path(),
+    type=options.FilePath(),
     help="LoCoMo, LongMemEval, BEAM or pairs, as JSON.  [default: the pairs that are shipped]",
 )
 @click.option(

@@ -165,7 +165,7 @@ def history(run: str, as_json: bool) -> None:
 @click.argument(
     "file",
     metavar="FILE",
-    type=click.Path(),
+    type=options.FilePath(),
     help="JSON, or - for stdin: a list of nodes, each with node (its name), mode, and where needed "
     "payload and after; or an object with nodes and the run's options.",
 )

@@ -83,7 +83,7 @@ def list_artifacts(job: str | None, run: str | None, as_json: bool) -> None:
 @click.option(
     "--output",
     metavar="PATH",
-    type=click.Path(dir_okay=False),
+    type=options.FilePath(dir_okay=False),
     help="Write it there; a file that is there already is kept.  [default: stdout]",
 )
 def get(file: str, job: str | None, run: str | None, output: str | None) -> None:

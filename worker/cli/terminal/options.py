@@ -15,6 +15,15 @@ from worker.cli.terminal import names
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class FilePath(click.Path):
+    """A path, which may hold any bytes but NUL: what opens files would not say so in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "\0" in str(value):
+            self.fail("has a NUL character, which no path can have", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class WholeNumber(click.ParamType[int]):
     """A whole number within bounds; a wrong one is refused in plain words."""
 

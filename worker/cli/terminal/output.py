@@ -266,9 +266,12 @@ def _cell(value: "str | Text | None") -> "Text":
 
 def _rendered(line: "RenderableType") -> str:
     from rich.console import Console
+    from rich.text import Text
 
     if isinstance(line, str):
         return clean(line) + "\n"
+    if isinstance(line, Text):
+        line.plain = harmless(line.plain)  # of the same length, so its styles stay where they are
     text = StringIO()
     terminal = is_terminal()
     console = Console(

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from db.errors import InvalidInput
 
+# What a `timedelta` holds.
+SECONDS_MAX = 999_999_999 * 86_400.0
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|min|s|m|h|d|w)?\s*", re.IGNORECASE)
 
@@ -37,6 +39,8 @@ def parse_duration(text: str, thing: str) -> float:
         position, parts = part.end(), parts + 1
     if not parts:
         raise _no_duration(text, thing)
+    if seconds > SECONDS_MAX:
+        raise InvalidInput(f"{thing} is longer than any date", "give a shorter span, like 90d")
     return seconds
 
 

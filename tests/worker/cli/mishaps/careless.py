@@ -77,7 +77,7 @@ class Line(NamedTuple):
         """Whether a message names the parameter, or its value, or what the value should be of."""
         words = {*self.wrong.opts, self.wrong.name or "", self.wrong.human_readable_name}
         words |= {self.path[0], repr(self.value)[1:9]}
-        words = {word.lower().strip("-<>").replace("_", " ") for word in words} - {""}
+        words = {word.lower().strip("-<>@").replace("_", " ") for word in words} - {""}
         return any(word in message.lower().replace("_", " ") for word in words)
 
 
