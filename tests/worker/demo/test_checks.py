@@ -68,6 +68,7 @@ class Story:
                 "thread_id": uuid4(),
                 "role": "user",
                 "text": "hi",
+                "metadata": {},
                 "created_at": NOON,
             }
         )
