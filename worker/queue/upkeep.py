@@ -49,7 +49,6 @@ WINDOWS_PERIOD_SECONDS = 60.0
 WINDOWS_PAUSE_SECONDS = 0.2
 CANCEL_PERIOD_SECONDS = 5.0
 STRAYS_PERIOD_SECONDS = 5.0
-STRAYS_PAUSE_SECONDS_MAX = 10.0
 # How often to ask the judge, which asks nobody.
 VERDICTS_PERIOD_SECONDS = 0.25
 # A job under our name without an attempt is looked at again after this, then given back.
@@ -218,9 +217,7 @@ class Strays:
             log.warning(events.JOBS_RELEASED, jobs=len(released), reason="no attempt of ours")
         if self._suspects:
             return Did(bool(released), SUSPECTS_PERIOD_SECONDS)
-        # However dear a look is: until then a job that was claimed in vain runs nowhere.
-        pause = self._cost.pause_seconds(looked_seconds)
-        return Did(bool(released), pause and min(pause, STRAYS_PAUSE_SECONDS_MAX))
+        return Did(bool(released), self._cost.pause_seconds(looked_seconds))
 
 
 class Shelf:
