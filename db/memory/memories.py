@@ -72,25 +72,7 @@ class Hit(BaseModel):
     created_at: AwareDatetime
 
 
-PUT: LiteralString = """
-insert into jobsworth.memories (
-  team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
-select t.team_id, t.agent_id, t.thread_id, t.job_id, t.effect_key, t.source_kind, t.source_id,
-  t.text, t.metadata
-from jsonb_to_recordset(%(texts)s::jsonb) as t (
-  team_id uuid, agent_id uuid, thread_id uuid, job_id uuid, effect_key text, source_kind text,
-  source_id text, text text, metadata jsonb)
-on conflict do nothing
-returning id
-"""
-
-
-async def put(conn: Connection, texts: Sequence[Text]) -> list[UUID]:
-    """Remember texts, which are to be embedded; returns the ids of the new ones."""
-    return [row["id"] for row in await fetch_all(conn, PUT, {"texts": _documents(texts)})]
-
-
-ADD: LiteralString = """
+INSERT: LiteralString = """
 insert into jobsworth.memories (
   id, team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
 select t.id, t.team_id, t.agent_id, t.thread_id, t.job_id, t.effect_key, t.source_kind,
@@ -102,6 +84,17 @@ order by t.n
 on conflict do nothing
 returning id
 """
+
+
+async def _insert(conn: Connection, texts: Sequence[Text], ids: Sequence[UUID]) -> list[UUID]:
+    rows = await fetch_all(conn, INSERT, {"texts": _documents(texts, ids)})
+    return [row["id"] for row in rows]
+
+
+async def put(conn: Connection, texts: Sequence[Text]) -> list[UUID]:
+    """Remember texts, which are to be embedded; returns the ids of the new ones, in order."""
+    return await _insert(conn, texts, [uuidv7() for _ in texts])
+
 
 ADD_VECTORS: LiteralString = """
 with made as (
@@ -140,9 +133,9 @@ async def add(
     values = {"space_id": space.id, "ids": ids, "chunks": chunk_rows(space, chunks)}
     with translated():
         async with transaction(conn):
-            rows = await fetch_all(conn, ADD, {"texts": _documents(texts, ids)})
+            new = await _insert(conn, texts, ids)
             await execute(conn, ADD_VECTORS, values)
-    return [row["id"] for row in rows]
+    return new
 
 
 # Reciprocal rank fusion (Cormack et al. 2009) of two lists. A list of words over all memories would
@@ -273,13 +266,12 @@ async def delete_by_source(
     return await execute(conn, DELETE_BY_SOURCE, values)
 
 
-def _documents(texts: Sequence[Text], ids: Sequence[UUID] = ()) -> str:
-    return orjson.dumps(
-        [_document(n, text, ids[n - 1] if ids else None) for n, text in enumerate(texts, 1)]
-    ).decode()
+def _documents(texts: Sequence[Text], ids: Sequence[UUID]) -> str:
+    pairs = zip(texts, ids, strict=True)
+    return orjson.dumps([_document(n, *pair) for n, pair in enumerate(pairs, 1)]).decode()
 
 
-def _document(n: int, text: Text, memory_id: UUID | None) -> dict[str, Any]:
+def _document(n: int, text: Text, memory_id: UUID) -> dict[str, Any]:
     return {
         "n": n,
         "id": memory_id,

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_options
 from db.documents import to_payload, to_text
-from db.people.naming import check_name, missing
+from db.people.naming import check_name, existing
 from db.pool import fetch_all, fetch_one
 
 
@@ -154,9 +154,7 @@ async def get(conn: AsyncConnection[Any], agent: UUID | str, team_id: UUID | Non
     else:
         values = {"name": agent, "team_id": team_id}
         found = await fetch_one(conn, GET_BY_NAME, values, Agent)
-    if found is None:
-        raise missing("agent", agent)
-    return found
+    return existing(found, "agent", agent)
 
 
 LIST: LiteralString = (

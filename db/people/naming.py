@@ -1,6 +1,11 @@
 """Names of what people make, and what is said of a name that is not there."""
 
+from typing import TypeVar
+from uuid import UUID
+
 from db.errors import InvalidInput, NotFound, shown
+
+T = TypeVar("T")
 
 LIMIT_MAX = 1_000
 NAME_BYTES_MAX = 1_000
@@ -21,6 +26,16 @@ def check_name(thing: str, name: object) -> str:
     return name
 
 
-def missing(thing: str, name: object) -> NotFound:
-    """The error about a thing that is not there; its noun lists what is."""
-    return NotFound(f"there is no {thing} {shown(str(name))}", f"list them: jobsworth {thing} list")
+def id_or_name(given: UUID | str) -> dict[str, UUID | str | None]:
+    """`id` or `name`, whichever was given; the other one is None."""
+    by_id = isinstance(given, UUID)
+    return {"id": given if by_id else None, "name": None if by_id else given}
+
+
+def existing(found: T | None, thing: str, name: object) -> T:
+    """What was found by that name, if anything: else `NotFound`, which says what lists them."""
+    if found is None:
+        raise NotFound(
+            f"there is no {thing} {shown(str(name))}", f"list them: jobsworth {thing} list"
+        )
+    return found

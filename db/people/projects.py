@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_text
-from db.people.naming import check_name, missing
+from db.people.naming import check_name, existing, id_or_name
 from db.pool import fetch_all, fetch_one
 
 
@@ -74,16 +74,8 @@ async def get(
     conn: AsyncConnection[Any], project: UUID | str, team_id: UUID | None = None
 ) -> Project:
     """The project with this id, or this name (a text) in this team. Raises `NotFound`."""
-    by_id = isinstance(project, UUID)
-    values = {
-        "id": project if by_id else None,
-        "name": None if by_id else project,
-        "team_id": team_id,
-    }
-    found = await fetch_one(conn, GET, values, Project)
-    if found is None:
-        raise missing("project", project)
-    return found
+    values = {**id_or_name(project), "team_id": team_id}
+    return existing(await fetch_one(conn, GET, values, Project), "project", project)
 
 
 LIST: LiteralString = (

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from db.arguments import check_limit
 from db.documents import to_payload, to_text
 from db.errors import Conflict
-from db.people.naming import LIMIT_MAX, missing
+from db.people.naming import LIMIT_MAX, existing
 from db.pool import fetch_all, fetch_one
 
 
@@ -96,9 +96,7 @@ returning """
 async def resume(conn: AsyncConnection[Any], session_id: UUID) -> Session:
     """Open a session again, or say that an open one is in use. Raises `NotFound`."""
     resumed = await fetch_one(conn, RESUME, {"id": session_id}, Session)
-    if resumed is None:
-        raise missing("session", session_id)
-    return resumed
+    return existing(resumed, "session", session_id)
 
 
 CLOSE: LiteralString = (
@@ -136,9 +134,7 @@ where s.id = %(id)s
 async def get(conn: AsyncConnection[Any], session_id: UUID) -> Session:
     """One session. Raises `NotFound`."""
     found = await fetch_one(conn, GET, {"id": session_id}, Session)
-    if found is None:
-        raise missing("session", session_id)
-    return found
+    return existing(found, "session", session_id)
 
 
 LIST: LiteralString = (

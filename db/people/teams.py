@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.errors import InvalidInput, shown
-from db.people.naming import check_name, missing
+from db.people.naming import check_name, existing, id_or_name
 from db.pool import execute, fetch_all, fetch_one
 
 
@@ -86,12 +86,7 @@ where t.id = %(id)s or t.name = %(name)s
 
 async def get(conn: AsyncConnection[Any], team: UUID | str) -> Team:
     """The team with this id, or this name (a text). Raises `NotFound`."""
-    by_id = isinstance(team, UUID)
-    values = {"id": team if by_id else None, "name": None if by_id else team}
-    found = await fetch_one(conn, GET, values, Team)
-    if found is None:
-        raise missing("team", team)
-    return found
+    return existing(await fetch_one(conn, GET, id_or_name(team), Team), "team", team)
 
 
 LIST: LiteralString = (

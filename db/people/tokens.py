@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_text
 from db.errors import InvalidInput, NotFound, Refused, shown
-from db.people.naming import check_name, missing
+from db.people.naming import check_name, existing
 from db.pool import fetch_all, fetch_one
 
 PREFIX = "jw_"
@@ -164,9 +164,7 @@ returning """
 async def revoke(conn: AsyncConnection[Any], token_id: UUID) -> Token:
     """Let nobody use a token any more. Raises `NotFound`."""
     revoked = await fetch_one(conn, REVOKE, {"id": token_id}, Token)
-    if revoked is None:
-        raise missing("token", token_id)
-    return revoked
+    return existing(revoked, "token", token_id)
 
 
 LIST: LiteralString = (

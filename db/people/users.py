@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_limit
 from db.documents import to_payload, to_text
-from db.people.naming import LIMIT_MAX, check_name, missing
+from db.people.naming import LIMIT_MAX, check_name, existing, id_or_name
 from db.pool import fetch_all, fetch_one
 
 
@@ -69,19 +69,14 @@ GET: LiteralString = (
     + USER_COLUMNS
     + """
 from jobsworth.users u
-where u.id = %(id)s or u.external_id = %(external_id)s
+where u.id = %(id)s or u.external_id = %(name)s
 """
 )
 
 
 async def get(conn: AsyncConnection[Any], user: UUID | str) -> User:
     """The user with this id, or this external id (a text). Raises `NotFound`."""
-    by_id = isinstance(user, UUID)
-    values = {"id": user if by_id else None, "external_id": None if by_id else user}
-    found = await fetch_one(conn, GET, values, User)
-    if found is None:
-        raise missing("user", user)
-    return found
+    return existing(await fetch_one(conn, GET, id_or_name(user), User), "user", user)
 
 
 LIST: LiteralString = (

@@ -5,6 +5,7 @@ In: who sits, and for what. Out: sessions, and when they were last active.
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import TypedDict
 from uuid import UUID
 
 import click
@@ -29,38 +30,37 @@ NONE = "no sessions yet\n  → jobsworth session create --user telegram:4711"
 
 session = Noun("session", "Sessions: sittings of users and agents.")
 session_id = click.argument("session_id", metavar="SESSION", help="The whole id of the session.")
-user_option = click.option("--user", metavar="USER", help="Whose: an external id or an id.")
-agent_option = click.option("--agent", metavar="AGENT", help="Whose: an agent's name or id.")
-project_option = click.option("--project", metavar="PROJECT", help="For what: a name or an id.")
+OF_WHOM = (
+    named.team_option,
+    click.option("--user", metavar="USER", help="Whose: an external id or an id."),
+    click.option("--agent", metavar="AGENT", help="Whose: an agent's name or id."),
+    click.option("--project", metavar="PROJECT", help="For what: a name or an id."),
+)
+
+
+class _Whose(TypedDict):
+    team_id: UUID | None
+    user_id: UUID | None
+    agent_id: UUID | None
+    project_id: UUID | None
+
+
+def of_whom(command: options.F) -> options.F:
+    """The options that say whose session it is, and for what."""
+    for option in reversed(OF_WHOM):
+        command = option(command)
+    return command
 
 
 @session.verb("list", "jobsworth session --user telegram:4711")
-@named.team_option
-@user_option
-@agent_option
-@project_option
+@of_whom
 @options.limit(20)
 @options.as_json
-def list_sessions(
-    team: str | None,
-    user: str | None,
-    agent: str | None,
-    project: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+def list_sessions(limit: int, as_json: bool, **whose: str | None) -> None:
     """List sessions, newest first."""
 
     async def work(conn: Connection) -> list[Session]:
-        team_id = await named.team_id(conn, team)
-        return await sessions.list_sessions(
-            conn,
-            team_id=team_id,
-            user_id=await named.user_id(conn, user),
-            agent_id=await named.agent_id(conn, agent, team_id),
-            project_id=await named.project_id(conn, project, team_id),
-            limit=limit,
-        )
+        return await sessions.list_sessions(conn, **await _ids(conn, **whose), limit=limit)
 
     found = run_in_database(work)
     if as_json:
@@ -72,32 +72,14 @@ def list_sessions(
 
 
 @session.verb("create", "jobsworth session create --user telegram:4711 --project launch")
-@named.team_option
-@user_option
-@agent_option
-@project_option
+@of_whom
 @click.option("--title", metavar="TEXT", help="What it is about.")
 @options.as_json
-def create(
-    team: str | None,
-    user: str | None,
-    agent: str | None,
-    project: str | None,
-    title: str | None,
-    as_json: bool,
-) -> None:
+def create(title: str | None, as_json: bool, **whose: str | None) -> None:
     """Open a new session and print its id."""
 
     async def work(conn: Connection) -> Session:
-        team_id = await named.team_id(conn, team)
-        return await sessions.create(
-            conn,
-            team_id=team_id,
-            user_id=await named.user_id(conn, user),
-            agent_id=await named.agent_id(conn, agent, team_id),
-            project_id=await named.project_id(conn, project, team_id),
-            title=title,
-        )
+        return await sessions.create(conn, **await _ids(conn, **whose), title=title)
 
     created = run_in_database(work)
     if as_json:
@@ -118,6 +100,18 @@ def resume(session_id: str) -> None:
 def close(session_id: str) -> None:
     """Close a session; its jobs go on, and nothing is removed."""
     _moved(sessions.close, ids.whole_id(session_id, "SESSION"))
+
+
+async def _ids(
+    conn: Connection, *, team: str | None, user: str | None, agent: str | None, project: str | None
+) -> _Whose:
+    team_id = await named.team_id(conn, team)
+    return {
+        "team_id": team_id,
+        "user_id": await named.user_id(conn, user),
+        "agent_id": await named.agent_id(conn, agent, team_id),
+        "project_id": await named.project_id(conn, project, team_id),
+    }
 
 
 def _moved(move: Callable[[Connection, UUID], Awaitable[Session]], wanted: UUID) -> None:
