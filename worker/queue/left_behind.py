@@ -36,9 +36,13 @@ class Runner(asyncio.Task[None]):
     """
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel what runs here, unless another attempt than that one asks for it."""
+        """Cancel what runs here, unless another attempt than that one asks for it.
+
+        Not so while a scope around it is canceled: anyio cancels in the context in which a shield
+        was left, which may be that of the handler, whose attempt is not over when the handler is.
+        """
         here = HERE.get(None)
-        if here is not None and not here.beside.runs_in(self):
+        if here is not None and not here.beside.runs_in(self) and not _is_to_end(self):
             return False
         return super().cancel(msg)
 
@@ -46,6 +50,15 @@ class Runner(asyncio.Task[None]):
 def place_of(task: "asyncio.Task[Any]") -> Any:
     """Where the task is: its `cancel_scope` is the innermost scope that it has entered."""
     return _states[task]
+
+
+def _is_to_end(task: "asyncio.Task[Any]") -> bool:
+    """Whether a scope is canceled that the task is in, and no shield is in between."""
+    state = _states.get(task)
+    scope = state and state.cancel_scope
+    while scope is not None and not scope.cancel_called and not scope.shield:
+        scope = scope._parent_scope
+    return scope is not None and scope.cancel_called
 
 
 def hide(task: "asyncio.Task[Any]") -> None:

@@ -10,14 +10,17 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from db.queue.claim import Claimed
-from jobsworth import handler
+from jobsworth import Job, handler
 from tests.support import until
 from tests.worker.job_api import claimed_job, registered
 from tests.worker.queue.attempts import tools
+from worker.outcomes import Released
+from worker.queue import attempt
 from worker.queue.attempt_log import AttemptLog
 from worker.queue.ended import EndedAttempt, EndedAttempts
 from worker.queue.running import Running
@@ -41,6 +44,9 @@ class Attempts:
             job = claimed_job(mode, lease_no=len(self._jobs) + 1)
             self._jobs.append(job)
             self._running.start(job, WORKER)
+
+    def stop(self) -> None:
+        self._running.stop_all(Released())
 
     async def statuses(self) -> list[str]:
         """How each ended, in the order in which they were started."""
@@ -93,6 +99,26 @@ async def attempts() -> AsyncGenerator[Attempts]:
             await tasks.start(running.run)
             yield Attempts(running, ended)
             tasks.cancel_scope.cancel()
+
+
+async def test_an_attempt_that_is_stopped_within_a_shield_ends_when_its_handler_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def looks(*_: object, **__: object) -> None:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+
+    monkeypatch.setattr(attempt, "check_same", looks)
+    async with attempts() as side:
+
+        @handler("work")
+        async def work(job: Job) -> None:
+            # As a statement is shielded.
+            with anyio.CancelScope(shield=True):
+                side.stop()
+                await anyio.lowlevel.checkpoint()
+
+        side.start("work")
+        assert await side.statuses() == ["queued"]
 
 
 def register_neighbour() -> None:
