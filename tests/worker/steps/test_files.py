@@ -28,10 +28,13 @@ async def test_a_file_is_read_back_in_a_later_attempt(api: JobApi) -> None:
             await job.load("far")
         except InvalidInput as elsewhere:
             seen.append(elsewhere.message)
-        await job.sleep(0.01)
+        await job.wait("go")
         return "done"
 
     job = await api.run("draw")
+    await api.rows("select jobsworth.send_signal(%(id)s, 'go')", id=job.id)
+    await api.work()
+    job = await api.job(job.id)
     assert (job.result, job.attempt) == ("done", 3)
     none = f"job {job.id} has no file 'a.bin'"
     far = "file 'far' is elsewhere: https://example.org/far"
