@@ -69,7 +69,9 @@ def begin_text(begin: LiteralString) -> LiteralString:
 
 
 # `jit` compiles for longer than our statements take; the others change what values mean. A search
-# path is a user's own and stays, but nothing may come before the functions of PostgreSQL.
+# path is a user's own and stays, but nothing may come before the functions of PostgreSQL. Each name
+# is asked for by itself: the view `pg_settings` costs ten times what the rest of a session's begin
+# does, and every connection would pay it.
 SESSION: LiteralString = """
 with session as (select pg_catalog.pg_backend_pid() = %(pid)s as direct)
 select s.direct,
@@ -77,22 +79,17 @@ select s.direct,
   pg_catalog.set_config('standard_conforming_strings', 'on', false),
   (select pg_catalog.count(pg_catalog.set_config(o.name, o.wanted, false))
    from (
-     select p.name, w.wanted
-     from pg_catalog.pg_settings p
-     join (values
-         ('default_transaction_isolation', 'read committed'), ('IntervalStyle', 'postgres'),
-         ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('array_nulls', 'on'),
-         ('transform_null_equals', 'off'), ('jit', 'off')) as w (name, wanted)
-       on w.name = p.name and w.wanted <> p.setting
+     values ('default_transaction_isolation', 'read committed'), ('IntervalStyle', 'postgres'),
+       ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('array_nulls', 'on'),
+       ('transform_null_equals', 'off'), ('jit', 'off')
      union all
-     select p.name, 'pg_catalog, ' || p.setting
-     from pg_catalog.pg_settings p
-     where p.name = 'search_path' and p.setting like '%%pg_catalog%%'
+     select 'search_path', 'pg_catalog, ' || pg_catalog.current_setting('search_path')
+     where pg_catalog.current_setting('search_path') like '%%pg_catalog%%'
      union all
-     select p.name, '0'
-     from pg_catalog.pg_settings p
-     where p.name = any(%(timeouts)s::text[])
-       and p.setting::bigint between 1 and %(milliseconds)s - 1) o
+     select t.name, '0'
+     from pg_catalog.unnest(%(timeouts)s::text[]) as t (name)
+     where 1000 * extract(epoch from pg_catalog.current_setting(t.name, true)::interval)
+       between 1 and %(milliseconds)s - 1) as o (name, wanted)
    where s.direct)
 from session s
 """
