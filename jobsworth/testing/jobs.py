@@ -4,6 +4,7 @@ In: a database of the test's own. Out: jobs that the real parts of a worker ran,
 process: what a test patches is patched for its handlers, and a debugger stops in them.
 """
 
+import difflib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -106,8 +107,17 @@ class Jobs:
 
         It ran once: it is done, or it failed and waits for its next try, or waits for something
         else. What it enqueued is there and has not run (`enqueued`, `drain`). It has a queue of its
-        own, unless `queue` names one: then the jobs of that queue run too.
+        own, unless `queue` names one: then the jobs of that queue run too. Raises `AssertionError`
+        if no handler is declared for it.
         """
+        declared = handler_modules.load(self._loaded().handlers)
+        if mode not in declared:
+            near = difflib.get_close_matches(mode, declared, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else "."
+            raise AssertionError(
+                f"no handler is declared for {mode!r}{meant} Import its module in the test, or name"
+                " it in pytest's option jobsworth_handlers."
+            )
         queue = options.get("queue") or f"test {uuid4().hex[:8]}"
         job_id = self.enqueue(mode, payload, **(options | {"queue": queue}))
         self._work([queue])

@@ -135,6 +135,8 @@ def test_says_what_there_is_instead_of_what_was_expected(jobs: Jobs) -> None:
         jobs.refute_enqueued(queue="slow")
     job = jobs.run("broken")
     assert (job.status, job.error) == ("failed", "no such page")
+    with pytest.raises(AssertionError, match=r"'brokn'; did you mean 'broken'\? Import its module"):
+        jobs.run("brokn")
 
 
 def test_work_that_does_not_end_is_given_up(jobs: Jobs) -> None:
