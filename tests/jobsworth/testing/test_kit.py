@@ -158,5 +158,7 @@ async def test_serves_async_tests(jobs: Jobs) -> None:
 
 
 def test_forgets_the_handlers_of_other_tests(jobs: Jobs) -> None:
-    job = jobs.run("declared in one test", {"word": "loud"})
+    job_id = jobs.enqueue("declared in one test", {"word": "loud"})
+    assert jobs.drain() == []
+    job = jobs.get(job_id)
     assert (job.status, job.waiting_for) == ("waiting", "handler")
