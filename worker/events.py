@@ -87,6 +87,7 @@ MEMORIES_HIDDEN: Final = "memories.hidden"
 EMBEDDINGS_WRITTEN: Final = "embeddings.written"
 EMBEDDER_FAILED: Final = "embedder.failed"
 EMBEDDER_REFUSED: Final = "embedder.refused"
+EMBEDDER_WAITS: Final = "embedder.waits"
 
 DESCRIPTIONS: Final[dict[str, str]] = {
     DAEMON_STARTED: "a worker process began; with its process id, version, queues and modes",
@@ -174,6 +175,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     EMBEDDINGS_WRITTEN: "texts were embedded and stored",
     EMBEDDER_FAILED: "the embedder did not answer; the texts are tried again later",
     EMBEDDER_REFUSED: "the embedder refused one text; it is tried again, ever more rarely",
+    EMBEDDER_WAITS: "texts wait to be embedded: a budget or a limit has no room for them",
 }
 
 OF_ATTEMPTS: Final = (

@@ -443,6 +443,8 @@ class Job(PlainJob):
         """Return what the job's team has remembered nearest to `query`, best first.
 
         Not recorded: a replay may find something else, so put it into a step where that matters.
+        With an endpoint as embedder the query is a call in the books, paid once in all attempts; it
+        parks the job where a budget or a limit says so.
         """
         return await recall.recall(
             self._state, query, limit=limit, thread_only=thread_only, kind=kind

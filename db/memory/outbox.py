@@ -21,8 +21,17 @@ from db.memory.vectors import Vector, halfvec
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
 
+class Payer(NamedTuple):
+    """On whose account texts are embedded."""
+
+    team_id: UUID | None = None
+    agent_id: UUID | None = None
+    thread_id: UUID | None = None
+    run_id: UUID | None = None
+
+
 class DueText(BaseModel):
-    """A memory's text leased for embedding; `tries` counts this one."""
+    """A memory's text leased for embedding; `tries` counts this one. `run_id`: of its job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,6 +39,14 @@ class DueText(BaseModel):
     text: str
     tries: int
     refusals: int
+    team_id: UUID | None
+    agent_id: UUID | None
+    thread_id: UUID | None
+    run_id: UUID | None
+
+    @property
+    def payer(self) -> Payer:
+        return Payer(self.team_id, self.agent_id, self.thread_id, self.run_id)
 
 
 class ChunkVector(NamedTuple):
@@ -43,7 +60,8 @@ class ChunkVector(NamedTuple):
 
 class Outbox(BaseModel):
     """How many memories wait to be embedded, how long the oldest has waited, how many have failed
-    and are tried again, and how many are dead letters, which count in none of these.
+    or wait for a budget or a limit, and the reason of the oldest of those; and how many are dead
+    letters, which count in none of these.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,6 +69,7 @@ class Outbox(BaseModel):
     pending: int
     oldest_seconds: float | None
     failing: int
+    reason: str | None
     dead: int
 
 
@@ -83,7 +102,8 @@ set tries = o.tries + 1, next_try_at = now() + %(lease_seconds)s::float8 * inter
 from due d
 join jobsworth.memories m on m.id = d.memory_id
 where o.memory_id = d.memory_id
-returning o.memory_id as id, m.text, o.tries, o.refusals
+returning o.memory_id as id, m.text, o.tries, o.refusals, m.team_id, m.agent_id, m.thread_id,
+  (select j.run_id from jobsworth.reactive_jobs j where j.id = m.job_id) as run_id
 """
 
 
@@ -187,15 +207,26 @@ def chunk_rows(space: Space, made: Mapping[UUID, Sequence[ChunkVector]]) -> str:
 
 POSTPONED: LiteralString = """
 update jobsworth.embedding_outbox o
-set next_try_at = now() + p.delay_seconds * interval '1 second', last_error = %(error)s
+set next_try_at = now() + p.delay_seconds * interval '1 second', last_error = %(error)s,
+  tries = case when %(counted)s then o.tries else o.tries - 1 end
 from unnest(%(ids)s::uuid[], %(delays)s::float8[]) as p (id, delay_seconds)
 where o.memory_id = p.id
 """
 
 
-async def postponed(conn: Connection, delays: Mapping[UUID, float], error: str) -> None:
-    """Postpone leased texts, each by its own number of seconds, and record why."""
-    values = {"ids": list(delays), "delays": list(delays.values()), "error": to_text(error)}
+async def postponed(
+    conn: Connection, delays: Mapping[UUID, float], error: str, *, counted: bool = True
+) -> None:
+    """Postpone leased texts, each by its own number of seconds, and record why.
+
+    `counted`: they were tried. A text that waits for a budget was not.
+    """
+    values = {
+        "ids": list(delays),
+        "delays": list(delays.values()),
+        "error": to_text(error),
+        "counted": counted,
+    }
     await execute(conn, POSTPONED, values)
 
 
@@ -271,6 +302,8 @@ select count(*) filter (where o.dead_at is null) as pending,
   extract(epoch from now() - min(o.created_at) filter (where o.dead_at is null))::float8
     as oldest_seconds,
   count(*) filter (where o.last_error is not null and o.dead_at is null) as failing,
+  (array_agg(o.last_error order by o.created_at)
+    filter (where o.last_error is not null and o.dead_at is null))[1] as reason,
   count(*) filter (where o.dead_at is not null) as dead
 from jobsworth.embedding_outbox o
 """

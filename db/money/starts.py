@@ -29,7 +29,7 @@ class Starting(NamedTuple):
     `request_id` is new for each call; the same one again is the same call until it is settled.
     `estimate` is an upper bound, which counts if the answer never arrives. `allow_unpriced`:
     without an `estimated_cost` the call passes budgets of money. `exceeds`: budgets that the call
-    may exceed.
+    may exceed. `run_id` and `agent_id` are those of a call without a job; a job has its own.
     """
 
     lease: Lease | None
@@ -45,6 +45,8 @@ class Starting(NamedTuple):
     thread_id: UUID | None = None
     allow_unpriced: bool = True
     exceeds: frozenset[UUID] = frozenset()
+    run_id: UUID | None = None
+    agent_id: UUID | None = None
 
 
 class CallStarted(NamedTuple):
@@ -187,4 +189,6 @@ def _row(call: Starting) -> dict[str, Any]:
         "cost": checked_amount(call.estimated_cost),
         "allow_unpriced": call.allow_unpriced,
         "exceeds": list(call.exceeds) or None,
+        "of_run_id": call.run_id,
+        "of_agent_id": call.agent_id,
     }

@@ -89,6 +89,29 @@ def wrong_dimensions(dimensions: int) -> Fault:
     return Fault(edit=edit)
 
 
+def _shorter(body: Body) -> Body:
+    """Every second vector has too few numbers."""
+    for item in body["data"][::2]:
+        item["embedding"] = item["embedding"][:-1]
+    return body
+
+
+def _without_an_index(body: Body) -> Body:
+    """An item with the index of another: one text has no vector."""
+    body["data"][0]["index"] = len(body["data"])
+    return body
+
+
+def _half(body: Body) -> Body:
+    body["data"] = body["data"][len(body["data"]) // 2 :][:-1]
+    return body
+
+
+# Of embeddings.
+SHORTER_VECTORS = Fault(edit=_shorter)
+MISSING_INDEX = Fault(edit=_without_an_index)
+HALF_BATCH = Fault(edit=_half)
+
 # Every way in which a provider refuses for a rate limit.
 REFUSALS = {
     "429": too_many("1"),
@@ -125,4 +148,7 @@ FAULTS = {
     "inconsistent_usage": INCONSISTENT_USAGE,
     "malformed_tool_json": MALFORMED_TOOL_JSON,
     "duplicate_tool_ids": DUPLICATE_TOOL_IDS,
+    "shorter_vectors": SHORTER_VECTORS,
+    "missing_index": MISSING_INDEX,
+    "half_batch": HALF_BATCH,
 }

@@ -43,7 +43,7 @@ from jobsworth.reactive_jobs j
 
 
 class Talkative(HashingEmbedder):
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], account: object = None) -> list[list[float]]:
         raise EmbedderError(SAID)
 
 

@@ -19,6 +19,7 @@ from worker.daemon import upkeep
 from worker.daemon.parts import Parts
 from worker.log import get_logger
 from worker.memory import embed
+from worker.memory.account import Accounts
 from worker.outcomes import Released
 from worker.settings import Settings
 
@@ -71,6 +72,7 @@ async def _embed(parts: Parts, settings: Settings) -> None:
         parts.database,
         parts.embedder,
         wake=parts.wakes.memories,
+        accounts=Accounts.of_worker(parts.tools),
         batch_max=settings.embed_batch_max,
         embedded=parts.metrics.embedded,
         busy=parts.running.is_busy,

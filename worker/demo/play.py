@@ -38,7 +38,7 @@ from worker.demo.summary.checks import Facts, problems_in
 from worker.demo.summary.report import print_report
 from worker.demo.survey import BUDGET, Survey, SurveyResult
 from worker.demo.watch import STALL_SECONDS, Watch
-from worker.memory.choice import embedder_of
+from worker.memory.choice import offline_embedder
 from worker.settings import Settings
 
 OK = 0
@@ -267,7 +267,7 @@ def _query(fed: Sequence[FedMessage]) -> str:
 
 
 async def _search(connection: Connection, settings: Settings, query: str) -> list[Hit]:
-    embedder = embedder_of(settings)
+    embedder = offline_embedder(settings)
     try:
         [vector] = await embedder.embed([query])
     finally:

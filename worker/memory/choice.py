@@ -17,9 +17,14 @@ def embedder_of(settings: Settings) -> Embedder:
 
     Raises `ExtraMissing` if the semantic one is set without its extra.
     """
-    require_embedder(settings)
     if settings.embedder_url is not None:
         return _endpoint(settings, settings.embedder_url)
+    return offline_embedder(settings)
+
+
+def offline_embedder(settings: Settings) -> HashingEmbedder | semantic.SemanticEmbedder:
+    """The one that these settings name for use without an endpoint. Raises `ExtraMissing`."""
+    require_embedder(settings)
     if settings.embedder == "semantic":
         return semantic.SemanticEmbedder(settings.embedder_threads)
     return HashingEmbedder(settings.embedder_dimensions)

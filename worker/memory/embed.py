@@ -2,8 +2,9 @@
 
 In: the outbox, which finishing transactions fill. Out: vectors in the space of this worker's
 embedder, or texts put off with the reason. Invariants: no transaction is open while the embedder
-works; a text leaves the outbox only with its vector; and no job is touched: an embedder that is
-down delays memories, never jobs.
+works; a text leaves the outbox only with its vector; each request is in the books before it is sent
+(`account`); and no job is touched: an embedder that is down, or a budget without room, delays
+memories, never jobs.
 
 Texts are cut into chunks, and a content that has a vector in the space is not sent again. A batch
 that is refused is halved until the refused chunk is alone, so it delays no other text; a text that
@@ -23,15 +24,18 @@ import anyio
 
 from db.errors import DatabaseError, JobsworthError
 from db.memory import outbox, spaces
-from db.memory.outbox import ChunkVector, DueText
+from db.memory.outbox import ChunkVector, DueText, Payer
 from db.memory.spaces import Space
 from db.pool import Database, bounded
 from worker import events
 from worker.log import get_logger
 from worker.masking import mask
+from worker.memory.account import Accounts, PayersAccount
 from worker.memory.chunks import Chunk, chunks, content_hash
-from worker.memory.embedders import Embedder, EmbedderBusy, EmbedderRefused
+from worker.memory.embedders import Embedder, EmbedderBusy, EmbedderDenied, EmbedderRefused
+from worker.money.group_commit import GroupCommit
 from worker.queue.wake import Wake
+from worker.repeats import Repeats
 
 # Longer than an embedder takes for a batch; after it, a killed worker's texts are due again. A
 # lease that is too short costs a second embedding, never a second memory.
@@ -52,7 +56,11 @@ SUSPECTS_TOGETHER_MAX = 8
 REFUSALS_MAX = 10
 ERROR_CHARACTERS_MAX = 500
 
+# Requests of different payers that are under way at once.
+PAYERS_TOGETHER_MAX = 4
+
 log = get_logger()
+told = Repeats()
 
 
 async def run(
@@ -60,6 +68,7 @@ async def run(
     embedder: Embedder,
     *,
     wake: Wake,
+    accounts: Accounts | None = None,
     batch_max: int = 64,
     embedded: Callable[[int], None] | None = None,
     retry_base_seconds: float = RETRY_BASE_SECONDS,
@@ -68,15 +77,17 @@ async def run(
 ) -> None:
     """Embed due texts until cancelled. `embedded` counts the texts that were stored.
 
-    While jobs run (`busy`), an embedder that computes in this process rests after each round.
+    The requests of a paid embedder are booked by `accounts`, by default in `database` alone. While
+    jobs run (`busy`), an embedder that computes in this process rests after each round.
     """
+    accounts = accounts or Accounts(database, GroupCommit(database))
     failures = 0
     while True:
         began = time.monotonic()
         try:
             # While it fails, one text is enough to find out whether it works again.
             most = 1 if failures else batch_max
-            ended = await embed_due(database, embedder, most, retry_base_seconds)
+            ended = await embed_due(database, embedder, most, retry_base_seconds, accounts)
         except Exception as error:
             # The database may be away. The texts stay in the outbox.
             ended = Round(failure=error)
@@ -124,15 +135,22 @@ class _Piece:
 
 @dataclass(slots=True)
 class _Vectors:
-    """The vectors of contents, the refused contents, and the error that ended the round early."""
+    """The vectors of contents, the refused contents, whose texts wait for a budget or a limit, and
+    the error that ended the round early.
+    """
 
     made: dict[UUID, Sequence[float]] = field(default_factory=dict[UUID, Sequence[float]])
     refused: dict[UUID, str] = field(default_factory=dict[UUID, str])
+    denied: dict[Payer, EmbedderDenied] = field(default_factory=dict[Payer, EmbedderDenied])
     failure: Exception | None = None
 
 
 async def embed_due(
-    database: Database, embedder: Embedder, batch_max: int, retry_base_seconds: float
+    database: Database,
+    embedder: Embedder,
+    batch_max: int,
+    retry_base_seconds: float,
+    accounts: Accounts | None = None,
 ) -> Round:
     """One round: lease up to `batch_max` due texts, embed them, and store them or put them off.
 
@@ -144,20 +162,22 @@ async def embed_due(
     if not due:
         return Round()
     began = time.monotonic()
-    settled = False
+    settled, vectors = False, _Vectors()
+    pieces = [piece for text in due for piece in _cut(text, embedder.chunk_characters)]
+    space: Space | None = None
     try:
-        pieces = [piece for text in due for piece in _cut(text, embedder.chunk_characters)]
         async with database.connection() as connection:
             space = await spaces.get_or_create(connection, embedder.space)
             hashes = list({piece.content_hash for piece in pieces})
-            vectors = _Vectors(dict(await outbox.known(connection, space, hashes)))
-        await _embed(database, embedder, pieces, batch_max, lease_seconds, vectors)
+            vectors.made.update(await outbox.known(connection, space, hashes))
+        paying = accounts or Accounts(database, GroupCommit(database))
+        await _embed(paying, embedder, pieces, batch_max, lease_seconds, vectors)
         written = await _store(database, space, pieces, vectors)
         await _put_off(database, due, pieces, vectors, retry_base_seconds)
         settled = True
     finally:
         if not settled:
-            await _release(database, due)
+            await _release(database, due, space, pieces, vectors)
     if written:
         log.info(
             events.EMBEDDINGS_WRITTEN,
@@ -175,49 +195,95 @@ def _cut(text: DueText, characters_max: int) -> Iterator[_Piece]:
 
 
 async def _embed(
-    database: Database,
+    accounts: Accounts,
     embedder: Embedder,
     pieces: Sequence[_Piece],
     batch_max: int,
     lease_seconds: float,
     vectors: _Vectors,
 ) -> None:
-    """Embed what has no vector yet, each content once, and put it into `vectors`."""
+    """Embed what has no vector yet, each content once, and put it into `vectors`.
+
+    What is paid by several is sent by several requests, some at once.
+    """
     wanted = {one.content_hash: one for one in pieces if one.content_hash not in vectors.made}
-    parts = list(_parts(list(wanted.values()), batch_max))
+    of_payers: dict[Payer, list[_Piece]] = {}
+    for piece in wanted.values():
+        of_payers.setdefault(piece.of.payer if embedder.paid else Payer(), []).append(piece)
     refused_texts: set[UUID] = set()
-    leased_at = time.monotonic()
-    while parts:
-        # A text that was refused is not stored: its other chunks are not paid for.
-        part = [one for one in parts.pop() if one.of.id not in refused_texts]
-        if not part:
-            continue
-        if time.monotonic() - leased_at > lease_seconds / 3:
-            async with database.connection() as connection:
-                ids = list({piece.of.id for piece in pieces})
-                await outbox.extended(connection, ids, lease_seconds)
-            leased_at = time.monotonic()
-        try:
-            made = await embedder.embed([piece.content for piece in part])
-        except EmbedderRefused as refused:
-            if len(part) == 1:
-                vectors.refused[part[0].content_hash] = _reason(refused)
-                refused_texts.add(part[0].of.id)
-            else:
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
-        except Exception as failure:
-            vectors.failure = failure
-            return
-        else:
-            hashes = [piece.content_hash for piece in part]
-            vectors.made.update(zip(hashes, made, strict=True))
+    lease = _Lease(accounts.database, list({piece.of.id for piece in pieces}), lease_seconds)
+    together = anyio.CapacityLimiter(PAYERS_TOGETHER_MAX)
+
+    async def embed_of(payer: Payer, of_payer: Sequence[_Piece]) -> None:
+        account = PayersAccount(accounts, embedder.model, "embed", payer)
+        async with together:
+            await _embed_parts(
+                embedder, account, list(_parts(of_payer, batch_max)), lease, vectors, refused_texts
+            )
+
+    async with anyio.create_task_group() as tasks:
+        for payer, of_payer in of_payers.items():
+            tasks.start_soon(embed_of, payer, of_payer)
     texts = {piece.of.id for piece in wanted.values()}
     if len(texts) > 1 and texts == refused_texts:
         # Then the embedder is at fault, not the texts.
         reason = next(iter(vectors.refused.values()))
         vectors.failure = EmbedderRefused(f"every text was refused: {reason}")
         vectors.refused.clear()
+
+
+async def _embed_parts(
+    embedder: Embedder,
+    account: PayersAccount,
+    parts: list[list[_Piece]],
+    lease: "_Lease",
+    vectors: _Vectors,
+    refused_texts: set[UUID],
+) -> None:
+    """Embed the parts of one payer, the last first; ends early if the embedder fails."""
+    while parts and vectors.failure is None:
+        # A text that was refused is not stored: its other chunks are not paid for.
+        part = [one for one in parts.pop() if one.of.id not in refused_texts]
+        if not part:
+            continue
+        middle = len(part) // 2
+        try:
+            await lease.extend()
+            made = await embedder.embed([piece.content for piece in part], account)
+        except EmbedderRefused as refused:
+            if middle:
+                parts += [part[middle:], part[:middle]]
+            else:
+                vectors.refused[part[0].content_hash] = _reason(refused)
+                refused_texts.add(part[0].of.id)
+        except EmbedderDenied as denied:
+            if not middle:
+                # One text is too much, so all others are.
+                vectors.denied[account.payer] = denied
+                return
+            parts += [part[middle:], part[:middle]]
+        except Exception as failure:
+            vectors.failure = failure
+        else:
+            hashes = [piece.content_hash for piece in part]
+            vectors.made.update(zip(hashes, made, strict=True))
+
+
+class _Lease:
+    """The lease of a round's texts."""
+
+    def __init__(self, database: Database, ids: Sequence[UUID], seconds: float) -> None:
+        self._database = database
+        self._ids = ids
+        self._seconds = seconds
+        self._leased_at = time.monotonic()
+
+    async def extend(self) -> None:
+        """Have at least two thirds of it left."""
+        if time.monotonic() - self._leased_at > self._seconds / 3:
+            self._leased_at = time.monotonic()
+            async with self._database.connection() as connection:
+                await outbox.extended(connection, self._ids, self._seconds)
 
 
 def _parts(pieces: Sequence[_Piece], batch_max: int) -> Iterator[list[_Piece]]:
@@ -278,12 +344,24 @@ async def _put_off(
                     dead=dead,
                     delay_seconds=round(delay, 3),
                 )
+        for payer, denied in vectors.denied.items():
+            ids = [one.id for one in left if one.payer == payer and one.id not in refused]
+            delays = {one: denied.after_seconds * (1 + random() / 4) for one in ids}
+            await outbox.postponed(connection, delays, _reason(denied), counted=False)
+            if told.due(f"{payer}"):
+                log.warning(
+                    events.EMBEDDER_WAITS,
+                    texts=len(ids),
+                    reason=_reason(denied),
+                    team_id=payer.team_id and str(payer.team_id),
+                    delay_seconds=round(denied.after_seconds, 3),
+                )
         if vectors.failure is not None:
             after_seconds = _after_seconds(vectors.failure)
             delays = {
                 text.id: after_seconds + delay_seconds(text.tries, retry_base_seconds)
                 for text in left
-                if text.id not in refused
+                if text.id not in refused and text.payer not in vectors.denied
             }
             await outbox.postponed(connection, delays, _reason(vectors.failure))
 
@@ -293,11 +371,22 @@ def _lacking(pieces: Sequence[_Piece], vectors: _Vectors) -> set[UUID]:
     return {piece.of.id for piece in pieces if piece.content_hash not in vectors.made}
 
 
-async def _release(database: Database, due: Sequence[DueText]) -> None:
-    """End the lease of an interrupted round early, so that the next one need not wait for it."""
+async def _release(
+    database: Database,
+    due: Sequence[DueText],
+    space: Space | None,
+    pieces: Sequence[_Piece],
+    vectors: _Vectors,
+) -> None:
+    """End an interrupted round: store what may have been paid for, and end the others' leases
+    early, so that the next round need not wait for them.
+    """
     try:
-        async with bounded(RELEASE_SECONDS), database.connection() as connection:
-            await outbox.released(connection, [text.id for text in due])
+        async with bounded(RELEASE_SECONDS):
+            if space is not None and vectors.made:
+                await _store(database, space, pieces, vectors)
+            async with database.connection() as connection:
+                await outbox.released(connection, [text.id for text in due])
     except JobsworthError:
         return  # the lease ends by itself
 

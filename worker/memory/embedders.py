@@ -18,6 +18,7 @@ from typing import Protocol
 import anyio.to_thread
 
 from db.memory.spaces import SpaceKey
+from db.memory.vectors import Vector
 from worker.memory.chunks import chunker_name
 
 TIMEOUT_SECONDS = 30.0
@@ -43,6 +44,56 @@ class EmbedderRefused(EmbedderError):
     """The endpoint refuses one of these texts."""
 
 
+class EmbedderDenied(EmbedderError):
+    """A budget, a rate limit of ours or an unknown price is in the way; nothing was sent.
+
+    There may be room in `after_seconds`.
+    """
+
+    def __init__(self, message: str, after_seconds: float) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
+
+
+class Booking(Protocol):
+    """A request that is in the books and may be sent; exactly one ending settles it."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    async def answered(self, tokens: int | None, vectors: Sequence[Vector]) -> None:
+        """The endpoint answered, and counted so many tokens; None: it did not say."""
+        ...
+
+    async def spoilt(self, tokens: int | None, error: object) -> None:
+        """The endpoint answered, and bills that, but the answer cannot be used."""
+        ...
+
+    async def refused(self, error: object) -> None:
+        """The endpoint refused, and billed nothing."""
+        ...
+
+    async def limited(self, error: object, wait_seconds: float | None) -> None:
+        """It refused for its rate limit: all workers ask it more seldom from now on."""
+        ...
+
+    async def unsent(self, error: object) -> None:
+        """Certainly not a byte was sent."""
+        ...
+
+    async def lost(self, error: object) -> None:
+        """What the request cost is unknown: it is held at its estimate."""
+        ...
+
+
+class Account(Protocol):
+    """Who pays for requests: see `worker.memory.account`."""
+
+    async def begin(self, texts: Sequence[str]) -> Booking:
+        """Book a request that is about to be sent. Raises `EmbedderDenied`."""
+        ...
+
+
 class Embedder(Protocol):
     """Makes vectors. `lexical` ones compare words and spellings, not meanings."""
 
@@ -62,8 +113,16 @@ class Embedder(Protocol):
     @property
     def space(self) -> SpaceKey: ...
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Vectors of shape `(len(texts), dimensions)`. Raises `EmbedderError`."""
+    @property
+    def paid(self) -> bool:
+        """Whether its requests may cost money. One that costs nothing books nothing."""
+        ...
+
+    async def embed(self, texts: Sequence[str], account: Account) -> list[list[float]]:
+        """Vectors of shape `(len(texts), dimensions)`; each request is booked with `account`.
+
+        Raises `EmbedderError`.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -107,7 +166,13 @@ class HashingEmbedder:
     def description(self) -> str:
         return "offline lexical embedder: compares words and spellings, not meanings"
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    @property
+    def paid(self) -> bool:
+        return False
+
+    async def embed(
+        self, texts: Sequence[str], account: Account | None = None
+    ) -> list[list[float]]:
         # In a thread: a long text would block the event loop.
         return await anyio.to_thread.run_sync(self.vectors, texts)
 

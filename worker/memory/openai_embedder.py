@@ -16,11 +16,14 @@ from worker.memory.embedders import (
     CHUNK_CHARACTERS,
     ENDPOINT,
     TIMEOUT_SECONDS,
+    Account,
+    Booking,
     EmbedderBusy,
     EmbedderError,
     EmbedderRefused,
     space_key,
 )
+from worker.money.calls import REQUEST_ID_HEADER
 from worker.retry_after import retry_after_seconds
 
 RETRY_AFTER_SECONDS_MAX = 3_600.0
@@ -35,6 +38,9 @@ TEXT_REFUSALS = (
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
+
+# "Too many requests" and "overloaded", as Anthropic's and others' servers say it.
+RATE_LIMITED = (HTTPStatus.TOO_MANY_REQUESTS, 529)
 
 
 class OpenAIEmbedder:
@@ -85,28 +91,51 @@ class OpenAIEmbedder:
     def description(self) -> str:
         return f"{self._model} at {self._where}"
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    @property
+    def paid(self) -> bool:
+        return True
+
+    async def embed(self, texts: Sequence[str], account: Account) -> list[list[float]]:
         vectors: list[list[float]] = []
         for start in range(0, len(texts), self._batch_max):
-            vectors += await self._batch(texts[start : start + self._batch_max])
+            vectors += await self._batch(texts[start : start + self._batch_max], account)
         return vectors
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _batch(self, texts: Sequence[str]) -> list[list[float]]:
-        response = await self._post(texts)
+    async def _batch(self, texts: Sequence[str], account: Account) -> list[list[float]]:
+        booking = await account.begin(texts)
+        response = await self._sent(texts, booking)
         if self._names_dimensions and _refuses_dimensions(response):
+            await booking.refused(_error_text(response))
             self._names_dimensions = False
-            response = await self._post(texts)
-        self._raise_for_status(response)
+            booking = await account.begin(texts)
+            response = await self._sent(texts, booking)
+        await self._check_status(response, booking)
+        tokens: int | None = None
         try:
-            body = response.json()
-        except ValueError as error:
-            raise EmbedderError(f"{self._where} answered with invalid JSON") from error
-        return self._vectors(body, len(texts))
+            body = self._read(response)
+            tokens = _tokens(body)
+            vectors = self._vectors(body, len(texts))
+        except EmbedderError as error:
+            await booking.spoilt(tokens, error)
+            raise
+        await booking.answered(tokens, vectors)
+        return vectors
 
-    async def _post(self, texts: Sequence[str]) -> httpx.Response:
+    async def _sent(self, texts: Sequence[str], booking: Booking) -> httpx.Response:
+        """The response; a request without one is settled."""
+        try:
+            return await self._post(texts, booking.request_id)
+        except _Unsent as error:
+            await booking.unsent(error)
+            raise EmbedderError(str(error)) from error
+        except BaseException as error:
+            await booking.lost(error)
+            raise
+
+    async def _post(self, texts: Sequence[str], request_id: str) -> httpx.Response:
         request: dict[str, Any] = {
             "model": self._model,
             "input": list(texts),
@@ -117,7 +146,12 @@ class OpenAIEmbedder:
         try:
             # httpx bounds each read only: an endpoint that answers in drips would never end.
             with anyio.fail_after(self._timeout_seconds):
-                return await self._client.post(self._url, json=request)
+                return await self._client.post(
+                    self._url, json=request, headers={REQUEST_ID_HEADER: request_id}
+                )
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            reason = str(error) or type(error).__name__
+            raise _Unsent(f"{self._where} cannot be reached: {reason}") from error
         except (httpx.TimeoutException, TimeoutError) as error:
             raise EmbedderError(
                 f"{self._where} did not answer within {self._timeout_seconds:g} s"
@@ -126,16 +160,30 @@ class OpenAIEmbedder:
             reason = str(error) or type(error).__name__
             raise EmbedderError(f"{self._where} cannot be reached: {reason}") from error
 
-    def _raise_for_status(self, response: httpx.Response) -> None:
+    async def _check_status(self, response: httpx.Response, booking: Booking) -> None:
         if response.is_success:
             return
-        says = f"{self._where} answered {response.status_code}: {_error_text(response)}"
+        status = response.status_code
+        says = f"{self._where} answered {status}: {_error_text(response)}"
         after_seconds = retry_after_seconds(response.headers, RETRY_AFTER_SECONDS_MAX)
-        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or after_seconds is not None:
+        if status in RATE_LIMITED:
+            await booking.limited(says, after_seconds)
+        elif response.is_server_error:
+            # It may have computed the answer, and bill it.
+            await booking.lost(says)
+        else:
+            await booking.refused(says)
+        if status == HTTPStatus.TOO_MANY_REQUESTS or after_seconds is not None:
             raise EmbedderBusy(says, after_seconds)
-        if response.status_code in TEXT_REFUSALS:
+        if status in TEXT_REFUSALS:
             raise EmbedderRefused(says)
         raise EmbedderError(says)
+
+    def _read(self, response: httpx.Response) -> object:
+        try:
+            return response.json()
+        except ValueError as error:
+            raise EmbedderError(f"{self._where} answered with invalid JSON") from error
 
     def _vectors(self, body: object, wanted: int) -> list[list[float]]:
         try:
@@ -173,6 +221,19 @@ class OpenAIEmbedder:
     @property
     def _where(self) -> str:
         return str(self._url.copy_with(userinfo=b"", query=None))
+
+
+class _Unsent(Exception):
+    """There was no connection."""
+
+
+def _tokens(body: object) -> int | None:
+    """How many tokens the endpoint counted; None if it does not say, or says something else."""
+    try:
+        tokens = cast(Any, body)["usage"]["prompt_tokens"]
+    except (KeyError, TypeError, IndexError):
+        return None
+    return tokens if type(tokens) is int else None
 
 
 def _embeddings_url(url: str) -> str:

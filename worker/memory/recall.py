@@ -7,10 +7,12 @@ told once a minute.
 
 from db.memory import memories, spaces
 from db.memory.memories import Hit
+from db.memory.vectors import Vector
 from db.pool import Connection
 from worker import events
 from worker.attempt_state import AttemptState
 from worker.log import get_logger
+from worker.memory.account import JobsAccount, Recorded
 from worker.memory.embedders import Embedder
 from worker.repeats import Repeats
 
@@ -23,7 +25,7 @@ async def recall(
 ) -> list[Hit]:
     """At most `limit` memories. Raises `EmbedderError` if the query cannot be embedded."""
     embedder = state.tools.embedder
-    [vector] = await embedder.embed([query])
+    vector = await _vector(state, embedder, query)
     async with state.tools.database.connection() as connection:
         await _tell_hidden(connection, embedder)
         space = await spaces.get_or_create(connection, embedder.space)
@@ -37,6 +39,17 @@ async def recall(
             thread_id=state.job.thread_id if thread_only else None,
             source_kind=kind,
         )
+
+
+async def _vector(state: AttemptState, embedder: Embedder, query: str) -> Vector:
+    """The vector of the query. One that is paid for is a recorded step, and so paid once."""
+    # A name of its own, or a changed embedder would read the vector of another.
+    name = state.key("recall", None, query, *embedder.space) if embedder.paid else ""
+    try:
+        [vector] = await embedder.embed([query], JobsAccount(state, embedder.model, name))
+    except Recorded as recorded:
+        return recorded.vector
+    return vector
 
 
 async def _tell_hidden(connection: Connection, embedder: Embedder) -> None:

@@ -58,7 +58,7 @@ class Books(Protocol):
 class _Waiting:
     """A settlement that is not committed yet."""
 
-    job_id: UUID
+    job_id: UUID | None
     paid: Paid
     since: float
     # The spool's own clock at that time.
@@ -67,6 +67,11 @@ class _Waiting:
     failed: bool = False
     settled: bool = False
     keeping: anyio.Lock = field(default_factory=anyio.Lock)
+
+    @property
+    def key(self) -> UUID:
+        """What the file is found by: its job, or the call itself."""
+        return self.job_id or self.paid.settlement.call_id
 
 
 class Spool:
@@ -90,8 +95,8 @@ class Spool:
         self._unreadable = False
         self._draining = anyio.Lock()
 
-    async def settle(self, books: Books, job_id: UUID, paid: Paid) -> Any:
-        """Settle a call; returns the answer that counts, committed.
+    async def settle(self, books: Books, job_id: UUID | None, paid: Paid) -> Any:
+        """Settle a call, of a job or of none; returns the answer that counts, committed.
 
         Raises the database's error if it is away for too long, and a cancellation once the
         settlement is on disk: `drain` settles it later then.
@@ -197,7 +202,7 @@ class Spool:
                     return True
                 try:
                     name = await anyio.to_thread.run_sync(
-                        self.folder.write, waiting.job_id, waiting.paid
+                        self.folder.write, waiting.key, waiting.paid
                     )
                 except (OSError, ValueError) as error:
                     waiting.failed = True
@@ -274,7 +279,7 @@ class Spool:
     def _tell_written(self, waiting: _Waiting) -> None:
         log.warning(
             events.SPOOL_WRITTEN,
-            job_id=str(waiting.job_id),
+            job_id=waiting.job_id and str(waiting.job_id),
             call_id=str(waiting.paid.settlement.call_id),
             file=waiting.file,
         )

@@ -21,7 +21,8 @@ create type jobsworth.call_verdict as (
 -- Write calls that are about to be sent, with their reservations, if their jobs still have their
 -- leases. Returns a verdict for each call that was decided. A call without one: its job does not
 -- exist (`wait_for_locks`), or another transaction has locked its job right now. `exceeds` in a row: the
--- budgets that an approval lets this call exceed.
+-- budgets that an approval lets this call exceed; `of_run_id`, `of_agent_id`: whose a call without a
+-- job is.
 create function jobsworth.start_calls(rows jsonb, wait_for_locks boolean default false)
   returns setof jobsworth.call_verdict language plpgsql
   set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -43,7 +44,7 @@ begin
       from jsonb_to_recordset(rows) as a (
         call_id uuid, job_id uuid, lease_no bigint, worker_id uuid, attempt int, team_id uuid,
         thread_id uuid, step_name text, mode text, provider text, model text, request_id text,
-        input_tokens int, output_tokens int, cost numeric)
+        input_tokens int, output_tokens int, cost numeric, of_run_id uuid, of_agent_id uuid)
     ), locked as materialized (
       -- Found by the primary key alone, and compared after the lock (as in `finish`). A locked row
       -- is skipped, so the other calls do not wait for it.
@@ -57,7 +58,7 @@ begin
         for no key update skip locked
       ) j
       union all
-      select a.*, null, null, true from asked a where a.job_id is null
+      select a.*, a.of_run_id, a.of_agent_id, true from asked a where a.job_id is null
     ), started as (
       insert into jobsworth.llm_calls (
         id, team_id, job_id, thread_id, run_id, agent_id, lease_no, attempt, step_name, scope, mode,
@@ -142,12 +143,13 @@ begin
     and exists (
       select 1
       from jsonb_to_recordset(rows) as a (
-        job_id uuid, team_id uuid, thread_id uuid, mode text, provider text, model text)
+        job_id uuid, team_id uuid, thread_id uuid, mode text, provider text, model text,
+        of_run_id uuid, of_agent_id uuid)
       left join lateral (
         select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
       ) j on true
-      cross join lateral jobsworth.budgets_of(a.team_id, j.agent_id, a.thread_id, a.mode,
-        a.provider, a.model, coalesce(j.run_id, a.job_id))));
+      cross join lateral jobsworth.budgets_of(a.team_id, coalesce(j.agent_id, a.of_agent_id),
+        a.thread_id, a.mode, a.provider, a.model, coalesce(j.run_id, a.of_run_id, a.job_id))));
 end $$;
 
 -- Write calls whose jobs are locked, under the lock of the money, if limits and budgets let all of
@@ -162,13 +164,15 @@ declare
   against jobsworth.call_verdict;
 begin
   with asked as materialized (
-    select a.*, j.run_id, j.agent_id, coalesce(j.run_id, a.job_id) as run_key,
-      a.input_tokens::bigint + a.output_tokens as tokens
+    select a.*, coalesce(j.run_id, a.of_run_id) as run_id,
+      coalesce(j.agent_id, a.of_agent_id) as agent_id,
+      coalesce(j.run_id, a.of_run_id, a.job_id) as run_key, a.input_tokens::bigint + a.output_tokens as tokens
     from unnest(calls) as u (call)
     cross join lateral jsonb_to_record(u.call) as a (
       call_id uuid, job_id uuid, lease_no bigint, attempt int, team_id uuid, thread_id uuid,
       step_name text, mode text, provider text, model text, request_id text, input_tokens int,
-      output_tokens int, cost numeric, allow_unpriced boolean, exceeds uuid[])
+      output_tokens int, cost numeric, allow_unpriced boolean, exceeds uuid[], of_run_id uuid,
+      of_agent_id uuid)
     left join lateral (
       select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
     ) j on true
@@ -308,12 +312,13 @@ declare
   short record;
   tokens bigint;
 begin
-  select a.*, j.agent_id, coalesce(j.run_id, a.job_id) as run_key
+  select a.*, coalesce(j.agent_id, a.of_agent_id) as agent_id,
+    coalesce(j.run_id, a.of_run_id, a.job_id) as run_key
   into c
   from jsonb_to_record(call) as a (
     job_id uuid, team_id uuid, thread_id uuid, step_name text, mode text, provider text,
     model text, request_id text, input_tokens int, output_tokens int, cost numeric,
-    allow_unpriced boolean, exceeds uuid[])
+    allow_unpriced boolean, exceeds uuid[], of_run_id uuid, of_agent_id uuid)
   left join lateral (
     select r.run_id, r.agent_id from jobsworth.reactive_jobs r where r.id = a.job_id offset 0
   ) j on true;

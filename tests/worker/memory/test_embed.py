@@ -347,11 +347,11 @@ async def test_a_bug_in_an_embedder_is_a_failure_like_any_other(
     database: Database, conn: Connection
 ) -> None:
     class Broken(HashingEmbedder):
-        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        async def embed(self, texts: Sequence[str], account: object = None) -> list[list[float]]:
             raise ZeroDivisionError
 
     class Short(HashingEmbedder):
-        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        async def embed(self, texts: Sequence[str], account: object = None) -> list[list[float]]:
             return [[1.0]] * len(texts)
 
     await put(conn, "a")
@@ -370,7 +370,7 @@ async def test_a_stopped_round_gives_its_texts_back(database: Database, conn: Co
     started = anyio.Event()
 
     class Slow(HashingEmbedder):
-        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        async def embed(self, texts: Sequence[str], account: object = None) -> list[list[float]]:
             started.set()
             await anyio.sleep_forever()
             raise AssertionError
@@ -390,7 +390,7 @@ async def test_no_transaction_is_open_while_the_embedder_works(
     states: list[int] = []
 
     class Watching(HashingEmbedder):
-        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        async def embed(self, texts: Sequence[str], account: object = None) -> list[list[float]]:
             states.append(
                 await fetch_val(
                     conn,
@@ -425,7 +425,7 @@ async def test_texts_that_fail_often_are_sent_with_few_others(
     sent: list[list[str]] = []
 
     class Recording(HashingEmbedder):
-        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        async def embed(self, texts: Sequence[str], account: object = None) -> list[list[float]]:
             sent.append(sorted(texts))
             return self.vectors(texts)
 

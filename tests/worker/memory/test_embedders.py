@@ -28,6 +28,7 @@ from tests.providers.openai_stub import (
     wrong_dimensions,
 )
 from tests.support import ROOT
+from tests.worker.memory.noted import Noted
 from worker.memory.choice import embedder_of
 from worker.memory.embedders import (
     EmbedderBusy,
@@ -134,8 +135,8 @@ async def test_vectors_come_in_the_order_of_the_texts_over_several_requests(
     provider: OpenAIStub, embedder: OpenAIEmbedder
 ) -> None:
     texts = ["one", "two", "three", "four", "five two"]
-    vectors = await embedder.embed(texts)
-    singles = [(await embedder.embed([text]))[0] for text in texts]
+    vectors = await embedder.embed(texts, Noted())
+    singles = [(await embedder.embed([text], Noted()))[0] for text in texts]
     assert vectors == singles
     first, second, *_ = provider.requests
     assert first.path == "/v1/embeddings"
@@ -143,7 +144,7 @@ async def test_vectors_come_in_the_order_of_the_texts_over_several_requests(
     assert second.body["input"] == texts[3:]
     assert (first.body["model"], first.body["dimensions"]) == ("embed-1", DIMENSIONS)
     assert (embedder.model, embedder.lexical) == ("embed-1", False)
-    assert await embedder.embed([]) == []
+    assert await embedder.embed([], Noted()) == []
 
 
 async def test_the_url_may_name_the_page_itself(provider: OpenAIStub) -> None:
@@ -156,7 +157,7 @@ async def test_the_url_may_name_the_page_itself(provider: OpenAIStub) -> None:
                 embedder_dimensions=DIMENSIONS,
             )
         )
-        assert len(await embedder.embed(["a"])) == 1
+        assert len(await embedder.embed(["a"], Noted())) == 1
         await embedder.close()
 
 
@@ -165,8 +166,10 @@ async def test_an_endpoint_that_refuses_the_dimensions_field_gets_it_once(
 ) -> None:
     provider.refuses_dimensions_field = True
     for _ in range(2):
-        assert len(await embedder.embed(["a"])) == 1
+        assert len(await embedder.embed(["a"], Noted())) == 1
     assert ["dimensions" in request.body for request in provider.requests] == [True, False, False]
+    ids = [request.headers["X-Request-Id"] for request in provider.requests]
+    assert len(set(ids)) == 3
 
 
 @pytest.mark.parametrize(
@@ -178,7 +181,7 @@ async def test_a_busy_endpoint_says_how_long(
 ) -> None:
     provider.script(too_many(retry_after))
     with pytest.raises(EmbedderBusy, match="429: rate limit reached") as busy:
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
     assert busy.value.after_seconds == seconds
 
 
@@ -188,13 +191,13 @@ async def test_a_busy_endpoint_may_name_a_date_or_nothing(
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     provider.script(too_many(at), too_many(), Fault(503, headers={"Retry-After": "9"}))
     with pytest.raises(EmbedderBusy) as dated:
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
     assert dated.value.after_seconds == pytest.approx(100, abs=5)
     with pytest.raises(EmbedderBusy) as silent:
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
     assert silent.value.after_seconds is None
     with pytest.raises(EmbedderBusy) as unavailable:
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
     assert unavailable.value.after_seconds == 9
 
 
@@ -210,29 +213,33 @@ NUMBERS: list[Any] = [0.5] * DIMENSIONS
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "reason", "ending"),
     [
-        (SERVER_ERROR, "answered 500: internal error"),
-        (Fault(404, message="no such model"), "answered 404: no such model"),
-        (CUT, "cannot be reached"),
-        (MALFORMED, "invalid JSON"),
-        (edited(data=[]), "0 embeddings for 1 texts"),
-        (edited(data=None), "without a list"),
-        (Fault(edit=lambda _: [1, 2]), "without a list"),
-        (Fault(edit=lambda _: None), "without a list"),
-        (embedding(NUMBERS, index=1), "1 embeddings for 1 texts"),
-        (embedding(NUMBERS, index="x"), "without a list"),
+        (SERVER_ERROR, "answered 500: internal error", "lost"),
+        (Fault(404, message="no such model"), "answered 404: no such model", "refused"),
+        (CUT, "cannot be reached", "lost"),
+        (MALFORMED, "invalid JSON", "spoilt None"),
+        (edited(data=[]), "0 embeddings for 1 texts", "spoilt 1"),
+        (edited(data=None), "without a list", "spoilt 1"),
+        (Fault(edit=lambda _: [1, 2]), "without a list", "spoilt None"),
+        (Fault(edit=lambda _: None), "without a list", "spoilt None"),
+        (embedding(NUMBERS, index=1), "1 embeddings for 1 texts", "spoilt 1"),
+        (embedding(NUMBERS, index="x"), "without a list", "spoilt 1"),
+        (edited(data=[], usage={"prompt_tokens": "7"}), "0 embeddings", "spoilt None"),
     ],
 )
 async def test_whatever_is_not_an_answer_is_an_error_that_says_so(
-    provider: OpenAIStub, embedder: OpenAIEmbedder, fault: Fault, reason: str
+    provider: OpenAIStub, embedder: OpenAIEmbedder, fault: Fault, reason: str, ending: str
 ) -> None:
+    """And what may have been billed is never booked as a refusal."""
     provider.script(fault)
+    account = Noted()
     with pytest.raises(EmbedderError, match=reason) as failed:
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], account)
+    assert account.endings == [ending]
     assert type(failed.value) is EmbedderError
     assert provider.url in str(failed.value)
-    assert len(await embedder.embed(["a"])) == 1  # and it works again
+    assert len(await embedder.embed(["a"], Noted())) == 1  # and it works again
 
 
 async def test_a_wrong_length_is_the_settings_if_all_vectors_have_it_and_else_a_texts(
@@ -242,7 +249,7 @@ async def test_a_wrong_length_is_the_settings_if_all_vectors_have_it_and_else_a_
     for texts, kind in ((["a", "b"], EmbedderError), (["a"], EmbedderRefused)):
         provider.script(wrong_dimensions(8))
         with pytest.raises(EmbedderError, match=told) as failed:
-            await embedder.embed(texts)
+            await embedder.embed(texts, Noted())
         assert type(failed.value) is kind
 
 
@@ -252,9 +259,9 @@ async def test_a_vector_that_cannot_be_stored_is_a_refusal_of_its_text(
 ) -> None:
     provider.script(embedding([*NUMBERS[1:], number]))
     with pytest.raises(EmbedderRefused, match="not a finite number of half precision"):
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
     provider.script(embedding([*NUMBERS[1:], 65_504]))
-    assert len(await embedder.embed(["a"])) == 1
+    assert len(await embedder.embed(["a"], Noted())) == 1
 
 
 @pytest.mark.parametrize("left_out", [{0}, {0, 1, 2}])
@@ -267,7 +274,11 @@ async def test_an_endpoint_may_leave_out_an_index(
         for n in range(3)
     ]
     provider.script(edited(data=items if len(left_out) > 1 else items[::-1]))
-    assert [vector[0] for vector in await embedder.embed(["a", "b", "c"])] == [0.0, 1.0, 2.0]
+    assert [vector[0] for vector in await embedder.embed(["a", "b", "c"], Noted())] == [
+        0.0,
+        1.0,
+        2.0,
+    ]
 
 
 async def test_two_embeddings_of_one_text_are_not_two_texts(
@@ -276,7 +287,7 @@ async def test_two_embeddings_of_one_text_are_not_two_texts(
     item = {"index": 0, "embedding": NUMBERS}
     provider.script(edited(data=[item, item]))
     with pytest.raises(EmbedderError, match="2 embeddings for 2 texts"):
-        await embedder.embed(["a", "b"])
+        await embedder.embed(["a", "b"], Noted())
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -285,7 +296,7 @@ async def test_a_refusal_of_the_texts_is_told_from_other_errors(
 ) -> None:
     provider.script(Fault(status, message="too long"))
     with pytest.raises(EmbedderRefused, match="too long"):
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
 
 
 async def test_a_wrong_key_is_named_but_never_shown(provider: OpenAIStub) -> None:
@@ -296,7 +307,7 @@ async def test_a_wrong_key_is_named_but_never_shown(provider: OpenAIStub) -> Non
         dimensions=DIMENSIONS,
     )
     with pytest.raises(EmbedderError, match="401: incorrect API key") as refused:
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
     await embedder.close()
     assert "wr0ng" not in str(refused.value)
     assert "pass-word" not in str(refused.value) + embedder.description
@@ -309,7 +320,7 @@ async def test_an_endpoint_that_does_not_answer_in_time_is_given_up(provider: Op
     )
     began = time.monotonic()
     with pytest.raises(EmbedderError, match=r"did not answer within 0\.2 s"):
-        await embedder.embed(["a"])
+        await embedder.embed(["a"], Noted())
     assert time.monotonic() - began < 5
     await embedder.close()
 
@@ -319,9 +330,11 @@ async def test_an_endpoint_that_is_not_there_is_named() -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         embedder = OpenAIEmbedder(url, "embed-1", dimensions=DIMENSIONS)
+        account = Noted()
         with pytest.raises(EmbedderError, match="cannot be reached") as failed:
-            await embedder.embed(["a"])
+            await embedder.embed(["a"], account)
         await embedder.close()
+    assert account.endings == ["unsent"]
     assert url in str(failed.value)
 
 
@@ -332,8 +345,8 @@ async def test_the_provider_bills_what_it_computed_and_nothing_else(
     provider.script(SERVER_ERROR, too_many(), CUT, GOOD)
     for _ in range(3):
         with pytest.raises(EmbedderError):
-            await embedder.embed(["12345678"])
-    await embedder.embed(["12345678"])
+            await embedder.embed(["12345678"], Noted())
+    await embedder.embed(["12345678"], Noted())
     assert [charge.input_tokens for charge in provider.bill] == [2, 2]
     assert provider.billed_tokens() == {"embed-1": (4, 0)}
     assert len(provider.requests) == 4

@@ -30,6 +30,7 @@ from worker.settings import Settings
 
 TRANSACTION_SECONDS_MAX = 300.0
 OUTBOX_SECONDS_MAX = 300.0
+OUTBOX_REMEDY = "see that a worker runs, JOBSWORTH_EMBEDDER_URL, and jobsworth budget list"
 VIOLATIONS_SECONDS = 20.0
 # Heartbeat and LISTEN.
 CONNECTIONS_BESIDE_THE_POOLS = 2
@@ -288,11 +289,9 @@ def _dead(waiting: Outbox) -> list[Finding]:
 def _outbox(outbox: Outbox) -> list[Finding]:
     if not outbox.pending:
         return [ok("memory", "every text is embedded")]
-    text = f"{outbox.pending:,} texts wait to be embedded, {outbox.failing:,} of them failed before"
+    text = f"{outbox.pending:,} texts wait to be embedded, {outbox.failing:,} of them were put off"
     late = (outbox.oldest_seconds or 0) > OUTBOX_SECONDS_MAX
     if outbox.failing or late:
-        remedy = (
-            "see last_error in embedding_outbox, JOBSWORTH_EMBEDDER_URL, and that a worker runs"
-        )
-        return [warning("memory", text, remedy)]
+        reason = f": {outbox.reason}" if outbox.reason else ""
+        return [warning("memory", f"{text}{reason}", OUTBOX_REMEDY)]
     return [ok("memory", text)]

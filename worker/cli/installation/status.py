@@ -14,7 +14,8 @@ from rich.text import Text
 from db.diagnosis import checkup, violations
 from db.diagnosis.checkup import QueueCounts
 from db.errors import InvalidInput
-from db.memory import spaces
+from db.memory import outbox, spaces
+from db.memory.outbox import Outbox
 from db.memory.spaces import Hidden
 from db.money import ledger
 from db.money.ledger import DailyUsage
@@ -46,7 +47,7 @@ WATCH_SECONDS = 2.0
 @dataclass(frozen=True, slots=True)
 class Status:
     """The state of the installation; `violations` is None if counting them took too long; `hidden`
-    are memories that the embedder of these settings cannot find.
+    are memories that the embedder of these settings cannot find, `to_embed` those that wait for it.
     """
 
     workers: list[Worker]
@@ -55,6 +56,7 @@ class Status:
     spent: DailyUsage
     violations: int | None
     hidden: list[Hidden]
+    to_embed: Outbox
 
 
 @click.command("status", cls=Verb, examples=["jobsworth status", "jobsworth status --watch"])
@@ -87,6 +89,7 @@ async def read(conn: Connection, settings: Settings) -> Status:
         spent=await ledger.get_daily_usage(conn),
         violations=await violations.count(conn, VIOLATIONS_SECONDS),
         hidden=await spaces.hidden(conn, space_of(settings)),
+        to_embed=await outbox.counts(conn),
     )
 
 
@@ -118,6 +121,7 @@ def _document(status: Status, settings: Settings) -> dict[str, Any]:
         "spent_today": status.spent,
         "violations": status.violations,
         "memories_hidden": status.hidden,
+        "memories_to_embed": status.to_embed,
     }
 
 
@@ -132,6 +136,7 @@ def _emit(status: Status, settings: Settings) -> None:
             ),
             ("violations", _violations(status.violations)),
             *(("memories", Text(str(one), style="yellow")) for one in status.hidden),
+            *(("memories", Text(one, style="yellow")) for one in words.put_off(status.to_embed)),
         ]
     )
     emit_heading("Workers")

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from db.errors import Unavailable
-from db.pool import Connection
 from worker.cli.terminal import options
 from worker.cli.terminal.commands import Verb
-from worker.cli.terminal.database import run_in_database
+from worker.cli.terminal.database import connected, pooled, run_async
 from worker.cli.terminal.output import Column, emit_json, emit_table, say
+from worker.memory.account import Accounts, PayersAccount
 from worker.memory.bench import data_sets
 from worker.memory.bench.evidence import PLACES, KindResult, measure
 from worker.memory.choice import embedder_of
@@ -50,9 +50,13 @@ def bench(file: str | None, questions: int | None, as_json: bool) -> None:
     settings = load_settings()
     embedder = embedder_of(settings)
 
-    async def work(conn: Connection) -> list[KindResult]:
+    async def work() -> list[KindResult]:
         try:
-            return await measure(conn, embedder, data, questions)
+            async with connected(settings) as conn, pooled(settings) as database:
+                account = PayersAccount(
+                    Accounts.of_command(database, settings), embedder.model, "bench"
+                )
+                return await measure(conn, embedder, account, data, questions)
         except EmbedderError as error:
             raise Unavailable(
                 f"the data set cannot be embedded: {error}",
@@ -62,7 +66,7 @@ def bench(file: str | None, questions: int | None, as_json: bool) -> None:
     say(f"{data.format}, {embedder.description}")
     if data.left_out:
         say(f"{data.left_out:,} questions name no evidence that is there and are left out")
-    results = run_in_database(work, settings)
+    results = run_async(work)
     if as_json:
         emit_json(results)
         return

@@ -16,14 +16,15 @@ from db.errors import InvalidInput, Unavailable
 from db.memory import memories, outbox, spaces
 from db.memory.memories import Hit
 from db.memory.outbox import DeadLetter, Outbox
-from db.memory.spaces import Hidden
+from db.memory.spaces import Hidden, SpaceState
 from db.pool import Connection
 from worker.cli.memory.bench import bench
-from worker.cli.terminal import ids, options
+from worker.cli.terminal import ids, options, words
 from worker.cli.terminal.commands import Noun
-from worker.cli.terminal.database import connected, run_async, run_in_database
+from worker.cli.terminal.database import connected, pooled, run_async, run_in_database
 from worker.cli.terminal.output import Column, emit, emit_facts, emit_json, emit_table, say
 from worker.cli.terminal.times import ago
+from worker.memory.account import Accounts, PayersAccount
 from worker.memory.choice import embedder_of, space_of
 from worker.memory.embedders import Embedder, EmbedderError
 from worker.settings import load_settings
@@ -52,25 +53,32 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
     settings = load_settings()
     embedder = embedder_of(settings)
 
-    async def work(conn: Connection) -> tuple[list[Hit], Outbox, list[Hidden]]:
-        vector = await _vector(embedder, text)
-        space = await spaces.get_or_create(conn, embedder.space)
-        hits = await memories.search(
-            conn,
-            space,
-            vector,
-            query=text,
-            limit=limit,
-            any_team=True,
-            thread_id=thread_id,
-            source_kind=kind,
-        )
-        hidden = await spaces.hidden(conn, embedder.space)
-        return hits, await outbox.counts(conn), hidden
+    async def work() -> tuple[list[Hit], Outbox, list[Hidden]]:
+        async with pooled(settings) as database:
+            account = PayersAccount(
+                Accounts.of_command(database, settings), embedder.model, "search"
+            )
+            vector = await _vector(embedder, account, text)
+            async with database.connection() as conn:
+                space = await spaces.get_or_create(conn, embedder.space)
+                hits = await memories.search(
+                    conn,
+                    space,
+                    vector,
+                    query=text,
+                    limit=limit,
+                    any_team=True,
+                    thread_id=thread_id,
+                    source_kind=kind,
+                )
+                hidden = await spaces.hidden(conn, embedder.space)
+                return hits, await outbox.counts(conn), hidden
 
-    hits, waiting, hidden = run_in_database(work, settings)
+    hits, waiting, hidden = run_async(work)
     for one in hidden:
         say(f"note: {one}\n  → {spaces.HIDDEN_REMEDY}")
+    for line in words.put_off(waiting):
+        say(line)
     if waiting.pending:
         say(f"{waiting.pending:,} texts wait to be embedded and cannot be found yet")
     if waiting.dead:
@@ -110,7 +118,13 @@ def forget(kind: str, source: str, team: str | None, as_json: bool) -> None:
 def list_spaces(as_json: bool) -> None:
     """List the spaces of vectors, one for each embedder, and what is missing in each."""
     settings = load_settings()
-    found = run_in_database(spaces.list_all, settings)
+
+    async def work(conn: Connection) -> tuple[list[SpaceState], Outbox]:
+        return await spaces.list_all(conn), await outbox.counts(conn)
+
+    found, waiting = run_in_database(work, settings)
+    for line in words.put_off(waiting):
+        say(line)
     if as_json:
         emit_json(found)
         return
@@ -241,9 +255,9 @@ async def _tell_progress(conn: Connection) -> None:
             say(f"{progress.phase}{part} …")
 
 
-async def _vector(embedder: Embedder, text: str) -> Sequence[float]:
+async def _vector(embedder: Embedder, account: PayersAccount, text: str) -> Sequence[float]:
     try:
-        [vector] = await embedder.embed([text])
+        [vector] = await embedder.embed([text], account)
     except EmbedderError as error:
         raise Unavailable(
             f"the text cannot be embedded: {error}",

@@ -53,11 +53,8 @@ def write_in_database(work: Callable[[Database], Awaitable[T]]) -> T:
     settings = load_settings()
 
     async def connect_and_work() -> T:
-        async with database_url(settings) as url:
-            async with connection_to(url, settings) as conn:
-                await _check_schema(conn, url, settings)
-            async with _pool(url, settings) as database:
-                return await work(database)
+        async with pooled(settings) as database:
+            return await work(database)
 
     return run_async(connect_and_work)
 
@@ -104,6 +101,16 @@ async def connected(settings: Settings) -> AsyncGenerator[Connection]:
     async with database_url(settings) as url, connection_to(url, settings) as conn:
         await _check_schema(conn, url, settings)
         yield conn
+
+
+@asynccontextmanager
+async def pooled(settings: Settings) -> AsyncGenerator[Database]:
+    """As `connected`, a pool of one connection."""
+    async with database_url(settings) as url:
+        async with connection_to(url, settings) as conn:
+            await _check_schema(conn, url, settings)
+        async with _pool(url, settings) as database:
+            yield database
 
 
 @asynccontextmanager

@@ -15,14 +15,25 @@ from worker.cli.terminal.output import Column, emit_heading, emit_table, styled
 # Building these models takes 50 ms, and a command needs one or two of them.
 if TYPE_CHECKING:
     from db.approvals.approvals import Approval
+    from db.memory.outbox import Outbox
     from db.money.ledger import Spent
     from db.queue.jobs import Job
     from db.queue.workers import Worker
     from db.runs.runs import Run
 
+# What a reason is cut to: a line says it.
+REASON_CHARACTERS_MAX = 200
 BOOKS_REMEDY = (
     "report it: the ledger or a call was changed by hand, or Jobsworth has made a mistake"
 )
+
+
+def put_off(texts: "Outbox") -> list[str]:
+    """A line about texts that failed to be embedded, or wait for a budget, with the reason."""
+    if not texts.reason:
+        return []
+    reason = texts.reason[:REASON_CHARACTERS_MAX]
+    return [f"{texts.failing:,} texts were put off and wait to be embedded: {reason}"]
 
 
 def job_status(job: "Job") -> Text:

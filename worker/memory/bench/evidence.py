@@ -18,7 +18,7 @@ from db.memory.spaces import Space
 from db.pool import Connection
 from worker.memory.bench.data_sets import DataSet, Haystack, Passage, Question
 from worker.memory.chunks import chunks
-from worker.memory.embedders import Embedder
+from worker.memory.embedders import Account, Embedder
 
 PLACES = (1, 5, 10)
 # A long passage is several texts, as in a memory; the first of them counts.
@@ -48,11 +48,16 @@ class _Scores:
 
 
 async def measure(
-    conn: Connection, embedder: Embedder, data: DataSet, questions_max: int | None = None
+    conn: Connection,
+    embedder: Embedder,
+    account: Account,
+    data: DataSet,
+    questions_max: int | None = None,
 ) -> list[KindResult]:
     """The results by kind of question, then of all. Raises `EmbedderError`.
 
-    `conn` must not be in a transaction. At most the first `questions_max` questions are asked.
+    `conn` must not be in a transaction, and `account` writes by another connection. At most the
+    first `questions_max` questions are asked.
     """
     space = await spaces.get_or_create(conn, embedder.space)
     scores = _Scores()
@@ -60,7 +65,7 @@ async def measure(
     for haystack in data.haystacks:
         asked = haystack.questions[:left]
         if asked:
-            await _ask(conn, space, embedder, haystack, asked, scores)
+            await _ask(conn, space, embedder, account, haystack, asked, scores)
         left = None if left is None else left - len(asked)
     kinds = sorted(scores.recalls)
     return [_result(scores, kind, [kind]) for kind in kinds] + [
@@ -72,13 +77,14 @@ async def _ask(
     conn: Connection,
     space: Space,
     embedder: Embedder,
+    account: Account,
     haystack: Haystack,
     asked: Sequence[Question],
     scores: _Scores,
 ) -> None:
     texts = list(_texts(haystack.passages, embedder.chunk_characters))
-    vectors = await _vectors(embedder, [text for _, text in texts])
-    queries = await _vectors(embedder, [question.text for question in asked])
+    vectors = await _vectors(embedder, account, [text for _, text in texts])
+    queries = await _vectors(embedder, account, [question.text for question in asked])
     team_id = uuid4()
     async with conn.transaction(force_rollback=True):
         await memories.add(
@@ -116,10 +122,10 @@ def _texts(passages: Sequence[Passage], characters_max: int) -> Iterator[tuple[i
             yield number, passage.text[chunk.start : chunk.end]
 
 
-async def _vectors(embedder: Embedder, texts: Sequence[str]) -> list[Vector]:
+async def _vectors(embedder: Embedder, account: Account, texts: Sequence[str]) -> list[Vector]:
     made: list[Vector] = []
     for start in range(0, len(texts), TOGETHER):
-        made += await embedder.embed(texts[start : start + TOGETHER])
+        made += await embedder.embed(texts[start : start + TOGETHER], account)
     return made
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from db.memory.spaces import SpaceKey
 from worker.memory.chunks import chunker_name
-from worker.memory.embedders import EmbedderError
+from worker.memory.embedders import Account, EmbedderError
 
 if TYPE_CHECKING:
     from worker.memory.semantic.model import Model
@@ -67,7 +67,13 @@ class SemanticEmbedder:
     def description(self) -> str:
         return f"offline semantic embedder ({MODEL}): compares meanings, English best"
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    @property
+    def paid(self) -> bool:
+        return False
+
+    async def embed(
+        self, texts: Sequence[str], account: Account | None = None
+    ) -> list[list[float]]:
         loop = asyncio.get_running_loop()
         # Similar lengths together: the shorter ones of a part are filled up to its longest.
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))

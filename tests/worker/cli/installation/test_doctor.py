@@ -115,7 +115,7 @@ def test_texts_that_fail_to_be_embedded_are_a_warning(database_url: str) -> None
         conn.execute("update jobsworth.embedding_outbox set last_error = 'no route'")
     [memory] = findings(database_url, "memory")
     assert memory["mark"] == "warning"
-    assert "1 of them failed before" in memory["text"]
+    assert "1 of them were put off" in memory["text"]
 
 
 def test_paid_answers_on_this_machine_are_counted(database_url: str, tmp_path: Path) -> None:

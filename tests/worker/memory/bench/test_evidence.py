@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from db.errors import InvalidInput
 from db.pool import Connection, fetch_val
 from tests.support import run_cli
+from tests.worker.memory.noted import Noted
 from worker.memory.bench.data_sets import SHIPPED, Passage, read
 from worker.memory.bench.evidence import measure, recall_at
 from worker.memory.embedders import HashingEmbedder
@@ -157,14 +158,14 @@ async def test_what_is_measured_is_the_search_and_nothing_of_it_stays(
 ) -> None:
     results = {
         each.kind: each
-        for each in await measure(conn, HashingEmbedder(), read(written(tmp_path, LOCOMO)))
+        for each in await measure(conn, HashingEmbedder(), Noted(), read(written(tmp_path, LOCOMO)))
     }
     assert results["single-hop"].recall == (1, 1, 1)
     assert results["multi-hop"].recall == (0.5, 1, 1)
     assert results["all"].questions == 2
     for table in ("memories", "embeddings", "embedding_outbox"):
         assert await fetch_val(conn, f"select count(*) from jobsworth.{table}") == 0
-    only = await measure(conn, HashingEmbedder(), read(SHIPPED), questions_max=3)
+    only = await measure(conn, HashingEmbedder(), Noted(), read(SHIPPED), questions_max=3)
     assert sum(each.questions for each in only) == 3
 
 
@@ -207,7 +208,7 @@ async def test_the_semantic_embedder_reaches_its_targets_on_the_shipped_pairs(
     [haystack] = data.haystacks
     asked = [each for each in haystack.questions if each.kind in ("paraphrase", "identifier")]
     data = replace(data, haystacks=(replace(haystack, questions=tuple(asked)),))
-    results = {each.kind: each for each in await measure(conn, embedder, data)}
+    results = {each.kind: each for each in await measure(conn, embedder, Noted(), data)}
     await embedder.close()
     assert results["paraphrase"].recall[1] >= 0.9
     assert results["identifier"].recall[0] == 1
