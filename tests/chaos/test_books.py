@@ -40,7 +40,7 @@ from tests.support import POLL_SECONDS, ROOT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.both]
 
-SEEDS = int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "30"))
+SEEDS = int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "10"))
 OPEN_RUNS = 16
 END_SECONDS = 120
 KILL_SECONDS = (0.02, 0.3)

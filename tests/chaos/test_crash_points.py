@@ -58,12 +58,12 @@ class Case:
         return f"{self.point}:{self.count}"
 
 
-# Old jobs: more than one batch of an operation, and of the removal.
+# Old jobs: more than one batch of an operation, or of the removal, which rests long after each.
 OLD = """
 insert into jobsworth.reactive_jobs (mode, run_at)
-select 'chaos.old', now() + interval '1 day' from generate_series(1, 600)
+select 'chaos.old', now() + interval '1 day' from generate_series(1, %s)
 """
-OLD_JOBS = 600
+OLD_JOBS, REMOVED_JOBS = 600, 220
 OLD_LEFT = "select count(*) from jobsworth.reactive_jobs where mode = 'chaos.old'"
 OLD_CANCELED = OLD_LEFT + " and status = 'canceled'"
 END_OLD = """
@@ -138,7 +138,8 @@ def _give_work(scene: Scene, case: Case) -> None:
         for n in range(4):
             scene.enqueue("chaos.batch", {"n": n})
     if case.point.startswith(("bulk.", "retention.")):
-        scene.conn.execute(OLD)
+        bulk = case.point.startswith("bulk.")
+        scene.conn.execute(OLD, [OLD_JOBS if bulk else REMOVED_JOBS])
     # Its window must be the sum of its calls, whoever dies.
     scene.value("select jobsworth.set_budget('all', 'tokens', 100000, 'day')")
     for _ in range(2):

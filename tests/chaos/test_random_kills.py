@@ -20,7 +20,7 @@ from tests.support import POLL_SECONDS
 
 pytestmark = [pytest.mark.chaos, pytest.mark.both]
 
-SEEDS = int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "30"))
+SEEDS = int(os.environ.get("JOBSWORTH_CHAOS_SEEDS", "10"))
 LANES = 16
 OPEN_JOBS = 100
 WORK_SECONDS = 20
