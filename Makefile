@@ -47,7 +47,7 @@ hostile: $(STAMP) ## run thousands of hostile rows, values, handlers and setting
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist load tests/hostile $(ARGS)
 
 installed: $(STAMP) ## install the wheel in empty environments, on each Python of this machine, and run it
-	$(VENV)/bin/python -m pytest tests/test_installed.py $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup tests/test_installed.py $(ARGS)
 
 check: $(STAMP) ## check lint, format and types
 	$(VENV)/bin/ruff check .
@@ -67,7 +67,7 @@ faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each res
 limits: export PYTHONDONTWRITEBYTECODE =
 limits: $(STAMP) ## count what limits let through while daemons are killed and frozen (LIMIT_SECONDS=120)
 	JOBSWORTH_FAULT_LIMIT_SECONDS=$(LIMIT_SECONDS) JOBSWORTH_FAULT_LIMIT_DAEMONS=$(LIMIT_DAEMONS) \
-	    JOBSWORTH_TEST_LIMIT_EXAMPLES=100 $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 \
+	    JOBSWORTH_TEST_LIMIT_EXAMPLES=40 $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 \
 	    tests/faults/test_limits.py tests/db/limits/test_limits_model.py $(ARGS)
 
 docs: $(STAMP) ## write the pages of docs/ that are made of the code (docs/errors.md)

@@ -32,7 +32,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="module", params=INTERPRETERS)
+# Each environment is made once, though two processes run the tests.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(one, marks=pytest.mark.xdist_group(one)) for one in INTERPRETERS],
+)
 def command(
     request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
