@@ -1,7 +1,8 @@
 """What handlers really did, written by themselves: a file that no database and no kill can undo.
 
 In: entries from any process, one `write` each, so they neither mix nor get lost with the process.
-Out: the entries in the order of their times. Times are CLOCK_MONOTONIC, which all processes of a
+Out: the entries in the order of their times. A kill in the middle of a write leaves the part of a
+line that fits the page before: what it was to say has not happened yet, and is passed over. Times are CLOCK_MONOTONIC, which all processes of a
 machine share.
 """
 
@@ -39,7 +40,7 @@ def write(path: Path, what: str, job: object, attempt: int, name: str = "") -> N
     }
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(file, json.dumps(entry).encode() + b"\n")
+        os.write(file, b"\n" + json.dumps(entry).encode() + b"\n")
     finally:
         os.close(file)
 
@@ -48,5 +49,6 @@ def read(path: Path) -> list[Entry]:
     """All entries so far, oldest first."""
     if not path.exists():
         return []
-    entries = [Entry(**json.loads(line)) for line in path.read_text().splitlines()]
+    lines = path.read_text().splitlines()
+    entries = [Entry(**json.loads(line)) for line in lines if line.endswith("}")]
     return sorted(entries, key=lambda entry: entry.at_ns)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.chaos.diary import Entry
+from pathlib import Path
+
+from tests.chaos.diary import Entry, read, write
 from tests.faults.lanes import overlaps, spans
 
 LANES = {"a": "lane", "b": "lane", "c": "another"}
@@ -57,3 +59,12 @@ def test_an_attempt_that_stood_still_counts_until_then() -> None:
         said("left", "b", 7, pid=2),
     ]
     assert overlaps(spans(diary, {1: [4]}), LANES) == []
+
+
+def test_the_part_of_an_entry_that_a_kill_left_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "diary"
+    write(path, "began", "a", 1)
+    with path.open("ab") as file:
+        file.write(b'\n{"what": "left"')
+    write(path, "began", "b", 1)
+    assert [entry.job for entry in read(path)] == ["a", "b"]
