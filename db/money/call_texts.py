@@ -39,18 +39,27 @@ class Asked(BaseModel):
 
 
 KEEP: LiteralString = """
-with texts as (
+with kept as materialized (
+  select c.call_id, c.team_id, c.asked
+  from jsonb_to_recordset(%(calls)s::jsonb) as c (call_id uuid, team_id uuid, asked jsonb)
+  -- The job of a call may have been erased since the call was sent.
+  where not exists (
+    select 1 from jobsworth.llm_calls l
+    where l.id = c.call_id and l.job_id is not null and not exists (
+      select 1 from jobsworth.reactive_jobs j where j.id = l.job_id))
+), texts as (
   insert into jobsworth.call_texts (day, hash, team_id, text)
   select %(day)s::date, decode(t.hash, 'hex'), t.team_id, t.text
   from jsonb_to_recordset(%(texts)s::jsonb) as t (hash text, team_id uuid, text text)
+  where t.hash in (select jsonb_array_elements_text(k.asked) from kept k)
   order by t.hash
   on conflict do nothing
 )
 insert into jobsworth.call_records (call_id, team_id, day, asked)
-select c.call_id, c.team_id, %(day)s::date,
-  array(select decode(a.hash, 'hex') from jsonb_array_elements_text(c.asked) with ordinality
+select k.call_id, k.team_id, %(day)s::date,
+  array(select decode(a.hash, 'hex') from jsonb_array_elements_text(k.asked) with ordinality
     as a (hash, place) order by a.place)
-from jsonb_to_recordset(%(calls)s::jsonb) as c (call_id uuid, team_id uuid, asked jsonb)
+from kept k
 on conflict do nothing
 """
 

@@ -87,6 +87,10 @@ drop function
   jobsworth.why_held, jobsworth.why_attempt, jobsworth.why_again, jobsworth.shell_word,
   jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,
   jobsworth.why_job_limit,
+  jobsworth.columns_to_erase, jobsworth.stays, jobsworth.tables_to_erase, jobsworth.names_of,
+  jobsworth.belongings, jobsworth.to_erase, jobsworth.plan_erasure, jobsworth.lock_to_erase,
+  jobsworth.erase, jobsworth.remains, jobsworth.words_of, jobsworth.empty_books,
+  jobsworth.find_traces,
   jobsworth.why, jobsworth.of_request, jobsworth.vote;
 
 drop table

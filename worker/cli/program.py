@@ -162,6 +162,9 @@ TABLE = (
         "people.roles:noun",
         "Create database roles that see their team's rows alone.",
     ),
+    Entry(
+        PEOPLE, "erase", "people.erase:noun", "Erase a user, a thread or a session, and prove it."
+    ),
     Entry(PEOPLE, "token", "people.token:token", "Issue, list and revoke tokens of programs."),
     Entry(
         REST,

@@ -71,9 +71,9 @@ create table jobsworth.approval_decisions (
 );
 create index decisions_of_approval on jobsworth.approval_decisions (approval_id, id);
 create trigger decisions_are_append_only before update or delete on jobsworth.approval_decisions
-  for each row execute function jobsworth.refuse_change('approval_id', 'team_id');
+  for each row execute function jobsworth.refuse_change('approval_id', 'team_id', 'id');
 create trigger decisions_are_not_emptied before truncate on jobsworth.approval_decisions
-  for each statement execute function jobsworth.refuse_change('approval_id', 'team_id');
+  for each statement execute function jobsworth.refuse_change('approval_id', 'team_id', 'id');
 
 -- Each approval with the vote that closed it, if one did.
 create view jobsworth.approvals_decided as

@@ -40,9 +40,9 @@ create unique index chat_messages_effect on jobsworth.chat_messages (job_id, eff
 create index chat_messages_merged on jobsworth.chat_messages (merged_into, id)
   where merged_into is not null;
 create trigger messages_are_immutable before update or delete on jobsworth.chat_messages
-  for each row execute function jobsworth.refuse_change('thread_id');
+  for each row execute function jobsworth.refuse_change('thread_id', 'id');
 create trigger messages_are_not_emptied before truncate on jobsworth.chat_messages
-  for each statement execute function jobsworth.refuse_change('thread_id');
+  for each statement execute function jobsworth.refuse_change('thread_id', 'id');
 
 -- A deleted thread takes no messages, whoever writes them. A message that is being written while the
 -- thread is deleted comes before that.

@@ -65,8 +65,8 @@ create trigger calls_are_not_deleted before delete on jobsworth.llm_calls
   for each row execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');
 create trigger calls_are_not_emptied before truncate on jobsworth.llm_calls
   for each statement execute function jobsworth.refuse_change('id', 'thread_id', 'team_id');
--- Refuses a change of a settled call, but for the truth about one that was given up as unknown, and
--- for a refusal that no longer counts.
+-- Refuses a change of a settled call, but for the truth about one that was given up as unknown, for a
+-- refusal that no longer counts, and for an erasure that names the call: it empties words, not amounts.
 create function jobsworth.guard_settled() returns trigger language plpgsql as $$
 begin
   if old.status = 'unknown' and new.status in ('ok', 'error', 'cut')
@@ -76,6 +76,12 @@ begin
   end if;
   if old.limited and not new.limited and to_jsonb(old) - '{limited,over_estimate}'::text[]
     = to_jsonb(new) - '{limited,over_estimate}'::text[]
+  then
+    return new;
+  end if;
+  if old.id::text = any(string_to_array(current_setting('jobsworth.erase', true), ','))
+    and to_jsonb(old) - '{error,step_name,request_id,over_estimate}'::text[]
+      = to_jsonb(new) - '{error,step_name,request_id,over_estimate}'::text[]
   then
     return new;
   end if;

@@ -19,9 +19,9 @@ create table jobsworth.step_decisions (
 create index step_decisions_of_job on jobsworth.step_decisions (job_id, id);
 create trigger step_decisions_are_append_only
   before update or delete on jobsworth.step_decisions
-  for each row execute function jobsworth.refuse_change('job_id', 'team_id');
+  for each row execute function jobsworth.refuse_change('job_id', 'team_id', 'id');
 create trigger step_decisions_are_not_emptied before truncate on jobsworth.step_decisions
-  for each statement execute function jobsworth.refuse_change('job_id', 'team_id');
+  for each statement execute function jobsworth.refuse_change('job_id', 'team_id', 'id');
 
 -- Decide about an unsafe step that was begun and not recorded: it is `done`, with this output, or
 -- it did not happen and runs `again`. The job that waits for this goes on in the same transaction.

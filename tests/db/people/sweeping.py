@@ -122,6 +122,8 @@ def _value(column: DictRow, table: str, place: Place) -> str | None:
         return None if not column["needed"] else "1"
     if column["type"] == "bytea":
         return "\\x" + value + place.row.hex
+    if column["type"] == "bytea[]":
+        return f'{{"\\\\x{VALUES["bytea"]}{place.row.hex}"}}'
     # Names have plain letters, and two canaries may not meet in a unique key.
     return f"{value}-{place.row.hex}" if column["type"] == "text" else value
 
@@ -181,3 +183,15 @@ def _in_scope(
             return conn.execute(query).fetchall()
     except psycopg.Error:
         return []
+
+
+def with_text(conn: psycopg.Connection[DictRow], place: Place) -> set[str]:
+    """The columns, as `table.column`, in which the words of the canary stand."""
+    found = set[str]()
+    for table in tables(conn):
+        look = SQL(
+            "select distinct v.key from jobsworth.{} t, jsonb_each_text(to_jsonb(t)) v"
+            " where position(%s in v.value) > 0"
+        ).format(Identifier(table))
+        found |= {f"{table}.{row['key']}" for row in conn.execute(look, [place.row.hex])}
+    return found

@@ -1,0 +1,34 @@
+"""`jobsworth erase`: it shows first, and proves afterwards."""
+
+from tests.support import run_cli
+from tests.worker.cli.support import cli_json
+from worker.cli.terminal.exit_codes import ExitCode
+
+
+def test_an_erasure_is_shown_first_and_proven_afterwards(database_url: str) -> None:
+    cli_json(database_url, "user", "save", "telegram:4711", "--name", "Ada")
+    opened = cli_json(database_url, "session", "create", "--user", "telegram:4711")
+    asked = '{"question": "a question that nobody else would ask"}'
+    job = cli_json(database_url, "enqueue", "answer", asked, "--session", opened["id"])
+    shown = run_cli("erase", "user", "telegram:4711", url=database_url)
+    assert (shown.returncode, "nothing is erased yet" in shown.stderr) == (0, True)
+    assert [line.split() for line in shown.stdout.splitlines()[1:]] == [
+        ["reactive_jobs", "1", "leave"],
+        ["sessions", "1", "leave"],
+        ["users", "1", "leave"],
+    ]
+    copy = cli_json(database_url, "enqueue", "answer", asked)
+    done = run_cli("erase", "user", "telegram:4711", "--yes", url=database_url)
+    assert done.returncode == ExitCode.NO, done  # another's job has the same words
+    assert "not looked for  Ada (too short)" in done.stdout
+    assert " columns of " in done.stdout
+    assert done.stdout.splitlines()[-1] == f"  reactive_jobs.payload: 1 row: {copy['id']}"
+    left = {each["id"] for each in cli_json(database_url, "jobs")}
+    assert (job["id"] in left, copy["id"] in left) == (False, True)
+    for words, message, code in (
+        (("user", "telegram:4711"), "there is no user 'telegram:4711'", ExitCode.NOT_FOUND),
+        (("session", opened["id"]), "and nothing that names it", ExitCode.NOT_FOUND),
+        (("thread", "nonsense"), "THREAD 'nonsense' is not a UUID", ExitCode.BAD_INPUT),
+    ):
+        refused = run_cli("erase", *words, "--yes", url=database_url)
+        assert (refused.returncode, message in refused.stderr) == (code, True), refused.stderr
