@@ -2,8 +2,8 @@
 
 In: entries from any process, one `write` each, so they neither mix nor get lost with the process.
 Out: the entries in the order of their times. A kill in the middle of a write leaves the part of a
-line that fits the page before: what it was to say has not happened yet, and is passed over. Times are CLOCK_MONOTONIC, which all processes of a
-machine share.
+line that fits the page before: what it was to say has not happened yet, and is passed over. Times
+are CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
