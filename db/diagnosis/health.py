@@ -180,17 +180,18 @@ async def sample_jobs(conn: Connection) -> JobSample:
 # Ids are made in order of time, so the lowest is the oldest.
 OUTBOX: LiteralString = """
 select
-  (select count(*) from jobsworth.embedding_outbox o) as texts,
+  (select count(*) from jobsworth.embedding_outbox o where o.space_id is null) as texts,
   coalesce((
     select greatest(extract(epoch from now() - o.created_at), 0)
     from jobsworth.embedding_outbox o
+    where o.space_id is null
     order by o.memory_id
     limit 1), 0)::float8 as oldest_seconds
 """
 
 
 async def sample_outbox(conn: Connection) -> OutboxSample:
-    """Count the texts that wait to be embedded."""
+    """Count the texts that wait to be embedded, but for those that a switch adds to a space."""
     return await _sample(conn, OUTBOX, OutboxSample, SAMPLE_SECONDS)
 
 

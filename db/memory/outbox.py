@@ -16,9 +16,11 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_text
-from db.memory.spaces import Space
+from db.memory.spaces import Space, SpaceKey
 from db.memory.vectors import Vector, halfvec
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
+
+NO_SPACE = SpaceKey("", "", 0)
 
 
 class Payer(NamedTuple):
@@ -59,9 +61,9 @@ class ChunkVector(NamedTuple):
 
 
 class Outbox(BaseModel):
-    """How many memories wait to be embedded, how long the oldest has waited, how many have failed
-    or wait for a budget or a limit, and the reason of the oldest of those; and how many are dead
-    letters, which count in none of these.
+    """How many memories wait for their first vectors, how long the oldest has waited; how many have
+    failed or wait for a budget or a limit, and the reason of the oldest of those; how many are dead
+    letters, which count in none of these; and how many a switch is still to add to another space.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -71,6 +73,7 @@ class Outbox(BaseModel):
     failing: int
     reason: str | None
     dead: int
+    switching: int
 
 
 class DeadLetter(BaseModel):
@@ -89,13 +92,25 @@ class DeadLetter(BaseModel):
 
 
 LEASE_DUE: LiteralString = """
-with due as materialized (
+with fresh as materialized (
   select o.memory_id
   from jobsworth.embedding_outbox o
-  where o.next_try_at <= now() and o.dead_at is null
+  where %(fresh)s and o.next_try_at <= now() and o.dead_at is null and o.space_id is null
   order by o.next_try_at
   limit %(limit)s
   for update skip locked
+), switched as materialized (
+  select o.memory_id
+  from jobsworth.embedding_outbox o
+  where o.next_try_at <= now() and o.dead_at is null and o.space_id = (
+    select s.id from jobsworth.embedding_spaces s
+    where (s.provider, s.model, s.dimensions, s.chunker)
+      = (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s))
+  order by o.next_try_at
+  limit %(limit)s - (select count(*) from fresh)
+  for update skip locked
+), due as (
+  select f.memory_id from fresh f union all select s.memory_id from switched s
 )
 update jobsworth.embedding_outbox o
 set tries = o.tries + 1, next_try_at = now() + %(lease_seconds)s::float8 * interval '1 second'
@@ -107,14 +122,21 @@ returning o.memory_id as id, m.text, o.tries, o.refusals, m.team_id, m.agent_id,
 """
 
 
-async def lease_due(conn: Connection, limit: int, lease_seconds: float) -> list[DueText]:
+async def lease_due(
+    conn: Connection,
+    limit: int,
+    lease_seconds: float,
+    key: SpaceKey = NO_SPACE,
+    *,
+    fresh: bool = True,
+) -> list[DueText]:
     """Take up to `limit` due texts; after `lease_seconds` they are due again.
 
-    Each must be passed to `written`, `postponed`, `refused` or `released`.
+    First those that have no vector yet (not if `fresh` is false), then those that a switch adds to
+    the space `key`. Each must be passed to `written`, `postponed`, `refused` or `released`.
     """
-    return await fetch_all(
-        conn, LEASE_DUE, {"limit": limit, "lease_seconds": lease_seconds}, DueText
-    )
+    values = {"limit": limit, "lease_seconds": lease_seconds, "fresh": fresh, **key._asdict()}
+    return await fetch_all(conn, LEASE_DUE, values, DueText)
 
 
 EXTENDED: LiteralString = """
@@ -142,8 +164,15 @@ async def known(conn: Connection, space: Space, hashes: Sequence[UUID]) -> dict[
     return {row["content_hash"]: orjson.loads(row["vector"]) for row in rows}
 
 
+# A text that is stored in another space than the one that was switched to waits for that one.
 WRITTEN: LiteralString = """
-with kept as materialized (
+with target as materialized (
+  select s.id
+  from jobsworth.embedding_spaces s
+  where s.switched_at is not null
+  order by s.switched_at desc, s.id desc
+  limit 1
+), kept as materialized (
   -- The memories first, as whoever deletes them does, and in the order of ids: no deadlock.
   select m.id, m.team_id
   from jobsworth.memories m
@@ -156,23 +185,34 @@ with kept as materialized (
   join kept k on k.id = o.memory_id
   order by o.memory_id
   for update of o
+), waiting as materialized (
+  select h.memory_id, t.id as space_id
+  from held h
+  join target t on t.id <> %(space_id)s
+  where not exists (
+    select 1 from jobsworth.embeddings e where e.memory_id = h.memory_id and e.space_id = t.id)
+), queued as (
+  update jobsworth.embedding_outbox o
+  set space_id = w.space_id, next_try_at = now(), tries = 0, refusals = 0, last_error = null
+  from waiting w
+  where o.memory_id = w.memory_id
 ), moved as (
   delete from jobsworth.embedding_outbox o
   using held h
   where o.memory_id = h.memory_id
-  returning o.memory_id, h.team_id
+    and not exists (select 1 from waiting w where w.memory_id = h.memory_id)
 ), stored as (
   insert into jobsworth.embeddings (
     memory_id, space_id, chunk_no, team_id, start_offset, end_offset, content_hash, vector)
   select m.memory_id, %(space_id)s, c.chunk_no, m.team_id, c.start_offset, c.end_offset,
     c.content_hash, jobsworth.halfvec(c.vector)
-  from moved m
+  from held m
   join jsonb_to_recordset(%(chunks)s::jsonb) as c (
     memory_id uuid, chunk_no int, start_offset int, end_offset int, content_hash uuid, vector text)
     on c.memory_id = m.memory_id
   on conflict do nothing
 )
-select count(*) from moved
+select count(*) from held
 """
 
 
@@ -298,13 +338,15 @@ async def revive(conn: Connection, ids: Sequence[UUID] | None = None) -> int:
 
 
 COUNTS: LiteralString = """
-select count(*) filter (where o.dead_at is null) as pending,
-  extract(epoch from now() - min(o.created_at) filter (where o.dead_at is null))::float8
+select count(*) filter (where o.dead_at is null and o.space_id is null) as pending,
+  extract(epoch from now()
+    - min(o.created_at) filter (where o.dead_at is null and o.space_id is null))::float8
     as oldest_seconds,
   count(*) filter (where o.last_error is not null and o.dead_at is null) as failing,
   (array_agg(o.last_error order by o.created_at)
     filter (where o.last_error is not null and o.dead_at is null))[1] as reason,
-  count(*) filter (where o.dead_at is not null) as dead
+  count(*) filter (where o.dead_at is not null) as dead,
+  count(*) filter (where o.dead_at is null and o.space_id is not null) as switching
 from jobsworth.embedding_outbox o
 """
 
@@ -319,7 +361,7 @@ async def counts(conn: Connection) -> Outbox:
 NEXT_DUE: LiteralString = """
 select extract(epoch from min(o.next_try_at) - clock_timestamp())::float8
 from jobsworth.embedding_outbox o
-where o.dead_at is null
+where o.dead_at is null and o.space_id is null
 """
 
 

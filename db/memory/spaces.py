@@ -16,7 +16,8 @@ DIMENSIONS_MAX = 16_000
 INDEXED_DIMENSIONS_MAX = 4_000
 COUNTED_MAX = 10_000
 HIDDEN_REMEDY = (
-    "to find them, go back to that embedder: JOBSWORTH_EMBEDDER_URL, _MODEL and _DIMENSIONS"
+    "to find them, go back to that embedder (JOBSWORTH_EMBEDDER_URL, _MODEL, _DIMENSIONS) or embed "
+    "them with this one: jobsworth memory switch"
 )
 
 
@@ -48,10 +49,13 @@ class Space(BaseModel):
 
 
 class SpaceState(Space):
-    """A space, and how complete it is. Counts end at 10,000; `index_valid` is None without one."""
+    """A space, and how complete it is. Counts end at 10,000; `queued`: a switch is adding so many
+    memories to it; `index_valid` is None without an index.
+    """
 
     vectors: int
     missing: int
+    queued: int
     index_valid: bool | None
     index_bytes: int | None
 
@@ -122,6 +126,9 @@ select s.id, s.provider, s.model, s.dimensions, s.chunker,
     where not exists (
       select 1 from jobsworth.embeddings e where e.memory_id = m.id and e.space_id = s.id)
     limit %(most)s) x) as missing,
+  (select count(*) from (
+    select 1 from jobsworth.embedding_outbox o
+    where o.space_id = s.id and o.dead_at is null limit %(most)s) x) as queued,
   i.valid as index_valid, i.bytes as index_bytes
 from jobsworth.embedding_spaces s
 left join jobsworth.space_indexes() i on i.space_id = s.id

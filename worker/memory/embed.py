@@ -69,6 +69,7 @@ async def run(
     *,
     wake: Wake,
     accounts: Accounts | None = None,
+    fresh: bool = True,
     batch_max: int = 64,
     embedded: Callable[[int], None] | None = None,
     retry_base_seconds: float = RETRY_BASE_SECONDS,
@@ -77,7 +78,8 @@ async def run(
 ) -> None:
     """Embed due texts until cancelled. `embedded` counts the texts that were stored.
 
-    The requests of a paid embedder are booked by `accounts`, by default in `database` alone. While
+    Without `fresh` only those that have vectors in another space and are switched to this one. The
+    requests of a paid embedder are booked by `accounts`, by default in `database` alone. While
     jobs run (`busy`), an embedder that computes in this process rests after each round.
     """
     accounts = accounts or Accounts(database, GroupCommit(database))
@@ -87,7 +89,9 @@ async def run(
         try:
             # While it fails, one text is enough to find out whether it works again.
             most = 1 if failures else batch_max
-            ended = await embed_due(database, embedder, most, retry_base_seconds, accounts)
+            ended = await embed_due(
+                database, embedder, most, retry_base_seconds, accounts, fresh=fresh
+            )
         except Exception as error:
             # The database may be away. The texts stay in the outbox.
             ended = Round(failure=error)
@@ -151,6 +155,8 @@ async def embed_due(
     batch_max: int,
     retry_base_seconds: float,
     accounts: Accounts | None = None,
+    *,
+    fresh: bool = True,
 ) -> Round:
     """One round: lease up to `batch_max` due texts, embed them, and store them or put them off.
 
@@ -158,7 +164,9 @@ async def embed_due(
     """
     lease_seconds = OFFLINE_LEASE_SECONDS if embedder.lexical else LEASE_SECONDS
     async with database.connection() as connection:
-        due = await outbox.lease_due(connection, batch_max, lease_seconds)
+        due = await outbox.lease_due(
+            connection, batch_max, lease_seconds, embedder.space, fresh=fresh
+        )
     if not due:
         return Round()
     began = time.monotonic()

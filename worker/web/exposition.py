@@ -217,6 +217,14 @@ def _sampled(samples: Samples) -> Families:
         "Breaches of an invariant; always 0. The books of the last hour only: see jobsworth doctor",
         None if violations is None else sum(violations.values()),
     )
+    recall = GaugeMetricFamily(
+        "jobsworth_memory_index_recall",
+        "Share of the 10 nearest memories that the index of a space finds; none without an index",
+        labels=["space"],
+    )
+    for one in samples.index_recall.value or ():
+        recall.add_metric([str(one.space_id)], one.recall)
+    yield recall
     stale = GaugeMetricFamily(
         "jobsworth_sample_stale_seconds",
         "Time since this part of the samples could be read",

@@ -22,12 +22,15 @@ from db.diagnosis.health import (
     sample_snapshots,
 )
 from db.errors import JobsworthError
+from db.memory import index_recall
+from db.memory.index_recall import IndexRecall
 from db.pool import Connection, Database
 from worker import events
 from worker.log import get_logger
 
 SAMPLE_EVERY_SECONDS = 15.0
 VIOLATIONS_EVERY_SECONDS = 60.0
+RECALL_EVERY_SECONDS = 600.0
 # The first reading comes after a part of the period between these two.
 FIRST_AFTER = (0.05, 0.25)
 # The pause after a reading is at least this many times as long as the reading took.
@@ -62,6 +65,7 @@ class Samples:
         self.outbox = Reading[OutboxSample]()
         self.snapshots = Reading[SnapshotSample]()
         self.violations = Reading[dict[str, int]]()
+        self.index_recall = Reading[list[IndexRecall]]()
 
 
 async def keep_sampling(
@@ -89,6 +93,7 @@ async def keep_sampling(
         parts.start_soon(keep, samples.outbox, sample_outbox, every_seconds)
         parts.start_soon(keep, samples.snapshots, sample_snapshots, every_seconds)
         parts.start_soon(keep, samples.violations, _violations, violations_every_seconds)
+        parts.start_soon(keep, samples.index_recall, index_recall.sample, RECALL_EVERY_SECONDS)
 
 
 Sample = Callable[[Connection], Awaitable[T]]

@@ -2,7 +2,8 @@
 -- computed after that, by a daemon that finds it in the outbox.
 
 -- The vectors of one space are comparable. Another provider, model, length or way to cut texts into
--- chunks makes another space. A memory may have vectors in several.
+-- chunks makes another space. A memory may have vectors in several. `switched_at`: all memories shall
+-- have vectors in the space that was switched to last; others stay in use until that is so.
 create table jobsworth.embedding_spaces (
   id int generated always as identity primary key,
   provider jobsworth.provider not null,
@@ -10,6 +11,7 @@ create table jobsworth.embedding_spaces (
   dimensions jobsworth.dimensions not null,
   chunker jobsworth.chunker not null,
   created_at jobsworth.created_at not null default now(),
+  switched_at jobsworth.switched_at,
   constraint one_space_per_embedder unique (provider, model, dimensions, chunker)
 );
 
@@ -66,7 +68,8 @@ create index memories_metadata on jobsworth.memories using gin (metadata jsonb_p
 create index memories_identifiers on jobsworth.memories using gin (identifiers)
   where identifiers is not null;
 
--- The memories that wait to be embedded. `dead_at`: refused so often that it is not tried again until
+-- The memories that wait to be embedded. `space_id`: in this space, by its embedder alone, because they
+-- have vectors in another; null: by any embedder. `dead_at`: refused so often that it is not tried again until
 -- a person asks for it.
 create table jobsworth.embedding_outbox (
   memory_id uuid not null primary key references jobsworth.memories on delete cascade,
@@ -76,10 +79,14 @@ create table jobsworth.embedding_outbox (
   next_try_at jobsworth.next_try_at not null default now(),
   last_error text,
   dead_at jobsworth.dead_at,
-  created_at jobsworth.created_at not null default now()
+  created_at jobsworth.created_at not null default now(),
+  -- Without a reference, whose index would hold everybody's rows: spaces are never deleted.
+  space_id int
 );
 create index embedding_outbox_due on jobsworth.embedding_outbox (next_try_at)
-  where dead_at is null;
+  where dead_at is null and space_id is null;
+create index embedding_outbox_switched on jobsworth.embedding_outbox (space_id, next_try_at)
+  where space_id is not null;
 create index embedding_outbox_dead on jobsworth.embedding_outbox (dead_at)
   where dead_at is not null;
 

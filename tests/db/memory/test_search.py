@@ -9,11 +9,12 @@ from uuid import UUID
 import pytest
 
 from db.errors import InvalidInput
-from db.memory import memories, outbox, spaces
+from db.memory import index_recall, memories, outbox, spaces
 from db.memory.memories import Hit, Text
 from db.memory.outbox import ChunkVector
 from db.memory.spaces import Space, SpaceKey
 from db.pool import Connection, execute, fetch_all, fetch_val
+from worker.cli.installation.database_checks import judge_recall
 
 DIMENSIONS = 8
 MANY = 1_000
@@ -55,6 +56,13 @@ async def space_of(conn: Connection, dimensions: int = DIMENSIONS) -> Space:
 async def fill(conn: Connection) -> Space:
     """A space of `MANY` memories with its index."""
     space = await space_of(conn)
+    await add_many(conn, space)
+    assert await spaces.build_index(conn, space)
+    await execute(conn, "analyze jobsworth.embeddings")
+    return space
+
+
+async def add_many(conn: Connection, space: Space) -> None:
     await execute(
         conn,
         FILL,
@@ -67,9 +75,6 @@ async def fill(conn: Connection) -> Space:
             "dimensions": DIMENSIONS,
         },
     )
-    assert await spaces.build_index(conn, space)
-    await execute(conn, "analyze jobsworth.embeddings")
-    return space
 
 
 async def nearest(
@@ -165,6 +170,30 @@ async def test_no_search_returns_fewer_rows_than_there_are(conn: Connection) -> 
     with pytest.raises(InvalidInput, match="4,001 dimensions cannot be indexed"):
         await spaces.build_index(conn, wide)
     assert await spaces.index_progress(conn) is None
+
+
+# So it misses what is inserted from now on.
+LEAVE_OUT: LiteralString = """
+update pg_index set indisready = false
+where indexrelid = (select c.oid from pg_class c where c.relname like 'embeddings_space_%%')
+"""
+
+
+async def test_a_sample_tells_how_much_an_index_misses(conn: Connection) -> None:
+    assert await index_recall.sample(conn) == []
+    space = await fill(conn)
+    [whole] = await index_recall.sample(conn)
+    assert (whole.space_id, whole.queries) == (space.id, index_recall.QUERIES)
+    assert whole.recall >= index_recall.RECALL_MIN
+    assert judge_recall(whole) is None
+    await execute(conn, LEAVE_OUT)
+    await add_many(conn, space)
+    await execute(conn, "analyze jobsworth.embeddings")
+    [half] = await index_recall.sample(conn, 20)
+    assert half.recall < index_recall.RECALL_MIN
+    warned = judge_recall(half)
+    assert warned is not None
+    assert f"reindex index concurrently jobsworth.{half.index_name}" in (warned.remedy or "")
 
 
 @pytest.mark.both

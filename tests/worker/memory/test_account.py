@@ -69,7 +69,7 @@ async def test_each_request_is_a_call_of_whoever_its_texts_are_of(
     )
     job_id: UUID = await fetch_val(conn, "select id from jobsworth.reactive_jobs")
     team, agent, thread = uuid4(), uuid4(), uuid4()
-    ours = {"team_id": team, "agent_id": agent, "thread_id": thread}
+    ours: dict[str, Any] = {"team_id": team, "agent_id": agent, "thread_id": thread}
     texts = [
         Text("one two", **ours),
         Text("three", **ours),

@@ -112,7 +112,7 @@ async def test_the_offline_embedder_says_that_it_is_lexical() -> None:
     assert (embedder.lexical, embedder.dimensions) == (True, 32)
     assert "lexical" in embedder.model
     assert "lexical" in embedder.description
-    assert await embedder.embed(["a", "b"]) == HashingEmbedder(32).vectors(["a", "b"])
+    assert await embedder.embed(["a", "b"], Noted()) == HashingEmbedder(32).vectors(["a", "b"])
     await embedder.close()
 
 

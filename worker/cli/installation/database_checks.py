@@ -11,7 +11,8 @@ from pathlib import Path
 from db.deployments import environments
 from db.diagnosis import checkup, fitness, violations
 from db.errors import JobsworthError
-from db.memory import outbox, spaces
+from db.memory import index_recall, outbox, spaces
+from db.memory.index_recall import RECALL_MIN, IndexRecall, K
 from db.memory.outbox import Outbox
 from db.migrate import check
 from db.money import books
@@ -272,11 +273,23 @@ async def _books(conn: Connection) -> list[Finding]:
 async def _memory(conn: Connection, settings: Settings) -> list[Finding]:
     waiting = await outbox.counts(conn)
     hidden = await spaces.hidden(conn, space_of(settings))
+    recalls = await index_recall.sample(conn)
     return [
         *_outbox(waiting),
         *_dead(waiting),
+        *_switching(waiting),
         *(warning("memory", str(one), spaces.HIDDEN_REMEDY) for one in hidden),
+        *(judged for one in recalls if (judged := judge_recall(one))),
     ]
+
+
+def judge_recall(one: IndexRecall) -> Finding | None:
+    """A warning about an index that misses too much of what exact search finds."""
+    if one.recall >= RECALL_MIN:
+        return None
+    text = f"the index of space {one.space_id} finds {one.recall:.0%} of the {K} nearest memories"
+    statement = f"reindex index concurrently jobsworth.{one.index_name}"
+    return warning("memory", text, f"make it anew: jobsworth psql -c '{statement}'")
 
 
 def _dead(waiting: Outbox) -> list[Finding]:
@@ -284,6 +297,13 @@ def _dead(waiting: Outbox) -> list[Finding]:
         return []
     text = f"{waiting.dead:,} texts were refused by the embedder too often and cannot be found"
     return [warning("memory", text, "jobsworth memory dead, then jobsworth memory retry")]
+
+
+def _switching(waiting: Outbox) -> list[Finding]:
+    if not waiting.switching:
+        return []
+    text = f"{waiting.switching:,} texts wait for the embedder that is switched to"
+    return [warning("memory", text, "go on with that: jobsworth memory switch (or --stop it)")]
 
 
 def _outbox(outbox: Outbox) -> list[Finding]:

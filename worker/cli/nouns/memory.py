@@ -19,6 +19,7 @@ from db.memory.outbox import DeadLetter, Outbox
 from db.memory.spaces import Hidden, SpaceState
 from db.pool import Connection
 from worker.cli.memory.bench import bench
+from worker.cli.memory.switch import switch_command
 from worker.cli.terminal import ids, options, words
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import connected, pooled, run_async, run_in_database
@@ -35,6 +36,7 @@ FOUND_AMONG = 1000
 
 memory = Noun("memory", "Memory: texts that jobs remember.", default=None)
 memory.add_command(bench)
+memory.add_command(switch_command)
 
 
 @memory.verb("search", "jobsworth memory search 'when is the shop open'")
@@ -137,6 +139,7 @@ def list_spaces(as_json: bool) -> None:
         Column("MISSING", right=True),
         Column("INDEX"),
         Column("USED"),
+        Column("SWITCH"),
     ]
     rows = [
         [
@@ -147,6 +150,7 @@ def list_spaces(as_json: bool) -> None:
             spaces.counted(each.missing),
             {None: "", True: "ready", False: "broken off"}[each.index_valid],
             "by these settings" if each.key == mine else "",
+            f"{spaces.counted(each.queued)} to come" if each.queued else "",
         ]
         for each in found
     ]

@@ -104,12 +104,12 @@ async def connected(settings: Settings) -> AsyncGenerator[Connection]:
 
 
 @asynccontextmanager
-async def pooled(settings: Settings) -> AsyncGenerator[Database]:
-    """As `connected`, a pool of one connection."""
+async def pooled(settings: Settings, connections: int = 1) -> AsyncGenerator[Database]:
+    """As `connected`, a pool of at most so many connections."""
     async with database_url(settings) as url:
         async with connection_to(url, settings) as conn:
             await _check_schema(conn, url, settings)
-        async with _pool(url, settings) as database:
+        async with _pool(url, settings, connections) as database:
             yield database
 
 
@@ -158,12 +158,12 @@ async def _check_schema(conn: Connection, url: str, settings: Settings) -> None:
         raise schema_mismatch(state)
 
 
-def _pool(url: str, settings: Settings) -> Database:
+def _pool(url: str, settings: Settings, connections: int) -> Database:
     return Database(
         url,
         schema=settings.schema_name,
         pool_min=1,
-        pool_max=1,
+        pool_max=connections,
         statement_seconds=settings.statement_seconds,
         acquire_seconds=max(settings.connect_seconds, CONNECT_SECONDS_MIN),
         application_name="jobsworth cli",

@@ -29,11 +29,16 @@ BOOKS_REMEDY = (
 
 
 def put_off(texts: "Outbox") -> list[str]:
-    """A line about texts that failed to be embedded, or wait for a budget, with the reason."""
-    if not texts.reason:
-        return []
-    reason = texts.reason[:REASON_CHARACTERS_MAX]
-    return [f"{texts.failing:,} texts were put off and wait to be embedded: {reason}"]
+    """Lines about texts that failed to be embedded, or wait for a budget, with the reason, and
+    about those that a switch has not reached.
+    """
+    lines: list[str] = []
+    if texts.reason:
+        reason = texts.reason[:REASON_CHARACTERS_MAX]
+        lines.append(f"{texts.failing:,} texts were put off and wait to be embedded: {reason}")
+    if texts.switching:
+        lines.append(f"{texts.switching:,} texts wait for the embedder that is switched to")
+    return lines
 
 
 def job_status(job: "Job") -> Text:
