@@ -148,7 +148,7 @@ with near as materialized (
   from jobsworth.nearest(
     %(space_id)s, jobsworth.halfvec(%(vector)s::text), %(limit)s, %(team_id)s, %(any_team)s,
     %(agent_id)s, %(thread_id)s, %(source_kind)s, %(since)s, %(until)s, %(metadata)s::jsonb,
-    %(exact_rows)s) n
+    %(exact_rows)s, %(source_id)s::text, %(session_id)s::uuid) n
 ), found as (
   select w.word, m.id
   from unnest((jobsworth.identifiers(%(query)s::text))[:20]) as w (word)
@@ -161,6 +161,8 @@ with near as materialized (
       and (%(agent_id)s::uuid is null or m.agent_id = %(agent_id)s)
       and (%(thread_id)s::uuid is null or m.thread_id = %(thread_id)s)
       and (%(source_kind)s::text is null or m.source_kind = %(source_kind)s)
+      and (%(source_id)s::text is null or m.source_id = %(source_id)s)
+      and (%(session_id)s::uuid is null or jobsworth.is_of_session(m, %(session_id)s))
       and (%(since)s::timestamptz is null or m.created_at >= %(since)s)
       and (%(until)s::timestamptz is null or m.created_at < %(until)s)
       and m.metadata @> %(metadata)s::jsonb
@@ -209,6 +211,8 @@ async def search(
     agent_id: UUID | None = None,
     thread_id: UUID | None = None,
     source_kind: str | None = None,
+    source_id: str | None = None,
+    session_id: UUID | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -217,7 +221,8 @@ async def search(
     """The memories nearest to `vector` (of `space.dimensions` numbers), best first.
 
     Searches one team's memories (None: those of no team), or with `any_team` all, which is for
-    operators. The other filters do not apply when None; `since` is included, `until` is not; a
+    operators. The other filters do not apply when None; a memory is of the session of its thread
+    or job; `since` is included, `until` is not; a
     hit's metadata must contain `metadata`. With `query`, the text that `vector` was made of,
     memories that contain one of its identifiers (`inv-2041`, `worker_id`) are found by it, and come
     first. Up to `exact_rows` vectors in scope are all compared; above, the space's index is used.
@@ -232,6 +237,8 @@ async def search(
         "agent_id": agent_id,
         "thread_id": thread_id,
         "source_kind": source_kind,
+        "source_id": None if source_id is None else to_text(source_id),
+        "session_id": session_id,
         "since": since,
         "until": until,
         "metadata": to_document(dict(metadata or {}), "the metadata filter"),

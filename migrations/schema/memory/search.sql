@@ -33,6 +33,16 @@ begin atomic
   where i.indrelid = 'jobsworth.embeddings'::regclass and c.relname ~ '^embeddings_space_[0-9]+$';
 end;
 
+-- Whether a memory belongs to a session: by its thread, or by its job.
+create function jobsworth.is_of_session(m jobsworth.memories, session_id uuid) returns boolean
+  language sql stable
+return exists (
+    select 1 from jobsworth.chat_threads t
+    where t.id = m.thread_id and t.session_id = is_of_session.session_id)
+  or exists (
+    select 1 from jobsworth.reactive_jobs j
+    where j.id = m.job_id and j.session_id = is_of_session.session_id);
+
 -- The nearest memories of a scope by its space's index, and the nearest chunk of each. The planner
 -- settings leave the index as the only way to the order.
 create function jobsworth.nearest_by_index(
@@ -47,6 +57,8 @@ create function jobsworth.nearest_by_index(
   since timestamptz,
   until timestamptz,
   metadata jsonb,
+  source_id text,
+  session_id uuid,
   out memory_id uuid,
   out distance float8,
   out start_offset int,
@@ -69,7 +81,8 @@ begin
     execute format(
       'select e.memory_id, %s as distance, e.start_offset::int, e.end_offset::int %s order by 2',
       distance_text, scope)
-    using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata
+    using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
+      source_id, session_id
   loop
     continue when memory_id = any(found);
     found := found || memory_id;
@@ -92,6 +105,8 @@ create function jobsworth.nearest(
   until timestamptz default null,
   metadata jsonb default '{}',
   exact_rows int default 20000,
+  source_id text default null,
+  session_id uuid default null,
   out memory_id uuid,
   out distance float8,
   out start_offset int,
@@ -130,6 +145,12 @@ begin
   if until is not null then
     filter := filter || ' and m.created_at < $8';
   end if;
+  if source_id is not null then
+    filter := filter || ' and m.source_id = $10';
+  end if;
+  if session_id is not null then
+    filter := filter || ' and jobsworth.is_of_session(m, $11)';
+  end if;
   if metadata <> '{}' then
     filter := filter || ' and m.metadata @> $9 and m.metadata <> ''{}''';
   end if;
@@ -147,12 +168,14 @@ begin
   then
     execute format('select count(*) from (select 1 %s limit %s) x', scope, exact_rows::bigint + 1)
     into size
-    using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata;
+    using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
+      source_id, session_id;
     if size > exact_rows then
       nearest_found := (
         select jsonb_agg(n) from jobsworth.nearest_by_index(
           format('e.vector::%s.halfvec(%s) operator(%s.<=>) $1', vectors, dimensions, vectors),
-          scope, query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata) n);
+          scope, query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
+          source_id, session_id) n);
       if jsonb_array_length(nearest_found) = k then
         return query
           select n.memory_id, n.distance, n.start_offset, n.end_offset, true
@@ -178,5 +201,6 @@ begin
     order by d.distance, d.memory_id
     limit $2
     $query$, vectors, scope)
-  using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata;
+  using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
+      source_id, session_id;
 end $$;

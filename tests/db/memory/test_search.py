@@ -272,6 +272,15 @@ async def test_an_identifier_is_found_first_and_paraphrases_are_not_drowned(
     assert [hit.matched for hit in await found("ORD-77123", source_kind="summary")] == []
 
 
+IN_SESSION: LiteralString = """
+insert into jobsworth.chat_threads (platform, chat_id, session_id) values ('t', 'c', %(session)s)
+returning id
+"""
+JOB_IN_SESSION: LiteralString = """
+insert into jobsworth.reactive_jobs (mode, session_id) values ('x', %(session)s) returning id
+"""
+
+
 async def test_a_search_keeps_to_agent_and_time(conn: Connection) -> None:
     space, agent = await space_of(conn, 2), UUID(int=9)
     old, new = await memories.add(
@@ -291,6 +300,31 @@ async def test_a_search_keeps_to_agent_and_time(conn: Connection) -> None:
     assert await ids(since=year, until=year + timedelta(seconds=1)) == [old]
     assert await ids(until=year) == []
     assert await ids(since=year + timedelta(days=1)) == [new]
+
+
+async def test_a_search_keeps_to_a_source_and_to_a_session(conn: Connection) -> None:
+    """By vectors and by identifiers, exact and by the index."""
+    space, session = await space_of(conn, 2), UUID(int=7)
+    thread: UUID = await fetch_val(conn, IN_SESSION, {"session": session})
+    job: UUID = await fetch_val(conn, JOB_IN_SESSION, {"session": session})
+    texts = [
+        Text("by thread inv-1", source_kind="file", source_id="a.pdf", thread_id=thread),
+        Text("by job inv-1", source_kind="file", source_id="b.pdf", job_id=job, effect_key="k"),
+        Text("of nobody inv-1", source_kind="file", source_id="a.pdf"),
+        Text("of none inv-1"),
+    ]
+    talked, worked, free, _ = await memories.add(conn, space, texts, [[1.0, 0.0]] * 4)
+    assert await spaces.build_index(conn, space)
+
+    async def ids(how: dict[str, Any], limit: int, **scope: Any) -> set[UUID]:
+        found = await memories.search(conn, space, [1.0, 0.0], limit=limit, **how, **scope)
+        return {hit.id for hit in found}
+
+    for how in ({"exact_rows": n, "query": q} for n in (0, 100) for q in (None, "inv-1")):
+        assert await ids(how, 2, source_id="a.pdf") == {talked, free}
+        assert await ids(how, 2, session_id=session) == {talked, worked}
+        assert await ids(how, 9, session_id=session, source_id="b.pdf") == {worked}
+        assert await ids(how, 9, session_id=UUID(int=8)) == set()
 
 
 async def test_dead_letters_wait_for_a_person(conn: Connection) -> None:

@@ -45,13 +45,24 @@ memory.add_command(switch_command)
     "--limit", type=options.WholeNumber(1, 1000), default=5, help="Show at most N, nearest first."
 )
 @click.option("--kind", metavar="KIND", help="Only texts of this kind, like note.")
+@click.option("--source", metavar="ID", help="Only texts of this source, like report.pdf.")
 @click.option("--thread", metavar="UUID", help="Only texts of this chat thread.")
+@click.option("--session", metavar="UUID", help="Only texts of this session's threads and jobs.")
 @options.as_json
-def search(text: str, limit: int, kind: str | None, thread: str | None, as_json: bool) -> None:
+def search(
+    text: str,
+    limit: int,
+    kind: str | None,
+    source: str | None,
+    thread: str | None,
+    session: str | None,
+    as_json: bool,
+) -> None:
     """Search the remembered texts, nearest first."""
     if not text.strip():
         raise InvalidInput("the text to search for is empty", "say what to look for")
     thread_id = None if thread is None else ids.whole_id(thread, "--thread")
+    session_id = None if session is None else ids.whole_id(session, "--session")
     settings = load_settings()
     embedder = embedder_of(settings)
 
@@ -72,6 +83,8 @@ def search(text: str, limit: int, kind: str | None, thread: str | None, as_json:
                     any_team=True,
                     thread_id=thread_id,
                     source_kind=kind,
+                    source_id=source,
+                    session_id=session_id,
                 )
                 hidden = await spaces.hidden(conn, embedder.space)
                 return hits, await outbox.counts(conn), hidden
