@@ -169,7 +169,7 @@ drop domain
   jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.refused_at,
   jobsworth.run_at,
   jobsworth.sent_at, jobsworth.settled_at, jobsworth.since, jobsworth.started_at,
-  jobsworth.starts_at, jobsworth.tokens_at, jobsworth.turn_at, jobsworth.updated_at,
+  jobsworth.starts_at, jobsworth.switched_at, jobsworth.tokens_at, jobsworth.turn_at, jobsworth.updated_at,
   jobsworth.valid_from, jobsworth.warned_at, jobsworth.day, jobsworth.mode, jobsworth.payload,
   jobsworth.fair_key, jobsworth.weight, jobsworth.virtual_time, jobsworth.floor,
   jobsworth.queue, jobsworth.unique_key, jobsworth.priority, jobsworth.failures_max,
