@@ -125,7 +125,7 @@ class PayersAccount:
                     return BookedRequest(self, call_id, call)
                 case Limited(detail, wait_seconds):
                     if time.monotonic() + wait_seconds > give_up:
-                        raise EmbedderDenied(detail, wait_seconds)
+                        raise EmbedderDenied(detail, wait_seconds, limited=True)
                     await anyio.sleep(wait_seconds)
                 case Short(detail=detail):
                     raise EmbedderDenied(detail, BUDGET_SECONDS)

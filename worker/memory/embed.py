@@ -109,6 +109,11 @@ async def run(
                 )
             await anyio.sleep(pause)
             continue
+        if ended.limited_seconds:
+            # The next round is of one text: a limit of tokens may be too small for many.
+            failures = 1
+            await anyio.sleep(min(PAUSE_MAX_SECONDS, ended.limited_seconds))
+            continue
         probed, failures = failures > 0, 0
         if embedder.lexical and ended.leased and busy():
             # It takes the interpreter from the jobs, so it gets a fifth of the time.
@@ -120,11 +125,15 @@ async def run(
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The numbers of texts that a round leased and stored, and the error that ended it early."""
+    """The numbers of texts that a round leased and stored, and the error that ended it early.
+
+    `limited_seconds`: a rate limit has no room for that long.
+    """
 
     leased: int = 0
     written: int = 0
     failure: Exception | None = None
+    limited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +202,8 @@ async def embed_due(
             model=embedder.model,
             seconds=round(time.monotonic() - began, 3),
         )
-    return Round(len(due), written, vectors.failure)
+    limits = [one.after_seconds for one in vectors.denied.values() if one.limited]
+    return Round(len(due), written, vectors.failure, max(limits, default=0.0))
 
 
 def _cut(text: DueText, characters_max: int) -> Iterator[_Piece]:
@@ -265,7 +275,7 @@ async def _embed_parts(
                 vectors.refused[part[0].content_hash] = _reason(refused)
                 refused_texts.add(part[0].of.id)
         except EmbedderDenied as denied:
-            if not middle:
+            if denied.limited or not middle:
                 # One text is too much, so all others are.
                 vectors.denied[account.payer] = denied
                 return

@@ -47,12 +47,14 @@ class EmbedderRefused(EmbedderError):
 class EmbedderDenied(EmbedderError):
     """A budget, a rate limit of ours or an unknown price is in the way; nothing was sent.
 
-    There may be room in `after_seconds`.
+    There may be room in `after_seconds`. `limited`: it is a rate limit, so it is not asked again
+    for a part of the texts: who is sent away takes a turn that others wait for.
     """
 
-    def __init__(self, message: str, after_seconds: float) -> None:
+    def __init__(self, message: str, after_seconds: float, *, limited: bool = False) -> None:
         super().__init__(message)
         self.after_seconds = after_seconds
+        self.limited = limited
 
 
 class Booking(Protocol):

@@ -139,6 +139,24 @@ async def test_texts_without_room_in_a_budget_wait_and_others_do_not(
     assert await in_balance(conn)
 
 
+async def test_a_rate_limit_is_asked_once_for_texts_that_it_has_no_room_for(
+    database: Database, conn: Connection, provider: OpenAIStub, embedder: OpenAIEmbedder
+) -> None:
+    """Or each part of the texts takes a turn that jobs wait for."""
+    await execute(conn, "select jobsworth.set_rate_limit('openai', 'embed-1', 1)")
+    await memories.put(conn, [Text("the first")])
+    assert await embed(database, embedder, conn) == 1
+    await memories.put(conn, [Text(f"note {n}") for n in range(16)])
+    assert await embed(database, embedder, conn) == 0
+    assert len(provider.requests) == 1
+    waiting = await fetch_all(conn, OUTBOX)
+    assert {row["tries"] for row in waiting} == {0}
+    assert all("rate limit of openai embed-1" in row["last_error"] for row in waiting)
+    turns: LiteralString = """
+        select extract(epoch from l.turn_at - now())::float8 from jobsworth.rate_limits l"""
+    assert await fetch_val(conn, turns) < 90
+
+
 async def test_an_unknown_price_is_not_zero(
     database: Database, conn: Connection, provider: OpenAIStub, embedder: OpenAIEmbedder
 ) -> None:
