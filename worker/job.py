@@ -260,15 +260,18 @@ class Job(PlainJob):
         return _run_agent(self._state, name, agent, prompt, output_type=output_type, **options)
 
     @_in_the_loop
-    async def checkpoint(self, name: str, state: Any) -> Any:
-        """Save a state (JSON) under a name; a run can be forked at it.
+    async def checkpoint(
+        self, name: str, state: Any, *, blob: bytes | None = None, keep: int | None = None
+    ) -> Any:
+        """Save a state (JSON) under a name; a run can be forked at it. Committed on return.
 
-        Committed on return. In a replay, the first time returns the state that is saved, and not
-        the one it is given. Once this attempt has saved or read the checkpoint, to save it again
-        replaces the state. Raises `InvalidInput` for a state that is not JSON, and for the name of
-        another step.
+        `blob`: bytes beside it, at most 100 MiB, which `checkpoint_at` and `latest_checkpoint` give
+        back. `keep`: prune all but the newest so many, as `prune_checkpoints` does. In a replay
+        the first time returns the state that is saved, not the one it is given. Once this attempt
+        has saved or read the checkpoint, to save it again replaces the state. Raises `InvalidInput`
+        for a state that is not JSON, and for the name of another step.
         """
-        return await checkpoints.save(self._state, name, state)
+        return await checkpoints.save(self._state, name, state, blob, keep)
 
     @_in_the_loop
     async def latest_checkpoint(self) -> Checkpoint | None:
@@ -276,9 +279,9 @@ class Job(PlainJob):
         return await checkpoints.latest(self._state)
 
     @_in_the_loop
-    async def checkpoint_at(self, name: str) -> Checkpoint | None:
-        """Return the checkpoint of that name; None if there is none."""
-        return await checkpoints.at(self._state, name)
+    async def checkpoint_at(self, at: str | int) -> Checkpoint | None:
+        """Return the checkpoint of that name or number (from 1, in order of saving), or None."""
+        return await checkpoints.at(self._state, at)
 
     @_in_the_loop
     async def prune_checkpoints(self, keep: int = 3) -> int:

@@ -11,19 +11,24 @@ from orjson import loads
 
 from db.documents import readable, to_document
 from db.errors import InvalidInput
+from db.queue.effects import ARTIFACT_BYTES_MAX
 from db.steps import checkpoints
 from db.steps.checkpoints import Checkpoint
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.steps import steps
 
 
-async def save(state: AttemptState, name: str, value: Any) -> Any:
+async def save(
+    state: AttemptState, name: str, value: Any, blob: bytes | None, keep: int | None
+) -> Any:
     """Save `value`, unless an earlier attempt has saved this checkpoint; returns what stands.
 
-    Once this attempt has saved or read the checkpoint, `value` replaces it. A checkpoint that was
-    pruned is not saved again by a replay: then the value that was given is returned.
+    `blob` is saved beside it. With `keep`, older checkpoints are pruned in the same commit. Once
+    this attempt has saved or read the checkpoint, `value` replaces it. A checkpoint that was pruned
+    is not saved again by a replay: then the value that was given is returned.
     """
     document = to_document(value, f"the state of checkpoint {name!r}")
+    _check(name, blob, keep)
     recorded = await steps.find(state, name)
     if recorded is not None and recorded.kind not in ("checkpoint", "pruned"):
         raise InvalidInput(
@@ -33,13 +38,33 @@ async def save(state: AttemptState, name: str, value: Any) -> Any:
         )
     again = name in state.checkpoints and (recorded is None or recorded.kind == "checkpoint")
     state.checkpoints.add(name)
-    if recorded is None or (again and recorded.inherited):
+    if recorded is not None and not again:
+        return value if recorded.kind == "pruned" else recorded.output
+    new = recorded is None or recorded.inherited
+    if new and blob is None and keep is None:
         return await steps.record(state, name, document, 0.0, kind="checkpoint")
-    if again:
-        async with state.tools.database.transaction() as connection:
-            await checkpoints.replace(connection, state.lease, name, document, state.job.attempt)
-        return steps.keep(state, name, RecordedStep(loads(document), "checkpoint"))
-    return value if recorded.kind == "pruned" else recorded.output
+    write = checkpoints.save if new else checkpoints.replace
+    async with state.tools.database.transaction() as connection:
+        await write(connection, state.lease, name, document, state.job.attempt, blob)
+        if keep is not None and await checkpoints.prune(connection, state.lease, keep=keep):
+            state.recorded = None
+    return steps.keep(state, name, RecordedStep(loads(document), "checkpoint"))
+
+
+def _check(name: str, blob: object, keep: object) -> None:
+    if blob is not None and not isinstance(blob, bytes):
+        raise InvalidInput(
+            f"the blob of checkpoint {name!r} is {type(blob).__name__}, not bytes",
+            "pass bytes, like pickle.dumps(…), or leave it out",
+        )
+    if isinstance(blob, bytes) and len(blob) > ARTIFACT_BYTES_MAX:
+        raise InvalidInput(
+            f"the blob of checkpoint {name!r} has {len(blob):,} bytes, more than"
+            f" {ARTIFACT_BYTES_MAX:,}",
+            "keep it elsewhere, and its address in the state",
+        )
+    if keep is not None and (not isinstance(keep, int) or keep < 1):
+        raise InvalidInput(f"{keep} checkpoints cannot be kept", "keep at least the latest one")
 
 
 async def latest(state: AttemptState) -> Checkpoint | None:
@@ -48,10 +73,10 @@ async def latest(state: AttemptState) -> Checkpoint | None:
         return _read(state, await checkpoints.latest_checkpoint(connection, job_id=state.job.id))
 
 
-async def at(state: AttemptState, name: str) -> Checkpoint | None:
-    """The checkpoint of that name."""
+async def at(state: AttemptState, at: str | int) -> Checkpoint | None:
+    """The checkpoint of that name or number."""
     async with state.tools.database.connection() as connection:
-        return _read(state, await checkpoints.checkpoint_at(connection, name, job_id=state.job.id))
+        return _read(state, await checkpoints.checkpoint_at(connection, at, job_id=state.job.id))
 
 
 def _read(state: AttemptState, found: Checkpoint | None) -> Checkpoint | None:

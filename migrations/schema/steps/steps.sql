@@ -25,5 +25,6 @@ create table jobsworth.steps (
   -- When it failed: it raised an error, or was stopped while it ran. Of an unsafe step null: nobody
   -- knows whether it happened.
   failed_at jobsworth.failed_at,
+  blob bytea,  -- what a checkpoint keeps beside its state
   primary key (job_id, name)
 );

@@ -214,6 +214,43 @@ async def test_an_attempt_that_goes_on_from_a_checkpoint_saves_the_next_one(api:
     assert (await api.run("work")).result == 5
 
 
+async def test_bytes_stand_beside_a_state_and_old_checkpoints_leave_by_themselves(
+    api: JobApi,
+) -> None:
+    @handler("work", failures_max=3)
+    async def work(job: Job) -> Any:
+        if job.attempt == 1:
+            for n in range(1, 5):
+                await job.checkpoint(f"epoch {n}", n, blob=bytes([n, 0, 255]), keep=2)
+            await job.checkpoint("epoch 4", 44, blob=b"again")
+            raise Retry(0)
+        stands = await job.checkpoint("epoch 3", 0, blob=b"not this")
+        found = [await job.checkpoint_at(at) for at in (3, "epoch 4", 1, "epoch 2", "epoch 5")]
+        latest = await job.latest_checkpoint()
+        assert latest == found[1]
+        return stands, [one and (one.name, one.state, list(one.blob or b"")) for one in found]
+
+    third, fourth = ["epoch 3", 3, [3, 0, 255]], ["epoch 4", 44, list(b"again")]
+    assert (await api.run("work")).result == [3, [third, fourth, None, None, None]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep": 0}, "0 checkpoints cannot be kept"),
+        ({"blob": "text"}, "the blob of checkpoint 'a' is str, not bytes"),
+    ],
+)
+async def test_a_checkpoint_that_cannot_be_saved_is_refused(
+    api: JobApi, options: dict[str, Any], words: str
+) -> None:
+    @handler("work", failures_max=1)
+    async def work(job: Job) -> Any:
+        return await job.checkpoint("a", 1, **options)
+
+    assert words in ((await api.run("work")).error or "")
+
+
 @pytest.mark.parametrize("given", ["list", "arguments", "generator"])
 async def test_gather_takes_children_and_lists_of_them(api: JobApi, given: str) -> None:
     @handler("child")
