@@ -179,8 +179,10 @@ class PlainJob:
         """Write a message to another agent, and enqueue the job (of `mode`) that it triggers.
 
         Both commit together when the attempt ends well. The message goes into the job's thread, or
-        into `thread_id`. A replay writes neither again: messages are told apart by `name`, or by
-        their text. Raises `InvalidInput` if there is no thread.
+        into `thread_id`; in a run without a thread into one that is opened for it, with the run's
+        id. A replay writes neither again: messages are told apart by `name`, or by their text. An
+        agent that the job's team does not have fails the attempt. Raises `InvalidInput` if there is
+        neither thread nor run.
         """
         effects.send(self._state, agent_id, text, mode=mode, thread_id=thread_id, name=name)
 

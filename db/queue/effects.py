@@ -19,6 +19,8 @@ import orjson
 
 from db.approvals import questions
 from db.approvals.questions import ApprovalEffect, JobApproval
+from db.conversations import agent_messages
+from db.conversations.agent_messages import Sent
 from db.documents import to_document
 from db.errors import InvalidInput
 from db.pool import Connection, execute
@@ -179,6 +181,12 @@ on conflict do nothing
 async def _write_messages(conn: Connection, rows: list[tuple[Origin, MessageEffect]]) -> None:
     if not rows:
         return
+    if sent := [
+        Sent(origin.team_id, origin.run_id, effect.thread_id, origin.agent_id, to)
+        for origin, effect in rows
+        if (to := effect.recipient_agent_id) is not None
+    ]:
+        await agent_messages.prepare(conn, sent)
     documents = [
         {
             "team_id": origin.team_id,

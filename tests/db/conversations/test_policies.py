@@ -14,6 +14,7 @@ from db.conversations.messages import Received
 from db.conversations.threads import MessagePolicy, Thread
 from db.errors import InvalidInput, NotFound
 from db.fence import Lease
+from db.people import agents
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
 from db.queue import effects, jobs
 from db.queue.effects import JobEffect, MessageEffect, Origin
@@ -295,8 +296,9 @@ async def test_an_interrupted_job_that_was_done_leaves_no_work_on_its_message(
     """A message that it sent to another agent has its job: that one is nobody's old work."""
     lease = await started(conn, thread)
     new = await posted(conn, thread, policy="interrupt")
+    bob = (await agents.save(conn, "bob")).id
     made = [
-        MessageEffect("to", "hello", role="user", recipient_agent_id=uuid4()),
+        MessageEffect("to", "hello", role="user", recipient_agent_id=bob),
         JobEffect("to", "plan", message_key="to", thread_id=thread.id),
         JobEffect("job:1", "answer"),
         JobEffect("child:1", "answer", is_child=True),

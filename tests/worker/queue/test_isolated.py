@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -93,7 +92,8 @@ def test_a_daemon_that_is_killed_takes_its_processes_along(scene: Scene) -> None
 
 def test_every_method_of_a_plain_handler_works_in_a_process(scene: Scene) -> None:
     daemon = scene.start(HANDLERS)
-    agent, thread = uuid4(), scene.thread()
+    [row] = scene.rows("insert into jobsworth.agents (name) values ('bob') returning id")
+    agent, thread = row["id"], scene.thread()
     payload = {"agent_id": str(agent), "thread_id": str(thread)}
     ended = _run(scene, "process.everything", payload)
     assert (ended["status"], ended["error"]) == ("done", None)

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from db.people import agents, teams, users
 from db.pool import Connection
 from db.queue import effects
 from db.queue.effects import JobEffect, Origin
@@ -166,7 +167,7 @@ async def test_a_run_ends_with_the_follow_ups_of_its_jobs(api: JobApi) -> None:
 
 
 async def test_a_message_to_an_agent_comes_with_its_job(api: JobApi) -> None:
-    ada, bob, thread_id = uuid4(), uuid4(), await new_thread(api)
+    ada, bob, thread_id = await agent(api, "ada"), await agent(api, "bob"), await new_thread(api)
     seen: list[Any] = []
 
     @handler("ask_bob")
@@ -192,7 +193,7 @@ async def test_a_message_to_an_agent_comes_with_its_job(api: JobApi) -> None:
 async def test_a_message_into_another_thread_goes_into_its_lane_and_stays_in_the_run(
     api: JobApi,
 ) -> None:
-    bob, thread_id = uuid4(), await new_thread(api)
+    bob, thread_id = await agent(api, "bob"), await new_thread(api)
 
     @handler("ask_bob")
     async def ask_bob(job: Job, thread_id: str) -> None:
@@ -216,6 +217,52 @@ async def test_a_message_needs_a_thread(api: JobApi) -> None:
 
     error = (await api.run("ask_bob", failures_max=1)).error or ""
     assert "has no thread to send a message in" in error
+
+
+async def test_agents_of_a_run_without_a_thread_talk_in_one_of_its_own(api: JobApi) -> None:
+    bob = await agent(api, "bob")
+
+    @handler("ask_bob")
+    async def ask_bob(job: Job) -> None:
+        job.send(bob, "How many?", mode="count", name="first")
+        job.send(bob, "And how many of these?", mode="count", name="second")
+
+    @handler("count")
+    async def count(job: Job) -> str:
+        job.say("Three.")
+        return "counted"
+
+    run = await run_through(api, [Node("a", "ask_bob"), Node("b", "ask_bob")])
+    assert run.status == "done"
+    talked = await api.database.fetch_all(
+        "select t.id, t.platform, count(*) as said from jobsworth.chat_threads t"
+        " join jobsworth.chat_messages m on m.thread_id = t.id group by t.id"
+    )
+    assert [tuple(row.values()) for row in talked] == [(run.id, "run", 8)]
+
+
+async def test_a_message_to_an_unknown_agent_or_one_of_another_team_is_refused(
+    api: JobApi,
+) -> None:
+    async with api.database.connection() as conn:
+        team = (await teams.save(conn, "theirs", (await users.save(conn, "ann")).id)).id
+        theirs = (await agents.save(conn, "theirs", team_id=team)).id
+    thread_id = await new_thread(api)
+
+    @handler("ask")
+    async def ask(job: Job, whom: str) -> None:
+        job.send(UUID(whom), "Hello")
+
+    for whom in (uuid4(), theirs):
+        payload = {"whom": str(whom)}
+        job = await api.run("ask", payload, thread_id=thread_id, failures_max=1)
+        assert f"there is no agent {whom}" in (job.error or "")
+    assert await api.database.fetch_all(SENT) == []
+
+
+async def agent(api: JobApi, name: str) -> UUID:
+    async with api.database.connection() as conn:
+        return (await agents.save(conn, name)).id
 
 
 SENDER = """
@@ -243,8 +290,10 @@ def test_a_worker_that_dies_beside_the_pair_sends_it_once(
     with connect(database_url) as conn:
         thread = conn.execute(THREAD, {"chat": "1"}).fetchone()
         assert thread is not None
+        bob = uuid4()
+        conn.execute("insert into jobsworth.agents (id, name) values (%s, 'bob')", [bob])
         enqueue = "select jobsworth.enqueue('ask_bob', %s::jsonb, thread_id => %s)"
-        conn.execute(enqueue, [f'{{"bob": "{uuid4()}"}}', thread["id"]])
+        conn.execute(enqueue, [f'{{"bob": "{bob}"}}', thread["id"]])
         dying = workers.start(database_url, {**env, "JOBSWORTH_CRASH_POINT": point})
         assert dying.wait() == -9
         sent = conn.execute(SENT).fetchall()
