@@ -91,7 +91,7 @@ drop function
   jobsworth.columns_to_erase, jobsworth.stays, jobsworth.tables_to_erase, jobsworth.names_of,
   jobsworth.belongings, jobsworth.to_erase, jobsworth.plan_erasure, jobsworth.lock_to_erase,
   jobsworth.erase, jobsworth.remains, jobsworth.words_of, jobsworth.empty_books,
-  jobsworth.find_traces,
+  jobsworth.find_traces, jobsworth.ask, jobsworth.decision,
   jobsworth.why, jobsworth.of_request, jobsworth.vote;
 
 drop table
