@@ -1,9 +1,9 @@
 """Real PostgreSQL for every test: one server per version, one fresh database per test.
 
 A test asks for `database_url` (migrated) or `empty_database_url` (no schema). It runs on PostgreSQL
-18; marked `both`, on 18 and on 16, and those of the queue a third time through PgBouncer, unless
-they are marked `direct`; marked `own_server`, on a server nobody else uses, which it may
-stop, restart and break (`server`). `conn` is a connection to it, out of the pool `database`.
+18; marked `both`, on 18 and on 16, and those of the queue and of people a third time through
+PgBouncer, unless they are marked `direct`; marked `own_server`, on a server nobody else uses, which
+it may stop, restart and break (`server`). `conn` is a connection to it, out of the pool `database`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ surroundings.settle()
 MAJORS = (18, 16)
 # In place of a version: the newest one, through PgBouncer.
 POOLED = "pgbouncer"
-THROUGH_POOLER = (Path("tests/db/queue"), Path("tests/worker/queue"))
+THROUGH_POOLER = (Path("tests/db/queue"), Path("tests/worker/queue"), Path("tests/db/people"))
 TEMPLATE = "migrated"
 DIRECTORIES = "jobsworth-test-"
 SWEEP_SECONDS = 60

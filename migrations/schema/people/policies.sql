@@ -28,8 +28,8 @@ create function jobsworth.in_session(job_id uuid, thread_id uuid, run_id uuid) r
 $$;
 
 -- Let the rows of a table be seen by their team and session alone. A row belongs to the team it names, or to
--- that of its job; to the session it names, or to that of its job, thread or run. What has no team is seen by
--- none but those who see everything. Later tables are given to it by the revision that makes them.
+-- that of its job; to the session it names, or to that of its job, thread, run, memory or message. What has
+-- no team is seen by none but those who see everything. Later tables are given to it by the revision that makes them.
 create function jobsworth.isolate(of_table regclass) returns void language plpgsql as $$
 declare
   named constant text := (select c.relname from pg_class c where c.oid = of_table);
@@ -50,6 +50,11 @@ declare
     when named in ('teams', 'users', 'team_memberships', 'agents', 'projects') then 'true'
     when named = 'sessions' then 'id = ' || session
     when 'session_id' = any(has) then 'session_id = ' || session
+    -- Of a session if what they belong to is: the policy of that table says so.
+    when named = 'message_artifacts'
+      then 'exists (select 1 from jobsworth.chat_messages m where m.id = message_id)'
+    when 'memory_id' = any(has)
+      then 'exists (select 1 from jobsworth.memories m where m.id = memory_id)'
     when has && array['job_id', 'thread_id', 'run_id'] then format('jobsworth.in_session(%s, %s, %s)',
       case when 'job_id' = any(has) then 'job_id' else 'null' end,
       case when 'thread_id' = any(has) then 'thread_id' else 'null' end,

@@ -86,7 +86,8 @@ async def test_no_team_and_no_session_sees_a_canary_of_another(
         assert sweeping.seen(plain, mine.team, uuid4()) == OF_THE_TEAM
         within = sweeping.seen(plain, mine.team, mine.session)
         made_there = {"reactive_jobs", "runs", "chat_threads", "chat_messages", "steps"}
-        assert made_there | {"artifacts", "llm_calls", "token_ledger", "approvals"} <= within
+        made_there |= {"artifacts", "llm_calls", "token_ledger", "approvals", "memories"}
+        assert made_there | {"embeddings", "embedding_outbox", "message_artifacts"} <= within
         told = sweeping.told(plain, mine.team, mine)
         assert {name.partition("(")[0] for name in told} >= {"jobsworth.why"}
         assert sweeping.told(plain, other.team, mine) == set()
@@ -100,6 +101,7 @@ async def test_no_team_and_no_session_sees_a_canary_of_another(
         assert sweeping.seen(plain, uuid4()) == {"later"}
 
 
+@pytest.mark.both
 async def test_a_scope_ends_with_its_transaction(conn: Connection) -> None:
     a, b = await team_of(conn, "a"), await team_of(conn, "b")
     session = (await sessions.create(conn, team_id=a.id)).id
