@@ -265,11 +265,10 @@ class Job(PlainJob):
     ) -> Any:
         """Save a state (JSON) under a name; a run can be forked at it. Committed on return.
 
-        `blob`: bytes beside it, at most 100 MiB, which `checkpoint_at` and `latest_checkpoint` give
-        back. `keep`: prune all but the newest so many, as `prune_checkpoints` does. In a replay
-        the first time returns the state that is saved, not the one it is given. Once this attempt
-        has saved or read the checkpoint, to save it again replaces the state. Raises `InvalidInput`
-        for a state that is not JSON, and for the name of another step.
+        `blob`: bytes beside it, at most 100 MiB, read by `checkpoint_at` and `latest_checkpoint`.
+        `keep`: prune all but the newest so many. In a replay, the first time returns the state that
+        is saved, not the one it is given. Once this attempt has saved or read it, to save it again
+        replaces the state. Raises `InvalidInput` for no JSON, and the name of another step.
         """
         return await checkpoints.save(self._state, name, state, blob, keep)
 
@@ -287,8 +286,7 @@ class Job(PlainJob):
     async def prune_checkpoints(self, keep: int = 3) -> int:
         """Delete the states of all checkpoints but the newest `keep`; return how many went.
 
-        Committed on return. States that a fork reads stay. Names stay too: a replay does not save a
-        pruned checkpoint again.
+        Committed on return. What a fork reads stays, and names: a replay saves none of them again.
         """
         return await checkpoints.prune(self._state, keep)
 
