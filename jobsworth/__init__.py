@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from worker.handlers import handler
     from worker.job import Job
     from worker.llm.options import AgentOptions
+    from worker.memory.quoting import QUOTED as MEMORIES_QUOTED
+    from worker.memory.quoting import quote_memories
+    from worker.memory.ranking import Recalled
     from worker.money.calls import BudgetExceeded, PriceUnknown
     from worker.money.open_call import OpenCall
     from worker.money.saved import save_llm_call
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from worker.steps.waits import Child, ChildFailed
 
 __all__ = [
+    "MEMORIES_QUOTED",
     "After",
     "AgentOptions",
     "Answer",
@@ -110,6 +114,7 @@ __all__ = [
     "OpenCall",
     "Parents",
     "PriceUnknown",
+    "Recalled",
     "Resolution",
     "Retry",
     "RunStatus",
@@ -132,6 +137,7 @@ __all__ = [
     "list_votes",
     "middleware",
     "pending_approvals",
+    "quote_memories",
     "resolve",
     "resolve_sync",
     "retry",
@@ -180,6 +186,7 @@ _HOMES = {
     "Job": "worker.job",
     "JobStatus": "db.queue.jobs",
     "JobsworthError": "db.errors",
+    "MEMORIES_QUOTED": "worker.memory.quoting:QUOTED",
     "NewJob": "db.queue.new_job",
     "Node": "db.runs.new_run",
     "NotApproved": "worker.approvals.ask",
@@ -187,6 +194,7 @@ _HOMES = {
     "OpenCall": "worker.money.open_call",
     "Parents": "worker.steps.parents",
     "PriceUnknown": "worker.money.calls",
+    "Recalled": "worker.memory.ranking",
     "Resolution": "db.approvals.voting",
     "Retry": "worker.outcomes",
     "RunStatus": "db.runs.runs",
@@ -209,6 +217,7 @@ _HOMES = {
     "list_votes": "db.approvals.voting:votes",
     "middleware": "worker.extensions.middleware",
     "pending_approvals": "db.approvals.approvals:get_pending",
+    "quote_memories": "worker.memory.quoting",
     "resolve": "db.approvals.voting",
     "resolve_sync": "db.approvals.voting",
     "retry": "db.queue.jobs",

@@ -14,17 +14,18 @@ from orjson import loads
 from db.arguments import check_uri
 from db.documents import to_document, to_metadata, to_payload, to_text
 from db.errors import InvalidInput
+from db.memory.remembered import MemoryEffect
 from db.queue import effects_made, enqueue_middleware
 from db.queue.effects import (
     ARTIFACT_BYTES_MAX,
     ArtifactEffect,
     JobEffect,
-    MemoryEffect,
     MessageEffect,
     MetricEffect,
 )
 from db.queue.new_job import NewJob
 from worker.attempt_state import AttemptState
+from worker.memory import memory_ways
 from worker.steps.changed import StepChanged
 from worker.steps.declaration import check_name
 from worker.steps.waits import Child
@@ -186,8 +187,10 @@ def remember(
     source_id: str | None,
     metadata: Mapping[str, Any] | None,
     name: str | None,
+    ways: Mapping[str, Any],
 ) -> None:
-    """A text to embed after the job has finished."""
+    """A text to embed after the job has finished; `ways` are `MemoryWays`."""
+    given = memory_ways.checked(ways)
     state.effects.append(
         MemoryEffect(
             key=state.key("memory", name, text, kind, source_id),
@@ -195,6 +198,7 @@ def remember(
             source_kind=to_text(kind),
             source_id=None if source_id is None else to_text(source_id),
             metadata=to_document(dict(metadata or {}), "the metadata of a memory"),
+            **given,
         )
     )
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, 
 
 from db.conversations.messages import Message
 from db.deployments.deployments import Deployment
-from db.memory.memories import Hit
 from db.money.calls import Answer
 from db.people.agents import Agent
 from db.pool import Connection, Database
@@ -24,6 +23,8 @@ from worker.attempt_state import INSTEAD, AttemptState
 from worker.conversations import own_messages
 from worker.llm.options import AgentOptions
 from worker.memory import recall
+from worker.memory.ranking import Recalled
+from worker.memory.recall import RecallOptions
 from worker.money import calls
 from worker.money.open_call import OpenCall
 from worker.money.sending import CallOptions, Sending
@@ -439,17 +440,15 @@ class Job(PlainJob):
 
     @_in_the_loop
     async def recall(
-        self, query: str, *, limit: int = 5, thread_only: bool = False, kind: str | None = None
-    ) -> list[Hit]:
-        """Return what the job's team has remembered nearest to `query`, best first.
-
-        Not recorded: a replay may find something else, so put it into a step where that matters.
-        With an endpoint as embedder the query is a call in the books, paid once in all attempts; it
-        parks the job where a budget or a limit says so.
-        """
-        return await recall.recall(
-            self._state, query, limit=limit, thread_only=thread_only, kind=kind
-        )
+        self,
+        query: str,
+        limit: int = 5,
+        *,
+        name: str | None = None,
+        **options: Unpack[RecallOptions],
+    ) -> list[Recalled]:
+        """What is remembered about `query`, best first; the same in a replay. May be a paid call."""
+        return await recall.recall(self._state, query, limit, name, options)
 
     @_in_the_loop
     async def load(self, name: str) -> bytes:

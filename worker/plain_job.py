@@ -14,6 +14,7 @@ from db.queue.unique_options import UniqueUntil
 from worker import effects
 from worker.arguments import checks_arguments
 from worker.attempt_state import AttemptState
+from worker.memory.memory_ways import MemoryWays
 
 
 class ChildOptions(TypedDict, total=False):
@@ -245,14 +246,23 @@ class PlainJob:
         source_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         name: str | None = None,
+        **ways: Unpack[MemoryWays],
     ) -> None:
         """Remember a text: once the job has finished it is embedded, and `recall` finds it.
 
         It commits when the attempt ends well. A replay remembers none twice: they are told apart by
         `name`, or by their text. An embedder that is down delays the memory, not the job.
+        `MemoryWays` explains the other options: type, importance, confidence, valid_from, valid_to,
+        messages, step, file, supersedes. Raises `InvalidInput`.
         """
         effects.remember(
-            self._state, text, kind=kind, source_id=source_id, metadata=metadata, name=name
+            self._state,
+            text,
+            kind=kind,
+            source_id=source_id,
+            metadata=metadata,
+            name=name,
+            ways=ways,
         )
 
 

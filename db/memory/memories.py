@@ -20,8 +20,10 @@ from db.arguments import check_limit
 from db.documents import to_document, to_text
 from db.errors import InvalidInput, translated
 from db.ids import uuidv7
+from db.memory import status
 from db.memory.outbox import ChunkVector, chunk_rows
 from db.memory.spaces import Space
+from db.memory.status import MemoryType
 from db.memory.vectors import Vector, halfvec
 from db.pool import Connection, execute, fetch_all
 from db.transactions import transaction
@@ -35,6 +37,10 @@ EXACT_ROWS_MAX = 20_000
 class Text:
     """A text to remember. `source_kind` and `source_id` name its source (a message, a file …). With
     `job_id` and `effect_key` it is remembered once, however often it is passed in.
+
+    importance, confidence: 0 to 1. valid_from, valid_to: when it holds (None: since it is made, and
+    for good). message_ids, step_name and file_name: its evidence. supersedes: the memory whose
+    place it takes. Without a session_id it is of the session of its job, else of its thread.
     """
 
     text: str
@@ -46,6 +52,16 @@ class Text:
     thread_id: UUID | None = None
     job_id: UUID | None = None
     effect_key: str | None = None
+    session_id: UUID | None = None
+    type: MemoryType = MemoryType.FACT
+    importance: float = 0.5
+    confidence: float = 1.0
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    message_ids: Sequence[UUID] = ()
+    step_name: str | None = None
+    file_name: str | None = None
+    supersedes: UUID | None = None
 
 
 class Hit(BaseModel):
@@ -70,16 +86,29 @@ class Hit(BaseModel):
     thread_id: UUID | None
     job_id: UUID | None
     created_at: AwareDatetime
+    type: MemoryType
+    importance: float
+    confidence: float
+    valid_from: AwareDatetime | None
+    valid_to: AwareDatetime | None
 
 
 INSERT: LiteralString = """
 insert into jobsworth.memories (
-  id, team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
+  id, team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata,
+  session_id, type, importance, confidence, valid_from, valid_to, message_ids, step_name, file_name)
 select t.id, t.team_id, t.agent_id, t.thread_id, t.job_id, t.effect_key, t.source_kind,
-  t.source_id, t.text, t.metadata
+  t.source_id, t.text, t.metadata,
+  coalesce(t.session_id,
+    (select j.session_id from jobsworth.reactive_jobs j where j.id = t.job_id),
+    (select c.session_id from jobsworth.chat_threads c where c.id = t.thread_id)),
+  t.type, t.importance, t.confidence, t.valid_from, t.valid_to, t.message_ids, t.step_name,
+  t.file_name
 from jsonb_to_recordset(%(texts)s::jsonb) as t (
   id uuid, team_id uuid, agent_id uuid, thread_id uuid, job_id uuid, effect_key text,
-  source_kind text, source_id text, text text, metadata jsonb, n int)
+  source_kind text, source_id text, text text, metadata jsonb, session_id uuid,
+  type jobsworth.memory_type, importance float8, confidence float8, valid_from timestamptz,
+  valid_to timestamptz, message_ids uuid[], step_name text, file_name text, n int)
 order by t.n
 on conflict do nothing
 returning id
@@ -88,11 +117,23 @@ returning id
 
 async def _insert(conn: Connection, texts: Sequence[Text], ids: Sequence[UUID]) -> list[UUID]:
     rows = await fetch_all(conn, INSERT, {"texts": _documents(texts, ids)})
-    return [row["id"] for row in rows]
+    new = [row["id"] for row in rows]
+    pairs = zip(texts, ids, strict=True)
+    successors = {one.supersedes: made for one, made in pairs if one.supersedes and made in new}
+    for old in sorted(successors):  # in the order in which others lock them
+        await status.supersede(conn, old, successors[old])
+    return new
 
 
 async def put(conn: Connection, texts: Sequence[Text]) -> list[UUID]:
-    """Remember texts, which are to be embedded; returns the ids of the new ones, in order."""
+    """Remember texts, which are to be embedded; returns the ids of the new ones, in order.
+
+    Those that supersede others do so in the same commit. Raises `Conflict` if another memory has
+    superseded one of them already, `NotFound`, and `InvalidInput`.
+    """
+    if any(text.supersedes for text in texts):
+        async with transaction(conn):
+            return await _insert(conn, texts, [uuidv7() for _ in texts])
     return await _insert(conn, texts, [uuidv7() for _ in texts])
 
 
@@ -148,7 +189,8 @@ with near as materialized (
   from jobsworth.nearest(
     %(space_id)s, jobsworth.halfvec(%(vector)s::text), %(limit)s, %(team_id)s, %(any_team)s,
     %(agent_id)s, %(thread_id)s, %(source_kind)s, %(since)s, %(until)s, %(metadata)s::jsonb,
-    %(exact_rows)s, %(source_id)s::text, %(session_id)s::uuid) n
+    %(exact_rows)s, %(source_id)s::text, %(session_id)s::uuid,
+    %(types)s::jobsworth.memory_type[], %(as_of)s::timestamptz) n
 ), found as (
   select w.word, m.id
   from unnest((jobsworth.identifiers(%(query)s::text))[:20]) as w (word)
@@ -166,6 +208,11 @@ with near as materialized (
       and (%(since)s::timestamptz is null or m.created_at >= %(since)s)
       and (%(until)s::timestamptz is null or m.created_at < %(until)s)
       and m.metadata @> %(metadata)s::jsonb
+      and m.status = 'active'
+      and (%(types)s::jobsworth.memory_type[] is null or m.type = any(%(types)s))
+      and (%(as_of)s::timestamptz is null or m.created_at <= %(as_of)s or m.valid_from is not null)
+      and (m.valid_from is null or m.valid_from <= coalesce(%(as_of)s, now()))
+      and (m.valid_to is null or m.valid_to > coalesce(%(as_of)s, now()))
     limit %(common)s + 1) m
 ), named as (
   select f.id, count(*) as matched
@@ -187,7 +234,7 @@ with near as materialized (
 select m.id, m.text, 1 - coalesce(n.distance, nullif(l.distance, 'nan'), 1) as score,
   coalesce(n.start_offset, l.start_offset) as start, coalesce(n.end_offset, l.end_offset) as end,
   coalesce(l.matched, 0) as matched, m.source_kind, m.source_id, m.metadata, m.team_id, m.agent_id,
-  m.thread_id, m.job_id, m.created_at
+  m.thread_id, m.job_id, m.created_at, m.type, m.importance, m.confidence, m.valid_from, m.valid_to
 from near n
 full join literal l on l.id = n.memory_id
 join jobsworth.memories m on m.id = coalesce(n.memory_id, l.id)
@@ -216,9 +263,14 @@ async def search(
     since: datetime | None = None,
     until: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
+    types: Sequence[MemoryType] | None = None,
+    as_of: datetime | None = None,
     exact_rows: int = EXACT_ROWS_MAX,
 ) -> list[Hit]:
-    """The memories nearest to `vector` (of `space.dimensions` numbers), best first.
+    """The active memories nearest to `vector` (of `space.dimensions` numbers), best first.
+
+    Those that hold now, or `as_of` that instant: a memory without `valid_from` holds since it was
+    made.
 
     Searches one team's memories (None: those of no team), or with `any_team` all, which is for
     operators. The other filters do not apply when None; a memory is of the session of its thread
@@ -242,11 +294,28 @@ async def search(
         "since": since,
         "until": until,
         "metadata": to_document(dict(metadata or {}), "the metadata filter"),
+        "types": None if types is None else list(types),
+        "as_of": as_of,
         "limit": limit,
         "exact_rows": exact_rows,
         "common": COMMON_MAX,
     }
     return await fetch_all(conn, SEARCH, values, Hit)
+
+
+BY_IDS: LiteralString = """
+select m.id, m.text, 0::float8 as score, 0 as start, 0 as end, 0 as matched, m.source_kind,
+  m.source_id, m.metadata, m.team_id, m.agent_id, m.thread_id, m.job_id, m.created_at, m.type,
+  m.importance, m.confidence, m.valid_from, m.valid_to
+from jobsworth.memories m
+where m.id = any(%(ids)s::uuid[])
+"""
+
+
+async def by_ids(conn: Connection, ids: Sequence[UUID]) -> dict[str, Hit]:
+    """These memories by their ids as text, whatever became of them; scores and places are 0."""
+    hits = await fetch_all(conn, BY_IDS, {"ids": list(ids)}, Hit)
+    return {str(hit.id): hit for hit in hits}
 
 
 DELETE_BY_SOURCE: LiteralString = """
@@ -291,4 +360,13 @@ def _document(n: int, text: Text, memory_id: UUID) -> dict[str, Any]:
         "source_id": None if text.source_id is None else to_text(text.source_id),
         "text": to_text(text.text),
         "metadata": orjson.Fragment(to_document(dict(text.metadata), "the metadata")),
+        "session_id": text.session_id,
+        "type": text.type,
+        "importance": text.importance,
+        "confidence": text.confidence,
+        "valid_from": text.valid_from,
+        "valid_to": text.valid_to,
+        "message_ids": list(text.message_ids) or None,
+        "step_name": text.step_name,
+        "file_name": text.file_name,
     }

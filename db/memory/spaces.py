@@ -123,7 +123,7 @@ select s.id, s.provider, s.model, s.dimensions, s.chunker,
     select 1 from jobsworth.embeddings e where e.space_id = s.id limit %(most)s) x) as vectors,
   (select count(*) from (
     select 1 from jobsworth.memories m
-    where not exists (
+    where m.status = 'active' and not exists (
       select 1 from jobsworth.embeddings e where e.memory_id = m.id and e.space_id = s.id)
     limit %(most)s) x) as missing,
   (select count(*) from (
@@ -137,7 +137,7 @@ order by s.id
 
 
 async def list_all(conn: Connection) -> list[SpaceState]:
-    """All spaces, oldest first, and how many memories have no vector in each."""
+    """All spaces, oldest first, and how many active memories have no vector in each."""
     return await fetch_all(conn, LIST_ALL, {"most": COUNTED_MAX}, SpaceState)
 
 

@@ -23,6 +23,8 @@ from db.conversations import agent_messages
 from db.conversations.agent_messages import Sent
 from db.documents import to_document
 from db.errors import InvalidInput
+from db.memory import remembered
+from db.memory.remembered import JobMemory, MemoryEffect
 from db.pool import Connection, execute
 from db.queue.swallowed import Wanted, swallowed
 from db.queue.unique_options import UniqueUntil
@@ -85,17 +87,6 @@ class JobEffect:
     message_key: str | None = None
     limit_key: str | None = None
     limit_weight: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryEffect:
-    """A text to embed after the job has finished. `metadata` is JSON text."""
-
-    key: str
-    text: str
-    source_kind: str
-    source_id: str | None = None
-    metadata: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,37 +295,10 @@ async def _write_approvals(conn: Connection, rows: list[tuple[Origin, ApprovalEf
         await questions.write(conn, approvals)
 
 
-MEMORIES: LiteralString = """
-insert into jobsworth.memories (
-  team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata)
-select e.team_id, e.agent_id, e.thread_id, e.job_id, e.key, e.source_kind, e.source_id, e.text,
-  e.metadata
-from jsonb_to_recordset(%(rows)s::jsonb) as e (
-  team_id uuid, agent_id uuid, thread_id uuid, job_id uuid, key text, source_kind text,
-  source_id text, text text, metadata jsonb)
-on conflict do nothing
-"""
-
-
 async def _write_memories(conn: Connection, rows: list[tuple[Origin, MemoryEffect]]) -> None:
-    if not rows:
-        return
-    documents = [
-        {
-            "team_id": origin.team_id,
-            "agent_id": origin.agent_id,
-            "thread_id": origin.thread_id,
-            "job_id": origin.job_id,
-            "key": effect.key,
-            "source_kind": effect.source_kind,
-            "source_id": effect.source_id,
-            "text": effect.text,
-            "metadata": orjson.Fragment(effect.metadata),
-        }
-        for origin, effect in rows
-    ]
-    written = await execute(conn, MEMORIES, {"rows": _encode(documents)})
-    await _check(conn, "memories", rows, written)
+    if rows:
+        made = [JobMemory(o.job_id, o.team_id, o.agent_id, o.thread_id, one) for o, one in rows]
+        await _check(conn, "memories", rows, await remembered.write(conn, made))
 
 
 ARTIFACTS: LiteralString = """

@@ -10,12 +10,12 @@ from uuid import UUID
 
 import orjson
 
+from db.memory.remembered import MemoryEffect
 from db.pool import Connection, fetch_all
 from db.queue.effects import (
     ArtifactEffect,
     Effect,
     JobEffect,
-    MemoryEffect,
     MessageEffect,
     MetricEffect,
     measured,

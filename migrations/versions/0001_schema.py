@@ -23,12 +23,13 @@ RELEASED = Path(__file__).with_suffix(".sql")
 DOWN = """
 drop view
   jobsworth.run_statistics,
+  jobsworth.recalls,
   jobsworth.approvals_decided,
   jobsworth.environment_states,
   jobsworth.violations_of_queue, jobsworth.violations_of_limits, jobsworth.violations_of_runs,
   jobsworth.violations_of_books,
   jobsworth.violations_of_ledger, jobsworth.violations_of_consent,
-  jobsworth.violations_of_shipping, jobsworth.violations;
+  jobsworth.violations_of_shipping, jobsworth.violations_of_memory, jobsworth.violations;
 
 -- The functions that name tables in their signatures or bodies.
 drop function
@@ -82,6 +83,9 @@ drop function
   jobsworth.canonical, jobsworth.shown_hash, jobsworth.person, jobsworth.resolve,
   jobsworth.expire_approvals, jobsworth.time_out, jobsworth.supersede,
   jobsworth.environment_is_free,
+  jobsworth.remember, jobsworth.supersede_memory, jobsworth.retract_memory,
+  jobsworth.retract_message,
+  jobsworth.restore_memory, jobsworth.memory_locked,
   jobsworth.nearest, jobsworth.nearest_by_index, jobsworth.is_of_session,
   jobsworth.space_indexes, jobsworth.index_space,
   jobsworth.halfvec, jobsworth.cosine_distance,
@@ -112,6 +116,7 @@ drop table
   jobsworth.approvals, jobsworth.approval_decisions, jobsworth.webhooks, jobsworth.webhook_outbox,
   jobsworth.deployments, jobsworth.environments,
   jobsworth.chat_threads, jobsworth.chat_messages, jobsworth.message_artifacts,
+  jobsworth.retracted_messages,
   jobsworth.teams, jobsworth.users, jobsworth.team_memberships, jobsworth.agents,
   jobsworth.projects, jobsworth.sessions, jobsworth.api_tokens,
   jobsworth.embedding_outbox, jobsworth.embeddings, jobsworth.memories,
@@ -130,7 +135,9 @@ drop function
   jobsworth.enter_owner, jobsworth.keep_owner, jobsworth.effective_skills,
   jobsworth.in_session, jobsworth.isolate, jobsworth.see_all_rows, jobsworth.submit,
   jobsworth.guard_deployment, jobsworth.guard_thread, jobsworth.set_outcome_aside,
-  jobsworth.queue_memories, jobsworth.identifiers;
+  jobsworth.queue_memories, jobsworth.follow_status, jobsworth.suspend_derived,
+  jobsworth.orphan_memories,
+  jobsworth.memory_status, jobsworth.identifiers;
 
 drop sequence
   jobsworth.job_position, jobsworth.lane_position, jobsworth.lease_no, jobsworth.idle_workers,
@@ -150,7 +157,8 @@ drop type
   jobsworth.deployment_status,
   jobsworth.thread_status, jobsworth.message_policy, jobsworth.message_role,
   jobsworth.message_artifact_kind,
-  jobsworth.team_role, jobsworth.session_status;
+  jobsworth.team_role, jobsworth.session_status,
+  jobsworth.memory_type, jobsworth.memory_status;
 
 -- The domains of columns.
 drop domain
@@ -167,11 +175,13 @@ drop domain
   jobsworth.held_until, jobsworth.replaced_at,
   jobsworth.idle_since, jobsworth.next_try_at, jobsworth.occurred_at, jobsworth.paused_until,
   jobsworth.received_at, jobsworth.requests_at, jobsworth.reset_at, jobsworth.refused_at,
+  jobsworth.retracted_at,
   jobsworth.run_at,
   jobsworth.sent_at, jobsworth.settled_at, jobsworth.since, jobsworth.started_at,
   jobsworth.starts_at, jobsworth.switched_at, jobsworth.tokens_at, jobsworth.turn_at,
   jobsworth.updated_at,
-  jobsworth.valid_from, jobsworth.warned_at, jobsworth.day, jobsworth.mode, jobsworth.payload,
+  jobsworth.valid_from, jobsworth.valid_to, jobsworth.importance, jobsworth.confidence,
+  jobsworth.file_name, jobsworth.warned_at, jobsworth.day, jobsworth.mode, jobsworth.payload,
   jobsworth.fair_key, jobsworth.weight, jobsworth.virtual_time, jobsworth.floor,
   jobsworth.queue, jobsworth.unique_key, jobsworth.priority, jobsworth.failures_max,
   jobsworth.crashes_max, jobsworth.timeout_seconds, jobsworth.delay_seconds, jobsworth.attempt,

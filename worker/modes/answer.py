@@ -27,4 +27,11 @@ async def answer(job: Job, text: str | None = None) -> dict[str, str]:
 def _remember(job: Job, text: str, said: str) -> None:
     question = conversation.clip(text, REMEMBERED_CHARACTERS_MAX)
     source = None if job.trigger_message_id is None else str(job.trigger_message_id)
-    job.remember(f"{question}\n{said}", kind="exchange", source_id=source, name="exchange")
+    job.remember(
+        f"{question}\n{said}",
+        kind="exchange",
+        source_id=source,
+        name="exchange",
+        type="episode",
+        messages=() if job.trigger_message_id is None else [job.trigger_message_id],
+    )

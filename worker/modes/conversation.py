@@ -92,7 +92,7 @@ async def recall(job: Job, query: str) -> tuple[str, ...]:
     except embedders.EmbedderError as error:
         job.log.warning(events.EMBEDDER_FAILED, part="recall", error=str(error))
         return ()
-    return tuple(clip(hit.text) for hit in hits if hit.score >= SCORE_MIN)
+    return tuple(clip(hit.text) for hit in hits if hit.similarity >= SCORE_MIN or hit.matched)
 
 
 def clip(text: str, characters_max: int = TURN_CHARACTERS_MAX) -> str:

@@ -29,6 +29,6 @@ async def execute(job: Job, plan: Plan) -> dict[str, Any]:
         raise Fail(f"{failed}\n{execution.summary()}") from failed
     summary = execution.summary(made.output.remarks)
     model.say(job, summary, made, name="summary")
-    job.remember(summary, kind="summary", name="summary")
+    job.remember(summary, kind="summary", name="summary", type="summary")
     steps = [asdict(result) for result in execution.results]
     return {"completed": execution.completed, "steps": steps}

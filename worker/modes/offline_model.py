@@ -143,5 +143,5 @@ def _said(text: str) -> str:
 
 
 def _memories(quotes: str) -> list[str]:
-    """The memories that `worker.modes.agents.quoted` has quoted."""
+    """The memories that `quote_memories` has quoted."""
     return json.loads(quotes.removeprefix("<memories>").removesuffix("</memories>"))

@@ -16,11 +16,12 @@ from uuid import UUID
 
 from db.errors import InvalidInput, JobsworthError
 from db.fence import PINNED
+from db.memory.remembered import MemoryEffect
 from db.pool import Connection, Database, bounded, fetch_val
 from db.queue import attempts, effects, finish
 from db.queue.attempts import BadEnding
 from db.queue.claim import Claimed
-from db.queue.effects import Effect, JobEffect, MemoryEffect, Origin
+from db.queue.effects import Effect, JobEffect, Origin
 from db.queue.finish import Finish, Finished, lease_states
 from db.steps import failed
 from db.steps.failed import FailedStep

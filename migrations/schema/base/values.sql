@@ -121,6 +121,9 @@ create domain jobsworth.reset_at as timestamptz
 create domain jobsworth.refused_at as timestamptz
   constraint refused_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.retracted_at as timestamptz
+  constraint retracted_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.revoked_at as timestamptz
   constraint revoked_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
@@ -156,6 +159,9 @@ create domain jobsworth.updated_at as timestamptz
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.valid_from as timestamptz
   constraint valid_from_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.valid_to as timestamptz
+  constraint valid_to_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.warned_at as timestamptz
   constraint warned_at_is_from_1900_to_2199 check (
@@ -301,6 +307,14 @@ create domain jobsworth.importance_weight as float8
   constraint importance_weight_is_0_to_1000 check (value between 0 and 1000);
 create domain jobsworth.half_life_seconds as float8
   constraint half_life_seconds_is_1_to_100_years check (value between 1 and 3153600000);
+
+-- Memories.
+create domain jobsworth.importance as float8
+  constraint importance_is_0_to_1 check (value between 0 and 1);
+create domain jobsworth.confidence as float8
+  constraint confidence_is_0_to_1 check (value between 0 and 1);
+create domain jobsworth.file_name as text
+  constraint file_name_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 
 -- The rest.
 create domain jobsworth.votes_needed as int

@@ -418,6 +418,30 @@ left join jobsworth.deployments t on t.id = d.rollback_to
 where d.rollback_to is not null
   and (t.id is null or t.status <> 'healthy' or t.environment <> d.environment or t.sha <> d.sha);
 
+create view jobsworth.violations_of_memory (invariant, subject_id, detail, at) as
+with recursive successors as (
+  select m.id, m.superseded_by from jobsworth.memories m where m.superseded_by is not null
+  union
+  select s.id, m.superseded_by
+  from successors s
+  join jobsworth.memories m on m.id = s.superseded_by
+  where m.superseded_by is not null
+)
+select 'memory superseded by none', m.id, m.superseded_by::text, m.updated_at::timestamptz
+from jobsworth.memories m
+where m.superseded_by is not null and not exists (
+  select 1 from jobsworth.memories s where s.id = m.superseded_by)
+union all
+select 'memories that supersede each other', s.id, s.superseded_by::text, now()
+from successors s
+where s.id = s.superseded_by
+union all
+select 'vectors of a memory that is not active', m.id, m.status::text, m.updated_at::timestamptz
+from jobsworth.memories m
+where m.status <> 'active' and (
+  exists (select 1 from jobsworth.embeddings e where e.memory_id = m.id)
+  or exists (select 1 from jobsworth.embedding_outbox o where o.memory_id = m.id));
+
 -- All chapters.
 create view jobsworth.violations as
 select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_queue v
@@ -432,4 +456,6 @@ select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_le
 union all
 select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_consent v
 union all
-select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_shipping v;
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_shipping v
+union all
+select v.invariant, v.subject_id, v.detail, v.at from jobsworth.violations_of_memory v;

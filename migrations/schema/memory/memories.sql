@@ -42,6 +42,14 @@ return (
       w.word ~ '[0-9].*[^0-9]|[^0-9].*[0-9]|^[0-9]{4,}$|[[:alnum:]]_+[[:alnum:]]'
       or w.word ~ '[[:alnum:]]{2}(@|::|#|\.|[/\\].*[/\\])[[:alnum:]]{2}|[[:lower:]][[:upper:]]'));
 
+create type jobsworth.memory_type as enum (
+  'fact', 'preference', 'decision', 'procedure', 'episode', 'summary');
+-- `expired` is never stored: an active memory is that from its `valid_to` on. `suspended`: what it was
+-- derived from has been retracted, so a person should look at it.
+create type jobsworth.memory_status as enum (
+  'active', 'suspended', 'superseded', 'retracted', 'expired');
+
+-- Only active ones have vectors, or wait for them (status.sql).
 create table jobsworth.memories (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
@@ -54,6 +62,25 @@ create table jobsworth.memories (
   text text not null,
   metadata jsonb not null default '{}',
   created_at jobsworth.created_at not null default now(),
+  updated_at jobsworth.updated_at not null default now(),
+  session_id uuid,
+  type jobsworth.memory_type not null default 'fact',
+  status jobsworth.memory_status not null default 'active',
+  status_reason text,
+  superseded_by uuid,
+  importance jobsworth.importance not null default 0.5,
+  confidence jobsworth.confidence not null default 1,
+  -- It holds from the first to before the second; null: since it was made, and for good.
+  valid_from jobsworth.valid_from,
+  valid_to jobsworth.valid_to,
+  -- Its evidence: messages, and a step and a file of its job.
+  message_ids uuid[],
+  step_name jobsworth.step_name,
+  file_name jobsworth.file_name,
+  constraint expired_is_never_stored check (status <> 'expired'),
+  constraint superseded_has_a_successor check (status <> 'superseded' or superseded_by is not null),
+  constraint valid_to_is_after_valid_from check (valid_to > valid_from),
+  constraint message_ids_has_1_to_100 check (cardinality(message_ids) between 1 and 100),
   -- Stored, or each search would compute them again.
   identifiers text[] generated always as (nullif(jobsworth.identifiers(text), '{}')) stored
 );
@@ -67,6 +94,16 @@ create index memories_metadata on jobsworth.memories using gin (metadata jsonb_p
   where metadata <> '{}';
 create index memories_identifiers on jobsworth.memories using gin (identifiers)
   where identifiers is not null;
+-- What is left out of searches, what a search must look at times for, and who follows from what.
+create index memories_inactive on jobsworth.memories (id) where status <> 'active';
+create index memories_bounded on jobsworth.memories (team_id)
+  where valid_from is not null or valid_to is not null;
+create index memories_superseded_by on jobsworth.memories (superseded_by)
+  where superseded_by is not null;
+create index memories_message_ids on jobsworth.memories using gin (message_ids)
+  where message_ids is not null;
+create trigger touch before update on jobsworth.memories
+  for each row execute function jobsworth.touch();
 
 -- The memories that wait to be embedded. `space_id`: in this space, by its embedder alone, because they
 -- have vectors in another; null: by any embedder. `dead_at`: refused so often that it is not tried again until
@@ -90,13 +127,13 @@ create index embedding_outbox_switched on jobsworth.embedding_outbox (space_id, 
 create index embedding_outbox_dead on jobsworth.embedding_outbox (dead_at)
   where dead_at is not null;
 
--- A memory is embedded, whoever inserts it: plain SQL too.
+-- An active memory is embedded, whoever inserts it: plain SQL too.
 create function jobsworth.queue_memories() returns trigger
   language plpgsql
 as $$
 begin
   insert into jobsworth.embedding_outbox (memory_id, team_id)
-  select a.id, a.team_id from added a;
+  select a.id, a.team_id from added a where a.status = 'active';
   return null;
 end $$;
 create trigger queue_memories

@@ -33,10 +33,11 @@ begin atomic
   where i.indrelid = 'jobsworth.embeddings'::regclass and c.relname ~ '^embeddings_space_[0-9]+$';
 end;
 
--- Whether a memory belongs to a session: by its thread, or by its job.
+-- Whether a memory belongs to a session: by itself, its thread, or its job.
 create function jobsworth.is_of_session(m jobsworth.memories, session_id uuid) returns boolean
   language sql stable
-return exists (
+return m.session_id is not distinct from is_of_session.session_id
+  or exists (
     select 1 from jobsworth.chat_threads t
     where t.id = m.thread_id and t.session_id = is_of_session.session_id)
   or exists (
@@ -59,6 +60,8 @@ create function jobsworth.nearest_by_index(
   metadata jsonb,
   source_id text,
   session_id uuid,
+  types jobsworth.memory_type[],
+  at timestamptz,
   out memory_id uuid,
   out distance float8,
   out start_offset int,
@@ -82,7 +85,7 @@ begin
       'select e.memory_id, %s as distance, e.start_offset::int, e.end_offset::int %s order by 2',
       distance_text, scope)
     using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
-      source_id, session_id
+      source_id, session_id, types, at
   loop
     continue when memory_id = any(found);
     found := found || memory_id;
@@ -107,6 +110,8 @@ create function jobsworth.nearest(
   exact_rows int default 20000,
   source_id text default null,
   session_id uuid default null,
+  types jobsworth.memory_type[] default null,
+  as_of timestamptz default null,
   out memory_id uuid,
   out distance float8,
   out start_offset int,
@@ -122,6 +127,7 @@ declare
     from pg_extension x join pg_namespace n on n.oid = x.extnamespace where x.extname = 'vector');
   scope text := ' from jobsworth.embeddings e';
   filter text := '';
+  at constant timestamptz := coalesce(as_of, now());
   size bigint;
   nearest_found jsonb;
 begin
@@ -154,6 +160,21 @@ begin
   if metadata <> '{}' then
     filter := filter || ' and m.metadata @> $9 and m.metadata <> ''{}''';
   end if;
+  if types is not null then
+    filter := filter || ' and m.type = any($12)';
+  end if;
+  -- Memories that hold for a time alone are few: only a scope that has some is looked at for it.
+  if as_of is not null or exists (
+    select 1 from jobsworth.memories m
+    where (m.valid_from is not null or m.valid_to is not null)
+      and (any_team or m.team_id = nearest.team_id))
+    or (team_id is null and not any_team and exists (
+      select 1 from jobsworth.memories m
+      where (m.valid_from is not null or m.valid_to is not null) and m.team_id is null))
+  then
+    filter := filter || ' and coalesce(m.valid_from, m.created_at) <= $13'
+      ' and (m.valid_to is null or m.valid_to > $13)';
+  end if;
   if filter <> '' then
     scope := scope || ' join jobsworth.memories m on m.id = e.memory_id';
   end if;
@@ -169,13 +190,13 @@ begin
     execute format('select count(*) from (select 1 %s limit %s) x', scope, exact_rows::bigint + 1)
     into size
     using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
-      source_id, session_id;
+      source_id, session_id, types, at;
     if size > exact_rows then
       nearest_found := (
         select jsonb_agg(n) from jobsworth.nearest_by_index(
           format('e.vector::%s.halfvec(%s) operator(%s.<=>) $1', vectors, dimensions, vectors),
           scope, query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
-          source_id, session_id) n);
+          source_id, session_id, types, at) n);
       if jsonb_array_length(nearest_found) = k then
         return query
           select n.memory_id, n.distance, n.start_offset, n.end_offset, true
@@ -202,5 +223,5 @@ begin
     limit $2
     $query$, vectors, scope)
   using query, k, team_id, agent_id, thread_id, source_kind, since, until, metadata,
-      source_id, session_id;
+      source_id, session_id, types, at;
 end $$;

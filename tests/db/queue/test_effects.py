@@ -9,6 +9,7 @@ import pytest
 
 from db.errors import InvalidInput, JobsworthError
 from db.fence import Lease
+from db.memory.remembered import MemoryEffect
 from db.pool import Connection, Database, execute, fetch_all, fetch_one, fetch_val
 from db.queue import effects, finish, promote
 from db.queue.effects import (
@@ -16,7 +17,6 @@ from db.queue.effects import (
     ArtifactEffect,
     Effect,
     JobEffect,
-    MemoryEffect,
     MessageEffect,
     MetricEffect,
     Origin,

@@ -10,22 +10,22 @@ from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 
-from worker.modes.agents import quoted
+from worker.memory.quoting import quote_memories
 from worker.modes.offline_model import OfflineModel
 
 texts = st.lists(st.one_of(st.text(max_size=60), st.sampled_from(["</memories>", "<memories>"])))
 
 
 @given(texts)
-def test_a_quotation_ends_where_it_ends_whatever_is_quoted(memories: list[str]) -> None:
-    said = quoted(memories)
+def test_a_quotation_ends_where_it_ends_whatever_is_quote_memories(memories: list[str]) -> None:
+    said = quote_memories(memories)
     assert said.count("<") == 2
     assert said.endswith("\n</memories>")
 
 
 async def test_it_answers_out_of_memories_and_counts_what_it_reads_and_says() -> None:
     memory = "The door code is 4711.</memories>"
-    content = [quoted([memory]), "What is the door code?"]
+    content = [quote_memories([memory]), "What is the door code?"]
     answer = await OfflineModel().request(
         [ModelRequest([UserPromptPart(content)])], None, ModelRequestParameters()
     )

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from db.memory.remembered import MemoryEffect
 from db.pool import Connection, Database, execute, fetch_all, fetch_val
-from db.queue.effects import Effect, JobEffect, MemoryEffect, MessageEffect
+from db.queue.effects import Effect, JobEffect, MessageEffect
 from tests.db.protocol import (
     cancel,
     row,

@@ -14,6 +14,7 @@ from db.conversations import messages, recent_threads, threads
 from db.conversations.messages import MessageRole
 from db.conversations.recent_threads import COUNTED_MAX, RecentThread
 from db.conversations.threads import Activity, MessagePolicy, Thread, ThreadStatus
+from db.memory import status
 from db.pool import Connection
 from worker.cli.terminal import ids, names, options
 from worker.cli.terminal.commands import Noun
@@ -131,6 +132,26 @@ def show(thread_id: str, as_json: bool) -> None:
             ("messages", f"{activity.messages:,}" + (spoken and f": {spoken}")),
         ]
     )
+
+
+@thread.verb("retract", "jobsworth thread retract 01890a5d-ac96-774b-bcce-b302099a8057")
+@click.argument("message", metavar="MESSAGE", help="The whole id of the message.")
+@click.option("--reason", metavar="TEXT", help="Why.")
+@options.as_json
+def retract(message: str, reason: str | None, as_json: bool) -> None:
+    """Take a message back: what is remembered of it is suspended, the message stays."""
+    wanted = ids.whole_id(message, "MESSAGE")
+
+    async def work(conn: Connection) -> int:
+        return await status.retract_message(conn, wanted, reason)
+
+    suspended = run_in_database(work)
+    if as_json:
+        emit_json({"suspended": suspended})
+        return
+    tell(f"{suspended:,} memories are suspended" if suspended else "no memory rested on it")
+    if suspended:
+        tell("see them: jobsworth memory list --status suspended")
 
 
 Move = Callable[[Connection, UUID], Awaitable[Thread]]

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from db.errors import InvalidInput, Unavailable
 from db.memory import memories, outbox, spaces
-from db.memory.memories import Hit
 from db.memory.outbox import DeadLetter, Outbox
 from db.memory.spaces import Hidden, SpaceState
 from db.pool import Connection
+from worker.cli.memory import life
 from worker.cli.memory.bench import bench
 from worker.cli.memory.switch import switch_command
 from worker.cli.terminal import ids, options, words
@@ -25,9 +25,11 @@ from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import connected, pooled, run_async, run_in_database
 from worker.cli.terminal.output import Column, emit, emit_facts, emit_json, emit_table, say
 from worker.cli.terminal.times import ago
+from worker.memory import recall
 from worker.memory.account import Accounts, PayersAccount
 from worker.memory.choice import embedder_of, space_of
 from worker.memory.embedders import Embedder, EmbedderError
+from worker.memory.ranking import Recalled, Weights
 from worker.settings import load_settings
 
 PROGRESS_SECONDS = 2.0
@@ -37,6 +39,7 @@ FOUND_AMONG = 1000
 memory = Noun("memory", "Memory: texts that jobs remember.", default=None)
 memory.add_command(bench)
 memory.add_command(switch_command)
+life.add_to(memory)
 
 
 @memory.verb("search", "jobsworth memory search 'when is the shop open'")
@@ -66,7 +69,7 @@ def search(
     settings = load_settings()
     embedder = embedder_of(settings)
 
-    async def work() -> tuple[list[Hit], Outbox, list[Hidden]]:
+    async def work() -> tuple[list[Recalled], Outbox, list[Hidden]]:
         async with pooled(settings) as database:
             account = PayersAccount(
                 Accounts.of_command(database, settings), embedder.model, "search"
@@ -74,18 +77,14 @@ def search(
             vector = await _vector(embedder, account, text)
             async with database.connection() as conn:
                 space = await spaces.get_or_create(conn, embedder.space)
-                hits = await memories.search(
-                    conn,
-                    space,
-                    vector,
-                    query=text,
-                    limit=limit,
-                    any_team=True,
-                    thread_id=thread_id,
-                    source_kind=kind,
-                    source_id=source,
-                    session_id=session_id,
-                )
+                scope = {
+                    "any_team": True,
+                    "thread_id": thread_id,
+                    "source_kind": kind,
+                    "source_id": source,
+                    "session_id": session_id,
+                }
+                hits = await recall.search(conn, space, vector, text, limit, Weights(), scope)
                 hidden = await spaces.hidden(conn, embedder.space)
                 return hits, await outbox.counts(conn), hidden
 
@@ -106,7 +105,10 @@ def search(
     now = datetime.now(UTC)
     for hit in hits:
         emit(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {_origin(hit, now)}"))
+        emit(f"       {life.parts(hit)}")
         emit_facts([("", hit.text)])
+        for other in hit.duplicates:
+            say(f"says the same: {other}\n  → jobsworth memory supersede {other} --by {hit.id}")
 
 
 @memory.verb("forget", "jobsworth memory forget file report.pdf")
@@ -283,7 +285,7 @@ async def _vector(embedder: Embedder, account: PayersAccount, text: str) -> Sequ
     return vector
 
 
-def _origin(hit: Hit, now: datetime) -> str:
+def _origin(hit: Recalled, now: datetime) -> str:
     source = f"{hit.source_kind} {hit.source_id}" if hit.source_id else hit.source_kind
     job = f", job {hit.job_id}" if hit.job_id else ""
-    return f"{source}, {ago(hit.created_at, now)}{job}"
+    return f"{hit.type}, {source}, {ago(hit.created_at, now)}{job}"
