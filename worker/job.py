@@ -447,7 +447,7 @@ class Job(PlainJob):
         name: str | None = None,
         **options: Unpack[RecallOptions],
     ) -> list[Recalled]:
-        """What is remembered about `query`, best first; the same in a replay. May be a paid call."""
+        """What is remembered about `query`, best first, also in a replay. May be a paid call."""
         return await recall.recall(self._state, query, limit, name, options)
 
     @_in_the_loop
