@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
+from db.errors import InvalidInput
 from db.memory import memories, status
 from db.memory.memories import Text
 from db.people import agents
@@ -28,9 +31,7 @@ async def test_a_recall_is_recorded_by_memory_and_a_replay_gets_the_same(
             Text("tea is dear", team_id=uuid4()),
         ]
         made = await memories.put(conn, [*same, *others])
-        writer = await agents.save(
-            conn, "writer", TEAM, importance_weight=100.0, similarity_weight=1.0
-        )
+        writer = await agents.save(conn, "writer", importance_weight=100.0, similarity_weight=1.0)
     cheap, bill = made[SAME : SAME + 2]
     seen: list[list[Any]] = []
 
@@ -51,9 +52,15 @@ async def test_a_recall_is_recorded_by_memory_and_a_replay_gets_the_same(
         return [hit.text for hit in hits]
 
     @handler("wrong", failures_max=1)
-    async def wrong(job: Job, options: dict[str, Any]) -> None:
-        await job.recall("tea", 1, **options)
+    async def wrong(job: Job, ways: list[dict[str, Any]]) -> list[str]:
+        told: list[str] = []
+        for options in ways:
+            with pytest.raises(InvalidInput) as refused:
+                await job.recall("tea", 1, **options)
+            told.append(str(refused.value))
+        return told
 
+    await api.work()  # until all is embedded
     plain = await api.run("ask", {"change": True}, team_id=TEAM)
     first, again = seen
     assert first == again
@@ -76,15 +83,16 @@ async def test_a_recall_is_recorded_by_memory_and_a_replay_gets_the_same(
     weighed = await api.run("ask", team_id=TEAM, agent_id=writer.id)
     assert weighed.result[0] == "tea is favourite now"
 
-    for options, reason in (
-        ({"types": "fact"}, "types 'fact' is one text"),
-        ({"types": ["opinion"]}, "there is no type of memory 'opinion'"),
-        ({"recency_weight": -1}, "recency_weight -1 is not a number"),
-        ({"as_of": "yesterday"}, "as_of 'yesterday' is not a time with a zone"),
-        ({"kinds": "x"}, "kinds"),
-    ):
-        failed = await api.run("wrong", {"options": options})
-        assert reason in (failed.error or "")
+    wrong_ways = {
+        "types 'fact' is one text": {"types": "fact"},
+        "there is no type of memory 'opinion'": {"types": ["opinion"]},
+        "recency_weight -1 is not a number": {"recency_weight": -1},
+        "as_of 'yesterday' is not a time with a zone": {"as_of": "yesterday"},
+        "recall has no option 'kinds'": {"kinds": "x"},
+    }
+    told = (await api.run("wrong", {"ways": list(wrong_ways.values())})).result
+    for reason, said in zip(wrong_ways, told, strict=True):
+        assert reason in said
 
     # The command line: what went into that job, and single memories by the end of their ids.
     listed = cli_json(database_url, "memory", "recalls", plain.id.hex[-12:])
@@ -92,10 +100,11 @@ async def test_a_recall_is_recorded_by_memory_and_a_replay_gets_the_same(
     assert "retracted" in run_cli("memory", "recalls", str(plain.id), url=database_url).stdout
     shown = run_cli("memory", "supersede", str(bill), "tea is new", url=database_url)
     assert "superseded by" in shown.stdout
-    told = run_cli("memory", "supersede", str(bill), "again", url=database_url)
-    assert "is superseded already by" in told.stderr
+    refused = run_cli("memory", "supersede", str(bill), "again", url=database_url)
+    assert "is superseded already by" in refused.stderr
     [preference] = cli_json(database_url, "memory", "list", "--type", "preference")
     assert preference["status"] == "superseded"
-    found = run_cli("memory", "search", "tea is favourite", url=database_url)
+    env = {"JOBSWORTH_EMBEDDER_DIMENSIONS": "64"}  # as here
+    found = run_cli("memory", "search", "tea is favourite", url=database_url, env=env)
     assert "similarity" in found.stdout
     assert "says the same" in found.stderr
