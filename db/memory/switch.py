@@ -39,7 +39,7 @@ class Progress(NamedTuple):
 LACKING: LiteralString = """
 select count(*) as texts, coalesce(sum(octet_length(m.text)), 0)::bigint as bytes
 from jobsworth.memories m
-where not exists (
+where m.status = 'active' and not exists (
   select 1
   from jobsworth.embeddings e
   join jobsworth.embedding_spaces s on s.id = e.space_id
@@ -74,17 +74,25 @@ async def begin(conn: Connection, space: Space) -> None:
 
 QUEUE: LiteralString = """
 with looked_at as materialized (
-  select m.id, m.team_id
+  select m.id
   from jobsworth.memories m
   where m.id > %(after)s
   order by m.id
   limit %(limit)s
+), active as materialized (
+  -- Locked: one that is retracted at this moment would come back into the outbox.
+  select m.id, m.team_id
+  from looked_at l
+  join jobsworth.memories m on m.id = l.id
+  where m.status = 'active'
+  order by m.id
+  for share of m
 ), queued as (
   insert into jobsworth.embedding_outbox (memory_id, team_id, space_id)
-  select l.id, l.team_id, %(space_id)s
-  from looked_at l
+  select a.id, a.team_id, %(space_id)s
+  from active a
   where not exists (
-    select 1 from jobsworth.embeddings e where e.memory_id = l.id and e.space_id = %(space_id)s)
+    select 1 from jobsworth.embeddings e where e.memory_id = a.id and e.space_id = %(space_id)s)
   on conflict (memory_id) do nothing
   returning memory_id
 )

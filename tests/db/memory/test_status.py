@@ -12,7 +12,7 @@ import pytest
 from db.conversations import messages, threads
 from db.diagnosis import violations
 from db.errors import Conflict, DatabaseError, InvalidInput, NotFound
-from db.memory import memories, outbox, spaces, status
+from db.memory import memories, outbox, spaces, status, switch
 from db.memory.memories import Text
 from db.memory.remembered import MemoryEffect
 from db.memory.spaces import Space, SpaceKey
@@ -171,6 +171,28 @@ async def test_vectors_that_are_stored_meanwhile_do_not_outlive_the_memory(
         assert await stored(conn, one) == GONE
         assert await outbox.written(conn, space, made) == 0
     assert await violations.list_violations(conn) == []
+
+
+async def test_a_switch_of_embedders_leaves_out_what_is_retracted_meanwhile(
+    database: Database, conn: Connection
+) -> None:
+    retracted, leaving, kept = await embedded(conn, Text("a"), Text("b"), Text("c"))
+    await status.retract(conn, retracted)
+    space = await spaces.get_or_create(conn, SpaceKey("test", "later", 3))
+    queued: list[int] = []
+    async with database.connection() as other:
+
+        async def fill() -> None:
+            queued.append(await switch.queue(other, space))
+
+        async with anyio.create_task_group() as tasks, conn.transaction():
+            await status.retract(conn, leaving)
+            tasks.start_soon(fill)
+            await until_blocked(database, other)
+    assert queued == [1]
+    assert [await stored(conn, one) for one in (retracted, leaving)] == [GONE, GONE]
+    assert await stored(conn, kept) == WAITS + EMBEDDED
+    assert (await switch.lacking(conn, space.key)).texts == 1
 
 
 async def test_a_jobs_memory_supersedes_in_its_commit_and_a_replay_is_not_told(
