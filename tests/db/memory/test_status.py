@@ -261,17 +261,18 @@ async def test_what_was_remembered_of_a_message_is_suspended_with_it(
     joke, both, truth = await embedded(
         conn, *(Text(str(n), message_ids=ids) for n, ids in enumerate((said[:1], said, said[1:])))
     )
+    late: list[UUID] = []
     async with (
         database.connection() as other,
         anyio.create_task_group() as tasks,
         conn.transaction(),
     ):
-        [late] = await memories.put(conn, [Text("3", message_ids=said[:1])])
+        late += await memories.put(conn, [Text("3", message_ids=said[:1])])
         tasks.start_soon(status.retract_message, other, said[0])
         await until_blocked(database, other)
     after = (await memories.put(conn, [Text("4", message_ids=said)]))[0]
     plain = (await memories.put(conn, [Text("5", message_ids=[uuid4()])]))[0]
-    gone = (joke, both, late, after)
+    gone = (joke, both, *late, after)
     assert await states(conn, *gone, truth, plain) == ["suspended"] * 4 + ["active"] * 2
     assert [await stored(conn, one) for one in gone] == [GONE] * 4
     assert (await status.get(conn, after)).status_reason == f"message {said[0]} was retracted"
