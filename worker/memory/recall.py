@@ -11,7 +11,7 @@ ones, and the view `recalls` tells what went into an answer. A memory that was d
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from uuid import UUID
 
 from db.arguments import check_limit, check_options
@@ -131,9 +131,10 @@ async def _read_again(connection: Connection, recorded: Sequence[Any]) -> list[R
 
 
 def _scope(state: AttemptState, options: Mapping[str, Any]) -> dict[str, Any]:
-    types, as_of = options.get("types"), options.get("as_of")
-    if isinstance(types, str):
-        raise InvalidInput(f"types {shown(types)} is one text", f"pass a list: [{types!r}]")
+    types = cast(Sequence[object] | None, options.get("types"))
+    as_of = options.get("as_of")
+    if types is not None and not isinstance(types, list | tuple):
+        raise InvalidInput(f"types {shown(types)} is no list", "pass one, like ['fact']")
     if as_of is not None and (not isinstance(as_of, datetime) or as_of.utcoffset() is None):
         raise InvalidInput(
             f"as_of {shown(as_of)} is not a time with a zone",

@@ -84,7 +84,7 @@ async def test_a_recall_is_recorded_by_memory_and_a_replay_gets_the_same(
     assert weighed.result[0] == "tea is favourite now"
 
     wrong_ways = {
-        "types 'fact' is one text": {"types": "fact"},
+        "types 'fact' is no list": {"types": "fact"},
         "there is no type of memory 'opinion'": {"types": ["opinion"]},
         "recency_weight -1 is not a number": {"recency_weight": -1},
         "as_of 'yesterday' is not a time with a zone": {"as_of": "yesterday"},
