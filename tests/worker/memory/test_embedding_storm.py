@@ -1,7 +1,7 @@
 """Jobs' texts are embedded while the provider fails a fifth of its requests and daemons are killed.
 
 None is missing, none is there twice, and the books agree with the provider's own bill, request by
-request. `JOBSWORTH_EMBEDDING_STORM` sets how many jobs.
+request. `JOBSWORTH_CHAOS_EMBEDDINGS` sets how many jobs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.providers.openai_stub import OpenAIStub
 from tests.support import Workers, until
 from worker.memory.account import upper_tokens
 
-JOBS = int(os.environ.get("JOBSWORTH_EMBEDDING_STORM", "240"))
+JOBS = int(os.environ.get("JOBSWORTH_CHAOS_EMBEDDINGS", "240"))
 DIMENSIONS = 16
 FAULTS = {
     "429": 0.04,
@@ -47,6 +47,11 @@ from jobsworth.memories m left join jobsworth.embeddings e on e.memory_id = m.id
 group by m.text
 """
 STATUSES: LiteralString = "select j.status::text, j.attempt from jobsworth.reactive_jobs j"
+# Those of a killed daemon end after a minute.
+END_LEASES: LiteralString = """
+update jobsworth.embedding_outbox set next_try_at = now()
+where next_try_at > now() + interval '15 seconds'
+"""
 AGE: LiteralString = """
 update jobsworth.llm_calls set started_at = now() - interval '2 hours' where status = 'started'
 """
@@ -71,6 +76,7 @@ async def test_finished_jobs_are_embedded_through_faults_and_kills(
             share = JOBS * kill // (KILLS + 1)
             await until(partial(_stored, conn, share), 1200, f"{share} texts are embedded")
             doomed.kill()
+            await execute(conn, END_LEASES)
             doomed = workers.start(database_url, env)
         await until(partial(_over, conn), 1200, "every job is done and every text embedded")
         workers.end()
