@@ -2,7 +2,7 @@
 
 In: how many attempts run and have ended. Out: collections that stop the loop briefly. Invariant:
 garbage is bounded: what the collector leaves out is looked through again once ten times as many
-attempts have ended as run, or few are left.
+attempts have ended as run, for a hundredth of the time at most, or when few are left.
 
 An agent that waits for its model is a thousand objects. Python's full collections look through all
 of them, again and again: they held the loop for up to 4.4 s and freed next to nothing. So while
@@ -12,6 +12,7 @@ held the loop for 0.4 s when 1,500 agents had begun together.
 """
 
 import gc
+from time import monotonic
 from typing import Protocol
 
 import anyio
@@ -24,6 +25,8 @@ YOUNG_OBJECTS = 5_000
 YOUNG_COLLECTIONS = 10
 NEVER = 1_000_000_000
 ENDED_PER_RUNNING = 10
+# Short jobs end so fast that looking through everything would be due each second: 7 % of the CPU.
+PAUSE_FACTOR = 99
 
 
 class Attempts(Protocol):
@@ -63,6 +66,7 @@ class Collector:
         self._attempts = attempts
         self._usual = gc.get_threshold()
         self._ended = 0
+        self._rests_until = 0.0
         self.freezing = False
 
     def look(self) -> None:
@@ -75,7 +79,7 @@ class Collector:
             return
         if len(self._attempts) < FEW:
             self.leave()
-        elif self._attempts.ended - self._ended >= ENDED_PER_RUNNING * len(self._attempts):
+        elif self._is_due():
             self._collect_all()
         else:
             gc.collect(1)
@@ -88,8 +92,14 @@ class Collector:
             self._collect_all()
             gc.set_threshold(*self._usual)
 
+    def _is_due(self) -> bool:
+        ended = self._attempts.ended - self._ended
+        return ended >= ENDED_PER_RUNNING * len(self._attempts) and monotonic() > self._rests_until
+
     def _collect_all(self) -> None:
         self._ended = self._attempts.ended
+        began = monotonic()
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        self._rests_until = monotonic() + PAUSE_FACTOR * (monotonic() - began)

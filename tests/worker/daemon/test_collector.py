@@ -89,3 +89,28 @@ def test_frozen_garbage_is_collected_when_many_attempts_have_ended_while_many_ru
     look.look()
     assert garbage() is None
     assert look.freezing
+
+
+def test_it_looks_through_everything_for_a_hundredth_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+
+    def took() -> float:
+        now[0] += 0.5
+        return now[0]
+
+    monkeypatch.setattr(collector, "monotonic", took)
+    attempts = Attempts(collector.MANY)
+    look = Collector(attempts)
+    garbage = frozen_garbage(look)
+    attempts.ended += collector.ENDED_PER_RUNNING * collector.MANY
+    look.look()
+    assert garbage() is None
+    garbage = frozen_garbage(look)
+    attempts.ended += collector.ENDED_PER_RUNNING * collector.MANY
+    look.look()
+    assert garbage() is not None
+    now[0] += collector.PAUSE_FACTOR
+    look.look()
+    assert garbage() is None
