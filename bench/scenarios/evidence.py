@@ -7,10 +7,12 @@ from bench.lab import OURS, Lab
 from bench.results import Figure
 from db.migrate import migrate
 from db.pool import Database
+from worker.memory.account import Accounts, PayersAccount
 from worker.memory.bench.data_sets import SHIPPED, read
 from worker.memory.bench.evidence import PLACES, KindResult, measure
 from worker.memory.embedders import Embedder, HashingEmbedder
 from worker.memory.semantic.embedder import SemanticEmbedder
+from worker.settings import load_settings
 
 NAME = "evidence"
 TITLE = "What a search for memories finds"
@@ -40,6 +42,8 @@ def run(lab: Lab) -> Iterator[Figure]:
 async def _results(url: str, embedder: Embedder) -> list[KindResult]:
     async with Database(url) as database, database.connection() as connection:
         try:
-            return await measure(connection, embedder, read(SHIPPED))
+            accounts = Accounts.of_command(database, load_settings(database_url=url))
+            account = PayersAccount(accounts, embedder.model, NAME)
+            return await measure(connection, embedder, account, read(SHIPPED))
         finally:
             await embedder.close()

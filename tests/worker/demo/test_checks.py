@@ -13,6 +13,7 @@ from db.conversations.messages import Received
 from db.deployments.deployments import Deployment, DeploymentStatus
 from db.diagnosis.violations import Violation
 from db.memory.memories import Hit
+from db.memory.status import MemoryType
 from db.money.books import Imbalance
 from db.queue.jobs import Job
 from tests.worker.demo import story
@@ -139,6 +140,11 @@ class Story:
             thread_id=None,
             job_id=None,
             created_at=NOON,
+            type=MemoryType.FACT,
+            importance=0.5,
+            confidence=1,
+            valid_from=None,
+            valid_to=None,
         )
         good = Facts(
             fed=[FedMessage(self.message, received)],
