@@ -1,13 +1,14 @@
 -- The end of a thread, and the threads that spoke last. Both read the index of messages from its end, whatever
 -- the planner knows of the table: a plan made for short threads would read a long one whole.
 
--- The last messages of a thread, newest first.
+-- The last messages of a thread, newest first, as a model is told them: without those that were retracted.
 create function jobsworth.recent_messages(thread_id uuid, messages int default 50)
   returns setof jobsworth.chat_messages language sql stable
   set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
-  set plan_cache_mode = force_generic_plan as $$
+  set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
   select m.* from jobsworth.chat_messages m
   where m.thread_id = recent_messages.thread_id
+    and not exists (select from jobsworth.retracted_messages r where r.message_id = m.id)
   order by m.id desc
   limit recent_messages.messages
 $$;

@@ -1,12 +1,5 @@
--- A message that is taken back: it stays, for messages are append-only, and what was remembered of it is
--- suspended, until a person restores it (`restore_memory`) or retracts it.
-create table jobsworth.retracted_messages (
-  message_id uuid not null primary key references jobsworth.chat_messages on delete cascade,
-  team_id uuid,
-  thread_id uuid not null,
-  reason text,
-  retracted_at jobsworth.retracted_at not null default now()
-);
+-- A message is taken back: what was remembered of it is suspended, until a person restores it
+-- (`restore_memory`) or retracts it.
 
 -- Take a message back; returns how many memories that suspends. What is remembered of it later, or at
 -- this moment, is suspended too. Repeated, it changes nothing.

@@ -277,6 +277,7 @@ async def test_what_was_remembered_of_a_message_is_suspended_with_it(
     assert [await stored(conn, one) for one in gone] == [GONE] * 4
     assert (await status.get(conn, after)).status_reason == f"message {said[0]} was retracted"
     assert await status.retract_message(conn, said[0]) == 0
+    assert [m.id for m in await messages.fetch_recent(conn, thread.id)] == said[1:]
     await status.restore(conn, both)
     assert await stored(conn, both) == WAITS
     with pytest.raises(NotFound, match="there is no message"):
