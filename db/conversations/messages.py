@@ -286,8 +286,8 @@ order by m.id desc
 async def fetch_recent(
     conn: AsyncConnection[Any], thread_id: UUID, limit: int = 50
 ) -> list[Message]:
-    """The last `limit` (1 to 10,000) messages of a thread, oldest first, without retracted ones; the
-    cost does not grow with the thread.
+    """The last `limit` (1 to 10,000) messages of a thread, oldest first, without retracted ones;
+    the cost does not grow with the thread.
     """
     check_limit(limit, LIMIT_MAX, "ask for fewer messages")
     values = {"thread_id": thread_id, "limit": limit}
