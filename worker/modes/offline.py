@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from worker.modes.extraction import STATEMENTS_MAX, SUBJECT_CHARACTERS_MAX
 from worker.modes.intents import Intent, plain, read_intent
 from worker.modes.plans import Deploy, Note, Plan, Save, Search, Step
+from worker.modes.statements import CONFIDENCE, Stated, read_statements
 
 PROVIDER = "offline"
 MODEL = "rules-1"
@@ -43,6 +45,35 @@ def respond(
             return {"text": answer(intent, turns[:-1], memories)}
         case "plan":
             return make_plan(intent).model_dump(mode="json")
+
+
+def extract(texts: Sequence[str]) -> dict[str, Any]:
+    """The content of an `Extracted`: what these messages state, as far as one answer holds it.
+
+    What it does not hold is of messages that a later job reads again.
+    """
+    statements: list[dict[str, Any]] = []
+    tokens = 0
+    for no, text in enumerate(texts, 1):
+        of_message = [_extracted(no, stated) for stated in read_statements(text)]
+        tokens += count_tokens(*words_of(of_message))
+        if tokens > OUTPUT_TOKENS_MAX or len(statements) + len(of_message) > STATEMENTS_MAX:
+            break
+        statements += of_message
+    return {"statements": statements}
+
+
+def _extracted(no: int, stated: Stated) -> dict[str, Any]:
+    return {
+        "message": no,
+        "quote": stated.sentence,
+        "text": f"The user said: {stated.sentence}",
+        "type": stated.type,
+        "subject": stated.subject[:SUBJECT_CHARACTERS_MAX],
+        "confidence": CONFIDENCE,
+        "first_day": None if stated.first_day is None else stated.first_day.isoformat(),
+        "last_day": None if stated.last_day is None else stated.last_day.isoformat(),
+    }
 
 
 def compose(text: str, details: Sequence[str], found: Sequence[str]) -> str:

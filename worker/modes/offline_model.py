@@ -25,12 +25,14 @@ from pydantic_ai.usage import RequestUsage
 
 from worker.modes import offline
 from worker.modes.conversation import NO_TEXT, NOT_FIRST, Turn
+from worker.modes.extraction import quoted_messages
 from worker.modes.plans import Deploy, Note, Plan, Save, Search, Step
 
 # Names of the tools by which the agents of the shipped modes return their output.
 CLASSIFIED = "classified"
 PLANNED = "planned"
 CARRIED_OUT = "carried_out"
+EXTRACTED = "extracted"
 
 
 @dataclass(slots=True)
@@ -90,6 +92,8 @@ def _part(heard: Heard, outputs: Sequence[str]) -> TextPart | ToolCallPart:
             return ToolCallPart(name, offline.respond("plan", heard.turns, heard.memories))
         case [name] if name == CARRIED_OUT:
             return _next_call(heard)
+        case [name] if name == EXTRACTED:
+            return ToolCallPart(name, offline.extract(quoted_messages(heard.turns[-1][1])))
         case _:
             raise UserError("the offline model serves only the shipped modes; set JOBSWORTH_MODEL")
 

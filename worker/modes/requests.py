@@ -5,7 +5,7 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Task = Literal["classify", "answer", "plan", "execute"]
+Task = Literal["classify", "answer", "plan", "execute", "remember"]
 T = TypeVar("T")
 
 REMARKS_CHARACTERS_MAX = 4_000

@@ -88,6 +88,10 @@ create unique index memories_effect on jobsworth.memories (job_id, effect_key)
   where job_id is not null;
 create index memories_source on jobsworth.memories (source_kind, source_id)
   where source_id is not null;
+-- What is extracted from a message (db/memory/extracted.py), once for each version of the extractor.
+create unique index memories_extracted on jobsworth.memories (
+    source_id, (metadata ->> 'extractor'), (metadata ->> 'statement'))
+  where source_kind = 'extracted';
 -- What a search filters by, of those memories that have it.
 create index memories_thread on jobsworth.memories (thread_id) where thread_id is not null;
 create index memories_metadata on jobsworth.memories using gin (metadata jsonb_path_ops)
