@@ -20,7 +20,7 @@ from tests.worker.job_api import JobApi
 
 STEPS: LiteralString = """
 select s.name from jobsworth.steps s
-where s.job_id = %(job_id)s
+where s.job_id = %(job_id)s and s.kind <> 'recall'
 order by s.name
 """
 

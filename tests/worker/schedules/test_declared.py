@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any, LiteralString
 
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from db.pool import Connection, Database
 from db.schedules import schedules
@@ -13,6 +15,7 @@ from db.schedules.schedules import NewSchedule
 from tests.chaos.scene import Scene
 from tests.support import until_sync
 from worker.handlers import Handler, HandlerError, handler, registry
+from worker.schedules import declared
 from worker.schedules.declared import Declared
 
 TICKS: LiteralString = """
@@ -73,14 +76,17 @@ async def test_a_pause_of_a_person_outlives_the_restarts_of_workers(
 
 
 async def test_a_schedule_of_that_name_made_by_hand_is_left_alone(
-    conn: Connection, database: Database, capsys: pytest.CaptureFixture[str]
+    conn: Connection, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said = LogCapture()
+    # A logger that has logged before keeps the set-up of then.
+    monkeypatch.setattr(declared, "log", structlog.wrap_logger(None, processors=[said]))
     await schedules.add(conn, NewSchedule("report", "other", cron="0 1 * * *"))
     await sync(database, declaring("report", "0 8 * * *"))
     assert (await schedules.get(conn, "report")).mode == "other"
-    said = capsys.readouterr().out
-    assert "made by hand" in said
-    assert "jobsworth schedule remove report" in said
+    [entry] = said.entries
+    assert "made by hand" in entry["error"]
+    assert "jobsworth schedule remove report" in entry["remedy"]
 
 
 @pytest.mark.parametrize(
