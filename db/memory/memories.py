@@ -233,8 +233,9 @@ with near as materialized (
 )
 select m.id, m.text, 1 - coalesce(n.distance, nullif(l.distance, 'nan'), 1) as score,
   coalesce(n.start_offset, l.start_offset) as start, coalesce(n.end_offset, l.end_offset) as end,
-  coalesce(l.matched, 0) as matched, m.source_kind, m.source_id, m.metadata, m.team_id, m.agent_id,
-  m.thread_id, m.job_id, m.created_at, m.type, m.importance, m.confidence, m.valid_from, m.valid_to
+  coalesce(l.matched, 0) as matched, m.source_kind, m.source_id,
+  case when %(bare)s then '{}' else m.metadata end as metadata, m.team_id, m.agent_id, m.thread_id,
+  m.job_id, m.created_at, m.type, m.importance, m.confidence, m.valid_from, m.valid_to
 from near n
 full join literal l on l.id = n.memory_id
 join jobsworth.memories m on m.id = coalesce(n.memory_id, l.id)
@@ -266,6 +267,7 @@ async def search(
     types: Sequence[MemoryType] | None = None,
     as_of: datetime | None = None,
     exact_rows: int = EXACT_ROWS_MAX,
+    bare: bool = False,
 ) -> list[Hit]:
     """The active memories nearest to `vector` (of `space.dimensions` numbers), best first.
 
@@ -278,6 +280,7 @@ async def search(
     hit's metadata must contain `metadata`. With `query`, the text that `vector` was made of,
     memories that contain one of its identifiers (`inv-2041`, `worker_id`) are found by it, and come
     first. Up to `exact_rows` vectors in scope are all compared; above, the space's index is used.
+    `bare` hits have no metadata, which may be large.
     """
     check_limit(limit, LIMIT_MAX, "ask for fewer memories")
     values = {
@@ -298,6 +301,7 @@ async def search(
         "as_of": as_of,
         "limit": limit,
         "exact_rows": exact_rows,
+        "bare": bare,
         "common": COMMON_MAX,
     }
     return await fetch_all(conn, SEARCH, values, Hit)

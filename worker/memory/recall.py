@@ -115,11 +115,20 @@ async def search(
     now: datetime = scope.get("as_of") or datetime.now(UTC)
     most = min(LIMIT_MAX, max(RANKED_MIN, 2 * limit))
     while True:
-        hits = await memories.search(connection, space, vector, query=query, limit=most, **scope)
+        # Many are ranked, few are wanted: the metadata of those alone are read.
+        hits = await memories.search(
+            connection, space, vector, query=query, limit=most, bare=True, **scope
+        )
         found = ranked(hits, weights, now)
         # What says the same is one hit: look further, while there are more.
         if len(found) >= limit or len(hits) < most or most == LIMIT_MAX:
-            return found[:limit]
+            best = found[:limit]
+            whole = await memories.by_ids(connection, [hit.id for hit in best])
+            return [
+                hit.model_copy(update={"metadata": whole[str(hit.id)].metadata})
+                for hit in best
+                if str(hit.id) in whole
+            ]
         most = min(LIMIT_MAX, 4 * most)
 
 
