@@ -78,9 +78,7 @@ def send(
 ) -> None:
     """A message to another agent, and the job of that agent that the message triggers."""
     # A run without a thread has one of its own for its agents, with the run's id.
-    thread = (
-        thread_id or (state.job.thread_id or state.job.run_id) or _require_thread(state, "send")
-    )
+    thread = thread_id or state.job.thread_id or state.job.run_id or _require_thread(state, "send")
     key = state.key("send", name, agent_id, text, mode, thread)
     state.effects.append(
         MessageEffect(

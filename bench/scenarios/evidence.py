@@ -7,7 +7,7 @@ from bench.lab import OURS, Lab
 from bench.results import Figure
 from db.migrate import migrate
 from db.pool import Database
-from worker.memory.account import Accounts, PayersAccount
+from worker.memory.account import PayersAccount
 from worker.memory.bench.data_sets import SHIPPED, read
 from worker.memory.bench.evidence import PLACES, KindResult, measure
 from worker.memory.embedders import Embedder, HashingEmbedder
@@ -42,8 +42,8 @@ def run(lab: Lab) -> Iterator[Figure]:
 async def _results(url: str, embedder: Embedder) -> list[KindResult]:
     async with Database(url) as database, database.connection() as connection:
         try:
-            accounts = Accounts.of_command(database, load_settings(database_url=url))
-            account = PayersAccount(accounts, embedder.model, NAME)
+            settings = load_settings(database_url=url)
+            account = PayersAccount.of_command(database, settings, embedder.model, NAME)
             return await measure(connection, embedder, account, read(SHIPPED))
         finally:
             await embedder.close()

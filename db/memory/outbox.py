@@ -16,7 +16,7 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_text
-from db.memory.spaces import Space, SpaceKey
+from db.memory.spaces import SWITCHED_TO, Space, SpaceKey
 from db.memory.vectors import Vector, halfvec
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
@@ -165,13 +165,10 @@ async def known(conn: Connection, space: Space, hashes: Sequence[UUID]) -> dict[
 
 
 # A text that is stored in another space than the one that was switched to waits for that one.
-WRITTEN: LiteralString = """
-with target as materialized (
-  select s.id
-  from jobsworth.embedding_spaces s
-  where s.switched_at is not null
-  order by s.switched_at desc, s.id desc
-  limit 1
+WRITTEN: LiteralString = (
+    "with target as materialized ("
+    + SWITCHED_TO
+    + """
 ), kept as materialized (
   -- The memories first, as whoever deletes them does, and in the order of ids: no deadlock.
   select m.id, m.team_id
@@ -214,6 +211,7 @@ with target as materialized (
 )
 select count(*) from held
 """
+)
 
 
 async def written(

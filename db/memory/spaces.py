@@ -117,6 +117,20 @@ async def get_or_create(conn: Connection, key: SpaceKey) -> Space:
     return space
 
 
+SWITCHED_TO: LiteralString = """
+select s.id
+from jobsworth.embedding_spaces s
+where s.switched_at is not null
+order by s.switched_at desc, s.id desc
+limit 1
+"""
+
+
+async def switched_to(conn: Connection) -> int | None:
+    """The id of the space that was switched to last; None if none was, or the switch was ended."""
+    return await fetch_val(conn, SWITCHED_TO)
+
+
 LIST_ALL: LiteralString = """
 select s.id, s.provider, s.model, s.dimensions, s.chunker,
   (select count(*) from (

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from db.memory.spaces import Space, SpaceKey
-from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
+from db.pool import Connection, execute, fetch_all, fetch_one
 from db.transactions import transaction
 
 TOGETHER = 5_000
@@ -153,17 +153,3 @@ async def stop(conn: Connection) -> int:
         dropped = await execute(conn, DROP_QUEUED)
         await execute(conn, RELEASE_QUEUED)
     return dropped
-
-
-TARGET: LiteralString = """
-select s.id
-from jobsworth.embedding_spaces s
-where s.switched_at is not null
-order by s.switched_at desc, s.id desc
-limit 1
-"""
-
-
-async def target(conn: Connection) -> int | None:
-    """The id of the space that was switched to last; None if none was, or the switch was ended."""
-    return await fetch_val(conn, TARGET)

@@ -21,10 +21,9 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from db.errors import InvalidInput, JobsworthError
+from db.errors import InvalidInput
 from db.memory.outbox import Payer
 from db.memory.vectors import Vector
-from db.money import budgets
 from db.money.calls import Answer, CallStatus, Usage, UsageSource
 from db.money.settlements import Settlement
 from db.money.starts import CallStarted, Limited, Short, Starting, Unpriced
@@ -35,7 +34,7 @@ from worker.log import get_logger
 from worker.masking import mask
 from worker.memory.embedders import EmbedderDenied
 from worker.money import calls
-from worker.money.group_commit import SETTLE, START, GroupCommit, Paid
+from worker.money.group_commit import SETTLE, START, GroupCommit, Paid, wake_waiting
 from worker.money.paid_call import PROVIDER_WAIT_SECONDS_MAX, PaidCall
 from worker.money.pricing import Pricing
 from worker.money.spool import Spool
@@ -95,6 +94,10 @@ class PayersAccount:
     model: str
     name: str
     payer: Payer = NOBODY
+
+    @classmethod
+    def of_command(cls, database: Database, settings: Settings, model: str, name: str) -> Self:
+        return cls(Accounts.of_command(database, settings), model, name)
 
     async def begin(self, texts: Sequence[str]) -> "BookedRequest":
         """Book a request that is about to be sent, at its upper estimate; committed on return.
@@ -217,7 +220,7 @@ class BookedRequest:
             None if cost is None else float(cost),
         )
         if booked.freed:
-            await _wake(accounts.database, booked.freed)
+            await wake_waiting(accounts.database, booked.freed)
 
     def _cost(
         self, status: CallStatus, usage: Usage | None
@@ -309,13 +312,3 @@ def _usage(tokens: int | None) -> Usage | None:
 
 def _wait(seconds: float | None) -> float | None:
     return None if seconds is None else min(seconds, PROVIDER_WAIT_SECONDS_MAX)
-
-
-async def _wake(database: Database, budget_ids: Sequence[UUID]) -> None:
-    """Wake jobs that wait for these budgets, in which there is room again."""
-    try:
-        async with database.connection() as connection:
-            await budgets.wake(connection, budget_ids)
-    except JobsworthError as error:
-        # The sweep wakes them too.
-        log.warning(events.UPKEEP_FAILED, part="budgets", error=error)

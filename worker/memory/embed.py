@@ -82,7 +82,6 @@ async def run(
     requests of a paid embedder are booked by `accounts`, by default in `database` alone. While
     jobs run (`busy`), an embedder that computes in this process rests after each round.
     """
-    accounts = accounts or Accounts(database, GroupCommit(database))
     failures = 0
     while True:
         began = time.monotonic()

@@ -73,6 +73,16 @@ def memory_type(word: object) -> MemoryType:
         ) from None
 
 
+def aware_time(name: str, value: object) -> datetime:
+    """The value, which must be a time with a zone. Raises `InvalidInput`."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidInput(
+            f"{name} {shown(value)} is not a time with a zone",
+            "like datetime(2026, 5, 1, tzinfo=UTC)",
+        )
+    return value
+
+
 def _share(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InvalidInput(f"{name} {shown(value)} is not a number from 0 to 1", "like 0.8")
@@ -82,14 +92,10 @@ def _share(name: str, value: object) -> float:
 def _time(name: str, value: object) -> datetime | None:
     if value is None:
         return None
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidInput(
-            f"{name} {shown(value)} is not a time with a zone",
-            "like datetime(2026, 5, 1, tzinfo=UTC)",
-        )
-    if not 1900 < value.year < 2199:
-        raise InvalidInput(f"{name} {value.isoformat()} is too far away", "use 1901 to 2198")
-    return value
+    time = aware_time(name, value)
+    if not 1900 < time.year < 2199:
+        raise InvalidInput(f"{name} {time.isoformat()} is too far away", "use 1901 to 2198")
+    return time
 
 
 def _messages(value: object) -> tuple[UUID, ...]:

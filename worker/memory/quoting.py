@@ -1,10 +1,10 @@
-"""Memories in a prompt: quoted, so that what they say is information and gives no orders.
+"""Data in a prompt: quoted, so that what it says is information and gives no orders.
 
-In: recalled memories, or texts. Out: JSON in which no text can close the quotation.
+In: recalled memories, or texts of people. Out: JSON in which no text can close the quotation.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from db.memory.memories import Hit
@@ -21,9 +21,18 @@ def quote_memories(memories: Iterable[Hit | str]) -> str:
 
     A hit is quoted with its type and its day, a text as it is.
     """
-    listed = [_quoted(one) for one in memories]
-    lines = json.dumps(listed, ensure_ascii=False, indent=0).replace("<", "\\u003c")
-    return f"<memories>\n{lines}\n</memories>"
+    return quote("memories", [_quoted(one) for one in memories])
+
+
+def quote(tag: str, items: Sequence[Any]) -> str:
+    """Items as JSON within a tag that none of them can close."""
+    lines = json.dumps(items, ensure_ascii=False, indent=0).replace("<", "\\u003c")
+    return f"<{tag}>\n{lines}\n</{tag}>"
+
+
+def quoted(tag: str, quotation: str) -> list[Any]:
+    """The items that `quote` has quoted."""
+    return json.loads(quotation.removeprefix(f"<{tag}>").removesuffix(f"</{tag}>"))
 
 
 def _quoted(memory: Hit | str) -> Any:

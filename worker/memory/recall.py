@@ -27,7 +27,7 @@ from worker.attempt_state import AttemptState
 from worker.log import get_logger
 from worker.memory.account import JobsAccount, Recorded
 from worker.memory.embedders import Embedder
-from worker.memory.memory_ways import memory_type
+from worker.memory.memory_ways import aware_time, memory_type
 from worker.memory.ranking import WEIGHTS, Recalled, Weights, chosen, ranked
 from worker.people import own_agent
 from worker.repeats import Repeats
@@ -79,7 +79,7 @@ async def recall(
     if recorded is not None:
         changed.check_kind(key, recorded, "recall")
         async with state.tools.database.connection() as connection:
-            return await _read_again(connection, recorded.output)
+            return await _read_whole(connection, recorded.output)
     embedder = state.tools.embedder
     began = time.monotonic()
     vector = await _vector(state, embedder, query)
@@ -90,7 +90,7 @@ async def recall(
             await _tell_hidden(connection, embedder)
             space = await spaces.get_or_create(connection, embedder.space)
             found = await search(connection, space, vector, query, limit, weights, scope)
-        document = to_document([one.model_dump(mode="json", include=RECORDED) for one in found])
+        document = to_document(_documents(found))
         about = input_of([query], {"limit": limit, **given}, state.tools.step_input_bytes)
         took_seconds = time.monotonic() - began
         stands = await steps.record(
@@ -99,7 +99,7 @@ async def recall(
     if [one["id"] for one in stands] == [str(one.id) for one in found]:
         return found
     async with state.tools.database.connection() as connection:
-        return await _read_again(connection, stands)
+        return await _read_whole(connection, stands)
 
 
 async def search(
@@ -122,18 +122,17 @@ async def search(
         found = ranked(hits, weights, now)
         # What says the same is one hit: look further, while there are more.
         if len(found) >= limit or len(hits) < most or most == LIMIT_MAX:
-            best = found[:limit]
-            whole = await memories.by_ids(connection, [hit.id for hit in best])
-            return [
-                hit.model_copy(update={"metadata": whole[str(hit.id)].metadata})
-                for hit in best
-                if str(hit.id) in whole
-            ]
+            return await _read_whole(connection, _documents(found[:limit]))
         most = min(LIMIT_MAX, 4 * most)
 
 
-async def _read_again(connection: Connection, recorded: Sequence[Any]) -> list[Recalled]:
-    """The memories that were recalled, as they were recorded; without those deleted since."""
+def _documents(found: Sequence[Recalled]) -> list[dict[str, Any]]:
+    """What is recorded of these: which they are, and why they were found."""
+    return [one.model_dump(mode="json", include=RECORDED) for one in found]
+
+
+async def _read_whole(connection: Connection, recorded: Sequence[Any]) -> list[Recalled]:
+    """The memories of these `_documents`, whole; without those deleted since."""
     rows = await memories.by_ids(connection, [UUID(one["id"]) for one in recorded])
     there = [one for one in recorded if one["id"] in rows]
     return [Recalled.model_validate({**rows[one["id"]].model_dump(), **one}) for one in there]
@@ -144,19 +143,14 @@ def _scope(state: AttemptState, options: Mapping[str, Any]) -> dict[str, Any]:
     as_of = options.get("as_of")
     if types is not None and not isinstance(types, list | tuple):
         raise InvalidInput(f"types {shown(types)} is no list", "pass one, like ['fact']")
-    if as_of is not None and (not isinstance(as_of, datetime) or as_of.utcoffset() is None):
-        raise InvalidInput(
-            f"as_of {shown(as_of)} is not a time with a zone",
-            "like datetime(2026, 5, 1, tzinfo=UTC)",
-        )
     thread_only = options.get("thread_only", False)
     return {
         "team_id": state.job.team_id,
         "agent_id": options.get("agent"),
         "thread_id": state.job.thread_id if thread_only else None,
         "source_kind": options.get("kind"),
+        "as_of": None if as_of is None else aware_time("as_of", as_of),
         "types": None if types is None else [memory_type(each) for each in types],
-        "as_of": as_of,
     }
 
 

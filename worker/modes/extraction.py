@@ -4,7 +4,6 @@ In: messages of people, quoted as data. Out: statements, each with the message's
 Invariant: a statement whose quote is not in the message that it names is dropped, with a reason.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from db.memory.extracted import Said, Statement
 from db.memory.status import MemoryType
+from worker.memory.quoting import quote, quoted
 from worker.modes.intents import plain
 
 STATEMENTS_MAX = 100
@@ -61,15 +61,12 @@ class Extracted(BaseModel):
 
 def quote_messages(texts: Sequence[str]) -> str:
     """Messages as data, numbered from 1: no text can close the quotation."""
-    numbered = [{"message": no, "text": text} for no, text in enumerate(texts, 1)]
-    lines = json.dumps(numbered, ensure_ascii=False, indent=0).replace("<", "\\u003c")
-    return f"<messages>\n{lines}\n</messages>"
+    return quote("messages", [{"message": no, "text": text} for no, text in enumerate(texts, 1)])
 
 
 def quoted_messages(quotation: str) -> list[str]:
     """The texts that `quote_messages` has quoted."""
-    inner = quotation.removeprefix("<messages>").removesuffix("</messages>")
-    return [one["text"] for one in json.loads(inner)]
+    return [one["text"] for one in quoted("messages", quotation)]
 
 
 def grounded(extracted: Extracted, said: Sequence[Said]) -> tuple[list[Statement], list[str]]:

@@ -4,7 +4,6 @@ In: the requests of the shipped modes' agents. Out: responses by `worker.modes.o
 it costs nothing and says so, counts its own tokens, and its output always has the type asked for.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -23,6 +22,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
+from worker.memory.quoting import quoted
 from worker.modes import offline
 from worker.modes.conversation import NO_TEXT, NOT_FIRST, Turn
 from worker.modes.extraction import quoted_messages
@@ -130,7 +130,7 @@ def _heard(messages: Iterable[ModelMessage]) -> Heard:
                 case UserPromptPart(content=str() as text):
                     heard.turns.append(("user", _said(text)))
                 case UserPromptPart(content=[str() as quotes, str() as text]):
-                    heard.memories = _memories(quotes)
+                    heard.memories = quoted("memories", quotes)
                     heard.turns.append(("user", _said(text)))
                 case TextPart():
                     heard.turns.append(("assistant", part.content))
@@ -144,8 +144,3 @@ def _heard(messages: Iterable[ModelMessage]) -> Heard:
 def _said(text: str) -> str:
     """The text, or "" for what stands in place of an empty one."""
     return "" if text in (NO_TEXT, NOT_FIRST) else text
-
-
-def _memories(quotes: str) -> list[str]:
-    """The memories that `quote_memories` has quoted."""
-    return json.loads(quotes.removeprefix("<memories>").removesuffix("</memories>"))

@@ -17,9 +17,9 @@ from uuid import UUID
 
 import anyio
 
-from db.errors import Unavailable
+from db.errors import JobsworthError, Unavailable
 from db.fence import PINNED
-from db.money import settlements, starts
+from db.money import budgets, settlements, starts
 from db.money.settlements import SETTLING, Settlement
 from db.money.starts import Starting, Verdict
 from db.pool import Connection, Database, LastStatement, bounded, commit_with
@@ -151,11 +151,21 @@ class Booked(NamedTuple):
     """The answer that counts, which is the first one recorded.
 
     `freed` are the budgets and limits in which the batch made room and for which jobs wait:
-    `db.money.budgets.wake` moves those on, after the commit.
+    `wake_waiting` moves those on, after the commit.
     """
 
     stands: Any
     freed: Sequence[UUID] = ()
+
+
+async def wake_waiting(database: Database, freed: Sequence[UUID]) -> None:
+    """Wake the jobs that wait for these budgets and limits, in which there is room again."""
+    # The sweep wakes them too, so an error here must not fail the call that is settled.
+    try:
+        async with database.connection() as connection:
+            await budgets.wake(connection, freed)
+    except JobsworthError as error:
+        log.warning(events.UPKEEP_FAILED, part="budgets", error=error)
 
 
 async def _start_together(

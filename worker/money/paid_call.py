@@ -20,7 +20,7 @@ that has lost the job may still bring one.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from decimal import Decimal
 from random import random
@@ -28,18 +28,18 @@ from typing import Any
 from uuid import UUID
 
 from db.documents import to_document
-from db.errors import InvalidInput, JobsworthError
-from db.money import budgets, limits
+from db.errors import InvalidInput
+from db.money import limits
 from db.money.calls import Answer, CallStatus, Usage
 from db.money.settlements import Settlement
 from db.money.starts import Starting
 from db.steps.steps import PaidAnswer
-from worker import crash_points, events
+from worker import crash_points
 from worker.attempt_state import AttemptState, RecordedStep
 from worker.log import get_logger
 from worker.masking import mask
 from worker.money import unusable
-from worker.money.group_commit import Paid
+from worker.money.group_commit import Paid, wake_waiting
 from worker.money.pricing import another_model
 from worker.money.sending import CallLimited, CallRefused
 from worker.money.unusable import AnswerUnusable
@@ -228,7 +228,7 @@ class PaidCall:
             None if cost is None else float(cost),
         )
         if booked.freed:
-            await self._wake_others(booked.freed)
+            await wake_waiting(tools.database, booked.freed)
         return booked.stands
 
     # Before the settlement is tried: an attempt that waited for this answer stops now.
@@ -262,15 +262,6 @@ class PaidCall:
         team_id = self._state.job.team_id
         priced = pricing.price_of(self._provider, model, usage, team_id=team_id)
         return (priced.cost, priced.version, priced.rates) if priced else (None, None, None)
-
-    async def _wake_others(self, budget_ids: Sequence[UUID]) -> None:
-        """Wake jobs that wait for these budgets, in which there is room again."""
-        # The sweep wakes them too, so an error here must not fail the call that is settled.
-        try:
-            async with self._state.tools.database.connection() as connection:
-                await budgets.wake(connection, budget_ids)
-        except JobsworthError as error:
-            log.warning(events.UPKEEP_FAILED, part="budgets", error=error)
 
 
 async def failed(call: PaidCall, error: BaseException) -> None:

@@ -13,7 +13,7 @@ from worker.cli.terminal import options
 from worker.cli.terminal.commands import Verb
 from worker.cli.terminal.database import connected, pooled, run_async
 from worker.cli.terminal.output import Column, emit_json, emit_table, say
-from worker.memory.account import Accounts, PayersAccount
+from worker.memory.account import PayersAccount
 from worker.memory.bench import data_sets
 from worker.memory.bench.evidence import PLACES, KindResult, measure
 from worker.memory.choice import embedder_of
@@ -53,9 +53,7 @@ def bench(file: str | None, questions: int | None, as_json: bool) -> None:
     async def work() -> list[KindResult]:
         try:
             async with connected(settings) as conn, pooled(settings) as database:
-                account = PayersAccount(
-                    Accounts.of_command(database, settings), embedder.model, "bench"
-                )
+                account = PayersAccount.of_command(database, settings, embedder.model, "bench")
                 return await measure(conn, embedder, account, data, questions)
         except EmbedderError as error:
             raise Unavailable(

@@ -81,7 +81,7 @@ async def _switch(settings: Settings, embedder: Embedder) -> Progress:
             await switch.begin(conn, space)
         while True:
             async with database.connection() as conn:
-                if await switch.target(conn) != space.id:
+                if await spaces.switched_to(conn) != space.id:
                     raise Conflict(
                         "the switch was stopped, or another one has begun meanwhile",
                         "see jobsworth memory spaces; run this again to go on with it",

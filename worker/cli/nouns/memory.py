@@ -26,7 +26,7 @@ from worker.cli.terminal.database import connected, pooled, run_async, run_in_da
 from worker.cli.terminal.output import Column, emit, emit_facts, emit_json, emit_table, say
 from worker.cli.terminal.times import ago
 from worker.memory import recall
-from worker.memory.account import Accounts, PayersAccount
+from worker.memory.account import PayersAccount
 from worker.memory.choice import embedder_of, space_of
 from worker.memory.embedders import Embedder, EmbedderError
 from worker.memory.ranking import Recalled, Weights
@@ -71,9 +71,7 @@ def search(
 
     async def work() -> tuple[list[Recalled], Outbox, list[Hidden]]:
         async with pooled(settings) as database:
-            account = PayersAccount(
-                Accounts.of_command(database, settings), embedder.model, "search"
-            )
+            account = PayersAccount.of_command(database, settings, embedder.model, "search")
             vector = await _vector(embedder, account, text)
             async with database.connection() as conn:
                 space = await spaces.get_or_create(conn, embedder.space)
