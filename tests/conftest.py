@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 import pytest
+import structlog
 from hypothesis import settings
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
@@ -33,12 +34,16 @@ from db.server.file_lock import FileLock
 from tests import surroundings
 from tests.pgbouncer import MISSING, pgbouncer, pooled_url
 from tests.support import Workers, connect
+from worker import log
 
 # A property holds or it does not; how long a busy machine takes for it is no part of that.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 surroundings.settle()
+
+# A logger would keep the streams of the test in which it first logged.
+log.LOOKED_UP_ONCE = False
 
 MAJORS = (18, 16)
 # In place of a version: the newest one, through PgBouncer.
@@ -78,6 +83,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def logging_left_as_found() -> Iterator[None]:
+    """What a test configures (a command run in this process does) is not the next one's."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

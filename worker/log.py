@@ -71,6 +71,8 @@ PRIVATE_FIELDS = frozenset(
 MEMBERS_MAX = 100
 # What a later step renders: an exception, and the standard module's own record.
 _FOR_RENDERERS = frozenset({"exc_info", "_record", "_from_structlog"})
+# A logger looks up how to log once, when it first does.
+LOOKED_UP_ONCE = True
 # Of an exception on a terminal, its end is shown.
 TRACEBACK_CHARACTERS_MAX = 20_000
 
@@ -91,7 +93,7 @@ def configure_logging(
         processors=[Outages(), *_common(), *render],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
         logger_factory=lambda *_: sink,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=LOOKED_UP_ONCE,
     )
     _adopt_standard_logging(severity, render, sink)
     _adopt_uncaught()

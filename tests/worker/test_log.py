@@ -11,9 +11,9 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from worker import events, log
 from worker.log_exceptions import CHARACTERS_MAX
@@ -42,7 +42,6 @@ def logging_restored() -> Iterator[None]:
     root.setLevel(level)
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
-    structlog.reset_defaults()
 
 
 def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
@@ -310,3 +309,16 @@ def test_an_event_is_spelt_like_its_constant_and_described(name: str):
 
 def test_nothing_is_described_that_is_no_event():
     assert set(events.DESCRIPTIONS) == set(NAMES.values())
+
+
+LOGGER = log.get_logger()
+
+
+@pytest.mark.parametrize("_", range(2))
+def test_what_a_test_has_logged_elsewhere_hides_nothing_from_the_next_one(_: int) -> None:
+    with capture_logs() as captured:
+        LOGGER.info(events.DAEMON_READY)
+    assert len(captured) == 1
+    stream = configured()
+    LOGGER.info(events.DAEMON_READY)
+    assert len(lines(stream)) == 1

@@ -8,7 +8,6 @@ import logging
 from typing import Any
 
 import pytest
-import structlog
 
 from db.errors import Refused, Unavailable
 from worker import events, log, outages
@@ -38,8 +37,7 @@ class Lines:
 
 @pytest.fixture
 def lines() -> Any:
-    yield Lines()
-    structlog.reset_defaults()
+    return Lines()
 
 
 def fail_everywhere(lines: Lines) -> None:

@@ -8,7 +8,6 @@ from typing import Any, LiteralString
 import anyio
 import httpx2
 import pytest
-import structlog
 from openai import AsyncOpenAI
 from pydantic_ai import Agent
 from pydantic_ai.models import Model
@@ -104,12 +103,8 @@ async def test_a_request_without_a_free_connection_is_not_booked(
         model = OpenAIChatModel("m", provider=OpenAIProvider(openai_client=client))
     else:
         model = model_of("openai:m", url=provider.url, key="k", connections_max=2)
-    structlog.configure(cache_logger_on_first_use=False)
-    try:
-        with capture_logs() as logs:
-            await run_agents(conn, database_url, provider, model, opened=2)
-    finally:
-        structlog.reset_defaults()
+    with capture_logs() as logs:
+        await run_agents(conn, database_url, provider, model, opened=2)
     told = [record for record in logs if record["event"] == "connections.taken"]
     assert [(record["model"], record["connections"]) for record in told] == [("openai:m", 2)]
 

@@ -9,7 +9,6 @@ from typing import Any, LiteralString
 
 import anyio
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from db.memory import memories, outbox, spaces
@@ -83,14 +82,6 @@ async def running(
             tasks.start_soon(loop)
             yield logs
             tasks.cancel_scope.cancel()
-
-
-@pytest.fixture(autouse=True)
-def uncached_logger() -> Iterator[None]:
-    """Loggers keep the set-up they first logged with, which `capture_logs` has to change."""
-    structlog.configure(cache_logger_on_first_use=False)
-    yield
-    structlog.reset_defaults()
 
 
 def named(logs: Logs, event: str) -> list[Mapping[str, Any]]:
@@ -395,8 +386,7 @@ async def test_no_transaction_is_open_while_the_embedder_works(
                 await fetch_val(
                     conn,
                     "select count(*) from pg_stat_activity where datname = current_database()"
-                    " and xact_start is not null and pid <> pg_backend_pid()"
-                    " and backend_type = 'client backend'",
+                    " and state like 'idle in transaction%'",
                 )
             )
             return self.vectors(texts)

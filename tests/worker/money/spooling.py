@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import LiteralString
 from uuid import uuid4
 
 import pytest
-import structlog
 
 from db.fence import Lease
 from db.money.calls import CallStatus, Usage
@@ -31,14 +29,10 @@ select count(*) from jobsworth.token_ledger where entry = 'settle'
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SPOOL_AFTER_SECONDS", "LOOK_SECONDS", "PAUSE_SECONDS", "CLEAR_PAUSE_SECONDS"):
         monkeypatch.setattr(spool, name, 0.02)
     monkeypatch.setattr(spool, "PAUSE_SECONDS_MAX", 0.05)
-    # Loggers keep the set-up they first logged with, which `capture_logs` has to change.
-    structlog.configure(cache_logger_on_first_use=False)
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture
