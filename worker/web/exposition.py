@@ -6,7 +6,7 @@ and waits neither for the database nor for the claim loop. Values sampled from t
 same at every worker: aggregate them by maximum, not by sum.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from db.limits.job_limits import LimitUse
 from worker.daemon.vitals import Vitals
 from worker.web.metrics import SECONDS_BOUNDS, Histogram, Metrics
 from worker.web.sampler import Samples
@@ -191,6 +192,7 @@ def _pool(stats: Mapping[str, int]) -> Families:
 
 def _sampled(samples: Samples) -> Families:
     yield from _jobs(samples)
+    yield from _job_limits(samples.job_limits.value or ())
     outbox, snapshots, violations = (
         samples.outbox.value,
         samples.snapshots.value,
@@ -230,7 +232,7 @@ def _sampled(samples: Samples) -> Families:
         "Time since this part of the samples could be read",
         labels=["part"],
     )
-    for part in ("jobs", "outbox", "snapshots", "violations"):
+    for part in ("jobs", "job_limits", "outbox", "snapshots", "violations"):
         stale.add_metric([part], getattr(samples, part).age_seconds)
     yield stale
 
@@ -254,6 +256,24 @@ def _jobs(samples: Samples) -> Families:
         "Age of the job that has been ready longest, since its insert or its last attempt",
         jobs and jobs.oldest_queued_seconds,
     )
+
+
+def _job_limits(limits: Iterable[LimitUse]) -> Families:
+    slots = GaugeMetricFamily(
+        "jobsworth_job_limit_slots", "Slots of a limit of jobs, for each key", labels=["limit"]
+    )
+    taken = GaugeMetricFamily(
+        "jobsworth_job_limit_slots_taken", "Slots taken, of all keys together", labels=["limit"]
+    )
+    waiting = GaugeMetricFamily(
+        "jobsworth_job_limit_jobs_waiting", "Jobs that wait for a limit of jobs", labels=["limit"]
+    )
+    for limit in limits:
+        if limit.slots is not None:
+            slots.add_metric([limit.name], limit.slots)
+            taken.add_metric([limit.name], limit.taken)
+        waiting.add_metric([limit.name], limit.waiting)
+    yield from (slots, taken, waiting)
 
 
 # A gauge without a value has no sample on the page, because unknown is not zero.

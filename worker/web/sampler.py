@@ -22,6 +22,8 @@ from db.diagnosis.health import (
     sample_snapshots,
 )
 from db.errors import JobsworthError
+from db.limits import job_limits
+from db.limits.job_limits import LimitUse
 from db.memory import index_recall
 from db.memory.index_recall import IndexRecall
 from db.pool import Connection, Database
@@ -66,6 +68,7 @@ class Samples:
         self.snapshots = Reading[SnapshotSample]()
         self.violations = Reading[dict[str, int]]()
         self.index_recall = Reading[list[IndexRecall]]()
+        self.job_limits = Reading[list[LimitUse]]()
 
 
 async def keep_sampling(
@@ -92,6 +95,7 @@ async def keep_sampling(
         parts.start_soon(keep, samples.jobs, sample_jobs, every_seconds)
         parts.start_soon(keep, samples.outbox, sample_outbox, every_seconds)
         parts.start_soon(keep, samples.snapshots, sample_snapshots, every_seconds)
+        parts.start_soon(keep, samples.job_limits, job_limits.list_all, every_seconds)
         parts.start_soon(keep, samples.violations, _violations, violations_every_seconds)
         parts.start_soon(keep, samples.index_recall, index_recall.sample, RECALL_EVERY_SECONDS)
 

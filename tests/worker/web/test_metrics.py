@@ -27,6 +27,7 @@ from worker.daemon.daemon import Daemon
 from worker.daemon.parts import make_parts
 from worker.memory.embedders import HashingEmbedder
 from worker.settings import load_settings
+from worker.web import sampler
 from worker.web.metrics import MODELS_MAX, SECONDS_BOUNDS, Histogram
 from worker.web.sampler import Samples, keep_sampling
 
@@ -165,6 +166,8 @@ async def test_gauges_show_the_sampled_database(database_url: str) -> None:
             " select 'answer', now() - interval '90 seconds' from generate_series(1, 3)"
         )
         conn.execute("select jobsworth.enqueue('answer', delay => '1 hour')")
+        conn.execute("select jobsworth.set_job_limit('held', slots => 3)")
+        conn.execute("select jobsworth.set_job_limit('paced', rate => 5)")
     async with site(database_url) as here:
         page = await _sampled(here)
     assert page["jobsworth_jobs_queued"] == {_labels(): 3}
@@ -175,6 +178,12 @@ async def test_gauges_show_the_sampled_database(database_url: str) -> None:
     assert len(waiting) == 10
     assert page["jobsworth_oldest_queued_seconds"][_labels()] == pytest.approx(90, abs=30)
     assert page["jobsworth_violations"] == {_labels(): 0}
+    assert page["jobsworth_job_limit_slots"] == {_labels(limit="held"): 3}
+    assert page["jobsworth_job_limit_slots_taken"] == {_labels(limit="held"): 0}
+    assert set(page["jobsworth_job_limit_jobs_waiting"]) == {
+        _labels(limit="held"),
+        _labels(limit="paced"),
+    }
 
 
 async def test_what_was_never_read_has_no_value_but_an_age(database_url: str) -> None:
@@ -185,13 +194,17 @@ async def test_what_was_never_read_has_no_value_but_an_age(database_url: str) ->
     stale = page["jobsworth_sample_stale_seconds"]
     assert {dict(labels)["part"] for labels in stale} == {
         "jobs",
+        "job_limits",
         "outbox",
         "snapshots",
         "violations",
     }
 
 
-async def test_a_part_that_cannot_be_read_keeps_its_last_value_and_ages(database_url: str) -> None:
+async def test_a_part_that_cannot_be_read_keeps_its_last_value_and_ages(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "PAUSE_FACTOR", 0)
     samples = Samples()
     async with Database(database_url, pool_min=1) as database:
         keep = partial(keep_sampling, database, samples, every_seconds=0.02)
@@ -229,13 +242,13 @@ async def test_nothing_is_read_at_the_start_and_not_all_at_once(
     async with Database(database_url) as database, anyio.create_task_group() as tasks:
         monkeypatch.setattr(anyio, "sleep", sleep)
         tasks.start_soon(keep_sampling, database, samples)
-        while len(pauses) < 5:
+        while len(pauses) < 6:
             await anyio.lowlevel.checkpoint()
         monkeypatch.undo()
         tasks.cancel_scope.cancel()
     *often, seldom, rare = sorted(pauses)
     assert all(0.7 < pause < 4 for pause in often)
-    assert len(set(often)) == 3
+    assert len(set(often)) == 4
     assert 3 <= seldom <= 15
     assert 30 <= rare <= 150
     assert samples.jobs.value is None
@@ -310,7 +323,8 @@ def test_a_value_on_a_bound_counts_below_it() -> None:
 async def _sampled(here: Site) -> Page:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(partial(keep_sampling, here.database, here.samples, **OFTEN))
-        parts = (here.samples.jobs, here.samples.outbox, here.samples.snapshots)
+        samples = here.samples
+        parts = (samples.jobs, samples.outbox, samples.snapshots, samples.job_limits)
         await until(_async(lambda: all(part.value is not None for part in parts)))
         await until(_async(lambda: here.samples.violations.value is not None))
         tasks.cancel_scope.cancel()

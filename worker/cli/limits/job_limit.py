@@ -31,7 +31,7 @@ KEYS = [
     Column("WAITING", right=True),
     Column("ROOM", right=True),
 ]
-COUNTED_MAX = 10_000
+KEYS_COUNTED_MAX = 1000
 # So that a worker need not come first: the others that wait are left to the sweep of the workers.
 GATES_AT_ONCE = 1000
 NONE = "no limits yet\n  → jobsworth job-limit set research --mode research --slots 5"
@@ -138,7 +138,7 @@ def show(name: str, limit: int, as_json: bool) -> None:
         emit_json({**found.model_dump(mode="json"), "keys": [each.model_dump() for each in keys]})
         return
     say(f"limit {found.name}: {_words(found)}")
-    rows = [[k.key or "(all)", f"{k.taken:,}", _count(k.waiting, 1000), _room(k)] for k in keys]
+    rows = [[k.key or "(all)", f"{k.taken:,}", _count(k.waiting), _room(k)] for k in keys]
     emit_table(KEYS, rows, "nothing runs or waits under it now")
 
 
@@ -174,7 +174,7 @@ def _row(found: LimitUse) -> list[str]:
         found.per or "",
         _number(found),
         f"{found.taken:,}" if found.slots else "",
-        _count(found.waiting, COUNTED_MAX),
+        f"{found.waiting:,}",
     ]
 
 
@@ -195,8 +195,8 @@ def _words(found: JobLimit) -> str:
     return " ".join([_number(found), *filter(None, whose)])
 
 
-def _count(number: int, counted_max: int) -> str:
-    return f"{number:,}{'+' if number >= counted_max else ''}"
+def _count(number: int) -> str:
+    return f"{number:,}{'+' if number >= KEYS_COUNTED_MAX else ''}"
 
 
 def _room(found: KeyUse) -> str:
