@@ -15,7 +15,7 @@ LIMIT_SECONDS ?= 120
 LIMIT_DAEMONS ?= 8
 QUICK ?=
 # More than there are cores, because tests mostly wait, for servers and for rescues. The files run in
-# order, so that the fault tests, which take longest, begin first.
+# order.
 TEST_PROCESSES ?= 4
 ARGS ?=
 
@@ -37,10 +37,10 @@ debian-packages: ## install what the tests need from Debian: PgBouncer (as root,
 
 # The processes that tests start share compiled modules, even if the shell forbids to write them.
 test: export PYTHONDONTWRITEBYTECODE =
-test: $(STAMP) ## run all tests, on real PostgreSQL (ARGS=… is passed to pytest)
+test: $(STAMP) ## run the tests, on real PostgreSQL (ARGS=… is passed to pytest)
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 	    --ignore tests/test_installed.py --ignore tests/faults/test_faults.py --ignore tests/faults/test_schedules.py \
-	    --ignore tests/hostile/suite $(ARGS)
+	    --ignore tests/hostile/suite --ignore tests/chaos $(ARGS)
 
 hostile: export PYTHONDONTWRITEBYTECODE =
 hostile: $(STAMP) ## run thousands of hostile rows, values, handlers and settings against real daemons
@@ -57,8 +57,10 @@ check: $(STAMP) ## check lint, format and types
 bench: $(STAMP) ## measure against other job queues and pgbench, write docs/benchmarks.md (QUICK=1: a short run)
 	$(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
-chaos: $(STAMP) ## run the fault tests with many more seeds (CHAOS_SEEDS=1000)
-	JOBSWORTH_CHAOS_SEEDS=$(CHAOS_SEEDS) $(VENV)/bin/python -m pytest tests/chaos $(ARGS)
+chaos: export PYTHONDONTWRITEBYTECODE =
+chaos: $(STAMP) ## kill, freeze and cut off daemons, by seed (CHAOS_SEEDS=1000)
+	JOBSWORTH_CHAOS_SEEDS=$(CHAOS_SEEDS) $(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) \
+	    --dist loadfile --no-loadscope-reorder tests/chaos $(ARGS)
 
 faults: export PYTHONDONTWRITEBYTECODE =
 faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each rescue (FAULT_ROUNDS=11)
