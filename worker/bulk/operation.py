@@ -3,7 +3,7 @@
 In: an operation and a filter (`db/bulk`). Out: with how many jobs it was done, with how many not
 and why. A batch and how far it got are one commit, so a worker's death repeats and skips nothing,
 and a cancel of this job ends it between two batches. A batch takes about `BATCH_SECONDS`, and a
-third of that is left to the claims after it. A job that somebody else holds at that moment is tried
+tenth of that is left to the claims after it. A job that somebody else holds at that moment is tried
 again at the end.
 """
 
@@ -33,7 +33,7 @@ from worker.outcomes import Fail
 from worker.plain_job import state_of
 
 BATCH_SECONDS = 0.05
-PAUSE_SHARE = 0.3
+PAUSE_SHARE = 0.1
 # How many jobs a batch looks at. On a busy machine the statements of a batch take so long, however
 # small it is, that fewer would come to nothing.
 PAGE_FIRST, PAGE_MIN, PAGE_MAX = 500, 500, 10_000
