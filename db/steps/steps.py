@@ -327,7 +327,8 @@ async def waited_seconds(
     conn: Connection, lease: Lease, name: str, *, attempt: int, kind: str
 ) -> float:
     """Begin the wait `name` if it is new; returns how long ago it began. Raises `LeaseLost`."""
-    await begin(conn, lease, name, attempt=attempt, kind=kind)
+    if await begin(conn, lease, name, attempt=attempt, kind=kind):
+        return 0.0
     return await fetch_val(conn, WAITED, {"job_id": lease.job_id, "name": name})
 
 
