@@ -30,6 +30,7 @@ TRACES_LOST: Final = "traces.lost"
 SIGNALS_TAKEN_BACK: Final = "signals.taken_back"
 HEALTH_LISTENED: Final = "health.listened"
 HEALTH_FAILED: Final = "health.failed"
+REQUEST_FAILED: Final = "request.failed"
 
 DATABASE_LOST: Final = "database.lost"
 DATABASE_RECOVERED: Final = "database.recovered"
@@ -119,6 +120,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SIGNALS_TAKEN_BACK: "code of a handler had taken signals away; they reach the worker again",
     HEALTH_LISTENED: "the health and metrics endpoint is open; with its address",
     HEALTH_FAILED: "the health and metrics endpoint could not be opened",
+    REQUEST_FAILED: "a request of the HTTP API met an error of its own; with its id",
     DATABASE_LOST: "statements fail; the daemon goes on trying",
     DATABASE_RECOVERED: "statements work again",
     LISTEN_REFUSED: "a pooler passes no notifications on; polling finds new jobs",
@@ -242,6 +244,10 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     HEALTH_FAILED: (
         "reason",
         "remedy",
+    ),
+    REQUEST_FAILED: (
+        "request_id",
+        "error",
     ),
     DATABASE_LOST: (
         "error",

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from db.arguments import check_connection
 from db.errors import InvalidInput, Refused
-from db.pool import fetch_val
+from db.pool import execute, fetch_val
 from db.transactions import transaction
 
 ENTER: LiteralString = """
@@ -57,4 +57,18 @@ async def scoped(
                 "pass role=, or connect as one of the roles of: jobsworth roles",
                 "42501",
             )
+        yield
+
+
+READ_ONLY: LiteralString = "set transaction read only"
+
+
+@asynccontextmanager
+async def reading(conn: AsyncConnection[Any], team: UUID | None, role: str) -> AsyncGenerator[None]:
+    """A read-only transaction that sees the rows of one team, in this role; without a team, those
+    that the connection sees. Raises as `scoped` does.
+    """
+    within = transaction(conn) if team is None else scoped(conn, team, role=role)
+    async with within:
+        await execute(conn, READ_ONLY)
         yield

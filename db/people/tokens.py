@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from db.arguments import check_text
 from db.errors import InvalidInput, NotFound, Refused, shown
 from db.people.naming import check_name, existing
-from db.pool import fetch_all, fetch_one
+from db.pool import fetch_all, fetch_one, fetch_val
 
 PREFIX = "jw_"
 SECRET_BYTES = 32
@@ -129,8 +129,8 @@ class _Used(Token):
     expired: bool | None
 
 
-async def use(conn: AsyncConnection[Any], text: str, scope: str) -> Token:
-    """The token with this text, if it may be used for `scope`; notes that it was used.
+async def use(conn: AsyncConnection[Any], text: str, scope: str | None = None) -> Token:
+    """The token with this text, if it may be used (for `scope`); notes that it was used.
 
     Raises `NotFound` for one that is unknown, `Refused` for one that is revoked, expired or without
     the scope. No message has the text.
@@ -142,13 +142,21 @@ async def use(conn: AsyncConnection[Any], text: str, scope: str) -> Token:
     if found.revoked_at is not None or found.expired:
         state = "revoked" if found.revoked_at is not None else "expired"
         raise Refused(f"token {found.name} is {state}", "issue another one", "28000")
-    if not found.allows(scope):
+    if scope is not None and not found.allows(scope):
         raise Refused(
             f"token {found.name} is not for {shown(scope)}",
             f"it is for {', '.join(found.scopes)}; issue another one",
             "42501",
         )
     return Token.model_validate(found.model_dump(exclude={"expired"}))
+
+
+ANY_ISSUED: LiteralString = "select exists (select 1 from jobsworth.api_tokens k)"
+
+
+async def any_issued(conn: AsyncConnection[Any]) -> bool:
+    """Whether a token was ever issued, revoked ones included: revoking the last opens nothing."""
+    return bool(await fetch_val(conn, ANY_ISSUED))
 
 
 REVOKE: LiteralString = (

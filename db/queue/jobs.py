@@ -5,6 +5,7 @@ through the functions of the schema (cancel, retry), which every SQL client can 
 worker's fenced transition (`db.queue.finish`).
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, LiteralString
 from uuid import UUID
@@ -13,6 +14,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_limit
+from db.documents import to_payload
 from db.errors import Conflict, NotFound
 from db.pool import execute, fetch_all, fetch_one, fetch_val
 from db.queue.enqueue import Enqueued, enqueue, enqueue_sync
@@ -183,14 +185,22 @@ where (%(status)s::jobsworth.job_status is null or j.status = %(status)s::jobswo
   and (%(mode)s::text is null or j.mode = %(mode)s::text)
   and (%(queue)s::text is null or j.queue = %(queue)s::text)
   and (%(thread_id)s::uuid is null or j.thread_id = %(thread_id)s::uuid)
+  and (%(payload)s::jsonb is null or j.payload @> %(payload)s::jsonb)
   and (%(before_id)s::uuid is null or j.id < %(before_id)s::uuid)
+  and (%(after_id)s::uuid is null or j.id > %(after_id)s::uuid)
 """
 )
 NEWEST: LiteralString = "order by j.id desc limit %(limit)s"
+OLDEST: LiteralString = "order by j.id limit %(limit)s"
 # In the order of its index: in that of the ids alone, all jobs were read until enough were found.
 NEWEST_OF_REQUEST: LiteralString = """
   and j.request_id = %(request_id)s
 order by j.request_id desc, j.id desc
+limit %(limit)s
+"""
+OLDEST_OF_REQUEST: LiteralString = """
+  and j.request_id = %(request_id)s
+order by j.request_id, j.id
 limit %(limit)s
 """
 
@@ -204,12 +214,15 @@ async def list_jobs(
     thread_id: UUID | None = None,
     waiting_for: WaitReason | None = None,
     request_id: str | None = None,
+    payload: Mapping[str, Any] | None = None,
     limit: int = 100,
     before_id: UUID | None = None,
+    after_id: UUID | None = None,
 ) -> list[Job]:
     """The newest jobs that match all filters, newest first, at most `limit` (1 to 1,000).
 
-    For the next page, pass the last id of this one as `before_id`.
+    For the next page, pass the last id of this one as `before_id`; for the page before, the first
+    one as `after_id`. `payload` is contained in the job's payload (`@>`).
     """
     check_limit(limit, LIMIT_MAX)
     values = {
@@ -219,11 +232,16 @@ async def list_jobs(
         "thread_id": thread_id,
         "waiting_for": waiting_for,
         "request_id": request_id,
+        "payload": None if payload is None else to_payload(payload, "the payload to look for"),
         "before_id": before_id,
+        "after_id": after_id,
         "limit": limit,
     }
-    order = NEWEST if request_id is None else NEWEST_OF_REQUEST
-    return await fetch_all(conn, LIST_JOBS + order, values, Job)
+    if after_id is None:
+        order = NEWEST if request_id is None else NEWEST_OF_REQUEST
+        return await fetch_all(conn, LIST_JOBS + order, values, Job)
+    order = OLDEST if request_id is None else OLDEST_OF_REQUEST
+    return (await fetch_all(conn, LIST_JOBS + order, values, Job))[::-1]
 
 
 CANCEL: LiteralString = "select jobsworth.cancel(%(id)s, %(reason)s)"

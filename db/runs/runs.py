@@ -5,7 +5,7 @@ transaction. A run's status follows from its jobs (`move_runs`, a function of th
 by hand for a run without jobs. `db.runs.view` reads what belongs to a run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, LiteralString, Unpack
@@ -287,11 +287,13 @@ where (%(actor)s::text is null or r.actor = %(actor)s::text)
   and (%(agent_id)s::uuid is null or r.agent_id = %(agent_id)s::uuid)
   and (%(team_id)s::uuid is null or r.team_id = %(team_id)s::uuid)
   and (%(since)s::timestamptz is null or r.created_at >= %(since)s::timestamptz)
+  and (%(actors)s::text[] is null or r.actor = any(%(actors)s::text[]))
   and (%(before_id)s::uuid is null or r.id < %(before_id)s::uuid)
-order by r.id desc
-limit %(limit)s
+  and (%(after_id)s::uuid is null or r.id > %(after_id)s::uuid)
 """
 )
+NEWEST: LiteralString = "order by r.id desc limit %(limit)s"
+OLDEST: LiteralString = "order by r.id limit %(limit)s"
 
 
 async def list_runs(
@@ -303,12 +305,15 @@ async def list_runs(
     agent_id: UUID | None = None,
     team_id: UUID | None = None,
     since: AwareDatetime | None = None,
+    actors: Collection[str] | None = None,
     limit: int = 100,
     before_id: UUID | None = None,
+    after_id: UUID | None = None,
 ) -> list[Run]:
     """The newest runs that match all filters, newest first, at most `limit` (1 to 1,000).
 
-    For the next page, pass the last id of this one as `before_id`.
+    For the next page, pass the last id of this one as `before_id`; for the page before, the first
+    one as `after_id`. `actors`: of one of these.
     """
     check_limit(limit, LIMIT_MAX)
     values = {
@@ -318,10 +323,14 @@ async def list_runs(
         "agent_id": agent_id,
         "team_id": team_id,
         "since": since,
+        "actors": None if actors is None else list(actors),
         "before_id": before_id,
+        "after_id": after_id,
         "limit": limit,
     }
-    return await fetch_all(conn, LIST_RUNS, values, Run)
+    if after_id is None:
+        return await fetch_all(conn, LIST_RUNS + NEWEST, values, Run)
+    return (await fetch_all(conn, LIST_RUNS + OLDEST, values, Run))[::-1]
 
 
 COUNT: LiteralString = """

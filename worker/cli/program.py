@@ -78,6 +78,7 @@ TABLE = (
     ),
     Entry(DAILY, "demo", "installation.demo:demo", "Run the whole flow on a sample conversation."),
     Entry(DAILY, "migrate", "installation.migrate:migrate", "Bring the schema to this version."),
+    Entry(DAILY, "serve", "installation.serve:serve", "Serve the HTTP API and the dashboard."),
     Entry(DAILY, "psql", "installation.psql:psql", "Open psql on the database."),
     Entry(JOBS, "job", "nouns.job:job", "List, show, enqueue, cancel and retry jobs."),
     Entry(JOBS, "queue", "nouns.queue:queue", "List, pause and resume queues."),

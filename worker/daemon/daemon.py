@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 from db.diagnosis.fitness import missing_rights, unfit_session
 from db.errors import DatabaseError, JobsworthError, Refused, SchemaMismatch
 from db.migrate import check, migrate
-from db.pool import Connection, bounded
+from db.pool import Connection, Database, bounded
 from db.server.embedded import Embedded
 from db.server.embedded import start as start_embedded
 from worker import events, handler_modules, handlers
@@ -46,6 +46,9 @@ SCHEMA_REFUSED = 6
 DATABASE_AWAY = 5
 
 DATABASE_WAIT_SECONDS_MAX = 5.0
+# Of the HTTP API: connections, and how long a request waits for one.
+FACE_CONNECTIONS_MAX = 4
+FACE_WAIT_SECONDS = 5.0
 SPOOL_SECONDS = 10.0
 
 log = get_logger()
@@ -115,10 +118,11 @@ class Daemon:
 
     async def _live(self) -> None:
         parts = self.parts
-        async with parts.database, anyio.create_task_group() as tasks:
+        async with parts.database, self._face() as face, anyio.create_task_group() as tasks:
             tasks.start_soon(turn, parts.vitals)
             try:
-                await self._serve_health(tasks)
+                if face is not None:
+                    await self._serve_http(tasks, face)
                 systemd.ready()
                 if await self._wait_for_database():
                     await self.work(tasks)
@@ -157,12 +161,29 @@ class Daemon:
                 claiming.cancel_scope.cancel()
             await self._drain()
 
-    async def _serve_health(self, tasks: TaskGroup) -> None:
+    @asynccontextmanager
+    async def _face(self) -> AsyncGenerator[Database | None]:
+        """Connections of the API's own: requests must not keep the worker from claiming."""
         if self._settings.http_port is None:
+            yield None
             return
+        async with Database(
+            self.parts.database.url,
+            schema=self.parts.database.schema,
+            pool_min=0,
+            pool_max=FACE_CONNECTIONS_MAX,
+            statement_seconds=self._settings.statement_seconds,
+            acquire_seconds=FACE_WAIT_SECONDS,
+            application_name="jobsworth api",
+        ) as face:
+            yield face
+
+    async def _serve_http(self, tasks: TaskGroup, face: Database) -> None:
+        assert self._settings.http_port is not None
         # Only where there is an endpoint: FastAPI and uvicorn take memory.
         from worker.web.app import create_app
         from worker.web.health import Limits
+        from worker.web.late import Late
         from worker.web.server import listen as open_port
         from worker.web.server import serve
 
@@ -175,6 +196,7 @@ class Daemon:
             version=self.parts.identity.version,
             limits=Limits(heartbeat_ready_seconds=self._settings.lease_stop_seconds),
         )
+        app.mount("/", Late(lambda: import_module("worker.web.face").app_for(face)))
         tasks.start_soon(serve, listener, app)
 
     async def _wait_for_database(self) -> bool:

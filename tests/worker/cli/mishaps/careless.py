@@ -16,7 +16,7 @@ from worker.cli.program import Program
 Path = tuple[str, ...]
 
 # They start a process that stays, or one that is not ours.
-STAYING = frozenset({("worker", "run"), ("demo",), ("psql",)})
+STAYING = frozenset({("worker", "run"), ("demo",), ("psql",), ("serve",)})
 UNKNOWN_ID = "0123456789ab"
 NODES = '[{"node": "a", "mode": "greet"}]'
 # What a required parameter takes, by its name; one that is not here takes `x`. Ids are filled in.
