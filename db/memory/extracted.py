@@ -1,13 +1,14 @@
-"""What people said, as memories: of each message once for each version of the extractor.
+"""What people said, as memories: each message once for each version of the extractor.
 
 In: a thread, or what a run dealt with of it. Out: its users' messages, and then memories with them
-as their evidence. Invariant: of a message that this version has remembered something of, nothing
-more is remembered; the messages are locked, so also two jobs at once remember it once. A later
-statement of the same person supersedes an earlier one about the same subject; nothing is deleted.
+as their evidence. Invariant: a message is marked as read in the commit that remembers what it
+states, if anything; only the job that has taken it does so, so two jobs at once read none twice. A
+later statement of the same person supersedes an earlier one about the same subject; nothing is
+deleted.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
@@ -20,7 +21,7 @@ from db.documents import to_document
 from db.memory import memories
 from db.memory.memories import Text
 from db.memory.status import MemoryType
-from db.pool import Connection, fetch_all
+from db.pool import Connection, execute, fetch_all
 
 KIND = "extracted"
 LIMIT_MAX = 1_000
@@ -67,49 +68,100 @@ class Origin:
     extractor: str
 
 
+# Two jobs read one thread after the other, so that the second sees what the first has taken.
+ONE_READER: LiteralString = """
+select pg_advisory_xact_lock(hashtextextended(
+  'jobsworth.extracted_messages ' || %(thread_id)s::text || ' ' || %(extractor)s, 0))
+"""
+
+
+async def take(
+    conn: Connection,
+    origin: Origin,
+    *,
+    run_id: UUID | None = None,
+    after: UUID | None = None,
+    limit: int = 50,
+    fitting: Callable[[Sequence[Said]], Sequence[Said]] = tuple,
+) -> list[Said]:
+    """Take messages of users that nobody has read yet, oldest first, in the caller's transaction.
+
+    The job that took one alone keeps what it states; it is free again when that job has ended
+    without. With `run_id` only those that the run's jobs dealt with, `after` only later ones.
+    `fitting` chooses some of those that are found.
+    """
+    check_limit(limit, LIMIT_MAX, "ask for fewer messages")
+    await execute(conn, ONE_READER, {"thread_id": origin.thread_id, "extractor": origin.extractor})
+    while found := await _unread(conn, origin, run_id, after, limit):
+        chosen = {one.id: one for one in fitting(found)}
+        if taken := await _mark(conn, origin, list(chosen)):
+            return [chosen[message_id] for message_id in taken]
+    return []
+
+
 UNREAD: LiteralString = """
 select m.id, m.text, coalesce(m.author_user_id, m.thread_id)::text as person
 from jobsworth.chat_messages m
 where m.thread_id = %(thread_id)s and m.role = 'user'
   and m.team_id is not distinct from %(team_id)s
+  and (%(after)s::uuid is null or m.id > %(after)s)
   and (%(run_id)s::uuid is null or exists (
     select 1 from jobsworth.reactive_jobs j
     where j.run_id = %(run_id)s and j.trigger_message_id in (m.id, m.merged_into)))
   and not exists (select 1 from jobsworth.retracted_messages r where r.message_id = m.id)
   and not exists (
-    select 1 from jobsworth.memories x
-    where x.source_kind = 'extracted' and x.source_id = m.id::text
-      and x.metadata ->> 'extractor' = %(extractor)s)
-order by m.id desc
+    select 1 from jobsworth.extracted_messages x
+    where x.message_id = m.id and x.extractor = %(extractor)s
+      and (x.kept or x.job_id <> %(job_id)s and exists (
+        select 1 from jobsworth.reactive_jobs j
+        where j.id = x.job_id and j.finished_at is null)))
+order by m.id
 limit %(limit)s
 """
 
 
-async def unread(
-    conn: Connection, origin: Origin, *, run_id: UUID | None = None, limit: int = 50
+async def _unread(
+    conn: Connection, origin: Origin, run_id: UUID | None, after: UUID | None, limit: int
 ) -> list[Said]:
-    """The latest messages of users of which nothing is remembered yet, oldest first.
-
-    With `run_id` only those that the run's jobs dealt with.
-    """
-    check_limit(limit, LIMIT_MAX, "ask for fewer messages")
     values = {
+        "job_id": origin.job_id,
         "thread_id": origin.thread_id,
         "team_id": origin.team_id,
-        "run_id": run_id,
         "extractor": origin.extractor,
+        "run_id": run_id,
+        "after": after,
         "limit": limit,
     }
-    return (await fetch_all(conn, UNREAD, values, Said))[::-1]
+    return await fetch_all(conn, UNREAD, values, Said)
 
 
-async def keep(conn: Connection, origin: Origin, stated: Sequence[Statement]) -> Counter[str]:
-    """Remember statements, in the caller's transaction; counts what became of them.
+# One that is kept meanwhile, by a job that a person had tried again, is read.
+MARK: LiteralString = """
+insert into jobsworth.extracted_messages as x (message_id, extractor, team_id, thread_id, job_id)
+select m.id, %(extractor)s, m.team_id, m.thread_id, %(job_id)s
+from jobsworth.chat_messages m
+where m.id = any(%(ids)s::uuid[])
+order by m.id
+on conflict (message_id, extractor) do update set job_id = excluded.job_id where not x.kept
+returning x.message_id
+"""
 
-    remembered; superseded (the earlier memories whose place they took); known: the message is dealt
-    with or gone, or the same is remembered; outdated: the person said something else later.
+
+async def _mark(conn: Connection, origin: Origin, ids: Sequence[UUID]) -> list[UUID]:
+    values = {"ids": list(ids), "extractor": origin.extractor, "job_id": origin.job_id}
+    return sorted(row["message_id"] for row in await fetch_all(conn, MARK, values))
+
+
+async def keep(
+    conn: Connection, origin: Origin, ids: Sequence[UUID], stated: Sequence[Statement]
+) -> Counter[str]:
+    """Remember what these messages state, in the caller's transaction: they are read then.
+
+    Counts what became of the statements: remembered; superseded (the earlier memories whose place
+    they took); known: another job has taken the message, it is gone or taken back, or the same is
+    remembered; outdated: the person said something else later.
     """
-    free = await _free(conn, origin, sorted({one.message_id for one in stated}))
+    free = await _free(conn, origin, ids)
     counts: Counter[str] = Counter(remembered=0, superseded=0, known=0, outdated=0)
     for one in sorted(stated, key=lambda each: (each.message_id, each.no)):
         if one.message_id not in free:
@@ -138,27 +190,26 @@ for no key update
 
 
 async def _free(conn: Connection, origin: Origin, ids: Sequence[UUID]) -> set[UUID]:
-    """Lock these messages; those of which nothing is remembered yet, and that are not retracted."""
+    """Lock these messages; those that are the job's to keep, and that are not taken back."""
     await fetch_all(conn, LOCK, {"ids": list(ids)})
-    return await _dealt_with_by_none(conn, origin, ids)
+    return await _read(conn, origin, ids)
 
 
 # In a statement of its own: it sees what those did for whom the lock was waited for.
-FREE: LiteralString = """
-select m.id
-from jobsworth.chat_messages m
-where m.id = any(%(ids)s::uuid[])
-  and not exists (select 1 from jobsworth.retracted_messages r where r.message_id = m.id)
-  and not exists (
-    select 1 from jobsworth.memories x
-    where x.source_kind = 'extracted' and x.source_id = m.id::text
-      and x.metadata ->> 'extractor' = %(extractor)s)
+READ: LiteralString = """
+update jobsworth.extracted_messages x
+set kept = true
+where x.message_id = any(%(ids)s::uuid[]) and x.extractor = %(extractor)s
+  and x.job_id = %(job_id)s and not x.kept
+returning x.message_id, exists (
+  select 1 from jobsworth.retracted_messages r where r.message_id = x.message_id) as taken_back
 """
 
 
-async def _dealt_with_by_none(conn: Connection, origin: Origin, ids: Sequence[UUID]) -> set[UUID]:
-    values = {"ids": list(ids), "extractor": origin.extractor}
-    return {row["id"] for row in await fetch_all(conn, FREE, values)}
+async def _read(conn: Connection, origin: Origin, ids: Sequence[UUID]) -> set[UUID]:
+    values = {"ids": list(ids), "extractor": origin.extractor, "job_id": origin.job_id}
+    read = await fetch_all(conn, READ, values)
+    return {row["message_id"] for row in read if not row["taken_back"]}
 
 
 class Earlier(BaseModel):

@@ -106,7 +106,7 @@ class Agents:
         try:
             result = await agents.run_result(
                 state,
-                task,
+                request.name or task,
                 self._of_task[task],
                 _prompt(text, request.memories),
                 message_history=_history(earlier),

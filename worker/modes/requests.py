@@ -16,12 +16,13 @@ class Request:
     """A request to the model of `task`.
 
     `turns` are (role, text), oldest first; the last one is the message to be dealt with.
-    `memories` are texts that were recalled for it.
+    `memories` are texts that were recalled for it. `name`: one of several of a task in a job.
     """
 
     task: Task
     turns: tuple[tuple[str, str], ...]
     memories: tuple[str, ...] = ()
+    name: str | None = None
 
 
 class Classified(BaseModel):

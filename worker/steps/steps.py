@@ -134,6 +134,7 @@ async def transaction(
             _, output = await steps.record(
                 connection, state.lease, name, value, attempt=state.job.attempt, kind="transaction"
             )
+    crash_points.reach("step.committed")
     return keep(state, name, RecordedStep(output, "transaction"))
 
 

@@ -347,6 +347,8 @@ create domain jobsworth.sha as text
   constraint sha_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.source_kind as text
   constraint source_kind_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
+create domain jobsworth.extractor as text
+  constraint extractor_has_1_to_200_bytes check (value <> '' and octet_length(value) <= 200);
 create domain jobsworth.idempotency_key as text
   constraint idempotency_key_has_1_to_1000_bytes check (value <> '' and octet_length(value) <= 1000);
 create domain jobsworth.trace_id as text

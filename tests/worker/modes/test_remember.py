@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from tests.providers.openai_stub import OpenAIStub
 from tests.worker.job_api import JobApi
 from tests.worker.modes.brain import Body, Reply, calls, said_in
 from tests.worker.modes.chat import THREAD, chatting
+from worker.modes import remember
 
 assert worker.modes.__all__, "importing it registers the handlers"
 
@@ -30,7 +32,11 @@ select m.text, m.type::text, m.status::text, m.metadata ->> 'quote' as quote, m.
   m.confidence::float8 as confidence
 from jobsworth.memories m where m.source_kind = 'extracted' order by m.id
 """
+READ: LiteralString = "select x.message_id, x.kept from jobsworth.extracted_messages x"
 ADA = uuid4()
+RESULTS: LiteralString = """
+select j.result from jobsworth.reactive_jobs j where j.mode = 'remember' order by j.id
+"""
 TEA, COFFEE = "I prefer tea to coffee.", "I prefer coffee to tea."
 
 
@@ -62,9 +68,16 @@ async def test_offline_a_thread_is_remembered_once_and_a_later_statement_superse
             "known": 0,
             "outdated": 0,
             "dropped": [],
+            "more": False,
         }
-        again = await api.run("remember", thread_id=thread)
-        assert again.result == {"messages": 0, "remembered": 0}
+        # What stated nothing is read once as well, and an empty message costs no model.
+        nothing = {**done.result, "messages": 0, "remembered": 0}
+        assert (await api.run("remember", thread_id=thread)).result == nothing
+        await say(api, thread, " \n")
+        assert (await api.run("remember", thread_id=thread)).result == nothing
+        assert [row["kept"] for row in await api.rows(READ)] == [True] * 3
+        requests = "select count(*) from jobsworth.llm_calls"
+        assert await api.value(requests) == 1
 
         await say(api, thread, COFFEE)
         later = await api.run("remember", thread_id=thread)
@@ -80,6 +93,8 @@ async def test_offline_a_thread_is_remembered_once_and_a_later_statement_superse
         unknown = await api.run("remember", {"run": str(uuid4())}, thread_id=thread)
         assert unknown.status is JobStatus.FAILED
         assert "there is no run" in (unknown.error or "")
+        other = await api.run("remember", thread_id=thread, team_id=uuid4())
+        assert "is of another team" in (other.error or "")
         assert await api.violations() == []
 
 
@@ -116,6 +131,7 @@ async def test_of_a_models_output_only_what_a_message_shows_is_remembered(
             assert "gave nothing that can be used to remember" in (failed.error or "")
             assert len(bodies) == 3
             assert await chat.rows(MEMORIES) == []
+            assert [row["kept"] for row in await chat.rows(READ)] == [False]
             [(_, told)] = said_in(bodies[0])
             assert told.count("</messages>") == 1, "a text cannot end the quotation"
 
@@ -147,39 +163,74 @@ async def test_of_a_models_output_only_what_a_message_shows_is_remembered(
             )
 
 
-async def test_two_jobs_at_once_remember_a_message_once(
-    conn: Connection, database: Database
+async def test_a_long_thread_is_read_to_its_end_by_one_job_after_the_other(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second waits for the first, and sees then what it has remembered."""
+    module = sys.modules[remember.__module__]
+    monkeypatch.setattr(module, "MESSAGES_MAX", 3)
+    monkeypatch.setattr(module, "BATCHES_MAX", 2)
+    async with JobApi.open(database_url, history_tokens=0) as api:
+        thread = await api.value(THREAD)
+        for n in range(10):
+            await say(api, thread, f"My dog{n} is brown.")
+        # Longer than all that fits into a request: its beginning is read.
+        await say(api, thread, f"My cat is black. {'So it is. ' * 1_000}")
+        first = await api.run("remember", thread_id=thread)
+        results = [row["result"] for row in await api.rows(RESULTS)]
+        told = [(each["messages"], each["more"]) for each in results]
+        assert told == [(6, True), (5, True), (0, False)]
+        assert first.result["remembered"] == 6
+        assert len(await api.rows(MEMORIES)) == 11
+        assert await api.violations() == []
+
+
+async def test_two_jobs_at_once_read_a_message_once(conn: Connection, database: Database) -> None:
+    """The second waits for the first, and takes what that has left."""
     thread = await fetch_val(conn, THREAD)
-    message = await messages.insert(conn, thread, MessageRole.USER, TEA)
-    origins = [Origin(await add(conn), thread, None, None, "test-1") for _ in range(2)]
-    one, other = (
-        Statement(message.id, 1, "ada", MemoryType.PREFERENCE, subject, TEA, TEA, 1)
-        for subject in ("tea", "drinks")
-    )
-    counts: list[Any] = []
+    said = [await messages.insert(conn, thread, MessageRole.USER, TEA) for _ in range(3)]
+    one, other = [Origin(await add(conn), thread, None, None, "test-1") for _ in range(2)]
+    taken: list[list[UUID]] = []
+
+    async def take(on: Connection, origin: Origin) -> None:
+        async with on.transaction():
+            taken.append([each.id for each in await extracted.take(on, origin, limit=2)])
+
     async with database.connection() as second, anyio.create_task_group() as tasks:
+        await conn.execute("begin")
+        await take(conn, one)
+        tasks.start_soon(take, second, other)
+        await until_blocked(database, second)
+        await conn.execute("commit")
+    assert taken == [[each.id for each in said[:2]], [said[2].id]]
 
-        async def keep_second() -> None:
-            async with second.transaction():
-                counts.append(await extracted.keep(second, origins[1], [other]))
-
+    # What a job has taken is another's when it has ended without, and then that one's alone.
+    await execute(conn, "select jobsworth.cancel(%(id)s, 'test')", {"id": one.job_id})
+    await take(conn, other)
+    assert taken.pop() == [each.id for each in said[:2]]
+    ids = [each.id for each in said]
+    stated = [
+        Statement(each.id, 1, "ada", MemoryType.PREFERENCE, f"drink {each.id}", TEA, TEA, 1)
+        for each in said
+    ]
+    # Taken back between reading and keeping: nothing is remembered of it.
+    await status.retract_message(conn, said[1].id)
+    for origin, remembered in ((one, 0), (other, 2), (other, 0)):
         async with conn.transaction():
-            counts.append(await extracted.keep(conn, origins[0], [one]))
-            tasks.start_soon(keep_second)
-            await until_blocked(database, second)
-    assert [(each["remembered"], each["known"]) for each in counts] == [(1, 0), (0, 1)]
-    assert len(await status.list_memories(conn, status=MemoryStatus.ACTIVE)) == 1
+            counts = await extracted.keep(conn, origin, ids, stated)
+        assert (counts["remembered"], counts["known"]) == (remembered, 3 - remembered)
+    await take(conn, other)
+    assert taken.pop() == []
+    assert len(await status.list_memories(conn, status=MemoryStatus.ACTIVE)) == 2
 
     # What was said earlier does not supersede what was said later, whichever is read first.
     earlier = await messages.insert(conn, thread, MessageRole.USER, COFFEE)
     later = await messages.insert(conn, thread, MessageRole.USER, TEA)
+    await take(conn, other)
     for each, text, count in ((later, "2", "remembered"), (earlier, "1", "outdated")):
-        said = Statement(each.id, 1, "bob", MemoryType.FACT, "x", text, text, 1)
-        assert (await extracted.keep(conn, origins[0], [said]))[count] == 1
+        about_x = Statement(each.id, 1, "bob", MemoryType.FACT, "x", text, text, 1)
+        assert (await extracted.keep(conn, other, [each.id], [about_x]))[count] == 1
 
-    # The key is the last guard: without the lock, a second row of this statement is refused.
+    # The key is the last guard: without the marks, a second row of this statement is refused.
     again = "insert into jobsworth.memories (source_kind, source_id, text, metadata) "
     again += "select source_kind, source_id, 'again', metadata from jobsworth.memories limit 1"
     with pytest.raises(Exception, match="memories_extracted"):
