@@ -3,8 +3,8 @@
 `poison` fails on every try. `digest` has steps that last long enough for its daemon to be killed
 during one. `survey` and `compare` are the nodes of a run: several `survey` jobs read a letter each,
 and one `compare` job compares their findings. `order` asks for an approval of something that may
-change before anybody decides. The handlers log what they do in files, outside the database, which
-show whether anything was done twice.
+change before anybody decides. `serve` recalls what an agent remembers. The handlers log what they
+do in files, outside the database, which show whether anything was done twice.
 """
 
 import os
@@ -77,6 +77,13 @@ async def order(job: Job, goods: str) -> str:
     crates = _wanted()
     many = f"{crates} crates of {goods}"
     return await job.approved_step("order", _note, f"ordered {many}", proposal=f"Order {many}?")
+
+
+@handler("serve")
+async def serve(job: Job, wish: str) -> list[dict[str, Any]]:
+    """Recall what the agent knows of a guest, best first, with the parts of each score."""
+    hits = await job.recall(wish, 3)
+    return [hit.model_dump(mode="json", include={"text", "score", "parts"}) for hit in hits]
 
 
 def _read(job_id: str, number: int, seconds: float) -> int:

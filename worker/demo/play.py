@@ -3,8 +3,9 @@
 In: an inbox. Out: a summary and an exit code, 0 only if everything is as the inbox expects. Before
 the first message, the first commit of a new git repository is deployed to two environments. Two
 daemons serve the conversation; one is killed half-way and replaced. While the second half comes in,
-somebody starts a run within a budget, forks it, and decides on an order that changes. Read in this
-order: inbox → stage → site → provider → daemons → feed → kill → survey → order → watch → summary.
+somebody starts a run within a budget, forks it, and decides on an order that changes, and an agent
+remembers a guest until she is erased. Read in this order: inbox → stage → site → provider → daemons
+→ feed → kill → survey → order → guests → watch → summary.
 """
 
 import signal
@@ -26,6 +27,7 @@ from db.queue import jobs, workers
 from db.queue.jobs import Job, JobStatus
 from worker.demo.daemons import Daemons, daemons_of
 from worker.demo.feed import PLATFORM, FedMessage, Feeder
+from worker.demo.guests import Guests, GuestsResult
 from worker.demo.inbox import SHIPPED, InboxMessage, filled, load_inbox, shuffled
 from worker.demo.kill import Kill, cost_of, kill_at_work
 from worker.demo.order import MODE as ORDER
@@ -46,6 +48,8 @@ NOT_AS_EXPECTED = 1
 INTERRUPTED = 130
 
 DAEMONS = 2
+# What happens beside the second half of the conversation.
+Story = tuple[SurveyResult, OrderResult, GuestsResult]
 ROWS_MAX = 10_000
 SEARCH_LIMIT = 5
 
@@ -197,17 +201,18 @@ class Play:
         await self._start_daemons(1)
         return kill
 
-    async def _second_half(self, feeder: Feeder) -> tuple[SurveyResult, OrderResult]:
-        """Play the rest of the conversation, and meanwhile a run, its fork, and an order."""
+    async def _second_half(self, feeder: Feeder) -> Story:
+        """Play the rest of the conversation, and meanwhile a run, its fork, an order, a guest."""
         survey = Survey(
             self._database, self._watch, self._show, self._stage, priced=self._model.priced
         )
         order = Order(self._database, self._watch, self._show, self._stage)
-        story: list[tuple[SurveyResult, OrderResult]] = []
+        guests = Guests(self._database, self._watch, self._show)
+        story: list[Story] = []
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(feeder.feed)
-                story.append((await survey.play(), await order.play()))
+                story.append((await survey.play(), await order.play(), await guests.play()))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return story[0]
@@ -220,11 +225,11 @@ class Play:
         self,
         fed: Sequence[FedMessage],
         kill: Kill,
-        story: tuple[SurveyResult, OrderResult],
+        story: Story,
         stop_problems: Sequence[str],
     ) -> Facts:
         await self._watch.look()
-        surveyed, ordered = story
+        surveyed, ordered, guests = story
         query = _query(fed)
         async with self._database.connection() as connection:
             calls = await _calls(connection, self._watch.jobs)
@@ -244,6 +249,7 @@ class Play:
                 surveyed=surveyed,
                 budget=await budgets.get(connection, BUDGET),
                 ordered=ordered,
+                guests=guests,
                 calls=calls,
                 bill=self._model.bill(),
                 priced=self._model.priced,

@@ -8,10 +8,14 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel
 
 from db.approvals.approvals import Approval, ApprovalStatus
+from db.memory.status import Memory, MemoryStatus, MemoryType
 from db.money.budgets import Budget
 from db.money.calls import Call
+from db.people.agents import Agent
+from db.people.erasure import Erasure, Proof
 from db.runs.branches import Fork, Share
 from db.runs.runs import Edge, Graph, GraphNode, Run, RunStats
+from worker.demo.guests import CORRECTED, TOLD, GuestsResult
 from worker.demo.order import OrderResult
 from worker.demo.provider.bill import Charge
 from worker.demo.survey import LETTERS, REPORT, BudgetHit, RunSummary, SurveyResult
@@ -149,6 +153,25 @@ def ordered(first: Any = None, second: Any = None, **values: Any) -> OrderResult
         "diary": ("ordered 30 crates of sencha",),
     }
     return OrderResult(**{**good, **values})
+
+
+def memory(text: str, **values: Any) -> Memory:
+    kind = MemoryType.PREFERENCE
+    active: dict[str, Any] = {"status": MemoryStatus.ACTIVE, "type": kind, "metadata": {}}
+    return made(Memory, **{**active, "text": text, **values})
+
+
+def guests(**values: Any) -> GuestsResult:
+    correction = memory(f"The user said: {CORRECTED}", id=uuid4())
+    first = memory(TOLD[0], status=MemoryStatus.SUPERSEDED, superseded_by=correction.id)
+    good: dict[str, Any] = {
+        "agent": made(Agent, name="Sen", personality="warm", skills=["pour"], metadata={}),
+        "memories": (first, correction),
+        "hits": ({"text": CORRECTED, "score": 0.9, "parts": {"similarity": 0.9}},),
+        "erased": Erasure(removed={"memories": 2}, emptied={}, late=0, proof=made(Proof)),
+        "left": (),
+    }
+    return GuestsResult(**{**good, **values})
 
 
 def call(**values: Any) -> Call:

@@ -160,6 +160,7 @@ class Story:
             surveyed=story.surveyed(),
             budget=story.at_the_end(),
             ordered=story.ordered(),
+            guests=story.guests(),
             calls=[story.call()],
             bill=[story.charge()],
             priced=True,

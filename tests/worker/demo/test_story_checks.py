@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from db.people.erasure import Erasure, Trace
 from db.runs.branches import ForkStep
 from tests.worker.demo import story
+from worker.demo.guests import TOLD, problems_of
 from worker.demo.provider.bill import Charge
 from worker.demo.summary.story_checks import of_bill, of_budget, of_fork, of_order, of_run
 from worker.demo.survey import REPORT
@@ -24,6 +26,7 @@ def test_a_story_that_went_well_has_no_problems() -> None:
     assert of_run(surveyed) == []
     assert of_fork(surveyed) == []
     assert of_order(story.ordered()) == []
+    assert problems_of(story.guests()) == []
     assert of_bill([story.charge()], [story.call()]) == []
 
 
@@ -141,3 +144,17 @@ def test_a_charge_within_the_estimate_of_an_unsettled_call_is_accepted() -> None
     lost = story.call(status="unknown", input_tokens=None, output_tokens=None, cost=None)
     assert of_bill([story.charge()], [lost]) == []
     assert of_bill([], [lost]) == []
+
+
+def test_a_guest_who_is_not_corrected_or_not_forgotten_is_reported() -> None:
+    good = story.guests()
+    first, correction = good.memories
+    active = first.model_copy(update={"superseded_by": None})
+    assert "superseded 0 memories" in only(problems_of(story.guests(memories=(active, correction))))
+    hits = ({"text": TOLD[0]},)
+    assert "is not what was recalled" in only(problems_of(story.guests(hits=hits)))
+    assert "1 memories of" in only(problems_of(story.guests(left=(correction,))))
+    trace = Trace(table_name="steps", column_name="output", rows=1, keys=["1"])
+    proof = good.erased.proof.model_copy(update={"traces": [trace]})
+    erased = Erasure(removed={"memories": 2}, emptied={}, late=0, proof=proof)
+    assert "something is in steps.output" in only(problems_of(story.guests(erased=erased)))

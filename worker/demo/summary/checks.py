@@ -20,6 +20,7 @@ from db.money.calls import Call
 from db.money.ledger import UsageBy
 from db.queue.jobs import Job, JobStatus
 from worker.demo.feed import UNDECIDED, FedMessage
+from worker.demo.guests import GuestsResult, problems_of
 from worker.demo.kill import KillCost
 from worker.demo.order import OrderResult
 from worker.demo.provider.bill import Charge
@@ -49,6 +50,7 @@ class Facts:
     surveyed: SurveyResult
     budget: Budget
     ordered: OrderResult
+    guests: GuestsResult
     calls: Sequence[Call]
     bill: Sequence[Charge]
     priced: bool
@@ -71,6 +73,7 @@ def problems_in(facts: Facts) -> list[str]:
         *of_run(facts.surveyed),
         *of_fork(facts.surveyed),
         *of_order(facts.ordered),
+        *problems_of(facts.guests),
         *(of_bill(facts.bill, facts.calls) if facts.priced else ()),
         *_of_memory(facts),
         *_of_books(facts),

@@ -1,17 +1,22 @@
-"""The summary of the run and its graph, its fork, the budget, the order and the bill.
+"""The summary of the run and its graph, its fork, the budget, the order, the guest and the bill.
 
 In: the facts. Out: titles and tables. Nothing here decides anything.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from rich.table import Table
 
 from db.runs.branches import Share
 from worker.cli.views.run_tree import Row, rows_of
+from worker.demo.guests import WISH, GuestsResult
 from worker.demo.order import OrderResult
 from worker.demo.summary.checks import Facts
 from worker.demo.summary.story_checks import cost_of, of_bill
 from worker.demo.summary.tables import money, pairs, short, table
 from worker.demo.survey import OTHER_QUESTION, QUESTION, RunSummary, SurveyResult, amount, count
+from worker.memory.ranking import Parts
 
 
 def story(facts: Facts) -> list[tuple[str, Table]]:
@@ -22,6 +27,7 @@ def story(facts: Facts) -> list[tuple[str, Table]]:
         ("The fork", pairs(_fork(facts.surveyed))),
         ("The budget", pairs(_budget(facts))),
         ("The order that changed", pairs(_order(facts.ordered))),
+        ("A guest, and the agent that remembers her", pairs(_guests(facts.guests))),
     ]
 
 
@@ -110,6 +116,32 @@ def _order(ordered: OrderResult) -> list[tuple[str, str]]:
         ("difference shown", _changed_lines(second.difference or "")),
         ("done", ", ".join(ordered.diary)),
     ]
+
+
+def _guests(result: GuestsResult) -> list[tuple[str, str]]:
+    agent, proof = result.agent, result.erased.proof
+    successors = {one.superseded_by for one in result.memories if one.superseded_by}
+    rows = sum(result.erased.removed.values())
+    return [
+        ("the agent", f"{agent.name}: {agent.personality}; {', '.join(agent.skills)}"),
+        *(
+            (f"{one.status} {one.type}", one.text + "  (the correction)" * (one.id in successors))
+            for one in result.memories
+        ),
+        ("asked", WISH),
+        *(("recalled", _scored(hit)) for hit in result.hits),
+        ("erased", f"{rows} rows of {count(len(result.erased.removed), 'table')}"),
+        (
+            "proof",
+            f"{proof.fragments + proof.names} of her words and names looked for in "
+            f"{proof.columns:,} columns, {proof.rows:,} rows; found: {len(proof.traces) or 'none'}",
+        ),
+    ]
+
+
+def _scored(hit: Mapping[str, Any]) -> str:
+    parts = [f"{hit['parts'][name]:.2f} {name}" for name in Parts.model_fields]
+    return f"{hit['score']:.2f} = {' + '.join(parts)}: {short(hit['text'])}"
 
 
 def _changed_lines(difference: str) -> str:
