@@ -11,8 +11,10 @@ import pytest
 from db.memory import memories, outbox, spaces, switch
 from db.memory.memories import Text
 from db.pool import Connection, Database, fetch_all
-from tests.providers.openai_stub import SERVER_ERROR, OpenAIStub
-from tests.support import run_cli
+from db.server.embedded import Embedded
+from tests.providers.openai_stub import SERVER_ERROR, OpenAIStub, slow
+from tests.support import WorkerProcess, environment, run_cli, until
+from worker.cli.terminal.exit_codes import ExitCode
 from worker.memory.embed import embed_due
 from worker.memory.embedders import Embedder, HashingEmbedder
 from worker.memory.openai_embedder import OpenAIEmbedder
@@ -37,8 +39,10 @@ async def found(conn: Connection, embedder: HashingEmbedder) -> set[str]:
     return {hit.text for hit in await memories.search(conn, space, vector, limit=100)}
 
 
-def switched(url: str, dimensions: int, *words: str) -> dict[str, Any]:
-    env = {"JOBSWORTH_EMBEDDER_DIMENSIONS": str(dimensions)}
+def switched(
+    url: str, dimensions: int, *words: str, env: dict[str, str] | None = None
+) -> dict[str, Any]:
+    env = {"JOBSWORTH_EMBEDDER_DIMENSIONS": str(dimensions), **(env or {})}
     ended = run_cli("memory", "switch", "--json", *words, url=url, env=env)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
@@ -142,3 +146,83 @@ async def test_a_switch_to_an_endpoint_pays_each_text_once(
         for text in one.body["input"]
     ]
     assert sorted(texts) == TEXTS
+
+
+# Those of a killed command end after a minute.
+END_LEASES: LiteralString = "update jobsworth.embedding_outbox set next_try_at = now()"
+IN_SPACE: LiteralString = """
+select count(*) from jobsworth.embeddings e where e.space_id = %(space_id)s
+"""
+SYNCHRONOUS: LiteralString = """
+do $$ begin
+  execute format('alter database %I set synchronous_commit = on', current_database());
+end $$
+"""
+
+
+@pytest.mark.own_server
+async def test_a_switch_goes_on_after_kills_and_a_stop_of_the_database(
+    database_url: str, server: Embedded, provider: OpenAIStub
+) -> None:
+    """Nothing is stored twice, what was stored is not paid again, and recall has no gap."""
+    texts = sorted(f"note {n} of the tower" for n in range(24))
+    env = {
+        "JOBSWORTH_EMBEDDER_URL": provider.url,
+        "JOBSWORTH_EMBEDDER_MODEL": "embed-1",
+        "JOBSWORTH_EMBEDDER_DIMENSIONS": "8",
+        "JOBSWORTH_EMBED_BATCH_MAX": "2",
+    }
+    embedder = OpenAIEmbedder(provider.url, "embed-1", dimensions=8)
+    async with Database(database_url, pool_min=0, pool_max=2) as database:
+        await database.execute(SYNCHRONOUS)
+        async with database.connection() as conn:
+            await memories.put(conn, [Text(text) for text in texts])
+        assert await embed(database, OLD) == len(texts)
+        async with database.connection() as conn:
+            space = await spaces.get_or_create(conn, embedder.space)
+
+        async def stored() -> int:
+            return await database.fetch_val(IN_SPACE, {"space_id": space.id})
+
+        provider.always(slow(0.2))
+        for ends, most in (("killed", 6), ("stopped", 14)):
+            command = WorkerProcess(["memory", "switch"], environment(database_url, env))
+
+            async def far(most: int = most) -> bool:
+                return await stored() >= most
+
+            await until(far, 120, f"{most} texts are in the new space")
+            if ends == "killed":
+                command.kill()
+            else:
+                server.stop()
+                assert command.wait(120) == ExitCode.DATABASE
+                assert "→" in command.tail(5)
+                server.restart()
+            command.end()
+            await database.execute(END_LEASES)
+            assert most <= await stored() < len(texts)
+            async with database.connection() as conn:
+                assert await found(conn, OLD) == set(texts)
+        provider.recover()
+        assert switched(database_url, 8, env=env) == {"left": 0, "reason": None, "dead": 0}
+        counts = await database.fetch_all(
+            "select e.space_id, count(*) as all, count(distinct e.memory_id) as memories"
+            " from jobsworth.embeddings e group by e.space_id"
+        )
+        assert {(row["all"], row["memories"]) for row in counts} == {(len(texts), len(texts))}
+        assert len(counts) == 2
+        # At most the request that was on its way at each end is asked again.
+        ok = await database.fetch_all(
+            "select c.request_id from jobsworth.llm_calls c where c.status = 'ok'"
+        )
+        answered = {row["request_id"] for row in ok}
+        paid = [
+            text
+            for one in provider.requests
+            if one.headers["X-Request-Id"] in answered
+            for text in one.body["input"]
+        ]
+        assert sorted(set(paid)) == texts
+        assert len(paid) <= len(texts) + 2 * 2
+    await embedder.close()
