@@ -7,7 +7,7 @@ The books keep their amounts. Backups, logs, the workers' spools and files at an
 own are not in the database, so they are not reached.
 """
 
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal, LiteralString, NamedTuple
 from uuid import UUID
 
 import anyio
@@ -24,6 +24,8 @@ Erased = Literal["user", "thread", "session"]
 # Enough for a transaction of anybody who does not wait for people.
 WAIT_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+# What `jobsworth.erase` returns of the words and names that were there.
+LOOKED_FOR = ("words", "bytes", "vectors", "names", "named")
 # A display name that is shorter and has one word stands in other people's texts too.
 NAME_BYTES_MIN = 8
 ID_BYTES_MIN = 3
@@ -102,16 +104,33 @@ async def erase(conn: AsyncConnection[Any], of: Erased, id: UUID) -> Erasure:
     a job of it runs, a call is being made, or the user owns a team; `Contended` if others hold its
     rows, or a transaction that may write more of it has been open for 30 seconds.
     """
-    first = await _erase_once(conn, of, id, [])
+    return await prove(conn, await remove(conn, of, id))
+
+
+class Removed(NamedTuple):
+    """What `remove` has removed, and what to look for afterwards: it is nowhere else any more."""
+
+    of: Erased
+    id: UUID
+    found: dict[str, Any]
+
+
+async def remove(conn: AsyncConnection[Any], of: Erased, id: UUID) -> Removed:
+    """The first half of `erase`, committed on return; the second half is `prove`."""
+    return Removed(of, id, await _erase_once(conn, of, id, []))
+
+
+async def prove(conn: AsyncConnection[Any], removed: Removed) -> Erasure:
+    """Remove what came meanwhile, and look for traces; repeat it if the database goes away."""
+    of, erased_id, first = removed
     await _wait_for_older(conn, first["xid"])
-    second = await _erase_once(conn, of, id, first["ids"])
-    for kind in ("words", "bytes", "vectors", "names", "named"):
-        first[kind] += [one for one in second[kind] if one not in first[kind]]
+    second = await _erase_once(conn, of, erased_id, first["ids"])
+    looked_for = {kind: [*dict.fromkeys(first[kind] + second[kind])] for kind in LOOKED_FOR}
     return Erasure(
         removed=first["removed"],
         emptied=first["emptied"],
         late=sum(second["removed"].values()),
-        proof=await _prove(conn, first),
+        proof=await _prove(conn, looked_for),
     )
 
 

@@ -4,13 +4,15 @@ In: what is erased, and `--yes`. Out: what would leave; or what has left, and th
 read of the catalogue, and what was found there.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import click
 
+from db.errors import Unavailable
 from db.people import erasure, users
-from db.people.erasure import Erased, Erasure, Planned
+from db.people.erasure import Erased, Erasure, Planned, Removed
 from db.pool import Connection
 from worker.cli.people.named import id_or_name
 from worker.cli.terminal import ids, options
@@ -29,6 +31,9 @@ from worker.cli.terminal.output import (
 )
 
 COLUMNS = [Column("TABLE"), Column("ROWS", right=True), Column("WHAT BECOMES OF THEM")]
+# So long the database may be away between the erasure and its proof.
+PROVE_SECONDS_MAX = 600.0
+PAUSE_SECONDS = 1.0
 LEAVE, STAY = "leave", "stay, without words"
 
 noun = Noun("erase", "Erase a user, a thread or a session, and prove it.", default=None)
@@ -70,18 +75,34 @@ _add("session", "Erase a session with all that was made in it.")
 def _erase(
     of: Erased, find: Callable[[Connection], Awaitable[UUID]], *, yes: bool, as_json: bool
 ) -> ExitCode:
-    async def work(conn: Connection) -> list[Planned] | Erasure:
-        found = await find(conn)
-        return await (erasure.erase if yes else erasure.plan)(conn, of, found)
+    if not yes:
 
-    done = run_in_database(work)
-    if as_json:
-        emit_json(done)
-    elif isinstance(done, Erasure):
-        _tell(done)
-    else:
-        _show(done)
-    return ExitCode.NO if isinstance(done, Erasure) and done.proof.traces else ExitCode.OK
+        async def plan(conn: Connection) -> list[Planned]:
+            return await erasure.plan(conn, of, await find(conn))
+
+        planned = run_in_database(plan)
+        emit_json(planned) if as_json else _show(planned)
+        return ExitCode.OK
+
+    async def remove(conn: Connection) -> Removed:
+        return await erasure.remove(conn, of, await find(conn))
+
+    done = _proved(run_in_database(remove))
+    emit_json(done) if as_json else _tell(done)
+    return ExitCode.NO if done.proof.traces else ExitCode.OK
+
+
+def _proved(removed: Removed) -> Erasure:
+    """The proof, also if the database goes away meanwhile: what to look for is known here alone."""
+    give_up = time.monotonic() + PROVE_SECONDS_MAX
+    while True:
+        try:
+            return run_in_database(lambda conn: erasure.prove(conn, removed))
+        except Unavailable as error:
+            if time.monotonic() > give_up:
+                raise
+            say(f"it is erased; the proof waits for the database: {error}")
+            time.sleep(PAUSE_SECONDS)
 
 
 def _show(planned: list[Planned]) -> None:

@@ -1,6 +1,9 @@
 """`jobsworth erase`: it shows first, and proves afterwards."""
 
-from tests.support import run_cli
+import pytest
+
+from db.server.embedded import Embedded
+from tests.support import WorkerProcess, connect, environment, run_cli, until_sync
 from tests.worker.cli.support import cli_json
 from worker.cli.terminal.exit_codes import ExitCode
 
@@ -32,3 +35,22 @@ def test_an_erasure_is_shown_first_and_proven_afterwards(database_url: str) -> N
     ):
         refused = run_cli("erase", *words, "--yes", url=database_url)
         assert (refused.returncode, message in refused.stderr) == (code, True), refused.stderr
+
+
+@pytest.mark.own_server
+def test_an_erasure_comes_to_its_proof_though_the_database_stops_in_between(
+    database_url: str, server: Embedded
+) -> None:
+    """What to look for is erased itself, so no other command could prove it."""
+    cli_json(database_url, "user", "save", "telegram:4711", "--name", "Ada")
+    older, conn = connect(database_url), connect(database_url)
+    older.execute("begin; select pg_current_xact_id()")
+    command = WorkerProcess(["erase", "user", "telegram:4711", "--yes"], environment(database_url))
+    users = "select count(*) as left from jobsworth.users"
+    until_sync(lambda: conn.execute(users).fetchone() == {"left": 0})
+    server.restart()
+    try:
+        assert command.wait(120) == ExitCode.OK
+        assert "it is erased; the proof waits for the database" in command.tail(5)
+    finally:
+        command.end()
