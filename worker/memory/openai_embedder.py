@@ -39,6 +39,8 @@ TEXT_REFUSALS = (
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
 
+# Timeouts of the provider's own or of a proxy: neither says that nothing was computed.
+TIMEOUTS = (HTTPStatus.REQUEST_TIMEOUT, 499)
 # "Too many requests" and "overloaded", as Anthropic's and others' servers say it.
 RATE_LIMITED = (HTTPStatus.TOO_MANY_REQUESTS, 529)
 
@@ -168,8 +170,8 @@ class OpenAIEmbedder:
         after_seconds = retry_after_seconds(response.headers, RETRY_AFTER_SECONDS_MAX)
         if status in RATE_LIMITED:
             await booking.limited(says, after_seconds)
-        elif response.is_server_error:
-            # It may have computed the answer, and bill it.
+        elif response.is_server_error or status in TIMEOUTS:
+            # It may have computed the answer, and bill it: as for a chat's call.
             await booking.lost(says)
         else:
             await booking.refused(says)

@@ -216,6 +216,7 @@ NUMBERS: list[Any] = [0.5] * DIMENSIONS
     ("fault", "reason", "ending"),
     [
         (SERVER_ERROR, "answered 500: internal error", "lost"),
+        (Fault(408, message="too slow"), "answered 408: too slow", "lost"),
         (Fault(404, message="no such model"), "answered 404: no such model", "refused"),
         (CUT, "cannot be reached", "lost"),
         (MALFORMED, "invalid JSON", "spoilt None"),
