@@ -273,7 +273,10 @@ async def _books(conn: Connection) -> list[Finding]:
 async def _memory(conn: Connection, settings: Settings) -> list[Finding]:
     waiting = await outbox.counts(conn)
     hidden = await spaces.hidden(conn, space_of(settings))
-    recalls = await index_recall.sample(conn)
+    # Each query compares all vectors: more than one only if that one was answered badly.
+    recalls = await index_recall.sample(conn, queries=1)
+    if any(judge_recall(one) for one in recalls):
+        recalls = await index_recall.sample(conn)
     return [
         *_outbox(waiting),
         *_dead(waiting),
