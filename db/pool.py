@@ -29,6 +29,7 @@ from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from db.arguments import check_connection, wrong_argument
+from db.echo import Echo
 from db.errors import DatabaseError, Unavailable, is_mixed_up, spoils, translated
 from db.loaders import read_everything
 from db.network import bounded_url, cut
@@ -53,8 +54,7 @@ PROOF_SECONDS = 3.0
 # its rows for ever: jobs it holds cannot be rescued. (PostgreSQL does not start this clock after a
 # pipeline, so no transaction that waits for its client may use a pipeline.)
 BEGIN: LiteralString = "begin; set local idle_in_transaction_session_timeout = '10s'"
-# Too many runs for psycopg to prepare a statement by itself; None would make it ignore
-# `prepare=True`.
+# So many runs that psycopg prepares nothing by itself; with None it would ignore `prepare=True`.
 PREPARED_BY_HAND = 2**31
 
 
@@ -120,9 +120,10 @@ class Database:
         idle_seconds: float = 600.0,
         application_name: str = "jobsworth",
         late: type[DatabaseError] = Unavailable,
+        echo: Echo | None = None,
     ) -> None:
-        """`late` is what a statement raises that takes longer than `statement_seconds`. A
-        connection is replaced at `lifetime_seconds`, and closed when idle beyond `pool_min`.
+        """A statement that takes longer than `statement_seconds` raises `late`; `echo` hears all.
+        A connection is replaced at `lifetime_seconds`, and closed when idle beyond `pool_min`.
         """
         self.url = url
         self.schema = schema
@@ -141,7 +142,7 @@ class Database:
             # Prepared only on request, where the plan is pinned: a statement planned while its
             # table was empty would scan the whole table until the next analyze.
             kwargs={
-                **connect_parameters(application_name),
+                **connect_parameters(application_name, echo),
                 "prepare_threshold": PREPARED_BY_HAND,
                 "tries": self.tries,
             },

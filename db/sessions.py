@@ -22,6 +22,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import tuple_row
 
+from db.echo import Echo, telling
+
 # Wins over PGCLIENTENCODING and what the URL, the database and the role say.
 ENCODING = "UTF8"
 
@@ -35,13 +37,14 @@ TIMEOUTS = (
 )
 
 
-def connect_parameters(application_name: str) -> dict[str, Any]:
-    """What every connection of ours is made with, beside its URL."""
-    return {
+def connect_parameters(application_name: str, echo: Echo | None = None) -> dict[str, Any]:
+    """What every connection of ours is made with, beside its URL; `echo` only on async ones."""
+    parameters: dict[str, Any] = {
         "autocommit": True,
         "application_name": application_name,
         "client_encoding": ENCODING,
     }
+    return parameters if echo is None else {**parameters, "cursor_factory": telling(echo)}
 
 
 async def begin_session(conn: psycopg.AsyncConnection[Any], seconds: float) -> bool:

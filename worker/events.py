@@ -34,6 +34,7 @@ REQUEST_FAILED: Final = "request.failed"
 
 DATABASE_LOST: Final = "database.lost"
 DATABASE_RECOVERED: Final = "database.recovered"
+SQL_RAN: Final = "sql.ran"
 LISTEN_REFUSED: Final = "listen.refused"
 LISTEN_LOST: Final = "listen.lost"
 LISTEN_RECOVERED: Final = "listen.recovered"
@@ -123,6 +124,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     REQUEST_FAILED: "a request of the HTTP API met an error of its own; with its id",
     DATABASE_LOST: "statements fail; the daemon goes on trying",
     DATABASE_RECOVERED: "statements work again",
+    SQL_RAN: "a statement, without its values, and the seconds it took (JOBSWORTH_SQL_ECHO)",
     LISTEN_REFUSED: "a pooler passes no notifications on; polling finds new jobs",
     LISTEN_LOST: "the connection for notifications ended; polling goes on",
     LISTEN_RECOVERED: "the connection for notifications is back",

@@ -13,9 +13,20 @@ from pydantic import BaseModel
 
 from db.errors import Refused, Unavailable
 from db.migrate import migrate
-from db.pool import Connection, Database, bounded, execute, fetch_all, fetch_one, fetch_val
+from db.pool import (
+    Connection,
+    Database,
+    LastStatement,
+    bounded,
+    commit_with,
+    execute,
+    fetch_all,
+    fetch_one,
+    fetch_val,
+)
 from db.queue import queues
 from db.server.embedded import Embedded
+from db.sessions import connect_parameters
 from tests.support import until
 
 
@@ -318,3 +329,29 @@ async def test_a_pool_waits_and_renews_its_connections_as_it_is_told() -> None:
         "postgresql://localhost/none", acquire_seconds=9, lifetime_seconds=50, idle_seconds=7
     ).pool
     assert (pool.timeout, pool.max_lifetime, pool.max_idle) == (9, 50, 7)
+
+
+async def test_an_echo_tells_statements_with_their_time_and_without_their_values(
+    database_url: str,
+) -> None:
+    told: list[tuple[str, float]] = []
+
+    def echo(statement: str, seconds: float) -> None:
+        told.append((statement, seconds))
+
+    async with Database(database_url, pool_min=1, pool_max=1, echo=echo) as pool:
+        assert await pool.fetch_val("select\n  %(v)s::text", {"v": "s3cret"}) == "s3cret"
+        with pytest.raises(Refused):
+            await pool.execute("select 1 / %(v)s", {"v": 0})
+        async with pool.connection() as conn:
+            await conn.execute("begin")
+            values = {"v": "it's s3cret\\", "n": -4711.5}
+            last = LastStatement("select %(v)s::text, %(n)s::numeric as n1", values, list)
+            await commit_with(conn, [last])
+    told_texts = [statement for statement, _ in told]
+    assert "select %(v)s::text" in told_texts
+    assert "select 1 / %(v)s" in told_texts
+    assert "select …::text, …::numeric as n1;commit" in told_texts
+    assert not any("s3cret" in text or "4711" in text for text in told_texts)
+    assert all(0 <= seconds < 30 for _, seconds in told)
+    assert "cursor_factory" not in connect_parameters("quiet")

@@ -17,6 +17,7 @@ import anyio
 
 from db.errors import Refused
 from db.pool import Database
+from worker import events
 from worker.approvals import upkeep as approvals_upkeep
 from worker.attempt_state import PriceSource, Tools
 from worker.daemon import stalled
@@ -39,6 +40,7 @@ from worker.limits import fair_upkeep
 from worker.limits import upkeep as limits_upkeep
 from worker.limits.fair_queues import FairQueues
 from worker.llm.choice import CONNECTIONS_MIN, ModelChoice
+from worker.log import get_logger
 from worker.memory.embedders import Embedder
 from worker.money import upkeep as money_upkeep
 from worker.money.pricing import Pricing
@@ -59,6 +61,8 @@ from worker.schedules import upkeep as schedules_upkeep
 from worker.settings import Settings
 from worker.web.metrics import Metrics
 from worker.web.sampler import Samples
+
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ def make_parts(
     Without `pricing`, own prices come first and those of genai-prices second. `tracing` is an
     `Otel` of `worker.tracing`, or None.
     """
+    echo = _tell_sql if settings.sql_echo else None
     database = Database(
         url,
         schema=settings.schema_name,
@@ -109,6 +114,7 @@ def make_parts(
         lifetime_seconds=settings.pool_lifetime_seconds,
         idle_seconds=settings.pool_idle_seconds,
         application_name="jobsworth worker",
+        echo=echo,
     )
     # Handlers that hold connections must not keep the worker from claiming and finishing. A late
     # statement of theirs is a failure: a worker that lost PostgreSQL stops them by its heartbeat.
@@ -123,6 +129,7 @@ def make_parts(
         idle_seconds=settings.pool_idle_seconds,
         application_name="jobsworth handlers",
         late=Refused,
+        echo=echo,
     )
     # Through a pooler in transaction mode neither LISTEN nor the heartbeat's timeout works.
     direct_url = settings.listen_url or url
@@ -329,6 +336,10 @@ def _tools(
         resources=Resources(tuple(lifespans.values())),
         record_days=settings.record_calls,
     )
+
+
+def _tell_sql(statement: str, seconds: float) -> None:
+    log.info(events.SQL_RAN, statement=statement, seconds=round(seconds, 6))
 
 
 def _identity(settings: Settings, registry: Mapping[str, Handler]) -> Identity:

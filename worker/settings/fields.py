@@ -189,6 +189,10 @@ class Settings(BaseSettings):
         le=604_800,
         description="time after which an unused database connection beyond pool_min is closed",
     )
+    sql_echo: bool = Field(
+        False,
+        description="log each SQL statement with its duration (sql.ran); its values are masked",
+    )
     handler_pool_max: int = Field(
         10,
         ge=1,
