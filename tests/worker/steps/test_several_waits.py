@@ -44,7 +44,7 @@ async def deliver(api: JobApi, job_id: UUID, kind: str) -> None:
             )
 
 
-@pytest.mark.parametrize(("first", "second"), combinations(KINDS, 2))
+@pytest.mark.parametrize(("first", "second"), list(combinations(KINDS, 2)))
 async def test_the_branch_goes_on_whose_wait_ends_first(
     api: JobApi, first: str, second: str
 ) -> None:
