@@ -20,7 +20,7 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo debian-packages test hostile installed check bench chaos faults limits docs faketime lock clean
+.PHONY: help demo debian-packages browser browser-test test hostile installed check bench chaos faults limits docs faketime lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,12 +35,22 @@ debian-packages: ## install what the tests need from Debian: PgBouncer (as root,
 	    $$sudo env DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qq --yes --no-install-recommends pgbouncer; }
 
+browser: ## install what the browser tests need from Debian: Chromium (as root, or with sudo)
+	@command -v chromium >/dev/null || { \
+	    sudo=$$(test "$$(id -u)" = 0 || echo sudo); $$sudo apt-get update -qq && \
+	    $$sudo env DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq --yes --no-install-recommends chromium; }
+
+browser-test: export PYTHONDONTWRITEBYTECODE =
+browser-test: $(STAMP) ## drive every page of the dashboard in Chromium, against real daemons
+	$(VENV)/bin/python -m pytest --numprocesses 2 tests/browser $(ARGS)
+
 # The processes that tests start share compiled modules, even if the shell forbids to write them.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## run the tests, on real PostgreSQL (ARGS=… is passed to pytest)
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 	    --ignore tests/test_installed.py --ignore tests/faults/test_faults.py --ignore tests/faults/test_schedules.py \
-	    --ignore tests/hostile/suite --ignore tests/chaos $(ARGS)
+	    --ignore tests/hostile/suite --ignore tests/chaos --ignore tests/browser $(ARGS)
 
 hostile: export PYTHONDONTWRITEBYTECODE =
 hostile: $(STAMP) ## run thousands of hostile rows, values, handlers and settings against real daemons

@@ -26,7 +26,7 @@ from worker.crash_points import CRASH_POINTS
 from worker.settings import Settings, env_name, settings_reference
 
 PACKAGES = ("db", "worker", "migrations", "jobsworth")
-OUTER = ("worker.cli", "worker.web", "worker.api", "worker.demo")
+OUTER = ("worker.cli", "worker.web", "worker.api", "worker.dashboard", "worker.demo")
 # The daemon carries the health endpoint and the counters; the rest of the core must not know them.
 MAY_IMPORT_WEB = {"worker.daemon.daemon", "worker.daemon.parts", "worker.queue.attempt_log"}
 LINES_MAX = 500

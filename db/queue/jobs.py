@@ -5,7 +5,7 @@ through the functions of the schema (cancel, retry), which every SQL client can 
 worker's fenced transition (`db.queue.finish`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, LiteralString
 from uuid import UUID
@@ -45,6 +45,7 @@ __all__ = [
     "retry",
     "run_now",
     "why",
+    "whys",
 ]
 
 LIMIT_MAX = 1_000
@@ -307,6 +308,19 @@ async def why(conn: AsyncConnection[Any], job_id: UUID) -> Why:
     if reason is None:
         raise _not_found(job_id)
     return reason
+
+
+WHYS: LiteralString = """
+select o.id, w.status, w.reason, w.detail, w.remedy
+from unnest(%(ids)s::uuid[]) as o (id)
+cross join lateral jobsworth.why(o.id) w
+"""
+
+
+async def whys(conn: AsyncConnection[Any], job_ids: Sequence[UUID]) -> dict[UUID, Why]:
+    """`why` for each of these jobs that is still there, in one statement."""
+    rows = await fetch_all(conn, WHYS, {"ids": list(job_ids)}) if job_ids else []
+    return {row["id"]: Why.model_validate(row) for row in rows}
 
 
 # With stale statistics the planner may prefer to read the whole table, ended jobs included.

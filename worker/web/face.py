@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from db.pool import Database
 from worker.api.access import Authenticate
 from worker.api.app import Router, create_api
+from worker.dashboard import router as dashboard
 
-ROUTERS: tuple[Router, ...] = ()
+ROUTERS: tuple[Router, ...] = (dashboard.router_for,)
 
 
 def app_for(

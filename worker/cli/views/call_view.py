@@ -57,9 +57,9 @@ def emit_exchanges(exchanges: list[Exchange]) -> None:
         facts = [("asked", NOT_KEPT)] if asked is None else _asked(asked, shown)
         match exchange.answer:
             case {"response": response}:
-                said = _words(response)
+                said = words_of(response)
             case answer:
-                said = None if answer is None else _words(answer)
+                said = None if answer is None else words_of(answer)
         emit_facts([*facts, ("said", said), ("error", call.error)], indent="  ")
         shown = asked or shown
 
@@ -69,11 +69,11 @@ def _asked(asked: list[Any], shown: list[Any]) -> list[tuple[str, str | Text | N
     while same < min(len(asked), len(shown)) and asked[same] == shown[same]:
         same += 1
     before = [("asked", f"({same} texts as before)")] if same else []
-    new = [("asked", NOT_KEPT if text is None else _words(text)) for text in asked[same:]]
+    new = [("asked", NOT_KEPT if text is None else words_of(text)) for text in asked[same:]]
     return [*before, *new]
 
 
-def _words(message: Any) -> str:
+def words_of(message: Any) -> str:
     """A message in words if it is a plain text, else as JSON."""
     match message:
         case str():

@@ -126,7 +126,7 @@ def _facts(file: RunFile, now: datetime) -> None:
     emit_facts(
         [
             ("error", run.error),
-            ("next", _next(run, file.graph)),
+            ("next", next_of(run, file.graph)),
             ("actor", run.actor),
             ("thread", run.thread_id and str(run.thread_id)),
             ("agent", run.agent_id and str(run.agent_id)),
@@ -145,7 +145,7 @@ def _facts(file: RunFile, now: datetime) -> None:
     )
 
 
-def _next(run: Run, graph: Graph) -> str | None:
+def next_of(run: Run, graph: Graph) -> str | None:
     """The one thing that would help the run on; None if nothing is known."""
     if run.status in (RunStatus.FAILED, RunStatus.CANCELED) and graph.nodes:
         return f"run again the jobs that failed or were canceled: jobsworth run retry {run.id}"

@@ -1,0 +1,99 @@
+"""Approvals: the inbox, one approval with exactly what a yes is for, and the answer of a person.
+
+In: ids, an option, a comment, the hash of what was shown. Out: pages; a decision, which resumes the
+waiting job in the same transaction, or the reason why it came too late. Invariant: a yes counts
+only for the document that the page showed.
+"""
+
+from collections.abc import Mapping
+
+from fastapi import Response
+
+from db.approvals import approvals
+from db.approvals.approvals import REJECT, Approval, ApprovalStatus, Resolution
+from db.diagnosis import paperwork
+from db.errors import Conflict, InvalidInput
+from db.pool import Connection
+from db.queue import jobs
+from worker.cli.terminal.ids import find_approval, typed_approval
+from worker.dashboard.frame import Frame, Said, answer
+
+LIMIT = 100
+CHANNEL = "dashboard"
+
+
+async def page(conn: Connection, frame: Frame) -> Response:
+    everything = frame.query.get("show") == "all"
+    found = (
+        await paperwork.latest_approvals(conn, LIMIT)
+        if everything
+        else await approvals.get_pending(conn, LIMIT)
+    )
+    asking = sum(each.status is ApprovalStatus.PENDING for each in found)
+    return answer(
+        frame, "approvals.html", page="approvals", asking=asking, rows=found, everything=everything
+    )
+
+
+async def one(conn: Connection, frame: Frame, approval: str) -> Response:
+    approval_id = await find_approval(conn, typed_approval(approval))
+    found = await approvals.get_by_id(conn, approval_id)
+    return answer(
+        frame,
+        "approval.html",
+        page="approvals",
+        asking=0,
+        approval=found,
+        is_open=found.status is ApprovalStatus.PENDING,
+        votes=await approvals.votes(conn, approval_id),
+        job=found.job_id and await jobs.get_by_id(conn, found.job_id),
+        yeses=[option for option in found.options if option != REJECT],
+        reject=REJECT,
+        deadline_option=_then(found),
+    )
+
+
+async def decide(
+    conn: Connection, frame: Frame, approval: str, given: Mapping[str, str]
+) -> Resolution:
+    """Enter the answer, to be committed by the caller even if it does not count: an expiry that it
+    met is recorded with it.
+    """
+    approval_id = await find_approval(conn, typed_approval(approval))
+    option = given.get("option", "")
+    seen = given.get("seen", "")
+    found = await approvals.get_by_id(conn, approval_id)
+    if option not in found.options:
+        raise InvalidInput(
+            f"{option!r} is no option of approval {approval_id}",
+            f"choose one of {', '.join(found.options)}",
+        )
+    if option != REJECT and seen != found.document_hash:
+        raise Conflict(
+            "what this approval is for has changed since your page showed it",
+            "read it again, and decide then",
+        )
+    return await approvals.resolve(
+        conn,
+        approval_id,
+        option,
+        frame.who,
+        CHANNEL,
+        given.get("comment", "").strip() or None,
+        seen_hash=found.document_hash,
+    )
+
+
+def told(resolution: Resolution) -> Said:
+    """What the next page says about the answer."""
+    try:
+        resolution.require_accepted()
+    except Conflict as late:
+        return Said(f"Your answer came too late and changed nothing: {late.message}", is_bad=True)
+    if resolution.status is ApprovalStatus.PENDING:
+        return Said("Your vote counts; more are needed.")
+    return Said(f"Decided: {resolution.chosen_option}. The job goes on.")
+
+
+def _then(found: Approval) -> str:
+    return REJECT if found.edited_hash is not None else found.on_timeout
