@@ -188,20 +188,15 @@ def _refuse_unreadable(encoded: bytes, thing: str) -> None:
         ) from error
 
 
-# orjson is up to three times faster, but rounds very long integers and reads deeper nesting than
-# can be written again.
+# Almost all documents have neither long numbers nor deep nesting. orjson is up to three times
+# faster, but rounds very long integers and reads deeper nesting than can be written again.
 def _decode(data: bytes) -> Any:
-    if _is_simple(data):
+    if not (_may_nest_deeply(data) or _LONG_NUMBER.search(data)):
         return orjson.loads(data)
     value: Any = from_json(data, cache_strings="keys")
     if _LONG_FRACTION.search(data):
         return json.loads(data, parse_float=_finite)
     return value
-
-
-def _is_simple(data: bytes) -> bool:
-    """Whether it has neither long numbers nor deep nesting, as almost all documents."""
-    return not (_may_nest_deeply(data) or _LONG_NUMBER.search(data))
 
 
 def _may_nest_deeply(data: bytes) -> bool:

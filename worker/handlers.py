@@ -137,7 +137,8 @@ def arguments_of(handler: Handler, payload: Mapping[str, Any]) -> dict[str, Any]
 
     Raises `BadPayload` if it does not fit.
     """
-    if not payload and not handler.arguments.model_fields and handler.batch is None:
+    # `model_fields` says the same, by way of two calls.
+    if not payload and not handler.arguments.__pydantic_fields__ and handler.batch is None:
         return {}
     if isinstance(payload, Unreadable):
         raise BadPayload(f"the payload cannot be read: {payload.reason}")

@@ -273,5 +273,7 @@ def state_of(job: PlainJob) -> AttemptState:
 
 def trace_id(trace_parent: str | None) -> str | None:
     """The trace id of a W3C `traceparent` header: version-traceid-parentid-flags."""
-    parts = (trace_parent or "").split("-")
+    if trace_parent is None:
+        return None
+    parts = trace_parent.split("-")
     return parts[1] if len(parts) == 4 else None

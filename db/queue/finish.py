@@ -93,7 +93,7 @@ def _unless_all(usual: object, column: tuple[Any, ...]) -> list[Any] | None:
 
 def uuid_array(ids: Iterable[UUID]) -> str:
     """The text form of a `uuid[]`."""
-    return "{" + ",".join([one.hex for one in ids]) + "}"
+    return "{" + ",".join([f"{one.int:032x}" for one in ids]) + "}"
 
 
 LEASE_STATES: LiteralString = """

@@ -104,11 +104,12 @@ class Heartbeat(threading.Thread):
 
     def alive(self) -> bool:
         """Whether attempts may go on and new jobs may be claimed."""
-        return self.pulse.worker_id is not None and self.age_seconds() < self._stop_seconds
+        return self.proven_id() is not None
 
     def proven_id(self) -> UUID | None:
         """The worker id to claim under; None while no recent heartbeat proves it."""
-        return self.pulse.worker_id if self.alive() else None
+        pulse = self.pulse
+        return pulse.worker_id if monotonic() - pulse.beaten_at < self._stop_seconds else None
 
     def unbroken_seconds(self) -> float:
         """How long it has beaten without a gap."""

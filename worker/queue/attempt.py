@@ -148,8 +148,9 @@ async def run_attempt(
         return attempt.cause  # stopped before it began
     outcome: Outcome | None = None
     attempt.scope = scope
-    if attempt.timeout_seconds is not None:
-        scope.deadline = anyio.current_time() + attempt.timeout_seconds
+    timeout_seconds = attempt.timeout_seconds
+    if timeout_seconds is not None:
+        scope.deadline = anyio.current_time() + timeout_seconds
     job = attempt.job
     try:
         with job_bound(
@@ -170,7 +171,7 @@ async def run_attempt(
             outcome = _stopped(attempt, error)
     finally:
         attempt.scope = None
-        if attempt.timeout_seconds is not None or attempt.spared:
+        if timeout_seconds is not None or attempt.spared:
             scope.deadline = math.inf
     return outcome or attempt.cause or _timed_out(attempt)
 

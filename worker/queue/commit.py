@@ -83,14 +83,18 @@ class Committer:
             applied = await finish.finish(connection, [_finish(ending) for ending in batch])
             _reach_inside(batch)
             statuses = {one.id: one.status for one in applied}
-            made = _effects_of(batch, statuses)
-            await effects.write(connection, made)
-            await attempts.tell(connection, _histories(batch, statuses))
-            await failed.leave(connection, _failed_steps(batch, statuses))
+            made: list[tuple[Origin, Effect]] = []
+            if begin is not None:
+                made = _effects_of(batch, statuses)
+                await effects.write(connection, made)
+                await attempts.tell(connection, _histories(batch, statuses))
+                await failed.leave(connection, _failed_steps(batch, statuses))
         crash_points.reach("finish.committed")
         self._look_at_what_follows(_with_parents(applied, made), remembered=_has_memory(made))
-        missing = [ending for ending in batch if ending.job.id not in statuses]
-        held = await self._look_up(missing, statuses) if missing else []
+        held: list[EndedAttempt] = []
+        if len(statuses) < len(batch):
+            missing = [ending for ending in batch if ending.job.id not in statuses]
+            held = await self._look_up(missing, statuses)
         for ending in batch:
             if ending not in held:
                 self._slots.finished(ending, statuses.get(ending.job.id))

@@ -4,14 +4,13 @@ In: how the attempt ended, and how often the job has failed. Out: what to write,
 may be written. It reads no clock and no database; the jitter is an argument.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from worker.outcomes import Canceled, Done, Failed, Lost, Outcome, Parked, Released
 from worker.queue.transition import Transition
 
 
-@dataclass(frozen=True, slots=True)
-class Tries:
+class Tries(NamedTuple):
     """The failures of a job so far, and the bounds of its retries."""
 
     failures: int

@@ -44,8 +44,11 @@ class EndedAttempts:
     def put(self, ended: EndedAttempt) -> None:
         """Have an ended attempt committed soon; then its slot is given back."""
         self._attempts.append(ended)
-        self._arrived.set()
-        if len(self._attempts) >= BATCH_MAX:
+        # Those that wait for one take until none is left, so only the first has to be told.
+        count = len(self._attempts)
+        if count == 1:
+            self._arrived.set()
+        if count == BATCH_MAX:
             self._filled.set()
 
     def take(self) -> list[EndedAttempt]:

@@ -19,6 +19,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import Context, copy_context
+from functools import cache
 from random import random
 from time import monotonic
 from typing import Any, Protocol
@@ -149,7 +150,8 @@ class Running:
             self._alone_until = monotonic() + job.alone_seconds
         self._log.claimed(job.queue, job.mode)
         self._waiting.append(attempt)
-        self._have_runner()
+        if not self._runner_starts:
+            self._have_runner()
 
     def stop(self, job_id: UUID, lease_no: int | None, cause: Outcome) -> None:
         """Stop the attempt of this job and lease (None: of any), if it is still here."""
@@ -207,8 +209,7 @@ class Running:
         attempt = self._attempts.get(ended.lease.lease_no)
         if attempt is not None:
             transition = ended.transition
-            history = transition.history or BadEnding(transition.status, transition.error)
-            self._release(attempt, status, history)
+            self._release(attempt, status, transition.history or _well(transition.status))
 
     # A task costs more than a short job (48 µs a job with a task for each, 17 µs like this). So a
     # runner takes the next attempt, has another runner started for the rest, and runs its own.
@@ -236,7 +237,8 @@ class Running:
             # see each other's.
             while self._waiting and not scope.cancel_called and len(copy_context()) == size:
                 attempt = self._waiting.popleft()
-                self._have_runner()
+                if not self._runner_starts:
+                    self._have_runner()
                 await self._run(attempt, scope, first=not ran)
                 if place.cancel_scope is not scope or task.cancelling():
                     left_behind.clean_up(task, scope)
@@ -262,7 +264,9 @@ class Running:
             await asyncio.wait(self._runners, timeout=DEAF_SECONDS)
 
     async def _run(self, attempt: Attempt, scope: anyio.CancelScope, *, first: bool) -> None:
-        if self._proof.proven_id() != attempt.lease.worker_id:
+        proven_id, worker_id = self._proof.proven_id(), attempt.lease.worker_id
+        # Nearly always it is the same object, and to compare two costs more.
+        if proven_id is not worker_id and proven_id != worker_id:
             # A handler may have blocked the loop since the claim, and others have taken the job.
             attempt.stop(Lost("no heartbeat proves the lease"))
         outcome = await run_attempt(scope, attempt, self._tools, self._modules)
@@ -304,3 +308,9 @@ class Running:
         if not self._attempts:
             self._all_free.set()
         self._log.ended(attempt, status or "lost", ending)
+
+
+@cache
+def _well(status: str) -> BadEnding:
+    """How an attempt ended that has no history; one for all, because one for each job costs."""
+    return BadEnding(status, None)

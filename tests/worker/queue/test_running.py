@@ -44,7 +44,7 @@ async def test_an_attempt_that_no_heartbeat_proves_does_not_begin(
             @handler("blocks")
             async def blocks() -> None:
                 ran.append("blocks")
-                monkeypatch.setattr(Heartbeat, "alive", _not_alive)
+                monkeypatch.setattr(Heartbeat, "proven_id", _nobody)
 
             @handler("next")
             async def next_one() -> None:
@@ -85,8 +85,8 @@ async def test_beside_a_suspect_that_runs_alone_the_worker_begins_nothing(api: J
     assert len(order) == 6
 
 
-def _not_alive(_: Heartbeat) -> bool:
-    return False
+def _nobody(_: Heartbeat) -> None:
+    return None
 
 
 async def _true(value: bool) -> bool:
