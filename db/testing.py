@@ -24,16 +24,20 @@ select not exists (
     and (j.status = 'running'
       or j.status = 'queued'
         and not exists (select from jobsworth.queues q where q.name = j.queue and q.paused)
-      or j.status = 'waiting' and j.waiting_for = 'timer' and j.run_at <= clock_timestamp()))
+      or j.status = 'waiting' and j.waiting_for = 'timer' and j.run_at <= clock_timestamp()
+      -- Shelved by an upkeep that came before the worker that knows it.
+      or j.status = 'waiting' and j.waiting_for = 'handler' and j.run_at is null
+        and j.mode = any(%(modes)s)))
   and not exists (select from jobsworth.embedding_outbox o where o.last_error is null)
 """
 
 
-async def is_settled(conn: Connection, queues: Sequence[str]) -> bool:
-    """Whether in these queues no job is ready, due or running, nor any text left to embed that no
-    embedder has refused.
+async def is_settled(conn: Connection, queues: Sequence[str], modes: Sequence[str]) -> bool:
+    """Whether in these queues no job is ready, due or running, nor one of these modes waiting for
+    its handler, nor any text left to embed that no embedder has refused.
     """
-    return bool(await fetch_val(conn, SETTLED, {"queues": list(queues)}))
+    values = {"queues": list(queues), "modes": list(modes)}
+    return bool(await fetch_val(conn, SETTLED, values))
 
 
 NEXT_TIMER: LiteralString = """

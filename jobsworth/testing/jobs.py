@@ -269,7 +269,7 @@ class Jobs:
 
             async def is_settled() -> bool:
                 async with database.connection() as connection:
-                    if await testing.is_settled(connection, served):
+                    if await testing.is_settled(connection, served, list(registry)):
                         return True
                     # Else one that no handler is for would be looked for in a while only.
                     await promote.shelve_unknown(connection, SHELVED_MAX)

@@ -64,6 +64,8 @@ where j.mode = any(%(modes)s) and (
   j.status in ('queued', 'running')
   or j.status = 'waiting' and (
     jobsworth.reason_gone(j)
+    -- An upkeep may have looked before this worker told what it knows.
+    or j.waiting_for = 'handler' and j.run_at is null
     or j.waiting_for not in ('lane', 'parents', 'handler')
       and j.run_at < clock_timestamp() + %(soon)s * interval '1 second'
     or j.waiting_for = 'approval' and exists (

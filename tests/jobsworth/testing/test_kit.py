@@ -8,6 +8,7 @@ import pytest
 
 from jobsworth import Fail, Job, handler
 from jobsworth.testing import Jobs, Refusal, ToolUse
+from tests.support import connect
 
 
 def test_runs_one_job_and_not_what_it_enqueued(jobs: Jobs) -> None:
@@ -162,3 +163,16 @@ def test_forgets_the_handlers_of_other_tests(jobs: Jobs) -> None:
     assert jobs.drain() == []
     job = jobs.get(job_id)
     assert (job.status, job.waiting_for) == ("waiting", "handler")
+
+
+def test_another_worker_that_does_not_know_the_mode_holds_nothing_up(jobs: Jobs) -> None:
+    @handler("known")
+    async def known() -> str:
+        return "ran"
+
+    with connect(jobs.url) as conn:
+        conn.execute(
+            "insert into jobsworth.workers (id, host, pid, version, modes, queues, slots)"
+            " values (gen_random_uuid(), 'elsewhere', 1, '0', '{other}', '{default}', 1)"
+        )
+    assert jobs.run("known").result == "ran"
