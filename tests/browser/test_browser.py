@@ -120,6 +120,7 @@ def test_the_pages_are_whole_and_their_buttons_work(site: Site) -> None:
             page.get_by_role("heading", name="Keys").wait_for()
             wrong += violations(page)
             page.keyboard.press("Escape")
+            page.get_by_role("heading", name="Keys").wait_for(state="hidden")
             page.keyboard.press("g")
             page.keyboard.press("a")
             page.wait_for_url("**/approvals")
