@@ -13,13 +13,15 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from db.bulk.filters import MATCHES, JobFilter
+from db.bulk.filters import MATCHES, MODE, JobFilter
 from db.errors import InvalidInput, shown
 from db.pool import Connection, fetch_all, fetch_one, fetch_val
+from db.queue.enqueue import enqueue
 from db.queue.jobs import JOB_COLUMNS, Job
 from db.queue.new_job import NewJob
 
 EXAMPLES = 10
+URGENT = 1
 
 
 class Operation(StrEnum):
@@ -217,3 +219,26 @@ async def preview(conn: Connection, change: Change, which: JobFilter) -> Preview
     jobs = counts.pop(None, 0)
     examples = await fetch_all(conn, SHOW, values, Job) if jobs else []
     return Preview(jobs=jobs, refused=counts, examples=examples)
+
+
+async def start(
+    conn: Connection,
+    change: Change,
+    which: JobFilter,
+    expected: int,
+    *,
+    team_id: UUID | None = None,
+    request_id: str | None = None,
+) -> UUID:
+    """Enqueue the job that does it, urgently; `expected`: with how many, as `preview` counted."""
+    payload = {
+        "operation": str(change.operation),
+        "filter": which.model_dump(mode="json", exclude_none=True),
+        "reason": change.reason,
+        "queue": change.queue,
+        "priority": change.priority,
+        "expected": expected,
+    }
+    given = {name: value for name, value in payload.items() if value is not None}
+    made = await enqueue(conn, MODE, given, priority=URGENT, team_id=team_id, request_id=request_id)
+    return made.job_id

@@ -4,7 +4,7 @@ In: requests with a token. Out: documents of `db/`, or a problem (RFC 9457) with
 Invariant: a route is a few lines: it parses, calls one operation of `db/`, and answers its model;
 what the caller may see is decided by row-level security, in a transaction of the caller's team.
 
-How the parts fit, and what a router of pages (`worker.dashboard.routes.router_for`) relies on:
+How the parts fit, and what a router of pages (`worker.dashboard.router.router_for`) relies on:
 
 - `app.create_api(database, …, routers=…)` is the ASGI application. Each of `routers` is a function
   `router_for(gate: Gate) -> fastapi.APIRouter`; the face (`worker.web.face.app_for`) passes the

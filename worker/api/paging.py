@@ -17,6 +17,8 @@ from db.errors import InvalidInput
 LIMIT_MAX = 1_000
 LIMIT = 50
 
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
+
 
 class Identified(Protocol):
     """A row that has an id."""
@@ -43,7 +45,7 @@ class Place:
 
     def __init__(
         self,
-        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT,
+        limit: Limit = LIMIT,
         before: Annotated[UUID | None, Query(description="older than this id")] = None,
         after: Annotated[UUID | None, Query(description="newer than this id")] = None,
     ) -> None:

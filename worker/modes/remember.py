@@ -7,10 +7,10 @@ subject, and nothing is deleted.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from db.conversations import threads
@@ -36,6 +36,8 @@ BATCHES_MAX = 20
 # Of a message at least this much is read, though `history_tokens` is less.
 TOKENS_MIN = 1_000
 DROPPED_MAX = 100
+
+Row = TypeVar("Row")
 
 
 @handler("remember", shipped=True)
@@ -129,22 +131,22 @@ def _clipped(one: Said, tokens_max: int) -> str:
 
 
 async def _check_team(job: Job, thread_id: UUID) -> None:
-    try:
-        async with job.database.connection() as connection:
-            thread = await threads.get_by_id(connection, thread_id)
-    except NotFound as error:
-        raise Fail(str(error)) from error
+    thread = await _found(job, threads.get_by_id, thread_id)
     if thread.team_id != job.team_id:
         raise Fail(f"thread {thread_id} is of another team: enqueue the job with its team_id")
 
 
 async def _check_finished(job: Job, run_id: UUID) -> None:
-    try:
-        async with job.database.connection() as connection:
-            run = await runs.get(connection, run_id)
-    except NotFound as error:
-        raise Fail(str(error)) from error
+    run = await _found(job, runs.get, run_id)
     if run.team_id != job.team_id:
         raise Fail(f"run {run_id} is not of the job's team")
     if run.finished_at is None:
         raise Fail(f"run {run_id} is {run.status}: enqueue this job once the run has finished")
+
+
+async def _found(job: Job, get: Callable[[Connection, UUID], Awaitable[Row]], id: UUID) -> Row:
+    try:
+        async with job.database.connection() as connection:
+            return await get(connection, id)
+    except NotFound as error:
+        raise Fail(str(error)) from error

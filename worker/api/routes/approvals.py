@@ -7,14 +7,14 @@ nothing, and says so (409).
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.approvals import approvals
 from db.approvals.approvals import Approval
 from db.approvals.voting import Resolution, Vote, resolve, votes
 from worker.api.access import Access, may
-from worker.api.paging import LIMIT, LIMIT_MAX
+from worker.api.paging import LIMIT, Limit
 from worker.api.problems import documented
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])
@@ -47,7 +47,7 @@ class NewDecision(BaseModel):
 async def list_approvals(
     access: Read,
     thread_id: UUID | None = None,
-    limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT,
+    limit: Limit = LIMIT,
 ) -> list[Approval]:
     async with access.reading() as conn:
         return await approvals.get_pending(conn, limit, thread_id=thread_id)

@@ -12,14 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from db.bulk import batches
 from db.bulk.batches import Change, Operation, Preview
-from db.bulk.filters import MODE, JobFilter
-from db.queue import jobs
+from db.bulk.filters import JobFilter
 from worker.api.access import Access, may
 from worker.api.problems import Forbidden, documented
 
 router = APIRouter(prefix="/bulk", tags=["jobs"])
 Write = Annotated[Access, may("jobs:write")]
-URGENT = 1
 
 
 class NewBulk(BaseModel):
@@ -61,18 +59,9 @@ async def operate(access: Write, new: NewBulk, response: Response) -> Bulk:
         preview = await batches.preview(conn, change, which)
     if new.dry_run or preview.jobs == 0:
         return Bulk(id=None, preview=preview)
-    payload = {
-        "operation": str(new.operation),
-        "filter": which.model_dump(mode="json", exclude_none=True),
-        "reason": new.reason,
-        "queue": new.queue,
-        "priority": new.priority,
-        "expected": preview.jobs,
-    }
-    given = {name: value for name, value in payload.items() if value is not None}
     async with access.acting() as conn:
-        made = await jobs.enqueue(
-            conn, MODE, given, priority=URGENT, team_id=team_id, request_id=access.request_id
+        job_id = await batches.start(
+            conn, change, which, preview.jobs, team_id=team_id, request_id=access.request_id
         )
     response.status_code = 202
-    return Bulk(id=made.job_id, preview=preview)
+    return Bulk(id=job_id, preview=preview)

@@ -16,14 +16,13 @@ from db.conversations.recent_threads import RecentThread
 from db.conversations.threads import Thread, ThreadStatus
 from worker.api.access import Access, may
 from worker.api.modes import check_mode
-from worker.api.paging import LIMIT, LIMIT_MAX
+from worker.api.paging import LIMIT, Limit
 from worker.api.problems import documented
 from worker.api.routes.jobs import Key
 
 router = APIRouter(tags=["conversations"])
 Read = Annotated[Access, may("threads:read")]
 Write = Annotated[Access, may("threads:write")]
-Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
 
 
 class NewThread(BaseModel):

@@ -7,11 +7,11 @@ repeated with the same Idempotency-Key within a day enqueues nothing more.
 from typing import Annotated, Any, cast
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from db.conversations import threads
+from db.documents import parse_payload
 from db.errors import Conflict, InvalidInput
 from db.people import agents
 from db.pool import Connection
@@ -99,7 +99,7 @@ async def list_jobs(
         str | None, Query(description="JSON that the payload contains", examples=['{"user": 7}'])
     ] = None,
 ) -> Page[Job]:
-    wanted = None if payload is None else _document(payload)
+    wanted = None if payload is None else parse_payload(payload, "payload")
     async with access.reading() as conn:
         found = await jobs.list_jobs(
             conn,
@@ -197,11 +197,3 @@ async def _check_same(conn: Connection, job_id: UUID, new: NewJob) -> None:
             f"this Idempotency-Key was used for another request, which enqueued job {job_id}",
             "use a key once: for one request and its repetitions",
         )
-
-
-def _document(text: str) -> dict[str, Any]:
-    try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"payload is not JSON: {error}", 'write it like {"user": 7}') from error
-    return found

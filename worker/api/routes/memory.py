@@ -15,7 +15,7 @@ from db.memory.status import Memory, MemoryStatus, MemoryType
 from db.people import agents
 from db.people.agents import Agent
 from worker.api.access import Access, Seen, may
-from worker.api.paging import LIMIT, LIMIT_MAX
+from worker.api.paging import LIMIT, Limit
 from worker.api.problems import documented
 
 router = APIRouter(tags=["memory"])
@@ -43,7 +43,7 @@ async def list_memories(
     types: Annotated[list[MemoryType] | None, Query(alias="type")] = None,
     agent_id: UUID | None = None,
     before: Annotated[UUID | None, Query(description="older than this id")] = None,
-    limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT,
+    limit: Limit = LIMIT,
 ) -> list[Memory]:
     async with access.reading() as conn:
         return await status.list_memories(

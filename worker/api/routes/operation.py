@@ -7,7 +7,7 @@ shown to, and changed by, callers of no team alone.
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel
 
 from db.deployments import deployments, environments
@@ -22,7 +22,7 @@ from db.queue.jobs import Counts
 from db.queue.queues import Queue
 from db.queue.workers import Worker
 from worker.api.access import Access, may
-from worker.api.paging import LIMIT, LIMIT_MAX
+from worker.api.paging import LIMIT, Limit
 from worker.api.problems import documented
 
 router = APIRouter(tags=["operation"])
@@ -31,7 +31,6 @@ WriteQueues = Annotated[Access, may("queues:write")]
 ReadWorkers = Annotated[Access, may("workers:read")]
 ReadDeployments = Annotated[Access, may("deployments:read")]
 ReadStats = Annotated[Access, may("stats:read")]
-Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
 
 
 class QueuesShown(BaseModel):

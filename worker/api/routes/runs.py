@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel
 
 from db.errors import NotFound
 from db.pool import Connection
@@ -22,6 +22,7 @@ from db.steps.steps import Step
 from worker.api.access import Access, may
 from worker.api.paging import At, Page
 from worker.api.problems import Forbidden, documented
+from worker.api.routes.jobs import Reason
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 Read = Annotated[Access, may("runs:read")]
@@ -43,10 +44,6 @@ class NewFork(BaseModel):
     step: str | None = None
     changes: dict[str, dict[str, Any]] | None = None
     dry_run: bool = False
-
-
-class Reason(BaseModel):
-    reason: str = Field(default="canceled through the API", max_length=1_000)
 
 
 class StatusOf(BaseModel):

@@ -6,7 +6,7 @@ In: a name, its times and its job. Out: schedules, and what became of their time
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from db.people import agents
@@ -14,7 +14,7 @@ from db.schedules import schedules
 from db.schedules.schedules import Firing, NewSchedule, Schedule
 from worker.api.access import Access, Seen, may
 from worker.api.modes import check_mode
-from worker.api.paging import LIMIT, LIMIT_MAX
+from worker.api.paging import LIMIT, Limit
 from worker.api.problems import documented
 
 router = APIRouter(prefix="/schedules", tags=["schedules"])
@@ -60,9 +60,7 @@ async def set_schedule(access: Write, name: str, new: SetSchedule) -> Schedule:
 
 
 @router.get("/{name}/firings", summary="List what became of its times", responses=documented(404))
-async def list_firings(
-    access: Read, name: str, limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT
-) -> list[Firing]:
+async def list_firings(access: Read, name: str, limit: Limit = LIMIT) -> list[Firing]:
     async with access.reading() as conn:
         found = await schedules.get(conn, name, access.caller.team_id)
         return await schedules.firings(conn, found.id, limit)

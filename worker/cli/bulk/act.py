@@ -70,16 +70,7 @@ async def _enqueue(
     wait: bool,
     as_json: bool,
 ) -> ExitCode:
-    payload = {
-        "operation": str(change.operation),
-        "filter": which.model_dump(mode="json", exclude_none=True),
-        "reason": change.reason,
-        "queue": change.queue,
-        "priority": change.priority,
-        "expected": found.jobs,
-    }
-    given = {name: value for name, value in payload.items() if value is not None}
-    job_id = (await jobs.enqueue(conn, MODE, given, priority=1)).job_id
+    job_id = await batches.start(conn, change, which, found.jobs)
     if not as_json:
         emit(str(job_id))
         say(f"to be {DONE[change.operation]}: {_jobs(found.jobs)}{_but(found.refused)}")

@@ -55,12 +55,7 @@ def emit_exchanges(exchanges: list[Exchange]) -> None:
         )
         asked = exchange.asked
         facts = [("asked", NOT_KEPT)] if asked is None else _asked(asked, shown)
-        match exchange.answer:
-            case {"response": response}:
-                said = words_of(response)
-            case answer:
-                said = None if answer is None else words_of(answer)
-        emit_facts([*facts, ("said", said), ("error", call.error)], indent="  ")
+        emit_facts([*facts, ("said", said(exchange)), ("error", call.error)], indent="  ")
         shown = asked or shown
 
 
@@ -69,8 +64,22 @@ def _asked(asked: list[Any], shown: list[Any]) -> list[tuple[str, str | Text | N
     while same < min(len(asked), len(shown)) and asked[same] == shown[same]:
         same += 1
     before = [("asked", f"({same} texts as before)")] if same else []
-    new = [("asked", NOT_KEPT if text is None else words_of(text)) for text in asked[same:]]
+    new = [("asked", asked_words(text)) for text in asked[same:]]
     return [*before, *new]
+
+
+def asked_words(text: Any) -> str:
+    """A text of a request, in words; of None, that it is not kept."""
+    return NOT_KEPT if text is None else words_of(text)
+
+
+def said(exchange: Exchange) -> str | None:
+    """What the model answered, in words; None without an answer."""
+    match exchange.answer:
+        case {"response": response}:
+            return words_of(response)
+        case answer:
+            return None if answer is None else words_of(answer)
 
 
 def words_of(message: Any) -> str:

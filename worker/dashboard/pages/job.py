@@ -113,17 +113,8 @@ def _facts(frame: Frame, file: JobFile) -> list[tuple[str, Any, str | None]]:
 
 def _call(exchange: Exchange) -> dict[str, Any]:
     asked = exchange.asked
-    match exchange.answer:
-        case {"response": response}:
-            said = call_view.words_of(response)
-        case None:
-            said = None
-        case other:
-            said = call_view.words_of(other)
     return {
         "call": exchange.call,
-        "asked": None
-        if asked is None
-        else [call_view.NOT_KEPT if t is None else call_view.words_of(t) for t in asked],
-        "said": said,
+        "asked": None if asked is None else [call_view.asked_words(text) for text in asked],
+        "said": call_view.said(exchange),
     }

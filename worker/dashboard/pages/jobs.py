@@ -6,15 +6,15 @@ In: filters. Out: a page of jobs, newest first; each open one with its `why`, fr
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import orjson
 from fastapi import Response
 from pydantic import ValidationError
 
 from db.bulk import matching
 from db.bulk.filters import JobFilter
+from db.documents import parse_payload
 from db.errors import InvalidInput
 from db.pool import Connection
 from db.queue import jobs
@@ -87,7 +87,7 @@ async def _found(conn: Connection, frame: Frame) -> list[Job]:
 
 def filter_of(asked: dict[str, str], now: datetime) -> JobFilter:
     """The filter that an address says. Raises `InvalidInput`."""
-    since = asked.get("since")
+    since, payload = asked.get("since"), asked.get("payload")
     values: dict[str, Any] = {
         "status": chosen(JobStatus, asked.get("status")),
         "waiting_for": chosen(WaitReason, asked.get("reason")),
@@ -98,7 +98,7 @@ def filter_of(asked: dict[str, str], now: datetime) -> JobFilter:
         "request_id": asked.get("request"),
         "error": asked.get("error"),
         "since": None if since is None else parse_since(since, "since", now),
-        "payload": _payload(asked.get("payload")),
+        "payload": None if payload is None else parse_payload(payload, "the payload"),
     }
     try:
         return JobFilter.model_validate(values)
@@ -116,17 +116,3 @@ def _until(job: Job) -> datetime | None:
 
 def _id(text: str | None) -> UUID | None:
     return None if text is None else whole_id(text, "thread")
-
-
-def _payload(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        value = orjson.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidInput(
-            f"the payload {text!r} is no JSON object", 'write it like {"name": "Ada"}'
-        )
-    return cast(dict[str, Any], value)

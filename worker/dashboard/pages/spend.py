@@ -11,20 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Literal, cast, get_args
 
 from fastapi import Response
 
 from db.errors import InvalidInput
 from db.money import budgets, ledger
 from db.money.budgets import Budget
-from db.money.ledger import UsageBy
+from db.money.ledger import Dimension, UsageBy
 from db.pool import Connection
 from worker.cli.terminal.times import parse_since
 from worker.dashboard.frame import Frame, answer, headers
 from worker.dashboard.words import money
 
-By = Literal["model", "mode", "agent", "team", "provider", "scope", "run", "thread", "day"]
+DIMENSIONS: tuple[Dimension, ...] = (
+    "model",
+    "mode",
+    "agent",
+    "team",
+    "provider",
+    "scope",
+    "run",
+    "thread",
+    "day",
+)
 SPANS = {"today": "today", "7d": "7 days", "30d": "30 days", "365d": "a year"}
 DEFAULT_SPAN = "30d"
 ROWS_MAX = 200
@@ -41,10 +50,10 @@ class Bound:
 async def page(conn: Connection, frame: Frame) -> Response:
     span = frame.query.get("since", DEFAULT_SPAN)
     by = frame.query.get("by", "model")
-    if by not in get_args(By):
-        raise InvalidInput(f"{by!r} is no dimension", f"choose one of {', '.join(get_args(By))}")
+    if by not in DIMENSIONS:
+        raise InvalidInput(f"{by!r} is no dimension", f"choose one of {', '.join(DIMENSIONS)}")
     since = parse_since(span, "since", frame.now)
-    rows = await ledger.usage_by(conn, cast(By, by), since)
+    rows = await ledger.usage_by(conn, by, since)
     if frame.query.get("as") == "csv":
         return _csv(frame, by, rows)
     days = await ledger.usage_by(conn, "day", since)
@@ -56,7 +65,7 @@ async def page(conn: Connection, frame: Frame) -> Response:
         page="spend",
         asking=0,
         by=by,
-        dimensions=get_args(By),
+        dimensions=DIMENSIONS,
         spans=SPANS,
         rows=most[:ROWS_MAX],
         left_out=max(0, len(rows) - ROWS_MAX),
