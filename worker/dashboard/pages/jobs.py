@@ -37,7 +37,7 @@ TEXTS = (
     ("since", "Since", "2h, today"),
 )
 # What an index serves; everything else goes by `db.bulk.matching`.
-PLAIN = {"status", "reason", "mode", "queue", "thread", "before"}
+PLAIN = {"status", "reason", "mode", "queue", "thread", "request", "before"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ async def _found(conn: Connection, frame: Frame) -> list[Job]:
             mode=asked.get("mode"),
             queue=asked.get("queue"),
             thread_id=_id(asked.get("thread")),
+            request_id=asked.get("request"),
             limit=LIMIT,
             before_id=before_id,
         )
