@@ -14,14 +14,15 @@ select exists (
 """
 
 
-async def until_blocked(database: Database, waiting: AsyncConnection) -> None:
-    """Return once `waiting` waits for a lock of another transaction.
+async def is_blocked(database: Database, waiting: AsyncConnection) -> bool:
+    """Whether `waiting` waits for a lock of another transaction.
 
     Behind a pooler its process cannot be told, so there it is any one of this database.
     """
     pid = None if getattr(waiting, "pooled", False) else waiting.info.backend_pid
+    return bool(await database.fetch_val(BLOCKED, [pid]))
 
-    async def blocked() -> bool:
-        return bool(await database.fetch_val(BLOCKED, [pid]))
 
-    await until(blocked)
+async def until_blocked(database: Database, waiting: AsyncConnection) -> None:
+    """Return once `waiting` waits for a lock of another transaction."""
+    await until(lambda: is_blocked(database, waiting))

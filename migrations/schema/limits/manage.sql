@@ -121,7 +121,9 @@ begin
   from jobsworth.gates_of(ids) g
   cross join lateral (
     select r.lease_no from jobsworth.reactive_jobs r where r.id = g.job_id offset 0) j
-  where g.limit_name = of_limit;
+  where g.limit_name = of_limit
+  -- A claim that has committed since the rows were deleted has counted its jobs itself.
+  on conflict do nothing;
   -- So that their ends look who waits. One that somebody holds is left to the sweep.
   update jobsworth.reactive_jobs j set limited = true
   where j.id = any(array(

@@ -73,9 +73,14 @@ begin
   if turns <> '{}' then
     again := jobsworth.reconsider(turns, false, claimant, promote_gate.room);
     if l.limit_name is not null then
+      -- Locked: another promotion may have queued a job meanwhile, and the claim that takes it now
+      -- must not find its slot turned into a turn, which counts for nothing while the job runs.
       insert into jobsworth.job_limit_slots (limit_name, key, job_id)
-      select of_limit, of_key, j.id from jobsworth.reactive_jobs j
-      where j.id = any(turns) and j.status::text = 'queued'
+      select of_limit, of_key, j.id
+      from (
+        select r.id from jobsworth.reactive_jobs r
+        where r.id = any(turns) and r.status::text = 'queued'
+        for no key update skip locked) j
       on conflict (limit_name, key, job_id) do update
       set lease_no = null, turn_at = excluded.turn_at;
     end if;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import LiteralString
 from uuid import UUID
 
 import pytest
@@ -12,6 +13,7 @@ from db.queue import promote
 from db.queue.enqueue import enqueue
 from tests.db.protocol import (
     add,
+    blocking,
     breaches,
     cancel,
     claim,
@@ -30,6 +32,8 @@ from tests.db.protocol import (
     state,
     states,
 )
+from tests.db.racing import is_blocked
+from tests.support import until
 
 pytestmark = pytest.mark.both
 
@@ -174,6 +178,57 @@ async def test_two_claims_at_once_do_not_pass_a_limit_together(
         assert (got.jobs, got.held_up, got.all_found) == ([], [], False)
         assert await state(conn, second) == ("queued", None)
     assert (await claim(conn, worker_id, 1)).held_up == [second]
+
+
+# In the tests' server, a promotion waits here between its look at who waits and what it does.
+HELD_PROMOTION: LiteralString = """
+alter function jobsworth.reconsider(uuid[], boolean, uuid, int) rename to reconsider_at_once;
+create function jobsworth.reconsider(
+  job_ids uuid[], wait_for_locks boolean default false, claimant uuid default null,
+  room int default 0) returns uuid[] language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock(1);
+  return jobsworth.reconsider_at_once(job_ids, wait_for_locks, claimant, room);
+end $$;
+"""
+PROMOTE: LiteralString = "select jobsworth.promote_gate('one', '', 'limit one')"
+PROMOTE_AT_ONCE: LiteralString = "select jobsworth.reconsider_at_once(array[%(job_id)s::uuid])"
+
+
+async def test_a_late_promotion_does_not_take_the_slot_of_a_job_that_runs(
+    conn: Connection, database: Database
+) -> None:
+    await job_limits.set_limit(conn, "one", slots=1)
+    worker_id = await register(conn)
+    first, second, third = [await add(conn) for _ in range(3)]
+    [job] = (await claim(conn, worker_id)).jobs
+    assert job.id == first
+    await finish(conn, done(lease_of(job, worker_id)))
+    await execute(conn, HELD_PROMOTION)
+    async with (
+        database.connection() as late,
+        database.connection() as other,
+        database.connection() as gate,
+    ):
+        await execute(gate, "begin")
+        await execute(gate, "select pg_advisory_xact_lock(1)")
+        async with blocking(database, late, execute(late, PROMOTE)) as promoted:
+            # It has seen the second one wait. Before it goes on, another promotion queues that,
+            # and a claim takes it.
+            await execute(conn, PROMOTE_AT_ONCE, {"job_id": second})
+
+            async def goes_on() -> bool:
+                return bool(promoted) or await is_blocked(database, late)
+
+            async with other.transaction():
+                assert [job.id for job in (await claim(other, worker_id, 1)).jobs] == [second]
+                await gate.rollback()
+                await until(goes_on)
+        assert isinstance(promoted[0], int)
+    await promote.unblock(conn, [third])
+    assert (await claim(conn, worker_id)).jobs == []
+    assert await state(conn, third) == ("waiting", "limit")
+    assert await breaches(conn) == []
 
 
 async def test_a_turn_that_nobody_takes_holds_up_nobody(conn: Connection) -> None:
