@@ -1,15 +1,17 @@
 """A provider whose answers take long: it holds many requests open at little cost.
 
-    python -m bench.slow_provider --seconds 60
+    python -m bench.slow_provider --open 10000
 
-It prints its base URL, and answers every chat completion after so many seconds. `GET /count` tells
-how many requests are open, the most that were open at once, and how many were answered.
+It prints its base URL. It answers nothing until so many requests are open, and then each after the
+time that it took to get there: they are answered as they came. `GET /count` tells how many requests
+are open, the most that were open at once, and how many were answered.
 """
 
 import argparse
 import asyncio
 import json
 import resource
+from collections.abc import Callable
 
 BACKLOG = 4096
 ANSWER = json.dumps(
@@ -33,28 +35,40 @@ ANSWER = json.dumps(
 class Count:
     """The requests of all connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: int) -> None:
         self.open = self.most = self.answered = 0
+        self._wanted = wanted
+        self._waiting: list[tuple[float, Callable[[], None]]] = []
 
-    def begin(self) -> None:
-        """Count one more open request."""
+    def begin(self, answer: Callable[[], None]) -> None:
+        """Count one more open request, and call `answer` when it is time to."""
         self.open += 1
         self.most = max(self.most, self.open)
+        loop = asyncio.get_running_loop()
+        self._waiting.append((loop.time(), answer))
+        if self.open >= self._wanted:
+            seconds = loop.time() - self._waiting[0][0]
+            for began, waiting in self._waiting:
+                loop.call_at(began + seconds, waiting)
+            self._waiting.clear()
 
     def end(self, *, answered: bool) -> None:
         """Count one open request less."""
         self.open -= 1
         self.answered += answered
 
+    def told(self) -> dict[str, int]:
+        """What `GET /count` answers."""
+        return {"open": self.open, "most": self.most, "answered": self.answered}
+
 
 class Connection(asyncio.Protocol):
     """One connection: one request after the other, none in advance."""
 
-    def __init__(self, count: Count, seconds: float) -> None:
+    def __init__(self, count: Count) -> None:
         self._count = count
-        self._seconds = seconds
         self._read = b""
-        self._answer: asyncio.TimerHandle | None = None
+        self._asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -67,19 +81,20 @@ class Connection(asyncio.Protocol):
             return
         self._read = b""
         if head.startswith(b"GET"):
-            self._send(json.dumps(vars(self._count)).encode())
+            self._send(json.dumps(self._count.told()).encode())
             return
-        self._count.begin()
-        loop = asyncio.get_running_loop()
-        self._answer = loop.call_later(self._seconds, self._give_answer)
+        self._asked = True
+        self._count.begin(self._give_answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None:
-            self._answer.cancel()
+        if self._asked:
+            self._asked = False
             self._count.end(answered=False)
 
     def _give_answer(self) -> None:
-        self._answer = None
+        if not self._asked:
+            return
+        self._asked = False
         self._count.end(answered=True)
         self._send(ANSWER)
 
@@ -95,10 +110,10 @@ def _length(head: bytes) -> int:
     return 0
 
 
-async def _serve(seconds: float) -> None:
-    count = Count()
+async def _serve(wanted: int) -> None:
+    count = Count(wanted)
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(count, seconds), "127.0.0.1", 0, backlog=BACKLOG
+        lambda: Connection(count), "127.0.0.1", 0, backlog=BACKLOG
     )
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
@@ -107,11 +122,11 @@ async def _serve(seconds: float) -> None:
 def main() -> None:
     """Serve until the process is ended."""
     parser = argparse.ArgumentParser(prog="slow_provider", description=__doc__)
-    parser.add_argument("--seconds", type=float, required=True, help="time until each answer")
+    parser.add_argument("--open", type=int, required=True, help="open requests to wait for")
     given = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(_serve(given.seconds))
+    asyncio.run(_serve(given.open))
 
 
 if __name__ == "__main__":

@@ -71,11 +71,21 @@ def test_what_is_garbage_when_the_collector_looks_is_freed_before_the_rest_is_fr
         gc.enable()
 
 
-def test_frozen_garbage_is_collected_when_few_attempts_are_left() -> None:
+def test_frozen_garbage_is_collected_when_few_attempts_have_been_left_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(collector, "monotonic", lambda: now[0])
     usual, attempts = gc.get_threshold(), Attempts(collector.MANY)
     look = Collector(attempts)
     garbage = frozen_garbage(look)
-    attempts.running = collector.FEW - 1
+    attempts.running, attempts.ended = 1, collector.MANY - 1
+    for _ in range(2):
+        # What has just ended is not gone yet.
+        now[0] += collector.FEW_SECONDS / 2 - 1
+        look.look()
+        assert garbage() is not None
+    now[0] += 2
     look.look()
     assert garbage() is None
     assert (look.freezing, gc.get_threshold()) == (False, usual)
