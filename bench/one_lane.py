@@ -3,7 +3,8 @@
 In: the numbers of worker processes (1, 2, 12 and 24 by default). Out: for each, the jobs per second
 of one lane of no-op jobs, and for each job the claims that were made and the transactions that were
 committed. A lane runs one job at a time, so more workers cannot be faster; they should not be
-slower. It runs on a temporary server of its own, with durable commits.
+slower. What they cost without the lane is measured beside it: the same number, of which all but one
+serve another queue. It runs on a temporary server of its own, with durable commits.
 """
 
 import sys
@@ -40,10 +41,12 @@ from pg_stat_database d where d.datname = current_database()
 def main(numbers: tuple[int, ...]) -> None:
     with running_server() as server:
         for number in numbers:
-            print(f"{number:3d} workers {_measure(server, number)}")
+            print(f"{number:3d} workers {_measure(server, number, apart=0)}", flush=True)
+            if number > 1:
+                print(f"{number:3d}, 1 for it {_measure(server, number, apart=number - 1)}")
 
 
-def _measure(server: Server, workers: int) -> str:
+def _measure(server: Server, workers: int, *, apart: int) -> str:
     url = server.database("one_lane")
     migrate(url, "jobsworth")
     with connect(url) as connection, ExitStack() as started:
@@ -51,7 +54,10 @@ def _measure(server: Server, workers: int) -> str:
         connection.execute("alter database one_lane set track_functions = 'pl'")
         settle_statistics(connection)
         together = [
-            started.enter_context(our_worker(url, pool_max=4, slots=10)) for _ in range(workers)
+            started.enter_context(
+                our_worker(url, pool_max=4, slots=10, queues="other" if n < apart else "default")
+            )
+            for n in range(workers)
         ]
         wait_registered(connection, together)
         time.sleep(IDLE_SECONDS)
