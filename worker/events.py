@@ -34,6 +34,8 @@ REQUEST_FAILED: Final = "request.failed"
 
 DATABASE_LOST: Final = "database.lost"
 DATABASE_RECOVERED: Final = "database.recovered"
+DATABASE_STARTED: Final = "database.started"
+DATABASE_NOT_STARTED: Final = "database.not_started"
 SQL_RAN: Final = "sql.ran"
 LISTEN_REFUSED: Final = "listen.refused"
 LISTEN_LOST: Final = "listen.lost"
@@ -124,6 +126,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     REQUEST_FAILED: "a request of the HTTP API met an error of its own; with its id",
     DATABASE_LOST: "statements fail; the daemon goes on trying",
     DATABASE_RECOVERED: "statements work again",
+    DATABASE_STARTED: "the embedded database had ended and was started again",
+    DATABASE_NOT_STARTED: "the embedded database has ended and does not start; tried again",
     SQL_RAN: "a statement, without its values, and the seconds it took (JOBSWORTH_SQL_ECHO)",
     LISTEN_REFUSED: "a pooler passes no notifications on; polling finds new jobs",
     LISTEN_LOST: "the connection for notifications ended; polling goes on",
@@ -252,6 +256,11 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
         "error",
     ),
     DATABASE_LOST: (
+        "error",
+        "remedy",
+    ),
+    DATABASE_STARTED: ("data_dir",),
+    DATABASE_NOT_STARTED: (
         "error",
         "remedy",
     ),

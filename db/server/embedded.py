@@ -69,6 +69,16 @@ class Embedded:
                 self._users.release()
                 raise
 
+    def keep_up(self) -> bool:
+        """Start the server if it has ended; whether it had. Raises `EmbeddedError`."""
+        if self._cluster.alive():
+            return False
+        with self._alone(START_SECONDS_MAX):
+            ended = not self._cluster.alive()
+            if ended:
+                self._cluster.run()
+        return ended
+
     def close(self) -> None:
         """Stop using the server; the last user stops it. A second call does nothing."""
         if not self._users.held:

@@ -226,7 +226,7 @@ class InlineWorker:
         self, settings: Settings, url: str, embedder: Embedder, pricing: PriceSource | None = None
     ) -> None:
         self.parts = make_parts(settings, url, dict(handlers.registry), embedder, pricing)
-        self._daemon = Daemon(settings, self.parts, lambda: None)
+        self._daemon = Daemon(settings, self.parts)
         self._ended = anyio.Event()
 
     async def __aenter__(self) -> InlineWorker:

@@ -11,8 +11,8 @@ many attempts run, Python collects young objects only, and once a second all oth
 is, left out of later collections. A look through what has become old since, before it is frozen,
 held the loop for 0.4 s when 1,500 agents had begun together.
 
-Why a minute: a look when few were left of 3,000 agents held the loop for 1.1 s. It went through what
-their connections still held, and found 354 objects.
+Why a minute: a look when few were left of 3,000 agents held the loop for 1.1 s. It went through
+what their connections still held, and found 354 objects.
 """
 
 import gc

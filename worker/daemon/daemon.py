@@ -8,7 +8,7 @@ second signal gives them back at once.
 """
 
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -21,13 +21,13 @@ from anyio.abc import TaskGroup
 
 from db.diagnosis.fitness import missing_rights, unfit_session
 from db.errors import DatabaseError, JobsworthError, Refused, SchemaMismatch
-from db.migrate import check, migrate
+from db.migrate import check
 from db.pool import Connection, Database, bounded
 from db.server.embedded import Embedded
-from db.server.embedded import start as start_embedded
 from worker import events, handler_modules, handlers
 from worker.approvals import webhooks
 from worker.daemon import collector, core, systemd
+from worker.daemon.embedded import database_of, keep_up
 from worker.daemon.loop_watch import LoopWatch, turn
 from worker.daemon.open_files import raise_limit
 from worker.daemon.parts import Parts, make_parts, model_choice
@@ -67,9 +67,9 @@ async def run(settings: Settings) -> int:
         log.error(events.DAEMON_FAILED, error=error.message, remedy=error.remedy)
         return REFUSED
     try:
-        async with _database_url(settings) as (url, let_go):
+        async with database_of(settings) as (url, embedded):
             parts = make_parts(settings, url, registry, embedder, tracing=tracing)
-            return await Daemon(settings, parts, let_go).run()
+            return await Daemon(settings, parts, embedded).run()
     finally:
         await embedder.close()
         if tracing is not None:
@@ -79,10 +79,10 @@ async def run(settings: Settings) -> int:
 class Daemon:
     """One worker process."""
 
-    def __init__(self, settings: Settings, parts: Parts, let_go: Callable[[], None]) -> None:
-        """`let_go` releases the embedded database without waiting, before the process is ended."""
+    def __init__(self, settings: Settings, parts: Parts, embedded: Embedded | None = None) -> None:
+        """`embedded`: the database, if it is that of this machine and lives by its users."""
         self._settings = settings
-        self._let_go = let_go
+        self._embedded = embedded
         self._repeats = Repeats()
         self.parts = parts
 
@@ -120,6 +120,8 @@ class Daemon:
         parts = self.parts
         async with parts.database, self._face() as face, anyio.create_task_group() as tasks:
             tasks.start_soon(turn, parts.vitals)
+            if self._embedded is not None:
+                tasks.start_soon(keep_up, self._embedded)
             try:
                 if face is not None:
                     await self._serve_http(tasks, face)
@@ -284,6 +286,11 @@ class Daemon:
         self._let_go()
         os._exit(exit_code)
 
+    def _let_go(self) -> None:
+        """Release the embedded database: the process is about to be ended."""
+        if self._embedded is not None:
+            self._embedded.close()
+
 
 async def _refuse_unfit(connection: Connection) -> None:
     """Raise `Refused` with everything that keeps a worker from working in this database."""
@@ -304,18 +311,3 @@ def _load_handlers(settings: Settings) -> Mapping[str, handlers.Handler]:
         )
     model_choice(settings).check()
     return registry
-
-
-@asynccontextmanager
-async def _database_url(settings: Settings) -> AsyncGenerator[tuple[str, Callable[[], None]]]:
-    """The database's URL, and how to release an embedded one without waiting."""
-    if settings.database_url is not None:
-        yield settings.database_url, lambda: None
-        return
-    embedded: Embedded = await anyio.to_thread.run_sync(start_embedded, settings.data_dir)
-    try:
-        await anyio.to_thread.run_sync(migrate, embedded.url, settings.schema_name)
-        yield embedded.url, embedded.close
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(embedded.close)

@@ -269,7 +269,7 @@ async def test_a_daemon_samples_only_for_an_endpoint(
     with connect(database_url) as conn:
         async with anyio.create_task_group() as tasks:
             parts = make_parts(settings, database_url, {}, embedder)
-            tasks.start_soon(Daemon(settings, parts, lambda: None).run)
+            tasks.start_soon(Daemon(settings, parts).run)
             workers = "select count(*) from jobsworth.workers where idle"
             await until(_async(lambda: _only(conn, workers) == 1))
             os.kill(os.getpid(), signal.SIGTERM)
