@@ -24,17 +24,23 @@ from db.memory.status import MemoryType
 from db.pool import Connection, execute, fetch_all
 
 KIND = "extracted"
+# So often a model is paid for a message, once with others and once alone, if nothing comes of it.
+UNUSABLE_MAX = 2
 LIMIT_MAX = 1_000
 
 
 class Said(BaseModel):
-    """A message of a user. `person`: the id of its author, or of its thread if that is unknown."""
+    """A message of a user. `person`: the id of its author, or of its thread if that is unknown.
+
+    `unusable`: so many outputs on it were of no use.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     id: UUID
     text: str
     person: str
+    unusable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +93,9 @@ async def take(
     """Take messages of users that nobody has read yet, oldest first, in the caller's transaction.
 
     The job that took one alone keeps what it states; it is free again when that job has ended
-    without. With `run_id` only those that the run's jobs dealt with, `after` only later ones.
-    `fitting` chooses some of those that are found.
+    without. One on which `UNUSABLE_MAX` outputs were of no use is left. With `run_id` only those
+    that the run's jobs dealt with, `after` only later ones. `fitting` chooses some of those that
+    are found.
     """
     check_limit(limit, LIMIT_MAX, "ask for fewer messages")
     await execute(conn, ONE_READER, {"thread_id": origin.thread_id, "extractor": origin.extractor})
@@ -100,8 +107,10 @@ async def take(
 
 
 UNREAD: LiteralString = """
-select m.id, m.text, coalesce(m.author_user_id, m.thread_id)::text as person
+select m.id, m.text, coalesce(m.author_user_id, m.thread_id)::text as person,
+  coalesce(t.unusable, 0) as unusable
 from jobsworth.chat_messages m
+left join jobsworth.extracted_messages t on t.message_id = m.id and t.extractor = %(extractor)s
 where m.thread_id = %(thread_id)s and m.role = 'user'
   and m.team_id is not distinct from %(team_id)s
   and (%(after)s::uuid is null or m.id > %(after)s)
@@ -109,12 +118,10 @@ where m.thread_id = %(thread_id)s and m.role = 'user'
     select 1 from jobsworth.reactive_jobs j
     where j.run_id = %(run_id)s and j.trigger_message_id in (m.id, m.merged_into)))
   and not exists (select 1 from jobsworth.retracted_messages r where r.message_id = m.id)
+  and not coalesce(t.kept or t.unusable >= %(unusable_max)s, false)
   and not exists (
-    select 1 from jobsworth.extracted_messages x
-    where x.message_id = m.id and x.extractor = %(extractor)s
-      and (x.kept or x.job_id <> %(job_id)s and exists (
-        select 1 from jobsworth.reactive_jobs j
-        where j.id = x.job_id and j.finished_at is null)))
+    select 1 from jobsworth.reactive_jobs j
+    where j.id = t.job_id and j.id <> %(job_id)s and j.finished_at is null)
 order by m.id
 limit %(limit)s
 """
@@ -131,6 +138,7 @@ async def _unread(
         "run_id": run_id,
         "after": after,
         "limit": limit,
+        "unusable_max": UNUSABLE_MAX,
     }
     return await fetch_all(conn, UNREAD, values, Said)
 
@@ -150,6 +158,20 @@ returning x.message_id
 async def _mark(conn: Connection, origin: Origin, ids: Sequence[UUID]) -> list[UUID]:
     values = {"ids": list(ids), "extractor": origin.extractor, "job_id": origin.job_id}
     return sorted(row["message_id"] for row in await fetch_all(conn, MARK, values))
+
+
+SPOIL: LiteralString = """
+update jobsworth.extracted_messages x
+set unusable = x.unusable + 1
+where x.message_id = any(%(ids)s::uuid[]) and x.extractor = %(extractor)s
+  and x.job_id = %(job_id)s and not x.kept
+"""
+
+
+async def spoil(conn: Connection, origin: Origin, ids: Sequence[UUID]) -> int:
+    """Count that a model's output on these messages was of no use, in the caller's transaction."""
+    values = {"ids": list(ids), "extractor": origin.extractor, "job_id": origin.job_id}
+    return await execute(conn, SPOIL, values)
 
 
 async def keep(

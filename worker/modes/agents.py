@@ -37,7 +37,7 @@ from worker.modes.offline_model import (
 )
 from worker.modes.plan_execution import PlanExecution
 from worker.modes.plans import Plan
-from worker.modes.requests import CarriedOut, Classified, Made, Request, Task
+from worker.modes.requests import CarriedOut, Classified, Made, Request, Task, Unusable
 from worker.modes.toolset import EFFECTS, TOOLS
 from worker.outcomes import Fail
 from worker.people import own_agent
@@ -158,7 +158,7 @@ def _explained(model: Model, task: Task, failed: Fail) -> Fail:
     cause = failed.__cause__
     if not isinstance(cause, UnexpectedModelBehavior):
         return failed
-    return Fail(
+    return Unusable(
         f"{model.model_id} gave nothing that can be used to {task}: {cause.message}; "
         "try again by a new job, or choose another model by JOBSWORTH_MODEL"
     )

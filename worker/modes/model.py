@@ -22,8 +22,8 @@ T = TypeVar("T")
 async def ask(job: Job, request: Request, kind: type[T], *, deps: Any = None) -> Made[T]:
     """What the model makes of the request; a replay reads the recorded answers.
 
-    `deps` are those of the agent's tools. Raises `Fail` if the model does not come to a usable
-    `kind`.
+    `deps` are those of the agent's tools. Raises `Unusable`, a `Fail`, if the model does not come
+    to a usable `kind`.
     """
     agents = await state_of(job).tools.model.once(_agents)
     return await agents.ask(job, request, kind, deps)

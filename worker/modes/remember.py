@@ -2,14 +2,15 @@
 
 In: a thread, or what a finished run dealt with of it. Out: memories with a type, their evidence and
 a confidence. Invariant: one version of the extractor reads a message once, however many jobs it has
-and whenever they die; a later statement supersedes an earlier one of the same person about the same
-subject, and nothing is deleted.
+and whenever they die, and pays for it twice at most if a model makes nothing of it; a later
+statement supersedes an earlier one of the same person about the same subject, and nothing is
+deleted.
 """
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from worker.handlers import handler
 from worker.job import Job
 from worker.modes import conversation, model
 from worker.modes.extraction import Extracted, grounded, quote_messages
-from worker.modes.requests import Request
+from worker.modes.requests import Request, Unusable
 from worker.outcomes import Fail
 from worker.plain_job import state_of
 
@@ -73,6 +74,7 @@ class _Batches:
             messages=0, remembered=0, superseded=0, known=0, outdated=0
         )
         self.dropped: list[str] = []
+        self.unusable: list[str] = []
         self.last: UUID | None = None
 
     async def next(self, no: int) -> bool:
@@ -81,28 +83,54 @@ class _Batches:
         said = [Said.model_validate(one) for one in read]
         if not said:
             return False
+        ids = [one.id for one in said]
         stated: list[Statement] = []
         if texts := [one for one in said if one.text.strip()]:
             quotation = quote_messages([one.text for one in texts])
             request = Request("remember", (("user", quotation),), name=f"remember {no}")
-            made = await model.ask(self.job, request, Extracted)
+            try:
+                made = await model.ask(self.job, request, Extracted)
+            except Unusable as unusable:
+                await self._spoil(no, said, unusable)
+                return True
             stated, dropped = grounded(made.output, texts)
             self.dropped += dropped
 
         async def keep(connection: Connection) -> dict[str, int]:
-            ids = [one.id for one in said]
             return dict(await extracted.keep(connection, self.origin, ids, stated))
 
         self.counts.update(await self.job.transaction(f"keep {no}", keep))
         self.counts["messages"] += len(texts)
-        self.last = said[-1].id
+        self.last = ids[-1]
         return True
+
+    async def _spoil(self, no: int, said: Sequence[Said], unusable: Unusable) -> None:
+        """Count an output that is of no use. What was read alone is left then, and told of."""
+        ids = [one.id for one in said]
+
+        async def count(connection: Connection) -> int:
+            return await extracted.spoil(connection, self.origin, ids)
+
+        await self.job.transaction(f"spoil {no}", count)
+        if not said[0].unusable:
+            raise Unusable(
+                f"{unusable.reason}; the next remember job of this thread reads the {len(ids)} "
+                f"messages from {ids[0]} to {ids[-1]} one by one, and leaves those that it cannot "
+                f"read (extractor {EXTRACTOR})"
+            ) from unusable
+        self.unusable += [str(each) for each in ids]
+        self.last = ids[-1]
 
     def result(self, *, more: bool) -> dict[str, Any]:
         """What became of all messages of the job; `more` are left for the next one."""
-        return {**self.counts, "dropped": self.dropped[:DROPPED_MAX], "more": more}
+        return {
+            **self.counts,
+            "dropped": self.dropped[:DROPPED_MAX],
+            "unusable": self.unusable,
+            "more": more,
+        }
 
-    async def _take(self, connection: Connection) -> list[dict[str, str]]:
+    async def _take(self, connection: Connection) -> list[dict[str, Any]]:
         tokens_max = max(TOKENS_MIN, state_of(self.job).tools.history_tokens)
         taken = await extracted.take(
             connection,
@@ -113,13 +141,17 @@ class _Batches:
             fitting=partial(_fitting, tokens_max),
         )
         return [
-            {"id": str(one.id), "text": _clipped(one, tokens_max), "person": one.person}
+            one.model_copy(update={"text": _clipped(one, tokens_max)}).model_dump(mode="json")
             for one in taken
         ]
 
 
 def _fitting(tokens_max: int, found: Sequence[Said]) -> Sequence[Said]:
-    """The first of these messages, as many as fit into one request; at least one."""
+    """The first of these messages, as many as fit into one request; at least one.
+
+    One on which an output was of no use is read alone: it does not spoil its neighbours again.
+    """
+    found = found[:1] if found[0].unusable else [*takewhile(lambda one: not one.unusable, found)]
     texts = [_clipped(one, tokens_max) for one in found]
     taken = accumulate(conversation.tokens_of(text) for text in texts)
     return found[: max(1, sum(tokens <= tokens_max for tokens in taken))]

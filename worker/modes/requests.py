@@ -5,6 +5,8 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from worker.outcomes import Fail
+
 Task = Literal["classify", "answer", "plan", "execute", "remember"]
 T = TypeVar("T")
 
@@ -23,6 +25,10 @@ class Request:
     turns: tuple[tuple[str, str], ...]
     memories: tuple[str, ...] = ()
     name: str | None = None
+
+
+class Unusable(Fail):
+    """The model has answered and was paid, but nothing that it gave can be used."""
 
 
 class Classified(BaseModel):

@@ -68,6 +68,7 @@ async def test_offline_a_thread_is_remembered_once_and_a_later_statement_superse
             "known": 0,
             "outdated": 0,
             "dropped": [],
+            "unusable": [],
             "more": False,
         }
         # What stated nothing is read once as well, and an empty message costs no model.
@@ -161,6 +162,46 @@ async def test_of_a_models_output_only_what_a_message_shows_is_remembered(
                 "I prefer tea",
                 0.9,
             )
+
+
+async def test_messages_that_a_model_cannot_read_are_paid_for_twice_and_then_left(
+    database_url: str,
+) -> None:
+    asked: list[int] = []
+
+    def reply(body: Body) -> Reply:
+        [(_, text)] = said_in(body)[:1]
+        asked.append(text.count('"message":'))
+        wrong = {"type": "order"} if "poison" in text else {}
+        return calls(("extracted", {"statements": [stated(**wrong)]}))
+
+    with OpenAIStub(reply=reply) as provider:
+        async with chatting(database_url, provider) as chat:
+            said = [
+                await say(chat, chat.thread_id, f"I prefer tea{sign}")
+                for sign in (".", ", poison.", "!", ", and poison.")
+            ]
+            failed = await chat.run("remember", thread_id=chat.thread_id)
+            assert failed.status is JobStatus.FAILED
+            assert f"the 4 messages from {said[0].id} to {said[3].id}" in (failed.error or "")
+            assert asked == [4] * 3
+            # Retried, it reads what was recorded; a new job reads one by one, and ends.
+            await chat.value("select jobsworth.retry(%(id)s)", id=failed.id)
+            await chat.work()
+            assert (await chat.job(failed.id)).status is JobStatus.FAILED
+            assert asked == [4] * 3
+            fresh = await say(chat, chat.thread_id, "I prefer tea, yes.")
+            done = await chat.run("remember", thread_id=chat.thread_id)
+            assert done.status is JobStatus.DONE, done.error
+            assert done.result["unusable"] == [str(said[1].id), str(said[3].id)]
+            assert (done.result["messages"], asked[3:]) == (3, [1] * 9)
+            read = {row["message_id"] for row in await chat.rows(READ) if row["kept"]}
+            assert read == {said[0].id, said[2].id, fresh.id}
+            # No later job pays for those again.
+            again = await chat.run("remember", thread_id=chat.thread_id)
+            assert (again.result["messages"], again.result["unusable"]) == (0, [])
+            assert len(asked) == 12
+            assert await chat.violations() == []
 
 
 async def test_a_long_thread_is_read_to_its_end_by_one_job_after_the_other(
