@@ -31,6 +31,7 @@ CRASH_POINTS = {
     "bulk.applied": "an operation is done with a batch of jobs; how far it is is not yet written",
     "bulk.committed": "an operation's batch is committed; the next one has not begun",
     "retention.removed": "a batch of old jobs is removed; the next one has not begun",
+    "erase.committed": "an erasure is committed; its proof is not there yet",
 }
 
 

@@ -3,20 +3,22 @@
 In: what is erased, and its id. Out: how many rows of each table left or lost their words, and what
 a look through the whole catalogue found afterwards. Invariant: nothing that was being written
 meanwhile stays, because a second look comes after all transactions that were open at the first.
+What is to be looked for commits with the erasure and leaves once the proof is there: whoever erases
+the same again comes to the proof, whatever died before it.
 The books keep their amounts. Backups, logs, the workers' spools and files at an address of their
 own are not in the database, so they are not reached.
 """
 
-from typing import Any, Literal, LiteralString, NamedTuple
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 import anyio
 from psycopg import AsyncConnection
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_connection
-from db.errors import Contended
-from db.pool import fetch_all, fetch_one, fetch_val
+from db.errors import Contended, NotFound
+from db.pool import execute, fetch_all, fetch_one, fetch_val
 from db.transactions import transaction
 
 Erased = Literal["user", "thread", "session"]
@@ -24,8 +26,6 @@ Erased = Literal["user", "thread", "session"]
 # Enough for a transaction of anybody who does not wait for people.
 WAIT_SECONDS = 30.0
 LOOK_SECONDS = 0.05
-# What `jobsworth.erase` returns of the words and names that were there.
-LOOKED_FOR = ("words", "bytes", "vectors", "names", "named")
 # A display name that is shorter and has one word stands in other people's texts too.
 NAME_BYTES_MIN = 8
 ID_BYTES_MIN = 3
@@ -100,54 +100,94 @@ async def plan(conn: AsyncConnection[Any], of: Erased, id: UUID) -> list[Planned
 async def erase(conn: AsyncConnection[Any], of: Erased, id: UUID) -> Erasure:
     """Remove a user, a thread or a session with all that belongs to it, and look for traces.
 
-    Committed before the look; not to be called in a transaction. Raises `NotFound`; `Conflict` if
-    a job of it runs, a call is being made, or the user owns a team; `Contended` if others hold its
-    rows, or a transaction that may write more of it has been open for 30 seconds.
+    Committed before the look; not to be called in a transaction. Where an erasure of the same is
+    without its proof, it goes on with that. Raises `NotFound`; `Conflict` if a job of it runs, a
+    call is being made, or the user owns a team; `Contended` if others hold its rows, or a
+    transaction that may write more of it has been open for 30 seconds.
     """
-    return await prove(conn, await remove(conn, of, id))
+    await remove(conn, of, id)
+    done = await prove(conn, of, id)
+    await forget(conn, id)
+    return done
 
 
-class Removed(NamedTuple):
-    """What `remove` has removed, and what to look for afterwards: it is nowhere else any more."""
-
-    of: Erased
-    id: UUID
-    found: dict[str, Any]
-
-
-async def remove(conn: AsyncConnection[Any], of: Erased, id: UUID) -> Removed:
-    """The first half of `erase`, committed on return; the second half is `prove`."""
-    return Removed(of, id, await _erase_once(conn, of, id, []))
+async def remove(conn: AsyncConnection[Any], of: Erased, id: UUID) -> None:
+    """The first part of `erase`, committed on return. `prove` comes next, then `forget`."""
+    check_connection(conn)
+    if not any(one.of == of and one.id == id for one in await unproven(conn)):
+        await _erase_once(conn, of, id, [])
 
 
-async def prove(conn: AsyncConnection[Any], removed: Removed) -> Erasure:
-    """Remove what came meanwhile, and look for traces; repeat it if the database goes away."""
-    of, erased_id, first = removed
+async def prove(conn: AsyncConnection[Any], of: Erased, id: UUID) -> Erasure:
+    """Remove what came meanwhile, and look for traces; it may be repeated until `forget`."""
+    first = await _looked_for(conn, id)
     await _wait_for_older(conn, first["xid"])
-    second = await _erase_once(conn, of, erased_id, first["ids"])
-    looked_for = {kind: [*dict.fromkeys(first[kind] + second[kind])] for kind in LOOKED_FOR}
+    await _erase_once(conn, of, id, first["ids"])
+    both = await _looked_for(conn, id)
     return Erasure(
-        removed=first["removed"],
-        emptied=first["emptied"],
-        late=sum(second["removed"].values()),
-        proof=await _prove(conn, looked_for),
+        removed=both["removed"],
+        emptied=both["emptied"],
+        late=both["late"],
+        proof=await _prove(conn, both),
     )
 
 
-ERASE: LiteralString = """
-select e.removed, e.emptied, e.ids, e.words, e.bytes, e.vectors, e.names, e.named,
-  pg_current_xact_id()::text::bigint as xid
-from jobsworth.erase(%(of)s, %(id)s, %(again)s::uuid[]) e
+FORGET: LiteralString = "delete from jobsworth.unproven_erasures u where u.erased_id = %(id)s"
+
+
+async def forget(conn: AsyncConnection[Any], id: UUID) -> None:
+    """Forget what was looked for, once its proof has been seen."""
+    await execute(conn, FORGET, {"id": id})
+
+
+class Unproven(BaseModel):
+    """An erasure that is committed and has no proof yet; `names`: of the person, as looked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    of: Erased
+    id: UUID
+    begun_at: AwareDatetime
+    names: list[str]
+
+
+UNPROVEN: LiteralString = """
+select u.of_kind as of, u.erased_id as id, u.begun_at, u.names
+from jobsworth.unproven_erasures u
+order by u.begun_at, u.erased_id
 """
 
 
-async def _erase_once(
-    conn: AsyncConnection[Any], of: Erased, id: UUID, again: list[UUID]
-) -> dict[str, Any]:
+async def unproven(conn: AsyncConnection[Any]) -> list[Unproven]:
+    """The erasures whose proof is missing, oldest first."""
+    return await fetch_all(conn, UNPROVEN, {}, Unproven)
+
+
+ERASE: LiteralString = "select jobsworth.erase(%(of)s, %(id)s, %(again)s::uuid[])"
+
+
+async def _erase_once(conn: AsyncConnection[Any], of: Erased, id: UUID, again: list[UUID]) -> None:
     async with transaction(conn):
-        erased = await fetch_one(conn, ERASE, {"of": of, "id": id, "again": again})
-    assert erased is not None
-    return erased
+        await execute(conn, ERASE, {"of": of, "id": id, "again": again})
+
+
+LOOK_FOR: LiteralString = """
+select u.xid, u.ids, u.removed, u.emptied, u.late,
+  array(select distinct w from unnest(u.words) w) as words,
+  array(select distinct b from unnest(u.bytes) b) as bytes,
+  array(select distinct v from unnest(u.vectors) v) as vectors,
+  array(select distinct n from unnest(u.names) n where n <> '' order by n) as names,
+  array(select distinct i from unnest(u.named) i) as named
+from jobsworth.unproven_erasures u
+where u.erased_id = %(id)s
+"""
+
+
+async def _looked_for(conn: AsyncConnection[Any], id: UUID) -> dict[str, Any]:
+    looked_for = await fetch_one(conn, LOOK_FOR, {"id": id})
+    if looked_for is None:
+        raise NotFound(f"the erasure of {id} was proven meanwhile", "look at that proof")
+    return looked_for
 
 
 OLDER: LiteralString = """
@@ -176,7 +216,7 @@ from jobsworth.find_traces(%(words)s::text[], %(bytes)s::bytea[], %(vectors)s::t
 
 
 async def _prove(conn: AsyncConnection[Any], erased: dict[str, Any]) -> Proof:
-    names = list(dict.fromkeys(name for name in erased["names"] if name))
+    names = erased["names"]
     looked_for = [name for name in names if _is_telling(name)]
     read = await fetch_all(conn, FIND, {**erased, "names": looked_for})
     return Proof(

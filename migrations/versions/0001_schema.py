@@ -118,7 +118,7 @@ drop table
   jobsworth.chat_threads, jobsworth.chat_messages, jobsworth.message_artifacts,
   jobsworth.retracted_messages, jobsworth.extracted_messages,
   jobsworth.teams, jobsworth.users, jobsworth.team_memberships, jobsworth.agents,
-  jobsworth.projects, jobsworth.sessions, jobsworth.api_tokens,
+  jobsworth.projects, jobsworth.sessions, jobsworth.api_tokens, jobsworth.unproven_erasures,
   jobsworth.embedding_outbox, jobsworth.embeddings, jobsworth.memories,
   jobsworth.embedding_spaces;
 

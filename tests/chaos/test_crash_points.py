@@ -43,6 +43,8 @@ STAGED = (
     *("rescue.committed", "release.updated", "spool.written", "spool.drained"),
     *("fair.keyed", "batch.returned", "bulk.applied", "bulk.committed", "retention.removed"),
 )
+# A command's, whose own test kills it there.
+OF_COMMANDS = ("erase.committed",)
 # All jobs that park meanwhile reach this together, so it is reached a few times only.
 GROUPED = ("park.updated",)
 
@@ -82,10 +84,11 @@ ROOM = "select jobsworth.room_at('works', '')"
 
 
 def _cases() -> list[Case]:
-    first = [Case(point, 1) for point in CRASH_POINTS]
+    points = [point for point in CRASH_POINTS if point not in OF_COMMANDS]
+    first = [Case(point, 1) for point in points]
     later = [
         Case(point, 2 if point in GROUPED else random.Random(point).randint(2, 4))
-        for point in CRASH_POINTS
+        for point in points
         if point not in STAGED
     ]
     return [*first, *later]

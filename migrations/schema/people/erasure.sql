@@ -8,7 +8,8 @@
 -- What is written meanwhile: the jobs are locked first, then threads, sessions, users and runs, and then
 -- all is looked for again. A message waits for its thread's lock, and is refused then, as later ones are.
 -- A transaction that names the thread without a lock (a bare enqueue, a memory) may commit later: the
--- caller waits for those that were open, and calls `erase` again with the ids of the first call.
+-- caller waits for those that were open, and calls `erase` again with the ids of the first call. What it has
+-- to look for afterwards is in `unproven_erasures`, from the same commit on.
 
 -- Each column of each table, by what it can hold: text, jsonb, bytea, vector, uuid, uuids.
 create function jobsworth.columns_to_erase(
@@ -28,7 +29,7 @@ create function jobsworth.columns_to_erase(
       when b.typname in ('halfvec', 'vector') then 'vector'
       when b.typname in ('bytea', 'uuid') then b.typname::text
       when b.typname = '_uuid' then 'uuids' end as kind) k
-  where c.relkind in ('r', 'p') and not c.relispartition and c.relname <> 'alembic_version'
+  where c.relkind in ('r', 'p') and not c.relispartition and c.relname not in ('alembic_version', 'unproven_erasures')
     and k.kind is not null and c.relnamespace = (
       select j.relnamespace from pg_catalog.pg_class j
       where j.oid = 'jobsworth.reactive_jobs'::regclass)
@@ -237,16 +238,22 @@ begin
   return ids;
 end $$;
 
--- Remove all that belongs to a user, a thread or a session. Returns how many rows of each table left
--- (`removed`) or lost their words (`emptied`), what left, and what to look for afterwards: fragments of
--- the words, of the bytes and the vectors, the names, and the ids of persons, threads and sessions.
-create function jobsworth.erase(
-  of text, id uuid, again uuid[] default '{}', out removed jsonb, out emptied jsonb, out ids uuid[],
-  out words text[], out bytes bytea[], out vectors text[], out names text[], out named uuid[])
+-- Remove all that belongs to a user, a thread or a session. It adds to `unproven_erasures` how many rows of
+-- each table left (`removed`) or lost their words (`emptied`), what left, and what to look for afterwards:
+-- fragments of the words, of the bytes and the vectors, the names, and the ids of persons, threads and sessions.
+create function jobsworth.erase(of text, id uuid, again uuid[] default '{}') returns void
   language plpgsql
   set lock_timeout = '5s' as $$
 #variable_conflict use_column
 declare
+  removed jsonb;
+  emptied jsonb;
+  ids uuid[];
+  words text[];
+  bytes bytea[];
+  vectors text[];
+  names text[];
+  named uuid[];
   last constant text[] := array['branch_reads', 'branches', 'call_records', 'reactive_jobs', 'runs',
     'run_transitions', 'message_artifacts', 'chat_messages', 'chat_threads', 'memories', 'sessions', 'users'];
   chunk uuid[];
@@ -289,6 +296,16 @@ begin
   end loop;
   emptied := jobsworth.empty_books(ids, names);
   perform set_config('jobsworth.erase', '', true);
+
+  insert into jobsworth.unproven_erasures as u (
+    erased_id, of_kind, xid, ids, removed, emptied, words, bytes, vectors, names, named)
+  values (id, of, pg_current_xact_id()::text::bigint, ids, removed, emptied, words, bytes, vectors,
+    names, named)
+  on conflict (erased_id) do update
+  set ids = u.ids || excluded.ids, words = u.words || excluded.words, bytes = u.bytes || excluded.bytes,
+    vectors = u.vectors || excluded.vectors, names = u.names || excluded.names,
+    named = u.named || excluded.named, late = u.late + (
+      select coalesce(sum(e.value::bigint), 0) from jsonb_each_text(excluded.removed) e);
 end $$;
 
 -- The words, bytes and vectors of what leaves or loses its words, as fragments that tell it from others': of
@@ -422,69 +439,4 @@ begin
   end loop;
   return jsonb_strip_nulls(emptied || jsonb_build_object(
     'llm_calls', nullif(calls, 0), 'deployments', nullif(shipped, 0)));
-end $$;
-
--- Look through every text, JSON, byte and vector column of the catalogue for what is left of this, and through
--- the columns of ids for `named` (in tables whose rows do not stay). One row for each table: how many rows
--- and columns were read; `traced` says for each column with traces in how many rows, and the keys of three.
-create function jobsworth.find_traces(
-  words text[], bytes bytea[], vectors text[], names text[], named uuid[],
-  out table_name text, out rows bigint, out columns int, out traced jsonb)
-  returns setof record language plpgsql stable as $$
-declare
-  -- Literally, also what LIKE and regular expressions would read otherwise.
-  likes constant text[] := array(
-    select '%' || regexp_replace(w, '([\\%_])', '\\\1', 'g') || '%'
-    from unnest(words || named::text[]) w);
-  name_likes constant text[] := array(
-    select '%' || regexp_replace(w, '([\\%_])', '\\\1', 'g') || '%' from unnest(names) w);
-  whole_names constant text := (
-    select '(^|[^[:alnum:]_])(' || string_agg(regexp_replace(w, '([^[:alnum:]])', '\\\1', 'g'), '|')
-      || ')([^[:alnum:]_]|$)' from unnest(names) w);
-  raw constant bytea[] := bytes || array(
-    select convert_to(w, 'UTF8') from unnest(words || named::text[]) w);
-  t record;
-  c record;
-  tests text[];
-  counts bigint[];
-  keys jsonb;
-begin
-  for t in
-    select x.relation, x.table_name as name, array_agg(x.column_name) as names, array_agg(x.kind) as kinds,
-      coalesce((
-        select string_agg(format('%I::text', a.attname), ' || '' '' || ') from pg_catalog.pg_index i
-        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
-        where i.indrelid = x.relation and i.indisprimary), 'ctid::text') as key
-    from jobsworth.columns_to_erase() x
-    group by x.relation, x.table_name order by x.table_name
-  loop
-    tests := array(
-      select case k.kind
-        when 'bytea' then format(
-          'exists (select 1 from unnest($4) r where position(r in %I) > 0)', k.name)
-        when 'vector' then format('cardinality($5) > 0 and %I::text = any($5)', k.name)
-        when 'uuid' then case when jobsworth.stays(t.name) then 'false'
-          else format('%I = any($6)', k.name) end
-        when 'uuids' then format('%I && $6', k.name)
-        else format('(%1$I::text like any($1) or %1$I::text like any($2) and %1$I::text ~ $3)', k.name)
-      end
-      from unnest(t.names, t.kinds) as k (name, kind));
-    execute format('select count(*), array[%s] from %s', (
-        select string_agg(format('count(*) filter (where %s)', x), ', ') from unnest(tests) x), t.relation)
-    into find_traces.rows, counts
-    using likes, name_likes, whole_names, raw, vectors, named;
-    table_name := t.name;
-    columns := cardinality(counts);
-    traced := '{}';
-    for c in
-      select x.name, x.test, x.hits from unnest(t.names, tests, counts) as x (name, test, hits)
-      where x.hits > 0
-    loop
-      execute format('select jsonb_agg(x.key) from (select %s as key from %s where %s limit 3) x',
-        t.key, t.relation, c.test)
-      into keys using likes, name_likes, whole_names, raw, vectors, named;
-      traced := traced || jsonb_build_object(c.name, jsonb_build_object('rows', c.hits, 'keys', keys));
-    end loop;
-    return next;
-  end loop;
 end $$;

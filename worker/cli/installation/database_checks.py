@@ -16,6 +16,7 @@ from db.memory.index_recall import RECALL_MIN, IndexRecall, K
 from db.memory.outbox import Outbox
 from db.migrate import check
 from db.money import books
+from db.people import erasure
 from db.pool import Connection
 from db.queue import workers
 from db.schedules import schedules
@@ -109,6 +110,7 @@ async def _installation(conn: Connection, settings: Settings) -> list[Finding]:
         "books": lambda: _books(conn),
         "schedules": lambda: _schedules(conn),
         "memory": lambda: _memory(conn, settings),
+        "erasures": lambda: _erasures(conn),
         "webhooks": lambda: check_webhooks(conn, settings),
         "environments": lambda: _environments(conn, settings.releases_dir),
     }
@@ -283,6 +285,18 @@ async def _memory(conn: Connection, settings: Settings) -> list[Finding]:
         *_switching(waiting),
         *(warning("memory", str(one), spaces.HIDDEN_REMEDY) for one in hidden),
         *(judged for one in recalls if (judged := judge_recall(one))),
+    ]
+
+
+async def _erasures(conn: Connection) -> list[Finding]:
+    """What is looked for stays in the database until its proof has been seen."""
+    return [
+        warning(
+            "erasures",
+            f"{one.of} {one.id} is erased since {one.begun_at:%F %T %Z}, without its proof",
+            f"come to the proof: jobsworth erase {one.of} {one.id} --yes",
+        )
+        for one in await erasure.unproven(conn)
     ]
 
 

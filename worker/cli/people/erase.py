@@ -10,10 +10,11 @@ from uuid import UUID
 
 import click
 
-from db.errors import Unavailable
+from db.errors import Conflict, Unavailable
 from db.people import erasure, users
-from db.people.erasure import Erased, Erasure, Planned, Removed
+from db.people.erasure import Erased, Erasure, Planned
 from db.pool import Connection
+from worker import crash_points
 from worker.cli.people.named import id_or_name
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun
@@ -49,7 +50,12 @@ def user(user: str, yes: bool, as_json: bool) -> ExitCode:
 
     async def find(conn: Connection) -> UUID:
         named = id_or_name(user)
-        return named if isinstance(named, UUID) else (await users.get(conn, named)).id
+        if isinstance(named, UUID):
+            return named
+        for one in await erasure.unproven(conn):
+            if one.of == "user" and named in one.names:
+                return one.id
+        return (await users.get(conn, named)).id
 
     return _erase("user", find, yes=yes, as_json=as_json)
 
@@ -78,26 +84,39 @@ def _erase(
     if not yes:
 
         async def plan(conn: Connection) -> list[Planned]:
-            return await erasure.plan(conn, of, await find(conn))
+            wanted = await find(conn)
+            for one in await erasure.unproven(conn):
+                if (one.of, one.id) == (of, wanted):
+                    raise Conflict(
+                        f"{of} {wanted} is erased since {one.begun_at:%F %T %Z}, without its proof",
+                        f"come to the proof: jobsworth erase {of} {wanted} --yes",
+                    )
+            return await erasure.plan(conn, of, wanted)
 
         planned = run_in_database(plan)
         emit_json(planned) if as_json else _show(planned)
         return ExitCode.OK
 
-    async def remove(conn: Connection) -> Removed:
-        return await erasure.remove(conn, of, await find(conn))
+    async def remove(conn: Connection) -> UUID:
+        wanted = await find(conn)
+        await erasure.remove(conn, of, wanted)
+        return wanted
 
-    done = _proved(run_in_database(remove))
+    erased = run_in_database(remove)
+    crash_points.reach("erase.committed")
+    done = _proved(of, erased)
     emit_json(done) if as_json else _tell(done)
+    # Only now: whoever was killed before this erases again, and sees the proof.
+    run_in_database(lambda conn: erasure.forget(conn, erased))
     return ExitCode.NO if done.proof.traces else ExitCode.OK
 
 
-def _proved(removed: Removed) -> Erasure:
-    """The proof, also if the database goes away meanwhile: what to look for is known here alone."""
+def _proved(of: Erased, erased: UUID) -> Erasure:
+    """The proof, also if the database goes away meanwhile."""
     give_up = time.monotonic() + PROVE_SECONDS_MAX
     while True:
         try:
-            return run_in_database(lambda conn: erasure.prove(conn, removed))
+            return run_in_database(lambda conn: erasure.prove(conn, of, erased))
         except Unavailable as error:
             if time.monotonic() > give_up:
                 raise

@@ -1,5 +1,8 @@
 """`jobsworth erase`: it shows first, and proves afterwards."""
 
+import re
+import signal
+
 import pytest
 
 from db.server.embedded import Embedded
@@ -37,11 +40,39 @@ def test_an_erasure_is_shown_first_and_proven_afterwards(database_url: str) -> N
         assert (refused.returncode, message in refused.stderr) == (code, True), refused.stderr
 
 
+def test_an_erasure_that_is_killed_after_its_commit_is_proven_by_the_next_one(
+    database_url: str,
+) -> None:
+    cli_json(database_url, "user", "save", "telegram:4711", "--name", "Ada Lovelace")
+    opened = cli_json(database_url, "session", "create", "--user", "telegram:4711")
+    asked = '{"question": "a question that nobody else would ask"}'
+    cli_json(database_url, "enqueue", "answer", asked, "--session", opened["id"])
+    again = ("erase", "user", "telegram:4711")
+    at = {"JOBSWORTH_CRASH_POINT": "erase.committed"}
+    killed = run_cli(*again, "--yes", url=database_url, env=at)
+    assert killed.returncode == -signal.SIGKILL, killed
+    with connect(database_url) as conn:
+        left = conn.execute("select count(*) as left from jobsworth.users").fetchone()
+        assert left == {"left": 0}
+        # Somebody else wrote it down before the proof.
+        copy = cli_json(database_url, "enqueue", "answer", asked)
+        shown = run_cli(*again, url=database_url)
+        assert (shown.returncode, "without its proof" in shown.stderr) == (ExitCode.CONFLICT, True)
+        assert "without its proof" in run_cli("doctor", url=database_url).stdout
+        proven = run_cli(*again, "--yes", url=database_url)
+        assert proven.returncode == ExitCode.NO, proven
+        assert proven.stdout.splitlines()[-1] == f"  reactive_jobs.payload: 1 row: {copy['id']}"
+        for table in ("reactive_jobs", "sessions", "users"):
+            assert re.search(rf"^{table} +1  left$", proven.stdout, re.MULTILINE), proven.stdout
+        assert conn.execute("select from jobsworth.unproven_erasures").fetchall() == []
+    gone = run_cli(*again, "--yes", url=database_url)
+    assert gone.returncode == ExitCode.NOT_FOUND
+
+
 @pytest.mark.own_server
 def test_an_erasure_comes_to_its_proof_though_the_database_stops_in_between(
     database_url: str, server: Embedded
 ) -> None:
-    """What to look for is erased itself, so no other command could prove it."""
     cli_json(database_url, "user", "save", "telegram:4711", "--name", "Ada")
     older, conn = connect(database_url), connect(database_url)
     older.execute("begin; select pg_current_xact_id()")
