@@ -229,8 +229,12 @@ async def start(
     *,
     team_id: UUID | None = None,
     request_id: str | None = None,
+    delay_seconds: float = 0.0,
 ) -> UUID:
-    """Enqueue the job that does it, urgently; `expected`: with how many, as `preview` counted."""
+    """Enqueue the job that does it, urgently; `expected`: with how many, as `preview` counted.
+
+    Until `delay_seconds` have passed a cancel of that job undoes all of it.
+    """
     payload = {
         "operation": str(change.operation),
         "filter": which.model_dump(mode="json", exclude_none=True),
@@ -240,5 +244,13 @@ async def start(
         "expected": expected,
     }
     given = {name: value for name, value in payload.items() if value is not None}
-    made = await enqueue(conn, MODE, given, priority=URGENT, team_id=team_id, request_id=request_id)
+    made = await enqueue(
+        conn,
+        MODE,
+        given,
+        priority=URGENT,
+        team_id=team_id,
+        request_id=request_id,
+        delay=delay_seconds or None,
+    )
     return made.job_id

@@ -27,6 +27,7 @@ MATCHES: LiteralString = """
   and (%(mode)s::text is null or j.mode = %(mode)s::text)
   and (%(queue)s::text is null or j.queue = %(queue)s::text)
   and (%(thread_id)s::uuid is null or j.thread_id = %(thread_id)s::uuid)
+  and (%(agent_id)s::uuid is null or j.agent_id = %(agent_id)s::uuid)
   and (%(team_id)s::uuid is null or j.team_id = %(team_id)s::uuid)
   and (%(lane)s::text is null or j.lane = %(lane)s::text)
   and (%(unique_key)s::text is null or j.unique_key = %(unique_key)s::text)
@@ -55,6 +56,7 @@ class JobFilter(BaseModel):
     mode: str | None = None
     queue: str | None = None
     thread_id: UUID | None = None
+    agent_id: UUID | None = None
     team_id: UUID | None = None
     lane: str | None = None
     unique_key: str | None = None

@@ -62,6 +62,16 @@ def share(part: Number, reserved: Number, whole: Number, label: str) -> Markup:
     ).format(label, colour, used * WIDTH, used * WIDTH, held * WIDTH)
 
 
+def progress(part: Number, whole: Number, label: str) -> Markup:
+    """How much of a whole is done."""
+    width = min(1.0, float(part) / (float(whole) or 1.0)) * WIDTH
+    return Markup(
+        '<svg class="meter" viewBox="0 0 1000 8" preserveAspectRatio="none" role="img"'
+        ' aria-label="{}"><rect class="f-line" width="1000" height="8" rx="4"/>'
+        '<rect class="f-accent" width="{:.1f}" height="8" rx="4"/></svg>'
+    ).format(label, width)
+
+
 def spans(
     pieces: Sequence[tuple[datetime, datetime, str, str]], began: datetime, ended: datetime
 ) -> Markup:

@@ -7,6 +7,7 @@ own role, and an action is about rows that this caller was shown.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 from fastapi import Request
 
@@ -24,6 +25,12 @@ class Visitor:
     who: str
     may_write: bool
     signed_in: bool
+    caller: Caller
+
+    @property
+    def team_id(self) -> UUID | None:
+        """The team whose rows alone this visitor sees; None: all."""
+        return self.caller.team_id
 
 
 class Door:
@@ -42,14 +49,15 @@ class Door:
 
     @asynccontextmanager
     async def acting(
-        self, request: Request, noun: str, seen: Sequence[Seen] = ()
+        self, request: Request, noun: str, seen: Sequence[Seen] = (), *, keeps_to_team: bool = False
     ) -> AsyncGenerator[Visitor]:
         """A connection for an action about what `seen` finds in the caller's scope; without it,
-        about the whole installation. Raises `Unauthorized`, `Forbidden`.
+        about the whole installation, unless the action keeps to the caller's team by itself.
+        Raises `Unauthorized`, `Forbidden`.
         """
         caller = await self._caller(request)
         caller.require(f"{noun}:write")
-        if not seen:
+        if not seen and not keeps_to_team:
             caller.require_installation()
         async with self._gate.access(caller).acting(*seen) as conn:
             yield self._visitor(request, caller, noun, conn)
@@ -64,4 +72,5 @@ class Door:
 
     def _visitor(self, request: Request, caller: Caller, noun: str, conn: Connection) -> Visitor:
         signed_in = TOKEN_COOKIE in request.cookies
-        return Visitor(conn, caller.name, caller.may(f"{noun}:write"), signed_in)
+        may_write = caller.may(f"{noun}:write")
+        return Visitor(conn, caller.signature, may_write, signed_in, caller)

@@ -44,10 +44,13 @@ QUERY_CHARACTERS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the page says first: about the action before it."""
+    """What the page says first: about the action before it. `to`: the page that the action leads
+    to, if it is not the one it was done on.
+    """
 
     text: str
     is_bad: bool = False
+    to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from worker.dashboard.door import TOKEN_COOKIE, Door, Visitor
 from worker.dashboard.frame import FOLDER, Frame, Said, address, answer, asked
 from worker.dashboard.pages import (
     approvals,
+    bulk,
     deployments,
     job,
     jobs,
@@ -67,6 +68,7 @@ PAGES: tuple[tuple[str, Render, str], ...] = (
     ("", now.page, "jobs"),
     ("/", now.page, "jobs"),
     ("/jobs", jobs.page, "jobs"),
+    ("/jobs/bulk", bulk.page, "jobs"),
     ("/approvals", approvals.page, "approvals"),
     ("/runs", runs.page, "runs"),
     ("/spend", spend.page, "ledger"),
@@ -97,6 +99,7 @@ def router_for(gate: Gate) -> APIRouter:
     for path, act in (
         ("/login", desk.login),
         ("/logout", desk.logout),
+        ("/jobs/bulk", desk.act_on_many),
         ("/jobs/{id}/{action}", desk.act_on_job),
         ("/approvals/{id}/decide", desk.decide),
         ("/runs/{id}/{action}", desk.act_on_run),
@@ -150,6 +153,9 @@ class Desk:
 
         seen: Seen = lambda conn: find_job(conn, typed_id(id, "job"))  # noqa: E731
         return await self._act(request, "jobs", act, [seen])
+
+    async def act_on_many(self, request: Request) -> Response:
+        return await self._act(request, "jobs", bulk.start, keeps_to_team=True)
 
     async def decide(self, request: Request, id: str) -> Response:
         async def act(visitor: Visitor, frame: Frame, fields: dict[str, str]) -> Said:
@@ -231,7 +237,13 @@ class Desk:
         return self._finished(request, frame, response)
 
     async def _act(
-        self, request: Request, noun: str, act: Act, seen: Sequence[Seen] = ()
+        self,
+        request: Request,
+        noun: str,
+        act: Act,
+        seen: Sequence[Seen] = (),
+        *,
+        keeps_to_team: bool = False,
     ) -> Response:
         """Do it, and go back to the page with what there is to say."""
         frame = self._frame(request, None)
@@ -239,7 +251,8 @@ class Desk:
         try:
             fields = await forms.read(request)
             back = forms.way_back(fields, frame.base)
-            async with self._door.acting(request, noun, seen) as visitor:
+            acting = self._door.acting(request, noun, seen, keeps_to_team=keeps_to_team)
+            async with acting as visitor:
                 said = await act(visitor, self._frame(request, visitor), fields)
         except Unauthorized:
             return RedirectResponse(frame.url("login", back=back), 303)
@@ -247,7 +260,7 @@ class Desk:
             said = Said(f"Nothing was changed: {error.message}. {error.remedy}", is_bad=True)
         except JobsworthError as error:
             return _failed(frame, error)
-        response = RedirectResponse(back, 303)
+        response = RedirectResponse(said.to or back, 303)
         forms.say(response, said, frame.base, request)
         return response
 

@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
-import httpx
 
 from db.approvals import approvals
-from db.people import roles, tokens
+from db.people import tokens
 from db.pool import Connection, Database
 from db.queue import jobs
 from tests.db import rows as jobs_in_a_state
 from tests.worker.dashboard.hostile import Page, fill
-from worker.web.face import app_for
+from tests.worker.dashboard.site import ORIGIN, browser, send
 
-ORIGIN = "http://127.0.0.1"
 PAGES = (
-    *("", "/jobs", "/jobs?status=failed", "/jobs?error=img", "/approvals", "/approvals?show=all"),
+    *(
+        "",
+        "/jobs",
+        "/jobs?status=failed",
+        "/jobs?error=img",
+        "/jobs/bulk?do=retry&error=img",
+        "/approvals",
+        "/approvals?show=all",
+    ),
     *("/runs", "/spend", "/spend?by=provider", "/deployments", "/memory", "/memory?q=evil"),
     *("/threads", "/system", "?span=week"),
 )
-
-
-@asynccontextmanager
-async def browser(database: Database) -> AsyncGenerator[httpx.AsyncClient]:
-    """A browser on this machine, with its cookies."""
-    async with database.connection() as conn:
-        await roles.create(conn)
-    transport = httpx.ASGITransport(app_for(database), client=("127.0.0.1", 1))
-    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
-        yield client
-
-
-async def send(
-    client: httpx.AsyncClient, path: str, fields: dict[str, str], origin: str | None = ORIGIN
-) -> httpx.Response:
-    """A form of a page, sent from `origin`."""
-    token = client.cookies.get("jobsworth_form") or ""
-    headers = {} if origin is None else {"origin": origin}
-    return await client.post(f"/ui{path}", data={"form": token} | fields, headers=headers)
 
 
 async def test_what_models_and_users_write_is_text_on_every_page(

@@ -36,6 +36,7 @@ class Choice:
     queue: str | None
     waiting_for: str | None
     thread: str | None
+    agent: str | None
     lane: str | None
     unique_key: str | None
     request_id: str | None
@@ -69,6 +70,7 @@ class Choice:
             "mode": self.mode,
             "queue": self.queue,
             "thread_id": None if self.thread is None else ids.whole_id(self.thread, "--thread"),
+            "agent_id": None if self.agent is None else ids.whole_id(self.agent, "--agent"),
             "team_id": None if self.team is None else ids.whole_id(self.team, "--team"),
             "lane": self.lane,
             "unique_key": self.unique_key,
@@ -89,7 +91,7 @@ class Choice:
 
 FILTERS = (
     *("status", "mode", "queue", "waiting_for", "thread", "lane", "unique_key", "request_id"),
-    *("team", "since", "before", "payload", "error"),
+    *("agent", "team", "since", "before", "payload", "error"),
 )
 
 _OPTIONS = (
@@ -109,6 +111,7 @@ _OPTIONS = (
         "--waiting-for", metavar="REASON", words=WaitReason, help="Jobs that wait for this"
     ),
     click.option("--thread", metavar="UUID", help="Jobs of this chat thread."),
+    click.option("--agent", metavar="UUID", help="Jobs for this agent."),
     click.option("--lane", metavar="LANE", help="Jobs of this lane."),
     click.option("--unique-key", metavar="KEY", help="Jobs with this unique key."),
     click.option("--request-id", metavar="REQUEST", help="Jobs of this request."),

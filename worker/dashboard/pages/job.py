@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import Response
 
+from db.bulk.filters import MODE
 from db.errors import NotFound
 from db.pool import Connection
 from db.queue import jobs
@@ -19,6 +20,7 @@ from worker.cli.views import call_view, job_view
 from worker.cli.views.call_view import Exchange
 from worker.cli.views.job_view import JobFile
 from worker.dashboard.frame import Frame, answer, headers
+from worker.dashboard.pages import bulk
 
 DONE = {
     "cancel": "The job is canceled, or will be when its attempt ends.",
@@ -41,6 +43,7 @@ async def page(conn: Connection, frame: Frame, job: str) -> Response:
         calls=[_call(each) for each in await call_view.read(conn, job_id)],
         actions=_actions(file.job),
         facts=_facts(frame, file),
+        course=await bulk.course(conn, frame, file.job),
     )
 
 
@@ -54,6 +57,8 @@ async def act(conn: Connection, frame: Frame, job: str, action: str) -> str:
             await jobs.retry(conn, job_id)
         case "run-now":
             await jobs.run_now(conn, job_id)
+        case "undo":
+            return await bulk.undo(conn, frame, job)
         case _:
             raise NotFound(f"there is no action {action!r}", "choose one of the page's buttons")
     return DONE[action]
@@ -83,6 +88,8 @@ def _actions(job: Job) -> list[tuple[str, str, str]]:
         return [("retry", "Retry", "yes")]
     if job.finished_at is not None or job.cancel_requested:
         return []
+    if job.mode == MODE:
+        return [("undo", "Undo" if job.started_at is None else "Stop", "no")]
     timed = job.status is JobStatus.WAITING and job.waiting_for is WaitReason.TIMER
     return [*([("run-now", "Run now", "yes")] if timed else []), ("cancel", "Cancel", "no")]
 
