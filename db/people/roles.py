@@ -96,6 +96,12 @@ async def list_roles(conn: Connection) -> list[Role]:
 
 # Hashes of tokens, and words of people who have left.
 READ_BY_NOBODY = ("api_tokens", "unproven_erasures")
+# But a token is shown to its team without its hash.
+SHOW_TOKENS: LiteralString = """
+grant select (id, team_id, user_id, agent_id, name, scopes, created_at, expires_at, last_used_at,
+  revoked_at)
+on {schema}.api_tokens to {role}
+"""
 
 
 async def _grant(conn: Connection, kind: str, tables: list[str]) -> None:
@@ -106,6 +112,7 @@ async def _grant(conn: Connection, kind: str, tables: list[str]) -> None:
         if table not in READ_BY_NOBODY:
             await _run(conn, "grant select on {schema}.{table} to {role}", table=table, role=role)
     if kind == "api":
+        await _run(conn, SHOW_TOKENS, role=role)
         for table in WRITTEN_BY_API:
             write = "grant insert, update, delete on {schema}.{table} to {role}"
             await _run(conn, write, table=table, role=role)

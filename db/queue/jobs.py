@@ -43,6 +43,7 @@ __all__ = [
     "get_by_id",
     "list_jobs",
     "retry",
+    "retry_with",
     "run_now",
     "why",
     "whys",
@@ -268,6 +269,24 @@ async def retry(conn: AsyncConnection[Any], job_id: UUID) -> JobStatus:
     has its unique key.
     """
     return JobStatus(await fetch_val(conn, RETRY, {"id": job_id}))
+
+
+CHANGE_PAYLOAD: LiteralString = """
+update jobsworth.reactive_jobs j
+set payload = %(payload)s::jsonb
+where j.id = %(id)s
+  and (j.status in ('failed', 'canceled') or j.status = 'waiting' and j.waiting_for = 'timer')
+"""
+
+
+async def retry_with(
+    conn: AsyncConnection[Any], job_id: UUID, payload: Mapping[str, Any]
+) -> JobStatus:
+    """`retry` with this payload instead; both are done, or neither. Its recorded steps stay."""
+    values = {"id": job_id, "payload": to_payload(payload, "the payload")}
+    async with transaction(conn):
+        await execute(conn, CHANGE_PAYLOAD, values)
+        return await retry(conn, job_id)
 
 
 RUN_NOW: LiteralString = """

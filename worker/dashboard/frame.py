@@ -37,6 +37,7 @@ NAV = (
     ("deployments", "deployments", "Deployments", "d"),
     ("memory", "memory", "Memory", "m"),
     ("threads", "threads", "Threads", "t"),
+    ("people", "people", "People", "p"),
     ("system", "system", "System", "y"),
 )
 QUERY_CHARACTERS_MAX = 500
@@ -56,7 +57,7 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What every page knows. `base` is where the dashboard is; `may_write`: whether this caller may
-    act; `form` is what proves that a form is ours.
+    act here, `may`: whether they have a scope; `form` is what proves that a form is ours.
     """
 
     base: str
@@ -67,6 +68,7 @@ class Frame:
     settings: Settings
     embedder: Callable[[], OfflineEmbedder]
     form: str
+    may: Callable[[str], bool]
     said: Said | None = None
     signed_in: bool = False
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -143,6 +145,7 @@ def environment() -> Environment:
         made.globals[name] = value
     filters: dict[str, Any] = {
         "document": words.document,
+        "editable": words.editable,
         "line": words.line,
         "ago": words.ago,
         "short": words.short,

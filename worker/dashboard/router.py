@@ -12,6 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
+from db.conversations.threads import get_by_id as find_thread
 from db.errors import (
     Conflict,
     InvalidInput,
@@ -23,7 +24,7 @@ from db.errors import (
 from db.pool import Connection
 from worker.api.access import Gate, Seen
 from worker.api.problems import Forbidden, Unauthorized
-from worker.cli.terminal.ids import find_approval, find_job, find_run
+from worker.cli.terminal.ids import find_approval, find_job, find_run, whole_id
 from worker.cli.terminal.ids import typed as typed_id
 from worker.dashboard import forms
 from worker.dashboard.door import TOKEN_COOKIE, Door, Visitor
@@ -32,10 +33,12 @@ from worker.dashboard.pages import (
     approvals,
     bulk,
     deployments,
+    fork,
     job,
     jobs,
     memory,
     now,
+    people,
     runs,
     spend,
     system,
@@ -75,12 +78,14 @@ PAGES: tuple[tuple[str, Render, str], ...] = (
     ("/deployments", deployments.page, "deployments"),
     ("/memory", memory.page, "memories"),
     ("/threads", threads.page, "threads"),
+    ("/people", people.page, "agents"),
     ("/system", system.page, "queues"),
 )
 PAGES_OF_ONE: tuple[tuple[str, RenderOne, str], ...] = (
     ("/jobs/{id}", job.page, "jobs"),
     ("/approvals/{id}", approvals.one, "approvals"),
     ("/runs/{id}", runs.one, "runs"),
+    ("/runs/{id}/fork", fork.page, "runs"),
     ("/threads/{id}", threads.one, "threads"),
 )
 
@@ -102,7 +107,12 @@ def router_for(gate: Gate) -> APIRouter:
         ("/jobs/bulk", desk.act_on_many),
         ("/jobs/{id}/{action}", desk.act_on_job),
         ("/approvals/{id}/decide", desk.decide),
+        ("/runs/{id}/fork", desk.fork),
         ("/runs/{id}/{action}", desk.act_on_run),
+        ("/threads", desk.begin_thread),
+        ("/threads/{id}/say", desk.say),
+        ("/deployments/{action}", desk.deploy),
+        ("/people/{noun}/{id}/{action}", desk.act_on_people),
         ("/queues/{id:path}/{action}", desk.act_on_queue),
     ):
         router.add_api_route(path, act, methods=["POST"])
@@ -148,8 +158,8 @@ class Desk:
         )
 
     async def act_on_job(self, request: Request, id: str, action: str) -> Response:
-        async def act(visitor: Visitor, frame: Frame, _: dict[str, str]) -> Said:
-            return Said(await job.act(visitor.conn, frame, id, action))
+        async def act(visitor: Visitor, frame: Frame, fields: dict[str, str]) -> Said:
+            return Said(await job.act(visitor.conn, frame, id, action, fields))
 
         seen: Seen = lambda conn: find_job(conn, typed_id(id, "job"))  # noqa: E731
         return await self._act(request, "jobs", act, [seen])
@@ -170,6 +180,35 @@ class Desk:
 
         seen: Seen = lambda conn: find_run(conn, typed_id(id, "run"))  # noqa: E731
         return await self._act(request, "runs", act, [seen])
+
+    async def fork(self, request: Request, id: str) -> Response:
+        async def act(visitor: Visitor, frame: Frame, fields: dict[str, str]) -> Said:
+            return await fork.make(visitor, frame, id, fields)
+
+        seen: Seen = lambda conn: find_run(conn, typed_id(id, "run"))  # noqa: E731
+        return await self._act(request, "runs", act, [seen])
+
+    async def begin_thread(self, request: Request) -> Response:
+        return await self._act(request, "threads", threads.begin, keeps_to_team=True)
+
+    async def say(self, request: Request, id: str) -> Response:
+        async def act(visitor: Visitor, frame: Frame, fields: dict[str, str]) -> Said:
+            return await threads.say(visitor, frame, id, fields)
+
+        seen: Seen = lambda conn: find_thread(conn, whole_id(id, "thread"))  # noqa: E731
+        return await self._act(request, "threads", act, [seen])
+
+    async def deploy(self, request: Request, action: str) -> Response:
+        async def act(visitor: Visitor, frame: Frame, fields: dict[str, str]) -> Said:
+            return await deployments.act(visitor, frame, action, fields)
+
+        return await self._act(request, "deployments", act, keeps_to_team=True)
+
+    async def act_on_people(self, request: Request, noun: str, id: str, action: str) -> Response:
+        async def act(visitor: Visitor, _: Frame, __: dict[str, str]) -> Said:
+            return Said(await people.act(visitor.conn, noun, id, action))
+
+        return await self._act(request, noun, act)
 
     async def act_on_queue(self, request: Request, id: str, action: str) -> Response:
         async def act(visitor: Visitor, _: Frame, __: dict[str, str]) -> Said:
@@ -261,7 +300,8 @@ class Desk:
         except JobsworthError as error:
             return _failed(frame, error)
         response = RedirectResponse(said.to or back, 303)
-        forms.say(response, said, frame.base, request)
+        if said.text:
+            forms.say(response, said, frame.base, request)
         return response
 
     def _frame(self, request: Request, visitor: Visitor | None) -> Frame:
@@ -274,6 +314,7 @@ class Desk:
             settings=self._settings,
             embedder=self._embedder,
             form=forms.form_token(request),
+            may=visitor.caller.may if visitor else _nothing,
             said=forms.said(request),
             signed_in=visitor is not None and visitor.signed_in,
         )
@@ -284,6 +325,10 @@ class Desk:
         if frame.said is not None:
             response.delete_cookie(forms.SAID_COOKIE, path=frame.base)
         return response
+
+
+def _nothing(scope: str) -> bool:
+    return False
 
 
 def _failed(frame: Frame, error: JobsworthError) -> Response:

@@ -54,6 +54,14 @@ def document(value: Any) -> str:
     return f"{text[:DOCUMENT_CHARACTERS_MAX]}…\n({len(text):,} characters in all)"
 
 
+def editable(value: Any) -> str | None:
+    """A JSON value for a form to change; None where the page would not show all of it as it is:
+    what comes back would be stars in place of a secret.
+    """
+    text = indented_json(value)
+    return text if len(text) <= DOCUMENT_CHARACTERS_MAX and plain(text) == text else None
+
+
 def line(value: Any) -> str:
     """A value in one short line."""
     text = value if isinstance(value, str) else compact_json(masked(value))

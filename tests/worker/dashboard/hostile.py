@@ -16,6 +16,7 @@ from db.memory import memories
 from db.memory.memories import Text
 from db.money import ledger
 from db.money.calls import Usage
+from db.people import agents, sessions
 from db.pool import Connection, execute, fetch_val
 from db.queue import jobs
 from tests.db.rows import past_the_guards
@@ -31,7 +32,7 @@ TAGS = {
     *("section", "a", "span", "p", "strong", "code", "pre", "h1", "h2", "ul", "li", "dl", "dt"),
     *("dd", "table", "thead", "tbody", "tr", "th", "td", "form", "input", "label", "button"),
     *("select", "option", "textarea", "details", "summary", "time", "kbd", "dialog", "svg"),
-    *("rect", "path"),
+    *("rect", "path", "text"),
 }
 OURS = {"hx-get", "hx-trigger", "hx-select", "hx-swap"}
 
@@ -105,9 +106,14 @@ async def fill(conn: Connection) -> Rows:
         await execute(conn, WAITING, {"job_id": waits, "evil": EVIL})
         rows.artifact_id = await fetch_val(conn, ARTIFACT, values)
         await execute(conn, WORKER, {"evil": EVIL})
-    nodes = [{"node": "one", "mode": "greet", "payload": {"evil": EVIL}}]
+    nodes = [
+        {"node": "one", "mode": "greet", "payload": {"evil": EVIL}},
+        {"node": EVIL[:60], "mode": "greet", "after": ["one"]},
+    ]
     rows.run_id = await fetch_val(conn, RUN, {"nodes": json.dumps(nodes), "evil": EVIL})
     await memories.put(conn, [Text(EVIL, "note", EVIL)])
+    await agents.save(conn, EVIL, personality=EVIL, instructions=EVIL, skills_private=[EVIL])
+    await sessions.create(conn, title=EVIL)
     await deployments.create(conn, environment=EVIL, sha="0123456789abcdef", branch=EVIL)
     usage = Usage(1, 1)
     await ledger.log(conn, provider=EVIL, model=EVIL, usage=usage)

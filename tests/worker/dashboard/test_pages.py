@@ -23,7 +23,7 @@ PAGES = (
         "/approvals?show=all",
     ),
     *("/runs", "/spend", "/spend?by=provider", "/deployments", "/memory", "/memory?q=evil"),
-    *("/threads", "/system", "?span=week"),
+    *("/threads", "/people", "/system", "?span=week"),
 )
 
 
@@ -38,6 +38,7 @@ async def test_what_models_and_users_write_is_text_on_every_page(
             f"/jobs/{rows.job_id}",
             f"/approvals/{rows.approval_id}",
             f"/runs/{rows.run_id}",
+            f"/runs/{rows.run_id}/fork?node=one",
             f"/threads/{rows.thread_id}",
             "/jobs/nothing%3Cimg%3E",
         ):

@@ -80,7 +80,7 @@ def _placed(
 ) -> defaultdict[UUID | None, list[GraphNode]]:
     """Each job's place: below the deepest job it needs (the last of several), else its parent."""
     known = {node.id for node in nodes}
-    depth = _depths(nodes, needs)
+    depth = depths(nodes, needs)
     below: defaultdict[UUID | None, list[GraphNode]] = defaultdict(list)
     for node in nodes:
         last_first = list(reversed(needs.get(node.id, ())))
@@ -90,7 +90,7 @@ def _placed(
     return below
 
 
-def _depths(nodes: Sequence[GraphNode], needs: Mapping[UUID, Sequence[UUID]]) -> dict[UUID, int]:
+def depths(nodes: Sequence[GraphNode], needs: Mapping[UUID, Sequence[UUID]]) -> dict[UUID, int]:
     """The length of the longest chain of jobs that comes before each job."""
     needed_by: defaultdict[UUID, list[UUID]] = defaultdict(list)
     open_needs = {node.id: len(needs.get(node.id, ())) for node in nodes}

@@ -12,6 +12,7 @@ from fastapi import Response
 from db.approvals import approvals
 from db.approvals.approvals import REJECT, Approval, ApprovalStatus, Resolution
 from db.diagnosis import paperwork
+from db.documents import parse_document
 from db.errors import Conflict
 from db.pool import Connection
 from db.queue import jobs
@@ -60,13 +61,17 @@ async def decide(
     met is recorded with it.
     """
     approval_id = await find_approval(conn, typed_approval(approval))
+    edited = None
+    if given.get("edit"):
+        edited = parse_document(given.get("edited", ""), "the edited document", "correct it there")
     return await approvals.resolve(
         conn,
         approval_id,
-        given.get("option", ""),
+        given.get("edit") or given.get("option", ""),
         frame.who,
         CHANNEL,
         given.get("comment", "").strip() or None,
+        edited=edited,
         seen_hash=given.get("seen", ""),
     )
 

@@ -4,12 +4,14 @@ In: a job's id, or the end of it. Out: what `jobsworth job show` and `jobsworth 
 a page; a canceled, retried or hurried job.
 """
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 from fastapi import Response
 
 from db.bulk.filters import MODE
+from db.documents import parse_payload
 from db.errors import NotFound
 from db.pool import Connection
 from db.queue import jobs
@@ -42,19 +44,26 @@ async def page(conn: Connection, frame: Frame, job: str) -> Response:
         job=file.job,
         calls=[_call(each) for each in await call_view.read(conn, job_id)],
         actions=_actions(file.job),
+        is_held=file.job.status in HELD and file.job.mode != MODE,
         facts=_facts(frame, file),
         course=await bulk.course(conn, frame, file.job),
     )
 
 
-async def act(conn: Connection, frame: Frame, job: str, action: str) -> str:
+async def act(
+    conn: Connection, frame: Frame, job: str, action: str, fields: Mapping[str, str]
+) -> str:
     """Do it; returns what to say. Raises `Conflict` where it cannot be done (any more)."""
     job_id = await find_job(conn, typed_job(job))
     match action:
         case "cancel":
             await jobs.cancel(conn, job_id, f"canceled by {frame.who}")
         case "retry":
-            await jobs.retry(conn, job_id)
+            if "payload" in fields:
+                payload = parse_payload(fields["payload"], "the payload")
+                await jobs.retry_with(conn, job_id, payload)
+            else:
+                await jobs.retry(conn, job_id)
         case "run-now":
             await jobs.run_now(conn, job_id)
         case "undo":

@@ -24,7 +24,7 @@ from worker.cli.terminal.output import STYLES
 from worker.cli.terminal.times import span
 from worker.cli.views import run_view
 from worker.cli.views.run_tree import rows_of
-from worker.dashboard import charts
+from worker.dashboard import charts, graph
 from worker.dashboard.frame import Frame, answer
 from worker.dashboard.pages.choices import chosen
 
@@ -73,6 +73,7 @@ async def one(conn: Connection, frame: Frame, run: str) -> Response:
         file=file,
         run=file.run,
         rows=rows_of(file.graph),
+        graph=graph.drawn(file.graph, lambda job_id: frame.url("jobs", job_id)),
         lines=_lines(frame, file.graph.nodes, steps, calls),
         next=run_view.next_of(file.run, file.graph),
     )

@@ -40,6 +40,12 @@
     const at = all.indexOf(document.activeElement);
     all[Math.max(0, Math.min(all.length - 1, at < 0 ? 0 : at + by))].focus();
   };
+  const edit = () => {
+    const part = document.querySelector("[data-edit]");
+    if (part === null) return;
+    part.open = true;
+    part.querySelector("textarea")?.focus();
+  };
   let before = "";
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -55,6 +61,8 @@
     else if (event.key === "k") step(-1);
     else if (event.key === "/") document.querySelector("[data-search]")?.focus();
     else if (event.key === "a") document.querySelector("[data-yes]")?.focus();
+    else if (event.key === "c") document.querySelector("[data-comment]")?.focus();
+    else if (event.key === "e") edit();
     else if (event.key === "x") document.querySelector("[data-no]")?.focus();
     else return;
     event.preventDefault();
