@@ -37,6 +37,7 @@ from bench.scenarios import (
     pickup,
     priority,
     rounds,
+    search,
     shape,
 )
 from bench.server import Server, running_server
@@ -70,6 +71,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     daemons,
     paperwork,
     evidence,
+    search,
     shape,
     agents,
     idle,
