@@ -24,16 +24,22 @@ NO_SPACE = SpaceKey("", "", 0)
 
 
 class Payer(NamedTuple):
-    """On whose account texts are embedded."""
+    """On whose account texts are embedded. `mode`: of the job that remembered them, if it is known
+    still.
+    """
 
     team_id: UUID | None = None
     agent_id: UUID | None = None
     thread_id: UUID | None = None
     run_id: UUID | None = None
+    mode: str | None = None
 
 
 class DueText(BaseModel):
-    """A memory's text leased for embedding; `tries` counts this one. `run_id`: of its job."""
+    """A memory's text leased for embedding; `tries` counts this one.
+
+    `run_id`, `mode`: of its job.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,10 +51,11 @@ class DueText(BaseModel):
     agent_id: UUID | None
     thread_id: UUID | None
     run_id: UUID | None
+    mode: str | None
 
     @property
     def payer(self) -> Payer:
-        return Payer(self.team_id, self.agent_id, self.thread_id, self.run_id)
+        return Payer(self.team_id, self.agent_id, self.thread_id, self.run_id, self.mode)
 
 
 class ChunkVector(NamedTuple):
@@ -118,7 +125,8 @@ from due d
 join jobsworth.memories m on m.id = d.memory_id
 where o.memory_id = d.memory_id
 returning o.memory_id as id, m.text, o.tries, o.refusals, m.team_id, m.agent_id, m.thread_id,
-  (select j.run_id from jobsworth.reactive_jobs j where j.id = m.job_id) as run_id
+  (select j.run_id from jobsworth.reactive_jobs j where j.id = m.job_id) as run_id,
+  (select j.mode from jobsworth.reactive_jobs j where j.id = m.job_id) as mode
 """
 
 

@@ -5,9 +5,11 @@ ledger, within every budget and rate limit that applies. Invariant: what may hav
 never settled at nothing.
 
 A memory is embedded after its job, so its call belongs to no job: its scope is proactive, and it
-has the team, agent, thread and run of its texts. Texts of others are sent by a request of their
-own. The query of `job.recall` is a call of its job, under the job's lease, and so a recorded step:
-an attempt that comes later reads the vector and pays nothing.
+has the team, agent, thread and run of its texts, and the mode of the job that remembered them: a
+budget of a mode counts what embedding its memories costs, and a text without room there waits. What
+no job remembered has no mode. Texts of others are sent by a request of their own. The query of
+`job.recall` is a call of its job, under the job's lease, and so a recorded step: an attempt that
+comes later reads the vector and pays nothing.
 
 The offline embedders send nothing, cost nothing and book nothing.
 """
@@ -118,6 +120,7 @@ class PayersAccount:
             allow_unpriced=self.accounts.unknown_price == "allow",
             run_id=self.payer.run_id,
             agent_id=self.payer.agent_id,
+            mode=self.payer.mode,
         )
         give_up = time.monotonic() + SLEEP_SECONDS_MAX
         while True:

@@ -27,13 +27,17 @@ MODEL = "embed-1"
 
 CALLS: LiteralString = """
 select c.request_id, c.status::text, c.scope::text, c.step_name, c.job_id, c.team_id, c.agent_id,
-  c.thread_id, c.run_id, c.input_tokens, c.estimated_input_tokens, c.cost, c.limited
+  c.thread_id, c.run_id, c.mode, c.input_tokens, c.estimated_input_tokens, c.cost, c.limited
 from jobsworth.llm_calls c order by c.started_at
 """
 MAKE_DUE: LiteralString = """
 update jobsworth.embedding_outbox set next_try_at = now() - interval '1 second'
 """
 OUTBOX: LiteralString = "select o.tries, o.last_error from jobsworth.embedding_outbox o"
+OF_MODE: LiteralString = """
+insert into jobsworth.budgets (name, unit, amount, period, mode)
+values ('talk', 'tokens', 9, 'day', 'talk')
+"""
 VIOLATIONS: LiteralString = "select v.invariant, v.detail from jobsworth.violations v"
 
 
@@ -91,13 +95,13 @@ async def test_each_request_is_a_call_of_whoever_its_texts_are_of(
         "one two": ours,
         "three": ours,
         "four five six": {"team_id": team},
-        "seven": {"run_id": run_id},
+        "seven": {"run_id": run_id, "mode": "x"},
         "eight nine": {},
     }
     for request_id, sent in asked:
         call = calls[request_id]
         for text in sent:
-            for column in ("team_id", "agent_id", "thread_id", "run_id"):
+            for column in ("team_id", "agent_id", "thread_id", "run_id", "mode"):
                 assert call[column] == whose[text].get(column), (text, column)
         assert (call["scope"], call["step_name"], call["job_id"]) == ("proactive", "embed", None)
         assert call["input_tokens"] == billed.get(request_id, 0) <= call["estimated_input_tokens"]
@@ -131,10 +135,19 @@ async def test_texts_without_room_in_a_budget_wait_and_others_do_not(
         said = run_cli(*words, url=database_url)
         told = " ".join((said.stdout + said.stderr).split())
         assert "budget poor: 10 of 55 tokens" in told, told
+    # A budget of a mode is for what its jobs remember, too.
+    job_id = await fetch_val(
+        conn, "insert into jobsworth.reactive_jobs (mode) values ('talk') returning id"
+    )
+    await execute(conn, OF_MODE)
+    await memories.put(conn, [Text("d" * 40, job_id=job_id, effect_key="d"), Text("e" * 40)])
+    assert await embed(database, embedder, conn) == 1
+    reasons = {row["last_error"] for row in await fetch_all(conn, OUTBOX)}
+    assert any("budget talk: 0 of 9 tokens" in reason for reason in reasons), reasons
     before = len(provider.requests)
     await execute(conn, "update jobsworth.budgets set amount = 1000")
-    assert await embed(database, embedder, conn) == 1
-    assert len(provider.requests) == before + 1
+    assert await embed(database, embedder, conn) == 2
+    assert len(provider.requests) == before + 2
     assert await fetch_all(conn, OUTBOX) == []
     assert await in_balance(conn)
 
