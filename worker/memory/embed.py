@@ -15,7 +15,7 @@ it while none do: jobs come first.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from random import random, shuffle
 from uuid import UUID
@@ -188,8 +188,9 @@ async def embed_due(
             vectors.made.update(await outbox.known(connection, space, hashes))
         paying = accounts or Accounts(database, GroupCommit(database))
         await _embed(paying, embedder, pieces, batch_max, lease_seconds, vectors)
-        written = await _store(database, space, pieces, vectors)
-        await _put_off(database, due, pieces, vectors, retry_base_seconds)
+        lacking = _lacking(pieces, vectors)
+        written = await _store(database, space, pieces, vectors, lacking)
+        await _put_off(database, due, pieces, vectors, lacking, retry_base_seconds)
         settled = True
     finally:
         if not settled:
@@ -316,10 +317,13 @@ def _parts(pieces: Sequence[_Piece], batch_max: int) -> Iterator[list[_Piece]]:
 
 
 async def _store(
-    database: Database, space: Space, pieces: Sequence[_Piece], vectors: _Vectors
+    database: Database,
+    space: Space,
+    pieces: Sequence[_Piece],
+    vectors: _Vectors,
+    lacking: Set[UUID],
 ) -> int:
     """Store the texts of which each chunk has its vector; returns how many."""
-    lacking = _lacking(pieces, vectors)
     whole: dict[UUID, list[ChunkVector]] = {}
     for piece in pieces:
         if piece.of.id not in lacking:
@@ -337,9 +341,9 @@ async def _put_off(
     due: Sequence[DueText],
     pieces: Sequence[_Piece],
     vectors: _Vectors,
+    lacking: Set[UUID],
     retry_base_seconds: float,
 ) -> None:
-    lacking = _lacking(pieces, vectors)
     left = [text for text in due if text.id in lacking]
     if not left:
         return
@@ -401,7 +405,7 @@ async def _release(
     try:
         async with bounded(RELEASE_SECONDS):
             if space is not None and vectors.made:
-                await _store(database, space, pieces, vectors)
+                await _store(database, space, pieces, vectors, _lacking(pieces, vectors))
             async with database.connection() as connection:
                 await outbox.released(connection, [text.id for text in due])
     except JobsworthError:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -88,19 +88,11 @@ def chosen(*given: Mapping[str, Any]) -> Weights:
 
 def ranked(hits: Iterable[Hit], weights: Weights, now: datetime) -> list[Recalled]:
     """All of these, best first; what says the same is one, the best of them."""
-    scored = sorted((_scored(hit, weights, now) for hit in hits), key=_place)
-    first: dict[object, Recalled] = {}
-    others: dict[object, list[UUID]] = {}
-    for hit in scored:
-        what = said(hit.text)
-        if what in first:
-            others.setdefault(what, []).append(hit.id)
-        else:
-            first[what] = hit
-    return [
-        hit.model_copy(update={"duplicates": tuple(others[what])}) if what in others else hit
-        for what, hit in first.items()
-    ]
+    scored = sorted(((_score(hit, weights, now), hit) for hit in hits), key=_place)
+    alike: dict[object, list[tuple[_Score, Hit]]] = {}
+    for one in scored:
+        alike.setdefault(said(one[1].text), []).append(one)
+    return [_recalled(*first, [hit.id for _, hit in others]) for first, *others in alike.values()]
 
 
 def said(text: str) -> Sequence[str]:
@@ -112,18 +104,36 @@ def said(text: str) -> Sequence[str]:
     return tuple(word for word in words if word and word not in _LIGHT) or text
 
 
-def _scored(hit: Hit, weights: Weights, now: datetime) -> Recalled:
+class _Score(NamedTuple):
+    """As `Parts`, which are made of those that are left."""
+
+    similarity: float
+    identifiers: float
+    recency: float
+    importance: float
+
+
+def _score(hit: Hit, weights: Weights, now: datetime) -> _Score:
     age_seconds = max(0.0, (now - (hit.valid_from or hit.created_at)).total_seconds())
-    parts = Parts(
+    return _Score(
         similarity=weights.similarity_weight * hit.score,
         identifiers=weights.similarity_weight * hit.matched,
         recency=weights.recency_weight * 0.5 ** (age_seconds / weights.half_life_seconds),
         importance=weights.importance_weight * hit.importance,
     )
-    score = parts.similarity + parts.identifiers + parts.recency + parts.importance
-    values = {**hit.model_dump(), "score": score, "similarity": hit.score, "parts": parts}
+
+
+def _place(one: tuple[_Score, Hit]) -> tuple[float, float, str]:
+    score, hit = one
+    return -sum(score), -hit.score, hit.id.hex
+
+
+def _recalled(score: _Score, hit: Hit, duplicates: Sequence[UUID]) -> Recalled:
+    values = {
+        **hit.model_dump(),
+        "score": sum(score),
+        "similarity": hit.score,
+        "parts": Parts(**score._asdict()),
+        "duplicates": tuple(duplicates),
+    }
     return Recalled.model_validate(values)
-
-
-def _place(hit: Recalled) -> tuple[float, float, str]:
-    return -hit.score, -hit.similarity, hit.id.hex
