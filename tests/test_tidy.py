@@ -49,6 +49,7 @@ SHARED = {
     "db/diagnosis/health.py": {"INDEXES_ONLY", "NO_JOINS_OF_ALL"},  # limits that the samples share
     "db/pool.py": {"BEGIN"},  # of every transaction
     "db/fence.py": {"FENCE", "FENCED", "PINNED"},  # of every fenced statement
+    "db/memory/memories.py": {"IN_SCOPE"},  # of what holds and of what has held
     "db/money/repricing.py": {"CORRECTING"},  # a transaction's beginning
     "db/money/settlements.py": {"SETTLING"},  # a transaction's beginning
     "db/runs/runs.py": {"START"},  # async and not

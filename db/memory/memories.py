@@ -20,7 +20,7 @@ from db.arguments import check_limit
 from db.documents import to_document, to_text
 from db.errors import InvalidInput, translated
 from db.ids import uuidv7
-from db.memory import status
+from db.memory import insertion, status
 from db.memory.outbox import ChunkVector, chunk_rows
 from db.memory.spaces import Space
 from db.memory.status import MemoryType
@@ -93,31 +93,8 @@ class Hit(BaseModel):
     valid_to: AwareDatetime | None
 
 
-INSERT: LiteralString = """
-insert into jobsworth.memories (
-  id, team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata,
-  session_id, type, importance, confidence, valid_from, valid_to, message_ids, step_name, file_name)
-select t.id, t.team_id, t.agent_id, t.thread_id, t.job_id, t.effect_key, t.source_kind,
-  t.source_id, t.text, t.metadata,
-  coalesce(t.session_id,
-    (select j.session_id from jobsworth.reactive_jobs j where j.id = t.job_id),
-    (select c.session_id from jobsworth.chat_threads c where c.id = t.thread_id)),
-  t.type, t.importance, t.confidence, t.valid_from, t.valid_to, t.message_ids, t.step_name,
-  t.file_name
-from jsonb_to_recordset(%(texts)s::jsonb) as t (
-  id uuid, team_id uuid, agent_id uuid, thread_id uuid, job_id uuid, effect_key text,
-  source_kind text, source_id text, text text, metadata jsonb, session_id uuid,
-  type jobsworth.memory_type, importance float8, confidence float8, valid_from timestamptz,
-  valid_to timestamptz, message_ids uuid[], step_name text, file_name text, n int)
-order by t.n
-on conflict do nothing
-returning id
-"""
-
-
 async def _insert(conn: Connection, texts: Sequence[Text], ids: Sequence[UUID]) -> list[UUID]:
-    rows = await fetch_all(conn, INSERT, {"texts": _documents(texts, ids)})
-    new = [row["id"] for row in rows]
+    new = await insertion.insert(conn, list(map(_row, texts, ids)))
     pairs = zip(texts, ids, strict=True)
     successors = {one.supersedes: made for one, made in pairs if one.supersedes and made in new}
     for old in sorted(successors):  # in the order in which others lock them
@@ -179,25 +156,8 @@ async def add(
     return new
 
 
-# Reciprocal rank fusion (Cormack et al. 2009) of two lists. A list of words over all memories would
-# drown paraphrases; this one has only those that contain an identifier of the query, and only an
-# identifier that at most `common` memories of the scope contain. On a tie it goes first.
-SEARCH: LiteralString = """
-with near as materialized (
-  select n.memory_id, n.distance, n.start_offset, n.end_offset,
-    row_number() over (order by n.distance, n.memory_id) as place
-  from jobsworth.nearest(
-    %(space_id)s, jobsworth.halfvec(%(vector)s::text), %(limit)s, %(team_id)s, %(any_team)s,
-    %(agent_id)s, %(thread_id)s, %(source_kind)s, %(since)s, %(until)s, %(metadata)s::jsonb,
-    %(exact_rows)s, %(source_id)s::text, %(session_id)s::uuid,
-    %(types)s::jobsworth.memory_type[], %(as_of)s::timestamptz) n
-), found as (
-  select w.word, m.id
-  from unnest((jobsworth.identifiers(%(query)s::text))[:20]) as w (word)
-  cross join lateral (
-    select m.id
-    from jobsworth.memories m
-    where m.identifiers @> array[w.word] and m.identifiers is not null
+# What a hit must be, beside active.
+IN_SCOPE: LiteralString = """
       and (%(any_team)s or m.team_id = %(team_id)s::uuid
         or (m.team_id is null and %(team_id)s::uuid is null))
       and (%(agent_id)s::uuid is null or m.agent_id = %(agent_id)s)
@@ -208,11 +168,60 @@ with near as materialized (
       and (%(since)s::timestamptz is null or m.created_at >= %(since)s)
       and (%(until)s::timestamptz is null or m.created_at < %(until)s)
       and m.metadata @> %(metadata)s::jsonb
-      and m.status = 'active'
       and (%(types)s::jobsworth.memory_type[] is null or m.type = any(%(types)s))
       and (%(as_of)s::timestamptz is null or m.created_at <= %(as_of)s or m.valid_from is not null)
       and (m.valid_from is null or m.valid_from <= coalesce(%(as_of)s, now()))
       and (m.valid_to is null or m.valid_to > coalesce(%(as_of)s, now()))
+"""
+
+# `past`: what was superseded after `as_of` held then. It is compared exactly: of a subject that has
+# changed there are few.
+#
+# Reciprocal rank fusion (Cormack et al. 2009) of two lists. A list of words over all memories would
+# drown paraphrases; this one has only those that contain an identifier of the query, and only an
+# identifier that at most `common` memories of the scope contain. On a tie it goes first.
+SEARCH: LiteralString = (
+    """
+with past as materialized (
+  select p.memory_id, p.start_offset, p.end_offset, p.vector,
+    jobsworth.cosine_distance(p.vector, jobsworth.halfvec(%(vector)s::text)) as distance
+  from jobsworth.past_embeddings p
+  join jobsworth.memories m on m.id = p.memory_id
+  where %(as_of)s::timestamptz is not null and p.superseded_at > %(as_of)s
+    and p.space_id = %(space_id)s
+"""
+    + IN_SCOPE
+    + """
+), nearest as (
+  select n.memory_id, n.distance, n.start_offset, n.end_offset
+  from jobsworth.nearest(
+    %(space_id)s, jobsworth.halfvec(%(vector)s::text), %(limit)s, %(team_id)s, %(any_team)s,
+    %(agent_id)s, %(thread_id)s, %(source_kind)s, %(since)s, %(until)s, %(metadata)s::jsonb,
+    %(exact_rows)s, %(source_id)s::text, %(session_id)s::uuid,
+    %(types)s::jobsworth.memory_type[], %(as_of)s::timestamptz) n
+  union all
+  select c.memory_id, c.distance, c.start_offset::int, c.end_offset::int
+  from (
+    select distinct on (p.memory_id) p.*
+    from past p
+    where p.distance <> 'nan'
+    order by p.memory_id, p.distance, p.start_offset) c
+), near as materialized (
+  select n.*, row_number() over (order by n.distance, n.memory_id) as place
+  from nearest n
+  order by n.distance, n.memory_id
+  limit %(limit)s
+), found as (
+  select w.word, m.id
+  from unnest((jobsworth.identifiers(%(query)s::text))[:20]) as w (word)
+  cross join lateral (
+    select m.id
+    from jobsworth.memories m
+    where m.identifiers @> array[w.word] and m.identifiers is not null
+      and (m.status = 'active' or m.id in (select p.memory_id from past p))
+"""
+    + IN_SCOPE
+    + """
     limit %(common)s + 1) m
 ), named as (
   select f.id, count(*) as matched
@@ -228,6 +237,8 @@ with near as materialized (
       e.start_offset, e.end_offset
     from jobsworth.embeddings e
     where e.memory_id = n.id and e.space_id = %(space_id)s
+    union all
+    select p.distance, p.start_offset, p.end_offset from past p where p.memory_id = n.id
     order by 1
     limit 1) v
 )
@@ -243,6 +254,7 @@ order by coalesce(1.0 / (60 + n.place), 0) + coalesce(1.0 / (60 + l.place), 0) d
   l.place, n.distance, m.id
 limit %(limit)s
 """
+)
 # An identifier that more memories have names none of them.
 COMMON_MAX = 50
 
@@ -271,8 +283,8 @@ async def search(
 ) -> list[Hit]:
     """The active memories nearest to `vector` (of `space.dimensions` numbers), best first.
 
-    Those that hold now, or `as_of` that instant: a memory without `valid_from` holds since it was
-    made.
+    Those that hold now, or `as_of` that instant, what was superseded since then included: a memory
+    without `valid_from` holds since it was made.
 
     Searches one team's memories (None: those of no team), or with `any_team` all, which is for
     operators. The other filters do not apply when None; a memory is of the session of its thread
@@ -346,14 +358,8 @@ async def delete_by_source(
     return await execute(conn, DELETE_BY_SOURCE, values)
 
 
-def _documents(texts: Sequence[Text], ids: Sequence[UUID]) -> str:
-    pairs = zip(texts, ids, strict=True)
-    return orjson.dumps([_document(n, *pair) for n, pair in enumerate(pairs, 1)]).decode()
-
-
-def _document(n: int, text: Text, memory_id: UUID) -> dict[str, Any]:
+def _row(text: Text, memory_id: UUID) -> dict[str, Any]:
     return {
-        "n": n,
         "id": memory_id,
         "team_id": text.team_id,
         "agent_id": text.agent_id,

@@ -7,15 +7,16 @@ they supersede.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import orjson
 
 from db.documents import to_document
+from db.ids import uuidv7
+from db.memory import insertion
 from db.memory.status import MemoryType
 from db.pool import Connection, execute
-from db.tables import table
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +52,19 @@ class JobMemory(NamedTuple):
     memory: MemoryEffect
 
 
-INSERT: LiteralString = """
-insert into jobsworth.memories (
-  team_id, agent_id, thread_id, job_id, effect_key, source_kind, source_id, text, metadata,
-  session_id, type, importance, confidence, valid_from, valid_to, message_ids, step_name, file_name)
-select e.team_id, e.agent_id, e.thread_id, e.job_id, e.key, e.source_kind, e.source_id, e.text,
-  e.metadata,
-  (select j.session_id from jobsworth.reactive_jobs j where j.id = e.job_id),
-  e.type, coalesce(e.importance, 0.5), coalesce(e.confidence, 1), e.valid_from, e.valid_to,
-  e.message_ids, e.step_name, e.file_name
-from jsonb_to_recordset(%(rows)s::jsonb) as e (
-  team_id uuid, agent_id uuid, thread_id uuid, job_id uuid, key text, source_kind text,
-  source_id text, text text, metadata jsonb, type jobsworth.memory_type, importance float8,
-  confidence float8, valid_from timestamptz, valid_to timestamptz, message_ids uuid[],
-  step_name text, file_name text)
-on conflict do nothing
-"""
-
-
 async def write(conn: Connection, made: Sequence[JobMemory]) -> int:
     """Insert these memories inside the caller's transaction, and let them supersede others.
 
     Returns how many are new. Raises `Conflict` if another memory has superseded one of those.
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
+            "id": uuidv7(),
             "team_id": one.team_id,
             "agent_id": one.agent_id,
             "thread_id": one.thread_id,
             "job_id": one.job_id,
-            "key": one.memory.key,
+            "effect_key": one.memory.key,
             "source_kind": one.memory.source_kind,
             "source_id": one.memory.source_id,
             "text": one.memory.text,
@@ -96,7 +80,7 @@ async def write(conn: Connection, made: Sequence[JobMemory]) -> int:
         }
         for one in made
     ]
-    written = await execute(conn, INSERT, {"rows": table(rows)})
+    written = len(await insertion.insert(conn, rows))
     if any(one.memory.supersedes for one in made):
         await _supersede(conn, made)
     return written

@@ -119,7 +119,8 @@ drop table
   jobsworth.retracted_messages, jobsworth.extracted_messages,
   jobsworth.teams, jobsworth.users, jobsworth.team_memberships, jobsworth.agents,
   jobsworth.projects, jobsworth.sessions, jobsworth.api_tokens, jobsworth.unproven_erasures,
-  jobsworth.embedding_outbox, jobsworth.embeddings, jobsworth.memories,
+  jobsworth.embedding_outbox, jobsworth.past_embeddings, jobsworth.embeddings,
+  jobsworth.memories,
   jobsworth.embedding_spaces;
 
 -- The functions of triggers and defaults.
@@ -178,7 +179,8 @@ drop domain
   jobsworth.retracted_at,
   jobsworth.run_at,
   jobsworth.sent_at, jobsworth.settled_at, jobsworth.since, jobsworth.started_at,
-  jobsworth.starts_at, jobsworth.switched_at, jobsworth.tokens_at, jobsworth.turn_at,
+  jobsworth.starts_at, jobsworth.superseded_at, jobsworth.switched_at, jobsworth.tokens_at,
+  jobsworth.turn_at,
   jobsworth.updated_at,
   jobsworth.valid_from, jobsworth.valid_to, jobsworth.importance, jobsworth.confidence,
   jobsworth.file_name, jobsworth.warned_at, jobsworth.day, jobsworth.mode, jobsworth.payload,

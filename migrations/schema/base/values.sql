@@ -145,6 +145,9 @@ create domain jobsworth.started_at as timestamptz
 create domain jobsworth.starts_at as timestamptz
   constraint starts_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
+create domain jobsworth.superseded_at as timestamptz
+  constraint superseded_at_is_from_1900_to_2199 check (
+    value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');
 create domain jobsworth.switched_at as timestamptz
   constraint switched_at_is_from_1900_to_2199 check (
     value >= '1900-01-01 00:00:00+00' and value < '2200-01-01 00:00:00+00');

@@ -165,3 +165,19 @@ create table jobsworth.embeddings (
 );
 create index embeddings_scope on jobsworth.embeddings (space_id, team_id);
 create index embeddings_content on jobsworth.embeddings (space_id, content_hash);
+
+-- The vectors of memories that were superseded, for whoever asks what held before (`as_of`). Apart from those of
+-- active ones, so that no other search and no index meets them. Those of another embedder stay as they are:
+-- a space that is filled later has none of these.
+create table jobsworth.past_embeddings (
+  memory_id uuid not null references jobsworth.memories on delete cascade,
+  space_id int not null references jobsworth.embedding_spaces,
+  chunk_no jobsworth.chunk_no not null,
+  team_id uuid,
+  start_offset jobsworth.start_offset not null,
+  end_offset jobsworth.end_offset not null,
+  vector halfvec not null,
+  superseded_at jobsworth.superseded_at not null default now(),
+  primary key (memory_id, space_id, chunk_no)
+);
+create index past_embeddings_scope on jobsworth.past_embeddings (team_id, space_id, superseded_at);

@@ -8,8 +8,9 @@ create function jobsworth.memory_status(
   language sql immutable parallel safe
 return case when status = 'active' and valid_to <= at then 'expired' else status end;
 
--- Only active memories have vectors, whoever changes the status. The outbox first, and the vectors in a
--- statement of their own: whoever stores them holds the outbox's row, and they are there when it lets go.
+-- Only active memories have vectors among those that are searched, whoever changes the status; those of
+-- superseded ones are kept apart. The outbox first, and the vectors in a statement of their own: whoever
+-- stores them holds the outbox's row, and they are there when it lets go.
 create function jobsworth.follow_status() returns trigger
   language plpgsql
 as $$
@@ -19,12 +20,23 @@ begin
     on conflict do nothing;
   else
     delete from jobsworth.embedding_outbox o where o.memory_id = new.id;
-    delete from jobsworth.embeddings e where e.memory_id = new.id;
+    with left_now as (
+      delete from jobsworth.embeddings e where e.memory_id = new.id
+      returning e.memory_id, e.space_id, e.chunk_no, e.team_id, e.start_offset, e.end_offset, e.vector
+    )
+    insert into jobsworth.past_embeddings (
+      memory_id, space_id, chunk_no, team_id, start_offset, end_offset, vector)
+    select l.* from left_now l where new.status = 'superseded';
+  end if;
+  if new.status <> 'superseded' then
+    delete from jobsworth.past_embeddings p where p.memory_id = new.id;
   end if;
   return null;
 end $$;
 create trigger follow_status after update of status on jobsworth.memories
-  for each row when ((old.status = 'active') <> (new.status = 'active'))
+  for each row when (
+    (old.status = 'active') <> (new.status = 'active')
+    or (old.status = 'superseded') <> (new.status = 'superseded'))
   execute function jobsworth.follow_status();
 
 -- A memory whose successor is deleted does not come back.

@@ -103,6 +103,35 @@ async def test_a_memory_is_superseded_with_its_successor_retracted_and_restored(
     assert await violations.list_violations(conn) == []
 
 
+async def test_what_held_at_a_time_is_found_though_it_was_superseded_since(
+    conn: Connection,
+) -> None:
+    clock: LiteralString = "select clock_timestamp()"
+    times = [await fetch_val(conn, clock)]
+    old: UUID | None = None
+    for city in ("berlin-12", "hamburg-3", "bremen"):
+        [old] = await embedded(conn, Text(city, supersedes=old))
+        times.append(await fetch_val(conn, clock))
+    made = await status.list_memories(conn)
+    assert {one.status for one in made} == {"superseded", "active"}
+    for at, held in zip(times, (set[str](), {"berlin-12"}, {"hamburg-3"}, {"bremen"}), strict=True):
+        assert await recalled(conn, as_of=at) == held
+    assert await recalled(conn) == {"bremen"}
+    # Within the same scope, and by its identifiers too.
+    assert await recalled(conn, as_of=times[1], team_id=uuid4()) == set()
+    assert await recalled(conn, as_of=times[1], types=[MemoryType.DECISION]) == set()
+    space = await space_of(conn)
+    for at, matched in ((times[1], [1]), (times[2], [0]), (None, [0])):
+        hits = await memories.search(conn, space, QUERY, query="what of berlin-12", as_of=at)
+        assert [hit.matched for hit in hits] == matched
+    # What was never true did not hold then either.
+    [wrong] = [one.id for one in made if one.text == "hamburg-3"]
+    await status.retract(conn, wrong)
+    assert await recalled(conn, as_of=times[2]) == set()
+    assert await recalled(conn, as_of=times[1]) == {"berlin-12"}
+    assert await violations.list_violations(conn) == []
+
+
 async def test_a_memory_holds_from_a_time_to_a_time(conn: Connection) -> None:
     """Nothing sweeps: the clock alone lets it expire, and `as_of` looks back."""
     day = timedelta(days=1)
