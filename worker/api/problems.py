@@ -50,6 +50,14 @@ REMEDIES = {
     405: "see the methods of this path in openapi.json",
     415: "send the header content-type: application/json",
 }
+CORRECT = "correct what is named in errors"
+# What can be wrong with a body as a whole, by pydantic's name for it.
+BODY_REMEDIES = {
+    "json_invalid": "send JSON: names and texts in double quotes, no comma after the last item",
+    "missing": "send a JSON object as the body, as openapi.json describes it",
+    "model_attributes_type": "send a JSON object, with the header content-type: application/json",
+}
+UNREADABLE = "There was an error parsing the body"  # FastAPI's words
 INTERNAL = "look the request id up in the log of the server, and report it"
 
 logger = get_logger()
@@ -158,10 +166,15 @@ def problem_of(request_id: str | None, error: Exception) -> Response:
             _report(request_id, error)
         return problem(request_id, status, error.message, error.remedy)
     if isinstance(error, RequestValidationError | ValidationError):
-        wrong = [_wrong(each) for each in error.errors()[:ERRORS_MAX]]
+        found = error.errors()[:ERRORS_MAX]
+        wrong = [_wrong(each) for each in found]
         said = "; ".join(f"{each.where}: {each.reason}" for each in wrong)
-        return problem(request_id, 422, said, "correct what is named in errors", wrong)
+        remedy = next((BODY_REMEDIES[each["type"]] for each in found if _is_of_body(each)), CORRECT)
+        return problem(request_id, 422, said, remedy, wrong)
     if isinstance(error, HTTPException):
+        if error.detail == UNREADABLE:
+            said = "the body cannot be read as JSON: it is not UTF-8, or nested too deeply"
+            return problem(request_id, 400, said, "send JSON of UTF-8 text, less nested")
         remedy = REMEDIES.get(error.status_code, "see openapi.json")
         return problem(request_id, error.status_code, str(error.detail), remedy)
     _report(request_id, error)
@@ -187,7 +200,17 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def _is_of_body(error: Any) -> bool:
+    return error["type"] == "json_invalid" or (
+        error["loc"] == ("body",) and error["type"] in BODY_REMEDIES
+    )
+
+
 def _wrong(error: Any) -> Wrong:
+    if error["type"] == "json_invalid":
+        # Where it stands is a number of characters, not a name.
+        reason = f"is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
+        return Wrong(where="body", reason=reason)
     where = ".".join(str(part) for part in error["loc"] if part != "body") or "body"
     return Wrong(where=where, reason=str(error["msg"]).removeprefix("Value error, "))
 

@@ -109,6 +109,16 @@ async def test_what_is_too_much_or_wrong_is_a_problem(database: Database) -> Non
             answer = await client.get(path)
             assert answer.status_code == 422, path
             check_problem(answer)
+        kind = {"content-type": "application/json"}
+        for body, status, said, remedy in (
+            (b'{"mode": "greet",}', 422, "body: is not JSON: ", "double quotes"),
+            (b'{"mode": greet}', 422, "Expecting value at character 9", "double quotes"),
+            (b'{"mode": "\xff"}', 400, "not UTF-8", "UTF-8"),
+        ):
+            answer = await client.post("/jobs", content=body, headers=kind)
+            assert answer.status_code == status, answer.text
+            assert said in answer.json()["detail"]
+            assert remedy in check_problem(answer)["remedy"]
         given = await client.get("/jobs", headers={"x-request-id": "my-own"})
         assert given.headers["x-request-id"] == "my-own"
         odd = await client.get("/jobs", headers={"x-request-id": "two words"})
