@@ -70,6 +70,7 @@ TABLE = (
         "installation.status:status",
         "Show workers, queues, waiting jobs, today's spending and violations.",
     ),
+    Entry(DAILY, "top", "installation.top:top", "Watch workers, queues and jobs live."),
     Entry(
         DAILY,
         "doctor",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from db.bulk.batches import Change, Operation
 from db.errors import Conflict
-from db.pool import Connection
+from db.pool import Connection, Database
 from db.queue import jobs
 from db.queue.jobs import EnqueueOptions, Job, JobStatus, WaitReason
 from db.queue.unique_options import OnConflict, UniqueUntil
@@ -20,7 +20,7 @@ from worker.cli.bulk.act import act_on_many, act_on_one
 from worker.cli.bulk.choice import Choice, one_or_many
 from worker.cli.terminal import ids, names, options, times
 from worker.cli.terminal.commands import Noun
-from worker.cli.terminal.database import run_in_database
+from worker.cli.terminal.database import run_in_database, write_in_database
 from worker.cli.terminal.enqueue import enqueue_job
 from worker.cli.terminal.exit_codes import ExitCode
 from worker.cli.terminal.output import emit, emit_json, emit_table, say, styled
@@ -120,6 +120,25 @@ def show_calls(job: str, as_json: bool) -> None:
         call_view.emit_exchanges(found)
     else:
         say("the job has called no model")
+
+
+@job.verb("follow", "jobsworth job follow 0123456789ab")
+@options.job_id
+def follow_job(job: str) -> ExitCode:
+    """Tell what becomes of a job until it has ended: states, attempts, steps.
+
+    The exit code is 0 if it is done, 1 if it failed or was canceled.
+    """
+    from worker.cli.views import job_course
+
+    typed = ids.typed_job(job)
+
+    async def work(database: Database) -> Job:
+        async with database.connection() as conn:
+            job_id = await ids.find_job(conn, typed)
+        return await job_course.follow(database, job_id)
+
+    return ExitCode.OK if write_in_database(work).status is JobStatus.DONE else ExitCode.NO
 
 
 @job.verb("why", "jobsworth why 0123456789ab")
