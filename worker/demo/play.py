@@ -26,6 +26,7 @@ from db.pool import Connection, Database
 from db.queue import jobs, workers
 from db.queue.jobs import Job, JobStatus
 from worker.demo.daemons import Daemons, daemons_of
+from worker.demo.face import dashboard_of, is_watched, until_interrupted
 from worker.demo.feed import PLATFORM, FedMessage, Feeder
 from worker.demo.guests import Guests, GuestsResult
 from worker.demo.inbox import SHIPPED, InboxMessage, filled, load_inbox, shuffled
@@ -112,11 +113,20 @@ async def _on_stage(
             ):
                 if keep:
                     show.say(f"keeping {stage.folder}; look at it with {stage.how_to_look}")
-                async with Database(stage.url, schema=stage.schema) as database:
+                async with (
+                    Database(stage.url, schema=stage.schema) as database,
+                    dashboard_of(stage, database) as address,
+                ):
+                    if address:
+                        show.say(f"look at it while it plays: {address}")
                     play = Play(settings, stage, site, served, daemons, database, show)
                     facts = await play.run(script)
-    problems = problems_in(facts)
-    print_report(show.console, facts, problems)
+                    show.stop()
+                    problems = problems_in(facts)
+                    print_report(show.console, facts, problems)
+                    if keep and address and is_watched():
+                        show.say(f"the dashboard stays open at {address}; Ctrl-C ends it")
+                        await until_interrupted()
     return NOT_AS_EXPECTED if problems else OK
 
 

@@ -48,6 +48,10 @@ class Show:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Show no table any more; lines are still printed."""
         self._live.stop()
 
     def say(self, text: str) -> None:

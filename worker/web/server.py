@@ -54,9 +54,12 @@ async def serve(
     listener: socket.socket,
     app: FastAPI,
     *,
+    logged: bool = True,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `app` until cancelled, then close the port; `task_group.start` returns the URL."""
+    """Serve `app` until cancelled, then close the port; `task_group.start` returns the URL, which
+    is logged, too, unless the caller says it in its own way.
+    """
     server = _Server(
         uvicorn.Config(
             app,
@@ -73,7 +76,8 @@ async def serve(
     url = _url(listener)
 
     def started() -> None:
-        logger.info(events.HEALTH_LISTENED, url=url)
+        if logged:
+            logger.info(events.HEALTH_LISTENED, url=url)
         task_status.started(url)
 
     server.on_started = started

@@ -30,7 +30,11 @@ from worker.settings import Settings, load_settings
     type=options.WholeNumber(0),
     help="Feed the threads in another order.",
 )
-@click.option("--keep", is_flag=True, help="Keep the demo's database and files.")
+@click.option(
+    "--keep",
+    is_flag=True,
+    help="Keep the demo's database and files; on a terminal its dashboard too, until Ctrl-C.",
+)
 @click.option(
     "--model",
     metavar="MODEL",
