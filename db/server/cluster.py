@@ -41,6 +41,8 @@ START_SECONDS_MAX = 600
 STOP_SECONDS_MAX = 120
 PROBE_SECONDS = 0.05
 PROBE_SECONDS_MAX = 10
+# Of postmaster.pid (miscadmin.h: LOCK_FILE_LINE_PM_STATUS), counted from 0.
+STATUS_LINE = 7
 LAUNCHES_MAX = 4
 LAUNCH_PAUSE_SECONDS = 0.5
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -154,6 +156,8 @@ class Cluster:
             if state == "absent":
                 launches += 1
                 self._launch(last=launches >= LAUNCHES_MAX)
+            elif self.is_stopping():
+                self.stop("fast")
             else:
                 time.sleep(PROBE_SECONDS)
 
@@ -188,6 +192,13 @@ class Cluster:
     def alive(self) -> bool:
         """Whether the server process exists."""
         return _is_server(self._pid(), self.path)
+
+    def is_stopping(self) -> bool:
+        """Whether it was told to end by something else, as by SIGTERM.
+
+        It would refuse new sessions until those there are have ended, which workers never do.
+        """
+        return self.alive() and self._pid_file()[STATUS_LINE:] == ["stopping"]
 
     def _admitted(self) -> Account | None:
         try:
@@ -257,11 +268,15 @@ class Cluster:
         )
 
     def _pid(self) -> int | None:
+        lines = self._pid_file()
+        return int(lines[0]) if lines and lines[0].isdigit() else None
+
+    def _pid_file(self) -> list[str]:
         try:
             lines = (self.path / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
-            return None
-        return int(lines[0]) if lines and lines[0].isdigit() else None
+            return []
+        return [line.strip() for line in lines]
 
     # PostgreSQL mistakes any living process with the old number for its server (a zombie under a
     # PID 1 that reaps nothing, another program after a restart of the container) and would never

@@ -70,14 +70,17 @@ class Embedded:
                 raise
 
     def keep_up(self) -> bool:
-        """Start the server if it has ended; whether it had. Raises `EmbeddedError`."""
-        if self._cluster.alive():
+        """Start the server if it has ended or is about to; whether it had. Raises `EmbeddedError`."""
+        if self._serves():
             return False
         with self._alone(START_SECONDS_MAX):
-            ended = not self._cluster.alive()
-            if ended:
-                self._cluster.run()
-        return ended
+            if self._serves():
+                return False
+            self._cluster.run()
+        return True
+
+    def _serves(self) -> bool:
+        return self._cluster.alive() and not self._cluster.is_stopping()
 
     def close(self) -> None:
         """Stop using the server; the last user stops it. A second call does nothing."""

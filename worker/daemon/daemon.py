@@ -121,7 +121,7 @@ class Daemon:
         async with parts.database, self._face() as face, anyio.create_task_group() as tasks:
             tasks.start_soon(turn, parts.vitals)
             if self._embedded is not None:
-                tasks.start_soon(keep_up, self._embedded)
+                tasks.start_soon(keep_up, self._embedded, parts.stop.asked)
             try:
                 if face is not None:
                     await self._serve_http(tasks, face)

@@ -38,11 +38,15 @@ async def database_of(settings: Settings) -> AsyncGenerator[tuple[str, Embedded 
             await anyio.to_thread.run_sync(embedded.close)
 
 
-async def keep_up(embedded: Embedded) -> None:
-    """Start the server again whenever it has ended, until cancelled."""
+async def keep_up(embedded: Embedded, stopped: anyio.Event) -> None:
+    """Start the server again whenever it has ended, until the worker is told to stop: what ends
+    both of them, as the machine's shutdown, is not held up.
+    """
     repeats = Repeats()
-    while True:
-        await anyio.sleep(LOOK_SECONDS)
+    while not stopped.is_set():
+        with anyio.move_on_after(LOOK_SECONDS):
+            await stopped.wait()
+            return
         try:
             if await anyio.to_thread.run_sync(embedded.keep_up):
                 log.warning(events.DATABASE_STARTED, data_dir=str(embedded.data_dir))
