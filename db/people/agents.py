@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.arguments import check_options
 from db.documents import to_payload, to_text
-from db.people.naming import check_name, existing
+from db.people.naming import check_name, existing_in_team
 from db.pool import fetch_all, fetch_one
 
 
@@ -154,7 +154,7 @@ async def get(conn: AsyncConnection[Any], agent: UUID | str, team_id: UUID | Non
     else:
         values = {"name": agent, "team_id": team_id}
         found = await fetch_one(conn, GET_BY_NAME, values, Agent)
-    return existing(found, "agent", agent)
+    return existing_in_team(found, "agent", agent, team_id)
 
 
 LIST: LiteralString = (

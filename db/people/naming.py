@@ -39,3 +39,14 @@ def existing(found: T | None, thing: str, name: object) -> T:
             f"there is no {thing} {shown(str(name))}", f"list them: jobsworth {thing} list"
         )
     return found
+
+
+def existing_in_team(found: T | None, thing: str, given: UUID | str, team_id: UUID | None) -> T:
+    """`existing`, of what has its name within a team: the same name in another team is another."""
+    if found is None and not isinstance(given, UUID):
+        where = "without a team" if team_id is None else f"in team {team_id}"
+        raise NotFound(
+            f"there is no {thing} {shown(given)} {where}",
+            f"list them with their teams: jobsworth {thing} list; name one's team: --team",
+        )
+    return existing(found, thing, given)

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from db.documents import to_text
-from db.people.naming import check_name, existing, id_or_name
+from db.people.naming import check_name, existing_in_team, id_or_name
 from db.pool import fetch_all, fetch_one
 
 
@@ -75,7 +75,8 @@ async def get(
 ) -> Project:
     """The project with this id, or this name (a text) in this team. Raises `NotFound`."""
     values = {**id_or_name(project), "team_id": team_id}
-    return existing(await fetch_one(conn, GET, values, Project), "project", project)
+    found = await fetch_one(conn, GET, values, Project)
+    return existing_in_team(found, "project", project, team_id)
 
 
 LIST: LiteralString = (

@@ -70,7 +70,7 @@ class Embedded:
                 raise
 
     def keep_up(self) -> bool:
-        """Start the server if it has ended or is about to; whether it had. Raises `EmbeddedError`."""
+        """Start the server if it has ended or is ending; whether it had. Raises `EmbeddedError`."""
         if self._serves():
             return False
         with self._alone(START_SECONDS_MAX):
