@@ -104,10 +104,10 @@ def screen(seen: Sight, settings: Settings, width: int, height: int) -> Renderab
     shown_workers = seen.workers[:WORKERS_SHOWN]
     shown_queues = seen.queues[:QUEUES_SHOWN]
     parts: list[RenderableType] = [_head(seen, now, width), Text("")]
-    parts.append(_workers(shown_workers, settings) if shown_workers else _no_worker())
-    parts += [Text(""), _queues(shown_queues)] if shown_queues else []
+    parts.append(_workers(shown_workers, settings, width) if shown_workers else _no_worker())
+    parts += [Text(""), _queues(shown_queues, width)] if shown_queues else []
     used = 2 + 2 + 2 * bool(shown_queues) + (len(shown_workers) or 1) + len(shown_queues) + 2
-    return Group(*parts, Text(""), _jobs(seen.jobs[: max(1, height - used)], now))
+    return Group(*parts, Text(""), _jobs(seen.jobs[: max(1, height - used)], now, width))
 
 
 def _head(seen: Sight, now: datetime, width: int) -> Text:
@@ -130,8 +130,8 @@ def _head(seen: Sight, now: datetime, width: int) -> Text:
     return head
 
 
-def _grid(*titles: str, right: tuple[str, ...] = (), wide: str = "") -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="bold")
+def _grid(*titles: str, width: int, right: tuple[str, ...] = (), wide: str = "") -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), width=width, header_style="bold")
     for title in titles:
         table.add_column(
             title,
@@ -143,8 +143,9 @@ def _grid(*titles: str, right: tuple[str, ...] = (), wide: str = "") -> Table:
     return table
 
 
-def _workers(found: list[Worker], settings: Settings) -> Table:
-    table = _grid("WORKER", "STATE", "RUNNING", "BEAT", right=("RUNNING", "BEAT"), wide="WORKER")
+def _workers(found: list[Worker], settings: Settings, width: int) -> Table:
+    numbers = ("RUNNING", "BEAT")
+    table = _grid("WORKER", "STATE", *numbers, width=width, right=numbers, wide="WORKER")
     for each in found:
         table.add_row(
             clean(f"{each.host}:{each.pid}"),
@@ -159,9 +160,9 @@ def _no_worker() -> Text:
     return Text("no worker is alive → jobsworth worker", style="yellow")
 
 
-def _queues(found: list[QueueCounts]) -> Table:
+def _queues(found: list[QueueCounts], width: int) -> Table:
     numbers = ("QUEUED", "WAITING", "RUNNING")
-    table = _grid("QUEUE", "STATE", *numbers, right=numbers, wide="QUEUE")
+    table = _grid("QUEUE", "STATE", *numbers, width=width, right=numbers, wide="QUEUE")
     for each in found:
         state = styled("paused" if each.paused else "open")
         counts = (f"{number:,}" for number in (each.queued, each.waiting, each.running))
@@ -169,8 +170,9 @@ def _queues(found: list[QueueCounts]) -> Table:
     return table
 
 
-def _jobs(found: list[Job], now: datetime) -> Table:
-    table = _grid("JOB", "MODE", "STATUS", "AGE", "DETAIL", right=("AGE",), wide="DETAIL")
+def _jobs(found: list[Job], now: datetime, width: int) -> Table:
+    titles = ("JOB", "MODE", "STATUS", "AGE", "DETAIL")
+    table = _grid(*titles, width=width, right=("AGE",), wide="DETAIL")
     short = ids.short_ids(each.id for each in found)
     for each in found:
         cells = job_row(each, short(each.id), now)

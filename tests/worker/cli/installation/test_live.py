@@ -45,6 +45,7 @@ def test_top_fits_a_terminal_and_q_ends_it(database_url: str) -> None:
     assert "1 to approve" in once.stdout
     assert "no worker is alive" in once.stdout
     assert "mode-39" in once.stdout
+    assert max(map(len, once.stdout.splitlines())) <= 100
 
     person, program = pty.openpty()
     fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
