@@ -198,6 +198,7 @@ drop domain
   jobsworth.spent, jobsworth.amount, jobsworth.warn_at, jobsworth.input, jobsworth.output,
   jobsworth.cache_read, jobsworth.cache_write, jobsworth.requests_per_minute,
   jobsworth.tokens_per_minute, jobsworth.tokens_reserved, jobsworth.tokens_mean, jobsworth.refusals,
+  jobsworth.unusable,
   jobsworth.pace_seconds, jobsworth.provider, jobsworth.model, jobsworth.request_id,
   jobsworth.votes_needed, jobsworth.approvals_needed, jobsworth.metric, jobsworth.bytes,
   jobsworth.dimensions, jobsworth.chunker, jobsworth.chunk_no, jobsworth.start_offset,

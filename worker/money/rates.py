@@ -93,18 +93,20 @@ class Rates:
             )
             for place, (unit, price) in enumerate(priced)
         ]
-        self._known: dict[frozenset[str], bool] = {}
+        self._known: dict[tuple[frozenset[str], frozenset[str]], bool] = {}
 
     def cost(self, counts: Counts) -> Costs | None:
         """What these counts cost; None if one of them has no price, or they contradict each other.
 
-        `counts` holds the wider classes as well, as `input_tokens`; zero counts may be left out.
+        `counts` holds the wider classes as well, as `input_tokens`. A zero may be left out. One
+        that is there says that none was used, where that could be in doubt.
         """
+        none = frozenset(key for key, count in counts.items() if not count)
         used = {key: count for key, count in counts.items() if count}
         if self._seconds_min:
             billed = max(*(used.get(key, 0) for key in _SECONDS), self._seconds_min)
             used |= {key: billed for key in _SECONDS if used.keys() & _SECONDS}
-        if not self._are_priced(frozenset(used)):
+        if not self._are_priced(frozenset(used), none):
             return None
         read = used.get(INPUT, 0)
         total, alone, rates = Decimal(0), list[int | Decimal](), dict[str, str]()
@@ -152,15 +154,19 @@ class Rates:
             Decimal(0),
         )
 
-    def _are_priced(self, used: frozenset[str]) -> bool:
-        """Whether these classes, together, have prices; it depends on nothing else."""
-        known = self._known.get(used)
+    def _are_priced(self, used: frozenset[str], none: frozenset[str]) -> bool:
+        """Whether these classes, together, have prices, if of those in `none` none were used."""
+        known = self._known.get((used, none))
         if known is None:
             if len(self._known) >= KNOWN_MAX:
                 self._known.clear()
             priced = bool(self._rates) and all(map(self._has_price, used))
-            known = priced and not any(self._is_open(rate.unit, used) for rate in self._rates)
-            self._known[used] = known
+            known = priced and not any(
+                self._is_open(rate.unit, used)
+                for rate in self._rates
+                if rate.unit.usage_key not in none
+            )
+            self._known[used, none] = known
         return known
 
     def _has_price(self, key: str) -> bool:

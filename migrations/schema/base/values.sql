@@ -290,6 +290,8 @@ create domain jobsworth.tokens_reserved as bigint
   constraint tokens_reserved_is_not_negative check (value >= 0);
 create domain jobsworth.refusals as int
   constraint refusals_is_0_to_1e9 check (value between 0 and 1000000000);
+create domain jobsworth.unusable as int
+  constraint unusable_is_0_to_1e9 check (value between 0 and 1000000000);
 create domain jobsworth.pace_seconds as float8
   constraint pace_seconds_is_0_to_a_minute check (value between 0 and 60);
 create domain jobsworth.provider as text

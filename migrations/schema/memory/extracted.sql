@@ -9,6 +9,6 @@ create table jobsworth.extracted_messages (
   thread_id uuid not null,
   job_id uuid not null,
   kept boolean not null default false,
-  unusable jobsworth.refusals not null default 0,
+  unusable jobsworth.unusable not null default 0,
   primary key (message_id, extractor)
 );

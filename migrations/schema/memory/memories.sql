@@ -180,4 +180,4 @@ create table jobsworth.past_embeddings (
   superseded_at jobsworth.superseded_at not null default now(),
   primary key (memory_id, space_id, chunk_no)
 );
-create index past_embeddings_scope on jobsworth.past_embeddings (team_id, space_id, superseded_at);
+create index past_embeddings_scope on jobsworth.past_embeddings (space_id, team_id, superseded_at);

@@ -6,7 +6,7 @@
 create table jobsworth.unproven_erasures (
   erased_id uuid not null primary key,
   of_kind text not null,
-  begun_at jobsworth.created_at not null default now(),
+  begun_at jobsworth.begun_at not null default now(),
   xid bigint not null,
   ids uuid[] not null,
   removed jsonb not null,

@@ -154,6 +154,15 @@ def test_each_class_in_each_tier_costs_what_genai_prices_says(
     assert ours.cost == said.total_price
 
 
+def test_a_class_that_is_told_to_be_unused_is_in_no_doubt() -> None:
+    """Some input was cached and some was audio: cached audio has a rate of its own."""
+    told = {"input_audio_tokens": 1, "cache_audio_read_tokens": 0}
+    for others, is_priced in ((told, True), ({"input_audio_tokens": 1}, False)):
+        usage = Usage(input_tokens=2, output_tokens=0, cache_read_tokens=1, others=others)
+        priced = Pricing().price_of("google", "gemini-2.0-flash", usage, at=NOW)
+        assert (priced is not None) is is_priced, others
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(MODELS), st.sampled_from(sorted(UNITS)), st.integers(1, 9))
 def test_a_class_without_a_price_is_never_free(
