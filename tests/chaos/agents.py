@@ -26,7 +26,7 @@ from tests.chaos import diary
 MAX_TOKENS = 100
 KEY = "sk-test"
 TRIES = 1000
-CHARGE_SECONDS = 0.1
+CHARGE_SECONDS = 0.3
 
 
 @handler("books.agent", failures_max=TRIES)
