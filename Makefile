@@ -70,7 +70,7 @@ bench: $(STAMP) ## measure against other job queues and pgbench, write docs/benc
 chaos: export PYTHONDONTWRITEBYTECODE =
 chaos: $(STAMP) ## kill, freeze and cut off daemons, by seed (CHAOS_SEEDS=1000)
 	JOBSWORTH_CHAOS_SEEDS=$(CHAOS_SEEDS) $(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) \
-	    --dist loadfile --no-loadscope-reorder tests/chaos $(ARGS)
+	    --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=0 tests/chaos $(ARGS)
 
 faults: export PYTHONDONTWRITEBYTECODE =
 faults: $(STAMP) ## hurt daemons, network, locks and clock, and measure each rescue (FAULT_ROUNDS=11)
