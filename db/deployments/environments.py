@@ -19,6 +19,8 @@ from db.deployments.deployments import Deployment
 from db.errors import Conflict, InvalidInput, NotFound
 from db.pool import Connection, execute, fetch_all, fetch_one, fetch_val
 
+# The shipped mode whose jobs deploy and roll back (`worker/modes/deploy.py`).
+MODE = "deploy"
 PREVIOUS = "previous"
 # It also matches an id without its dashes, which is therefore taken for a commit.
 SHA = re.compile(r"[0-9a-fA-F]{7,64}")

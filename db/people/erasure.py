@@ -114,7 +114,7 @@ async def erase(conn: AsyncConnection[Any], of: Erased, id: UUID) -> Erasure:
 async def remove(conn: AsyncConnection[Any], of: Erased, id: UUID) -> None:
     """The first part of `erase`, committed on return. `prove` comes next, then `forget`."""
     check_connection(conn)
-    if not any(one.of == of and one.id == id for one in await unproven(conn)):
+    if await find_unproven(conn, of, id) is None:
         await _erase_once(conn, of, id, [])
 
 
@@ -150,6 +150,16 @@ class Unproven(BaseModel):
     begun_at: AwareDatetime
     names: list[str]
 
+    @property
+    def message(self) -> str:
+        """What is wrong, in words."""
+        return f"{self.of} {self.id} is erased since {self.begun_at:%F %T %Z}, without its proof"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return f"come to the proof: jobsworth erase {self.of} {self.id} --yes"
+
 
 UNPROVEN: LiteralString = """
 select u.of_kind as of, u.erased_id as id, u.begun_at, u.names
@@ -161,6 +171,11 @@ order by u.begun_at, u.erased_id
 async def unproven(conn: AsyncConnection[Any]) -> list[Unproven]:
     """The erasures whose proof is missing, oldest first."""
     return await fetch_all(conn, UNPROVEN, {}, Unproven)
+
+
+async def find_unproven(conn: AsyncConnection[Any], of: Erased, id: UUID) -> Unproven | None:
+    """The erasure of this one, if its proof is missing."""
+    return next((one for one in await unproven(conn) if (one.of, one.id) == (of, id)), None)
 
 
 ERASE: LiteralString = "select jobsworth.erase(%(of)s, %(id)s, %(again)s::uuid[])"

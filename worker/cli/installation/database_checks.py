@@ -290,14 +290,7 @@ async def _memory(conn: Connection, settings: Settings) -> list[Finding]:
 
 async def _erasures(conn: Connection) -> list[Finding]:
     """What is looked for stays in the database until its proof has been seen."""
-    return [
-        warning(
-            "erasures",
-            f"{one.of} {one.id} is erased since {one.begun_at:%F %T %Z}, without its proof",
-            f"come to the proof: jobsworth erase {one.of} {one.id} --yes",
-        )
-        for one in await erasure.unproven(conn)
-    ]
+    return [warning("erasures", one.message, one.remedy) for one in await erasure.unproven(conn)]
 
 
 def judge_recall(one: IndexRecall) -> Finding | None:

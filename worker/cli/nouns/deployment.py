@@ -16,7 +16,7 @@ from rich.text import Text
 
 from db.deployments import deployments, environments
 from db.deployments.deployments import Deployment
-from db.deployments.environments import EnvironmentState, RollbackTarget
+from db.deployments.environments import MODE, PREVIOUS, EnvironmentState, RollbackTarget
 from db.errors import InvalidInput, shown
 from db.pool import Connection
 from worker.cli.terminal import ids, options
@@ -40,7 +40,6 @@ from worker.deployments.pipeline import find_environment, gist, load_environment
 from worker.deployments.pipeline.drift import find_drift
 from worker.settings import load_settings
 
-MODE = "deploy"
 # Ids of older deployments are given whole.
 NAME_CHARACTERS_MAX = 200
 FOUND_AMONG = 1000
@@ -139,7 +138,7 @@ def start(environment: str, commit: str, wait: bool, as_json: bool) -> ExitCode:
 @click.option(
     "--to",
     metavar="ID|SHA",
-    default="previous",
+    default=PREVIOUS,
     help="A deployment's id, or its commit.",
 )
 @options.wait("healthy")

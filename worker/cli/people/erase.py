@@ -85,12 +85,8 @@ def _erase(
 
         async def plan(conn: Connection) -> list[Planned]:
             wanted = await find(conn)
-            for one in await erasure.unproven(conn):
-                if (one.of, one.id) == (of, wanted):
-                    raise Conflict(
-                        f"{of} {wanted} is erased since {one.begun_at:%F %T %Z}, without its proof",
-                        f"come to the proof: jobsworth erase {of} {wanted} --yes",
-                    )
+            if (begun := await erasure.find_unproven(conn, of, wanted)) is not None:
+                raise Conflict(begun.message, begun.remedy)
             return await erasure.plan(conn, of, wanted)
 
         planned = run_in_database(plan)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fastapi import Response
 
 from db.deployments import deployments, environments
-from db.deployments.environments import PREVIOUS, EnvironmentState, RollbackTarget
+from db.deployments.environments import MODE, PREVIOUS, EnvironmentState, RollbackTarget
 from db.errors import Conflict, InvalidInput, NotFound
 from db.pool import Connection
 from db.queue import jobs
@@ -17,7 +17,6 @@ from worker.dashboard.door import Visitor
 from worker.dashboard.frame import Frame, Said, answer
 
 LIMIT = 50
-MODE = "deploy"
 
 
 async def page(conn: Connection, frame: Frame) -> Response:
