@@ -38,7 +38,7 @@ from db.records import rows_of
 from db.schema import DEFAULT_SCHEMA, render, render_own
 from db.sessions import begin_session, begin_text, connect_parameters
 from db.transactions import commit
-from db.uninterrupted import uninterrupted
+from db.uninterrupted import canceled_once, uninterrupted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -287,7 +287,7 @@ class Database:
 
     async def _living(self) -> Connection:
         while True:
-            connection = await self.pool.getconn()
+            connection = await canceled_once(self.pool.getconn(), self.pool.putconn)
             unproven = max(self._doubted_at, monotonic() - IDLE_SECONDS_UNPROVEN)
             lives = connection.answered_at > unproven
             try:

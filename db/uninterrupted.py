@@ -1,12 +1,14 @@
-"""Run work to its end, whatever cancels the task that waits for it.
+"""Run work that a cancellation must not interrupt, or not twice, whatever cancels its task.
 
-In: a coroutine that must not be interrupted, as the return of a connection to its pool. Out: its
-result; or the cancellation, while the work goes on by itself. anyio's shields do not keep out
-`Task.cancel`, and so neither `asyncio.timeout` nor `asyncio.wait_for`, which handlers use.
+In: a coroutine, as the return of a connection to its pool, or the wait for one. Out: its result;
+or the cancellation, while the work goes on by itself. anyio's shields do not keep out
+`Task.cancel`, and so neither `asyncio.timeout` nor `asyncio.wait_for`, which handlers use; and its
+scopes repeat a cancellation until their tasks have ended.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator
+import sys
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -26,13 +28,48 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         waits_for = work.send(None)
     except StopIteration as ended:
         return ended.value
-    # Of no context: the task is not one of a job, which would end with its attempt.
-    task = asyncio.create_task(_rest(work, waits_for), context=Context())
-    _going_on.add(task)
-    task.add_done_callback(_going_on.discard)
+    task = _goes_on(_rest(work, waits_for))
     with anyio.CancelScope(shield=True):
         await asyncio.shield(task)
     return task.result()
+
+
+async def canceled_once(
+    work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]
+) -> T:
+    """Return what `work` returns. A first cancellation reaches it, no later one; what it returns
+    all the same goes to `undo`.
+
+    For what waits with `asyncio.wait_for` on Python 3.11: canceled twice, that ends before what it
+    waits for has ended. A condition is then left locked for good.
+    """
+    if sys.version_info >= (3, 12):
+        return await work
+    try:
+        waits_for = work.send(None)
+    except StopIteration as ended:
+        return ended.value
+    task = _goes_on(_rest(work, waits_for))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        _goes_on(_undo(task, undo))
+        raise
+
+
+async def _undo(task: "asyncio.Task[T]", undo: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled() and task.exception() is None:
+        await undo(task.result())
+
+
+def _goes_on(work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    # Of no context: the task is not one of a job, which would end with its attempt.
+    task = asyncio.create_task(work, context=Context())
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
+    return task
 
 
 async def _rest(work: Coroutine[Any, Any, T], waits_for: Any) -> T:

@@ -1,6 +1,7 @@
 """The pool: bounds, transactions, plain SQL, and what happens when the server is away."""
 
 import asyncio
+import itertools
 import random
 import time
 from contextlib import suppress
@@ -223,6 +224,36 @@ async def test_no_cancellation_however_often_takes_a_connection_out_of_the_pool(
                 task.cancel()
         async with pool.connection(), pool.connection():
             pass
+
+
+async def test_a_cancellation_meets_the_connection_that_was_waited_for(database_url: str) -> None:
+    """Python 3.11 loses the lock of a condition whose waiter is told and canceled at once."""
+
+    async def wait(pool: Database, scope: anyio.CancelScope) -> None:
+        with scope:
+            async with pool.connection():
+                await anyio.lowlevel.checkpoint()
+
+    async with Database(database_url, pool_min=1, pool_max=1, acquire_seconds=10) as pool:
+        for turns_to_cancel, turns_to_return in itertools.product(range(4), repeat=2):
+            scope = anyio.CancelScope()
+            async with anyio.create_task_group() as tasks:
+                async with pool.connection():
+                    tasks.start_soon(wait, pool, scope)
+                    tasks.start_soon(_cancel_after, turns_to_cancel, scope)
+                    await _turns(turns_to_return)
+            async with pool.connection():
+                pass
+
+
+async def _cancel_after(turns: int, scope: anyio.CancelScope) -> None:
+    await _turns(turns)
+    scope.cancel()
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 async def test_a_statement_has_a_bound(database_url: str, database: Database) -> None:
