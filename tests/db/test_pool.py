@@ -237,11 +237,10 @@ async def test_a_cancellation_meets_the_connection_that_was_waited_for(database_
     async with Database(database_url, pool_min=1, pool_max=1, acquire_seconds=10) as pool:
         for turns_to_cancel, turns_to_return in itertools.product(range(4), repeat=2):
             scope = anyio.CancelScope()
-            async with anyio.create_task_group() as tasks:
-                async with pool.connection():
-                    tasks.start_soon(wait, pool, scope)
-                    tasks.start_soon(_cancel_after, turns_to_cancel, scope)
-                    await _turns(turns_to_return)
+            async with anyio.create_task_group() as tasks, pool.connection():
+                tasks.start_soon(wait, pool, scope)
+                tasks.start_soon(_cancel_after, turns_to_cancel, scope)
+                await _turns(turns_to_return)
             async with pool.connection():
                 pass
 
