@@ -153,6 +153,12 @@ class Firing(BaseModel):
     fired_at: AwareDatetime
 
 
+class ScheduleFiring(Firing):
+    """A firing, and whose it is."""
+
+    schedule_id: UUID
+
+
 ADD: LiteralString = """
 select jobsworth.schedule(
   name => %(name)s,
@@ -291,6 +297,29 @@ async def firings(conn: AsyncConnection[Any], id: UUID, limit: int = 20) -> list
     """What became of the last times of a schedule, newest first. At most 1,000 are kept."""
     check_limit(limit, 1_000, "older ones are not kept")
     return await fetch_all(conn, FIRINGS, {"id": id, "limit": limit}, Firing)
+
+
+LATEST: LiteralString = """
+select s.id as schedule_id, f.at, f.outcome, f.job_id, f.run_id, f.missed, f.reason, f.fired_at
+from jobsworth.schedules s
+cross join lateral (
+  select l.at, l.outcome, l.job_id, l.run_id, l.missed, l.reason, l.fired_at
+  from jobsworth.schedule_firings l
+  where l.schedule_id = s.id
+  order by l.at desc
+  limit %(each)s) f
+order by s.id, f.at desc
+"""
+
+
+async def latest_firings(
+    conn: AsyncConnection[Any], each: int = 5
+) -> dict[UUID, list[ScheduleFiring]]:
+    """What became of the last times of all schedules, by schedule, newest first."""
+    found: dict[UUID, list[ScheduleFiring]] = {}
+    for one in await fetch_all(conn, LATEST, {"each": each}, ScheduleFiring):
+        found.setdefault(one.schedule_id, []).append(one)
+    return found
 
 
 UNDECLARED: LiteralString = """

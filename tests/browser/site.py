@@ -65,6 +65,7 @@ class Site:
             ),
             *(f"/runs/{made['run']}", f"/runs/{made['run']}/fork?node=check"),
             *(f"/approvals/{made['approval']}", f"/threads/{made['thread']}"),
+            *("/limits/greetings", f"/memory/{made['memory']}", "/memory?q=opening"),
         ]
 
 
@@ -140,6 +141,19 @@ def _fill(database_url: str) -> dict[str, str]:
             " returning id"
         )
         value("insert into jobsworth.sessions (title) values ('Quarterly report') returning id")
+        value(
+            "select limit_name"
+            " from jobsworth.set_job_limit('greetings', mode => 'greet', slots => 4)"
+        )
+        value(
+            "select jobsworth.schedule('morning', 'later', cron => '0 8 * * mon-fri',"
+            " time_zone => 'Europe/Berlin')"
+        )
+        before = value("select jobsworth.remember('The shop opens at eight.')")
+        made["memory"] = value(
+            "select jobsworth.remember('The shop opens at nine since May.', supersedes => %(old)s)",
+            old=before,
+        )
     run_cli("budget", "set", "daily", "--money", "5", "--per", "day", url=database_url)
     return made
 

@@ -18,6 +18,7 @@ from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from db.memory.spaces import counted
 from worker.cli.terminal import times
 from worker.cli.terminal.words import count, worker_state
 from worker.dashboard import charts, words
@@ -154,6 +155,8 @@ def environment() -> Environment:
         "price": words.price,
         "amount": words.amount,
         "colour": words.colour,
+        "size": words.size,
+        "counted": counted,
         "span": times.span,
         "count": count,
         "markup": Markup,  # of values that are ours: never of one from the database

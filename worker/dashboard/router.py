@@ -36,6 +36,7 @@ from worker.dashboard.pages import (
     fork,
     job,
     jobs,
+    limits,
     memory,
     now,
     people,
@@ -87,6 +88,8 @@ PAGES_OF_ONE: tuple[tuple[str, RenderOne, str], ...] = (
     ("/runs/{id}", runs.one, "runs"),
     ("/runs/{id}/fork", fork.page, "runs"),
     ("/threads/{id}", threads.one, "threads"),
+    ("/memory/{id}", memory.one, "memories"),
+    ("/limits/{id:path}", limits.one, "queues"),
 )
 
 
@@ -114,6 +117,8 @@ def router_for(gate: Gate) -> APIRouter:
         ("/deployments/{action}", desk.deploy),
         ("/people/{noun}/{id}/{action}", desk.act_on_people),
         ("/queues/{id:path}/{action}", desk.act_on_queue),
+        ("/limits/{id:path}/{action}", desk.act_on_limit),
+        ("/memory/{id}/{action}", desk.act_on_memory),
     ):
         router.add_api_route(path, act, methods=["POST"])
     outer = APIRouter()
@@ -215,6 +220,19 @@ class Desk:
             return Said(await system.act(visitor.conn, id, action))
 
         return await self._act(request, "queues", act)
+
+    async def act_on_limit(self, request: Request, id: str, action: str) -> Response:
+        async def act(visitor: Visitor, frame: Frame, fields: dict[str, str]) -> Said:
+            return await limits.act(visitor.conn, frame, id, action, fields)
+
+        return await self._act(request, "queues", act)
+
+    async def act_on_memory(self, request: Request, id: str, action: str) -> Response:
+        async def act(visitor: Visitor, frame: Frame, fields: dict[str, str]) -> Said:
+            return Said(await memory.act(visitor.conn, frame, id, action, fields))
+
+        seen: Seen = lambda conn: memory.find(conn, id)  # noqa: E731
+        return await self._act(request, "memories", act, [seen])
 
     async def front(self, request: Request) -> Response:
         """Where the API is at home, a person is shown the way."""

@@ -116,6 +116,17 @@ def amount(value: Decimal, unit: str) -> str:
     return f"{value:,.0f}" if unit == "tokens" else money(value)
 
 
+def size(count: int) -> str:
+    """Bytes as "12 MB", in powers of 1,024 as PostgreSQL writes them."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1_024:
+            break
+        value, unit = value / 1_024, larger
+    digits = 0 if unit == "bytes" or value >= 10 else 1
+    return f"{value:,.{digits}f} {unit}"
+
+
 def colour(status: str) -> str:
     """The class for a status: its colour in the terminal."""
     return "s-" + STYLES.get(status, "dim").rpartition(" ")[2]

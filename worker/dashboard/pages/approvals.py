@@ -6,6 +6,8 @@ only for the document that the page showed.
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
+from typing import NamedTuple
 
 from fastapi import Response
 
@@ -14,13 +16,25 @@ from db.approvals.approvals import REJECT, Approval, ApprovalStatus, Resolution
 from db.diagnosis import paperwork
 from db.documents import parse_document
 from db.errors import Conflict
+from db.money import calls
 from db.pool import Connection
 from db.queue import jobs
+from db.queue.jobs import Job
+from db.runs import view
 from worker.cli.terminal.ids import find_approval, typed_approval
 from worker.dashboard.frame import Frame, Said, answer
 
 LIMIT = 100
 CHANNEL = "dashboard"
+
+
+class Spent(NamedTuple):
+    """What the models of a run or job were paid before its approval; in USD."""
+
+    noun: str
+    calls: int
+    cost: Decimal | None
+    unknown: int
 
 
 async def page(conn: Connection, frame: Frame) -> Response:
@@ -39,6 +53,7 @@ async def page(conn: Connection, frame: Frame) -> Response:
 async def one(conn: Connection, frame: Frame, approval: str) -> Response:
     approval_id = await find_approval(conn, typed_approval(approval))
     found = await approvals.get_by_id(conn, approval_id)
+    job = await jobs.get_by_id(conn, found.job_id) if found.job_id else None
     return answer(
         frame,
         "approval.html",
@@ -47,11 +62,25 @@ async def one(conn: Connection, frame: Frame, approval: str) -> Response:
         approval=found,
         is_open=found.status is ApprovalStatus.PENDING,
         votes=await approvals.votes(conn, approval_id),
-        job=found.job_id and await jobs.get_by_id(conn, found.job_id),
+        job=job,
+        spent=await _spent(conn, job),
         yeses=[option for option in found.options if option != REJECT],
         reject=REJECT,
         deadline_option=_then(found),
     )
+
+
+async def _spent(conn: Connection, job: Job | None) -> Spent | None:
+    """What the work cost so far: that of the whole run, or of a job without one."""
+    if job is None:
+        return None
+    if job.run_id is not None:
+        run = await view.stats(conn, job.run_id)
+        return Spent("run", run.calls, run.cost, run.cost_unknown_calls)
+    made = await calls.list_calls(conn, job.id)
+    known = [each.cost for each in made if each.cost is not None]
+    cost = sum(known, Decimal()) if known else None
+    return Spent("job", len(made), cost, len(made) - len(known))
 
 
 async def decide(

@@ -1,16 +1,22 @@
-"""Memory: search by meaning, with the parts of each score; and the latest memories.
+"""Memory: search by meaning, with the parts of each score; the latest memories; and one of them.
 
-In: a query. Out: the memories nearest to it, ranked as a job's `recall` ranks them. The query is
-embedded here, by the workers' embedder; one that is an endpoint costs money, which only a command
-or a job may spend, so then the latest memories are listed.
+In: a query, or a memory's id. Out: the memories nearest to it, ranked as a job's `recall` ranks
+them; what one says, from what, and what took its place; a memory taken back or restored. The query
+is embedded here, by the workers' embedder; one that is an endpoint costs money, which only a
+command or a job may spend, so then the latest memories are listed.
 """
+
+from collections.abc import Mapping
+from uuid import UUID
 
 from fastapi import Response
 
+from db.errors import NotFound
 from db.memory import outbox, spaces, status
-from db.memory.spaces import Space
-from db.memory.status import MemoryStatus, MemoryType
+from db.memory.spaces import Space, SpaceState
+from db.memory.status import Memory, MemoryStatus, MemoryType
 from db.pool import Connection
+from worker.cli.terminal.ids import whole_id
 from worker.dashboard.frame import Frame, answer
 from worker.dashboard.pages.choices import chosen
 from worker.memory import recall
@@ -19,6 +25,8 @@ from worker.memory.ranking import Recalled, Weights
 
 LIMIT = 20
 TYPES = list(MemoryType)
+RETRACTABLE = (MemoryStatus.ACTIVE, MemoryStatus.SUSPENDED, MemoryStatus.EXPIRED)
+RESTORABLE = (MemoryStatus.RETRACTED, MemoryStatus.SUSPENDED)
 
 
 async def page(conn: Connection, frame: Frame) -> Response:
@@ -48,7 +56,52 @@ async def page(conn: Connection, frame: Frame) -> Response:
         types=TYPES,
         waiting=await outbox.counts(conn),
         hidden=await spaces.hidden(conn, space_of(frame.settings)),
+        spaces=[(each, _state(frame, each)) for each in await spaces.list_all(conn)],
     )
+
+
+async def one(conn: Connection, frame: Frame, memory: str) -> Response:
+    found = await find(conn, memory)
+    return answer(
+        frame,
+        "memory_one.html",
+        page="memory",
+        asking=0,
+        memory=found,
+        successor=found.superseded_by and await status.get(conn, found.superseded_by),
+        earlier=[await status.get(conn, each) for each in found.supersedes[:LIMIT]],
+        may_retract=found.status in RETRACTABLE,
+        may_restore=found.status in RESTORABLE,
+    )
+
+
+async def find(conn: Connection, memory: str) -> Memory:
+    """The memory with this whole id. Raises `InvalidInput`, `NotFound`."""
+    return await status.get(conn, whole_id(memory, "memory"))
+
+
+async def act(
+    conn: Connection, frame: Frame, memory: str, action: str, fields: Mapping[str, str]
+) -> str:
+    """Take a memory back, or restore it; returns what to say."""
+    memory_id: UUID = whole_id(memory, "memory")
+    match action:
+        case "retract":
+            reason = fields.get("reason", "").strip()
+            await status.retract(conn, memory_id, reason or f"retracted by {frame.who}")
+            return "It is recalled no more."
+        case "restore":
+            await status.restore(conn, memory_id)
+            return "It is recalled again as soon as it is embedded anew."
+        case _:
+            raise NotFound(f"there is no action {action!r}", "choose one of the page's buttons")
+
+
+def _state(frame: Frame, space: SpaceState) -> str:
+    """What a space is there for now."""
+    if space.key == space_of(frame.settings):
+        return "used by these settings"
+    return "a switch fills it" if space.queued else "kept"
 
 
 async def _search(
