@@ -42,7 +42,8 @@ SQL_OUTSIDE = {"worker/queue/wake.py"}
 # Statements that several functions share on purpose.
 SHARED = {
     "db/bulk/batches.py": {"REFUSAL"},  # what is counted and what is shown
-    "db/bulk/filters.py": {"MATCHES"},  # of every statement that takes a filter
+    "db/bulk/filters.py": {"FITS", "MATCHES"},  # of every statement that takes a filter
+    "db/bulk/matching.py": {"BETWEEN"},  # the bounds of every stretch
     "db/deployments/deployments.py": {"LATEST"},
     "db/queue/enqueue.py": {"ENQUEUE"},  # async and not
     "db/queue/enqueue_many.py": {"RECONSIDER_STAGED", "INSERT_EDGES"},

@@ -1,8 +1,8 @@
 """Which jobs an operation is for: a filter, and the one condition that it becomes.
 
-In: what a person or a payload says. Out: a checked filter, and the values of `MATCHES`. Invariant:
-a value never becomes part of a statement; a filter that says nothing is refused, because it would
-be for every job.
+In: what a person or a payload says. Out: a checked filter, and the values of its condition.
+Invariant: a value never becomes part of a statement; a filter that says nothing is refused, because
+it would be for every job.
 """
 
 from typing import Any, LiteralString
@@ -19,9 +19,8 @@ MODE = "bulk_operation"
 PROGRESS = "progress"
 
 # The condition on the job `j`. A time is that of its end; of an open job, that of its creation.
-MATCHES: LiteralString = """
-  j.mode <> 'bulk_operation'
-  and (%(status)s::text is null or j.status::text = %(status)s::text)
+FITS: LiteralString = """
+  (%(status)s::text is null or j.status::text = %(status)s::text)
   and (%(waiting_for)s::text is null
     or j.status = 'waiting' and j.waiting_for::text = %(waiting_for)s::text)
   and (%(mode)s::text is null or j.mode = %(mode)s::text)
@@ -39,6 +38,8 @@ MATCHES: LiteralString = """
   and (%(error)s::text is null or strpos(lower(j.error), lower(%(error)s::text)) > 0)
   and (%(payload)s::jsonb is null or j.payload @> %(payload)s::jsonb)
 """
+# What an operation may be about.
+MATCHES: LiteralString = " j.mode <> 'bulk_operation' and" + FITS
 
 
 class JobFilter(BaseModel):
@@ -79,6 +80,6 @@ class JobFilter(BaseModel):
         return self
 
     def values(self) -> dict[str, Any]:
-        """The values of `MATCHES`."""
+        """The values of `FITS` and `MATCHES`."""
         payload = None if self.payload is None else orjson.dumps(self.payload).decode()
         return {**dict(self), "payload": payload}

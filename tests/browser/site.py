@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from tests.support import Workers, connect, run_cli
 
 AXE = (Path(__file__).parent / "axe.min.js").read_text()
+# Of one wait. The machine may have other work.
+TIMEOUT_MILLISECONDS = 90_000
 RUN = [
     {"node": "collect", "mode": "greet", "payload": {"name": "Ada"}},
     {"node": "sum up", "mode": "greet", "payload": {"name": "Bob"}, "after": ["collect"]},
@@ -40,6 +42,7 @@ class Site:
             color_scheme=scheme,
             java_script_enabled=script,
         )
+        context.set_default_timeout(TIMEOUT_MILLISECONDS)
         page = context.new_page()
 
         def heard(message: ConsoleMessage) -> None:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from db.memory.spaces import counted
 from worker.cli.terminal import times
 from worker.cli.terminal.words import count, worker_state
+from worker.cli.views.tables import counts_of
 from worker.dashboard import charts, words
 from worker.memory.embedders import HashingEmbedder
 from worker.memory.semantic.embedder import SemanticEmbedder
@@ -141,6 +142,7 @@ def environment() -> Environment:
         "charts": charts,
         "took": words.took,
         "worker_state": worker_state,
+        "counts_of": counts_of,
     }
     for name, value in calls.items():
         made.globals[name] = value

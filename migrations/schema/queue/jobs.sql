@@ -133,6 +133,8 @@ create index jobs_session on jobsworth.reactive_jobs (session_id, id)
   where session_id is not null;
 -- The failed jobs, by time.
 create index jobs_failed on jobsworth.reactive_jobs (finished_at) where status = 'failed';
+-- The same, newest first, for who looks for one.
+create index jobs_failed_ids on jobsworth.reactive_jobs (id) where status = 'failed';
 -- The nodes of a run.
 create unique index jobs_node on jobsworth.reactive_jobs (run_id, node) where run_id is not null;
 -- Due jobs, oldest first: timers, and whatever a handler waits for until a time (`reason_gone`).

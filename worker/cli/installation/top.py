@@ -36,6 +36,7 @@ from worker.cli.terminal.database import connected, run_async
 from worker.cli.terminal.output import clean, emit, is_terminal, one_line, styled
 from worker.cli.terminal.times import span
 from worker.cli.views.job_rows import job_row
+from worker.cli.views.tables import counts_of
 from worker.settings import Settings, load_settings
 
 LOOK_SECONDS = 1.0
@@ -165,8 +166,7 @@ def _queues(found: list[QueueCounts], width: int) -> Table:
     table = _grid("QUEUE", "STATE", *numbers, width=width, right=numbers, wide="QUEUE")
     for each in found:
         state = styled("paused" if each.paused else "open")
-        counts = (f"{number:,}" for number in (each.queued, each.waiting, each.running))
-        table.add_row(clean(each.name), state, *counts)
+        table.add_row(clean(each.name), state, *counts_of(each))
     return table
 
 

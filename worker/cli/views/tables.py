@@ -37,13 +37,20 @@ def emit_queues(found: list[QueueCounts]) -> None:
         [
             queue.name,
             styled("paused" if queue.paused else "open", ", fair" if queue.fair else ""),
-            f"{queue.queued:,}",
-            f"{queue.waiting:,}",
-            f"{queue.running:,}",
+            *counts_of(queue),
         ]
         for queue in found
     ]
     emit_table(QUEUES, rows, "no queue has open jobs, a worker or a pause, or is fair")
+
+
+def counts_of(queue: QueueCounts) -> tuple[str, str, str]:
+    """Its queued, waiting and running jobs; a "+" where there may be more than were counted."""
+    return (
+        f"{queue.queued:,}{'+' if queue.more_queued else ''}",
+        f"{queue.waiting:,}{'+' if queue.more_waiting else ''}",
+        f"{queue.running:,}",
+    )
 
 
 def emit_workers(found: list[Worker], rescue_seconds: float) -> None:

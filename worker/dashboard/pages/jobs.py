@@ -10,6 +10,7 @@ from datetime import datetime
 from fastapi import Response
 
 from db.bulk import matching
+from db.bulk.matching import Page
 from db.pool import Connection
 from db.queue import jobs
 from db.queue.jobs import Job, JobStatus, WaitReason, Why
@@ -20,8 +21,9 @@ from worker.dashboard.pages.choices import chosen
 from worker.dashboard.pages.filters import MORE_TEXTS, NAMES, TEXTS, filter_of
 
 LIMIT = 50
-# What an index serves; everything else goes by `db.bulk.matching`.
+# What an index serves alone; everything else goes by `db.bulk.matching`.
 PLAIN = {"status", "reason", "mode", "queue", "thread", "request"}
+INDEXED = {"thread", "request"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,16 @@ class Row:
 
 async def page(conn: Connection, frame: Frame) -> Response:
     found = await _found(conn, frame)
-    open_ids = [job.id for job in found if job.finished_at is None]
+    open_ids = [job.id for job in found.jobs if job.finished_at is None]
     whys = await jobs.whys(conn, open_ids)
     return answer(
         frame,
         "jobs.html",
         page="jobs",
         asking=0,
-        rows=[Row(job, whys.get(job.id), _until(job)) for job in found],
+        rows=[Row(job, whys.get(job.id), _until(job)) for job in found.jobs],
+        looked=found.looked,
+        further=found.looked_to,
         statuses=list(JobStatus),
         reasons=list(WaitReason),
         texts=TEXTS,
@@ -53,13 +57,13 @@ async def page(conn: Connection, frame: Frame) -> Response:
     )
 
 
-async def _found(conn: Connection, frame: Frame) -> list[Job]:
+async def _found(conn: Connection, frame: Frame) -> Page:
     asked = {name: value for name, value in frame.query.items() if name in NAMES}
     before = frame.query.get("before")
     before_id = None if before is None else whole_id(before, "the page's id")
-    if set(asked) <= PLAIN:
+    if not asked or (set(asked) <= PLAIN and set(asked) & INDEXED):
         thread = asked.get("thread")
-        return await jobs.list_jobs(
+        rows = await jobs.list_jobs(
             conn,
             status=chosen(JobStatus, asked.get("status")),
             waiting_for=chosen(WaitReason, asked.get("reason")),
@@ -70,6 +74,7 @@ async def _found(conn: Connection, frame: Frame) -> list[Job]:
             limit=LIMIT,
             before_id=before_id,
         )
+        return Page(rows, len(rows), rows[-1].id if len(rows) == LIMIT else None)
     which = await filter_of(conn, asked, frame.now)
     return await matching.list_matching(conn, which, limit=LIMIT, before_id=before_id)
 
