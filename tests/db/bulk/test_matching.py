@@ -9,7 +9,7 @@ import pytest
 
 from db.bulk import matching
 from db.bulk.filters import JobFilter
-from db.bulk.matching import FAILED, LOOK, WAITING, Page, list_matching
+from db.bulk.matching import ANY, FAILED, LOOK, MATCHING, WAITING, Page, list_matching
 from db.pool import Connection, execute, fetch_all, fetch_val
 from tests.db.protocol import add
 from tests.db.rows import past_the_guards
@@ -102,10 +102,12 @@ async def test_rare_jobs_are_found_by_their_index(conn: Connection) -> None:
     assert (len(page.jobs), page.looked, page.looked_to) == (20, 20, None)
     assert "jobs_failed_ids" in await _plan(conn, LOOK.replace("{source}", FAILED))
     assert "jobs_waiting" in await _plan(conn, LOOK.replace("{source}", WAITING))
+    assert "reactive_jobs_pkey" in await _plan(conn, MATCHING.replace("{source}", ANY))
 
 
 async def _plan(conn: Connection, query: LiteralString) -> str:
-    values = {"before_id": None, "last_id": None, "stretch": 1_000, "waiting_for": None}
+    values = {"before_id": None, "last_id": UUID(int=0), "stretch": 8_000, "limit": 50}
+    values |= JobFilter(mode="nobody").values()
     plan = str((await fetch_all(conn, "explain (analyze, format json) " + query, values))[0])
     assert "Seq Scan" not in plan
     return plan
