@@ -251,10 +251,12 @@ from jobsworth.approvals_decided a
 where a.status = 'pending'
   and (%(team_id)s::uuid is null or a.team_id = %(team_id)s)
   and (%(thread_id)s::uuid is null or a.thread_id = %(thread_id)s)
-order by a.id
-limit %(limit)s
+  and (%(before_id)s::uuid is null or a.id < %(before_id)s)
+  and (%(after_id)s::uuid is null or a.id > %(after_id)s)
 """
 )
+OLDEST: LiteralString = "order by a.id limit %(limit)s"
+NEWEST: LiteralString = "order by a.id desc limit %(limit)s"
 
 
 async def get_pending(
@@ -263,13 +265,23 @@ async def get_pending(
     *,
     team_id: UUID | None = None,
     thread_id: UUID | None = None,
+    before_id: UUID | None = None,
+    after_id: UUID | None = None,
 ) -> list[Approval]:
     """Open approvals, oldest first, of one team and thread, or of all; at most `limit`, which is 1
-    to 1,000.
+    to 1,000. With `before_id`, the last ones before it.
     """
     check_limit(limit, LIMIT_MAX, "decide some of them first")
-    values = {"limit": limit, "team_id": team_id, "thread_id": thread_id}
-    return await fetch_all(conn, PENDING, values, Approval)
+    values = {
+        "limit": limit,
+        "team_id": team_id,
+        "thread_id": thread_id,
+        "before_id": before_id,
+        "after_id": after_id,
+    }
+    if before_id is None:
+        return await fetch_all(conn, PENDING + OLDEST, values, Approval)
+    return (await fetch_all(conn, PENDING + NEWEST, values, Approval))[::-1]
 
 
 SUPERSEDE: LiteralString = """

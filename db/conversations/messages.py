@@ -294,6 +294,45 @@ async def fetch_recent(
     return (await fetch_all(conn, FETCH_RECENT, values, Message))[::-1]
 
 
+LIST_PAGE: LiteralString = (
+    "select "
+    + MESSAGE_COLUMNS
+    + """
+from jobsworth.chat_messages m
+where m.thread_id = %(thread_id)s
+  and (%(before_id)s::uuid is null or m.id < %(before_id)s)
+  and (%(after_id)s::uuid is null or m.id > %(after_id)s)
+  and not exists (select from jobsworth.retracted_messages r where r.message_id = m.id)
+"""
+)
+# In the order of the index of threads: in that of the ids alone, all messages could be read.
+NEWEST: LiteralString = "order by m.thread_id desc, m.id desc limit %(limit)s"
+OLDEST: LiteralString = "order by m.thread_id, m.id limit %(limit)s"
+
+
+async def list_page(
+    conn: AsyncConnection[Any],
+    thread_id: UUID,
+    *,
+    before_id: UUID | None = None,
+    after_id: UUID | None = None,
+    limit: int = 50,
+) -> list[Message]:
+    """The last `limit` (1 to 10,000) messages of a thread, or of those before one, or the first of
+    those after one; oldest first, without retracted ones.
+    """
+    check_limit(limit, LIMIT_MAX, "ask for fewer messages")
+    values = {
+        "thread_id": thread_id,
+        "before_id": before_id,
+        "after_id": after_id,
+        "limit": limit,
+    }
+    if after_id is None:
+        return (await fetch_all(conn, LIST_PAGE + NEWEST, values, Message))[::-1]
+    return await fetch_all(conn, LIST_PAGE + OLDEST, values, Message)
+
+
 GET_FOR_TRIGGER: LiteralString = (
     "select "
     + MESSAGE_COLUMNS

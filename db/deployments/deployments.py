@@ -269,10 +269,12 @@ RECENT: LiteralString = (
 from jobsworth.deployments d
 where (%(environment)s::text is null or d.environment = %(environment)s)
   and (%(team_id)s::uuid is null or d.team_id = %(team_id)s)
-order by d.id desc
-limit %(limit)s
+  and (%(before_id)s::uuid is null or d.id < %(before_id)s)
+  and (%(after_id)s::uuid is null or d.id > %(after_id)s)
 """
 )
+NEWEST: LiteralString = "order by d.id desc limit %(limit)s"
+OLDEST: LiteralString = "order by d.id limit %(limit)s"
 
 
 async def get_recent(
@@ -281,13 +283,23 @@ async def get_recent(
     limit: int = 20,
     *,
     team_id: UUID | None = None,
+    before_id: UUID | None = None,
+    after_id: UUID | None = None,
 ) -> list[Deployment]:
     """The latest deployments, newest first, of one environment and team, or of all; at most
-    `limit`, which is 1 to 1,000.
+    `limit`, which is 1 to 1,000. With `after_id`, those that follow it.
     """
     check_limit(limit, LIMIT_MAX, "ask for fewer deployments")
-    values = {"environment": environment, "team_id": team_id, "limit": limit}
-    return await fetch_all(conn, RECENT, values, Deployment)
+    values = {
+        "environment": environment,
+        "team_id": team_id,
+        "before_id": before_id,
+        "after_id": after_id,
+        "limit": limit,
+    }
+    if after_id is None:
+        return await fetch_all(conn, RECENT + NEWEST, values, Deployment)
+    return (await fetch_all(conn, RECENT + OLDEST, values, Deployment))[::-1]
 
 
 LATEST: LiteralString = (

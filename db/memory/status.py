@@ -135,10 +135,11 @@ where (%(status)s::text is null or m.status = %(stored)s::jobsworth.memory_statu
   and (%(team_id)s::uuid is null or m.team_id = %(team_id)s)
   and (%(agent_id)s::uuid is null or m.agent_id = %(agent_id)s)
   and (%(before_id)s::uuid is null or m.id < %(before_id)s)
-order by m.id desc
-limit %(limit)s
+  and (%(after_id)s::uuid is null or m.id > %(after_id)s)
 """
 )
+NEWEST: LiteralString = "order by m.id desc limit %(limit)s"
+OLDEST: LiteralString = "order by m.id limit %(limit)s"
 
 
 async def list_memories(
@@ -149,9 +150,12 @@ async def list_memories(
     team_id: UUID | None = None,
     agent_id: UUID | None = None,
     before_id: UUID | None = None,
+    after_id: UUID | None = None,
     limit: int = 100,
 ) -> list[Memory]:
-    """The latest memories; a filter does not apply when None."""
+    """The latest memories, latest first; with `after_id`, those that follow it. A filter does not
+    apply when None.
+    """
     check_limit(limit, LIMIT_MAX)
     values = {
         "status": status,
@@ -160,9 +164,12 @@ async def list_memories(
         "team_id": team_id,
         "agent_id": agent_id,
         "before_id": before_id,
+        "after_id": after_id,
         "limit": limit,
     }
-    return await fetch_all(conn, LIST, values, Memory)
+    if after_id is None:
+        return await fetch_all(conn, LIST + NEWEST, values, Memory)
+    return (await fetch_all(conn, LIST + OLDEST, values, Memory))[::-1]
 
 
 SUPERSEDE: LiteralString = "select jobsworth.supersede_memory(%(old)s, %(successor)s)"

@@ -87,7 +87,7 @@ drop function
   jobsworth.retract_message,
   jobsworth.restore_memory, jobsworth.memory_locked,
   jobsworth.nearest, jobsworth.nearest_by_index, jobsworth.is_of_session,
-  jobsworth.space_indexes, jobsworth.index_space,
+  jobsworth.space_indexes, jobsworth.space_dimensions, jobsworth.index_space,
   jobsworth.halfvec, jobsworth.cosine_distance,
   jobsworth.why_held, jobsworth.why_attempt, jobsworth.why_again, jobsworth.shell_word,
   jobsworth.why_budget, jobsworth.why_person, jobsworth.why_environment,

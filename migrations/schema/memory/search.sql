@@ -20,6 +20,13 @@ return (
   join pg_namespace n on n.oid = x.extnamespace
   where s.id = index_space.space_id and x.extname = 'vector');
 
+-- How long the vectors of a space are, whoever asks: spaces are of no team, so a team's role does not see
+-- them, and its searches need this number.
+create function jobsworth.space_dimensions(space_id int) returns int
+  language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select s.dimensions from jobsworth.embedding_spaces s where s.id = space_dimensions.space_id
+$$;
+
 -- The index of each space that has one. It is not valid if its creation ended early.
 create function jobsworth.space_indexes(
   out space_id int, out index_name text, out valid boolean, out bytes bigint)
@@ -121,7 +128,7 @@ create function jobsworth.nearest(
   language plpgsql stable
 as $$
 declare
-  dimensions int := (select s.dimensions from jobsworth.embedding_spaces s where s.id = $1);
+  dimensions int := jobsworth.space_dimensions($1);
   vectors text := (
     select quote_ident(n.nspname)
     from pg_extension x join pg_namespace n on n.oid = x.extnamespace where x.extname = 'vector');

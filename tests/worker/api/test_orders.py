@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from db.approvals import approvals
-from db.conversations import messages
+from db.conversations import messages, threads
+from db.conversations.messages import MessageRole
 from db.memory import status
 from db.memory.status import MemoryStatus
 from db.pool import Database
@@ -17,8 +19,15 @@ from db.runs import runs
 from db.runs.new_run import Node
 from tests.worker.api.site import Site, check_problem, site
 from tests.worker.api.test_isolation import MEMORY
+from tests.worker.memory.test_embed import embed_pending
+from worker.memory.embedders import HashingEmbedder
 
 pytestmark = pytest.mark.anyio
+
+DEPLOYMENT = """
+insert into jobsworth.deployments (team_id, environment, sha, status, finished_at)
+values (%s, 'paged', repeat('a', 40), 'failed', now()) returning id
+"""
 
 
 async def test_orders_are_carried_out(database: Database) -> None:
@@ -28,6 +37,8 @@ async def test_orders_are_carried_out(database: Database) -> None:
         await done_in_bulk(here)
         await limited(here)
         await scheduled_and_remembered(here)
+        await searched(here)
+        await paged(here)
 
 
 async def said(here: Site) -> None:
@@ -109,6 +120,14 @@ async def limited(here: Site) -> None:
         assert [each.name for each in await queues.list_all(conn) if each.paused] == ["slow"]
     assert not (await here.post("/queues/slow/resume"))["paused"]
     assert (await here.get("/queues"))["queues"][0]["name"] == "slow"
+    most = {"queue": "slow", "slots": 2}
+    assert (await here.send("PUT", "/queues/limits/few", "all", 200, most))["slots"] == 2
+    await here.send("PUT", "/queues/limits/few", "all", 422, {"slots": 0})
+    [listed] = (await here.get("/queues"))["limits"]
+    assert (listed["name"], listed["slots"]) == ("few", 2)
+    removed = await here.client.delete("/queues/limits/few", headers=here.headers["all"])
+    assert removed.status_code == 204
+    await here.send("DELETE", "/queues/limits/few", "all", 404)
 
 
 async def scheduled_and_remembered(here: Site) -> None:
@@ -142,3 +161,41 @@ async def scheduled_and_remembered(here: Site) -> None:
     )
     assert nowhere.status_code in (404, 422)
     check_problem(nowhere)
+
+
+async def searched(here: Site) -> None:
+    """A search finds the team's own memories, with the parts of each score."""
+    async with here.database.connection() as conn:
+        for who, team_id in here.teams.items():
+            await conn.execute(MEMORY, [f"the harbour of {who} is deep", team_id])
+    await embed_pending(here.database, HashingEmbedder(256))
+    [hit] = await here.get("/memories/search?q=deep harbour", "ours")
+    assert hit["text"] == "the harbour of ours is deep"
+    assert hit["score"] == pytest.approx(sum(hit["parts"].values()))
+    assert len(await here.get("/memories/search?q=deep harbour&limit=2")) == 2
+    await here.get("/memories/search?q=", "ours", 422)
+
+
+async def paged(here: Site) -> None:
+    """Messages, approvals, deployments and memories turn both ways, from any row."""
+    team = here.teams["ours"]
+    async with here.database.connection() as conn:
+        thread = await threads.get_or_create(conn, "api", "paged", team_id=team)
+        said = [await messages.insert(conn, thread.id, MessageRole.USER, str(n)) for n in range(5)]
+        asked = [await approvals.create(conn, f"{n}?", team_id=team) for n in range(5)]
+        shipped = [await (await conn.execute(DEPLOYMENT, [team])).fetchone() for _ in range(5)]
+        known = [await (await conn.execute(MEMORY, [f"m {n}", team])).fetchone() for n in range(5)]
+    for path, ids, newest_first in (
+        (f"/messages?thread_id={thread.id}&", [one.id for one in said], False),
+        ("/approvals?", [one.id for one in asked], False),
+        ("/deployments?environment=paged&", [one[0] for one in shipped if one], True),
+        ("/memories?", [one[0] for one in known if one], True),
+    ):
+        for where, wanted in (
+            (f"before={ids[3]}", ids[1:3]),
+            (f"after={ids[1]}", ids[2:4]),
+        ):
+            page = await here.get(f"{path}{where}&limit=2", "ours")
+            shown = [UUID(one["id"]) for one in page]
+            assert shown == (wanted[::-1] if newest_first else wanted), (path, where)
+        await here.get(f"{path}before={ids[3]}&after={ids[1]}", "ours", 422)

@@ -14,7 +14,7 @@ from db.approvals import approvals
 from db.approvals.approvals import Approval
 from db.approvals.voting import Resolution, Vote, resolve, votes
 from worker.api.access import Access, may
-from worker.api.paging import LIMIT, Limit
+from worker.api.paging import At
 from worker.api.problems import documented
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])
@@ -46,11 +46,13 @@ class NewDecision(BaseModel):
 @router.get("", summary="List open approvals, oldest first", responses=documented())
 async def list_approvals(
     access: Read,
+    at: At,
     thread_id: UUID | None = None,
-    limit: Limit = LIMIT,
 ) -> list[Approval]:
     async with access.reading() as conn:
-        return await approvals.get_pending(conn, limit, thread_id=thread_id)
+        return await approvals.get_pending(
+            conn, at.limit, thread_id=thread_id, before_id=at.before, after_id=at.after
+        )
 
 
 @router.get("/{approval_id}", summary="Show an approval", responses=documented(404))

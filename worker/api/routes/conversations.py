@@ -16,7 +16,7 @@ from db.conversations.recent_threads import RecentThread
 from db.conversations.threads import Thread, ThreadStatus
 from worker.api.access import Access, may
 from worker.api.modes import check_mode
-from worker.api.paging import LIMIT, Limit
+from worker.api.paging import LIMIT, At, Limit
 from worker.api.problems import documented
 from worker.api.routes.jobs import Key
 
@@ -91,10 +91,13 @@ async def show_thread(access: Read, thread_id: UUID) -> Thread:
 
 
 @router.get("/messages", summary="List the last messages of a thread", responses=documented(404))
-async def list_messages(access: Read, thread_id: UUID, limit: Limit = LIMIT) -> list[Message]:
+async def list_messages(access: Read, thread_id: UUID, at: At) -> list[Message]:
+    """Oldest first; `before` and `after` are ids of messages."""
     async with access.reading() as conn:
         await threads.get_by_id(conn, thread_id)
-        return await messages.fetch_recent(conn, thread_id, limit)
+        return await messages.list_page(
+            conn, thread_id, before_id=at.before, after_id=at.after, limit=at.limit
+        )
 
 
 @router.post("/messages", summary="Post a message", status_code=201, responses=documented(404, 409))

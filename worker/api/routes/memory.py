@@ -4,21 +4,31 @@ In: an id. Out: memories and their successors; agents. Invariant: a memory is su
 of the caller's own.
 """
 
+from functools import cache
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from db.memory import status
+from db.errors import Conflict
+from db.memory import spaces, status
 from db.memory.status import Memory, MemoryStatus, MemoryType
 from db.people import agents
 from db.people.agents import Agent
 from worker.api.access import Access, Seen, may
-from worker.api.paging import LIMIT, Limit
+from worker.api.paging import At
 from worker.api.problems import documented
+from worker.memory import recall
+from worker.memory.choice import offline_embedder, space_of
+from worker.memory.embedders import HashingEmbedder
+from worker.memory.ranking import Recalled, Weights
+from worker.memory.semantic.embedder import SemanticEmbedder
+from worker.settings import load_settings, load_settings_despite_unknown_names
 
 router = APIRouter(tags=["memory"])
+SEARCH_MAX = 100
+QUERY_MAX = 10_000
 Read = Annotated[Access, may("memories:read")]
 Write = Annotated[Access, may("memories:write")]
 ReadAgents = Annotated[Access, may("agents:read")]
@@ -39,16 +49,49 @@ class Retraction(BaseModel):
 @router.get("/memories", summary="List memories, latest first", responses=documented())
 async def list_memories(
     access: Read,
+    at: At,
     wanted: Annotated[MemoryStatus | None, Query(alias="status")] = None,
     types: Annotated[list[MemoryType] | None, Query(alias="type")] = None,
     agent_id: UUID | None = None,
-    before: Annotated[UUID | None, Query(description="older than this id")] = None,
-    limit: Limit = LIMIT,
 ) -> list[Memory]:
     async with access.reading() as conn:
         return await status.list_memories(
-            conn, status=wanted, types=types, agent_id=agent_id, before_id=before, limit=limit
+            conn,
+            status=wanted,
+            types=types,
+            agent_id=agent_id,
+            before_id=at.before,
+            after_id=at.after,
+            limit=at.limit,
         )
+
+
+@router.get("/memories/search", summary="Search memories by meaning", responses=documented(409))
+async def search(
+    access: Read,
+    q: Annotated[str, Query(min_length=1, max_length=QUERY_MAX, description="what to look for")],
+    types: Annotated[list[MemoryType] | None, Query(alias="type")] = None,
+    agent_id: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=SEARCH_MAX)] = 20,
+) -> list[Recalled]:
+    """As a job's `recall` ranks them, best first; `parts` add up to `score`."""
+    settings = load_settings_despite_unknown_names() or load_settings()
+    if settings.embedder_url is not None:
+        raise Conflict(
+            "the workers' embedder is an endpoint: it is paid for, and only a job may spend money",
+            "recall in a job, or search on the command line: jobsworth memory search",
+        )
+    # Spaces are of no team, so a team's role sees none.
+    async with access.acting() as conn:
+        there = await spaces.list_all(conn)
+    space = next((each for each in there if each.key == space_of(settings)), None)
+    if space is None:
+        return []
+    [vector] = await _embedder().embed([q])
+    team_id = access.caller.team_id
+    scope = {"team_id": team_id, "any_team": team_id is None, "types": types, "agent_id": agent_id}
+    async with access.reading() as conn:
+        return await recall.search(conn, space, vector, q, limit, Weights(), scope)
 
 
 @router.get("/memories/{memory_id}", summary="Show a memory", responses=documented(404))
@@ -89,6 +132,12 @@ async def list_agents(access: ReadAgents) -> list[Agent]:
 async def show_agent(access: ReadAgents, agent_id: UUID) -> Agent:
     async with access.reading() as conn:
         return await agents.get(conn, agent_id)
+
+
+@cache
+def _embedder() -> HashingEmbedder | SemanticEmbedder:
+    # A model is loaded once, with the first search.
+    return offline_embedder(load_settings_despite_unknown_names() or load_settings())
 
 
 def _memory(memory_id: UUID) -> Seen:

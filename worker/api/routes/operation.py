@@ -8,13 +8,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from db.deployments import deployments, environments
 from db.deployments.deployments import Deployment
 from db.deployments.environments import EnvironmentState
 from db.limits import job_limits
-from db.limits.job_limits import LimitUse
+from db.limits.job_limits import JobLimit, LimitUse, Per
 from db.money import ledger
 from db.money.ledger import DailyUsage
 from db.queue import jobs, queues, workers
@@ -22,7 +22,7 @@ from db.queue.jobs import Counts
 from db.queue.queues import Queue
 from db.queue.workers import Worker
 from worker.api.access import Access, may
-from worker.api.paging import LIMIT, Limit
+from worker.api.paging import At
 from worker.api.problems import documented
 
 router = APIRouter(tags=["operation"])
@@ -38,6 +38,22 @@ class QueuesShown(BaseModel):
 
     queues: list[Queue]
     limits: list[LimitUse]
+
+
+class SetJobLimit(BaseModel):
+    """How many jobs of a queue or a mode run at once (`slots`), or start in a time (`rate` in
+    `per_seconds`); with `per`, for each team or key. What is left out stays as it is.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    queue: str | None = None
+    mode: str | None = None
+    per: Per | None = None
+    slots: int | None = None
+    rate: int | None = None
+    per_seconds: float | None = None
+    burst: int | None = None
 
 
 class Stats(BaseModel):
@@ -78,6 +94,27 @@ async def resume(access: WriteQueues, name: str) -> Queue:
         return await queues.resume(conn, name)
 
 
+@router.put("/queues/limits/{name}", summary="Set a limit of jobs", responses=documented(409))
+async def set_job_limit(access: WriteQueues, name: str, new: SetJobLimit) -> JobLimit:
+    """Adds it, or changes the one of that name; jobs that run already count for it."""
+    access.caller.require_installation()
+    async with access.acting() as conn:
+        return await job_limits.set_limit(conn, name, **dict(new))
+
+
+@router.delete(
+    "/queues/limits/{name}",
+    summary="Remove a limit of jobs",
+    status_code=204,
+    responses=documented(404),
+)
+async def remove_job_limit(access: WriteQueues, name: str) -> None:
+    """What it held up goes on."""
+    access.caller.require_installation()
+    async with access.acting() as conn:
+        await job_limits.remove(conn, name)
+
+
 @router.get("/workers", summary="List workers", responses=documented())
 async def list_workers(access: ReadWorkers) -> list[Worker]:
     access.caller.require_installation()
@@ -93,10 +130,17 @@ async def list_environments(access: ReadDeployments) -> list[EnvironmentState]:
 
 @router.get("/deployments", summary="List deployments, newest first", responses=documented())
 async def list_deployments(
-    access: ReadDeployments, environment: str | None = None, limit: Limit = LIMIT
+    access: ReadDeployments, at: At, environment: str | None = None
 ) -> list[Deployment]:
     async with access.reading() as conn:
-        return await deployments.get_recent(conn, environment, limit, team_id=access.caller.team_id)
+        return await deployments.get_recent(
+            conn,
+            environment,
+            at.limit,
+            team_id=access.caller.team_id,
+            before_id=at.before,
+            after_id=at.after,
+        )
 
 
 @router.get("/deployments/{deployment_id}", summary="Show one", responses=documented(404))
