@@ -82,8 +82,8 @@ limits: $(STAMP) ## count what limits let through while daemons are killed and f
 	    JOBSWORTH_TEST_LIMIT_EXAMPLES=40 $(VENV)/bin/python -m pytest -s -o faulthandler_timeout=0 \
 	    tests/faults/test_limits.py tests/db/limits/test_limits_model.py $(ARGS)
 
-docs: $(STAMP) ## write the pages of docs/ that are made of the code (docs/errors.md)
-	$(VENV)/bin/python -m tests.error_docs
+docs: $(STAMP) ## write the pages of docs/ that are made of the code
+	$(VENV)/bin/python -m tests.docs.write
 
 faketime: ## install what sets the clock of a server in the fault tests, from Debian (as root, or with sudo)
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \

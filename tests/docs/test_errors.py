@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from db.errors import REMEDIES
-from tests.error_docs import PAGE, page
+from tests.docs.errors import PAGE, page
 from worker.cli.terminal.exit_codes import ExitCode
 
 

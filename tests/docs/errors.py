@@ -64,13 +64,13 @@ def page() -> str:
     ]
     parts = [
         INTRODUCTION,
-        _table(("error", "retriable", "what it means"), map(_error_row, own)),
+        table(("error", "retriable", "what it means"), map(_error_row, own)),
         RAISED,
-        _table(("error", "is a", "what it means"), map(_raised_row, raised)),
+        table(("error", "is a", "what it means"), map(_raised_row, raised)),
         POSTGRESQL,
-        _table(("code", "named", "error", "what to do"), _code_rows()),
+        table(("code", "named", "error", "what to do"), _code_rows()),
         COMMANDS,
-        _table(
+        table(
             ("code", "meaning"),
             ((str(code.value), meaning) for code, meaning in MEANINGS.items()),
         ),
@@ -99,10 +99,7 @@ def _said(of: type) -> str:
     return " ".join((inspect.getdoc(of) or "").split())
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |\n" for row in lines)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())
