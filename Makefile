@@ -20,7 +20,7 @@ TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo debian-packages browser browser-test test hostile installed check bench chaos faults limits docs faketime lock clean
+.PHONY: help demo debian-packages browser browser-test test hostile installed check bench chaos faults limits docs screenshots faketime lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ limits: $(STAMP) ## count what limits let through while daemons are killed and f
 
 docs: $(STAMP) ## write the pages of docs/ that are made of the code
 	$(VENV)/bin/python -m tests.docs.write
+
+screenshots: $(STAMP) ## take the pictures of the dashboard that README shows (docs/dashboard-*.png)
+	$(VENV)/bin/python -m tests.browser.screenshots docs
 
 faketime: ## install what sets the clock of a server in the fault tests, from Debian (as root, or with sudo)
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { \

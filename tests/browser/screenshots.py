@@ -16,6 +16,15 @@ from tests.browser.site import Site, open_site
 from tests.support import Workers
 
 BYTES_MAX = 150_000
+# A traceback names the folder of whoever takes the pictures: it is nobody's business.
+HERE = str(Path(__file__).parent)
+SHOWN_AS = "/srv/app"
+RENAME = """([here, shown]) => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    texts.currentNode.data = texts.currentNode.data.replaceAll(here, shown);
+  }
+}"""
 
 
 def main(folder: Path, *, everything: bool) -> None:
@@ -37,6 +46,7 @@ def _first_of(site: Site, folder: Path) -> None:
     for scheme in ("light", "dark"):
         with site.page(1280, scheme) as page:
             page.goto(site.address)
+            page.evaluate(RENAME, [HERE, SHOWN_AS])
             file = folder / f"dashboard-{scheme}.png"
             page.screenshot(path=file)
             assert file.stat().st_size < BYTES_MAX, f"{file} is too large"

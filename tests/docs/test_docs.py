@@ -75,6 +75,12 @@ def test_every_relative_link_points_to_something(page: Path) -> None:
             assert anchor in _anchors(target), f"{page.name}: {link}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    for named in re.findall(r"`(tests/[\w/.]+)`", page.read_text()):
+        assert (ROOT / named).exists(), f"{page.name}: {named}"
+
+
 def _anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
