@@ -1,7 +1,9 @@
-"""The Python of docs/recipes.md does what the page says, as it stands there."""
+"""The Python of docs/recipes.md does what the page says; that of other pages can be declared."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from email.message import EmailMessage
 from typing import Any
 
@@ -9,9 +11,15 @@ import psycopg
 
 from jobsworth.testing import Jobs
 from tests.docs.test_docs import blocks
-from tests.support import ROOT
+from tests.support import ROOT, environment
 
 PAGE = ROOT / "docs" / "recipes.md"
+KNOWN = """
+from collections.abc import AsyncIterator
+import httpx
+from pydantic import BaseModel
+from jobsworth import *
+"""
 
 
 def recipe(containing: str) -> dict[str, Any]:
@@ -20,6 +28,23 @@ def recipe(containing: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(compile(code, str(PAGE), "exec"), names)
     return names
+
+
+def test_the_python_of_other_pages_can_be_declared() -> None:
+    """With the imports that a reader knows; what it declares stays in a process of its own."""
+    pages = ("handlers.md", "testing.md", "tracing.md")
+    code = [block for name in pages for block in blocks(ROOT / "docs" / name, "python")]
+    assert len(code) > 4
+    script = "\n".join([KNOWN, *(block.replace("import myjobs", "") for block in code)])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(None),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_recipe_runs_as_it_stands(jobs: Jobs) -> None:
