@@ -1,6 +1,7 @@
 """The outbox: memories that wait to be embedded, and the statement that stores their vectors.
 
-In: memories, which a trigger queues as they are inserted. Out: their vectors in one space.
+In: memories, which a trigger queues as they are inserted. Out: their vectors in one space; of those
+that were superseded meanwhile, or that a switch adds, apart from the others'.
 
 Invariant: a memory leaves the outbox only in the statement that stores its vectors, and only once.
 `lease_due` only postpones its next try, so two daemons do not embed the same text, and a daemon
@@ -185,7 +186,8 @@ WRITTEN: LiteralString = (
   order by m.id
   for key share
 ), held as materialized (
-  select o.memory_id, k.team_id
+  -- Whether it is superseded is read from the row that is locked: it may have been just now.
+  select o.memory_id, k.team_id, o.superseded_at
   from jobsworth.embedding_outbox o
   join kept k on k.id = o.memory_id
   order by o.memory_id
@@ -196,6 +198,8 @@ WRITTEN: LiteralString = (
   join target t on t.id <> %(space_id)s
   where not exists (
     select 1 from jobsworth.embeddings e where e.memory_id = h.memory_id and e.space_id = t.id)
+  and not exists (
+    select 1 from jobsworth.past_embeddings p where p.memory_id = h.memory_id and p.space_id = t.id)
 ), queued as (
   update jobsworth.embedding_outbox o
   set space_id = w.space_id, next_try_at = now(), tries = 0, refusals = 0, last_error = null
@@ -206,15 +210,28 @@ WRITTEN: LiteralString = (
   using held h
   where o.memory_id = h.memory_id
     and not exists (select 1 from waiting w where w.memory_id = h.memory_id)
+), chunks as materialized (
+  select h.memory_id, h.team_id, h.superseded_at, c.chunk_no, c.start_offset, c.end_offset,
+    c.content_hash, jobsworth.halfvec(c.vector) as vector
+  from held h
+  join jsonb_to_recordset(%(chunks)s::jsonb) as c (
+    memory_id uuid, chunk_no int, start_offset int, end_offset int, content_hash uuid, vector text)
+    on c.memory_id = h.memory_id
 ), stored as (
   insert into jobsworth.embeddings (
     memory_id, space_id, chunk_no, team_id, start_offset, end_offset, content_hash, vector)
-  select m.memory_id, %(space_id)s, c.chunk_no, m.team_id, c.start_offset, c.end_offset,
-    c.content_hash, jobsworth.halfvec(c.vector)
-  from held m
-  join jsonb_to_recordset(%(chunks)s::jsonb) as c (
-    memory_id uuid, chunk_no int, start_offset int, end_offset int, content_hash uuid, vector text)
-    on c.memory_id = m.memory_id
+  select c.memory_id, %(space_id)s, c.chunk_no, c.team_id, c.start_offset, c.end_offset,
+    c.content_hash, c.vector
+  from chunks c
+  where c.superseded_at is null
+  on conflict do nothing
+), stored_apart as (
+  insert into jobsworth.past_embeddings (
+    memory_id, space_id, chunk_no, team_id, start_offset, end_offset, vector, superseded_at)
+  select c.memory_id, %(space_id)s, c.chunk_no, c.team_id, c.start_offset, c.end_offset, c.vector,
+    c.superseded_at
+  from chunks c
+  where c.superseded_at is not null
   on conflict do nothing
 )
 select count(*) from held

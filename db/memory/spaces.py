@@ -4,6 +4,7 @@ In: what makes an embedder's vectors (its provider, model, dimensions and chunke
 of those vectors, how complete it is, and its HNSW index, built while others read and write.
 """
 
+from datetime import datetime
 from typing import LiteralString, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict
@@ -137,8 +138,10 @@ select s.id, s.provider, s.model, s.dimensions, s.chunker,
     select 1 from jobsworth.embeddings e where e.space_id = s.id limit %(most)s) x) as vectors,
   (select count(*) from (
     select 1 from jobsworth.memories m
-    where m.status = 'active' and not exists (
-      select 1 from jobsworth.embeddings e where e.memory_id = m.id and e.space_id = s.id)
+    where (m.status = 'active' or m.superseded_at is not null) and not exists (
+        select 1 from jobsworth.embeddings e where e.memory_id = m.id and e.space_id = s.id)
+      and not exists (
+        select 1 from jobsworth.past_embeddings p where p.memory_id = m.id and p.space_id = s.id)
     limit %(most)s) x) as missing,
   (select count(*) from (
     select 1 from jobsworth.embedding_outbox o
@@ -151,7 +154,9 @@ order by s.id
 
 
 async def list_all(conn: Connection) -> list[SpaceState]:
-    """All spaces, oldest first, and how many active memories have no vector in each."""
+    """All spaces, oldest first, and how many memories have no vector in each: active ones, and
+    superseded ones.
+    """
     return await fetch_all(conn, LIST_ALL, {"most": COUNTED_MAX}, SpaceState)
 
 
@@ -168,6 +173,15 @@ cross join lateral (
       where o.memory_id = e.memory_id
         and (mine.provider, mine.model, mine.dimensions, mine.chunker)
           = (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s))
+    union all
+    select 1 from jobsworth.past_embeddings e
+    where %(as_of)s::timestamptz is not null and e.superseded_at > %(as_of)s
+      and e.space_id = s.id and e.chunk_no = 1 and not exists (
+        select 1 from jobsworth.past_embeddings o
+        join jobsworth.embedding_spaces mine on mine.id = o.space_id
+        where o.memory_id = e.memory_id
+          and (mine.provider, mine.model, mine.dimensions, mine.chunker)
+            = (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s))
     limit %(most)s) x) n
 where (s.provider, s.model, s.dimensions, s.chunker)
     <> (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s)
@@ -176,12 +190,13 @@ order by n.memories desc, s.model, s.dimensions
 """
 
 
-async def hidden(conn: Connection, key: SpaceKey) -> list[Hidden]:
+async def hidden(conn: Connection, key: SpaceKey, as_of: datetime | None = None) -> list[Hidden]:
     """The memories that a search with this embedder cannot find, by the embedder that made them.
 
-    Each is counted up to 10,000.
+    Each is counted up to 10,000. With `as_of`, those too that were superseded since.
     """
-    return await fetch_all(conn, HIDDEN, {**key._asdict(), "most": COUNTED_MAX}, Hidden)
+    values = {**key._asdict(), "most": COUNTED_MAX, "as_of": as_of}
+    return await fetch_all(conn, HIDDEN, values, Hidden)
 
 
 INDEX: LiteralString = """

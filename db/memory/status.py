@@ -1,7 +1,8 @@
 """The life of memories: what kind each is, and how it ends.
 
 In: ids. Out: memories that are active, suspended, superseded, retracted or expired. Invariant: only
-an active memory has vectors; nothing here deletes one (`status.sql`).
+an active memory has vectors that searches meet, but for those `as_of` a time before it was
+superseded; nothing here deletes a memory (`status.sql`).
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,9 @@ class MemoryStatus(StrEnum):
 
 
 class Memory(BaseModel):
-    """A row of `memories`. `supersedes`: the memories whose place it has taken."""
+    """A row of `memories`. `supersedes`: the memories whose place it has taken. `superseded_at`:
+    until then it was active.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,6 +58,7 @@ class Memory(BaseModel):
     status: MemoryStatus
     status_reason: str | None
     superseded_by: UUID | None
+    superseded_at: AwareDatetime | None
     supersedes: list[UUID]
     text: str
     importance: float
@@ -98,7 +102,7 @@ class RecalledBy(BaseModel):
 
 MEMORY_COLUMNS: LiteralString = """
   m.id, m.type, jobsworth.memory_status(m.status, m.valid_to) as status, m.status_reason,
-  m.superseded_by,
+  m.superseded_by, m.superseded_at,
   array(select p.id from jobsworth.memories p where p.superseded_by = m.id order by p.id)
     as supersedes,
   m.text, m.importance, m.confidence, m.valid_from, m.valid_to, m.source_kind, m.source_id,

@@ -1,9 +1,10 @@
 """Switching to another space: it is filled beside the ones in use, and missed by no text.
 
 In: the space of another embedder. Out: all memories that have no vector there, in the outbox, for
-its embedder alone. From `begin` on, a text that another embedder stores waits for this space too
-(`outbox.written`). The state is in the database, so whoever has the embedder may go on: the command
-that was killed, run again, or a worker.
+its embedder alone; superseded ones too, for whoever asks what held before. From `begin` on, a text
+that another embedder stores waits for this space too (`outbox.written`). The state is in the
+database, so whoever has the embedder may go on: the command that was killed, run again, or a
+worker.
 """
 
 from typing import LiteralString, NamedTuple
@@ -40,11 +41,17 @@ LACKING: LiteralString = """
 select count(*) as texts, coalesce(sum(octet_length(m.text)), 0)::bigint as bytes
 from jobsworth.memories m
 where m.status = 'active' and not exists (
-  select 1
-  from jobsworth.embeddings e
-  join jobsworth.embedding_spaces s on s.id = e.space_id
-  where e.memory_id = m.id and (s.provider, s.model, s.dimensions, s.chunker)
-    = (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s))
+    select 1
+    from jobsworth.embeddings e
+    join jobsworth.embedding_spaces s on s.id = e.space_id
+    where e.memory_id = m.id and (s.provider, s.model, s.dimensions, s.chunker)
+      = (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s))
+  or m.superseded_at is not null and not exists (
+    select 1
+    from jobsworth.past_embeddings p
+    join jobsworth.embedding_spaces s on s.id = p.space_id
+    where p.memory_id = m.id and (s.provider, s.model, s.dimensions, s.chunker)
+      = (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s))
 """
 
 
@@ -79,20 +86,23 @@ with looked_at as materialized (
   where m.id > %(after)s
   order by m.id
   limit %(limit)s
-), active as materialized (
+), wanted as materialized (
   -- Locked: one that is retracted at this moment would come back into the outbox.
-  select m.id, m.team_id
+  select m.id, m.team_id, m.superseded_at
   from looked_at l
   join jobsworth.memories m on m.id = l.id
-  where m.status = 'active'
+  where m.status = 'active' or m.superseded_at is not null
   order by m.id
   for share of m
 ), queued as (
-  insert into jobsworth.embedding_outbox (memory_id, team_id, space_id)
-  select a.id, a.team_id, %(space_id)s
-  from active a
+  insert into jobsworth.embedding_outbox (memory_id, team_id, superseded_at, space_id)
+  select w.id, w.team_id, w.superseded_at, %(space_id)s
+  from wanted w
   where not exists (
-    select 1 from jobsworth.embeddings e where e.memory_id = a.id and e.space_id = %(space_id)s)
+      select 1 from jobsworth.embeddings e where e.memory_id = w.id and e.space_id = %(space_id)s)
+    and not exists (
+      select 1 from jobsworth.past_embeddings p
+      where p.memory_id = w.id and p.space_id = %(space_id)s)
   on conflict (memory_id) do nothing
   returning memory_id
 )
@@ -139,7 +149,8 @@ where s.switched_at is not null
 DROP_QUEUED: LiteralString = """
 delete from jobsworth.embedding_outbox o
 where o.space_id is not null
-  and exists (select 1 from jobsworth.embeddings e where e.memory_id = o.memory_id)
+  and (exists (select 1 from jobsworth.embeddings e where e.memory_id = o.memory_id)
+    or exists (select 1 from jobsworth.past_embeddings p where p.memory_id = o.memory_id))
 """
 RELEASE_QUEUED: LiteralString = """
 update jobsworth.embedding_outbox o set space_id = null where o.space_id is not null

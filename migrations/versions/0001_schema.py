@@ -23,7 +23,7 @@ RELEASED = Path(__file__).with_suffix(".sql")
 DOWN = """
 drop view
   jobsworth.run_statistics,
-  jobsworth.recalls,
+  jobsworth.recalls, jobsworth.duplicate_memories,
   jobsworth.approvals_decided,
   jobsworth.environment_states,
   jobsworth.violations_of_queue, jobsworth.violations_of_limits, jobsworth.violations_of_runs,
@@ -85,7 +85,7 @@ drop function
   jobsworth.environment_is_free,
   jobsworth.remember, jobsworth.supersede_memory, jobsworth.retract_memory,
   jobsworth.retract_message,
-  jobsworth.restore_memory, jobsworth.memory_locked,
+  jobsworth.restore_memory, jobsworth.merge_memories, jobsworth.memory_locked, jobsworth.said,
   jobsworth.nearest, jobsworth.nearest_by_index, jobsworth.is_of_session,
   jobsworth.space_indexes, jobsworth.space_dimensions, jobsworth.index_space,
   jobsworth.halfvec, jobsworth.cosine_distance,
@@ -136,7 +136,8 @@ drop function
   jobsworth.enter_owner, jobsworth.keep_owner, jobsworth.effective_skills,
   jobsworth.in_session, jobsworth.isolate, jobsworth.see_all_rows, jobsworth.submit,
   jobsworth.guard_deployment, jobsworth.guard_thread, jobsworth.set_outcome_aside,
-  jobsworth.queue_memories, jobsworth.follow_status, jobsworth.suspend_derived,
+  jobsworth.queue_memories, jobsworth.follow_status, jobsworth.date_superseding,
+  jobsworth.suspend_derived,
   jobsworth.orphan_memories,
   jobsworth.memory_status, jobsworth.identifiers;
 

@@ -87,11 +87,11 @@ def chosen(*given: Mapping[str, Any]) -> Weights:
 
 
 def ranked(hits: Iterable[Hit], weights: Weights, now: datetime) -> list[Recalled]:
-    """All of these, best first; what says the same is one, the best of them."""
+    """All of these, best first; what says the same is one, the best of them, in each team."""
     scored = sorted(((_score(hit, weights, now), hit) for hit in hits), key=_place)
     alike: dict[object, list[tuple[_Score, Hit]]] = {}
     for one in scored:
-        alike.setdefault(said(one[1].text), []).append(one)
+        alike.setdefault((one[1].team_id, said(one[1].text)), []).append(one)
     return [_recalled(*first, [hit.id for _, hit in others]) for first, *others in alike.values()]
 
 

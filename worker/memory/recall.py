@@ -88,7 +88,7 @@ async def recall(
         agent = await own_agent.read(state)
         weights = chosen(options, {} if agent is None else agent.model_dump(include=set(WEIGHTS)))
         async with state.tools.database.connection() as connection:
-            await _tell_hidden(connection, embedder)
+            await _tell_hidden(connection, embedder, scope["as_of"])
             space = await spaces.get_or_create(connection, embedder.space)
             found = await search(connection, space, vector, query, limit, weights, scope)
         document = to_document(_documents(found))
@@ -168,10 +168,10 @@ async def _vector(state: AttemptState, embedder: Embedder, query: str) -> Vector
     return vector
 
 
-async def _tell_hidden(connection: Connection, embedder: Embedder) -> None:
+async def _tell_hidden(connection: Connection, embedder: Embedder, as_of: datetime | None) -> None:
     if not looked.due(str(embedder.space)):
         return
-    for one in await spaces.hidden(connection, embedder.space):
+    for one in await spaces.hidden(connection, embedder.space, as_of):
         log.warning(
             events.MEMORIES_HIDDEN,
             model=one.model,

@@ -440,8 +440,10 @@ select 'vectors of a memory that is not active', m.id, m.status::text, m.updated
 from jobsworth.memories m
 where m.status <> 'active' and (
   exists (select 1 from jobsworth.embeddings e where e.memory_id = m.id)
-  or exists (select 1 from jobsworth.embedding_outbox o where o.memory_id = m.id)
-  or m.status <> 'superseded' and exists (
+  or exists (
+    select 1 from jobsworth.embedding_outbox o
+    where o.memory_id = m.id and (o.superseded_at is null or m.superseded_at is null))
+  or m.superseded_at is null and exists (
     select 1 from jobsworth.past_embeddings p where p.memory_id = m.id));
 
 -- All chapters.

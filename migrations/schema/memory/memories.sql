@@ -49,7 +49,8 @@ create type jobsworth.memory_type as enum (
 create type jobsworth.memory_status as enum (
   'active', 'suspended', 'superseded', 'retracted', 'expired');
 
--- Only active ones have vectors, or wait for them (status.sql).
+-- Active ones have vectors or wait for them, and so do superseded ones, apart (status.sql). `superseded_at`: until
+-- then it was active; null for one that was suspended before.
 create table jobsworth.memories (
   id uuid not null default jobsworth.uuidv7() primary key,
   team_id uuid,
@@ -68,6 +69,7 @@ create table jobsworth.memories (
   status jobsworth.memory_status not null default 'active',
   status_reason text,
   superseded_by uuid,
+  superseded_at jobsworth.superseded_at,
   importance jobsworth.importance not null default 0.5,
   confidence jobsworth.confidence not null default 1,
   -- It holds from the first to before the second; null: since it was made, and for good.
@@ -79,6 +81,7 @@ create table jobsworth.memories (
   file_name jobsworth.file_name,
   constraint expired_is_never_stored check (status <> 'expired'),
   constraint superseded_has_a_successor check (status <> 'superseded' or superseded_by is not null),
+  constraint superseded_at_is_of_superseded check (superseded_at is null or status = 'superseded'),
   constraint valid_to_is_after_valid_from check (valid_to > valid_from),
   constraint message_ids_has_1_to_100 check (cardinality(message_ids) between 1 and 100),
   -- Stored, or each search would compute them again.
@@ -110,8 +113,8 @@ create trigger touch before update on jobsworth.memories
   for each row execute function jobsworth.touch();
 
 -- The memories that wait to be embedded. `space_id`: in this space, by its embedder alone, because they
--- have vectors in another; null: by any embedder. `dead_at`: refused so often that it is not tried again until
--- a person asks for it.
+-- have vectors in another; null: by any embedder. `superseded_at`: of the memory; its vectors are kept apart.
+-- `dead_at`: refused so often that it is not tried again until a person asks for it.
 create table jobsworth.embedding_outbox (
   memory_id uuid not null primary key references jobsworth.memories on delete cascade,
   team_id uuid,
@@ -122,7 +125,8 @@ create table jobsworth.embedding_outbox (
   dead_at jobsworth.dead_at,
   created_at jobsworth.created_at not null default now(),
   -- Without a reference, whose index would hold everybody's rows: spaces are never deleted.
-  space_id int
+  space_id int,
+  superseded_at jobsworth.superseded_at
 );
 create index embedding_outbox_due on jobsworth.embedding_outbox (next_try_at)
   where dead_at is null and space_id is null;
@@ -131,13 +135,15 @@ create index embedding_outbox_switched on jobsworth.embedding_outbox (space_id, 
 create index embedding_outbox_dead on jobsworth.embedding_outbox (dead_at)
   where dead_at is not null;
 
--- An active memory is embedded, whoever inserts it: plain SQL too.
+-- An active memory is embedded, whoever inserts it: plain SQL too; and one that was active until a time.
 create function jobsworth.queue_memories() returns trigger
   language plpgsql
 as $$
 begin
-  insert into jobsworth.embedding_outbox (memory_id, team_id)
-  select a.id, a.team_id from added a where a.status = 'active';
+  insert into jobsworth.embedding_outbox (memory_id, team_id, superseded_at)
+  select a.id, a.team_id, a.superseded_at
+  from added a
+  where a.status = 'active' or a.superseded_at is not null;
   return null;
 end $$;
 create trigger queue_memories
@@ -167,8 +173,8 @@ create index embeddings_scope on jobsworth.embeddings (space_id, team_id);
 create index embeddings_content on jobsworth.embeddings (space_id, content_hash);
 
 -- The vectors of memories that were superseded, for whoever asks what held before (`as_of`). Apart from those of
--- active ones, so that no other search and no index meets them. Those of another embedder stay as they are:
--- a space that is filled later has none of these.
+-- active ones, so that no other search and no index meets them. A space that is filled later has them too, and so
+-- has a memory that was superseded before it was embedded.
 create table jobsworth.past_embeddings (
   memory_id uuid not null references jobsworth.memories on delete cascade,
   space_id int not null references jobsworth.embedding_spaces,
@@ -177,7 +183,7 @@ create table jobsworth.past_embeddings (
   start_offset jobsworth.start_offset not null,
   end_offset jobsworth.end_offset not null,
   vector halfvec not null,
-  superseded_at jobsworth.superseded_at not null default now(),
+  superseded_at jobsworth.superseded_at not null,
   primary key (memory_id, space_id, chunk_no)
 );
 create index past_embeddings_scope on jobsworth.past_embeddings (space_id, team_id, superseded_at);

@@ -8,6 +8,18 @@ create function jobsworth.memory_status(
   language sql immutable parallel safe
 return case when status = 'active' and valid_to <= at then 'expired' else status end;
 
+-- Until when a memory was active, whoever lets it be superseded.
+create function jobsworth.date_superseding() returns trigger
+  language plpgsql
+as $$
+begin
+  new.superseded_at := case when old.status = 'active' and new.status = 'superseded' then now() end;
+  return new;
+end $$;
+create trigger date_superseding before update of status on jobsworth.memories
+  for each row when ((old.status = 'superseded') <> (new.status = 'superseded'))
+  execute function jobsworth.date_superseding();
+
 -- Only active memories have vectors among those that are searched, whoever changes the status; those of
 -- superseded ones are kept apart. The outbox first, and the vectors in a statement of their own: whoever
 -- stores them holds the outbox's row, and they are there when it lets go.
@@ -17,18 +29,22 @@ as $$
 begin
   if new.status = 'active' then
     insert into jobsworth.embedding_outbox (memory_id, team_id) values (new.id, new.team_id)
-    on conflict do nothing;
+    on conflict (memory_id) do update set superseded_at = null, space_id = null, next_try_at = now();
+  elsif new.superseded_at is not null then
+    update jobsworth.embedding_outbox o set superseded_at = new.superseded_at where o.memory_id = new.id;
   else
     delete from jobsworth.embedding_outbox o where o.memory_id = new.id;
+  end if;
+  if new.status <> 'active' then
     with left_now as (
       delete from jobsworth.embeddings e where e.memory_id = new.id
       returning e.memory_id, e.space_id, e.chunk_no, e.team_id, e.start_offset, e.end_offset, e.vector
     )
     insert into jobsworth.past_embeddings (
-      memory_id, space_id, chunk_no, team_id, start_offset, end_offset, vector)
-    select l.* from left_now l where new.status = 'superseded';
+      memory_id, space_id, chunk_no, team_id, start_offset, end_offset, vector, superseded_at)
+    select l.*, new.superseded_at from left_now l where new.superseded_at is not null;
   end if;
-  if new.status <> 'superseded' then
+  if new.superseded_at is null then
     delete from jobsworth.past_embeddings p where p.memory_id = new.id;
   end if;
   return null;

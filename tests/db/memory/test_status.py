@@ -28,6 +28,10 @@ STORED: LiteralString = """
 select (select count(*) from jobsworth.embeddings where memory_id = %(id)s)
   + 10 * (select count(*) from jobsworth.embedding_outbox where memory_id = %(id)s)
 """
+PAST: LiteralString = """
+select count(*) from jobsworth.past_embeddings p join jobsworth.memories m on m.id = p.memory_id
+where m.id = %(id)s and p.superseded_at = m.superseded_at
+"""
 # What `STORED` is for a memory that waits for its vectors, and for one that has them.
 WAITS, EMBEDDED, GONE = 10, 1, 0
 
@@ -117,6 +121,31 @@ async def test_what_held_at_a_time_is_found_though_it_was_superseded_since(
     for at, held in zip(times, (set[str](), {"berlin-12"}, {"hamburg-3"}, {"bremen"}), strict=True):
         assert await recalled(conn, as_of=at) == held
     assert await recalled(conn) == {"bremen"}
+    # In a space that is filled since then too, though some of them never had a vector.
+    later = await spaces.get_or_create(conn, SpaceKey("test", "later", 3))
+    [never] = await memories.put(conn, [Text("was said")])
+    [since] = await memories.put(conn, [Text("is said", supersedes=never)])
+    assert [await stored(conn, one) for one in (never, since)] == [WAITS, WAITS]
+    assert [(h.model, h.memories) for h in await spaces.hidden(conn, later.key)] == [("m", 1)]
+    hidden = await spaces.hidden(conn, later.key, times[0])
+    assert [(one.model, one.memories) for one in hidden] == [("m", 3)]
+    assert (await switch.lacking(conn, later.key)).texts == 5
+    await switch.begin(conn, later)
+    assert await switch.queue(conn, later) == 3
+    for one in await status.list_memories(conn):
+        await outbox.written(conn, later, {one.id: [outbox.ChunkVector(0, 3, one.id, QUERY)]})
+        # One by one, and what is stored is not queued again.
+        assert await switch.queue(conn, later) == 0
+    assert (await switch.progress(conn, later)).left == 0
+    assert (await switch.lacking(conn, later.key)).texts == 0
+    assert (await spaces.list_all(conn))[-1].missing == 0
+
+    async def found_later(at: datetime | None = None) -> set[str]:
+        return {hit.text for hit in await memories.search(conn, later, QUERY, as_of=at)}
+
+    for at, held in zip(times, (set[str](), {"berlin-12"}, {"hamburg-3"}, {"bremen"}), strict=True):
+        assert await found_later(at) == await recalled(conn, as_of=at) == held
+    assert await found_later() == {"bremen", "is said"}
     # Within the same scope, and by its identifiers too.
     assert await recalled(conn, as_of=times[1], team_id=uuid4()) == set()
     assert await recalled(conn, as_of=times[1], types=[MemoryType.DECISION]) == set()
@@ -127,8 +156,8 @@ async def test_what_held_at_a_time_is_found_though_it_was_superseded_since(
     # What was never true did not hold then either.
     [wrong] = [one.id for one in made if one.text == "hamburg-3"]
     await status.retract(conn, wrong)
-    assert await recalled(conn, as_of=times[2]) == set()
-    assert await recalled(conn, as_of=times[1]) == {"berlin-12"}
+    assert await recalled(conn, as_of=times[2]) == await found_later(times[2]) == set()
+    assert await recalled(conn, as_of=times[1]) == await found_later(times[1]) == {"berlin-12"}
     assert await violations.list_violations(conn) == []
 
 
@@ -199,6 +228,26 @@ async def test_vectors_that_are_stored_meanwhile_do_not_outlive_the_memory(
             await until_blocked(database, other)
         assert await stored(conn, one) == GONE
         assert await outbox.written(conn, space, made) == 0
+
+        # Superseded while its vectors are stored, and before: they are kept apart.
+        [first, second] = await memories.put(conn, [Text("first"), Text("second")])
+        [other_one] = await memories.put(other, [Text("right")])
+
+        async def store(memory_id: UUID, on: Connection) -> None:
+            chunk = outbox.ChunkVector(0, 4, memory_id, QUERY)
+            assert await outbox.written(on, space, {memory_id: [chunk]}) == 1
+
+        for begins, follows in ((True, first), (False, second)):
+            async with anyio.create_task_group() as tasks, conn.transaction():
+                if begins:
+                    await store(follows, conn)
+                    tasks.start_soon(status.supersede, other, follows, other_one)
+                else:
+                    await status.supersede(conn, follows, other_one)
+                    tasks.start_soon(store, follows, other)
+                await until_blocked(database, other)
+            assert await stored(conn, follows) == GONE
+            assert await fetch_val(conn, PAST, {"id": follows}) == 1
     assert await violations.list_violations(conn) == []
 
 

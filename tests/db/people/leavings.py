@@ -51,6 +51,16 @@ OF_THE_JOB: tuple[LiteralString, ...] = (
       content_hash, vector)
     select m.id, s.id, 1, 0, 1, jobsworth.uuidv7(), jobsworth.halfvec(%(vector)s)
     from jobsworth.memories m cross join jobsworth.embedding_spaces s where m.job_id = %(job)s""",
+    # One that was superseded, with its vector and a place in the outbox.
+    """insert into jobsworth.memories (job_id, source_kind, text, status, superseded_by,
+      superseded_at)
+    select m.job_id, 'note', 'Before: ' || %(words)s, 'superseded', m.id, now()
+    from jobsworth.memories m where m.job_id = %(job)s""",
+    """insert into jobsworth.past_embeddings (memory_id, space_id, chunk_no, start_offset,
+      end_offset, vector, superseded_at)
+    select m.id, s.id, 1, 0, 1, jobsworth.halfvec(%(vector)s), m.superseded_at
+    from jobsworth.memories m cross join jobsworth.embedding_spaces s
+    where m.job_id = %(job)s and m.superseded_at is not null""",
     """insert into jobsworth.call_texts (day, hash, text) values
       (current_date, '\\x00', 'The instructions that all calls of the day share'),
       (current_date, convert_to(%(name)s, 'UTF8'), %(words)s) on conflict do nothing""",

@@ -52,6 +52,8 @@ select json_build_object(
   'jobs', (select count(*) from jobsworth.reactive_jobs),
   'steps', (select count(*) from jobsworth.steps),
   'memories', (select count(*) from jobsworth.memories),
+  'past vectors', (select count(*) from jobsworth.past_embeddings),
+  'waiting texts', (select count(*) from jobsworth.embedding_outbox),
   'runs', (select count(*) from jobsworth.runs),
   'approvals', (select count(*) from jobsworth.approvals),
   'votes', (select count(*) from jobsworth.approval_decisions),
@@ -109,7 +111,8 @@ async def test_a_person_leaves_with_all_that_came_of_them_and_the_books_stay(
     ledger = await fetch_all(conn, LEDGER)
     planned = {one.table_name: one for one in await erasure.plan(conn, "user", ada.user)}
     before = await fetch_val(conn, COUNTS)
-    assert (planned["chat_messages"].rows, planned["memories"].rows) == (2, 2)
+    assert (planned["chat_messages"].rows, planned["memories"].rows) == (2, 3)
+    assert (planned["past_embeddings"].rows, planned["embedding_outbox"].rows) == (1, 3)
     assert planned["llm_calls"].stays
 
     done = await erasure.erase(conn, "user", ada.user)
@@ -134,6 +137,7 @@ async def test_a_person_leaves_with_all_that_came_of_them_and_the_books_stay(
         table_name="chat_threads", column_name="title", rows=1, keys=[str(elsewhere.id)]
     )
     left = {"threads": 1, "messages": 0, "jobs": 0, "steps": 0, "memories": 0, "runs": 0}
+    left |= {"past vectors": 0, "waiting texts": 0}
     more = {"approvals": 0, "votes": 0, "call texts": 0, "users": 1}
     assert await fetch_val(conn, COUNTS) == {**left, **more}
 

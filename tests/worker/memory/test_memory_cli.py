@@ -34,3 +34,20 @@ def test_texts_are_seen_to_from_the_command_line(database_url: str) -> None:
         assert cli_json(database_url, "memory", "forget", "file", "a") == {"deleted": 2}
         nothing = run_cli("memory", "forget", "file", "a", url=database_url)
         assert "nothing is remembered of file a" in nothing.stderr
+        # What says the same is merged.
+        conn.execute(
+            "insert into jobsworth.memories (source_kind, text, importance)"
+            " values ('note', 'Ada lives in Berlin.', 0.9), ('note', 'ada lives in berlin', 0.5)"
+        )
+        told = run_cli("memory", "duplicates", url=database_url)
+        assert "2 times  Ada lives in Berlin." in told.stdout
+        [words] = [line.split() for line in told.stderr.splitlines() if "→" in line]
+        merged = cli_json(database_url, *words[2:])
+        assert (merged["text"], len(merged["supersedes"])) == ("Ada lives in Berlin.", 1)
+        assert cli_json(database_url, "memory", "duplicates") == []
+        again = run_cli("memory", "merge", words[-1], words[-2], url=database_url)
+        assert "so it supersedes nothing" in again.stderr
+        shown = run_cli("memory", "show", words[-1], url=database_url)
+        assert f"superseded by  {merged['id']}, 20" in shown.stdout
+        found = cli_json(database_url, "memory", "search", "Berlin", "--as-of", "1h")
+        assert found == []

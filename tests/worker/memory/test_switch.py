@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, LiteralString
 
 import pytest
@@ -33,10 +34,12 @@ async def embed(
     return (await embed_due(database, embedder, most, 0.001, fresh=fresh)).written
 
 
-async def found(conn: Connection, embedder: HashingEmbedder) -> set[str]:
+async def found(
+    conn: Connection, embedder: HashingEmbedder, as_of: datetime | None = None
+) -> set[str]:
     space = await spaces.get_or_create(conn, embedder.space)
     [vector] = await embedder.embed(["note of the tower"])
-    return {hit.text for hit in await memories.search(conn, space, vector, limit=100)}
+    return {hit.text for hit in await memories.search(conn, space, vector, limit=100, as_of=as_of)}
 
 
 def switched(
@@ -151,7 +154,8 @@ async def test_a_switch_to_an_endpoint_pays_each_text_once(
 # Those of a killed command end after a minute.
 END_LEASES: LiteralString = "update jobsworth.embedding_outbox set next_try_at = now()"
 IN_SPACE: LiteralString = """
-select count(*) from jobsworth.embeddings e where e.space_id = %(space_id)s
+select (select count(*) from jobsworth.embeddings e where e.space_id = %(space_id)s)
+  + (select count(*) from jobsworth.past_embeddings p where p.space_id = %(space_id)s)
 """
 SYNCHRONOUS: LiteralString = """
 do $$ begin
@@ -164,8 +168,12 @@ end $$
 async def test_a_switch_goes_on_after_kills_and_a_stop_of_the_database(
     database_url: str, server: Embedded, provider: OpenAIStub
 ) -> None:
-    """Nothing is stored twice, what was stored is not paid again, and recall has no gap."""
+    """Nothing is stored twice, what was stored is not paid again, and recall has no gap.
+
+    Half of the texts were superseded before it began, and are found as of then in both spaces.
+    """
     texts = sorted(f"note {n} of the tower" for n in range(24))
+    past, held = texts[:12], set(texts[12:])
     env = {
         "JOBSWORTH_EMBEDDER_URL": provider.url,
         "JOBSWORTH_EMBEDDER_MODEL": "embed-1",
@@ -176,8 +184,13 @@ async def test_a_switch_goes_on_after_kills_and_a_stop_of_the_database(
     async with Database(database_url, pool_min=0, pool_max=2) as database:
         await database.execute(SYNCHRONOUS)
         async with database.connection() as conn:
-            await memories.put(conn, [Text(text) for text in texts])
-        assert await embed(database, OLD) == len(texts)
+            ids = await memories.put(conn, [Text(text) for text in past])
+        assert await embed(database, OLD) == len(past)
+        before = await database.fetch_val("select clock_timestamp()")
+        async with database.connection() as conn:
+            successors = zip(texts[12:], ids, strict=True)
+            await memories.put(conn, [Text(text, supersedes=old) for text, old in successors])
+        assert await embed(database, OLD) == len(held)
         async with database.connection() as conn:
             space = await spaces.get_or_create(conn, embedder.space)
 
@@ -205,7 +218,8 @@ async def test_a_switch_goes_on_after_kills_and_a_stop_of_the_database(
             await database.execute(END_LEASES)
             assert most <= await stored() < len(texts)
             async with database.connection() as conn:
-                assert await found(conn, OLD) == set(texts)
+                assert await found(conn, OLD) == held
+                assert await found(conn, OLD, before) == set(past)
         provider.recover()
         # A worker with the new embedder goes on to the end, and the command finds nothing to do.
         command = WorkerProcess(["worker"], environment(database_url, worker_env))
@@ -218,10 +232,14 @@ async def test_a_switch_goes_on_after_kills_and_a_stop_of_the_database(
         assert switched(database_url, 8, env=env) == {"left": 0, "reason": None, "dead": 0}
         counts = await database.fetch_all(
             "select e.space_id, count(*) as all, count(distinct e.memory_id) as memories"
-            " from jobsworth.embeddings e group by e.space_id"
+            " from (select e.space_id, e.memory_id from jobsworth.embeddings e union all"
+            " select p.space_id, p.memory_id from jobsworth.past_embeddings p) e"
+            " group by e.space_id"
         )
-        assert {(row["all"], row["memories"]) for row in counts} == {(len(texts), len(texts))}
-        assert len(counts) == 2
+        assert [(row["all"], row["memories"]) for row in counts] == [(len(texts), len(texts))] * 2
+        async with database.connection() as conn:
+            hits = await memories.search(conn, space, [1.0] * 8, limit=100, as_of=before)
+            assert {hit.text for hit in hits} == set(past)
         # At most the request that was on its way at each end is asked again.
         ok = await database.fetch_all(
             "select c.request_id from jobsworth.llm_calls c where c.status = 'ok'"

@@ -16,12 +16,12 @@ from db.memory.memories import Text
 from db.memory.status import Memory, MemoryStatus, MemoryType, RecalledBy
 from db.pool import Connection
 from db.transactions import transaction
+from worker.cli.memory.found import emit_memory, find_memory
 from worker.cli.people import named
 from worker.cli.terminal import ids, options
 from worker.cli.terminal.commands import Noun, Verb
 from worker.cli.terminal.database import run_in_database
-from worker.cli.terminal.ids import TypedId
-from worker.cli.terminal.output import Column, emit_facts, emit_json, emit_table, say
+from worker.cli.terminal.output import Column, emit_json, emit_table
 from worker.cli.terminal.times import ago
 from worker.memory.ranking import Recalled
 
@@ -107,7 +107,7 @@ def supersede(memory: str, text: str | None, by: str | None, as_json: bool) -> N
 
     async def work(conn: Connection, found: UUID) -> None:
         if successor is not None:
-            await status.supersede(conn, found, await _find(conn, successor))
+            await status.supersede(conn, found, await find_memory(conn, successor))
         else:
             old = await status.get(conn, found)
             await memories.put(conn, [_successor(old, text or "")])
@@ -190,7 +190,7 @@ def _on(
     typed = ids.typed(typed_id, "memory")
 
     async def work(conn: Connection) -> Memory:
-        found = await _find(conn, typed)
+        found = await find_memory(conn, typed)
         async with transaction(conn):
             await change(conn, found)
         return await status.get(conn, found)
@@ -199,14 +199,7 @@ def _on(
     if as_json:
         emit_json(memory)
     else:
-        _emit(memory)
-
-
-async def _find(conn: Connection, typed: TypedId) -> UUID:
-    if len(typed.digits) == ids.UUID_DIGITS:
-        return typed.lowest
-    latest = await status.list_memories(conn, limit=status.LIMIT_MAX)
-    return ids.find_among(typed, [each.id for each in latest], "jobsworth memory list")
+        emit_memory(memory)
 
 
 def _successor(old: Memory, text: str) -> Text:
@@ -223,31 +216,3 @@ def _successor(old: Memory, text: str) -> Text:
         importance=old.importance,
         supersedes=old.id,
     )
-
-
-def _emit(memory: Memory) -> None:
-    """A memory, label by label."""
-    reason = f": {memory.status_reason}" if memory.status_reason else ""
-    evidence = [f"message {one}" for one in memory.message_ids or ()]
-    evidence += [f"step {memory.step_name}"] if memory.step_name else []
-    evidence += [f"file {memory.file_name}"] if memory.file_name else []
-    evidence += [f"job {memory.job_id}"] if memory.job_id else []
-    until = f" to {memory.valid_to:%Y-%m-%d %H:%M %Z}" if memory.valid_to else ""
-    since = memory.valid_from or memory.created_at
-    emit_facts(
-        [
-            ("memory", str(memory.id)),
-            ("text", memory.text),
-            ("type", f"{memory.type}, from {memory.source_kind} {memory.source_id or ''}".strip()),
-            ("status", f"{memory.status}{reason}"),
-            ("superseded by", None if memory.superseded_by is None else str(memory.superseded_by)),
-            ("supersedes", ", ".join(map(str, memory.supersedes)) or None),
-            ("weight", f"importance {memory.importance:g}, confidence {memory.confidence:g}"),
-            ("holds", f"from {since:%Y-%m-%d %H:%M %Z}{until}"),
-            ("evidence", ", ".join(evidence) or None),
-            ("agent", None if memory.agent_id is None else str(memory.agent_id)),
-            ("thread", None if memory.thread_id is None else str(memory.thread_id)),
-        ]
-    )
-    if memory.superseded_by is not None:
-        say(f"its successor: jobsworth memory show {memory.superseded_by}")

@@ -16,15 +16,17 @@ from db.errors import InvalidInput, Unavailable
 from db.memory import memories, outbox, spaces
 from db.memory.outbox import DeadLetter, Outbox
 from db.memory.spaces import Hidden, SpaceState
+from db.memory.status import MemoryType
 from db.pool import Connection
 from worker.cli.memory import life
 from worker.cli.memory.bench import bench
+from worker.cli.memory.duplicates import list_duplicates, merge
 from worker.cli.memory.switch import switch_command
 from worker.cli.terminal import ids, options, words
 from worker.cli.terminal.commands import Noun
 from worker.cli.terminal.database import connected, pooled, run_async, run_in_database
 from worker.cli.terminal.output import Column, emit, emit_facts, emit_json, emit_table, say
-from worker.cli.terminal.times import ago
+from worker.cli.terminal.times import ago, parse_since
 from worker.memory import recall
 from worker.memory.account import PayersAccount
 from worker.memory.choice import embedder_of, space_of
@@ -40,6 +42,8 @@ memory = Noun("memory", "Memory: texts that jobs remember.", default=None)
 memory.add_command(bench)
 memory.add_command(switch_command)
 life.add_to(memory)
+memory.add_command(list_duplicates)
+memory.add_command(merge)
 
 
 @memory.verb("search", "jobsworth memory search 'when is the shop open'")
@@ -51,6 +55,12 @@ life.add_to(memory)
 @click.option("--source", metavar="ID", help="Only texts of this source, like report.pdf.")
 @click.option("--thread", metavar="UUID", help="Only texts of this chat thread.")
 @click.option("--session", metavar="UUID", help="Only texts of this session's threads and jobs.")
+@options.choice("--type", "of_type", words=MemoryType, help="Only those of a type")
+@click.option(
+    "--as-of",
+    metavar="TIME",
+    help="What held then, though superseded since: 7d, 2026-02-01T09:00Z.",
+)
 @options.as_json
 def search(
     text: str,
@@ -59,6 +69,8 @@ def search(
     source: str | None,
     thread: str | None,
     session: str | None,
+    of_type: str | None,
+    as_of: str | None,
     as_json: bool,
 ) -> None:
     """Search the remembered texts, nearest first."""
@@ -66,6 +78,8 @@ def search(
         raise InvalidInput("the text to search for is empty", "say what to look for")
     thread_id = None if thread is None else ids.whole_id(thread, "--thread")
     session_id = None if session is None else ids.whole_id(session, "--session")
+    now = datetime.now(UTC)
+    at = None if as_of is None else parse_since(as_of, "--as-of", now)
     settings = load_settings()
     embedder = embedder_of(settings)
 
@@ -81,9 +95,11 @@ def search(
                     "source_kind": kind,
                     "source_id": source,
                     "session_id": session_id,
+                    "types": None if of_type is None else [MemoryType(of_type)],
+                    "as_of": at,
                 }
                 hits = await recall.search(conn, space, vector, text, limit, Weights(), scope)
-                hidden = await spaces.hidden(conn, embedder.space)
+                hidden = await spaces.hidden(conn, embedder.space, at)
                 return hits, await outbox.counts(conn), hidden
 
     hits, waiting, hidden = run_async(work)
@@ -100,13 +116,14 @@ def search(
         return
     if not hits:
         say("nothing is remembered about that")
-    now = datetime.now(UTC)
     for hit in hits:
         emit(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {_origin(hit, now)}"))
         emit(f"       {life.parts(hit)}")
         emit_facts([("", hit.text)])
         for other in hit.duplicates:
-            say(f"says the same: {other}\n  → jobsworth memory supersede {other} --by {hit.id}")
+            say(f"says the same: {other}")
+    if any(hit.duplicates for hit in hits):
+        say("to merge what says the same: jobsworth memory duplicates")
 
 
 @memory.verb("forget", "jobsworth memory forget file report.pdf")
