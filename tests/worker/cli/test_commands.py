@@ -357,6 +357,8 @@ def test_a_paused_queue_says_so_everywhere(database_url: str) -> None:
         "queued": 1,
         "waiting": 0,
         "running": 0,
+        "more_queued": False,
+        "more_waiting": False,
     }
     assert cli_json(database_url, "queue", "resume", "mail")["paused"] is False
     assert run_cli("queue", "fair", "mail", url=database_url).returncode == 0
