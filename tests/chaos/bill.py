@@ -95,12 +95,15 @@ class Books:
     def __init__(self, scene: Scene, bill: Sequence[BillLine]) -> None:
         self.bill = bill
         scene.conn.execute("set time zone 'utc'")
-        self.calls = scene.rows(CALLS)
-        self.entries = scene.rows(ENTRIES)
-        self.counted = scene.rows(COUNTED)
-        self.recorded: dict[tuple[UUID, str], datetime] = {
-            (row["job_id"], row["name"]): row["committed_at"] for row in scene.rows(STEPS)
-        }
+        # Of one moment: a worker that was stalled, or a spool, may bring an answer meanwhile.
+        with scene.conn.transaction():
+            scene.conn.execute("set transaction isolation level repeatable read")
+            self.calls = scene.rows(CALLS)
+            self.entries = scene.rows(ENTRIES)
+            self.counted = scene.rows(COUNTED)
+            self.recorded: dict[tuple[UUID, str], datetime] = {
+                (row["job_id"], row["name"]): row["committed_at"] for row in scene.rows(STEPS)
+            }
         self.by_request: dict[str, DictRow] = {row["request_id"]: row for row in self.calls}
 
     def check_each_request_on_the_bill_has_one_call(self) -> None:
@@ -165,7 +168,10 @@ class Books:
     def check_no_answer_was_bought_twice(self) -> None:
         """Nothing was sent for a step whose answer was committed; each answer is its step."""
         bought = {(c["job_id"], c["step_name"]) for c in self.calls if c["status"] == "ok"}
-        assert bought == self.recorded.keys()
+        assert bought == self.recorded.keys(), (
+            f"bought and not recorded: {bought - self.recorded.keys()}; "
+            f"recorded and not bought: {self.recorded.keys() - bought}"
+        )
         sent = {line.charge.request_id for line in self.bill}
         again = [
             call
