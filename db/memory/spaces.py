@@ -95,6 +95,12 @@ where (s.provider, s.model, s.dimensions, s.chunker)
   = (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s)
 """
 
+
+async def find(conn: Connection, key: SpaceKey) -> Space | None:
+    """The space of an embedder; None if nothing was embedded by it yet."""
+    return await fetch_one(conn, FIND, key._asdict(), Space)
+
+
 ADD: LiteralString = """
 insert into jobsworth.embedding_spaces (provider, model, dimensions, chunker)
 values (%(provider)s, %(model)s, %(dimensions)s, %(chunker)s)
@@ -109,11 +115,10 @@ async def get_or_create(conn: Connection, key: SpaceKey) -> Space:
             f"a vector of {key.dimensions} dimensions cannot be stored",
             f"use 1 to {DIMENSIONS_MAX:,} dimensions",
         )
-    values = key._asdict()
-    space = await fetch_one(conn, FIND, values, Space)
+    space = await find(conn, key)
     if space is None:
-        await execute(conn, ADD, values)
-        space = await fetch_one(conn, FIND, values, Space)
+        await execute(conn, ADD, key._asdict())
+        space = await find(conn, key)
         assert space is not None  # spaces are never deleted
     return space
 

@@ -83,8 +83,7 @@ async def search(
         )
     # Spaces are of no team, so a team's role sees none.
     async with access.acting() as conn:
-        there = await spaces.list_all(conn)
-    space = next((each for each in there if each.key == space_of(settings)), None)
+        space = await spaces.find(conn, space_of(settings))
     if space is None:
         return []
     [vector] = await _embedder().embed([q])

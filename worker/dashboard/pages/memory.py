@@ -13,7 +13,7 @@ from fastapi import Response
 
 from db.errors import NotFound
 from db.memory import outbox, spaces, status
-from db.memory.spaces import Space, SpaceState
+from db.memory.spaces import SpaceState
 from db.memory.status import Memory, MemoryStatus, MemoryType
 from db.pool import Connection
 from worker.cli.terminal.ids import whole_id
@@ -107,15 +107,10 @@ def _state(frame: Frame, space: SpaceState) -> str:
 async def _search(
     conn: Connection, frame: Frame, query: str, kind: MemoryType | None
 ) -> list[Recalled]:
-    space = await _space(conn, frame)
+    # A page writes nothing: it makes no space.
+    space = await spaces.find(conn, space_of(frame.settings))
     if space is None:
         return []
     [vector] = await frame.embedder().embed([query])
     scope = {"any_team": True, "types": None if kind is None else [kind]}
     return await recall.search(conn, space, vector, query, LIMIT, Weights(), scope)
-
-
-async def _space(conn: Connection, frame: Frame) -> Space | None:
-    """The embedder's space; None if nothing was embedded yet: a page writes nothing."""
-    key = space_of(frame.settings)
-    return next((each for each in await spaces.list_all(conn) if each.key == key), None)
