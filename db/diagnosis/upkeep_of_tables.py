@@ -48,7 +48,6 @@ class Standby(BaseModel):
     seconds: float | None
 
 
-# A table that was never vacuumed and has no dead rows to speak of needs none.
 LARGEST_TABLES: LiteralString = """
 select coalesce(r.relname, t.relname)::text as name,
   sum(pg_catalog.pg_total_relation_size(t.relid))::bigint as bytes,
